@@ -1,0 +1,272 @@
+"""Creating backbones by name, weights and settings, and again from what a store or model file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurepipe.backbones.networks import BUNDLED, PRECISIONS, embed, freeze, make_network, probe_width
+from featurepipe.backbones.pixels import PIXELS, Pixels
+from featurepipe.backbones.specs import PENULTIMATE, Transform, check_same, make_spec
+from featurepipe.backbones.weights import first_line, load_weights, read_weights
+from featurepipe.digests import sha256_json, sha256_state_dict
+from featurepipe.errors import BackboneError
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network that turns pixels into embeddings.
+
+    Made by `create`; do not build it by hand.
+
+    Attributes
+    ----------
+    name : str
+        What to call it: timm name, with the seed where the weights are random.
+    module : torch.nn.Module
+        The timm model without classifier, in eval mode, no parameter requiring grad.
+    spec : dict
+        Everything that decides a vector (JSON).
+    source : dict
+        How to make it again: ``name``, ``weights`` (path or None), ``random_seed``.
+    transform : Transform
+        From bytes to pixels to the network's input.
+    width : int
+        Length of one embedding.
+    device : str
+        Where it runs.
+    """
+
+    name: str
+    module: torch.nn.Module
+    spec: dict[str, Any]
+    source: dict[str, Any]
+    transform: Transform
+    width: int
+    device: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the spec's canonical JSON."""
+        return sha256_json(self.spec)
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed a batch of images.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, shape (B, C, H, W)
+            Decoded by `featurepipe.images` with this backbone's transform.
+
+        Returns
+        -------
+        ndarray of float32, shape (B, width)
+        """
+        return embed(
+            self.module, pixels, self.transform, self.spec["layer"], self.spec["pooling"], self.spec["precision"]
+        )
+
+
+def create(
+    name: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    layer: str = PENULTIMATE,
+    pooling: str | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    transform: Mapping[str, Any] | None = None,
+) -> Backbone | Pixels:
+    """Make a frozen backbone.
+
+    Parameters
+    ----------
+    name : str, optional
+        Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
+        inside the package) or ``'pixels'`` (raw pixels, no network).
+    weights : path, optional
+        safetensors file, or a torch file that loads with ``weights_only``. Classifier keys are dropped; all others
+        must fit. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
+        ``crop_pct``, ``crop_mode``, ``input_size``) replace timm's.
+    arguments : mapping, optional
+        Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.
+    random_weights : bool
+        An untrained network, for baselines: initialised under `seed`.
+    layer : str
+        ``'penultimate'`` (timm's pre-logits) or ``'stageK'``, K from 1: the pooled output of timm's K-th feature
+        stage (for a ViT: block).
+    pooling : str, optional
+        timm's global pooling (``avg``, ``max``, ``token``, …); None is the model's own. A stage takes avg or max.
+    precision : {'auto', 'fp32', 'bf16', 'fp16'}
+        ``auto`` is fp32 on every device, the only precision whose drift from timm's own output is tested.
+    device : str
+        ``auto`` (cuda, else mps, else cpu) or a torch device.
+    transform : mapping, optional
+        Overrides, by `Transform` field; None values are ignored.
+
+    Raises
+    ------
+    BackboneError
+        An unknown name (the nearest ones are listed), or weights, arguments or transform that do not fit.
+    WeightsUnavailable
+        Weights that cannot be downloaded, or a file that does not exist.
+
+    Examples
+    --------
+    >>> backbone = create("bundled")
+    >>> backbone.embed(np.zeros((2, *backbone.transform.input_size), np.uint8)).shape == (2, backbone.width)
+    True
+    """
+    if name == PIXELS:
+        return Pixels()
+    name = name or BUNDLED
+    given = {key: value for key, value in (transform or {}).items() if value is not None}
+    arguments = dict(arguments or {})
+    if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
+        raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
+    if random_weights and weights is not None:
+        raise BackboneError("random weights and a weights file exclude each other; give one of them")
+    file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
+    state, config = read_weights(file) if file is not None else (None, {})
+    if name == BUNDLED and "architecture" not in config:
+        raise BackboneError(f"{file} does not say its architecture; give it as the backbone's name")
+    timm_name = config["architecture"] if name == BUNDLED else name
+    arguments = {**config.get("arguments", {}), **arguments} if name == BUNDLED else arguments
+    if random_weights:
+        state = None
+    module = make_network(timm_name, arguments, pretrained=state is None and not random_weights, seed=seed)
+    if state is not None:
+        load_weights(module, state, file, timm_name)
+    if pooling is not None and layer == PENULTIMATE:
+        module.reset_classifier(0, pooling)
+    if "img_size" in arguments:
+        given.setdefault("input_size", _square(arguments["img_size"]))
+    resolved = _resolve_transform(module, {**config.get("transform", {}), **given})
+    chosen = resolve_device(device)
+    module = freeze(module).to(chosen)
+    precision = _resolve_precision(precision)
+    width = probe_width(module, resolved, layer, pooling, precision, name)
+    architecture = module.pretrained_cfg.get("architecture", timm_name)
+    weights_digest = sha256_state_dict(module.state_dict())
+    seed_used = seed if random_weights else None
+    return Backbone(
+        name=name if seed_used is None else f"{name} (random weights, seed {seed})",
+        module=module,
+        spec=make_spec(architecture, arguments, weights_digest, resolved, layer, pooling, precision),
+        source={
+            "name": name,
+            "weights": str(Path(weights).resolve()) if weights is not None else None,
+            "random_seed": seed_used,
+        },
+        transform=resolved,
+        width=width,
+        device=chosen,
+    )
+
+
+def recreate(
+    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None = None, device: str = "auto"
+) -> Backbone | Pixels:
+    """Make the backbone that a store or a model file describes, and check that it is the same.
+
+    Raises
+    ------
+    FingerprintMismatch
+        What was made differs from `spec`: the message names the fields.
+    """
+    file = weights or source["weights"]
+    random_seed = None if file else source["random_seed"]
+    made = create(
+        spec["architecture"] if file else source["name"],
+        weights=file,
+        arguments=spec["arguments"],
+        random_weights=random_seed is not None,
+        seed=random_seed or 0,
+        **_settings(spec),
+        device=device,
+    )
+    check_same(made.spec, spec)
+    return made
+
+
+def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto") -> Backbone:
+    """The randomly initialised copy of a backbone: same architecture, arguments, transform and layer.
+
+    Parameters
+    ----------
+    spec : mapping
+        Of the trained backbone; not of `Pixels`, which has no weights.
+    name : str
+        What to call it; ``(random weights, seed …)`` is added.
+    """
+    made = create(
+        spec["architecture"],
+        arguments=spec["arguments"],
+        random_weights=True,
+        seed=seed,
+        **_settings(spec),
+        device=device,
+    )
+    return replace(made, name=f"{name} (random weights, seed {seed})")
+
+
+def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `create` that reproduce a spec's transform, layer, pooling and precision."""
+    transform = {key: value for key, value in spec["transform"].items() if key != "decoder"}
+    return {"transform": transform, **{key: spec[key] for key in ("layer", "pooling", "precision")}}
+
+
+def names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names that `create` takes, filtered by a shell pattern: the bundled one, pixels, and timm's."""
+    import fnmatch
+
+    import timm
+
+    own = [name for name in (BUNDLED, PIXELS) if fnmatch.fnmatch(name, pattern)]
+    return own + timm.list_models(pattern, pretrained=pretrained)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes cuda, mps or cpu; anything else must exist here."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"device {device!r} cannot be used here ({first_line(error)}); try auto") from error
+    return device
+
+
+def _resolve_transform(module: torch.nn.Module, overrides: Mapping[str, Any]) -> Transform:
+    import timm.data
+
+    config = timm.data.resolve_model_data_config(module)
+    return Transform.from_mapping({**config, **overrides})
+
+
+def _square(size: Any) -> tuple[int, int, int]:
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return (3, int(height), int(width))
+
+
+def _resolve_precision(precision: str) -> str:
+    if precision == "auto":
+        return "fp32"
+    if precision not in PRECISIONS:
+        raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
+    return precision

@@ -1,0 +1,117 @@
+"""What decides a vector: the transform, and the spec whose digest is the fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from featurepipe.digests import canonical_json
+from featurepipe.errors import BackboneError, FingerprintMismatch
+
+SPEC_FORMAT = 1
+PENULTIMATE = "penultimate"
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The evaluation transform of a backbone, in timm's words.
+
+    Attributes
+    ----------
+    input_size : tuple of int
+        Channels, height, width.
+    interpolation : str
+        ``bilinear``, ``bicubic``, …
+    mean, std : tuple of float
+        Per channel, of pixels scaled to 0…1.
+    crop_pct : float
+        The short side is resized to ``size / crop_pct`` before the crop.
+    crop_mode : str
+        ``center``, ``squash`` or ``border``.
+    """
+
+    input_size: tuple[int, int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: str = "center"
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Transform:
+        """Build from timm's data config or from JSON; a scalar mean or std serves all channels."""
+        size = tuple(int(n) for n in values["input_size"])
+        return cls(
+            input_size=size,
+            interpolation=str(values["interpolation"]),
+            mean=_per_channel(values["mean"], size[0]),
+            std=_per_channel(values["std"], size[0]),
+            crop_pct=float(values["crop_pct"]),
+            crop_mode=str(values.get("crop_mode") or "center"),
+        )
+
+
+def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
+    values = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else (float(value),) * channels
+    if len(values) != channels:
+        raise BackboneError(f"mean and std need {channels} values, one per input channel; got {len(values)}")
+    return values
+
+
+class Extractor(Protocol):
+    """What extraction needs of a backbone; `Backbone` and `Pixels` are the two."""
+
+    name: str
+    spec: dict[str, Any]
+    source: dict[str, Any]
+    transform: Transform
+    width: int
+    device: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the spec."""
+        ...
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) uint8 → (B, width) float32."""
+        ...
+
+
+def make_spec(
+    architecture: str,
+    arguments: Mapping[str, Any],
+    weights: str | None,
+    transform: Transform,
+    layer: str,
+    pooling: str | None,
+    precision: str,
+) -> dict[str, Any]:
+    """Everything that decides a vector, as it will be read back from JSON: lists, no tuples."""
+    spec = {
+        "format": SPEC_FORMAT,
+        "architecture": architecture,
+        "arguments": dict(arguments),
+        "weights": weights,
+        "transform": {**asdict(transform), "decoder": "pillow"},
+        "layer": layer,
+        "pooling": pooling,
+        "precision": precision,
+    }
+    return json.loads(canonical_json(spec))
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise FingerprintMismatch naming each field of two specs that differs, wanted and found."""
+    differences = []
+    for key in sorted(found.keys() | wanted.keys()):
+        if canonical_json(found.get(key)) != canonical_json(wanted.get(key)):
+            differences.append(f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}")
+    if differences:
+        raise FingerprintMismatch(
+            f"not the same backbone: {'; '.join(differences)}; give the one that was used, or extract anew"
+        )

@@ -1,0 +1,82 @@
+"""Weights files: read without running code, and loaded strictly."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurepipe.errors import BackboneError, WeightsUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a weights file, and what it says of itself: ``architecture, arguments, transform``."""
+    import timm.models
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsUnavailable(f"weights file {path} does not exist; give its place with --weights")
+    config: dict[str, Any] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                config = _file_config(file.metadata() or {})
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+        else:
+            state = timm.models.load_state_dict(str(path), weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise BackboneError(f"{path} cannot be read as weights: {first_line(error)}") from error
+    if any(key.startswith("backbone.") for key in state):  # a model file that carries its backbone
+        state = {key[9:]: value for key, value in state.items() if key.startswith("backbone.")}
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise BackboneError(f"{path} holds no weights")
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}, config
+
+
+def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a safetensors header says: our own JSON, or plain transform values under timm's names."""
+    if "featurepipe" in metadata:
+        return json.loads(metadata["featurepipe"])
+    transform: dict[str, Any] = {}
+    for key in ("mean", "std", "crop_pct", "input_size"):
+        if key in metadata:
+            transform[key] = json.loads(metadata[key])
+    transform.update({key: metadata[key] for key in ("interpolation", "crop_mode") if key in metadata})
+    return {"transform": transform}
+
+
+def load_weights(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
+    """Load weights strictly, after timm's own key conversion for this architecture and without the classifier."""
+    own = module.state_dict()
+    if not own.keys() <= state.keys():
+        convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            state = convert(state, module)
+    classifiers = module.pretrained_cfg.get("classifier") or ()
+    prefixes = tuple(f"{c}." for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    state = {key: value for key, value in state.items() if key in own or not key.startswith(prefixes)}
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from some files, used by none
+    missing = own.keys() - state.keys() - counters
+    unexpected = state.keys() - own.keys()
+    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", shapes)):
+        if keys:
+            first = ", ".join(sorted(keys)[:3])
+            raise BackboneError(
+                f"{path} does not fit {name}: it {what} {len(keys)} of its tensors ({first}…); "
+                "check the name, and --backbone-arg for what shapes the architecture"
+            )
+    module.load_state_dict(state, strict=not counters)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

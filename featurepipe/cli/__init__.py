@@ -1,0 +1,307 @@
+"""The command line: parses, calls one stage, prints. Nothing else in the package prints or exits.
+
+Results go to stdout, talk and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but images
+were rejected and ``--strict`` was given, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from featurepipe import __version__
+from featurepipe.cli import texts
+from featurepipe.cli.options import (
+    AS_JSON,
+    BACKBONE,
+    COMPUTE,
+    DEVICE,
+    PROBE,
+    SEED,
+    STRICT,
+    WEIGHTS,
+    WORKERS,
+    split_options,
+)
+from featurepipe.errors import FeaturepipeError
+
+FAILED, REJECTED, INTERRUPTED = 1, 3, 130
+RESUME = "interrupted; what is finished is kept, and the same command goes on from there"
+
+
+class _Group(click.Group):
+    """Turns the package's errors into one red line and an exit code, at this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FeaturepipeError as error:
+            self._fail(ctx, str(error), FAILED)
+        except KeyboardInterrupt:
+            self._fail(ctx, RESUME, INTERRUPTED)
+        except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
+            self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED)
+
+    @staticmethod
+    def _fail(ctx: click.Context, message: str, code: int) -> None:
+        message = " ".join(message.split())
+        if ctx.meta.get("json"):
+            click.echo(json.dumps({"error": message}))
+        click.secho(f"featurepipe: {message}", fg="red", err=True)
+        ctx.exit(code)
+
+
+class _Talk:
+    """The listener that writes notes and progress bars to stderr."""
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
+        from tqdm import tqdm
+
+        # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
+        with tqdm(total=total, desc=label, unit="image", delay=2, disable=None, file=sys.stderr) as bar:
+            yield bar.update
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="featurepipe")
+def main() -> None:
+    """Embed images once with a frozen pretrained backbone, then train linear classifiers on them in seconds.
+
+    DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, or a
+    CSV, TSV, JSONL or Parquet table with the columns path, label and split.
+
+    \b
+      $ featurepipe run data/digits
+      $ featurepipe run photos/ -b resnet50.a1_in1k --baselines full
+    """
+
+
+@main.command()
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Folder for all results.  [default: NAME.featurepipe]")
+@BACKBONE
+@COMPUTE
+@PROBE
+@SEED
+@STRICT
+@AS_JSON
+def run(data: str, output: str | None, strict: bool, as_json: bool, **options: Any) -> None:
+    """Extract, probe, evaluate and report in one go.
+
+    \b
+      $ featurepipe run data/digits
+      $ featurepipe run data/digits --shots 1,10 --baselines full --json
+    """
+    from featurepipe import stages
+
+    options, probe_options = split_options(options)
+    result = stages.run(data, output, listener=_Talk(), **options, **probe_options)
+    _print(as_json, result, texts.run_text)
+    _exit_strict(strict, result)
+
+
+@main.command()
+@click.argument("data", type=click.Path())
+@click.option("-s", "--store", type=click.Path(), help="Directory of the embeddings.  [default: NAME.store]")
+@BACKBONE
+@COMPUTE
+@click.option(
+    "--rows-per-shard",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Planned images per file; what a crash can cost.",
+)
+@SEED
+@STRICT
+@AS_JSON
+def extract(data: str, store: str | None, strict: bool, as_json: bool, **options: Any) -> None:
+    """Embed every image that the store does not hold yet.
+
+    \b
+      $ featurepipe extract data/digits
+      $ featurepipe extract data/digits -s digits.store -b pixels --json
+    """
+    from featurepipe import stages
+
+    options, _ = split_options(options)
+    result = stages.extract(data, store, listener=_Talk(), **options)
+    _print(as_json, result, texts.extract_text)
+    _exit_strict(strict, result)
+
+
+@main.command()
+@click.argument("store", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of STORE]")
+@click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@PROBE
+@DEVICE
+@WORKERS
+@SEED
+@AS_JSON
+def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Train a linear classifier on cached embeddings and write a model file.
+
+    \b
+      $ featurepipe extract data/digits -s digits.store
+      $ featurepipe probe digits.store -o digits.safetensors
+      $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
+    """
+    from featurepipe import stages
+
+    backbone = options.pop("backbone")
+    options, probe_options = split_options(options)
+    result = stages.probe(store, output, backbone=backbone, listener=_Talk(), **options, **probe_options)
+    _print(as_json, result, texts.probe_text)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("data", type=click.Path())
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "train", "val", "test", "all"]),
+    default="auto",
+    show_default=True,
+    help="auto: test, else val, else images that the model has not seen.",
+)
+@WEIGHTS
+@COMPUTE
+@STRICT
+@AS_JSON
+def evaluate(model: str, data: str, strict: bool, as_json: bool, **options: Any) -> None:
+    """Measure a model file on labelled images (DATA, or a store).
+
+    \b
+      $ featurepipe run data/digits -o digits --json
+      $ featurepipe evaluate digits/*/model.safetensors data/digits
+    """
+    from featurepipe import stages
+
+    result = stages.evaluate(model, data, listener=_Talk(), **options)
+    _print(as_json, result, texts.evaluate_text)
+    _exit_strict(strict, result)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="FILE.csv, FILE.jsonl or FILE.parquet.")
+@click.option("--probabilities", is_flag=True, help="Also one column per class.")
+@WEIGHTS
+@COMPUTE
+@STRICT
+@AS_JSON
+def predict(model: str, data: str, output: str, strict: bool, as_json: bool, **options: Any) -> None:
+    """Classify images with a model file.
+
+    \b
+      $ featurepipe run data/digits -o digits --json
+      $ featurepipe predict digits/*/model.safetensors data/digits/test/3 -o predictions.csv
+    """
+    from featurepipe import stages
+
+    result = stages.predict(model, data, output, listener=_Talk(), **options)
+    _print(as_json, result, texts.predict_text)
+    _exit_strict(strict, result)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="HTML file.  [default: beside the model]")
+@AS_JSON
+def report(model: str, output: str | None, as_json: bool) -> None:
+    """Draw the page of a model file: figures, baselines, confusions, how it was made.
+
+    \b
+      $ featurepipe run data/digits -o digits --json
+      $ featurepipe report digits/*/model.safetensors -o digits.html
+    """
+    from featurepipe import stages
+
+    _print(as_json, stages.report(model, output), lambda r: f"report → {r['report']}")
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@AS_JSON
+def info(path: str, as_json: bool) -> None:
+    """Say what a store or a model file holds.
+
+    \b
+      $ featurepipe extract data/digits -s digits.store
+      $ featurepipe info digits.store
+    """
+    from featurepipe import stages
+
+    _print(as_json, stages.info(path), texts.info_text)
+
+
+@main.command()
+@click.argument("store", type=click.Path())
+@click.option("--repair", is_flag=True, help="Set broken shards aside; extract then computes their rows again.")
+@AS_JSON
+def verify(store: str, repair: bool, as_json: bool) -> None:
+    """Check every row of a store against its checksum; exit code 1 if anything is wrong.
+
+    \b
+      $ featurepipe extract data/digits -s digits.store
+      $ featurepipe verify digits.store
+    """
+    from featurepipe import stages
+
+    result = stages.verify(store, repair=repair)
+    _print(as_json, result, texts.verify_text)
+    if not result["ok"]:
+        raise click.exceptions.Exit(FAILED)
+
+
+@main.command()
+@click.argument("store", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
+@click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@AS_JSON
+def export(store: str, output: str, backbone: str | None, as_json: bool) -> None:
+    """Write embeddings with ids, labels, splits and digests, in manifest order.
+
+    \b
+      $ featurepipe extract data/digits -s digits.store
+      $ featurepipe export digits.store -o digits.npz
+    """
+    from featurepipe import stages
+
+    result = stages.export(store, output, backbone=backbone)
+    _print(as_json, result, lambda r: f"{r['rows']} × {r['width']} embeddings of {r['backbone']} → {r['output']}")
+
+
+@main.command()
+@click.argument("pattern", default="*")
+@click.option("--pretrained", is_flag=True, help="Only names that have pretrained weights to download.")
+@AS_JSON
+def backbones(pattern: str, pretrained: bool, as_json: bool) -> None:
+    """List backbone names that match a shell pattern.
+
+    \b
+      $ featurepipe backbones 'vit_tiny*' --pretrained
+    """
+    from featurepipe.backbones import names
+
+    _print(as_json, {"backbones": names(pattern, pretrained=pretrained)}, lambda r: "\n".join(r["backbones"]))
+
+
+def _print(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
+    click.echo(json.dumps(result) if as_json else text(result))
+
+
+def _exit_strict(strict: bool, result: dict[str, Any]) -> None:
+    if strict and result["rejected"]:
+        raise click.exceptions.Exit(REJECTED)

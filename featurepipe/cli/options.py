@@ -1,0 +1,125 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def _options(*decorators: Callable) -> Callable:
+    def decorate(function: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta["json"] = value
+    return value
+
+
+def _parse_arguments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value that is a Python literal becomes one (8, True, (1, 2)), anything else stays text."""
+    arguments: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value
+    return arguments
+
+
+def _parse_shots(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        shots = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,5,10") from None
+    if any(n < 1 for n in shots):
+        raise click.BadParameter("shots must be at least 1")
+    return shots
+
+
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json, help="Print one JSON object on stdout."
+)
+STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+WORKERS = click.option("-j", "--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]")
+BATCH = click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per forward pass."
+)
+WEIGHTS = click.option(
+    "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
+)
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+BACKBONE = _options(
+    click.option("-b", "--backbone", help="timm name, 'bundled' or 'pixels'.  [default: bundled]"),
+    WEIGHTS,
+    click.option(
+        "--backbone-arg",
+        "arguments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_parse_arguments,
+        help="Argument of timm's model, such as pad_type=same; may be given again.",
+    ),
+    click.option("--random-weights", is_flag=True, help="An untrained network (under --seed), for baselines."),
+    click.option("--layer", default="penultimate", show_default=True, help="penultimate, or stage1, stage2, …"),
+    click.option("--pooling", help="timm's global pooling: avg, max, token, …  [default: the model's own]"),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="auto is fp32.",
+    ),
+    click.option("--mean", nargs=3, type=float, help="Of pixels in 0…1, three numbers.  [default: the weights' own]"),
+    click.option("--std", nargs=3, type=float, help="Likewise."),
+    click.option("--interpolation", help="bilinear, bicubic, …"),
+    click.option("--crop-pct", type=click.FloatRange(0, min_open=True), help="Share of the short side that is kept."),
+    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="How the crop is made."),
+    click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input of the network."),
+)
+COMPUTE = _options(DEVICE, BATCH, WORKERS)
+PROBE = _options(
+    click.option(
+        "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
+    ),
+    click.option("--C", "c", type=click.FloatRange(0, min_open=True), help="Of logistic.  [default: chosen]"),
+    click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Of ridge.  [default: chosen]"),
+    click.option(
+        "--shots", callback=_parse_shots, metavar="N,N,…", help="Also report top-1 with so many labels per class."
+    ),
+    click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Draws for each of --shots."),
+    click.option(
+        "--baselines",
+        type=click.Choice(["none", "simple", "full"]),
+        default="simple",
+        show_default=True,
+        help="simple: majority class and raw pixels; full: also a randomly initialised backbone.",
+    ),
+    click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
+)
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the transform's options into one, and choose C or alpha by the probe's kind."""
+    options = dict(options)
+    if "mean" in options:
+        fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+        options["transform"] = {field: options.pop(field) for field in fields}
+    probe_options: dict[str, Any] = {}
+    if "kind" in options:
+        c, alpha = options.pop("c"), options.pop("alpha")
+        if (options["kind"] == "ridge" and c is not None) or (options["kind"] == "logistic" and alpha is not None):
+            raise click.UsageError("--C is for logistic, --alpha for ridge")
+        probe_options["value"] = c if alpha is None else alpha
+    return options, probe_options

@@ -1,0 +1,56 @@
+"""sha256 of bytes, files, canonical JSON and network weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | PathLike[str]) -> str:
+    """Hexadecimal sha256 of a file's content, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces, ASCII, no NaN.
+
+    Examples
+    --------
+    >>> canonical_json({"b": 1, "a": [1.5, None]})
+    '{"a":[1.5,null],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal sha256 of `value`'s canonical JSON."""
+    return sha256_bytes(canonical_json(value).encode("ascii"))
+
+
+def sha256_state_dict(state: Mapping[str, torch.Tensor]) -> str:
+    """Hexadecimal sha256 of a state dict: every name, dtype, shape and byte, in name order.
+
+    BatchNorm's ``num_batches_tracked`` is left out: it decides no vector, and files differ in carrying it.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

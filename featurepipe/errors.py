@@ -1,0 +1,67 @@
+"""Every error featurepipe raises on purpose.
+
+The tree (each member also inherits the standard type a caller would guess)::
+
+    FeaturepipeError
+    ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
+    ├── ImageError (ValueError)           bytes that cannot become pixels
+    ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
+    │   └── WeightsUnavailable (OSError)  weights that could not be downloaded or found
+    ├── StoreError (OSError)              a store that cannot be opened, is busy, or lacks rows
+    │   └── ShardCorrupt                  a shard whose content does not match its own checksums
+    ├── FingerprintMismatch (ValueError)  vectors of one backbone offered where another's are needed
+    ├── FormatTooNew (ValueError)         a file written by a later featurepipe
+    ├── ProbeError (ValueError)           data that no probe can be fitted or evaluated on
+    ├── ModelFileError (ValueError)       a file that is not a featurepipe model
+    └── DependencyMissing (ImportError)   an optional library that is not installed
+
+Messages say which thing, why, and what to do next, on one line.
+"""
+
+
+class FeaturepipeError(Exception):
+    """Base of all errors raised by featurepipe."""
+
+
+class ManifestError(FeaturepipeError, ValueError):
+    """Samples, labels or splits cannot be used as given."""
+
+
+class ImageError(FeaturepipeError, ValueError):
+    """Bytes cannot be turned into pixels."""
+
+
+class BackboneError(FeaturepipeError, ValueError):
+    """An architecture, its arguments, weights or transform do not fit together."""
+
+
+class WeightsUnavailable(BackboneError, OSError):
+    """Pretrained weights could not be downloaded or found."""
+
+
+class StoreError(FeaturepipeError, OSError):
+    """A store cannot be opened, is in use, or does not hold what was asked."""
+
+
+class ShardCorrupt(StoreError):
+    """A shard's content does not match its own checksums or its format."""
+
+
+class FingerprintMismatch(FeaturepipeError, ValueError):
+    """Vectors of one backbone were offered where another's are needed."""
+
+
+class FormatTooNew(FeaturepipeError, ValueError):
+    """A file was written by a later featurepipe than this one."""
+
+
+class ProbeError(FeaturepipeError, ValueError):
+    """No probe can be fitted or evaluated on this data."""
+
+
+class ModelFileError(FeaturepipeError, ValueError):
+    """A file is not a featurepipe model, or is damaged."""
+
+
+class DependencyMissing(FeaturepipeError, ImportError):
+    """An optional library is needed and not installed."""

@@ -1,0 +1,198 @@
+"""One HDF5 file of many embeddings: write, read, check. This docstring is the format's specification.
+
+A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.0") is an HDF5 file with
+
+root attributes
+    - ``encoding-type``, ``encoding-version``: text. A reader MUST refuse a major version above its own.
+    - ``fingerprint``: text, the sha256 of ``spec``. MUST be checked against it.
+    - ``spec``: text, canonical JSON, everything that decides a vector.
+    - ``provenance``: text, JSON, how the shard was made: ``name``, ``source``, library versions, device, batch
+      size, time. It decides nothing, and readers MAY ignore it.
+
+datasets, contiguous and uncompressed (so that embeddings MAY be memory-mapped)
+    - ``embeddings``: (rows, width), little-endian float32 or float16, converted before HDF5 sees it.
+    - ``digests``: (rows, 32) uint8, sha256 of each image file's bytes. A digest MUST NOT stand twice.
+    - ``checksums``: (rows,) uint32, CRC-32 of digest bytes followed by embedding bytes, row by row.
+    - ``reject_digests``: (rejects, 32) uint8, contents that were tried and gave no embedding.
+    - ``reject_reasons``: (rejects,) UTF-8 text.
+
+A shard MAY hold no rows, if all that was tried was rejected. It is written beside its final name, closed, synced,
+read back and checked, renamed, and its folder synced; a finished shard is never modified.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe.digests import canonical_json, sha256_json
+from featurepipe.errors import FormatTooNew, ShardCorrupt
+from featurepipe.files import atomic
+
+ENCODING_TYPE = "featurepipe-shard"
+ENCODING_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The content of one shard.
+
+    Attributes
+    ----------
+    spec : dict
+        Of the backbone that made the vectors.
+    provenance : dict
+        How, when and with what the shard was made.
+    embeddings : ndarray of float32 or float16, shape (rows, width)
+    digests : ndarray of uint8, shape (rows, 32)
+    rejects : dict
+        Hexadecimal digest → reason, of contents that gave no embedding.
+    """
+
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    embeddings: np.ndarray
+    digests: np.ndarray
+    rejects: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the spec."""
+        return sha256_json(self.spec)
+
+
+def write(path: Path, shard: Shard) -> None:
+    """Write a shard atomically, and read it back before it gets its name.
+
+    Raises
+    ------
+    ShardCorrupt
+        What the disk gave back is not what was written.
+    """
+    import h5py
+
+    text = h5py.string_dtype()
+    with atomic(path, verify=read) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.attrs["encoding-type"] = ENCODING_TYPE
+        file.attrs["encoding-version"] = ENCODING_VERSION
+        file.attrs["fingerprint"] = shard.fingerprint
+        file.attrs["spec"] = canonical_json(shard.spec)
+        file.attrs["provenance"] = canonical_json(shard.provenance)
+        file["embeddings"] = shard.embeddings
+        file["digests"] = shard.digests
+        file["checksums"] = checksums(shard.digests, shard.embeddings)
+        file["reject_digests"] = digest_array(shard.rejects)
+        file.create_dataset("reject_reasons", data=list(shard.rejects.values()), dtype=text, shape=len(shard.rejects))
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """All of a shard but its embeddings.
+
+    Attributes
+    ----------
+    path : Path
+    spec, provenance, digests, rejects
+        As in `Shard`.
+    width : int
+        Length of one embedding.
+    dtype : str
+        ``float32`` or ``float16``.
+    """
+
+    path: Path
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    digests: np.ndarray
+    rejects: Mapping[str, str]
+    width: int
+    dtype: str
+
+
+def read(path: Path) -> Shard:
+    """Read a shard and compare every row with its checksum.
+
+    Raises
+    ------
+    ShardCorrupt
+        Not HDF5, not a shard, parts missing or of the wrong shape, or content that fails its checksum.
+    FormatTooNew
+        Written by a later featurepipe.
+    """
+    with _opened(path) as file:
+        index = _index(path, file)
+        embeddings, sums = file["embeddings"][()], file["checksums"][()]
+    wrong = np.flatnonzero(checksums(index.digests, embeddings) != sums)
+    if len(wrong):
+        raise ShardCorrupt(f"{path}: {len(wrong)} rows fail their checksum, first row {wrong[0]}; {_mend(path)}")
+    return Shard(index.spec, index.provenance, embeddings, index.digests, index.rejects)
+
+
+def read_index(path: Path) -> ShardIndex:
+    """Read all of a shard but its embeddings; raises as `read`, but compares no checksums."""
+    with _opened(path) as file:
+        return _index(path, file)
+
+
+def checksums(digests: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row's digest and embedding bytes; uint32 of shape (rows,)."""
+    pairs = zip(np.ascontiguousarray(digests), np.ascontiguousarray(embeddings), strict=True)
+    sums = [zlib.crc32(row, zlib.crc32(digest)) for digest, row in pairs]
+    return np.array(sums, np.uint32)
+
+
+def digest_array(digests: Iterable[str]) -> np.ndarray:
+    """Hexadecimal digests as uint8 of shape (n, 32)."""
+    return np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), np.uint8).reshape(-1, 32)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a shard for reading; whatever h5py or JSON stumble over means that it is corrupt."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (ShardCorrupt, FormatTooNew):
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
+
+
+def _index(path: Path, file: Any) -> ShardIndex:
+    kind, version = file.attrs.get("encoding-type"), str(file.attrs.get("encoding-version", ""))
+    if kind != ENCODING_TYPE:
+        raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
+    if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
+        raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
+    spec = json.loads(file.attrs["spec"])
+    if sha256_json(spec) != file.attrs["fingerprint"]:
+        raise ShardCorrupt(f"{path}: its spec does not match its fingerprint; {_mend(path)}")
+    embeddings, digests = file["embeddings"], file["digests"][()]
+    rows = len(digests)
+    refused = [row.tobytes().hex() for row in file["reject_digests"][()]]
+    reasons = list(file["reject_reasons"].asstr()[()])
+    shapes = (len(embeddings.shape), len(embeddings), digests.shape[1:], len(file["checksums"]), len(reasons))
+    if shapes != (2, rows, (32,), rows, len(refused)) or embeddings.dtype not in (np.float32, np.float16):
+        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
+    return ShardIndex(
+        path=path,
+        spec=spec,
+        provenance=json.loads(file.attrs["provenance"]),
+        digests=digests,
+        rejects=dict(zip(refused, reasons, strict=True)),
+        width=embeddings.shape[1],
+        dtype=embeddings.dtype.name,
+    )
+
+
+def _mend(path: Path) -> str:
+    return f"set it aside with: featurepipe verify --repair {path.parent.parent}"

@@ -1,0 +1,29 @@
+"""The pipeline's stages as plain functions, shared by notebook and command line.
+
+Each takes paths and keywords, wires the nouns together, and returns a JSON-able dict; none prints. A `Listener`
+hears notes and progress.
+"""
+
+from featurepipe.stages.applying import evaluate, predict
+from featurepipe.stages.extracting import ROWS_PER_SHARD, extract
+from featurepipe.stages.listening import Listener
+from featurepipe.stages.looking import export, info, verify
+from featurepipe.stages.probing import probe
+from featurepipe.stages.records import provenance, versions
+from featurepipe.stages.running import report, run
+
+__all__ = [
+    "ROWS_PER_SHARD",
+    "Listener",
+    "evaluate",
+    "export",
+    "extract",
+    "info",
+    "predict",
+    "probe",
+    "provenance",
+    "report",
+    "run",
+    "verify",
+    "versions",
+]

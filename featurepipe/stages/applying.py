@@ -1,0 +1,194 @@
+"""The stages `evaluate` and `predict`: a model file on images."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import extraction, manifests, matrices, models, probes
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ManifestError, ModelFileError, ProbeError
+from featurepipe.files import atomic
+from featurepipe.manifests import Manifest
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.extracting import digest, first_line, rejected_samples
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.probing import labelled
+from featurepipe.stores import Pending, Store
+
+PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "auto",
+    weights: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = extraction.BATCH_SIZE,
+    workers: int | None = None,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Figures of a model file on labelled images.
+
+    Parameters
+    ----------
+    model : path
+    data : path
+        Folder, table, or a store that holds the model's backbone.
+    split : {'auto', 'train', 'val', 'test', 'all'}
+        ``auto``: test, else val, else the images that the model has not been trained or selected on.
+    weights : path, optional
+        Where the backbone's weights are, if they have moved.
+
+    Returns
+    -------
+    dict
+        `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, rejected, rejects, seconds``.
+
+    Raises
+    ------
+    ProbeError
+        Nothing to evaluate on.
+    FingerprintMismatch
+        The weights found are not the model's.
+    """
+    started = time.perf_counter()
+    loaded = models.load(model)
+    rejects: dict[str, str] = {}
+    if Store.is_store(data):
+        store = Store.open(data)
+        matrix = matrices.load(store, store.choose(loaded.backbone["fingerprint"]))
+    else:
+        extractor = models.open_backbone(loaded, model, weights=weights, device=device)
+        matrix, _, rejects = _embed(manifests.read(data), extractor, batch_size, workers, listener)
+    matrix, _ = labelled(matrix)
+    which, mask = _evaluated(matrix, loaded, split)
+    part = matrix.take(mask)
+    figures = probes.evaluate(loaded.estimator, part.X, part.y, loaded.temperature)
+    return {
+        "model": str(model),
+        "split": which,
+        **figures,
+        "seen_in_training": int(loaded.has_seen(part.digests).sum()),
+        "rejected": len(rejects),
+        "rejects": rejects,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[str, np.ndarray]:
+    """The split's name and a mask of its rows."""
+    if split == "all":
+        return split, np.ones(len(matrix), bool)
+    wanted = ("test", "val") if split == "auto" else (split,)
+    for name in wanted:
+        mask = matrix.split == name
+        if mask.any():
+            return name, mask
+    if split != "auto":
+        raise ProbeError(f"no labelled sample is in {split}; use --split all, or another split")
+    mask = ~model.has_seen(matrix.digests)
+    if not mask.any():
+        raise ProbeError("the model was trained on every one of these images; use --split all to evaluate all the same")
+    return "unseen", mask
+
+
+def predict(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    probabilities: bool = False,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = extraction.BATCH_SIZE,
+    workers: int | None = None,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Classify images with a model file and write ``path, label, confidence`` as CSV, JSONL or Parquet.
+
+    Images that cannot be read have no row; they are in the result's ``rejects``.
+
+    Parameters
+    ----------
+    model, data, output : path
+    probabilities : bool
+        Also one column per class, named ``p:CLASS``.
+
+    Returns
+    -------
+    dict
+        ``model, output, predicted, labels`` (class → count), ``rejected, rejects, seconds``.
+    """
+    started = time.perf_counter()
+    path = Path(output)
+    if path.suffix.lower() not in PREDICTION_SUFFIXES:
+        raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
+    if path.suffix.lower() == ".parquet":
+        manifests.require_pyarrow()
+    loaded = models.load(model)
+    extractor = models.open_backbone(loaded, model, weights=weights, device=device)
+    matrix, paths, rejects = _embed(manifests.read(data), extractor, batch_size, workers, listener)
+    proba = loaded.predict_proba(matrix.X)  # (n, K)
+    labels = loaded.classes[proba.argmax(axis=1)]
+    columns: dict[str, list[Any]] = {
+        "path": paths,
+        "label": labels.tolist(),
+        "confidence": proba.max(axis=1).tolist(),
+    }
+    if probabilities:
+        columns |= {f"p:{label}": proba[:, i].tolist() for i, label in enumerate(loaded.classes)}
+    _write_table(path, columns)
+    return {
+        "model": str(model),
+        "output": str(path),
+        "predicted": len(matrix),
+        "labels": dict(Counter(map(str, labels.tolist()))),
+        "rejected": len(rejects),
+        "rejects": rejects,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _embed(
+    manifest: Manifest, extractor: Extractor, batch_size: int, workers: int | None, listener: Listener
+) -> tuple[FeatureMatrix, list[str], dict[str, str]]:
+    """Embed a data set without a store; also the path of each row, and sample id → reason of the rejects."""
+    rows, unreadable = digest(manifest, workers, listener)
+    todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
+    listener.note(first_line(extractor, len(rows), 0))
+    memory = extraction.Memory()
+    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+        outcome = extraction.fill(todo, extractor, memory, batch_size=batch_size, workers=workers, progress=advance)
+    rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    held = [row for row in rows if row.digest in memory.vectors]
+    if not held:
+        raise ManifestError(f"no image of {manifest.root} can be read; first reason: {next(iter(rejects.values()))}")
+    matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
+    return matrix, [row.sample.path for row in held], rejects
+
+
+def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    import csv
+
+    lines = zip(*columns.values(), strict=True)
+    with atomic(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            pyarrow = manifests.require_pyarrow()
+            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+            return
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if path.suffix.lower() == ".jsonl":
+                file.writelines(json.dumps(dict(zip(columns, line, strict=True))) + "\n" for line in lines)
+            else:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(lines)

@@ -1,0 +1,163 @@
+"""The stage `extract`: images → shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurepipe import backbones, extraction, manifests
+from featurepipe.backbones import Extractor
+from featurepipe.manifests import Manifest
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.records import provenance
+from featurepipe.stores import Pending, Row, Store, Writer, digest_rows, plan
+
+ROWS_PER_SHARD = 1024
+
+
+def extract(
+    data: str | Path,
+    store: str | Path | None = None,
+    *,
+    backbone: str | Extractor | None = None,
+    batch_size: int = extraction.BATCH_SIZE,
+    workers: int | None = None,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    listener: Listener = SILENT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Embed every image of a data set that the store does not hold yet.
+
+    Parameters
+    ----------
+    data : path
+        Folder or table; see `featurepipe.manifests`.
+    store : path, optional
+        By default ``NAME.store`` here, after the data's name.
+    backbone : str, Backbone or Pixels, optional
+        See `featurepipe.backbones.create`, which also takes `options`.
+    batch_size, workers, rows_per_shard : int
+        Images per forward pass, decoding threads, planned samples per shard.
+    listener : Listener
+
+    Returns
+    -------
+    dict
+        ``store, backbone, fingerprint, width, samples, computed, reused, rejected, rejects, seconds,
+        images_per_second, stages, device, precision``. ``samples`` is the sum of the three counts; copies of an
+        image already embedded count as reused.
+
+    Examples
+    --------
+    >>> result = extract("data/digits", "/tmp/digits.store")
+    >>> result["samples"], result["rejected"]
+    (1797, 0)
+    """
+    manifest = manifests.read(data)
+    extractor = make_extractor(backbone, options)
+    target = Store.create(store or default_name(data, ".store"))
+    with target.lock():
+        rows, unreadable = digest(manifest, workers, listener)
+        target.write_rows(manifest.root, rows)
+        result = fill(
+            target,
+            manifest.root,
+            rows,
+            unreadable,
+            extractor,
+            batch_size=batch_size,
+            workers=workers,
+            rows_per_shard=rows_per_shard,
+            listener=listener,
+        )
+        target.write_rejects(result["rejects"])
+    return result
+
+
+def default_name(data: str | Path, suffix: str) -> Path:
+    """``NAME<suffix>`` in the current folder, after a data set's own name."""
+    path = Path(data).resolve()
+    return Path((path.name if path.is_dir() else path.stem) + suffix)
+
+
+def make_extractor(backbone: str | Extractor | None, options: Mapping[str, Any]) -> Extractor:
+    """The backbone itself, or the one of that name."""
+    return backbones.create(backbone, **options) if backbone is None or isinstance(backbone, str) else backbone
+
+
+def digest(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:
+    """`featurepipe.stores.digest_rows`, with progress."""
+    with listener.progress("checking files", len(manifest)) as advance:
+        return digest_rows(manifest, workers or extraction.default_workers(), advance)
+
+
+def fill(
+    store: Store,
+    root: Path,
+    rows: Sequence[Row],
+    unreadable: Mapping[str, str],
+    extractor: Extractor,
+    *,
+    batch_size: int = extraction.BATCH_SIZE,
+    workers: int | None = None,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Embed what `extractor` lacks of `rows`; the store is locked by the caller."""
+    started = time.perf_counter()
+    entry = store.entry(extractor)
+    todo = plan(rows, root, entry)
+    listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - _count(rows, todo)))
+    writer = Writer(entry, provenance(extractor, batch_size), rows_per_shard)
+    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+        outcome = extraction.fill(
+            todo,
+            extractor,
+            writer,
+            batch_size=batch_size,
+            workers=workers,
+            progress=advance,
+        )
+    rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    thirds = {"read": outcome.read_seconds, "infer": outcome.infer_seconds, "write": outcome.write_seconds}
+    busy = sum(thirds.values())
+    return {
+        "store": str(store.path),
+        "backbone": extractor.name,
+        "fingerprint": extractor.fingerprint,
+        "width": extractor.width,
+        "samples": len(rows),
+        "computed": outcome.computed,
+        "reused": len(rows) - outcome.computed - len(rejects),
+        "rejected": len(rejects),
+        "rejects": rejects,
+        "seconds": round(time.perf_counter() - started, 3),
+        "images_per_second": round(outcome.computed / busy, 2) if outcome.computed else None,
+        "stages": {third: round(seconds, 3) for third, seconds in thirds.items()},
+        "device": extractor.device,
+        "precision": extractor.spec["precision"],
+    }
+
+
+def first_line(extractor: Extractor, samples: int, cached: int) -> str:
+    """What a run says first: device, precision, backbone, samples, and how many are cached."""
+    bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
+    hint = " (the small network inside featurepipe; choose a real one with -b, say -b resnet50.a1_in1k)"
+    return (
+        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{hint if bundled else ''} · "
+        f"{samples} samples, {cached} cached"
+    )
+
+
+def _count(rows: Sequence[Row], todo: Sequence[Pending]) -> int:
+    """How many samples the planned contents stand for."""
+    wanted = {pending.digest for pending in todo}
+    return sum(row.digest in wanted for row in rows)
+
+
+def rejected_samples(rows: Sequence[Row], unreadable: Mapping[str, str], reasons: Mapping[str, str]) -> dict[str, str]:
+    """Sample id → reason, in manifest order."""
+    by_id = {row.sample.id: unreadable.get(row.sample.id) or reasons.get(row.digest) for row in rows}
+    return {id_: reason for id_, reason in by_id.items() if reason}

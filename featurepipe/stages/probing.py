@@ -1,0 +1,265 @@
+"""The stage `probe`: cached embeddings → a model file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, manifests, matrices, models, probes
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ManifestError, ProbeError, StoreError
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.extracting import fill
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.records import now, versions
+from featurepipe.stores import Entry, Store
+
+BASELINES = ("none", "simple", "full")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A labelled matrix cut into training, selection and evaluation rows."""
+
+    train: FeatureMatrix
+    select: FeatureMatrix | None
+    report: FeatureMatrix
+    reported: str  # 'test', or 'val' where there is no test
+
+
+def probe(
+    store: str | Path,
+    output: str | Path | None = None,
+    *,
+    backbone: str | None = None,
+    kind: str = "logistic",
+    value: float | None = None,
+    shots: Sequence[int] = (),
+    repeats: int = 10,
+    baselines: str = "simple",
+    include_backbone: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Train a linear classifier on cached embeddings and write it as a model file.
+
+    Given splits are used: with train, val and test, C (or alpha) is chosen on val; without val, by 5-fold
+    cross-validation inside train; without test, val is what is reported and cross-validation chooses. Without splits
+    (or with train alone) samples are split 60/20/20, stratified and seeded. Nothing is selected on what is reported.
+
+    Parameters
+    ----------
+    store : path
+    output : path, optional
+        Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
+    backbone : str, optional
+        Which entry of the store, if it holds several.
+    kind : {'logistic', 'ridge'}
+    value : float, optional
+        C or alpha, instead of selection.
+    shots : sequence of int
+        Also report top-1 with so many labels per class, over `repeats` seeded draws.
+    baselines : {'none', 'simple', 'full'}
+        ``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy
+        of the backbone, which costs another extraction.
+    include_backbone : bool
+        Put the backbone's weights into the model file.
+    seed : int
+        Of splits, folds, draws and random weights.
+
+    Returns
+    -------
+    dict
+        ``model, kind, C`` (or ``alpha``), ``splits, split_source, evaluated_on, selection, val, test, baselines,
+        few_shot, notes, seconds``. All accuracies are fractions.
+    """
+    started = time.perf_counter()
+    if baselines not in BASELINES:
+        raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
+    source = Store.open(store)
+    entry = source.choose(backbone)
+    matrix, notes = labelled(matrices.load(source, entry))
+    split, split_source = _splits(matrix, seed)
+    parts = _cut(matrix, split)
+    notes += _copies(parts)
+    listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
+    fitted = _fit(kind, parts, value, seed)
+    notes += _fit_notes(fitted)
+    reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
+    few = _few_shot(kind, parts, shots, repeats, seed)
+    others = {}
+    for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
+        try:
+            same = _same_samples(source, extractor, matrix, split, workers, listener)
+        except StoreError as error:  # the images may be gone while their embeddings are still here
+            notes.append(f"no figure for {extractor.name}: {error}")
+            continue
+        top1 = float(np.mean(_fit(kind, same, None, seed).estimator.predict(same.report.X) == same.report.y))
+        others[name] = top1
+        for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
+            one["baselines"][name] = other["mean"]
+    selection = {"on": fitted.selected_on, "chosen": fitted.chosen, "path": fitted.path}
+    card = {
+        "data": {"root": str(source.root), "samples": len(matrix), "classes": len(fitted.classes)},
+        "splits": _sizes(split),
+        "split_source": split_source,
+        "evaluated_on": parts.reported,
+        "selection": selection,
+        "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
+        "test": reported if parts.reported == "test" else None,
+        "baselines": {
+            "majority": probes.majority(parts.train.y, parts.report.y) if baselines != "none" else None,
+            "pixels": None,
+            "random_backbone": None,
+            **others,
+        },
+        "few_shot": few,
+        "seed": seed,
+        "notes": notes,
+        "versions": versions(),
+        "created": now(),
+    }
+    path = Path(output) if output is not None else entry.folder / "model.safetensors"
+    _save_model(path, fitted, entry, parts, card, include_backbone=include_backbone, device=device)
+    for note in notes:
+        listener.note(f"note: {note}")
+    parameter = probes.KINDS[kind][0]
+    result = {"model": str(path), "backbone": entry.name, "kind": kind, parameter: fitted.chosen, **card}
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _save_model(
+    path: Path,
+    fitted: probes.Probe,
+    entry: Entry,
+    parts: _Parts,
+    card: dict[str, Any],
+    *,
+    include_backbone: bool,
+    device: str,
+) -> None:
+    source = entry.provenance["source"]
+    used = parts.train.digests if parts.select is None else np.concatenate([parts.train.digests, parts.select.digests])
+    model = models.Model(
+        kind=fitted.kind,
+        estimator=fitted.estimator,
+        temperature=fitted.temperature,
+        backbone={"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": source},
+        seen=models.digest_keys(used),
+        card=card,
+    )
+    module = None
+    if include_backbone:
+        module = getattr(backbones.recreate(entry.spec, source, device=device), "module", None)
+    models.save(path, model, module=module)
+
+
+def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
+    """The rows that have a label, and a note on those that have none."""
+    has_label = np.array([label is not None for label in matrix.y], bool)
+    kept = matrix.take(has_label)
+    missing = int((~has_label).sum())
+    if not len(kept):
+        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    return kept, [f"{missing} samples without a label are left out"] if missing else []
+
+
+def _splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
+    """Each row's split as given, or made; and which of the two."""
+    given = set(matrix.split)
+    samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
+    if None in given and len(given) > 1:
+        first = next(sample.id for sample in samples if sample.split is None)
+        raise ManifestError(f"some samples have a split and {first} has none; give every sample one, or none")
+    manifests.check_labels(samples)
+    if given in ({None}, {"train"}):
+        made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
+        return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
+    if "train" not in given:
+        raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
+    return matrix.split, "given"
+
+
+def _cut(matrix: FeatureMatrix, split: np.ndarray) -> _Parts:
+    reported = "test" if (split == "test").any() else "val"
+    select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
+    report = matrix.take(split == reported)
+    if not len(report):
+        raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
+    return _Parts(matrix.take(split == "train"), select, report, reported)
+
+
+def _sizes(split: np.ndarray) -> dict[str, int]:
+    return {name: int((split == name).sum()) for name in manifests.SPLITS}
+
+
+def _copies(parts: _Parts) -> list[str]:
+    learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
+    copies = sum(digest in learned for digest in parts.report.digests)
+    verb = "image is an exact copy" if copies == 1 else "images are exact copies"
+    return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
+
+
+def _fit(kind: str, parts: _Parts, value: float | None, seed: int) -> probes.Probe:
+    if parts.select is None:
+        return probes.fit(kind, parts.train.X, parts.train.y, value=value, seed=seed)
+    return probes.fit(kind, parts.train.X, parts.train.y, parts.select.X, parts.select.y, value=value, seed=seed)
+
+
+def _fit_notes(fitted: probes.Probe) -> list[str]:
+    name, grid = probes.KINDS[fitted.kind]
+    notes = []
+    if fitted.chosen in (grid[0], grid[-1]) and fitted.path and fitted.selected_on != "given":
+        notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
+    stalled = [f"{step[name]:g}" for step in fitted.path if not step["converged"]]
+    if stalled:
+        notes.append(f"not converged in {probes.MAX_ITER} iterations at {name}={', '.join(stalled)}")
+    return notes
+
+
+def _few_shot(kind: str, parts: _Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
+    X, y = parts.train.X, parts.train.y
+    if parts.select is not None:
+        X, y = np.concatenate([X, parts.select.X]), np.concatenate([y, parts.select.y])
+    return [
+        {
+            **probes.fit_few_shot(kind, X, y, parts.report.X, parts.report.y, shots=n, repeats=repeats, seed=seed),
+            "baselines": {},
+        }
+        for n in shots
+    ]
+
+
+def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> dict[str, Extractor]:
+    """What the probe is compared with, by its name in the result."""
+    if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
+        return {}
+    found: dict[str, Extractor] = {"pixels": backbones.Pixels()}
+    if which == "full":
+        name = entry.provenance["source"]["name"]
+        found["random_backbone"] = backbones.twin(entry.spec, name, seed=seed, device=device)
+    return found
+
+
+def _same_samples(
+    store: Store,
+    extractor: Extractor,
+    matrix: FeatureMatrix,
+    split: np.ndarray,
+    workers: int | None,
+    listener: Listener,
+) -> _Parts:
+    """The samples of `matrix`, cut the same way, seen by another extractor; missing embeddings are computed."""
+    with store.lock():
+        fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
+    other = matrices.load(store, store.entry(extractor))
+    split_of = dict(zip(matrix.ids, split, strict=True))
+    other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
+    return _cut(other, np.array([split_of[id_] for id_ in other.ids], object))

@@ -1,0 +1,111 @@
+"""The stages `run` (the whole pipeline) and `report`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featurepipe import extraction, models, reports
+from featurepipe.backbones import Extractor
+from featurepipe.files import write_text
+from featurepipe.stages.applying import evaluate
+from featurepipe.stages.extracting import default_name, extract, make_extractor
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.probing import probe
+from featurepipe.stores import Store
+
+
+def run(
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    backbone: str | Extractor | None = None,
+    kind: str = "logistic",
+    value: float | None = None,
+    shots: Sequence[int] = (),
+    repeats: int = 10,
+    baselines: str = "simple",
+    include_backbone: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = extraction.BATCH_SIZE,
+    workers: int | None = None,
+    listener: Listener = SILENT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Extract, probe, evaluate the written model file, and draw its report.
+
+    Parameters
+    ----------
+    data : path
+    output : path, optional
+        Folder, by default ``NAME.featurepipe`` here; it gets ``store/`` and, for each backbone,
+        ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
+
+    Other parameters are those of `extract` and `probe`.
+
+    Returns
+    -------
+    dict
+        The results under ``extract``, ``probe`` and ``evaluate``, the same keys merged at the top (of equal ones the
+        later stage's stands), ``report`` (path) and ``seconds`` (in all).
+    """
+    started = time.perf_counter()
+    folder = Path(output) if output is not None else default_name(data, ".featurepipe")
+    store = folder / "store"
+    extractor = make_extractor(backbone, {**options, "device": device})
+    extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
+    results = folder / Store.open(store).entry(extractor).folder.name
+    probed = probe(
+        store,
+        results / "model.safetensors",
+        backbone=extractor.fingerprint,
+        kind=kind,
+        value=value,
+        shots=shots,
+        repeats=repeats,
+        baselines=baselines,
+        include_backbone=include_backbone,
+        seed=seed,
+        device=device,
+        workers=workers,
+        listener=listener,
+    )
+    evaluated = evaluate(probed["model"], store, listener=listener)
+    drawn = report(probed["model"], results / "report.html")
+    merged = {
+        **extracted,
+        **probed,
+        **evaluated,
+        "rejected": extracted["rejected"],
+        "rejects": extracted["rejects"],
+        "extract": extracted,
+        "probe": probed,
+        "evaluate": evaluated,
+        "report": drawn["report"],
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
+    return merged
+
+
+def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:
+    """Draw the page of a model file: what it was trained on, how good it is, and beside what.
+
+    Parameters
+    ----------
+    model : path
+    output : path, optional
+        By default beside the model, with the suffix ``.html``.
+
+    Returns
+    -------
+    dict
+        ``model, report``.
+    """
+    path = Path(output) if output is not None else Path(model).with_suffix(".html")
+    write_text(path, reports.page(models.load(model)))
+    return {"model": str(model), "report": str(path)}

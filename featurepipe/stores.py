@@ -1,0 +1,428 @@
+"""Stores: a directory that holds a manifest and, side by side, the shards of any number of backbones.
+
+::
+
+    STORE/store.json                       format version, and the folder that the samples lie in
+    STORE/manifest.csv                     id, path, label, split, digest: what the data set is now
+    STORE/<backbone>-<fingerprint8>/shard-NNNNN.h5
+    STORE/rejects.csv                      id, reason: what the last extraction could not embed
+    STORE/.gitignore                       ``*``
+
+Embeddings are keyed by the sha256 of each file's bytes: a renamed file is a hit, an edited one a miss, a duplicate
+is computed once, and a new label never needs new embeddings. What is still missing is derived from the shards
+themselves, so there is no second record that could disagree with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from featurepipe import shards
+from featurepipe.backbones import PIXELS, Extractor, check_same
+from featurepipe.digests import sha256_file, sha256_json
+from featurepipe.errors import FormatTooNew, ShardCorrupt, StoreError
+from featurepipe.files import remove_partials, write_text
+from featurepipe.manifests import Manifest, Sample
+
+ENCODING_TYPE = "featurepipe-store"
+ENCODING_VERSION = "1.0"
+MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest")
+
+
+class Row(NamedTuple):
+    """One manifest row of a store: a sample and the sha256 of its file ('' where the file could not be read)."""
+
+    sample: Sample
+    digest: str
+
+
+class Pending(NamedTuple):
+    """A content still to be embedded, and where it is: one file that holds it, or an image in memory."""
+
+    digest: str
+    source: Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The shards of one backbone in a store.
+
+    Attributes
+    ----------
+    folder : Path
+    spec, provenance : dict
+        Of the backbone, and of the first shard.
+    indexes : tuple of ShardIndex
+        In shard order.
+    """
+
+    folder: Path
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    indexes: tuple[shards.ShardIndex, ...]
+
+    @property
+    def name(self) -> str:
+        """The backbone's display name."""
+        return self.provenance["name"]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the spec."""
+        return sha256_json(self.spec)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is raw pixels or a network with random weights."""
+        return self.spec["architecture"] == PIXELS or self.provenance["source"]["random_seed"] is not None
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Digest → (position in `indexes`, row)."""
+        return {
+            row.tobytes().hex(): (number, position)
+            for number, index in enumerate(self.indexes)
+            for position, row in enumerate(index.digests)
+        }
+
+    def rejects(self) -> dict[str, str]:
+        """Digest → reason, of contents that were tried in vain."""
+        return {digest: reason for index in self.indexes for digest, reason in index.rejects.items()}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of shards; see the module's docstring for the layout."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open an existing store.
+
+        Raises
+        ------
+        StoreError
+            There is none at `path`.
+        FormatTooNew
+            Made by a later featurepipe.
+        """
+        store = cls(Path(path))
+        store._header()
+        return store
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """Open the store at `path`, or make an empty one there.
+
+        Raises
+        ------
+        StoreError
+            `path` holds other things.
+        """
+        store = cls(Path(path))
+        header = store.path / "store.json"
+        if not header.exists():
+            if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
+                raise StoreError(f"{path} exists and is not a featurepipe store; give another place with --store")
+            write_text(store.path / ".gitignore", "*\n")
+            store._write_header(None)
+        store._header()
+        return store
+
+    @staticmethod
+    def is_store(path: str | Path) -> bool:
+        """Whether a store's header lies at `path`."""
+        return (Path(path) / "store.json").is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing; the lock goes with the process, however that ends.
+
+        Raises
+        ------
+        StoreError
+            Another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                for folder in self._folders():
+                    remove_partials(folder)
+                remove_partials(self.path)
+                yield
+        except Timeout as error:
+            raise StoreError(f"{self.path} is being written by another process; wait for it, or stop it") from error
+
+    # -- manifest -----------------------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative sample paths start from."""
+        root = self._header()["root"]
+        if root is None:
+            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
+        return Path(root)
+
+    def rows(self) -> list[Row]:
+        """The manifest, in order."""
+        manifest = self.path / "manifest.csv"
+        if not manifest.exists():
+            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
+        with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            if not set(MANIFEST_COLUMNS) <= set(reader.fieldnames or ()):
+                raise StoreError(f"{manifest} lacks columns; run featurepipe extract again")
+            return [
+                Row(Sample(row["id"], row["path"], row["label"] or None, row["split"] or None), row["digest"])
+                for row in reader
+            ]
+
+    def write_rows(self, root: Path, rows: Sequence[Row]) -> None:
+        """Replace the manifest."""
+        lines = ((s.id, s.path, s.label or "", s.split or "", digest) for s, digest in rows)
+        write_text(self.path / "manifest.csv", _csv(MANIFEST_COLUMNS, lines))
+        self._write_header(str(root.resolve()))
+
+    def write_rejects(self, rejects: Mapping[str, str]) -> None:
+        """Replace the ledger of samples that could not be embedded (sample id → reason)."""
+        write_text(self.path / "rejects.csv", _csv(("id", "reason"), rejects.items()))
+
+    # -- shards -------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        """Every backbone that has at least one shard here, sorted by folder."""
+        found = (self._entry(folder) for folder in self._folders())
+        return [entry for entry in found if entry is not None]
+
+    def entry(self, backbone: Extractor) -> Entry:
+        """The entry of a backbone, which may be empty.
+
+        Raises
+        ------
+        FingerprintMismatch
+            The folder holds another backbone's shards (somebody moved files).
+        """
+        ending = backbone.fingerprint[:8]
+        held = sorted(self.path.glob(f"*-{ending}"))  # the same backbone may have been called by another name
+        folder = held[0] if held else self.path / f"{_slug(backbone.name)}-{ending}"
+        found = self._entry(folder)
+        if found is not None:
+            check_same(found.spec, backbone.spec)
+            return found
+        provenance = {"name": backbone.name, "source": backbone.source}
+        return Entry(folder, backbone.spec, provenance, ())
+
+    def choose(self, name: str | None = None) -> Entry:
+        """The entry called `name` (backbone name, folder name or fingerprint prefix), or the only real one.
+
+        Raises
+        ------
+        StoreError
+            None or several match; the message lists what there is.
+        """
+        entries = self.entries()
+        if name is not None:
+            matches = [e for e in entries if name in (e.name, e.folder.name, e.provenance["source"]["name"])]
+            matches = matches or [e for e in entries if e.fingerprint.startswith(name)]
+            if len(matches) > 1:  # a trained backbone and its random twin share a source name
+                matches = [e for e in matches if not e.is_baseline] or matches
+        else:
+            matches = [e for e in entries if not e.is_baseline] or entries
+        if len(matches) == 1:
+            return matches[0]
+        held = ", ".join(e.folder.name for e in entries) or "none yet"
+        problem = "several backbones match" if matches else f"no backbone {name or ''} here".replace("  ", " ")
+        raise StoreError(f"{self.path}: {problem}; choose with -b from: {held}")
+
+    def verify(self, *, repair: bool = False) -> dict[str, Any]:
+        """Check every shard row against its checksum, every folder against its fingerprint, digests for repeats.
+
+        Parameters
+        ----------
+        repair : bool
+            Rename shards that fail to ``*.corrupt``; the next extraction computes their rows again.
+
+        Returns
+        -------
+        dict
+            ``ok``, ``checked`` (rows), ``problems`` (list of text), ``repaired`` (list of file names).
+        """
+        checked, problems, repaired = 0, [], []
+        for folder in self._folders():
+            seen: set[bytes] = set()
+            first_spec = None
+            for path in _shard_paths(folder):
+                try:
+                    shard = shards.read(path)
+                    first_spec = first_spec or shard.spec
+                    if shard.spec != first_spec or not folder.name.endswith(shard.fingerprint[:8]):
+                        raise ShardCorrupt(f"{path} belongs to another backbone ({shard.fingerprint[:8]})")
+                    digests = {row.tobytes() for row in shard.digests}
+                    if len(digests) < len(shard.digests) or digests & seen:
+                        raise ShardCorrupt(f"{path} repeats digests")
+                except (ShardCorrupt, FormatTooNew) as error:
+                    problems.append(str(error))
+                    if repair and isinstance(error, ShardCorrupt):
+                        path.rename(path.with_suffix(".corrupt"))
+                        repaired.append(str(path))
+                    continue
+                seen |= digests
+                checked += len(digests)
+        return {"ok": not problems, "checked": checked, "problems": problems, "repaired": repaired}
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _folders(self) -> list[Path]:
+        return sorted(path for path in self.path.iterdir() if path.is_dir())
+
+    def _entry(self, folder: Path) -> Entry | None:
+        indexes = [shards.read_index(path) for path in _shard_paths(folder)]
+        if not indexes:
+            return None
+        for index in indexes[1:]:
+            check_same(index.spec, indexes[0].spec)
+        return Entry(folder, indexes[0].spec, indexes[0].provenance, tuple(indexes))
+
+    def _header(self) -> dict[str, Any]:
+        path = self.path / "store.json"
+        if not path.is_file():
+            raise StoreError(f"{self.path} is not a featurepipe store; make one with: featurepipe extract DATA")
+        try:
+            header = json.loads(path.read_text("utf-8", "surrogateescape"))
+            kind, version = header["encoding-type"], str(header["encoding-version"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged ({error}); move it away and run featurepipe extract again") from error
+        if kind != ENCODING_TYPE:
+            raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
+        if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
+            raise FormatTooNew(
+                f"{self.path} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
+            )
+        return header
+
+    def _write_header(self, root: str | None) -> None:
+        header = {"encoding-type": ENCODING_TYPE, "encoding-version": ENCODING_VERSION, "root": root}
+        write_text(self.path / "store.json", json.dumps(header, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass
+class Writer:
+    """Gathers embeddings and writes a shard whenever `rows_per_shard` planned samples have passed.
+
+    A shard's extent is counted in planned samples, rejected ones included, so an interrupted run that is started
+    again forms the very batches and shards that the uninterrupted one would have formed.
+
+    Parameters
+    ----------
+    entry : Entry
+        Where the shards go.
+    provenance : dict
+        Written into each shard.
+    rows_per_shard : int
+        Planned samples per shard.
+    """
+
+    entry: Entry
+    provenance: dict[str, Any]
+    rows_per_shard: int
+    _digests: list[str] = field(default_factory=list)
+    _vectors: list[np.ndarray] = field(default_factory=list)
+    _rejects: dict[str, str] = field(default_factory=dict)
+    _known_rejects: dict[str, str] = field(init=False)
+    _next: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        numbers = [int(path.stem.removeprefix("shard-")) for path in self.entry.folder.glob("shard-*.*")]
+        self._next = max(numbers, default=-1) + 1
+        self._known_rejects = self.entry.rejects()
+
+    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
+        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
+        self._digests.extend(digests)
+        self._vectors.append(vectors)
+        self._rejects.update((digest, why) for digest, why in rejects.items() if digest not in self._known_rejects)
+        if len(self._digests) + len(self._rejects) >= self.rows_per_shard:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what has gathered as a shard, unless there is nothing."""
+        if not self._digests and not self._rejects:
+            return
+        shard = shards.Shard(
+            spec=self.entry.spec,
+            provenance=self.provenance,
+            embeddings=np.concatenate(self._vectors),
+            digests=shards.digest_array(self._digests),
+            rejects=self._rejects,
+        )
+        shards.write(self.entry.folder / f"shard-{self._next:05d}.h5", shard)
+        self._next += 1
+        self._digests, self._vectors, self._rejects = [], [], {}
+
+
+def digest_rows(
+    manifest: Manifest, workers: int, progress: Callable[[int], object] = lambda n: None
+) -> tuple[list[Row], dict[str, str]]:
+    """Read every file of a manifest and take its sha256.
+
+    Returns
+    -------
+    rows : list of Row
+        In manifest order; the digest is '' where the file could not be read.
+    unreadable : dict
+        Sample id → reason.
+    """
+
+    def digest(sample: Sample) -> tuple[str, str]:
+        try:
+            return sha256_file(manifest.file(sample)), ""
+        except OSError as error:
+            return "", f"cannot be read: {error.strerror or error}"
+
+    rows, unreadable = [], {}
+    with ThreadPoolExecutor(workers) as pool:
+        for sample, (found, reason) in zip(manifest.samples, pool.map(digest, manifest.samples), strict=True):
+            rows.append(Row(sample, found))
+            if reason:
+                unreadable[sample.id] = reason
+            progress(1)
+    return rows, unreadable
+
+
+def plan(rows: Sequence[Row], root: Path, entry: Entry) -> list[Pending]:
+    """The distinct contents that `entry` lacks, in manifest order; those rejected before come last, to be retried."""
+    have, refused = entry.places(), entry.rejects()
+    missing: dict[str, Pending] = {}
+    for row in rows:
+        if row.digest and row.digest not in have:
+            missing.setdefault(row.digest, Pending(row.digest, root / row.sample.path))
+    return sorted(missing.values(), key=lambda pending: pending.digest in refused)
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.h5"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
+
+
+def _csv(header: Sequence[str], lines: Any) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()
