@@ -125,15 +125,17 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             self._fill(list(distinct.values()), extractor, memory, items)
             return np.stack([memory.vectors[item.digest] for item in items])
         store = Store.create(self.store)
-        with store.lock():
+        entry = store.entry(extractor)
+        if not distinct.keys() <= entry.places().keys():  # only then does it have to be locked
+            with store.lock():
+                entry = store.entry(extractor)
+                places = entry.places()
+                todo = [item for digest, item in distinct.items() if digest not in places]
+                writer = Writer(entry, stages.provenance(extractor, self.batch_size), stages.ROWS_PER_SHARD)
+                self._fill(todo, extractor, writer, items)
             entry = store.entry(extractor)
-            places = entry.places()
-            todo = [item for digest, item in distinct.items() if digest not in places]
-            writer = Writer(entry, stages.provenance(extractor, self.batch_size), stages.ROWS_PER_SHARD)
-            self._fill(todo, extractor, writer, items)
-            entry = store.entry(extractor)
-            places = entry.places()
-            return matrices.gather(entry, [places[item.digest] for item in items])
+        places = entry.places()
+        return matrices.gather(entry, [places[item.digest] for item in items])
 
     def _fill(
         self, todo: list[Pending], extractor: backbones.Extractor, sink: extraction.Sink, items: list[Pending]
@@ -197,6 +199,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     probe_ : featurepipe.probes.Probe
         ``probe_.estimator`` is a scikit-learn estimator for embeddings.
     extractor_ : FeatureExtractor
+    seen_ : ndarray of uint64
+        The files trained on; see `featurepipe.models.Model`.
 
     Examples
     --------
@@ -233,17 +237,22 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             An image cannot be read.
         ProbeError
             Fewer than two classes, or an unknown kind.
+        ValueError
+            X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
         y = column_or_1d(y)
         check_classification_targets(y)
         check_consistent_length(_check_images(X), y)
         if isinstance(self.backbone, FeatureExtractor):
+            if self.weights is not None or self.store is not None:
+                raise ValueError("weights and store belong to the FeatureExtractor that is given as backbone")
             self.extractor_ = clone(self.backbone)
         else:
             self.extractor_ = FeatureExtractor(self.backbone, weights=self.weights, store=self.store)
         features = self.extractor_.fit_transform(X)  # (n, D)
         self.probe_ = probes.fit(self.kind, features, y, value=self.value, seed=self.seed)
         self.classes_ = self.probe_.classes
+        self.seen_ = models.digest_keys([sha256_file(item) for item in X if isinstance(item, (str, PathLike))])
         return self
 
     def predict(self, X: Sequence[Any]) -> np.ndarray:
@@ -258,7 +267,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | PathLike[str]) -> None:
         """Write a model file that ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 
-        The file does not know which images it was trained on, so `evaluate` cannot leave them out.
+        It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
         """
         check_is_fitted(self, "probe_")
         extractor = self.extractor_._extractor()
@@ -269,7 +278,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             estimator=self.probe_.estimator,
             temperature=self.probe_.temperature,
             backbone={**identity, "spec": extractor.spec, "source": extractor.source},
-            seen=np.empty(0, np.uint64),
+            seen=self.seen_,
             card={"selection": selection, "seed": self.seed, "versions": stages.versions()},
         )
         models.save(path, model)
@@ -284,7 +293,7 @@ def _check_images(X: Any) -> Sequence[Any]:
         raise ValueError(f"X is a list of images; wrap the single {type(X).__name__} in a list")
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OU" and (X.dtype != np.uint8 or X.ndim not in (3, 4)):
         raise ValueError(f"an array of images is uint8 of shape (n, H, W[, 3]); got {X.dtype} {X.shape}")
-    if not hasattr(X, "__len__"):
+    if not hasattr(X, "__len__") or hasattr(X, "toarray"):  # a sparse matrix has no length either
         raise ValueError(f"X is a list of images; got {type(X).__name__}")
     if not len(X):
         raise ValueError("X holds 0 samples; at least 1 image is needed")

@@ -94,9 +94,15 @@ def default_workers() -> int:
 def read_batches(
     plan: Sequence[Pending], transform: Transform, *, batch_size: int = BATCH_SIZE, workers: int | None = None
 ) -> Iterator[Batch]:
-    """Decode planned files in order, `batch_size` planned files to a batch, some batches ahead of the consumer."""
+    """Decode planned files in order, `batch_size` planned files to a batch, some batches ahead of the consumer.
+
+    What is retried starts a batch of its own, so that new files always meet in the same batches.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    new, retried = [p for p in plan if not p.retried], [p for p in plan if p.retried]
     pool = ThreadPoolExecutor(workers or default_workers(), thread_name_prefix="decode")
-    slices = (plan[start : start + batch_size] for start in range(0, len(plan), batch_size))
+    slices = (part[i : i + batch_size] for part in (new, retried) for i in range(0, len(part), batch_size))
     ahead: deque[list[tuple[Pending, Future[np.ndarray]]]] = deque()
     try:
         for pendings in slices:
@@ -114,7 +120,7 @@ def _load(pending: Pending, transform: Transform) -> np.ndarray:
         return to_pixels(pending.source, transform)
     data = pending.source.read_bytes()
     if sha256_bytes(data) != pending.digest:  # its vector would be filed under the old content
-        raise OSError("changed while it was being read; run again")
+        raise OSError("its content has just changed; run again")
     return decode(data, transform)
 
 
@@ -125,11 +131,16 @@ def _gather(loaded: Sequence[tuple[Pending, Future[np.ndarray]]], transform: Tra
             pixels.append(future.result())  # (C, H, W)
             digests.append(pending.digest)
         except ImageError as error:
-            rejects[pending.digest] = str(error)
+            rejects[pending.digest] = _printable(str(error))
         except OSError as error:
-            unreadable[pending.digest] = error.strerror or str(error)
+            unreadable[pending.digest] = f"cannot be read: {error.strerror or error}"
     stacked = np.stack(pixels) if pixels else np.empty((0, *transform.input_size), np.uint8)
     return Batch(digests, stacked, rejects, unreadable)
+
+
+def _printable(text: str) -> str:
+    """One line without control characters, which HDF5 text cannot hold; decoders quote broken files' bytes."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 def infer(batch: Batch, backbone: Extractor) -> tuple[list[str], np.ndarray, dict[str, str]]:
@@ -189,12 +200,11 @@ def fill(
             outcome.computed += len(digests)
             outcome.rejects |= rejects | batch.unreadable
             progress(len(digests) + len(rejects) + len(batch.unreadable))
+        sink.commit()
+        outcome.write_seconds += time.perf_counter() - read
     except KeyboardInterrupt:
         sink.commit()
         raise
     finally:
         batches.close()
-    started = time.perf_counter()
-    sink.commit()
-    outcome.write_seconds += time.perf_counter() - started
     return outcome

@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_partials(folder: Path) -> int:
     """Remove what interrupted writes left in `folder`; returns how many files went."""
-    leftovers = list(folder.glob(f"*{PARTIAL}"))
+    leftovers = [path for path in folder.glob(f"*{PARTIAL}") if not path.is_dir()]
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)

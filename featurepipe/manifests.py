@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -138,21 +139,29 @@ def _read_folder(root: Path) -> Manifest:
     return Manifest(root, tuple(samples))
 
 
-def _find_images(root: Path) -> Iterable[str]:
-    """Relative POSIX paths of image files below `root`; hidden names are skipped, links are followed once."""
-    seen = set()
-    for folder, names, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            names.clear()
-            continue
-        seen.add(real)
-        names[:] = [name for name in names if not name.startswith(".")]
-        relative = os.path.relpath(folder, root)
-        prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield prefix + name
+def _find_images(folder: str | Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterable[str]:
+    """Relative POSIX paths of image files below `folder`; hidden names are skipped, links are followed."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back up
+        return
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ManifestError(
+            f"folder {folder} cannot be read ({error.strerror}); change its rights or move it"
+        ) from error
+    for entry in entries:
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _find_images(entry.path, f"{prefix}{entry.name}/", above | {real})
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and _is_file(entry):
+            yield prefix + entry.name
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to nothing, which is rejected by name later; not a pipe, which would be read for ever."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
 
 
 def _check_mixed_labels(root: Path, samples: Sequence[Sample]) -> None:
@@ -173,6 +182,10 @@ def _read_table(path: Path) -> Manifest:
     samples: list[Sample] = []
     for number, row in enumerate(rows, start=1):
         file = _text(row.get("path"))
+        if None in row:
+            raise ManifestError(
+                f"{path}: row {number} ({file}) has more cells than the header; quote cells with commas"
+            )
         if file is None:
             columns = ", ".join(map(str, row)) or "none"
             raise ManifestError(f"{path}: row {number} has no 'path' (its columns: {columns})")
@@ -208,11 +221,11 @@ def _table_rows(path: Path) -> Iterable[Mapping[str, object]]:
             return _parquet_rows(path)
         text = path.read_text("utf-8-sig")  # Excel writes a byte-order mark
         if suffix in (".jsonl", ".ndjson"):
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in io.StringIO(text) if line.strip()]
             if not all(isinstance(row, dict) for row in rows):
                 raise ManifestError(f"{path}: every line must be a JSON object with a 'path'")
             return rows
-        return list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if suffix == ".tsv" else ","))
+        return list(csv.DictReader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise ManifestError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
 
@@ -236,11 +249,13 @@ def require_pyarrow() -> ModuleType:
 def _parquet_rows(path: Path) -> Iterable[Mapping[str, object]]:
     pyarrow = require_pyarrow()
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
+        with pyarrow.parquet.ParquetFile(path) as file:  # read_table would add columns from folders called key=value
+            names = file.schema_arrow.names
+            if "path" not in names:
+                raise ManifestError(f"{path} has no column 'path' (its columns: {', '.join(names) or 'none'})")
+            return file.read(columns=[name for name in names if name in Sample._fields]).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path} cannot be read as parquet: {error}") from error
-    wanted = [name for name in table.column_names if name in Sample._fields]
-    return table.select(wanted).to_pylist()
 
 
 def _text(value: object) -> str | None:

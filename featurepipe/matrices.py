@@ -108,7 +108,7 @@ def export(matrix: FeatureMatrix, path: str | Path) -> None:
     Raises
     ------
     StoreError
-        Another suffix.
+        Another suffix, or for Parquet a file name that is not Unicode.
     DependencyMissing
         Parquet without pyarrow.
     """
@@ -134,13 +134,12 @@ def _write_npz(matrix: FeatureMatrix, path: Path) -> None:
 
 def _write_parquet(matrix: FeatureMatrix, path: Path) -> None:
     pyarrow = require_pyarrow()
-    columns = {
-        "id": pyarrow.array(matrix.ids, pyarrow.string()),
-        "label": pyarrow.array(matrix.y, pyarrow.string()),
-        "split": pyarrow.array(matrix.split, pyarrow.string()),
-        "digest": pyarrow.array(matrix.digests, pyarrow.string()),
-        "embedding": pyarrow.FixedSizeListArray.from_arrays(matrix.X.reshape(-1), matrix.X.shape[1]),
-    }
+    texts = {"id": matrix.ids, "label": matrix.y, "split": matrix.split, "digest": matrix.digests}
+    try:
+        columns = {name: pyarrow.array(values, pyarrow.string()) for name, values in texts.items()}
+    except UnicodeEncodeError as error:
+        raise StoreError(f"Parquet cannot hold the file name {error.object!r}; export to .npz or .csv") from error
+    columns["embedding"] = pyarrow.FixedSizeListArray.from_arrays(matrix.X.reshape(-1), matrix.X.shape[1])
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
@@ -148,7 +147,7 @@ def _write_csv(matrix: FeatureMatrix, path: Path) -> None:
     import csv
 
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)  # its own line end, \r\n, is what makes it quote both characters in names
         writer.writerow(["id", "label", "split", "digest", *(f"f{i}" for i in range(matrix.X.shape[1]))])
         known = (matrix.ids, _texts(matrix.y), _texts(matrix.split), matrix.digests)
         writer.writerows([*row, *map(str, x)] for *row, x in zip(*known, matrix.X, strict=True))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import backbones
-from featurepipe.errors import FormatTooNew, ModelFileError
+from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import probabilities
 
@@ -142,7 +142,9 @@ def load(path: str | Path) -> Model:
             weight, bias, seen = (file.get_tensor(key) for key in ("head.weight", "head.bias", "seen"))
         estimator = _restore(header["kind"], np.array(header["classes"]), weight, bias, header["card"])
         return Model(header["kind"], estimator, header["temperature"], header["backbone"], seen, header["card"])
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError) as error:
+    except FeaturepipeError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ModelFileError(f"{path} cannot be read as a model: {error}") from error
 
 
@@ -185,15 +187,18 @@ def _restore(kind: str, classes: np.ndarray, weight: np.ndarray, bias: np.ndarra
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
     from sklearn.preprocessing import LabelBinarizer
 
+    rows = 1 if len(classes) == 2 else len(classes)
+    if weight.ndim != 2 or len(weight) != rows or bias.shape != (rows,):
+        raise ValueError(f"a head of shape {weight.shape} + {bias.shape} does not fit {len(classes)} classes")
     estimator: Any
     if kind == "logistic":
         estimator = LogisticRegression(C=card["selection"]["chosen"])
-        estimator.classes_ = classes
     elif kind == "ridge":
         estimator = RidgeClassifier(alpha=card["selection"]["chosen"])
-        estimator._label_binarizer = LabelBinarizer(pos_label=1, neg_label=-1).fit(classes)  # has its classes_
+        estimator._label_binarizer = LabelBinarizer(pos_label=1, neg_label=-1).fit(classes)
     else:
         raise ModelFileError(f"probe kind {kind!r} is unknown to this featurepipe; upgrade it")
+    vars(estimator)["classes_"] = classes  # in some versions a property of RidgeClassifier, which then stands
     estimator.coef_, estimator.intercept_ = weight, bias
     estimator.n_features_in_ = weight.shape[1]
     return estimator

@@ -19,12 +19,13 @@ import numpy as np
 from featurepipe.errors import ProbeError
 
 # Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
-C_GRID = tuple(10.0**e for e in range(-5, 2))
+C_GRID = tuple(10.0**e for e in range(-5, 4))
 ALPHA_GRID = tuple(10.0**e for e in range(-2, 6))
 KINDS = {"logistic": ("C", C_GRID), "ridge": ("alpha", ALPHA_GRID)}
 FOLDS = 5
 ECE_BINS = 15
 MAX_ITER = 1000
+SMALL_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def fit(
     Raises
     ------
     ProbeError
-        An unknown kind, a single class, or values that are not finite.
+        An unknown kind, a single class, a class in y_val only, or values that are not finite.
 
     Notes
     -----
@@ -110,17 +111,19 @@ def fit(
     """
     if kind not in KINDS:
         raise ProbeError(f"probe {kind!r} is unknown; use {' or '.join(KINDS)}")
-    X, y = np.asarray(X, np.float64), np.asarray(y)
-    if not np.isfinite(X).all():
-        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
+    name, grid = KINDS[kind]
+    if value is not None and not 0 < value < np.inf:
+        raise ProbeError(f"{name} must be above 0 and finite; got {value}")
+    X, y = _finite(X), np.asarray(y)
     classes = np.unique(y)
     if len(classes) < 2:
-        raise ProbeError(f"only one class ({classes[0]!r}) to train on; a classifier needs at least two")
-    name, grid = KINDS[kind]
+        found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
+        raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
     candidates = grid if value is None else (value,)
     folds = _folds(y, seed)
     if X_val is not None:
-        X_val, y_val = np.asarray(X_val, np.float64), np.asarray(y_val)
+        X_val, y_val = _finite(X_val), np.asarray(y_val)
+        _check_known(y_val, classes)
         fitted = _fit_path(kind, X, y, candidates)
         scores, converged = [decision_scores(estimator, X_val) for estimator, _ in fitted], [ok for _, ok in fitted]
         truth, selected_on = y_val, "val"
@@ -133,7 +136,8 @@ def fit(
     else:
         middle = candidates[len(candidates) // 2]
         ((estimator, _),) = _fit_path(kind, X, y, [middle])
-        return Probe(kind, estimator, 1.0, middle, "nothing: one sample per class, so the middle of the grid")
+        why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
+        return Probe(kind, estimator, 1.0, float(middle), why)
     temperatures = [_temperature(kind, s, truth, classes) for s in scores]
     figures = [_evaluate(_softmax(s, t), truth, classes) for s, t in zip(scores, temperatures, strict=True)]
     best = min(range(len(candidates)), key=lambda i: (-figures[i]["top1"], figures[i]["log_loss"]))
@@ -180,7 +184,8 @@ def fit_few_shot(
     """
     classes, counts = np.unique(y, return_counts=True)
     if counts.min() < shots:
-        raise ProbeError(f"class {classes[counts.argmin()]!r} has {counts.min()} training images, fewer than {shots}")
+        scarce = classes.tolist()[counts.argmin()]
+        raise ProbeError(f"class {scarce!r} has {counts.min()} training images, fewer than {shots}")
     if repeats < 1 or shots < 1:
         raise ProbeError("shots and repeats must be at least 1")
     top1 = []
@@ -216,9 +221,7 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
     truth = np.asarray(y)
     if not len(truth):
         raise ProbeError("there are no labelled samples to evaluate on")
-    unknown = sorted(set(truth.tolist()) - set(estimator.classes_.tolist()))
-    if unknown:
-        raise ProbeError(f"class {unknown[0]!r} is unknown to the model; it knows {_listed(estimator.classes_)}")
+    _check_known(truth, estimator.classes_)
     return _evaluate(probabilities(estimator, X, temperature), truth, estimator.classes_)
 
 
@@ -242,14 +245,15 @@ def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np
 def _fit_path(kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     """Fit every candidate on standardised features; returns estimators for raw X, and whether each converged."""
     mean, scale = X.mean(axis=0), X.std(axis=0)
-    scale[scale < 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0  # constant features
+    scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # constant features
     Z = (X - mean) / scale  # (n, D)
-    axes = _row_space(Z)  # (r, D) or None
+    axes = _row_space(Z)  # (n, D) or None
     if axes is not None:
-        Z = Z @ axes.T  # (n, r): same inner products, so the same optimum
+        Z = Z @ axes.T  # (n, n): same inner products, so the same optimum
     fitted = []
     for estimator, ok in (_fit_ridge if kind == "ridge" else _fit_logistic)(Z, y, candidates):
-        coef = estimator.coef_ if axes is None else estimator.coef_ @ axes
+        coef = np.atleast_2d(estimator.coef_)  # scikit-learn's versions disagree on a binary ridge
+        coef = coef if axes is None else coef @ axes
         estimator.coef_ = coef / scale
         estimator.intercept_ = estimator.intercept_ - estimator.coef_ @ mean
         estimator.n_features_in_ = X.shape[1]
@@ -258,30 +262,30 @@ def _fit_path(kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[floa
 
 
 def _row_space(Z: np.ndarray) -> np.ndarray | None:
-    """Orthonormal basis of the rows' span, (r, D), where there are fewer rows than features; else None.
+    """Orthonormal axes that span the rows, (n, D), where there are fewer rows than features; else None.
 
     An L2-penalised linear model's coefficients lie in that span (the representer theorem), so nothing is lost.
     """
-    if len(Z) >= Z.shape[1]:
-        return None
-    _, singular, axes = np.linalg.svd(Z, full_matrices=False)
-    return axes[singular > singular[0] * max(Z.shape) * np.finfo(Z.dtype).eps]
+    return np.linalg.qr(Z.T)[0].T if len(Z) < Z.shape[1] else None
 
 
 def _fit_logistic(Z: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     """Strong to weak regularisation, each fit starting from the one before."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     # On features with few strong axes newton-cg needs a tenth of lbfgs's time to the same tolerance.
     model = LogisticRegression(solver="newton-cg", max_iter=MAX_ITER, warm_start=True)
+    # Products of a small matrix gain little from BLAS threads, and on a busy machine waiting for them costs tenfold.
+    threads = 1 if Z.nbytes < SMALL_BYTES else None
     fitted = []
     for c in candidates:
         model.C = c
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # not silenced: returned, and reported by callers
+        with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads, "blas"):
+            # not silenced (iterations used up, or a line search that failed): returned, and reported by callers
+            warnings.simplefilter("always", UserWarning)
             model.fit(Z, y)
-        fitted.append((deepcopy(model).set_params(warm_start=False), bool(model.n_iter_.max() < MAX_ITER)))
+        fitted.append((deepcopy(model).set_params(warm_start=False), not caught))
     return fitted
 
 
@@ -379,6 +383,19 @@ def _ece(confidence: np.ndarray, correct: np.ndarray) -> float:
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = np.bincount(bins, correct - confidence, ECE_BINS)  # per bin: count × (accuracy − confidence)
     return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _finite(X: np.ndarray) -> np.ndarray:
+    X = np.asarray(X, np.float64)
+    if not np.isfinite(X).all():
+        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
+    return X
+
+
+def _check_known(labels: np.ndarray, classes: np.ndarray) -> None:
+    unknown = sorted(set(labels.tolist()) - set(classes.tolist()), key=str)
+    if unknown:
+        raise ProbeError(f"class {unknown[0]!r} is unknown to the model; it knows {_listed(classes)}")
 
 
 def _listed(classes: np.ndarray) -> str:

@@ -1,6 +1,8 @@
 """One HDF5 file of many embeddings: write, read, check. This docstring is the format's specification.
 
-A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.0") is an HDF5 file with
+A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.0") is an HDF5 file in the file format of
+HDF5 1.10, whose metadata carry checksums of their own, so that a damaged file is refused and not followed astray.
+All text is UTF-8 of fixed length, padded with NUL. It has
 
 root attributes
     - ``encoding-type``, ``encoding-version``: text. A reader MUST refuse a major version above its own.
@@ -78,18 +80,17 @@ def write(path: Path, shard: Shard) -> None:
     """
     import h5py
 
-    text = h5py.string_dtype()
-    with atomic(path, verify=read) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        file.attrs["encoding-type"] = ENCODING_TYPE
-        file.attrs["encoding-version"] = ENCODING_VERSION
-        file.attrs["fingerprint"] = shard.fingerprint
-        file.attrs["spec"] = canonical_json(shard.spec)
-        file.attrs["provenance"] = canonical_json(shard.provenance)
+    with atomic(path, verify=read) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        file.attrs["encoding-type"] = _texts(ENCODING_TYPE)
+        file.attrs["encoding-version"] = _texts(ENCODING_VERSION)
+        file.attrs["fingerprint"] = _texts(shard.fingerprint)
+        file.attrs["spec"] = _texts(canonical_json(shard.spec))
+        file.attrs["provenance"] = _texts(canonical_json(shard.provenance))
         file["embeddings"] = shard.embeddings
         file["digests"] = shard.digests
         file["checksums"] = checksums(shard.digests, shard.embeddings)
         file["reject_digests"] = digest_array(shard.rejects)
-        file.create_dataset("reject_reasons", data=list(shard.rejects.values()), dtype=text, shape=len(shard.rejects))
+        file["reject_reasons"] = _texts(list(shard.rejects.values()))
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,14 @@ def digest_array(digests: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), np.uint8).reshape(-1, 32)
 
 
+def _texts(values: str | list[str]) -> np.ndarray:
+    """UTF-8 text of fixed length: HDF5 keeps it in place, where text of any length would need its unchecked heap."""
+    import h5py
+
+    encoded = np.char.encode(np.array(values, np.str_), "utf-8")
+    return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a shard for reading; whatever h5py or JSON stumble over means that it is corrupt."""
@@ -163,35 +172,41 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (ShardCorrupt, FormatTooNew):
         raise
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
 
 
 def _index(path: Path, file: Any) -> ShardIndex:
-    kind, version = file.attrs.get("encoding-type"), str(file.attrs.get("encoding-version", ""))
+    kind, version = _attribute(file, "encoding-type"), _attribute(file, "encoding-version")
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
     if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
         raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
-    spec = json.loads(file.attrs["spec"])
-    if sha256_json(spec) != file.attrs["fingerprint"]:
+    spec = json.loads(_attribute(file, "spec"))
+    if sha256_json(spec) != _attribute(file, "fingerprint"):
         raise ShardCorrupt(f"{path}: its spec does not match its fingerprint; {_mend(path)}")
     embeddings, digests = file["embeddings"], file["digests"][()]
     rows = len(digests)
     refused = [row.tobytes().hex() for row in file["reject_digests"][()]]
     reasons = list(file["reject_reasons"].asstr()[()])
     shapes = (len(embeddings.shape), len(embeddings), digests.shape[1:], len(file["checksums"]), len(reasons))
-    if shapes != (2, rows, (32,), rows, len(refused)) or embeddings.dtype not in (np.float32, np.float16):
+    kinds = digests.dtype == np.uint8 and embeddings.dtype in (np.float32, np.float16)
+    if shapes != (2, rows, (32,), rows, len(refused)) or not kinds:
         raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
     return ShardIndex(
         path=path,
         spec=spec,
-        provenance=json.loads(file.attrs["provenance"]),
+        provenance=json.loads(_attribute(file, "provenance")),
         digests=digests,
         rejects=dict(zip(refused, reasons, strict=True)),
         width=embeddings.shape[1],
         dtype=embeddings.dtype.name,
     )
+
+
+def _attribute(file: Any, name: str) -> str:
+    value = file.attrs.get(name, b"")
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 def _mend(path: Path) -> str:

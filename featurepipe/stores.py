@@ -32,13 +32,15 @@ from PIL import Image
 from featurepipe import shards
 from featurepipe.backbones import PIXELS, Extractor, check_same
 from featurepipe.digests import sha256_file, sha256_json
-from featurepipe.errors import FormatTooNew, ShardCorrupt, StoreError
+from featurepipe.errors import FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
 from featurepipe.files import remove_partials, write_text
 from featurepipe.manifests import Manifest, Sample
 
 ENCODING_TYPE = "featurepipe-store"
 ENCODING_VERSION = "1.0"
 MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest")
+LOCK = ".lock"
+OWN_FILES = (LOCK, ".gitignore", "store.json", "manifest.csv", "rejects.csv")  # and what starts so: *.partial
 
 
 class Row(NamedTuple):
@@ -49,10 +51,14 @@ class Row(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A content still to be embedded, and where it is: one file that holds it, or an image in memory."""
+    """A content still to be embedded, and where it is: one file that holds it, or an image in memory.
+
+    `retried` contents were rejected before; they never share a batch with new ones.
+    """
 
     digest: str
     source: Path | Image.Image
+    retried: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,10 +140,13 @@ class Store:
         store = cls(Path(path))
         header = store.path / "store.json"
         if not header.exists():
-            if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
+            if store.path.exists() and not store._is_headless():
                 raise StoreError(f"{path} exists and is not a featurepipe store; give another place with --store")
-            write_text(store.path / ".gitignore", "*\n")
-            store._write_header(None)
+            store.path.mkdir(parents=True, exist_ok=True)
+            with store.lock():
+                if not header.exists():  # no other process has been faster
+                    write_text(store.path / ".gitignore", "*\n")
+                    store._write_header(None)
         store._header()
         return store
 
@@ -158,7 +167,7 @@ class Store:
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / LOCK, timeout=0):
                 for folder in self._folders():
                     remove_partials(folder)
                 remove_partials(self.path)
@@ -220,7 +229,7 @@ class Store:
         folder = held[0] if held else self.path / f"{_slug(backbone.name)}-{ending}"
         found = self._entry(folder)
         if found is not None:
-            check_same(found.spec, backbone.spec)
+            self._check_moved(found.indexes[0], backbone.spec)
             return found
         provenance = {"name": backbone.name, "source": backbone.source}
         return Entry(folder, backbone.spec, provenance, ())
@@ -263,12 +272,11 @@ class Store:
         checked, problems, repaired = 0, [], []
         for folder in self._folders():
             seen: set[bytes] = set()
-            first_spec = None
+            spec = None
             for path in _shard_paths(folder):
                 try:
                     shard = shards.read(path)
-                    first_spec = first_spec or shard.spec
-                    if shard.spec != first_spec or not folder.name.endswith(shard.fingerprint[:8]):
+                    if not folder.name.endswith(f"-{shard.fingerprint[:8]}") or shard.spec != (spec or shard.spec):
                         raise ShardCorrupt(f"{path} belongs to another backbone ({shard.fingerprint[:8]})")
                     digests = {row.tobytes() for row in shard.digests}
                     if len(digests) < len(shard.digests) or digests & seen:
@@ -279,11 +287,18 @@ class Store:
                         path.rename(path.with_suffix(".corrupt"))
                         repaired.append(str(path))
                     continue
+                spec = shard.spec
                 seen |= digests
                 checked += len(digests)
         return {"ok": not problems, "checked": checked, "problems": problems, "repaired": repaired}
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _is_headless(self) -> bool:
+        """Whether this is an empty folder, or a store that lost its header or was never finished."""
+        held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        own = (path.name.startswith(OWN_FILES) or (path.is_dir() and any(path.glob("shard-*"))) for path in held)
+        return not held or ((self.path / LOCK).exists() and all(own))
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.path.iterdir() if path.is_dir())
@@ -292,9 +307,20 @@ class Store:
         indexes = [shards.read_index(path) for path in _shard_paths(folder)]
         if not indexes:
             return None
-        for index in indexes[1:]:
-            check_same(index.spec, indexes[0].spec)
+        rightful = (index.spec for index in indexes if folder.name.endswith(sha256_json(index.spec)[:8]))
+        spec = next(rightful, indexes[0].spec)
+        for index in indexes:
+            self._check_moved(index, spec)
         return Entry(folder, indexes[0].spec, indexes[0].provenance, tuple(indexes))
+
+    def _check_moved(self, index: shards.ShardIndex, spec: Mapping[str, Any]) -> None:
+        try:
+            check_same(index.spec, spec)
+        except FingerprintMismatch as error:
+            raise FingerprintMismatch(
+                f"{index.path} was moved here from another folder: {error}; "
+                f"set it aside with: featurepipe verify --repair {self.path}"
+            ) from error
 
     def _header(self) -> dict[str, Any]:
         path = self.path / "store.json"
@@ -302,15 +328,18 @@ class Store:
             raise StoreError(f"{self.path} is not a featurepipe store; make one with: featurepipe extract DATA")
         try:
             header = json.loads(path.read_text("utf-8", "surrogateescape"))
-            kind, version = header["encoding-type"], str(header["encoding-version"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is damaged ({error}); move it away and run featurepipe extract again") from error
+            kind, version, root = header["encoding-type"], str(header["encoding-version"]), header["root"]
+            major = int(version.split(".")[0])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged ({error}); remove it and run featurepipe extract again") from error
         if kind != ENCODING_TYPE:
             raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
-        if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
+        if major > int(ENCODING_VERSION.split(".")[0]):
             raise FormatTooNew(
                 f"{self.path} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
             )
+        if not isinstance(root, str | None):
+            raise StoreError(f"{path} is damaged (root {root!r}); remove it and run featurepipe extract again")
         return header
 
     def _write_header(self, root: str | None) -> None:
@@ -338,39 +367,37 @@ class Writer:
     entry: Entry
     provenance: dict[str, Any]
     rows_per_shard: int
-    _digests: list[str] = field(default_factory=list)
-    _vectors: list[np.ndarray] = field(default_factory=list)
-    _rejects: dict[str, str] = field(default_factory=dict)
+    _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(default_factory=list)
     _known_rejects: dict[str, str] = field(init=False)
     _next: int = field(init=False)
 
     def __post_init__(self) -> None:
-        numbers = [int(path.stem.removeprefix("shard-")) for path in self.entry.folder.glob("shard-*.*")]
-        self._next = max(numbers, default=-1) + 1
+        names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
+        self._next = max((int(name[1]) for name in names if name), default=-1) + 1
         self._known_rejects = self.entry.rejects()
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
-        self._digests.extend(digests)
-        self._vectors.append(vectors)
-        self._rejects.update((digest, why) for digest, why in rejects.items() if digest not in self._known_rejects)
-        if len(self._digests) + len(self._rejects) >= self.rows_per_shard:
+        new = {digest: why for digest, why in rejects.items() if digest not in self._known_rejects}
+        self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
+        if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
             self.commit()
 
     def commit(self) -> None:
         """Write what has gathered as a shard, unless there is nothing."""
-        if not self._digests and not self._rejects:
+        digests = [digest for digests, _, _ in self._taken for digest in digests]
+        rejects = {digest: why for _, _, rejects in self._taken for digest, why in rejects.items()}
+        if not digests and not rejects:
             return
         shard = shards.Shard(
             spec=self.entry.spec,
             provenance=self.provenance,
-            embeddings=np.concatenate(self._vectors),
-            digests=shards.digest_array(self._digests),
-            rejects=self._rejects,
+            embeddings=np.concatenate([vectors for _, vectors, _ in self._taken]),
+            digests=shards.digest_array(digests),
+            rejects=rejects,
         )
         shards.write(self.entry.folder / f"shard-{self._next:05d}.h5", shard)
-        self._next += 1
-        self._digests, self._vectors, self._rejects = [], [], {}
+        self._next, self._taken = self._next + 1, []
 
 
 def digest_rows(
@@ -408,8 +435,8 @@ def plan(rows: Sequence[Row], root: Path, entry: Entry) -> list[Pending]:
     missing: dict[str, Pending] = {}
     for row in rows:
         if row.digest and row.digest not in have:
-            missing.setdefault(row.digest, Pending(row.digest, root / row.sample.path))
-    return sorted(missing.values(), key=lambda pending: pending.digest in refused)
+            missing.setdefault(row.digest, Pending(row.digest, root / row.sample.path, row.digest in refused))
+    return sorted(missing.values(), key=lambda pending: pending.retried)
 
 
 def _shard_paths(folder: Path) -> list[Path]:
@@ -422,7 +449,7 @@ def _slug(name: str) -> str:
 
 def _csv(header: Sequence[str], lines: Any) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # its own line end, \r\n, is what makes it quote both characters in names
     writer.writerow(header)
     writer.writerows(lines)
     return text.getvalue()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones.networks import BUNDLED, PRECISIONS, embed, freeze, make_network, probe_width
+from featurepipe.backbones.networks import (
+    BUNDLED,
+    PRECISIONS,
+    embed,
+    freeze,
+    make_network,
+    probe_width,
+    set_pooling,
+)
 from featurepipe.backbones.pixels import PIXELS, Pixels
 from featurepipe.backbones.specs import PENULTIMATE, Transform, check_same, make_spec
 from featurepipe.backbones.weights import first_line, load_weights, read_weights
-from featurepipe.digests import sha256_json, sha256_state_dict
+from featurepipe.digests import canonical_json, sha256_json, sha256_state_dict
 from featurepipe.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -134,7 +144,10 @@ def create(
         return Pixels()
     name = name or BUNDLED
     given = {key: value for key, value in (transform or {}).items() if value is not None}
-    arguments = dict(arguments or {})
+    if unknown := given.keys() - {field.name for field in fields(Transform)}:
+        known = ", ".join(field.name for field in fields(Transform))
+        raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {known}")
+    arguments = _plain(arguments or {})
     if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
         raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
     if random_weights and weights is not None:
@@ -151,10 +164,8 @@ def create(
     if state is not None:
         load_weights(module, state, file, timm_name)
     if pooling is not None and layer == PENULTIMATE:
-        module.reset_classifier(0, pooling)
-    if "img_size" in arguments:
-        given.setdefault("input_size", _square(arguments["img_size"]))
-    resolved = _resolve_transform(module, {**config.get("transform", {}), **given})
+        set_pooling(module, pooling, name)
+    resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
     chosen = resolve_device(device)
     module = freeze(module).to(chosen)
     precision = _resolve_precision(precision)
@@ -252,16 +263,29 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _resolve_transform(module: torch.nn.Module, overrides: Mapping[str, Any]) -> Transform:
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as they will be read back from JSON, so that a backbone made again gets the very same."""
+    try:
+        return json.loads(canonical_json(dict(arguments)))
+    except (TypeError, ValueError) as error:
+        raise BackboneError(f"backbone arguments are numbers, text and lists of them; {error}") from error
+
+
+def _resolve_transform(
+    module: torch.nn.Module, of_file: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, Any]
+) -> Transform:
+    """Values of timm, under those of the weights file, of the network's shape, and of the caller."""
     import timm.data
 
-    config = timm.data.resolve_model_data_config(module)
-    return Transform.from_mapping({**config, **overrides})
-
-
-def _square(size: Any) -> tuple[int, int, int]:
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return (3, int(height), int(width))
+    config = {**timm.data.resolve_model_data_config(module), **of_file}
+    channels, *size = np.atleast_1d(config["input_size"]).tolist()
+    if "img_size" in arguments:
+        size = np.broadcast_to(arguments["img_size"], 2).tolist()
+    if arguments.get("in_chans", channels) != channels:
+        channels = arguments["in_chans"]
+        for key in ("mean", "std"):  # greyscale: the mean of the colours'
+            config[key] = fmean(np.atleast_1d(config[key]))
+    return Transform.from_mapping({**config, "input_size": (channels, *size), **given})
 
 
 def _resolve_precision(precision: str) -> str:

@@ -29,14 +29,14 @@ def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, s
     check_name(name)
     try:
         with torch.random.fork_rng(devices=[]), _quiet("huggingface_hub", "timm"):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     except OSError as error:
         raise WeightsUnavailable(
             f"the weights of {name} cannot be downloaded ({first_line(error)}); "
             "give a file with --weights, or use the bundled backbone (-b bundled)"
         ) from error
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm's constructors raise anything on arguments that do not fit
         hint = "; give a file with --weights" if "No pretrained weights" in str(error) else ""
         raise BackboneError(f"timm cannot make {name}: {first_line(error)}{hint}") from error
 
@@ -60,13 +60,13 @@ def check_name(name: str) -> None:
 
     if ":" in name:  # hf-hub:… and local-dir:…; timm resolves them
         return
-    architecture, _, tag = name.partition(".")
+    architecture, dot, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = [BUNDLED, *timm.list_models()]
         near = difflib.get_close_matches(architecture, known, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "list names with: featurepipe backbones"
         raise BackboneError(f"no backbone is called {name!r}; {hint}")
-    if tag:
+    if dot:
         tags = [full for full in timm.list_pretrained(f"{architecture}.*") if full.partition(".")[0] == architecture]
         if name not in tags:
             known_tags = f"it has {', '.join(tags)}" if tags else "it has none"
@@ -78,16 +78,27 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
+    """Choose how the penultimate layer is pooled."""
+    try:
+        module.reset_classifier(0, pooling)
+    except Exception as error:
+        raise BackboneError(f"{name} cannot be pooled by {pooling!r}: {first_line(error)}") from error
+
+
 def embed(
     module: torch.nn.Module, pixels: np.ndarray, transform: Transform, layer: str, pooling: str | None, precision: str
 ) -> np.ndarray:
     """The one place where a network runs: eval mode, inference mode, autocast, timm's normalisation."""
     import torch
 
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != transform.input_size:
+        raise BackboneError(f"pixels are uint8 of shape (B, {transform.input_size}); got {pixels.dtype} {pixels.shape}")
     device = next(module.parameters()).device
     with torch.inference_mode():
         module.eval()  # a notebook may have called train() on it since
-        x = torch.from_numpy(pixels).to(device).float().div_(255)  # (B, C, H, W), 0…1
+        x = torch.from_numpy(np.require(pixels, requirements="CW"))  # a view that torch may hold
+        x = x.to(device).float().div_(255)  # (B, C, H, W), 0…1
         mean = torch.tensor(transform.mean, device=device).view(-1, 1, 1)
         std = torch.tensor(transform.std, device=device).view(-1, 1, 1)
         x = x.sub_(mean).div_(std)
@@ -114,15 +125,14 @@ def probe_width(
     """Check layer and input size by one forward pass, and return the embedding's length."""
     if layer != PENULTIMATE:
         stages = len(getattr(module, "feature_info", ()))
-        number = layer.removeprefix("stage")
-        if not (layer.startswith("stage") and number.isdecimal() and 1 <= int(number) <= stages):
+        if layer not in (f"stage{number}" for number in range(1, stages + 1)):
             raise BackboneError(f"{name} has no layer {layer!r}; use penultimate, or stage1 to stage{stages}")
         if pooling not in (None, "avg", "max"):
             raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
     blank = np.zeros((1, *transform.input_size), np.uint8)
     try:
         features = embed(module, blank, transform, layer, pooling, precision)
-    except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever a network says to input that does not fit
         size = "×".join(map(str, transform.input_size))
         raise BackboneError(
             f"{name} does not run on {size} input: {first_line(error)}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
 
 SPEC_FORMAT = 1
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 PENULTIMATE = "penultimate"
 
 
@@ -43,23 +46,53 @@ class Transform:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Transform:
-        """Build from timm's data config or from JSON; a scalar mean or std serves all channels."""
-        size = tuple(int(n) for n in values["input_size"])
-        return cls(
-            input_size=size,
-            interpolation=str(values["interpolation"]),
-            mean=_per_channel(values["mean"], size[0]),
-            std=_per_channel(values["std"], size[0]),
-            crop_pct=float(values["crop_pct"]),
-            crop_mode=str(values.get("crop_mode") or "center"),
-        )
+        """Build from timm's data config or from JSON; a scalar mean or std serves all channels.
+
+        Raises
+        ------
+        BackboneError
+            Values that no image could be transformed with.
+        """
+        try:
+            size = tuple(int(n) for n in values["input_size"])
+            made = cls(
+                input_size=size,
+                interpolation=str(values["interpolation"]),
+                mean=_per_channel(values["mean"], size[0]),
+                std=_per_channel(values["std"], size[0]),
+                crop_pct=float(values["crop_pct"]),
+                crop_mode=str(values.get("crop_mode") or "center"),
+            )
+        except (TypeError, ValueError, IndexError) as error:
+            raise BackboneError(f"a transform cannot be made of {dict(values)}: {error}") from error
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        channels, size = self.input_size[0], self.input_size[1:]
+        for fits, says in (
+            (len(size) == 2 and min(size) > 0, f"input_size is channels, height, width; got {self.input_size}"),
+            (channels in (1, 3), f"images give 1 or 3 channels; input_size asks for {channels}"),
+            (len(self.mean) == channels, f"mean needs {channels} values, one per input channel; got {len(self.mean)}"),
+            (len(self.std) == channels, f"std needs {channels} values, one per input channel; got {len(self.std)}"),
+            (
+                all(map(isfinite, self.mean + self.std)) and 0 not in self.std,
+                f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
+            ),
+            (0 < self.crop_pct < float("inf"), f"crop_pct is the share of the short side kept; got {self.crop_pct}"),
+            (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
+            (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
+        ):
+            if not fits:
+                raise BackboneError(f"the transform cannot be used: {says}")
+
+
+def _choose(field: str, value: str, known: tuple[str, ...]) -> str:
+    return f"{field} {value!r} is unknown; use {', '.join(known)}"
 
 
 def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
-    values = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else (float(value),) * channels
-    if len(values) != channels:
-        raise BackboneError(f"mean and std need {channels} values, one per input channel; got {len(values)}")
-    return values
+    return tuple(float(v) for v in value) if np.ndim(value) else (float(value),) * channels
 
 
 class Extractor(Protocol):
@@ -108,6 +141,7 @@ def make_spec(
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise FingerprintMismatch naming each field of two specs that differs, wanted and found."""
     differences = []
+    found, wanted = _flat(found), _flat(wanted)
     for key in sorted(found.keys() | wanted.keys()):
         if canonical_json(found.get(key)) != canonical_json(wanted.get(key)):
             differences.append(f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}")
@@ -115,3 +149,9 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise FingerprintMismatch(
             f"not the same backbone: {'; '.join(differences)}; give the one that was used, or extract anew"
         )
+
+
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with each field of the transform beside the others."""
+    transform = {f"transform.{key}": value for key, value in (spec.get("transform") or {}).items()}
+    return {**{key: value for key, value in spec.items() if key != "transform"}, **transform}

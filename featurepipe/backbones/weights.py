@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a weights file, and what it says of itself: ``architecture, arguments, transform``."""
     import timm.models
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise WeightsUnavailable(f"weights file {path} does not exist; give its place with --weights")
@@ -30,8 +31,11 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
         else:
             state = timm.models.load_state_dict(str(path), weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise BackboneError(f"{path} cannot be read as weights: {first_line(error)}") from error
+        state = {str(key): value for key, value in state.items()}
+    except Exception as error:  # a file can be broken in more ways than its readers have exceptions for
+        raise BackboneError(
+            f"{path} cannot be read as weights: {first_line(error)}; give a state dict saved as .safetensors"
+        ) from error
     if any(key.startswith("backbone.") for key in state):  # a model file that carries its backbone
         state = {key[9:]: value for key, value in state.items() if key.startswith("backbone.")}
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
@@ -43,7 +47,10 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a safetensors header says: our own JSON, or plain transform values under timm's names."""
     if "featurepipe" in metadata:
-        return json.loads(metadata["featurepipe"])
+        config = json.loads(metadata["featurepipe"])
+        if "backbone" in config:  # a model file
+            config = config["backbone"]["spec"]
+        return {**config, "transform": dict(config.get("transform", {}))}
     transform: dict[str, Any] = {}
     for key in ("mean", "std", "crop_pct", "input_size"):
         if key in metadata:
@@ -55,10 +62,12 @@ def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
 def load_weights(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
     """Load weights strictly, after timm's own key conversion for this architecture and without the classifier."""
     own = module.state_dict()
-    if not own.keys() <= state.keys():
-        convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-        if convert is not None:
-            state = convert(state, module)
+    reshaped = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    other_size = bool(reshaped) and all("pos" in key for key in reshaped)  # position tables of another img_size
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and (other_size or not own.keys() <= state.keys()):
+        with contextlib.suppress(Exception):  # it takes for granted that the weights are this architecture's
+            state = convert(dict(state), module)
     classifiers = module.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{c}." for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
     state = {key: value for key, value in state.items() if key in own or not key.startswith(prefixes)}

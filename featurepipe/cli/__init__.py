@@ -38,19 +38,24 @@ class _Group(click.Group):
     """Turns the package's errors into one red line and an exit code, at this one place."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if as_json:
+                click.echo(json.dumps({"error": error.format_message()}))
+            raise
         except FeaturepipeError as error:
-            self._fail(ctx, str(error), FAILED)
+            self._fail(ctx, str(error), FAILED, as_json)
         except KeyboardInterrupt:
-            self._fail(ctx, RESUME, INTERRUPTED)
+            self._fail(ctx, RESUME, INTERRUPTED, as_json)
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
-            self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED)
+            self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED, as_json)
 
     @staticmethod
-    def _fail(ctx: click.Context, message: str, code: int) -> None:
+    def _fail(ctx: click.Context, message: str, code: int, as_json: bool) -> None:
         message = " ".join(message.split())
-        if ctx.meta.get("json"):
+        if as_json:
             click.echo(json.dumps({"error": message}))
         click.secho(f"featurepipe: {message}", fg="red", err=True)
         ctx.exit(code)

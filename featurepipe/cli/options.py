@@ -18,11 +18,6 @@ def _options(*decorators: Callable) -> Callable:
     return decorate
 
 
-def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.meta["json"] = value
-    return value
-
-
 def _parse_arguments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE pairs; a value that is a Python literal becomes one (8, True, (1, 2)), anything else stays text."""
     arguments: dict[str, Any] = {}
@@ -47,9 +42,7 @@ def _parse_shots(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return shots
 
 
-AS_JSON = click.option(
-    "--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json, help="Print one JSON object on stdout."
-)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 WORKERS = click.option("-j", "--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]")
@@ -59,7 +52,7 @@ BATCH = click.option(
 WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
 )
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
 BACKBONE = _options(
     click.option("-b", "--backbone", help="timm name, 'bundled' or 'pixels'.  [default: bundled]"),
     WEIGHTS,

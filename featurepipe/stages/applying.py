@@ -72,7 +72,7 @@ def evaluate(
     matrix, _ = labelled(matrix)
     which, mask = _evaluated(matrix, loaded, split)
     part = matrix.take(mask)
-    figures = probes.evaluate(loaded.estimator, part.X, part.y, loaded.temperature)
+    figures = probes.evaluate(loaded.estimator, part.X, _truth(part, loaded), loaded.temperature)
     return {
         "model": str(model),
         "split": which,
@@ -82,6 +82,12 @@ def evaluate(
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _truth(matrix: FeatureMatrix, model: models.Model) -> np.ndarray:
+    """The labels as the model's own classes: a manifest's are text, those of a notebook's model may be numbers."""
+    own = {str(label): label for label in model.classes.tolist()}
+    return np.array([own.get(label, label) for label in matrix.y], object)
 
 
 def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[str, np.ndarray]:

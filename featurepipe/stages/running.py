@@ -10,6 +10,7 @@ from typing import Any
 
 from featurepipe import extraction, models, reports
 from featurepipe.backbones import Extractor
+from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import default_name, extract, make_extractor
@@ -56,7 +57,7 @@ def run(
     started = time.perf_counter()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
-    extractor = make_extractor(backbone, {**options, "device": device})
+    extractor = make_extractor(backbone, {**options, "device": device, "seed": seed})
     extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
     results = folder / Store.open(store).entry(extractor).folder.name
     probed = probe(
@@ -105,7 +106,15 @@ def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any
     -------
     dict
         ``model, report``.
+
+    Raises
+    ------
+    ModelFileError
+        The file comes from `TransferClassifier.save`, which measures nothing.
     """
     path = Path(output) if output is not None else Path(model).with_suffix(".html")
-    write_text(path, reports.page(models.load(model)))
+    loaded = models.load(model)
+    if "evaluated_on" not in loaded.card:
+        raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
+    write_text(path, reports.page(loaded))
     return {"model": str(model), "report": str(path)}

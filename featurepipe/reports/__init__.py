@@ -1,0 +1,60 @@
+"""Reports: one self-contained HTML page of a model file, drawn from the model's own card.
+
+No network and no script: the style is inline and the drawings are inline SVG. What comes from outside (class names,
+paths, notes) cannot become markup, because `tag` escapes every string that is not already `Html`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featurepipe import models
+from featurepipe.errors import ModelFileError
+from featurepipe.reports import sections
+from featurepipe.reports.intervals import wilson
+from featurepipe.reports.markup import STYLE, tag
+
+__all__ = ["page", "wilson"]
+
+
+def page(model: models.Model) -> str:
+    """Draw a model's page.
+
+    Parameters
+    ----------
+    model : Model
+        Its card, backbone, kind and classes are read; nothing is computed again.
+
+    Returns
+    -------
+    str
+        A whole HTML document that needs nothing beside it.
+
+    Raises
+    ------
+    ModelFileError
+        The card has no figures: `featurepipe.estimators.TransferClassifier` saves such files.
+    """
+    card = model.card
+    if "evaluated_on" not in card:
+        raise ModelFileError("the model file holds no figures to report; one that featurepipe probe writes does")
+    figures = card[card["evaluated_on"]]
+    data = Path(card["data"]["root"]).name or card["data"]["root"]
+    title = f"{data}: {model.kind} probe"
+    parts = [
+        sections.headline(model, title, data, figures),
+        sections.warnings(model),
+        sections.baselines(card, figures),
+        sections.few_labels(card, figures),
+        sections.figures(card, figures),
+        sections.selection(model),
+        sections.confusion(figures),
+        sections.per_class(figures),
+        sections.how_made(model),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+        f"{tag('title', title)}<style>{STYLE}</style></head>\n<body>{tag('main', *parts)}</body></html>\n"
+    )

@@ -1,0 +1,115 @@
+"""Drawings as SVG: mostly x in percent of the width and y in pixels, so that text keeps its size on any screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from featurepipe.reports.intervals import wilson
+from featurepipe.reports.markup import Html, columns, percent, short, tag
+
+COUNTED = 20  # classes up to which the confusion matrix shows counts
+
+
+def bars(values: Mapping[str, float], n: int) -> Html:
+    """One bar for each fraction on a 0–100 % track, with its Wilson interval for n images."""
+    parts = []
+    for i, (name, value) in enumerate(values.items()):
+        low, high = (f"{100 * bound:.2f}%" for bound in wilson(value, n))
+        span = {"x1": low, "x2": high, "y1": 52 * i + 33, "y2": 52 * i + 33}
+        width, colour = f"{100 * value:.2f}%", name.replace(" ", "-")
+        parts += [
+            tag("text", tag("tspan", percent(value)), f" {name}", x=0, y=52 * i + 18, class_="name"),
+            tag("rect", x=0, y=52 * i + 25, width="100%", height=16, class_="field"),
+            tag("rect", x=0, y=52 * i + 25, width=width, height=16, class_=colour),
+            tag("line", **span, class_="halo"),
+            tag("line", **span, class_="whisker"),
+        ]
+    return tag("figure", tag("svg", *parts, width="100%", height=52 * len(values), role="img"))
+
+
+def curves(
+    title: str,
+    x: Sequence[float],
+    labels: Sequence[str],
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    scale: float,
+    chosen: float | None = None,
+) -> Html:
+    """Curves of (low, value, high) over a logarithmic axis; the labels show values times `scale`."""
+    if len(set(x)) < 2:
+        return Html()
+    logs = np.log10(x)
+    at = [f"{place:.2f}%" for place in 14 + 82 * (logs - logs[0]) / (logs[-1] - logs[0])]
+    ticks = _ticks(np.array(list(curves.values())))
+
+    def y(value: float) -> float:
+        return round(20 + 150 * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
+
+    parts = []
+    for tick in ticks:
+        parts.append(tag("line", x1="10%", x2="100%", y1=y(tick), y2=y(tick)))
+        parts.append(tag("text", f"{scale * tick:g}", x="8.5%", y=y(tick) + 4, text_anchor="end"))
+    for place, value, label in zip(at, x, labels, strict=True):
+        parts.append(tag("text", label, x=place, y=190, text_anchor="middle"))
+        if value == chosen:
+            parts.append(tag("line", x1=place, x2=place, y1=12, y2=170, class_="mark"))
+            parts.append(tag("text", "chosen", x=place, y=8, text_anchor="middle"))
+    for name, points in curves.items():
+        drawn = list(zip(at, points, strict=True))
+        lines = [tag("line", x1=p, x2=q, y1=y(v[1]), y2=y(w[1])) for (p, v), (q, w) in pairwise(drawn)]
+        spans = [tag("line", x1=p, x2=p, y1=y(v[0]), y2=y(v[2]), class_="whisker") for p, v in drawn]
+        dots = [tag("circle", tag("title", f"{scale * v[1]:.4g}"), cx=p, cy=y(v[1]), r=3) for p, v in drawn]
+        parts.append(tag("g", *lines, *spans, *dots, class_=f"curve {name.replace(' ', '-')}"))
+    keys = [tag("span", name, class_=f"key curve {name.replace(' ', '-')}") for name in curves if name]
+    caption = tag("figcaption", tag("div", title), *keys)
+    return tag("figure", caption, tag("svg", *parts, width="100%", height=196, role="img"))
+
+
+def _ticks(values: np.ndarray) -> list[float]:
+    """Two to six round numbers around values that are not negative."""
+    high = max(float(values.max()), 0.02)
+    low = min(float(values.min()), high - 0.02)
+    decade = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(decade * m for m in (1, 2, 5, 10) if (high - low) / (decade * m) <= 4)
+    return [round(i * step, 9) for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
+    """Heat map of counts (K, K), rows true, columns predicted. All in pixels: its cells are square."""
+    K = len(classes)
+    cell = max(7, min(56, 640 // K))
+    names = list(map(short, classes)) if cell >= 12 else []
+    left = 7.3 * max(map(columns, names), default=0) + 10  # a monospaced 12 px character is 7.2 px wide
+    top = 0.71 * left if K <= COUNTED else 4
+    parts = [tag("rect", x=left, y=top, width=K * cell, height=K * cell, class_="field")]
+    for i, name in enumerate(names):
+        middle, full = (i + 0.5) * cell, tag("title", classes[i])
+        parts.append(tag("text", name, full, x=left - 6, y=top + middle + 4, text_anchor="end"))
+        if K <= COUNTED:
+            place = f"translate({left + middle:.1f} {top - 6:.1f}) rotate(-45)"
+            parts.append(tag("text", name, full, transform=place))
+    parts += _cells(counts, classes, cell, left, top)
+    width, height = round(left + K * cell + top), round(top + K * cell + 2)
+    box = f"0 0 {width} {height}"
+    return tag("svg", *parts, viewBox=box, width=width, height=height, role="img", class_="matrix")
+
+
+def _cells(counts: np.ndarray, classes: Sequence[str], cell: int, left: float, top: float) -> list[Html]:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = min(14, 1.5 * cell / len(str(counts.max())))
+    parts = []
+    for i, j in np.argwhere(counts):
+        x, y, depth = left + j * cell, top + i * cell, math.sqrt(shares[i, j])
+        title = tag("title", f"{classes[i]}: {counts[i, j]} of {counts[i].sum()} classified as {classes[j]}")
+        where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": cell - 1, "height": cell - 1}
+        colour = {"class_": "right" if i == j else "wrong", "fill_opacity": f"{depth:.2f}"}
+        parts.append(tag("rect", title, **where, **colour))
+        if len(classes) <= COUNTED:
+            where = {"x": f"{x + cell / 2:.1f}", "y": f"{y + cell / 2 + size / 3:.1f}", "text_anchor": "middle"}
+            looks = {"style": f"font-size: {size:.1f}px; pointer-events: none", "class_": "full" * (depth > 0.6)}
+            parts.append(tag("text", counts[i, j], **where, **looks))
+    return parts

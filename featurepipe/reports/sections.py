@@ -1,0 +1,225 @@
+"""The sections of the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, models, probes
+from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
+from featurepipe.reports.intervals import wilson
+from featurepipe.reports.markup import SPACE, Html, join, percent, section, table, tag, wilson_text
+
+BASELINES = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
+OPEN = 30  # classes up to which the whole per-class table lies open
+LOWEST = 10  # classes that lie open of a longer one
+NINETY_FIVE = f"95{SPACE}%"
+
+
+def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
+    """The figure that counts, how sure it is, and of what."""
+    card, where, backbone = model.card, model.card["evaluated_on"], model.backbone
+    fitted_on = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
+    seen = join("embeddings of the frozen backbone ", tag("b", backbone["name"]))
+    if backbone["spec"]["architecture"] == backbones.PIXELS:
+        seen = "raw pixels"
+    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
+    no_test = "" if where == "test" else f" There is no test split: the figures are measured on {where}."
+    size = f", trained on {fitted_on:,} images of {len(model.classes):,} classes from "
+    return join(
+        tag("h1", title),
+        tag("p", percent(figures["top1"]), class_="top1"),
+        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test),
+        tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), "."),
+    )
+
+
+def warnings(model: models.Model) -> Html:
+    """Notes, and a banner where the weights are random."""
+    seed = model.backbone["source"]["random_seed"]
+    notes = [tag("li", note) for note in model.card["notes"]]
+    random = tag("b", "random weights: a baseline, not a trained backbone")
+    learned = f" (seed {seed}). The network has learned nothing; only the probe on top of it was fitted."
+    return join(
+        tag("div", random, learned, class_="box") if seed is not None else "",
+        tag("div", tag("b", "Notes"), tag("ul", *notes), class_="box") if notes else "",
+    )
+
+
+def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """The probe beside what it has to beat."""
+    found = {name: card["baselines"].get(key) for key, name in BASELINES.items()}
+    present = {name: value for name, value in found.items() if value is not None}
+    absent = ", ".join(name for name in found if name not in present)
+    return section(
+        "Beside its baselines",
+        tag("p", _verdict(figures, present)) if present else "",
+        bars({"this probe": figures["top1"], **present}, figures["n"]),
+        tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
+        tag("small", f"Not computed: {absent}.") if absent else "",
+    )
+
+
+def _verdict(figures: Mapping[str, Any], present: Mapping[str, float]) -> str:
+    best = max(present, key=lambda name: present[name])
+    named = f"the best baseline, {best} ({percent(present[best])})"
+    if figures["top1"] <= present[best]:
+        return f"The probe does not beat {named}."
+    text = f"The probe is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
+    if present[best] >= wilson(figures["top1"], figures["n"])[0]:
+        text += f" That is inside the probe's {NINETY_FIVE} interval: the difference may be chance."
+    return text
+
+
+def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """Top-1 by shots; nothing where none were asked for."""
+    few = sorted(card["few_shot"], key=lambda one: one["shots"])
+    if not few:
+        return Html()
+    lines = {"all labels": [(figures["top1"],) * 3] * len(few), "this probe": []}
+    for key, name in BASELINES.items():
+        if all(one["baselines"].get(key) is not None for one in few):
+            lines[name] = [(one["baselines"][key],) * 3 for one in few]
+    others = list(lines)[2:]
+    rows = []
+    for i, one in enumerate(few):
+        mean, std = one["mean"], one["std"] or 0.0  # a single draw has none
+        lines["this probe"].append((max(0.0, mean - std), mean, min(1.0, mean + std)))
+        spread = f" ± {100 * std:.1f}" if one["std"] is not None else ""
+        means = [percent(lines[name][i][1]) for name in others]
+        rows.append([f"{one['shots']:,}", percent(mean) + spread, *means, one["repeats"]])
+    shots = [one["shots"] for one in few]
+    what = (
+        "Top-1 of probes trained on a few labelled images per class (shots), on the same"
+        f" {figures['n']:,} {card['evaluated_on']} images: mean ± standard deviation over random draws. The"
+        " regularisation is chosen by cross-validation inside each draw."
+    )
+    return section(
+        "With few labels",
+        tag("p", what),
+        curves("top-1 in %, by shots", shots, [f"{n:,}" for n in shots], lines, 100),
+        table(["shots", "this probe", *others, "draws"], rows),
+    )
+
+
+def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """The figures on the reported split and on the selection data."""
+    columns = {card["evaluated_on"]: figures}
+    if card["evaluated_on"] != "val" and "top1" in (card["val"] or {}):  # there may have been nothing to select on
+        columns["selection data"] = card["val"]
+    even, bins = math.log(len(figures["classes"])), probes.ECE_BINS
+    rows = [
+        [join(name, tag("small", meaning)), *(form(column[key]) for column in columns.values())]
+        for name, key, form, meaning in (
+            ("top-1", "top1", percent, "share of images whose most probable class is the right one"),
+            ("balanced accuracy", "balanced_accuracy", percent, "mean of the classes' recalls"),
+            ("log-loss", "log_loss", "{:.3f} nats".format, f"0 is perfect; guessing evenly gives {even:.3f}"),
+            ("ECE", "ece", "{:.3f}".format, f"mean gap between confidence and accuracy, {bins} bins"),
+            ("images", "n", "{:,}".format, ""),
+        )
+    ]
+    before = "Selection data: the chosen candidate, before the final fit"
+    if len(card["selection"]["path"]) > 1:
+        before += "; picked as the best, so a little flattered"
+    return section("Figures", table(["", *columns], rows), tag("small", f"{before}.") if len(columns) > 1 else "")
+
+
+def selection(model: models.Model) -> Html:
+    """How C or alpha was chosen."""
+    selection, where = model.card["selection"], model.card["evaluated_on"]
+    name, path, chosen = probes.KINDS[model.kind][0], selection["path"], selection["chosen"]
+    how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"
+    used = f"{where} was not used for it."
+    if selection["on"] == where:
+        used = f"{where} is also what is reported, so the figures above are too good."
+    values = [step[name] for step in path]
+    labels = [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]  # short: for a phone
+    charts, rows = [], []
+    for key, what, scale in (("top1", "top-1 in %", 100), ("log_loss", "log-loss in nats", 1)):
+        curve = [(step[key],) * 3 for step in path]
+        charts.append(curves(f"{what}, by {name}", values, labels, {"": curve}, scale, chosen))
+    for step in path:
+        said = ", ".join(["chosen"] * (step[name] == chosen) + ["not converged"] * (not step["converged"]))
+        rows.append([f"{step[name]:g}", percent(step["top1"]), f"{step['log_loss']:.3f}", said])
+    return section(
+        f"How {name} was chosen",
+        tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}"),
+        tag("small", "The best top-1 wins, of equal ones the lower log-loss.") if len(path) > 1 else "",
+        tag("div", *charts, class_="pair"),
+        table([name, "top-1", "log-loss", ""], rows, [value == chosen for value in values]) if path else "",
+    )
+
+
+def confusion(figures: Mapping[str, Any]) -> Html:
+    """The confusion matrix and the pairs most often confused; nothing where the card has no counts."""
+    if figures["confusion"] is None:
+        return Html()
+    counts, classes = np.array(figures["confusion"]), figures["classes"]
+    wrong = counts - np.diag(np.diag(counts))  # (K, K)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:5]
+    pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
+    rows = [[classes[i], classes[j], f"{counts[i, j]:,}", percent(counts[i, j] / counts[i].sum())] for i, j in pairs]
+    head = ["true class", "taken for", "images", "of the class"]
+    legend = "Rows: true class; columns: predicted class. Blue is right, orange wrong; depth: root of share of the row."
+    return section(
+        "What is taken for what",
+        tag("div", matrix(counts, classes), class_="wide"),
+        tag("small", legend, "" if len(classes) <= COUNTED else " Point at a cell to see its classes."),
+        tag("h3", "Most confused pairs"),
+        table(head, rows, class_="words") if rows else tag("p", "No image was classified wrongly."),
+    )
+
+
+def per_class(figures: Mapping[str, Any]) -> Html:
+    """Precision, recall, F1 and support of every class, lowest recall first."""
+    head = ["class", "recall", f"{NINETY_FIVE} interval", "precision", "F1", "support"]
+    known = figures["per_class"].items()
+    order = sorted(known, key=lambda item: (not item[1]["support"], item[1]["recall"], item[0]))
+    rows = [_class_row(name, one) for name, one in order]
+    first = len(rows) if len(rows) <= OPEN else LOWEST
+    rest = [tag("summary", f"the other {len(rows) - first:,} classes"), table(head, rows[first:])]
+    return section(
+        "Per class",
+        tag("p", "Lowest recall first", f": the lowest {first} of {len(rows):,}." if rows[first:] else "."),
+        table(head, rows[:first]),
+        tag("details", *rest) if rows[first:] else "",
+    )
+
+
+def _class_row(name: str, one: Mapping[str, Any]) -> list[object]:
+    if not one["support"]:
+        return [name, "–", "–", percent(one["precision"]), "–", 0]
+    end = f"{100 * one['recall']:.1f}%"
+    style = f"background: linear-gradient(90deg, var(--tint) {end}, transparent {end})"
+    bar = tag("span", percent(one["recall"]), class_="bar", style=style)
+    interval = wilson_text(one["recall"], one["support"])
+    return [name, bar, interval, percent(one["precision"]), f"{one['f1']:.3f}", f"{one['support']:,}"]
+
+
+def how_made(model: models.Model) -> Html:
+    """Everything needed to make it again."""
+    card, backbone, spec = model.card, model.backbone, model.backbone["spec"]
+    source, data = backbone["source"], card["data"]
+    random = "random" if source["random_seed"] is not None else source["name"]
+    facts = {
+        "backbone": backbone["name"],
+        "architecture": spec["architecture"] + (f" {json.dumps(spec['arguments'])}" if spec["arguments"] else ""),
+        "layer": spec["layer"],
+        "pooling": spec["pooling"] or "the model's own",
+        "precision": spec["precision"],
+        "transform": ", ".join(f"{key} {json.dumps(value)}" for key, value in spec["transform"].items()),
+        "weights": source["weights"] or random,
+        "weights digest": tag("span", spec["weights"] or "none", class_="code"),
+        "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
+        "data": f"{data['root']}: {data['samples']:,} labelled images of {data['classes']:,} classes",
+        "splits": ", ".join(f"{n:,} {name}" for name, n in card["splits"].items()) + f" ({card['split_source']})",
+        "seed": card["seed"],
+        "versions": ", ".join(f"{library} {version}" for library, version in card["versions"].items()),
+        "created": card["created"],
+    }
+    rows = [[tag("small", name), value] for name, value in facts.items()]
+    return section("How it was made", table([], rows, class_="words"))

@@ -1,0 +1,36 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of real weights and data sets."""
+    if not os.environ.get("FEATUREPIPE_SHARED"):
+        pytest.skip("FEATUREPIPE_SHARED is not set")
+    return Path(os.environ["FEATUREPIPE_SHARED"])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Factory of folders of class folders, under `splits` if given: gradients that differ by class, with noise."""
+
+    def make(classes=("ant", "bee"), per_class=3, splits=(), *, name="photos", size=(48, 40), seed=0):
+        root, rng = tmp_path / name, np.random.default_rng(seed)
+        ramp = np.linspace(0, 120, size[0])[None, :, None] * np.ones((size[1], 1, 3))
+        for split in splits or ("",):
+            for number, label in enumerate(classes):
+                folder = root / split / label
+                folder.mkdir(parents=True, exist_ok=True)
+                for index in range(per_class):
+                    pixels = np.roll(ramp, 7 * number, axis=1) + 40 * number + rng.integers(0, 60, ramp.shape)
+                    image = Image.fromarray((pixels % 256).astype(np.uint8))
+                    image.save(folder / f"{index}.{'png' if index % 3 == 2 else 'jpg'}")
+        return root
+
+    return make

@@ -1,0 +1,100 @@
+import os
+
+import pytest
+
+from featurepipe import files
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "f.txt"
+    files.write_text(path, "one")
+    files.write_text(path, "två\n")
+    assert path.read_bytes() == "två\n".encode()
+    assert listing(path.parent) == ["f.txt"]
+
+
+def test_text_keeps_the_bytes_of_names_that_are_not_utf8(tmp_path):
+    files.write_text(tmp_path / "f", os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "f").read_bytes() == b"caf\xe9"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, error):
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def write():
+        with files.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["f"]
+
+
+def test_the_new_name_appears_only_when_the_content_is_complete_and_verified(tmp_path):
+    path, seen = tmp_path / "f", []
+
+    def verify(temporary):
+        seen.append((temporary.read_text(), path.exists(), temporary.parent))
+
+    with files.atomic(path, verify) as temporary:
+        temporary.write_text("new")
+    assert seen == [("new", False, tmp_path)]
+    assert path.read_text() == "new"
+
+
+def test_failed_verification_stops_the_rename(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def refuse(_):
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"), files.atomic(path, refuse) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["f"]
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), files.atomic(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    files.write_bytes(tmp_path / "f", b"x")
+    assert calls == (["sync", "rename"] if os.name == "nt" else ["sync", "rename", "sync"])
+
+
+def test_two_writers_of_one_name_do_not_share_a_temporary_file(tmp_path):
+    with files.atomic(tmp_path / "f") as first, files.atomic(tmp_path / "f") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "f").read_text() == "first"
+
+
+def test_remove_partials_removes_leftovers_and_nothing_else(tmp_path):
+    with files.atomic(tmp_path / "shard.h5") as temporary:
+        temporary.write_text("x")
+        leftover = temporary.with_name("other" + temporary.name)
+        leftover.write_text("half")
+    (tmp_path / "folder.partial").mkdir()
+    (tmp_path / "partial").write_text("mine")
+    assert files.remove_partials(tmp_path) == 1
+    assert listing(tmp_path) == ["folder.partial", "partial", "shard.h5"]
+    assert files.remove_partials(tmp_path / "nowhere") == 0

@@ -1,0 +1,330 @@
+"""The model file: what goes in comes out, runs no code, and knows its backbone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+
+from featurepipe import backbones, models, probes
+from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
+
+ARCHIVES = Path(__file__).parent / "archives"
+HOSTILE = ["a,b\n\"c\"'", "<script>alert(1)</script>", "ünïcode 🐝", "../../etc/passwd", " ", "caf\udce9", "\x00x\t", "%s{0}"]
+TINY = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+
+
+def trained(kind="logistic", names=("ant", "bee", "cat"), backbone=None):
+    """A model on made-up embeddings, and embeddings to try it on."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % len(names)
+    centres = rng.normal(size=(len(names), 5))
+    X = (centres[y] + 0.5 * rng.normal(size=(60, 5))).astype(np.float32)
+    probe = probes.fit(kind, X, np.array(list(names))[y])
+    backbone = backbone or backbones.Pixels()
+    model = models.Model(
+        kind=kind,
+        estimator=probe.estimator,
+        temperature=probe.temperature,
+        backbone={
+            "name": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "spec": backbone.spec,
+            "source": backbone.source,
+        },
+        seen=models.digest_keys(["ff" * 32, "00" * 32, "0123456789abcdef" + "0" * 48]),
+        card={"selection": {"on": probe.selected_on, "chosen": probe.chosen, "path": probe.path}, "extra": [1, None]},
+    )
+    return model, rng.normal(size=(40, 5)).astype(np.float32)
+
+
+def rewrite(path, change=lambda header: None, **tensors):
+    """Damage a model file: change its header, replace or (None) drop tensors."""
+    with safe_open(path, "np") as file:
+        header = json.loads(file.metadata()["featurepipe"])
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    held |= {key.replace("_", "."): value for key, value in tensors.items()}
+    header = change(header) or header
+    save_file({k: v for k, v in held.items() if v is not None}, path, metadata={"featurepipe": json.dumps(header)})
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    models.save(path, trained()[0])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize("names", [("yes", "no"), ("ant", "bee", "cat"), (3, 1), (10, 20, 5, -1), (False, True), HOSTILE])
+def test_round_trip(tmp_path, kind, names):
+    model, X = trained(kind, names)
+    models.save(tmp_path / "deep" / "m.safetensors", model)
+    back = models.load(tmp_path / "deep" / "m.safetensors")
+    assert back.classes.tolist() == model.classes.tolist() == sorted(names)
+    assert [type(c) for c in back.classes.tolist()] == [type(c) for c in names]
+    assert back.estimator.predict(X).tolist() == model.estimator.predict(X).tolist()
+    np.testing.assert_array_equal(back.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(back.estimator.decision_function(X), model.estimator.decision_function(X))
+    assert (back.kind, back.temperature, back.backbone, back.card) == (
+        kind, model.temperature, json.loads(json.dumps(model.backbone)), model.card,
+    )  # fmt: skip
+    np.testing.assert_array_equal(back.seen, np.unique(model.seen))
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("logistic", LogisticRegression), ("ridge", RidgeClassifier)])
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
+def test_the_estimator_is_scikit_learns_own(tmp_path, kind, type_, names):
+    model, X = trained(kind, names)
+    models.save(tmp_path / "m.safetensors", model)
+    estimator = models.load(tmp_path / "m.safetensors").estimator
+    assert type(estimator) is type_
+    assert isinstance(estimator, ClassifierMixin)
+    assert estimator.score(X, estimator.predict(X)) == 1
+    name = probes.KINDS[kind][0]
+    assert estimator.get_params()[name] == model.card["selection"]["chosen"]
+    with pytest.raises(ValueError, match="5 features"):
+        estimator.predict(X[:, :4])
+    if kind == "logistic":
+        np.testing.assert_allclose(estimator.predict_proba(X), model.predict_proba(X), atol=1e-12)
+
+
+def test_a_head_alone_holds_three_tensors_and_one_json_header(file):
+    with safe_open(file, "np") as opened:
+        assert set(opened.keys()) == {"head.weight", "head.bias", "seen"}
+        assert list(opened.metadata()) == ["featurepipe"]
+        header = json.loads(opened.metadata()["featurepipe"])
+        assert opened.get_tensor("head.weight").shape == (3, 5)
+    assert set(header) == {
+        "encoding-type", "encoding-version", "kind", "classes", "temperature", "backbone", "card",
+    }  # fmt: skip
+    assert (header["encoding-type"], header["encoding-version"]) == ("featurepipe-model", "1.0")
+    assert set(header["backbone"]) == {"name", "fingerprint", "spec", "source"}
+
+
+def test_loading_unpickles_nothing(file, monkeypatch):
+    import pickle
+
+    def refuse(*_, **__):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    models.load(file)
+    assert b"sklearn" not in file.read_bytes()
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match=r"\.safetensors"):
+        models.save(tmp_path / "model.pkl", trained()[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_that_is_no_json_leaves_the_old_file(file):
+    old = file.read_bytes()
+    model, _ = trained()
+    model.card["figure"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        models.save(file, model)
+    assert file.read_bytes() == old
+    assert [path.name for path in file.parent.iterdir()] == ["m.safetensors"]
+
+
+def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
+    rewrite(file, lambda h: {**h, "encoding-version": "1.7", "new": 1})
+    assert models.load(file).kind == "logistic"
+    rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
+    with pytest.raises(FormatTooNew, match=r"model format 2\.0.*reads 1\.0.*upgrade"):
+        models.load(file)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(ModelFileError, match="does not exist.*featurepipe probe"):
+        models.load(tmp_path / "none.safetensors")
+    with pytest.raises(ModelFileError):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"\xff" * 100, b'{"a": 1}'])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"m\.safetensors"):
+        models.load(path)
+
+
+def test_other_safetensors_files_are_refused(tmp_path):
+    save_file({"a": np.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelFileError, match="not a featurepipe model"):
+        models.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(file, keep):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelFileError, match="cannot be read as a model"):
+        models.load(file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"change": lambda h: {**h, "encoding-version": "one"}},
+        {"change": lambda h: {k: v for k, v in h.items() if k != "classes"}},
+        {"change": lambda h: {**h, "classes": ["a", "b"]}},
+        {"change": lambda h: {**h, "classes": None}},
+        {"change": lambda h: {**h, "card": []}},
+        {"change": lambda h: {**h, "kind": "svm"}},
+        {"change": lambda h: [h]},
+        {"head_weight": np.zeros((2, 5))},
+        {"head_weight": np.zeros(15)},
+        {"head_bias": np.zeros(2)},
+        {"head_bias": None},
+        {"seen": None},
+    ],
+    ids=str,
+)
+def test_a_header_that_does_not_fit_its_tensors_is_refused(file, damage):
+    rewrite(file, **damage)
+    with pytest.raises(ModelFileError, match=r"m\.safetensors|kind 'svm'"):
+        models.load(file)
+
+
+def test_has_seen(file):
+    known = ["ff" * 32, "0123456789abcdef" + "9" * 48]
+    assert models.load(file).has_seen([*known, "ab" * 32]).tolist() == [True, True, False]
+    assert models.load(file).has_seen([]).tolist() == []
+
+
+# -- the backbone that it belongs to ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A backbone with a weights file of its own."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    module = backbones.create("test_resnet", **TINY).module
+    save_file({k: v.numpy() for k, v in module.state_dict().items()}, path)
+    options = {key: value for key, value in TINY.items() if key != "random_weights"}
+    return path, backbones.create("test_resnet", weights=path, **options)
+
+
+def same(made, backbone):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
+    np.testing.assert_allclose(made.embed(pixels), backbone.embed(pixels), atol=1e-6)
+    return made.fingerprint == backbone.fingerprint
+
+
+def test_weights_that_stayed_are_found(file, network):
+    model, _ = trained(backbone=network[1])
+    assert same(models.open_backbone(model, file, device="cpu"), network[1])
+
+
+def test_weights_that_moved_are_asked_for_and_taken(file, network, tmp_path):
+    model, _ = trained(backbone=network[1])
+    model.backbone["source"] = {**network[1].source, "weights": str(tmp_path / "gone.safetensors")}
+    with pytest.raises(WeightsUnavailable, match=r"gone\.safetensors does not exist.*--weights"):
+        models.open_backbone(model, file, device="cpu")
+    assert same(models.open_backbone(model, file, weights=network[0], device="cpu"), network[1])
+
+
+def test_other_weights_are_refused_by_the_field_that_differs(file, network, tmp_path):
+    model, _ = trained(backbone=network[1])
+    state = {k: v + 1e-3 if v.dtype == np.float32 else v for k, v in load_all(network[0]).items()}
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(FingerprintMismatch, match="weights is '[0-9a-f]{64}', not '[0-9a-f]{64}'"):
+        models.open_backbone(model, file, weights=tmp_path / "other.safetensors", device="cpu")
+
+
+def test_a_backbone_inside_the_file_needs_no_other(tmp_path, network):
+    model, _ = trained(backbone=network[1])
+    model.backbone["source"] = {**network[1].source, "weights": str(tmp_path / "gone.safetensors")}
+    models.save(tmp_path / "m.safetensors", model, module=network[1].module)
+    loaded = models.load(tmp_path / "m.safetensors")
+    assert same(models.open_backbone(loaded, tmp_path / "m.safetensors", device="cpu"), network[1])
+    model.backbone["source"] = {**network[1].source, "weights": None, "random_seed": 5}
+    models.save(tmp_path / "m.safetensors", model, module=network[1].module)
+    loaded = models.load(tmp_path / "m.safetensors")
+    assert same(models.open_backbone(loaded, tmp_path / "m.safetensors", device="cpu"), network[1])
+
+
+def test_a_damaged_backbone_inside_the_file_is_noticed(tmp_path, network):
+    model, _ = trained(backbone=network[1])
+    other = backbones.create("test_resnet", **TINY, seed=1)
+    models.save(tmp_path / "m.safetensors", model, module=other.module)
+    with pytest.raises(FingerprintMismatch, match="weights is"):
+        models.open_backbone(model, tmp_path / "m.safetensors", device="cpu")
+
+
+def test_random_weights_are_made_again(file):
+    backbone = backbones.create("test_resnet", **TINY, seed=3)
+    model, _ = trained(backbone=backbone)
+    state = torch.random.get_rng_state()
+    assert same(models.open_backbone(model, file, device="cpu"), backbone)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_pixels_need_no_weights(file):
+    assert models.open_backbone(models.load(file), file) == backbones.Pixels()
+
+
+def test_weights_of_another_architecture_are_refused(file, network, tmp_path):
+    model, _ = trained(backbone=network[1])
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(BackboneError, match=r"a\.safetensors does not fit test_resnet"):
+        models.open_backbone(model, file, weights=tmp_path / "a.safetensors", device="cpu")
+
+
+def load_all(path):
+    with safe_open(path, "np") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+# -- files of released versions are read for ever -----------------------------------------------------------------
+
+ARCHIVED_X = np.array([[1, 0], [0, 1], [-1, -1], [0.5, 0.5]], np.float32)
+
+
+def write_archive(path):
+    """How tests/archives/model-1.0.safetensors was made (featurepipe 0.1.0); it is never written again."""
+    estimator = LogisticRegression(C=0.5)
+    estimator.classes_ = np.array(["ant", "bee", "ćma"])
+    estimator.coef_ = np.array([[2.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
+    estimator.intercept_ = np.array([0.0, 0.5, 0.25])
+    pixels = backbones.Pixels()
+    model = models.Model(
+        kind="logistic",
+        estimator=estimator,
+        temperature=1.0,
+        backbone={"name": "pixels", "fingerprint": pixels.fingerprint, "spec": pixels.spec, "source": pixels.source},
+        seen=models.digest_keys(["ab" * 32]),
+        card={"selection": {"on": "given", "chosen": 0.5, "path": []}},
+    )
+    models.save(path, model)
+
+
+def test_the_archive_of_version_1_0_predicts_the_same_for_ever():
+    model = models.load(ARCHIVES / "model-1.0.safetensors")
+    assert model.estimator.predict(ARCHIVED_X).tolist() == ["ant", "bee", "ćma", "bee"]
+    expected = [
+        [0.776966, 0.173364, 0.049670],
+        [0.073234, 0.892173, 0.034593],
+        [0.013745, 0.022662, 0.963594],
+        [0.354296, 0.584136, 0.061567],
+    ]
+    np.testing.assert_allclose(model.predict_proba(ARCHIVED_X), expected, atol=1e-5)
+    assert model.has_seen(["ab" * 32, "cd" * 32]).tolist() == [True, False]
+    assert models.open_backbone(model, ARCHIVES / "model-1.0.safetensors").fingerprint == model.backbone["fingerprint"]
+
+
+def test_the_archive_is_what_its_function_writes(tmp_path):
+    write_archive(tmp_path / "again.safetensors")
+    again, archived = models.load(tmp_path / "again.safetensors"), models.load(ARCHIVES / "model-1.0.safetensors")
+    np.testing.assert_array_equal(again.estimator.coef_, archived.estimator.coef_)
+    assert again.card == archived.card

@@ -1,0 +1,403 @@
+"""Probes against scikit-learn, hand-made examples and plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featurepipe import probes
+from featurepipe.errors import ProbeError
+
+KINDS = ("logistic", "ridge")
+
+
+def clusters(n=60, width=8, classes=3, *, seed=0, spread=1.5, names=None):
+    """Noisy clusters, every class equally often; features of very different scales."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    X = np.random.default_rng(99).normal(size=(classes, width))[y] + spread * rng.normal(size=(n, width))
+    X = (X * 10.0 ** np.linspace(-3, 3, width) + 5).astype(np.float32)
+    return X, y if names is None else np.array(names)[y]
+
+
+def explicit(kind, value):
+    """The probe as one would write it with scikit-learn, solved tightly."""
+    model = (
+        LogisticRegression(C=value, tol=1e-9, max_iter=20_000) if kind == "logistic" else RidgeClassifier(alpha=value)
+    )
+    return make_pipeline(StandardScaler(), model)
+
+
+# -- the same as scikit-learn -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0.003, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("n", "width", "classes", "names"),
+    [
+        (80, 8, 2, None),
+        (80, 8, 2, ["yes", "no"]),
+        (90, 8, 3, ["b", "a", "ü"]),
+        (120, 12, 12, None),
+        (20, 50, 2, None),
+        (30, 100, 5, list("vwxyz")),
+    ],
+)
+def test_folded_estimator_equals_the_explicit_pipeline(kind, value, n, width, classes, names):
+    X, y = clusters(n, width, classes, names=names)
+    X[:, 3] = 7.25  # a constant feature
+    X[:, 4] = 0
+    Z, _ = clusters(50, width, classes, seed=1)
+    probe, pipeline = probes.fit(kind, X, y, value=value), explicit(kind, value).fit(X.astype(float), y)
+    assert type(probe.estimator) is type(pipeline[-1])
+    assert probe.estimator.classes_.tolist() == pipeline.classes_.tolist()
+    theirs = pipeline.decision_function(Z.astype(float))
+    np.testing.assert_allclose(probe.estimator.decision_function(Z.astype(float)), theirs, atol=2e-3)
+    if kind == "logistic":
+        np.testing.assert_allclose(probe.predict_proba(Z), pipeline.predict_proba(Z.astype(float)), atol=1e-3)
+        np.testing.assert_allclose(probe.predict_proba(Z), probe.estimator.predict_proba(Z), atol=1e-9)
+    same = probe.estimator.predict(Z) == pipeline.predict(Z.astype(float))
+    assert same.mean() > 0.97  # a tie within the solvers' tolerance may fall either way
+    assert (probe.classes[probe.predict_proba(Z).argmax(1)] == probe.estimator.predict(Z)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_features_than_samples_give_coefficients_in_feature_space(kind):
+    X, y = clusters(20, 300, 3)
+    probe = probes.fit(kind, X, y, value=0.1)
+    assert probe.estimator.coef_.shape == (3, 300)
+    assert probe.estimator.n_features_in_ == 300
+    pipeline = explicit(kind, 0.1).fit(X.astype(float), y)
+    np.testing.assert_allclose(probe.estimator.coef_ * X.std(0), pipeline[-1].coef_, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (6, 10)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_rows_give_the_class_shares(kind, shape):
+    y = np.arange(shape[0]) % 3 // 2  # two thirds of class 0
+    probe = probes.fit(kind, np.full(shape, 0.1, np.float32), y, value=1.0)
+    assert (probe.estimator.predict(np.full(shape, 0.1)) == 0).all()
+    if kind == "logistic":
+        np.testing.assert_allclose(probe.predict_proba(np.full((1, shape[1]), 0.1)), [[2 / 3, 1 / 3]], atol=1e-3)
+
+
+def test_a_feature_of_tiny_scale_still_counts():
+    X = np.zeros((40, 3))
+    X[:, 1] = 1e-20 * (np.arange(40) % 2)
+    probe = probes.fit("logistic", X, np.arange(40) % 2)
+    assert probe.scores["top1"] == 1
+
+
+# -- selection ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_candidate_on_val_is_chosen_and_refitted_on_train_and_val(kind):
+    X, y = clusters(60, spread=4)
+    V, v = clusters(40, spread=4, seed=1)
+    name, grid = probes.KINDS[kind]
+    probe = probes.fit(kind, X, y, V, v)
+    top1 = [np.mean(explicit(kind, c).fit(X.astype(float), y).predict(V.astype(float)) == v) for c in grid]
+    np.testing.assert_allclose([step["top1"] for step in probe.path], top1, atol=0.026)
+    assert probe.selected_on == "val"
+    assert [step[name] for step in probe.path] == list(grid)
+    best = max(step["top1"] for step in probe.path)
+    ties = [step for step in probe.path if step["top1"] == best]
+    assert probe.chosen == min(ties, key=lambda step: step["log_loss"])[name]
+    both = explicit(kind, probe.chosen).fit(np.concatenate([X, V]).astype(float), np.concatenate([y, v]))
+    ours, theirs = probe.estimator.decision_function(V.astype(float)), both.decision_function(V.astype(float))
+    np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+
+
+def test_the_val_set_decides():
+    X, y = clusters(60, 80, 2, spread=3)
+    noisy = y.copy()
+    noisy[::3] = 1 - noisy[::3]
+    like_train = probes.fit("logistic", X, noisy, X, noisy)  # learnt by heart is best
+    clean = probes.fit("logistic", X, noisy, *clusters(400, 80, 2, spread=3, seed=1))
+    assert like_train.chosen > clean.chosen
+
+
+def test_a_given_value_is_used_as_it_is():
+    X, y = clusters()
+    probe = probes.fit("logistic", X, y, value=0.0123)
+    assert (probe.chosen, probe.selected_on, len(probe.path)) == (0.0123, "given", 1)
+    assert probe.estimator.C == 0.0123
+    one = probes.fit("logistic", X[:3], y[:3], value=0.0123)
+    assert (one.chosen, one.selected_on, one.estimator.C) == (0.0123, "given", 0.0123)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
+def test_a_value_that_is_no_strength_is_refused(value):
+    with pytest.raises(ProbeError, match="C must be above 0"):
+        probes.fit("logistic", *clusters(), value=value)
+
+
+def test_one_sample_per_class_takes_the_middle_of_the_grid():
+    X, y = clusters(3, classes=3)
+    probe = probes.fit("logistic", X, y)
+    assert probe.chosen == probes.C_GRID[len(probes.C_GRID) // 2]
+    assert "one sample per class" in probe.selected_on
+    assert probe.estimator.predict(X).tolist() == y.tolist()
+
+
+def test_cross_validated_scores_are_those_of_a_plain_loop():
+    X, y = clusters(53, classes=3, spread=4)
+    folds = probes._folds(y, 7)
+    guess = np.empty_like(y)
+    for fold in np.unique(folds):  # statistics, too, come from the training part only
+        pipeline = explicit("ridge", 10.0).fit(X[folds != fold].astype(float), y[folds != fold])
+        guess[folds == fold] = pipeline.predict(X[folds == fold].astype(float))
+    probe = probes.fit("ridge", X, y, value=10.0, seed=7)
+    assert probe.scores["top1"] == pytest.approx(np.mean(guess == y))
+    assert probe.scores["n"] == 53
+
+
+def test_labels_without_meaning_score_no_better_than_chance():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(100, 400)), rng.permutation(np.arange(100) % 2)
+    assert probes.fit("logistic", X, y, value=1.0).scores["top1"] < 0.7
+
+
+@pytest.mark.parametrize("sizes", [(50, 50), (23, 7, 2), (5, 3, 1), (2, 2, 2, 2)])
+def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    folds = probes._folds(y, 0)
+    for label, size in enumerate(sizes):
+        mine = folds[y == label]
+        if size == 1:
+            assert mine.tolist() == [-1]
+            continue
+        counts = np.bincount(mine, minlength=probes.FOLDS)
+        assert counts.max() - counts.min() <= 1
+        assert all((mine != fold).any() for fold in range(probes.FOLDS))
+    assert probes._folds(y, 0).tolist() == folds.tolist()
+    assert max(sizes) < 10 or probes._folds(y, 1).tolist() != folds.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiny_classes_are_taken(kind):
+    X, y = clusters(30, classes=2)
+    X, y = np.concatenate([X, X[:3] + 50]), np.concatenate([y, [2, 3, 3]])
+    probe = probes.fit(kind, X, y)
+    assert probe.classes.tolist() == [0, 1, 2, 3]
+    assert probe.scores["n"] == 32  # class 2's only sample is never held out
+
+
+# -- what cannot be fitted ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    X, y = clusters()
+    broken = X.copy()
+    broken[5, 2] = bad
+    for arguments in ((broken, y), (X, y, broken, y)):
+        with pytest.raises(ProbeError, match="not finite"):
+            probes.fit("logistic", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [(np.zeros(60, int), r"only one class \(0\)"), (np.full(60, "cat"), r"only one class \('cat'\)")],
+)
+def test_one_class_is_refused(y, message):
+    with pytest.raises(ProbeError, match=message):
+        probes.fit("ridge", clusters()[0], y)
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ProbeError, match="no samples"):
+        probes.fit("ridge", np.empty((0, 4)), np.empty(0))
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(ProbeError, match="'svm' is unknown; use logistic or ridge"):
+        probes.fit("svm", *clusters())
+
+
+def test_a_class_that_only_val_has_is_refused():
+    X, y = clusters()
+    with pytest.raises(ProbeError, match="class 2 is unknown"):
+        probes.fit("logistic", X[y < 2], y[y < 2], X, y)
+
+
+def test_iterations_used_up_are_reported(monkeypatch):
+    monkeypatch.setattr(probes, "MAX_ITER", 1)
+    probe = probes.fit("logistic", *clusters(spread=4), value=10.0)
+    assert probe.path[0]["converged"] is False
+
+
+def test_a_failed_line_search_is_reported(monkeypatch):
+    import warnings
+
+    fit = LogisticRegression.fit
+
+    def failing(self, *arguments):
+        warnings.warn("Line Search failed", stacklevel=1)
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(LogisticRegression, "fit", failing)
+    assert probes.fit("logistic", *clusters(), value=1.0).path[0]["converged"] is False
+
+
+def test_ordinary_data_converge():
+    assert all(step["converged"] for step in probes.fit("logistic", *clusters(spread=3)).path)
+
+
+# -- figures ------------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """An 'estimator' whose scores are given."""
+
+    def __init__(self, proba, classes):
+        self.scores, self.classes_ = np.log(proba), np.array(classes)
+
+    def decision_function(self, X):
+        return self.scores
+
+
+def test_ece_of_an_example_worked_by_hand():
+    # bins of 1/15: 0.95 and 0.94 share [14/15, 1], 0.6 and 0.62 share [9/15, 10/15)
+    confidence, correct = np.array([0.95, 0.94, 0.6, 0.62, 0.8]), np.array([1, 0, 1, 1, 0], bool)
+    by_hand = (2 * abs(0.5 - 0.945) + 2 * abs(1 - 0.61) + 1 * abs(0 - 0.8)) / 5
+    assert probes._ece(confidence, correct) == pytest.approx(by_hand)
+
+
+def test_ece_equals_a_plain_loop_over_bins():
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.uniform(0.2, 1, 500), rng.random(500) < 0.6
+    total = 0.0
+    for b in range(15):
+        inside = (confidence >= b / 15) & (confidence < (b + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    assert probes._ece(confidence, correct) == pytest.approx(total)
+
+
+def test_ece_takes_full_confidence():
+    assert probes._ece(np.ones(4), np.array([1, 1, 0, 1], bool)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("names", [list(range(4)), ["d", "c", "b", "a"]])
+def test_figures_equal_scikit_learns(names):
+    rng = np.random.default_rng(0)
+    classes = np.unique(names)
+    proba = rng.dirichlet(np.ones(4), 200)
+    y = classes[np.minimum(rng.integers(0, 5, 200), 3)]
+    guess = classes[proba.argmax(1)]
+    figures = probes.evaluate(Fixed(proba, classes), np.empty((200, 1)), y)
+    assert figures["n"] == 200
+    assert figures["top1"] == np.mean(guess == y)
+    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, guess))
+    assert figures["log_loss"] == pytest.approx(log_loss(y, proba, labels=classes))
+    assert figures["confusion"] == confusion_matrix(y, guess, labels=classes).tolist()
+    assert figures["classes"] == [str(c) for c in classes]
+    expected = precision_recall_fscore_support(y, guess, labels=classes, zero_division=0)
+    for label, *row in zip(classes, *expected, strict=True):
+        assert list(figures["per_class"][str(label)].values()) == pytest.approx(row)
+
+
+def test_a_class_without_samples_does_not_enter_the_balance():
+    proba = np.array([[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]])
+    figures = probes.evaluate(Fixed(proba, ["a", "b", "c"]), np.empty((2, 1)), ["a", "a"])
+    assert figures["balanced_accuracy"] == 0.5
+    assert figures["per_class"]["c"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+
+
+def test_certain_and_wrong_is_a_finite_loss():
+    with np.errstate(divide="ignore"):
+        figures = probes.evaluate(Fixed(np.array([[1.0, 1e-320]]), ["a", "b"]), np.empty((1, 1)), ["b"])
+    assert 600 < figures["log_loss"] < 800
+
+
+@pytest.mark.parametrize(("classes", "there"), [(100, True), (101, False)])
+def test_confusion_stops_at_100_classes(classes, there):
+    proba = np.full((classes, classes), 1e-6) + np.eye(classes)
+    figures = probes.evaluate(Fixed(proba, range(classes)), np.empty((classes, 1)), range(classes))
+    assert (figures["confusion"] is not None) is there
+
+
+@pytest.mark.parametrize(("y", "message"), [([], "no labelled samples"), (["a", "emu"], "'emu' is unknown.*a, b")])
+def test_what_cannot_be_evaluated(y, message):
+    with pytest.raises(ProbeError, match=message):
+        probes.evaluate(Fixed(np.full((len(y), 2), 0.5), ["a", "b"]), np.empty((len(y), 1)), y)
+
+
+def test_majority_is_the_commonest_training_class():
+    assert probes.majority(np.array(list("aab")), np.array(list("abbb"))) == 0.25
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_temperature_of_ridge_lowers_log_loss_and_changes_no_prediction(classes):
+    X, y = clusters(150, classes=classes, spread=2)
+    T, t = clusters(300, classes=classes, spread=2, seed=1)
+    probe = probes.fit("ridge", X, y)
+    cooled, plain = probes.evaluate(probe.estimator, T, t, probe.temperature), probes.evaluate(probe.estimator, T, t)
+    assert cooled["log_loss"] < plain["log_loss"] - 0.05
+    assert cooled["confusion"] == plain["confusion"]
+    np.testing.assert_allclose(probe.predict_proba(T).sum(1), 1)
+    assert (probe.classes[probe.predict_proba(T).argmax(1)] == probe.estimator.predict(T.astype(float))).all()
+
+
+def test_logistic_needs_no_temperature():
+    assert probes.fit("logistic", *clusters()).temperature == 1
+
+
+# -- few shots ----------------------------------------------------------------------------------------------------
+
+
+def test_few_shot_draws_are_seeded_distinct_and_complete(monkeypatch):
+    X, y = clusters(60)
+    X[:, 0] = np.arange(60)  # names the row
+    drawn = []
+    fit = probes.fit
+
+    def spy(kind, X, y, **options):
+        drawn.append((X[:, 0].astype(int).tolist(), np.bincount(y).tolist()))
+        return fit(kind, X, y, value=1.0)
+
+    monkeypatch.setattr(probes, "fit", spy)
+    few = [probes.fit_few_shot("ridge", X, y, X, y, shots=4, repeats=3, seed=seed) for seed in (5, 5, 6)]
+    assert all(len(set(rows)) == 12 and counts == [4, 4, 4] for rows, counts in drawn)
+    assert drawn[:3] == drawn[3:6] != drawn[6:]
+    assert drawn[0] != drawn[1]
+    assert few[0] == few[1]
+    assert few[0]["mean"] == pytest.approx(np.mean(few[0]["top1"]))
+    assert few[0]["std"] == pytest.approx(np.std(few[0]["top1"], ddof=1))
+    assert (few[0]["shots"], few[0]["repeats"], len(few[0]["top1"])) == (4, 3, 3)
+
+
+def test_few_shot_selection_never_sees_test_labels():
+    X, y = clusters(60, spread=3)
+    T, t = clusters(60, spread=3, seed=1)
+    right = probes.fit_few_shot("ridge", X, y, T, t, shots=5, repeats=3)
+    wrong = probes.fit_few_shot("ridge", X, y, T, (t + 1) % 3, shots=5, repeats=3)
+    assert right["mean"] > wrong["mean"]
+    guesses = probes.fit_few_shot("ridge", X, y, T, (t + 2) % 3, shots=5, repeats=3)
+    total = np.sum([right["top1"], wrong["top1"], guesses["top1"]], axis=0)
+    np.testing.assert_allclose(total, 1)  # the same predictions, whatever the test labels say
+
+
+def test_one_draw_has_no_deviation():
+    X, y = clusters()
+    assert probes.fit_few_shot("ridge", X, y, X, y, shots=1, repeats=1)["std"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"shots": 21}, "class 0 has 20 training images, fewer than 21"), ({"shots": 0}, "at least 1")],
+)
+def test_impossible_few_shot_requests(options, message):
+    X, y = clusters(60)
+    with pytest.raises(ProbeError, match=message):
+        probes.fit_few_shot("ridge", X, y, X, y, **options)

@@ -1,0 +1,409 @@
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+
+from featurepipe import backbones, errors, models, probes, reports
+from featurepipe.reports import markup
+
+HOSTILE = "<b>&\"'</style><script>alert(1)</script>"
+SPEC = {
+    "format": 1,
+    "architecture": "mobilenetv2_035",
+    "arguments": {"pad_type": "same"},
+    "weights": "ab" * 32,
+    "transform": {"input_size": [3, 224, 224], "interpolation": "bilinear", "crop_pct": 0.875},
+    "layer": "penultimate",
+    "pooling": "avg",
+    "precision": "fp32",
+}
+SHOTS = [
+    {"shots": shots, "repeats": 3, "mean": mean, "std": std, "top1": [mean] * 3, "baselines": {"pixels": mean / 2}}
+    for shots, mean, std in ((10, 0.8, 0.01), (1, 0.4, 0.05))
+]
+
+
+def step(c, top1, log_loss=0.5, converged=True):
+    return {"C": c, "top1": top1, "log_loss": log_loss, "converged": converged}
+
+
+def make(names=("ant", "bee", "wasp"), guesses=None, *, where="test", n=60, seed=0, source=None, spec=None, **card):
+    """A model whose figures are those of a real classifier, or of the given guesses of class numbers."""
+    generator = np.random.default_rng(seed)
+    names = np.array(sorted(names), object)
+    truth = np.arange(n) % len(names)
+    X = np.eye(len(names))[truth] + 0.45 * generator.normal(size=(n, len(names)))
+    estimator = LogisticRegression().fit(X, names[truth].astype(str))
+    if guesses is None:
+        figures = probes.evaluate(estimator, X, names[truth].astype(str))
+    else:
+        figures = probes._evaluate(np.eye(len(names))[guesses(truth)], names[truth], names)
+    filled = {
+        "data": {"root": "photos/insects", "samples": 4321, "classes": len(names)},
+        "splits": {"train": 3000, "val": 1000, "test": n} if where == "test" else {"train": 3000, "val": n, "test": 0},
+        "split_source": "made here: 60/20/20, stratified, seed 7",
+        "evaluated_on": where,
+        "selection": {
+            "on": "val" if where == "test" else "5-fold cross-validation on train",
+            "chosen": 0.1,
+            "path": [step(0.01, 0.6), step(0.1, 0.9, 0.3), step(1.0, 0.8, 0.4, converged=False)],
+        },
+        "val": figures if where == "val" else {"source": "val", **figures, "top1": 0.7654},
+        "test": figures if where == "test" else None,
+        "baselines": {"majority": 0.111, "pixels": 0.222, "random_backbone": 0.333},
+        "few_shot": [],
+        "seed": 7,
+        "notes": [],
+        "versions": {"torch": "2.5.1", "timm": "1.0.12"},
+        "created": "2025-01-02T03:04:05+00:00",
+        **card,
+    }
+    backbone = {
+        "name": "mobilenet",
+        "fingerprint": "cd" * 32,
+        "spec": {**SPEC, **(spec or {})},
+        "source": {"name": "mobilenet", "weights": None, "random_seed": None, **(source or {})},
+    }
+    return models.Model("logistic", estimator, 1.0, backbone, np.empty(0, np.uint64), filled)
+
+
+def tree(page):
+    return ET.fromstring(page)
+
+
+def text(element):
+    return re.sub(r"\s+", " ", "".join(element.itertext())).strip()
+
+
+def section(page, title):
+    found = [part for part in tree(page).iter("section") if part[0].text == title]
+    return found[0] if found else None
+
+
+def rows(element):
+    return [[text(cell) for cell in row] for row in element.iter("tr")]
+
+
+def table_of(page, title):
+    return [row for row in rows(section(page, title)) if row]
+
+
+class Balance(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag == "meta"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+VARIANTS = {
+    "plain": {},
+    "val": {"where": "val"},
+    "two": {"names": ("ant", "bee")},
+    "many": {"names": [f"class {i}" for i in range(150)], "n": 450},
+    "sixty": {"names": [f"class {i}" for i in range(60)], "n": 180},
+    "few": {"few_shot": SHOTS},
+    "bare": {
+        "baselines": {"majority": None, "pixels": None, "random_backbone": None},
+        "val": None,
+        "selection": {"on": "nothing: one sample per class, so the middle of the grid", "chosen": 0.01, "path": []},
+    },
+    "hostile": {
+        "names": (HOSTILE, "bee"),
+        "notes": [HOSTILE],
+        "data": {"root": f"a/{HOSTILE}", "samples": 3, "classes": 2},
+        "versions": {HOSTILE: HOSTILE},
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_page_is_well_formed_and_needs_nothing_else(variant):
+    page = reports.page(make(**VARIANTS[variant]))
+    parser = Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    assert not parser.seen & {"script", "link", "img", "iframe", "object"}
+    assert not re.search(r"""\b(href|src|on\w+)=|url\(|@import|https?:""", page)
+    assert "default-src 'none'" in page
+    tree(page)  # strict about quotes and entities too
+
+
+def test_the_headline_says_figure_split_interval_and_what_was_trained_on_what():
+    page = reports.page(make(n=100, names=("ant", "bee"), guesses=lambda y: np.where(np.arange(100) < 10, 1 - y, y)))
+    head = text(tree(page).find("body/main"))
+    assert "90.0 %test top-1 on n = 100 images; 95 % interval 82.6–94.5 % (Wilson)" in head
+    assert "on embeddings of the frozen backbone mobilenet, trained on 4,000 images of 2 classes from insects." in head
+    assert "no test split" not in head
+
+
+def test_a_page_measured_on_val_says_so():
+    page = reports.page(make(where="val"))
+    body = text(tree(page))
+    assert "val top-1 on n = 60" in body
+    assert "There is no test split: the figures are measured on val." in body
+    assert "trained on 3,000 images" in body  # val was held back
+    assert "selected on 5-fold cross-validation on train; val was not used for it." in body
+    assert table_of(page, "Figures")[0] == ["", "val"]
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 8), (8, 8), (9, 10), (541, 1000)])
+def test_wilson_is_scipys(right, n):
+    expected = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert reports.wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_each_baseline_has_a_bar_of_its_length_and_the_absent_ones_are_named():
+    card = {"baselines": {"majority": 0.111, "pixels": None, "random_backbone": 0.25}}
+    part = section(reports.page(make(**card, guesses=lambda y: y)), "Beside its baselines")
+    bars = {rect.get("class"): rect.get("width") for rect in part.iter("rect") if rect.get("class") != "field"}
+    assert bars == {"this-probe": "100.00%", "majority-class": "11.10%", "random-backbone": "25.00%"}
+    assert "11.1 % majority class" in text(part)
+    assert "Not computed: raw pixels." in text(part)
+    assert "raw pixels" not in text(part.find("figure"))
+    complete = section(reports.page(make()), "Beside its baselines")
+    assert "22.2 % raw pixels" in text(complete)
+    assert "Not computed" not in text(complete)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (0.5, "The probe is 40.0 percentage points above the best baseline, raw pixels (50.0 %)."),
+        (0.88, "2.0 percentage points above the best baseline, raw pixels (88.0 %). That is inside"),
+        (0.9, "The probe does not beat the best baseline, raw pixels (90.0 %)."),
+    ],
+)
+def test_the_verdict_is_as_strong_as_the_figures(pixels, expected):
+    def guesses(y):
+        return np.where(np.arange(100) < 10, 1 - y, y)
+
+    card = {"baselines": {"majority": 0.1, "pixels": pixels, "random_backbone": None}}
+    page = reports.page(make(("ant", "bee"), guesses, n=100, **card))
+    verdict = text(section(page, "Beside its baselines").find("p"))
+    assert expected in verdict
+    assert ("may be chance" in verdict) == (pixels == 0.88)
+
+
+def test_few_labels_are_listed_in_order_with_their_spread():
+    page = reports.page(make(few_shot=SHOTS))
+    assert table_of(page, "With few labels") == [
+        ["shots", "this probe", "raw pixels", "draws"],
+        ["1", "40.0 % ± 5.0", "20.0 %", "3"],
+        ["10", "80.0 % ± 1.0", "40.0 %", "3"],
+    ]
+    curves = {group.get("class"): group for group in section(page, "With few labels").iter("g")}
+    assert set(curves) == {"curve all-labels", "curve this-probe", "curve raw-pixels"}
+    first, second = curves["curve this-probe"].iter("circle")
+    assert (text(first), text(second)) == ("40", "80")
+    assert float(first.get("cy")) > float(second.get("cy"))  # y grows downwards
+    whisker = next(line for line in curves["curve this-probe"].iter("line") if line.get("class") == "whisker")
+    assert float(whisker.get("y1")) + float(whisker.get("y2")) == pytest.approx(2 * float(first.get("cy")), abs=0.2)
+    assert section(reports.page(make()), "With few labels") is None
+
+
+def test_one_draw_of_one_size_has_no_spread_and_no_curve():
+    one = {**SHOTS[0], "repeats": 1, "std": None, "baselines": {}}
+    part = section(reports.page(make(few_shot=[one])), "With few labels")
+    assert rows(part)[1:] == [["10", "80.0 %", "1"]]
+    assert part.find(".//svg") is None
+
+
+def test_figures_stand_beside_those_of_the_selection():
+    model = make()
+    test = model.card["test"]
+    figures = table_of(reports.page(model), "Figures")
+    assert figures[0] == ["", "test", "selection data"]
+    assert figures[1][2] == "76.5 %"
+    assert [row[1] for row in figures[1:]] == [
+        f"{100 * test['top1']:.1f} %",
+        f"{100 * test['balanced_accuracy']:.1f} %",
+        f"{test['log_loss']:.3f} nats",
+        f"{test['ece']:.3f}",
+        "60",
+    ]
+    alone = make(val={"source": "nothing: one sample per class, so the middle of the grid"})
+    assert table_of(reports.page(alone), "Figures")[0] == ["", "test"]
+
+
+def test_the_chosen_candidate_is_marked_and_the_stalled_one_named():
+    part = section(reports.page(make()), "How C was chosen")
+    assert "C = 0.1 was selected on val; test was not used for it." in text(part)
+    chosen = [row for row in part.iter("tr") if row.get("class") == "chosen"]
+    assert [text(cell) for cell in chosen[0]] == ["0.1", "90.0 %", "0.300", "chosen"]
+    assert len(chosen) == 1
+    assert rows(part)[-1] == ["1", "80.0 %", "0.400", "not converged"]
+    charts = list(part.iter("svg"))
+    assert len(charts) == 2
+    for chart in charts:
+        mark = next(line for line in chart.iter("line") if line.get("class") == "mark")
+        assert mark.get("x1") == [dot.get("cx") for dot in chart.iter("circle")][1] == "55.00%"  # middle of a log axis
+
+
+def test_the_regularisation_of_ridge_is_called_alpha():
+    selection = {"on": "val", "chosen": 10.0, "path": [{"alpha": 10.0, **step(0, 0.5)}]}
+    model = make(selection=selection)
+    page = reports.page(models.Model("ridge", model.estimator, 1.0, model.backbone, model.seen, model.card))
+    assert "alpha = 10 was selected on val" in text(section(page, "How alpha was chosen"))
+
+
+@pytest.mark.parametrize(
+    ("on", "expected"),
+    [
+        ("given", "C = 0.1 was given, not selected; test was not used for it."),
+        ("test", "test is also what is reported, so the figures above are too good."),
+        ("nothing: one sample per class", "C = 0.1 was selected on nothing: one sample per class;"),
+    ],
+)
+def test_other_ways_to_choose_are_told(on, expected):
+    part = section(reports.page(make(selection={"on": on, "chosen": 0.1, "path": []})), "How C was chosen")
+    assert expected in text(part)
+    assert part.find(".//svg") is None
+
+
+@pytest.mark.parametrize("top1", [0.0, 0.5, 1.0])
+def test_a_flat_path_can_be_drawn(top1):
+    selection = {"on": "val", "chosen": 0.1, "path": [step(c, top1, 0.0) for c in (0.01, 0.1)]}
+    chart = next(section(reports.page(make(selection=selection)), "How C was chosen").iter("svg"))
+    heights = [float(dot.get("cy")) for dot in chart.iter("circle")]
+    assert heights[0] == heights[1]
+    assert 20 <= heights[0] <= 170
+    assert not [label.text for label in chart.iter("text") if label.text.startswith("-")]  # nothing below 0
+
+
+def test_the_matrix_counts_and_the_pairs_are_those_of_the_guesses():
+    def guesses(y):  # two ants taken for bees, one wasp for an ant
+        wrong = y.copy()
+        wrong[[0, 3, 2]] = [1, 1, 0]
+        return wrong
+
+    page = reports.page(make(guesses=guesses, n=30))
+    part = section(page, "What is taken for what")
+    titles = [text(title) for title in part.iterfind(".//rect/title")]
+    assert titles == [
+        "ant: 8 of 10 classified as ant",
+        "ant: 2 of 10 classified as bee",
+        "bee: 10 of 10 classified as bee",
+        "wasp: 1 of 10 classified as ant",
+        "wasp: 9 of 10 classified as wasp",
+    ]
+    colours = [rect.get("class") for rect in part.iterfind(".//rect[title]")]
+    assert colours == ["right", "wrong", "right", "wrong", "right"]
+    shown = [text(label) for label in part.iter("text") if text(label).isdigit()]
+    assert shown == ["8", "2", "10", "1", "9"]
+    assert rows(part)[1:] == [["ant", "bee", "2", "20.0 %"], ["wasp", "ant", "1", "10.0 %"]]
+    classes = table_of(page, "Per class")[1:]
+    assert [row[0] for row in classes] == ["ant", "wasp", "bee"]  # lowest recall first
+    assert classes[0][1:] == ["80.0 %", "49.0–94.3 %", "88.9 %", "0.842", "10"]
+
+
+def test_without_mistakes_there_are_no_pairs():
+    part = section(reports.page(make(guesses=lambda y: y)), "What is taken for what")
+    assert "No image was classified wrongly." in text(part)
+    assert part.find(".//table") is None
+
+
+def test_over_twenty_classes_the_matrix_is_colour_only():
+    part = section(reports.page(make(**VARIANTS["sixty"])), "What is taken for what")
+    assert not list(part.iter("text"))
+    assert "class 0: " in text(part)
+
+
+def test_of_many_classes_the_lowest_lie_open():
+    page = reports.page(make([f"class {i:03d}" for i in range(150)], lambda y: np.where(y == 77, 0, y), n=450))
+    assert section(page, "What is taken for what") is None
+    part = section(page, "Per class")
+    open_table, folded = part.find("div"), part.find("details")
+    assert len(rows(open_table)) == 1 + 10
+    assert rows(open_table)[1][:2] == ["class 077", "0.0 %"]
+    assert len(rows(folded)) == 1 + 140
+    assert "the other 140 classes" in text(folded)
+
+
+def test_a_class_without_images_has_no_recall_and_comes_last():
+    model = make(guesses=lambda y: y)
+    model.card["test"]["per_class"]["ant"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert table_of(reports.page(model), "Per class")[-1] == ["ant", "–", "–", "0.0 %", "–", "0"]
+
+
+def test_text_from_outside_stays_text():
+    page = reports.page(make(**VARIANTS["hostile"]))
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert HOSTILE in [row[0] for row in table_of(page, "Per class")]
+    assert any(title.text.startswith(HOSTILE) for title in tree(page).iterfind(".//rect/title"))
+    assert HOSTILE in text(next(part for part in tree(page).iter("ul")))
+    assert HOSTILE in text(section(page, "How it was made"))
+
+
+def test_names_that_are_no_utf8_can_be_written():
+    page = reports.page(make(data={"root": "photos/\udcff", "samples": 3, "classes": 2}))
+    assert "\\udcff" in page.encode("utf-8").decode()
+
+
+def test_long_names_keep_both_ends_in_the_matrix_and_are_whole_elsewhere():
+    names = [f"a_class_name_of_forty_characters_number_{i:02d}" for i in range(3)]
+    page = reports.page(make(names))
+    label = next(section(page, "What is taken for what").iter("text"))
+    assert re.fullmatch(r"a_class\w*…\w*number_00", label.text)
+    assert len(label.text) <= markup.LABEL
+    assert label.find("title").text == names[0]
+    assert {row[0] for row in table_of(page, "Per class")[1:]} == set(names)
+    wide = markup.short("花" * 40)
+    assert markup.columns(wide) <= markup.LABEL
+
+
+def test_notes_and_random_weights_stand_out():
+    plain = tree(reports.page(make()))
+    assert not [box for box in plain.iter("div") if box.get("class") == "box"]
+    page = reports.page(make(notes=["2 test images are copies"], source={"random_seed": 0}))
+    banner, notes = (text(box) for box in tree(page).iter("div") if box.get("class") == "box")
+    assert "random weights: a baseline, not a trained backbone (seed 0)" in banner
+    assert "2 test images are copies" in notes
+    assert page.index("2 test images are copies") < page.index("Beside its baselines")
+
+
+def test_raw_pixels_are_not_called_a_backbone():
+    page = reports.page(make(spec={"architecture": backbones.PIXELS, "weights": None, "pooling": None}))
+    assert "A logistic probe on raw pixels, trained on" in text(tree(page))
+    assert "frozen backbone" not in text(tree(page))
+
+
+def test_how_it_was_made_is_complete():
+    facts = dict(table_of(reports.page(make(source={"weights": "my/w.safetensors"})), "How it was made"))
+    assert facts == {
+        "backbone": "mobilenet",
+        "architecture": 'mobilenetv2_035 {"pad_type": "same"}',
+        "layer": "penultimate",
+        "pooling": "avg",
+        "precision": "fp32",
+        "transform": 'input_size [3, 224, 224], interpolation "bilinear", crop_pct 0.875',
+        "weights": "my/w.safetensors",
+        "weights digest": "ab" * 32,
+        "fingerprint": "cd" * 32,
+        "data": "photos/insects: 4,321 labelled images of 3 classes",
+        "splits": "3,000 train, 1,000 val, 60 test (made here: 60/20/20, stratified, seed 7)",
+        "seed": "7",
+        "versions": "torch 2.5.1, timm 1.0.12",
+        "created": "2025-01-02T03:04:05+00:00",
+    }
+
+
+def test_a_model_file_without_figures_says_what_to_do():
+    model = make()
+    bare = models.Model("logistic", model.estimator, 1.0, model.backbone, model.seen, {"seed": 0, "versions": {}})
+    with pytest.raises(errors.ModelFileError, match=r"holds no figures.*featurepipe probe"):
+        reports.page(bare)

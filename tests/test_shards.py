@@ -1,0 +1,248 @@
+"""The shard format is what the docstring of `featurepipe.shards` says, and nothing damaged passes for a shard."""
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from featurepipe import files, shards
+from featurepipe.digests import sha256_json
+from featurepipe.errors import FormatTooNew, ShardCorrupt, StoreError
+
+ARCHIVE = Path(__file__).parent / "archives" / "shard-1.0.h5"
+SPEC = {"format": 1, "architecture": "some_net", "arguments": {"k": [1, 2.5, None]}, "weights": "0" * 64}
+PROVENANCE = {"name": "some-net (ü)", "source": {"name": "some-net", "weights": None, "random_seed": None}}
+REJECTS = {"ab" * 32: "broken image: ü, \\x00", "cd" * 32: "empty file (0 bytes)"}
+VALUES = np.array([[1.5, -0.0, 3.25], [2.0**-20, 65504.0, -1.0]])  # exact in float16 too
+DIGESTS = np.arange(64, dtype=np.uint8).reshape(2, 32)
+
+
+def example(dtype="float32", rows=2, rejects=REJECTS):
+    return shards.Shard(SPEC, PROVENANCE, VALUES[:rows].astype(dtype), DIGESTS[:rows], rejects)
+
+
+def make_archive(path=ARCHIVE):
+    """How the archive was made, once, by the first version that writes format 1.0. Never make it again."""
+    shards.write(path, example())
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "store" / "net-12345678" / "shard-00000.h5"
+    shards.write(path, example())
+    return path
+
+
+def check_equal(found, wanted):
+    assert found.embeddings.dtype == wanted.embeddings.dtype
+    assert found.embeddings.shape == wanted.embeddings.shape
+    assert found.embeddings.tobytes() == wanted.embeddings.tobytes()  # -0.0 stays -0.0
+    assert found.digests.tolist() == wanted.digests.tolist()
+    assert (found.spec, found.provenance, dict(found.rejects)) == (wanted.spec, wanted.provenance, dict(wanted.rejects))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("rows", "rejects"), [(2, REJECTS), (2, {}), (0, REJECTS), (0, {})])
+def test_what_is_written_is_read(tmp_path, dtype, rows, rejects):
+    shard = example(dtype, rows, rejects)
+    shards.write(tmp_path / "s.h5", shard)
+    check_equal(shards.read(tmp_path / "s.h5"), shard)
+    index = shards.read_index(tmp_path / "s.h5")
+    assert (index.width, index.dtype, len(index.digests), dict(index.rejects)) == (3, dtype, rows, rejects)
+
+
+def test_the_archive_of_format_1_0_reads_as_it_always_did():
+    check_equal(shards.read(ARCHIVE), example())
+    assert shards.read(ARCHIVE).fingerprint == "b3c7824c8268efdc1f0f421ccb3a02ae1ad4b9501837466e3634420844271602"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_file_is_what_the_specification_says(tmp_path, dtype):
+    shards.write(tmp_path / "s.h5", example(dtype))
+    with h5py.File(tmp_path / "s.h5") as file:
+        text = {name: value.decode("utf-8") for name, value in file.attrs.items()}
+        assert text["encoding-type"] == "featurepipe-shard"
+        assert text["encoding-version"] == "1.0"
+        assert json.loads(text["spec"]) == SPEC
+        assert text["spec"] == json.dumps(SPEC, sort_keys=True, separators=(",", ":"))
+        assert text["fingerprint"] == sha256_json(SPEC)
+        assert json.loads(text["provenance"]) == PROVENANCE
+        assert {name: (data.dtype.str, data.shape) for name, data in file.items() if name != "reject_reasons"} == {
+            "embeddings": ("<f4" if dtype == "float32" else "<f2", (2, 3)),
+            "digests": ("|u1", (2, 32)),
+            "checksums": ("<u4", (2,)),
+            "reject_digests": ("|u1", (2, 32)),
+        }
+        assert all(data.chunks is None and data.compression is None for data in file.values())
+        assert [h5py.check_string_dtype(file["reject_reasons"].dtype).encoding, file["reject_reasons"].shape] == [
+            "utf-8",
+            (2,),
+        ]
+        raw = np.memmap(tmp_path / "s.h5", dtype, "r", file["embeddings"].id.get_offset(), (2, 3))
+        assert (raw == VALUES).all()
+        sums = [zlib.crc32(bytes(d) + v.tobytes()) for d, v in zip(DIGESTS, VALUES.astype(dtype), strict=True)]
+        assert file["checksums"][()].tolist() == sums
+
+
+@pytest.mark.parametrize("name", ["embeddings", "digests", "checksums"])
+def test_every_flipped_byte_is_found(written, name):
+    with h5py.File(written) as file:
+        start, size = file[name].id.get_offset(), file[name].id.get_storage_size()
+    whole = written.read_bytes()
+    for position in range(start, start + size):
+        written.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        with pytest.raises(ShardCorrupt, match="1 rows fail their checksum"):
+            shards.read(written)
+
+
+def test_no_flipped_byte_anywhere_gives_another_vector(written):
+    whole, found = written.read_bytes(), 0
+    for position in range(0, len(whole), 19):
+        written.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            shard = shards.read(written)
+        except (ShardCorrupt, FormatTooNew):
+            found += 1
+            continue
+        assert shard.embeddings.tobytes() == VALUES.astype(np.float32).tobytes()
+        assert (shard.spec, shard.provenance, shard.digests.tolist()) == (SPEC, PROVENANCE, DIGESTS.tolist())
+    assert found > 100
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files_are_corrupt(written, share):
+    whole = written.read_bytes()
+    written.write_bytes(whole[: int(len(whole) * share)])
+    check_refused(written)
+
+
+@pytest.mark.parametrize("content", [b"not HDF5 at all", b"\x89HDF\r\n\x1a\n", b"\0" * 4096])
+def test_other_files_are_corrupt(written, content):
+    written.write_bytes(content)
+    check_refused(written)
+
+
+def check_refused(path):
+    for read in (shards.read, shards.read_index):
+        with pytest.raises(ShardCorrupt) as caught:
+            read(path)
+        message = str(caught.value)
+        assert str(path) in message
+        assert f"featurepipe verify --repair {path.parent.parent}" in message
+        assert isinstance(caught.value, StoreError | OSError)
+
+
+def rewrite(path, **changes):
+    """The same file with some attributes or datasets replaced, as other software might write it."""
+    with h5py.File(path, "r+") as file:
+        for name, value in changes.items():
+            where, key = (file, name) if name in file else (file.attrs, name.replace("_", "-"))
+            del where[key]
+            if value is not None:
+                where[key] = value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoding_type": "anndata"},
+        {"encoding_type": None},
+        {"encoding_version": None},
+        {"encoding_version": "one"},
+        {"fingerprint": "0" * 64},
+        {"fingerprint": None},
+        {"spec": "{"},
+        {"spec": None},
+        {"spec": json.dumps(SPEC | {"weights": "1" * 64})},
+        {"provenance": None},
+        {"embeddings": None},
+        {"embeddings": VALUES},  # float64
+        {"embeddings": VALUES.astype(">f4")},
+        {"embeddings": VALUES[:1].astype("f4")},
+        {"embeddings": VALUES.astype("f4").ravel()},
+        {"embeddings": np.float32(1)},
+        {"digests": DIGESTS[:1]},
+        {"digests": DIGESTS[:, :16]},
+        {"digests": DIGESTS.astype(np.int64)},
+        {"digests": None},
+        {"checksums": None},
+        {"checksums": np.zeros(3, np.uint32)},
+        {"reject_digests": DIGESTS[:1]},
+        {"reject_reasons": ["one"]},
+        {"reject_reasons": np.zeros(2)},
+        {"reject_reasons": None},
+    ],
+    ids=lambda change: "-".join(f"{key}={value!r:.12}" for key, value in change.items()),
+)
+def test_parts_that_miss_or_do_not_fit_are_corrupt(written, change):
+    rewrite(written, **change)
+    check_refused(written)
+
+
+def test_text_of_other_writers_is_read_too(written):
+    rewrite(written, encoding_type="featurepipe-shard", encoding_version="1.7", reject_reasons=list(REJECTS.values()))
+    check_equal(shards.read(written), example())
+
+
+@pytest.mark.parametrize("read", [shards.read, shards.read_index])
+def test_a_newer_format_says_so(written, read):
+    rewrite(written, encoding_version="2.0")
+    with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.0"):
+        read(written)
+
+
+def test_a_missing_shard_is_corrupt(tmp_path):
+    check_refused(tmp_path / "net-12345678" / "shard-00000.h5")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [(shards, "checksums"), (shards, "read"), (files, "_sync_file"), (files.os, "replace")]
+)
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, target, name):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(target, name, fail)
+    with pytest.raises(OSError, match="No space left"):
+        shards.write(tmp_path / "net" / "s.h5", example())
+    assert list((tmp_path / "net").iterdir()) == []
+
+
+def test_what_the_disk_does_not_give_back_gets_no_name(tmp_path, monkeypatch):
+    """The file is read again after it was synced; a byte that went wrong on the way stops it."""
+
+    def rot(path):
+        with h5py.File(path) as file:
+            offset = file["embeddings"].id.get_offset()
+        whole = bytearray(path.read_bytes())
+        whole[offset] ^= 1
+        path.write_bytes(whole)
+
+    monkeypatch.setattr(files, "_sync_file", rot)
+    with pytest.raises(ShardCorrupt, match="checksum"):
+        shards.write(tmp_path / "s.h5", example())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        replace(example(), embeddings=VALUES),  # float64
+        replace(example(), embeddings=VALUES[:1].astype("f4")),
+        replace(example(), digests=DIGESTS[:, :31]),
+    ],
+    ids=["float64", "rows", "digests"],
+)
+def test_what_the_format_forbids_is_not_written(tmp_path, shard):
+    with pytest.raises((ShardCorrupt, ValueError)):
+        shards.write(tmp_path / "s.h5", shard)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_shard_can_be_read_while_another_reader_has_it_open(written):
+    with h5py.File(written):
+        check_equal(shards.read(written), example())

@@ -1,0 +1,651 @@
+"""The stages extract, info, verify and export on real files, with real crashes."""
+
+import csv
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featurepipe import backbones, extraction, matrices, stages
+from featurepipe.backbones import Pixels
+from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
+from featurepipe.stores import Store
+
+PIXELS = Pixels()
+SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
+
+
+def picture(seed):
+    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def vector(seed):
+    """What `Pixels` must give for `picture(seed)`."""
+    return picture(seed).transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(seed)).save(path)
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb():
+    """A PNG that says that it has 20,000 × 20,000 pixels, in some 60 bytes."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Ten pictures in two classes; picture n is class a for even n."""
+    root = tmp_path / "data"
+    for n in range(10):
+        save(root / "ab"[n % 2] / f"{n}.png", n)
+    return root
+
+
+class Hooked:
+    """A backbone that first calls a function with the number of the batch."""
+
+    def __init__(self, inner, hook):
+        self.inner, self.hook, self.batches = inner, hook, 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def embed(self, pixels):
+        self.batches += 1
+        changed = self.hook(self.batches)
+        vectors = self.inner.embed(pixels)
+        return vectors if changed is None else changed(vectors)
+
+
+def extract(data, store, backbone=PIXELS):
+    """The three counts of an extraction, after checking that they add up."""
+    result = stages.extract(data, store, backbone=backbone, **SMALL)
+    assert result["samples"] == result["computed"] + result["reused"] + result["rejected"]
+    assert result["rejected"] == len(result["rejects"])
+    assert list(result["rejects"].items()) == ledger(store)
+    return result["computed"], result["reused"], result["rejected"]
+
+
+def ledger(store):
+    with open(store / "rejects.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["id", "reason"]
+    return [tuple(line) for line in lines]
+
+
+def load(store, backbone=PIXELS):
+    opened = Store.open(store)
+    return matrices.load(opened, opened.entry(backbone))
+
+
+def shard_files(store):
+    return {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(store.glob("*/shard-*.h5"))}
+
+
+# -- the same folder, again and again
+
+
+def test_the_result_has_what_scripts_rely_on(data, tmp_path):
+    result = stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)
+    wanted = "store backbone fingerprint samples computed reused rejected seconds images_per_second device precision"
+    assert set(wanted.split()) <= set(result)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (result["store"], result["backbone"]) == (str(tmp_path / "s"), "pixels")
+    assert (result["fingerprint"], result["width"]) == (PIXELS.fingerprint, 3072)
+    assert result["images_per_second"] > 0
+    assert stages.extract(data, tmp_path / "s", backbone=PIXELS)["images_per_second"] is None
+
+
+def test_every_row_is_the_vector_of_that_very_image(data, tmp_path):
+    extract(data, tmp_path / "s")
+    matrix = load(tmp_path / "s")
+    assert matrix.ids.tolist() == sorted(f"{'ab'[n % 2]}/{n}.png" for n in range(10))
+    for id_, label, x in zip(matrix.ids, matrix.y, matrix.X, strict=True):
+        n = int(id_[2:-4])
+        assert label == "ab"[n % 2]
+        assert np.array_equal(x, vector(n))
+
+
+def test_an_unchanged_folder_computes_nothing_and_touches_no_shard(data, tmp_path):
+    assert extract(data, tmp_path / "s") == (10, 0, 0)
+    before = shard_files(tmp_path / "s")
+    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    assert shard_files(tmp_path / "s") == before
+
+
+def add_five(data):
+    for n in range(20, 25):
+        save(data / "a" / f"{n}.png", n)
+
+
+def rename_one(data):
+    (data / "a" / "0.png").rename(data / "a" / "renamed.png")
+
+
+def edit_one(data):
+    save(data / "a" / "0.png", 77)
+
+
+def relabel(data):
+    (data / "a").rename(data / "c")
+
+
+def delete_three(data):
+    for n in (0, 4, 7):
+        (data / "ab"[n % 2] / f"{n}.png").unlink()
+
+
+def swap_two(data):
+    save(data / "a" / "0.png", 2)
+    save(data / "a" / "2.png", 0)
+
+
+def copy_three(data):
+    for n in (0, 1, 2):
+        save(data / "b" / f"copy-{n}.png", n)
+
+
+def touch_all(data):
+    for path in data.rglob("*.png"):
+        os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (add_five, (5, 10, 0)),
+        (rename_one, (0, 10, 0)),
+        (edit_one, (1, 9, 0)),
+        (relabel, (0, 10, 0)),
+        (delete_three, (0, 7, 0)),
+        (swap_two, (0, 10, 0)),
+        (copy_three, (0, 13, 0)),
+        (touch_all, (0, 10, 0)),
+    ],
+)
+def test_a_change_costs_what_is_new_and_gives_what_a_fresh_store_gives(data, tmp_path, change, counts):
+    extract(data, tmp_path / "s")
+    before = shard_files(tmp_path / "s")
+    change(data)
+    assert extract(data, tmp_path / "s") == counts
+    extract(data, tmp_path / "fresh")
+    found, fresh = load(tmp_path / "s"), load(tmp_path / "fresh")
+    for part in ("ids", "X", "y", "split", "digests"):
+        assert getattr(found, part).tolist() == getattr(fresh, part).tolist()
+    assert before.items() <= shard_files(tmp_path / "s").items()
+
+
+def test_exact_copies_are_computed_once_and_all_get_the_vector(tmp_path):
+    for name in ("a/0", "a/1", "b/2", "b/3"):
+        save(tmp_path / "data" / f"{name}.png", 5 if name != "b/3" else 6)
+    assert extract(tmp_path / "data", tmp_path / "s") == (2, 2, 0)
+    matrix = load(tmp_path / "s")
+    assert matrix.y.tolist() == ["a", "a", "b", "b"]
+    assert np.array_equal(matrix.X, np.stack([vector(5)] * 3 + [vector(6)]))
+
+
+def test_a_data_set_that_moved_is_still_known(data, tmp_path):
+    extract(data, tmp_path / "s")
+    data.rename(tmp_path / "moved")
+    assert extract(tmp_path / "moved", tmp_path / "s") == (0, 10, 0)
+    assert stages.info(tmp_path / "s")["root"] == str(tmp_path / "moved")
+
+
+def test_names_of_any_kind_survive(tmp_path):
+    names = ['c,"d".png', "new\nline.png", "carriage\rreturn.png", "ü.png", " x .png", os.fsdecode(b"\xff\x80.png")]
+    for n, name in enumerate(names):
+        save(tmp_path / "data" / name, n)
+        (tmp_path / "data" / f"bad {name}").write_bytes(b"bad")
+    assert extract(tmp_path / "data", tmp_path / "s") == (6, 0, 6)
+    assert {id_ for id_, _ in ledger(tmp_path / "s")} == {f"bad {name}" for name in names}
+    matrix = load(tmp_path / "s")
+    found = dict(zip(matrix.ids, matrix.X, strict=True))
+    assert set(found) == set(names)
+    assert all(np.array_equal(found[name], vector(n)) for n, name in enumerate(names))
+    assert extract(tmp_path / "data", tmp_path / "s") == (0, 6, 6)
+
+
+# -- several backbones
+
+
+def test_backbones_share_a_store_and_never_a_vector(data, tmp_path, net):
+    other_mean = backbones.recreate(
+        net.spec | {"transform": net.spec["transform"] | {"mean": [0.1, 0.2, 0.3]}}, net.source
+    )
+    other_seed = backbones.create(
+        "test_resnet", random_weights=True, seed=1, transform={"input_size": (3, 32, 32)}, device="cpu"
+    )
+    made = [PIXELS, net, other_mean, other_seed]
+    for backbone in made:
+        assert extract(data, tmp_path / "s", backbone) == (10, 0, 0)
+    for backbone in made:
+        assert extract(data, tmp_path / "s", backbone) == (0, 10, 0)
+    assert len({backbone.fingerprint for backbone in made}) == 4
+    found = [load(tmp_path / "s", backbone).X for backbone in made[1:]]
+    assert not any(np.allclose(found[i], found[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2)))
+    described = stages.info(tmp_path / "s")["backbones"]
+    assert {(d["fingerprint"], d["rows"], d["width"]) for d in described} == {
+        (backbone.fingerprint, 10, backbone.width) for backbone in made
+    }
+
+
+# -- the bad ones
+
+
+def spoil(root):
+    """Adds five kinds of files that give no embedding; returns what the ledger must say."""
+    save(root / "a" / "4x.jpg", 99)
+    (root / "a" / "4x.jpg").write_bytes((root / "a" / "4x.jpg").read_bytes()[:700])
+    (root / "a" / "4y.jpg").write_text("This is a text file.")
+    (root / "a" / "9.jpg").write_bytes(b"")
+    (root / "b" / "0.png").write_bytes(bomb())
+    (root / "b" / "5z.png").symlink_to("nowhere.png")
+    return {
+        "a/4x.jpg": "broken image",
+        "a/4y.jpg": "not an image that Pillow can read",
+        "a/9.jpg": "empty file (0 bytes)",
+        "b/0.png": "too large",
+        "b/5z.png": "cannot be read: No such file or directory",
+    }
+
+
+def check_rejects(store, wanted):
+    found = ledger(store)
+    assert [id_ for id_, _ in found] == list(wanted)
+    assert all(reason.startswith(wanted[id_]) for id_, reason in found)
+
+
+def test_bad_files_are_listed_and_good_ones_keep_their_own_vectors(data, tmp_path):
+    wanted = spoil(data)
+    assert extract(data, tmp_path / "s") == (10, 0, 5)
+    check_rejects(tmp_path / "s", wanted)
+    matrix = load(tmp_path / "s")
+    assert matrix.ids.tolist() == sorted(f"{'ab'[n % 2]}/{n}.png" for n in range(10))
+    assert all(np.array_equal(x, vector(int(id_[2:-4]))) for id_, x in zip(matrix.ids, matrix.X, strict=True))
+    before = shard_files(tmp_path / "s")
+    assert extract(data, tmp_path / "s") == (0, 10, 5)
+    check_rejects(tmp_path / "s", wanted)
+    assert shard_files(tmp_path / "s") == before
+    (data / "b" / "5z.png").unlink()
+    save(data / "b" / "5z.png", 50)
+    save(data / "a" / "9.jpg", 60)
+    assert extract(data, tmp_path / "s") == (2, 10, 3)
+    assert len(load(tmp_path / "s")) == 12
+    assert stages.verify(tmp_path / "s")["ok"]
+
+
+def test_copies_of_a_bad_file_are_all_listed(data, tmp_path):
+    for name in ("a/x.png", "b/y.png"):
+        (data / name).write_bytes(b"")
+    assert extract(data, tmp_path / "s") == (10, 0, 2)
+    assert [id_ for id_, _ in ledger(tmp_path / "s")] == ["a/x.png", "b/y.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "dangling"])
+def test_nothing_but_bad_files_is_reported_not_raised(tmp_path, content):
+    (tmp_path / "data").mkdir()
+    for n in range(5):
+        path = tmp_path / "data" / f"{n}.png"
+        path.write_bytes(content + bytes([n]) * bool(content)) if content is not None else path.symlink_to("nowhere")
+    for _ in range(2):
+        assert extract(tmp_path / "data", tmp_path / "s") == (0, 0, 5)
+    assert stages.verify(tmp_path / "s")["ok"]
+    assert stages.info(tmp_path / "s")["samples"] == 5
+    with pytest.raises(StoreError):
+        stages.export(tmp_path / "s", tmp_path / "out.npz")
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_not_filed_under_its_old_digest(data, tmp_path, monkeypatch):
+    real = stages.extracting.digest
+
+    def digest(*args):
+        found = real(*args)
+        save(data / "a" / "0.png", 77)
+        return found
+
+    monkeypatch.setattr(stages.extracting, "digest", digest)
+    assert extract(data, tmp_path / "s") == (9, 0, 1)
+    assert "has just changed" in ledger(tmp_path / "s")[0][1]
+    with pytest.raises(StoreError, match="run featurepipe extract again"):
+        load(tmp_path / "s")
+    monkeypatch.undo()
+    assert extract(data, tmp_path / "s") == (1, 9, 0)
+    assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
+
+
+def test_a_vector_that_is_not_finite_is_a_reject(data, tmp_path):
+    def spoil_third(number):
+        def change(vectors):
+            vectors[2] = np.nan
+            return vectors
+
+        return change if number == 1 else None
+
+    assert extract(data, tmp_path / "s", Hooked(PIXELS, spoil_third)) == (9, 0, 1)
+    assert ledger(tmp_path / "s") == [("a/4.png", extraction.NOT_FINITE)]
+    assert np.isfinite(load(tmp_path / "s").X).all()
+    assert "a/4.png" not in load(tmp_path / "s").ids
+    assert extract(data, tmp_path / "s") == (1, 9, 0)  # it is tried again, and a healthy backbone heals it
+    assert np.array_equal(load(tmp_path / "s").X[2], vector(4))
+
+
+# -- interrupted
+
+CRASH = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from featurepipe import backbones, files, images, shards, stages
+import timm.data
+
+data, base, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+net = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+
+
+def die_at(target, name, call, before):
+    real, calls = getattr(target, name), []
+
+    def wrapped(*args, **kwargs):
+        calls.append(None)
+        if before and len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(target, name, wrapped)
+
+
+endings = []
+for moment, (where, name, call, before, *_) in moments.items():
+    child = os.fork()
+    if not child:
+        target = {"embed": type(net), "files": files, "os": files.os, "shards": shards}[where]
+        die_at(target, name, call, before)
+        stages.extract(data, f"{base}/{moment}", backbone=net, batch_size=4, rows_per_shard=8, workers=2)
+        os._exit(0)
+    endings.append(os.waitpid(child, 0)[1])
+print(json.dumps(endings))
+"""
+
+# Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
+# a *.partial. os.replace makes .gitignore, store.json, manifest.csv, store.json, four shards, and rejects.csv.
+MOMENTS = {
+    "new store, no header": ("os", "replace", 2, True, 0, True),
+    "half a manifest": ("os", "replace", 3, True, 0, True),
+    "manifest without root": ("os", "replace", 3, False, 0, False),
+    "first batch": ("embed", "embed", 1, True, 0, False),
+    "second batch": ("embed", "embed", 2, False, 0, False),
+    "half a shard": ("shards", "checksums", 1, True, 0, True),
+    "unnamed shard": ("os", "replace", 5, True, 0, True),
+    "first shard": ("os", "replace", 5, False, 1, False),
+    "inside the second shard": ("embed", "embed", 4, True, 1, False),
+    "half a second shard": ("shards", "checksums", 3, False, 1, True),
+    "third shard unsynced": ("files", "_sync_file", 7, True, 2, True),
+    "before the last": ("embed", "embed", 8, True, 3, False),
+    "no ledger": ("os", "replace", 9, True, 4, True),
+}
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory, net):
+    """Thirty pictures and bad files in between, an uninterrupted store, and one store per moment of a kill -9."""
+    base = tmp_path_factory.mktemp("crashes")
+    for n in range(26):
+        save(base / "data" / "ab"[n % 2] / f"{n:02}.png", n)
+    for name, content in {"a/05.png": b"", "a/11.png": b"x", "b/02.png": bomb(), "b/08.png": b"y"}.items():
+        (base / "data" / name).write_bytes(content)
+    extract(base / "data", base / "whole", net)
+    arguments = [str(base / "data"), str(base), json.dumps(MOMENTS)]
+    done = subprocess.run([sys.executable, "-c", CRASH, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [signal.SIGKILL] * len(MOMENTS), done.stderr
+    return base
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, moment):
+    store, whole = crashed / moment, crashed / "whole"
+    finished, (shards, partial) = shard_files(store), MOMENTS[moment][-2:]
+    assert (len(finished), bool(list(store.rglob("*.partial")))) == (shards, partial)
+    kept = sum(len(index.digests) for index in Store(store).entry(net).indexes) if finished else 0
+    assert extract(crashed / "data", store, net) == (26 - kept, kept, 4)
+    assert finished.items() <= shard_files(store).items()  # same inode, time and bytes
+    assert ledger(store) == ledger(whole)
+    assert load(store, net).X.tobytes() == load(whole, net).X.tobytes()
+    assert load(store, net).ids.tolist() == load(whole, net).ids.tolist()
+    assert [len(i.digests) for i in Store(store).entry(net).indexes] == [
+        len(i.digests) for i in Store(whole).entry(net).indexes
+    ]
+    assert not list(store.rglob("*.partial"))
+    assert stages.verify(store)["ok"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_ctrl_c_keeps_finished_batches_and_the_next_run_goes_on(crashed, tmp_path, net, batch):
+    def interrupt(number):
+        if number == batch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(crashed / "data", tmp_path / "s", Hooked(net, interrupt))
+    kept = len(Store.open(tmp_path / "s").entry(net).places())
+    assert 4 * (batch - 1) - 4 <= kept <= 4 * (batch - 1)
+    assert extract(crashed / "data", tmp_path / "s", net) == (26 - kept, kept, 4)
+    assert load(tmp_path / "s", net).X.tobytes() == load(crashed / "whole", net).X.tobytes()
+
+
+def test_a_vector_rejected_before_the_crash_does_not_shift_the_batches_after_it(crashed, tmp_path, net):
+    """What is retried is decoded again; in a batch with new images it would change the batch's size, and so bits."""
+
+    def hook(stop):
+        def run(number):
+            if number == stop:
+                raise KeyboardInterrupt
+            return spoil_first if number == 1 else None
+
+        return run
+
+    def spoil_first(vectors):
+        vectors[0] = np.nan
+        return vectors
+
+    extract(crashed / "data", tmp_path / "whole", Hooked(net, hook(None)))
+    with pytest.raises(KeyboardInterrupt):
+        extract(crashed / "data", tmp_path / "s", Hooked(net, hook(3)))
+    sizes, again = [], Hooked(net, lambda _: None)
+    again.embed = lambda pixels: (sizes.append(len(pixels)), net.embed(pixels))[1]
+    extract(crashed / "data", tmp_path / "s", again)
+    assert sizes[-1] == 1  # the retry
+    found, whole = load(tmp_path / "s", net), load(tmp_path / "whole", net)
+    assert found.X[1:].tobytes() == whole.X.tobytes()
+
+
+def test_a_failing_backbone_loses_no_finished_shard(data, tmp_path):
+    def fail(number):
+        if number == 3:
+            raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        extract(data, tmp_path / "s", Hooked(PIXELS, fail))
+    before = shard_files(tmp_path / "s")
+    assert len(before) == 1
+    assert extract(data, tmp_path / "s") == (2, 8, 0)
+    assert before.items() <= shard_files(tmp_path / "s").items()
+
+
+def test_two_extractions_at_once_are_one_and_one_error(data, tmp_path):
+    def second(number):
+        with pytest.raises(StoreError, match="written by another process"):
+            stages.extract(data, tmp_path / "s", backbone=PIXELS)
+
+    assert extract(data, tmp_path / "s", Hooked(PIXELS, second)) == (10, 0, 0)
+
+
+def test_a_pending_store_says_what_to_do(data, tmp_path):
+    extract(data, tmp_path / "s")
+    edit_one(data)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(data, tmp_path / "s", Hooked(PIXELS, interrupt))
+    with pytest.raises(StoreError, match=r"1 of 10 samples are not extracted .*run featurepipe extract again"):
+        stages.export(tmp_path / "s", tmp_path / "out.npz")
+
+
+# -- what is refused
+
+
+def test_a_store_is_not_made_when_the_data_or_the_backbone_is_wrong(data, tmp_path):
+    with pytest.raises(ManifestError):
+        stages.extract(tmp_path / "nothing", tmp_path / "s", backbone=PIXELS)
+    with pytest.raises(FeaturepipeError):
+        stages.extract(data, tmp_path / "s", backbone="resnet5O")
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_data_folder_itself_is_no_store(data):
+    before = sorted(data.rglob("*"))
+    with pytest.raises(StoreError, match="not a featurepipe store"):
+        stages.extract(data, data, backbone=PIXELS)
+    assert sorted(data.rglob("*")) == before
+
+
+def test_the_first_line_counts_what_is_cached(data, tmp_path):
+    class Notes(stages.Listener):
+        def __init__(self):
+            self.lines = []
+
+        def note(self, text):
+            self.lines.append(text)
+
+    spoil(data)
+    extract(data, tmp_path / "s")
+    add_five(data)
+    copy_three(data)
+    notes = Notes()
+    stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
+    assert notes.lines == ["cpu fp32 · pixels · 23 samples, 13 cached"]
+
+
+# -- verify, repair, info, export
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign", "delete"])
+def test_repair_sets_broken_shards_aside_and_extract_computes_just_those_rows(data, tmp_path, net, damage):
+    store = tmp_path / "s"
+    extract(data, store)
+    extract(data, store, net)
+    healthy = load(store).X
+    path = Store.open(store).entry(PIXELS).indexes[0].path  # 8 of the 10 rows
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[content.index(vector(0).tobytes()) + 1000] ^= 0x40
+    elif damage == "foreign":
+        content = Store.open(store).entry(net).indexes[0].path.read_bytes()
+    path.write_bytes({"truncate": content[: len(content) // 2], "empty": b""}.get(damage, content))
+    if damage == "delete":
+        path.unlink()
+    else:
+        found = stages.verify(store)
+        assert (found["ok"], found["checked"], len(found["problems"])) == (False, 12, 1)
+        assert str(path) in found["problems"][0]
+        with pytest.raises((StoreError, FingerprintMismatch), match="verify --repair"):
+            load(store)
+        repaired = stages.verify(store, repair=True)
+        assert repaired["repaired"] == [str(path)]
+        assert path.with_suffix(".corrupt").exists()
+    assert not path.exists()
+    assert extract(data, store) == (8, 2, 0)
+    assert extract(data, store, net) == (0, 10, 0)
+    assert np.array_equal(load(store).X, healthy)
+    assert stages.verify(store) == {"ok": True, "checked": 20, "problems": [], "repaired": []}
+
+
+def test_repair_waits_for_no_writer(data, tmp_path):
+    extract(data, tmp_path / "s")
+    with Store.open(tmp_path / "s").lock(), pytest.raises(StoreError, match="another process"):
+        stages.verify(tmp_path / "s", repair=True)
+
+
+def test_info_counts(data, tmp_path):
+    save(tmp_path / "set" / "test" / "a" / "x.png", 50)
+    data.rename(tmp_path / "set" / "train")
+    (tmp_path / "set" / "test" / "a" / "bad.png").write_bytes(b"")
+    extract(tmp_path / "set", tmp_path / "s")
+    found = stages.info(tmp_path / "s")
+    assert (found["samples"], found["classes"], found["splits"]) == (12, 2, {"test": 2, "train": 10})
+    (described,) = found["backbones"]
+    sizes = sum(len(content) for _, _, content in shard_files(tmp_path / "s").values())
+    assert described == {
+        "name": "pixels",
+        "folder": f"pixels-{PIXELS.fingerprint[:8]}",
+        "rows": 11,
+        "width": 3072,
+        "dtype": "float32",
+        "shards": 2,
+        "bytes": sizes,
+        "fingerprint": PIXELS.fingerprint,
+        "rejected": 1,
+    }
+
+
+@pytest.mark.parametrize("stage", [stages.info, stages.verify])
+def test_a_folder_without_store_is_refused(tmp_path, stage):
+    with pytest.raises(StoreError, match="not a featurepipe store"):
+        stage(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_is_in_manifest_order(data, tmp_path):
+    spoil(data)
+    extract(data, tmp_path / "s")
+    add_five(data)
+    extract(data, tmp_path / "s")
+    result = stages.export(tmp_path / "s", tmp_path / "out" / "x.npz")
+    assert (result["rows"], result["width"], result["backbone"]) == (15, 3072, "pixels")
+    with np.load(tmp_path / "out" / "x.npz", allow_pickle=False) as file:
+        assert file["ids"].tolist() == sorted(file["ids"].tolist())
+        assert all(np.array_equal(x, vector(int(i[2:-4]))) for i, x in zip(file["ids"], file["X"], strict=True))
+        assert file["labels"].tolist() == [id_[0] for id_ in file["ids"]]
+
+
+def test_export_asks_which_backbone(data, tmp_path, net):
+    extract(data, tmp_path / "s")
+    extract(data, tmp_path / "s", net)
+    with pytest.raises(StoreError, match="choose with -b"):
+        stages.export(tmp_path / "s", tmp_path / "x.npz")
+    assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone="pixels")["width"] == 3072
+    assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone=net.fingerprint[:10])["width"] == net.width

@@ -1,0 +1,334 @@
+"""The stage probe: splits, selection, baselines and what it writes down."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from featurepipe import backbones, extract, matrices, models, probe, probes
+from featurepipe.errors import ManifestError, ProbeError, StoreError
+from featurepipe.stages import Listener
+from featurepipe.stores import Store
+
+TINY = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+
+
+@pytest.fixture
+def stored(photos, tmp_path):
+    """Factory of stores of raw pixels of made-up photos."""
+
+    def make(splits=(), classes=("ant", "bee", "cat"), per_class=5, **options):
+        data = photos(classes, per_class, splits, **options)
+        return extract(data, tmp_path / "s.store", backbone="pixels", workers=1)["store"]
+
+    return make
+
+
+def edit(store, change):
+    """Change rows of a store's manifest: `change(row)` returns the new row, or None to drop it."""
+    path = Store.open(store).path / "manifest.csv"
+    with open(path, newline="") as file:
+        rows = [new for row in csv.DictReader(file) if (new := change(row)) is not None]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def head(result):
+    model = models.load(result["model"])
+    return model.estimator.coef_.tolist(), model.estimator.intercept_.tolist(), model.temperature
+
+
+def matrix_of(store, backbone="pixels"):
+    opened = Store.open(store)
+    return matrices.load(opened, opened.choose(backbone))
+
+
+CROSS = "5-fold cross-validation on train"
+
+
+@pytest.mark.parametrize(
+    ("splits", "source", "selected_on", "reported", "sizes"),
+    [
+        (("train", "val", "test"), "given", "val", "test", (15, 15, 15)),
+        (("train", "val"), "given", CROSS, "val", (15, 15, 0)),
+        (("train", "test"), "given", CROSS, "test", (15, 0, 15)),
+        ((), "made here: 60/20/20, stratified, seed 0", "val", "test", (9, 3, 3)),
+        (("train",), "made here: 60/20/20, stratified, seed 0", "val", "test", (9, 3, 3)),
+    ],
+)
+def test_splits_are_used_as_the_docstring_says(stored, splits, source, selected_on, reported, sizes):
+    result = probe(stored(splits), kind="ridge", baselines="none")
+    assert tuple(result["splits"].values()) == sizes
+    assert (result["split_source"], result["selection"]["on"]) == (source, selected_on)
+    assert result["evaluated_on"] == reported
+    assert result[reported]["n"] == dict(zip(("train", "val", "test"), sizes, strict=True))[reported]
+    if reported == "val":
+        assert result["test"] is None
+        assert "source" not in result["val"]
+    else:
+        assert result["val"]["source"] == selected_on
+        assert result["val"]["n"] == (sizes[1] or sizes[0])
+
+
+def test_each_part_is_what_its_name_says(stored):
+    store = stored(("train", "val", "test"))
+    m = matrix_of(store)
+    result = probe(store, kind="ridge", baselines="none")
+    train, val, test = (m.take(m.split == split) for split in ("train", "val", "test"))
+    by_hand = probes.fit("ridge", train.X, train.y, val.X, val.y)
+    assert result["alpha"] == by_hand.chosen
+    assert result["selection"]["path"] == by_hand.path
+    assert result["val"] == {"source": "val", **by_hand.scores}
+    assert result["test"] == probes.evaluate(by_hand.estimator, test.X, test.y, by_hand.temperature)
+    assert head(result)[0] == by_hand.estimator.coef_.tolist()
+    model = models.load(result["model"])
+    for part, seen in ((train, True), (val, True), (test, False)):
+        assert model.has_seen(part.digests).tolist() == [seen] * len(part)
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
+def test_test_labels_change_nothing_but_the_test_figures(stored, splits):
+    store = stored(splits)
+    before = probe(store, shots=[2], repeats=2, baselines="simple", kind="ridge")
+    old = head(before)
+    shifted = {"ant": "bee", "bee": "cat", "cat": "ant"}
+    edit(store, lambda row: {**row, "label": shifted[row["label"]]} if row["split"] == "test" else row)
+    after = probe(store, shots=[2], repeats=2, baselines="simple", kind="ridge")
+    assert head(after) == old
+    assert {key for key in before if before[key] != after[key]} <= {"test", "baselines", "few_shot", "seconds", "created"}
+    assert after["test"]["top1"] < before["test"]["top1"]
+
+
+def test_test_images_change_nothing_but_the_test_figures(stored):
+    store = stored(("train", "val", "test"))
+    before = head(probe(store, baselines="none", kind="ridge"))
+    edit(store, lambda row: None if row["id"].endswith("1.jpg") and row["split"] == "test" else row)
+    assert head(probe(store, baselines="none", kind="ridge")) == before
+
+
+def test_a_val_set_that_prefers_another_alpha_changes_the_choice(stored):
+    store = stored(("train", "val", "test"), ("ant", "bee"), 8)
+    easy = probe(store, kind="ridge", baselines="none")
+    flip = {"ant": "bee", "bee": "ant"}
+    edit(store, lambda row: {**row, "label": flip[row["label"]]} if row["split"] == "val" else row)
+    assert probe(store, kind="ridge", baselines="none")["alpha"] != easy["alpha"]
+
+
+def test_made_splits_are_seeded_and_stratified(stored):
+    store = stored(per_class=10)
+    one, again, other = (probe(store, kind="ridge", baselines="none", seed=seed) for seed in (1, 1, 2))
+    assert one["test"] == again["test"]
+    assert {c: f["support"] for c, f in one["test"]["per_class"].items()} == {"ant": 2, "bee": 2, "cat": 2}
+    assert (one["seed"], other["seed"]) == (1, 2)
+    assert "seed 2" in other["split_source"]
+    assert tuple(one["splits"].values()) == (18, 6, 6)
+    seen = models.load(other["model"]).seen
+    probe(store, kind="ridge", baselines="none", seed=1)
+    assert models.load(one["model"]).seen.tolist() != seen.tolist()
+
+
+def test_unlabelled_samples_are_left_out_with_a_note(stored):
+    store = stored(("train", "test"))
+    unlabelled = {"train/ant/0.jpg", "test/bee/0.jpg"}
+    edit(store, lambda row: {**row, "label": ""} if row["id"] in unlabelled else row)
+    result = probe(store, kind="ridge", baselines="none")
+    assert tuple(result["splits"].values()) == (14, 0, 14)
+    assert "2 samples without a label are left out" in result["notes"]
+    assert result["data"]["samples"] == 28
+
+
+@pytest.mark.parametrize(("copies", "note"), [(1, "1 test image is an exact copy"), (2, "2 test images are exact copies")])
+def test_copies_across_splits_are_noted(photos, tmp_path, copies, note):
+    data = photos(("ant", "bee"), 4, ("train", "test"))
+    for number in range(copies):
+        shutil.copy(data / f"train/ant/{number}.jpg", data / f"test/ant/copy{number}.jpg")
+    extract(data, tmp_path / "s", backbone="pixels")
+    heard = []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    result = probe(tmp_path / "s", kind="ridge", baselines="none", listener=Ears())
+    assert any(n.startswith(note) for n in result["notes"])
+    assert any(note in text for text in heard)
+
+
+def test_no_copies_no_note(stored):
+    assert not any("cop" in note for note in probe(stored(("train", "test")), kind="ridge", baselines="none")["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda r: {**r, "label": ""}, ManifestError, "no sample has a label"),
+        (lambda r: {**r, "label": "ant"}, ManifestError, "only one class"),
+        (lambda r: {**r, "split": "test"}, ManifestError, "never in train"),
+        (lambda r: {**r, "split": ""} if "ant/0" in r["id"] else r, ManifestError, "have a split and .*ant/0.jpg has none"),
+        (lambda r: {**r, "label": "emu"} if r["id"] == "test/cat/0.jpg" else r, ManifestError, "'emu' occurs in test only"),
+    ],
+)
+def test_labels_and_splits_that_cannot_be_used(stored, change, error, message):
+    store = stored(("train", "test"))
+    edit(store, change)
+    with pytest.raises(error, match=message):
+        probe(store, baselines="none")
+
+
+def test_wrong_words_are_refused(stored):
+    store = stored(per_class=3)
+    with pytest.raises(ProbeError, match="baselines 'all' is unknown; use none, simple, full"):
+        probe(store, baselines="all")
+    with pytest.raises(ProbeError, match="'svm' is unknown"):
+        probe(store, kind="svm", baselines="none")
+    with pytest.raises(StoreError, match="no backbone resnet50 here; choose with -b from: pixels-"):
+        probe(store, backbone="resnet50")
+
+
+def test_classes_of_one_image_leave_nothing_to_report_on(stored):
+    with pytest.raises(ManifestError, match="too small to hold any image back"):
+        probe(stored(per_class=1), baselines="none")
+
+
+def test_one_training_image_per_class_works(stored):
+    store = stored(("train", "test"))
+    edit(store, lambda row: row if row["split"] == "test" or row["id"].endswith("/0.jpg") else None)
+    result = probe(store, shots=[1], repeats=2)
+    assert "one sample per class" in result["selection"]["on"]
+    assert result["test"]["n"] == 15
+
+
+# -- baselines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network_store(tmp_path_factory):
+    """Noisy photos with given splits, embedded by a random network; and the folder they lie in."""
+    root = tmp_path_factory.mktemp("net")
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for split, count in (("train", 8), ("test", 12)):
+        for number, label in enumerate(("ant", "bee", "cat")):
+            (root / "data" / split / label).mkdir(parents=True)
+            for index in range(count + (label == "cat")):
+                pixels = rng.integers(0, 256, (32, 32, 3)) // 2 + 15 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(root / "data" / split / label / f"{index}.png")
+    extract(root / "data", root / "store", backbone="test_resnet", seed=7, **TINY)
+    return root
+
+
+def by_hand(matrix, kind="ridge"):
+    train, test = matrix.take(matrix.split == "train"), matrix.take(matrix.split == "test")
+    fitted = probes.fit(kind, train.X, train.y)
+    return float(np.mean(fitted.estimator.predict(test.X) == test.y)), train, test
+
+
+def test_baselines_are_what_they_say(network_store, tmp_path):
+    store = Store.open(network_store / "store")
+    result = probe(store.path, tmp_path / "m.safetensors", kind="ridge", baselines="full", shots=[3], repeats=2)
+    found = result["baselines"]
+    assert list(found) == ["majority", "pixels", "random_backbone"]
+    assert found["majority"] == 13 / 37
+    top1, train, test = by_hand(matrix_of(store.path, "pixels"))
+    assert found["pixels"] == top1
+    few = probes.fit_few_shot("ridge", train.X, train.y, test.X, test.y, shots=3, repeats=2)
+    assert result["few_shot"][0]["baselines"]["pixels"] == few["mean"]
+    spec = store.choose("test_resnet (random weights, seed 7)").spec
+    twin = backbones.twin(spec, "test_resnet", seed=0, device="cpu")
+    assert twin.spec["weights"] != spec["weights"]
+    assert {**twin.spec, "weights": 0} == {**spec, "weights": 0}
+    assert found["random_backbone"] == by_hand(matrices.load(store, store.entry(twin)))[0]
+    assert result["backbone"] == "test_resnet (random weights, seed 7)"
+    assert result["test"]["top1"] == by_hand(matrix_of(store.path, result["backbone"]))[0]
+
+
+def test_simple_and_none_do_less(network_store, tmp_path):
+    name = "test_resnet (random weights, seed 7)"
+    run = {"backbone": name, "kind": "ridge", "value": 10.0}
+    simple = probe(network_store / "store", tmp_path / "m.safetensors", **run)["baselines"]
+    assert simple["pixels"] is not None
+    assert simple["random_backbone"] is None
+    none = probe(network_store / "store", tmp_path / "m.safetensors", baselines="none", **run)["baselines"]
+    assert none == {"majority": None, "pixels": None, "random_backbone": None}
+
+
+def test_pixels_are_not_compared_with_themselves(stored):
+    found = probe(stored(), kind="ridge", baselines="full")["baselines"]
+    assert found["majority"] is not None
+    assert found["pixels"] is found["random_backbone"] is None
+
+
+def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store, tmp_path):
+    extract(network_store / "data", tmp_path / "fresh", backbone="test_resnet", seed=7, **TINY)
+    store = Store.open(tmp_path / "fresh")
+    store.write_rows(tmp_path / "moved", store.rows())  # the root it looks in
+    result = probe(store.path, kind="ridge", baselines="simple")
+    assert result["baselines"]["pixels"] is None
+    assert result["baselines"]["majority"] == 13 / 37
+    assert any("no figure for pixels" in note for note in result["notes"])
+    assert result["test"]["n"] == 37
+
+
+def test_a_rejected_image_takes_no_part(photos, tmp_path):
+    data = photos(("ant", "bee"), 5, ("train", "test"))
+    (data / "train/ant/bad.jpg").write_bytes(b"no image")
+    extract(data, tmp_path / "s", backbone="test_resnet", **TINY)
+    result = probe(tmp_path / "s", kind="ridge", baselines="simple")
+    assert tuple(result["splits"].values()) == (10, 0, 10)
+    assert result["baselines"]["pixels"] is not None
+
+
+# -- what is written down -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "parameter"), [("logistic", "C"), ("ridge", "alpha")])
+def test_the_keys_that_scripts_rely_on(stored, kind, parameter):
+    result = probe(stored(), kind=kind, value=0.5, baselines="simple")
+    assert {"model", "kind", parameter, "splits", "val", "test", "baselines", "seconds"} <= set(result)
+    assert {"C", "alpha"} & set(result) == {parameter}
+    assert result[parameter] == 0.5
+    assert set(result["splits"]) == {"train", "val", "test"}
+    assert set(result["baselines"]) == {"majority", "pixels", "random_backbone"}
+    assert "top1" in result["val"]
+    assert {"top1", "balanced_accuracy", "log_loss", "ece"} <= set(result["test"])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_model_file_carries_the_same_card(stored, tmp_path):
+    result = probe(stored(), tmp_path / "a" / "m.safetensors", kind="ridge")
+    model = models.load(tmp_path / "a" / "m.safetensors")
+    assert result["model"] == str(tmp_path / "a" / "m.safetensors")
+    assert {key: result[key] for key in model.card} == model.card
+    assert {"featurepipe", "torch", "timm", "scikit-learn"} <= set(model.card["versions"])
+
+
+def test_by_default_the_model_lies_in_the_backbones_folder(stored):
+    store = stored()
+    result = probe(store, kind="ridge", baselines="none")
+    assert result["model"] == str(Store.open(store).choose("pixels").folder / "model.safetensors")
+
+
+def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
+    monkeypatch.setattr(probes, "MAX_ITER", 1)
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0,)))
+    notes = probe(stored(), baselines="none")["notes"]
+    assert any("C=10 is the last of the grid" in note for note in notes)
+    assert any("not converged in 1 iterations at C=10" in note for note in notes)
+
+
+def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):
+    store = stored(("train", "val", "test"))
+    result = probe(store, kind="ridge", shots=[2, 10], repeats=3, baselines="none", seed=4)
+    m = matrix_of(store)
+    train, val, test = (m.take(m.split == split) for split in ("train", "val", "test"))
+    X, y = np.concatenate([train.X, val.X]), np.concatenate([train.y, val.y])
+    for few, shots in zip(result["few_shot"], (2, 10), strict=True):
+        direct = probes.fit_few_shot("ridge", X, y, test.X, test.y, shots=shots, repeats=3, seed=4)
+        assert few == {**direct, "baselines": {}}
+    with pytest.raises(ProbeError, match="has 10 training images, fewer than 11"):
+        probe(store, kind="ridge", shots=[11], baselines="none")

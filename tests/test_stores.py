@@ -1,0 +1,427 @@
+"""Stores: what is kept, what is still missing, and what happens when the directory is not as it was left."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurepipe import files, shards, stores
+from featurepipe.backbones import Pixels, Transform
+from featurepipe.errors import FingerprintMismatch, FormatTooNew, StoreError
+from featurepipe.manifests import Manifest, Sample
+from featurepipe.stores import Pending, Row, Store, Writer
+
+PIXELS = Pixels()
+OTHER = Pixels(name="other pixels", transform=Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash"))
+NASTY = [
+    'a,b".jpg',
+    "line\nbreak.png",
+    "carriage\rreturn.png",
+    " spaces .png",
+    "ü/ß.png",
+    "'=1+1.png",
+    "\udcff\udc80.png",
+]
+
+
+def digest(n):
+    return f"{n:064x}"
+
+
+def writer(store, backbone=PIXELS, rows_per_shard=2):
+    provenance = {"name": backbone.name, "source": backbone.source}
+    return Writer(store.entry(backbone), provenance, rows_per_shard)
+
+
+def put(store, numbers, backbone=PIXELS, rows_per_shard=2, rejects=()):
+    """One-row batches; row n is filled with n."""
+    sink = writer(store, backbone, rows_per_shard)
+    for n in numbers:
+        bad = {digest(n): f"broken {n}"} if n in rejects else {}
+        kept = [] if bad else [digest(n)]
+        sink.append(kept, np.full((len(kept), backbone.width), n, np.float32), bad)
+    sink.commit()
+
+
+def shard_files(store):
+    return sorted(store.path.glob("*/shard-*.h5"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.create(tmp_path / "a.store")
+
+
+# -- the directory
+
+
+def test_create_makes_a_store_once_and_opens_it_afterwards(tmp_path):
+    made = Store.create(tmp_path / "deep" / "a.store")
+    before = (made.path / "store.json").read_bytes()
+    assert Store.is_store(made.path)
+    assert (made.path / ".gitignore").read_text() == "*\n"
+    assert Store.create(made.path) == Store.open(made.path) == made
+    assert (made.path / "store.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", ["photo.jpg", "manifest.csv", ".gitignore", "trip-20240101/a.jpg", "store.json.bak"]
+)
+def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path, content):
+    (tmp_path / content).parent.mkdir(exist_ok=True)
+    (tmp_path / content).write_text("mine")
+    with pytest.raises(StoreError, match="not a featurepipe store"):
+        Store.create(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / content]
+    assert (tmp_path / content).read_text() == "mine"
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(StoreError, match="not a featurepipe store"):
+        Store.create(tmp_path / "a")
+
+
+def test_open_says_what_to_do_when_there_is_nothing(tmp_path):
+    with pytest.raises(StoreError, match="featurepipe extract"):
+        Store.open(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_newer_store_is_refused(store):
+    header = json.loads((store.path / "store.json").read_text())
+    (store.path / "store.json").write_text(json.dumps(header | {"encoding-version": "2.0"}))
+    for opened in (Store.open, Store.create):
+        with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.0"):
+            opened(store.path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '"x"', "\udcff", '{"encoding-type": "featurepipe-store"}']
+    + [
+        json.dumps({"encoding-type": "featurepipe-store", "encoding-version": "1.0", "root": "/x"} | change)
+        for change in ({"encoding-version": "one"}, {"encoding-version": None}, {"root": 5}, {"encoding-type": "zarr"})
+    ],
+)
+def test_a_damaged_header_is_one_clear_error(store, text):
+    (store.path / "store.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    for opened in (Store.open, Store.create):
+        with pytest.raises(StoreError, match=r"store\.json"):
+            opened(store.path)
+
+
+def test_the_advice_for_a_damaged_header_works(store):
+    put(store, range(4))
+    store.write_rows(store.path, [Row(Sample("a", "a", None, None), digest(1))])
+    (store.path / "store.json").write_text("{")
+    with pytest.raises(StoreError, match="remove it and run featurepipe extract again"):
+        Store.open(store.path)
+    (store.path / "store.json").unlink()
+    assert len(Store.create(store.path).entry(PIXELS).places()) == 4
+
+
+@pytest.mark.parametrize(
+    "left", [[], [".gitignore"], [".gitignore.1f.partial"], [".gitignore", "store.json.1f.partial"]]
+)
+def test_a_store_that_was_never_finished_is_finished(tmp_path, left):
+    for name in [".lock", *left]:
+        (tmp_path / name).write_text("*\n" if name == ".gitignore" else "")
+    assert Store.create(tmp_path).entries() == []
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".gitignore", "store.json"}
+
+
+# -- the lock
+
+HOLD = """
+import sys
+from featurepipe.stores import Store
+with Store.open(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_gets_one_clear_error_until_the_first_is_gone(store):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match="written by another process"), store.lock():
+            pytest.fail("two writers")
+        (store.path / "store.json").unlink()  # as if the store was just being made
+        with pytest.raises(StoreError, match="written by another process"):
+            Store.create(store.path)
+        first.kill()
+    with store.lock():  # the lock went with the process
+        pass
+
+
+def test_the_lock_removes_leftovers_and_nothing_else(store):
+    put(store, range(2))
+    (shard,) = shard_files(store)
+    leftovers = [shard.with_name("shard-00001.h5.0a1b2c3d.partial"), store.path / "manifest.csv.0a1b2c3d.partial"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    with pytest.raises(ZeroDivisionError), store.lock():
+        raise ZeroDivisionError  # goes through, and the lock is free again
+    with store.lock():
+        assert not any(leftover.exists() for leftover in leftovers)
+        assert shard_files(store) == [shard]
+
+
+# -- the manifest
+
+
+def test_rows_come_back_as_they_went_in(store):
+    rows = [
+        Row(Sample(name, name, name, split), digest(n))
+        for n, (name, split) in enumerate(zip(NASTY, [*"abcdef", None], strict=True))
+    ]
+    rows += [Row(Sample("unread", "unread", None, None), "")]
+    store.write_rows(Path("/some/where"), rows)
+    assert store.rows() == rows
+    assert store.root == Path("/some/where")
+
+
+def test_the_root_may_have_any_name(store, tmp_path):
+    root = tmp_path / os.fsdecode(b'"\xff\n\xc3\xbc')
+    root.mkdir()
+    store.write_rows(root, [])
+    assert Store.open(store.path).root == root
+
+
+def test_rejects_are_a_table_that_reads_back(store):
+    rejects = {name: f"broken: {name}" for name in NASTY}
+    store.write_rejects(rejects)
+    with open(store.path / "rejects.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert list(csv.reader(file)) == [["id", "reason"], *map(list, rejects.items())]
+
+
+def test_a_store_without_manifest_says_how_to_fill_it(store):
+    for ask in (store.rows, lambda: store.root):
+        with pytest.raises(StoreError, match=f"featurepipe extract DATA --store {store.path}"):
+            ask()
+    (store.path / "manifest.csv").write_text("id,label\n")
+    with pytest.raises(StoreError, match="lacks columns"):
+        store.rows()
+
+
+def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").symlink_to("nowhere")
+    (tmp_path / "c").mkdir()
+    manifest = Manifest(tmp_path, tuple(Sample(name, name, None, None) for name in "abc"))
+    done = []
+    rows, unreadable = stores.digest_rows(manifest, 2, done.append)
+    assert [row.digest for row in rows] == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "", ""]
+    assert unreadable == {
+        "b": "cannot be read: No such file or directory",
+        "c": "cannot be read: Is a directory",
+    }
+    assert done == [1, 1, 1]
+
+
+def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"abc")
+    manifest = Manifest(tmp_path, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
+    seen, real = [], stores.sha256_file
+    monkeypatch.setattr(stores, "sha256_file", lambda path: (seen.append(path), real(path))[1])
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stores.digest_rows(manifest, 2, interrupt)
+    assert len(seen) < 5_000
+
+
+# -- what is missing
+
+
+def test_the_plan_is_what_is_missing_in_order_once_and_retries_last(store):
+    put(store, range(4), rejects={2})
+    numbers = [9, 2, 0, 9, 7, 3, 8]
+    rows = [Row(Sample(f"{i}", f"f{i}", None, None), digest(n)) for i, n in enumerate(numbers)]
+    rows.append(Row(Sample("gone", "gone", None, None), ""))
+    assert stores.plan(rows, Path("/r"), store.entry(PIXELS)) == [
+        Pending(digest(9), Path("/r/f0")),
+        Pending(digest(7), Path("/r/f4")),
+        Pending(digest(8), Path("/r/f6")),
+        Pending(digest(2), Path("/r/f1"), retried=True),
+    ]
+
+
+# -- shards of several backbones
+
+
+def test_rows_are_found_where_they_were_put(store):
+    put(store, range(5), rejects={1, 4})
+    entry = store.entry(PIXELS)
+    found = {
+        key: float(shards.read(entry.indexes[number].path).embeddings[row, 0])
+        for key, (number, row) in entry.places().items()
+    }
+    assert found == {digest(n): n for n in (0, 2, 3)}
+    assert entry.rejects() == {digest(n): f"broken {n}" for n in (1, 4)}
+    assert [len(index.digests) + len(index.rejects) for index in entry.indexes] == [2, 2, 1]
+
+
+def test_backbones_lie_side_by_side_and_never_mix(store):
+    put(store, range(3))
+    put(store, range(5), OTHER)
+    mine, other = store.entry(PIXELS), store.entry(OTHER)
+    assert (len(mine.places()), len(other.places())) == (3, 5)
+    assert mine.folder.name == f"pixels-{PIXELS.fingerprint[:8]}"
+    assert other.folder.name == f"other-pixels-{OTHER.fingerprint[:8]}"
+    assert store.choose(PIXELS.fingerprint).folder == mine.folder
+    assert store.choose("other pixels").folder == store.choose(other.folder.name).folder == other.folder
+    with pytest.raises(StoreError, match="several") as caught:
+        store.choose()
+    assert mine.folder.name in str(caught.value)
+    with pytest.raises(StoreError, match="no backbone nonsense here"):
+        store.choose("nonsense")
+
+
+def test_a_backbone_is_found_under_another_name(store):
+    put(store, range(3))
+    assert len(store.entry(Pixels(name="my pixels")).places()) == 3
+
+
+def test_known_rejects_are_not_written_again(store):
+    put(store, range(3), rejects={1})
+    before = shard_files(store)
+    put(store, [1], rejects={1})
+    assert shard_files(store) == before
+
+
+def test_the_next_shard_gets_a_number_that_was_never_used(store):
+    put(store, range(4))
+    first, second = shard_files(store)
+    second.rename(second.with_suffix(".corrupt"))
+    (first.parent / "shard-00000 (copy).txt").write_text("somebody's note")
+    (first.parent / "shard-notes.txt").write_text("somebody's note")
+    put(store, [7])
+    assert [path.name for path in shard_files(store)] == ["shard-00000.h5", "shard-00002.h5"]
+
+
+def moved(store):
+    """A store whose pixel folder holds, as its first shard, one of the other backbone."""
+    put(store, range(2), OTHER)
+    (foreign,) = shard_files(store)
+    put(store, range(4))
+    target = store.entry(PIXELS).folder / "shard-00000.h5"
+    for path in sorted(target.parent.iterdir(), reverse=True):
+        path.rename(path.with_name(f"shard-{int(path.stem[-5:]) + 1:05d}.h5"))
+    return foreign.rename(target)
+
+
+@pytest.mark.parametrize("ask", [lambda s: s.entry(PIXELS), lambda s: s.entries(), lambda s: s.choose()])
+def test_a_shard_in_the_wrong_folder_is_refused_by_name(store, ask):
+    foreign = moved(store)
+    with pytest.raises(FingerprintMismatch, match="moved here") as caught:
+        ask(store)
+    message = str(caught.value)
+    assert str(foreign) in message
+    assert "transform" in message
+    assert f"featurepipe verify --repair {store.path}" in message
+
+
+def test_a_folder_of_nothing_but_foreign_shards_is_refused(store):
+    put(store, range(2), OTHER)
+    shard_files(store)[0].parent.rename(store.path / f"pixels-{PIXELS.fingerprint[:8]}")
+    with pytest.raises(FingerprintMismatch, match="moved here"):
+        store.entry(PIXELS)
+    assert not store.verify()["ok"]
+
+
+def test_verify_sets_aside_the_foreign_shard_and_keeps_the_rightful_ones(store):
+    foreign = moved(store)
+    assert store.verify()["checked"] == 4
+    found = store.verify(repair=True)
+    assert found["repaired"] == [str(foreign)]
+    assert len(found["problems"]) == 1
+    assert "another backbone" in found["problems"][0]
+    assert store.verify() == {"ok": True, "checked": 4, "problems": [], "repaired": []}
+    assert len(store.entry(PIXELS).places()) == 4
+
+
+# -- verify
+
+
+def test_verify_finds_repeats_and_repair_keeps_one_copy(store):
+    put(store, range(2))
+    (shard,) = shard_files(store)
+    shard.with_name("shard-00007.h5").write_bytes(shard.read_bytes())
+    found = store.verify()
+    assert (found["ok"], found["checked"], found["repaired"]) == (False, 2, [])
+    assert "shard-00007.h5 repeats digests" in found["problems"][0]
+    store.verify(repair=True)
+    assert shard_files(store) == [shard]
+    assert store.verify()["ok"]
+
+
+def test_verify_finds_repeats_inside_a_shard(store):
+    sink = writer(store)
+    sink.append([digest(1)] * 2, np.zeros((2, PIXELS.width), np.float32), {})
+    assert "repeats digests" in store.verify()["problems"][0]
+
+
+def test_verify_names_a_newer_shard_and_repair_leaves_it(store, monkeypatch):
+    monkeypatch.setattr(shards, "ENCODING_VERSION", "9.0")
+    put(store, range(2))
+    monkeypatch.undo()
+    found = store.verify(repair=True)
+    assert "9.0" in found["problems"][0]
+    assert found["repaired"] == []
+    assert len(shard_files(store)) == 1
+
+
+def test_verify_without_repair_changes_nothing(store):
+    put(store, range(4))
+    path = shard_files(store)[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in store.path.rglob("*") if p.is_file()}
+    assert not store.verify()["ok"]
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in store.path.rglob("*") if p.is_file()} == before
+
+
+# -- interrupts while writing
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the rename", "after the rename"])
+def test_ctrl_c_while_a_shard_is_written_neither_loses_nor_repeats_rows(store, monkeypatch, after):
+    real, calls = shards.write, []
+
+    def interrupted(path, shard):
+        calls.append(path)
+        if after or len(calls) > 1:
+            real(path, shard)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "write", interrupted)
+    sink = writer(store)
+    sink.append([digest(0)], np.zeros((1, PIXELS.width), np.float32), {})
+    with pytest.raises(KeyboardInterrupt):
+        sink.append([digest(1)], np.ones((1, PIXELS.width), np.float32), {})
+    sink.commit()  # what extraction does on Ctrl-C
+    assert store.verify() == {"ok": True, "checked": 2, "problems": [], "repaired": []}
+
+
+def test_a_full_disk_keeps_what_is_finished_and_leaves_no_half(store, monkeypatch):
+    put(store, range(2))
+    before = [(path, path.read_bytes()) for path in shard_files(store)]
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_sync_file", full)
+    with pytest.raises(OSError, match="No space"):
+        put(store, range(2, 4))
+    assert [(path, path.read_bytes()) for path in sorted(before[0][0].parent.iterdir())] == before
