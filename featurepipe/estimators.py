@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from featurepipe import backbones, extraction, matrices, models, probes, stages
+from featurepipe import backbones, extraction, matrices, models, probes
 from featurepipe.digests import sha256_bytes, sha256_file
 from featurepipe.errors import FingerprintMismatch, ImageError
 from featurepipe.images import convert, from_array
@@ -99,6 +100,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         _check_images(X)
         self._made = None
+        vars(self).pop("fingerprint_", None)  # of an earlier fit
         extractor = self._extractor()
         self.fingerprint_ = extractor.fingerprint
         self.n_features_out_ = self._n_features_out = extractor.width
@@ -131,7 +133,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 entry = store.entry(extractor)
                 places = entry.places()
                 todo = [item for digest, item in distinct.items() if digest not in places]
-                writer = Writer(entry, stages.provenance(extractor, self.batch_size), stages.ROWS_PER_SHARD)
+                writer = Writer(entry, extraction.provenance(extractor, self.batch_size), extraction.ROWS_PER_SHARD)
                 self._fill(todo, extractor, writer, items)
             entry = store.entry(extractor)
         places = entry.places()
@@ -149,7 +151,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _extractor(self) -> backbones.Extractor:
         """The backbone, made on first use."""
         if getattr(self, "_made", None) is None:
-            self._made = backbones.create(
+            made = backbones.create(
                 self.backbone,
                 weights=self.weights,
                 arguments=self.arguments,
@@ -161,19 +163,22 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 device=self.device,
                 transform=self.image_transform,
             )
-            known = getattr(self, "fingerprint_", self._made.fingerprint)
-            if known != self._made.fingerprint:
+            known = getattr(self, "fingerprint_", made.fingerprint)
+            if known != made.fingerprint:
                 raise FingerprintMismatch(
                     f"this estimator was fitted with backbone {known[:8]}, its parameters now make "
-                    f"{self._made.fingerprint[:8]}; fit it again"
+                    f"{made.fingerprint[:8]}; fit it again"
                 )
+            self._made = made
         return self._made
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key != "_made"}
 
     def __sklearn_tags__(self) -> Any:
-        return _image_tags(super().__sklearn_tags__())
+        tags = _image_tags(super().__sklearn_tags__())
+        tags.transformer_tags.preserves_dtype = []  # embeddings are float32, whatever the images are
+        return tags
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
@@ -240,7 +245,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
-        y = column_or_1d(y)
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         check_consistent_length(_check_images(X), y)
         if isinstance(self.backbone, FeatureExtractor):
@@ -257,7 +263,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Sequence[Any]) -> np.ndarray:
         """Class of each image."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        proba = self.predict_proba(X)  # (n, K)
+        return self.classes_[proba.argmax(axis=1)]
 
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
@@ -279,7 +286,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             temperature=self.probe_.temperature,
             backbone={**identity, "spec": extractor.spec, "source": extractor.source},
             seen=self.seen_,
-            card={"selection": selection, "seed": self.seed, "versions": stages.versions()},
+            card={"selection": selection, "seed": self.seed, "versions": extraction.versions()},
         )
         models.save(path, model)
 
@@ -314,8 +321,7 @@ def _pending(item: Any, index: int, transform: backbones.Transform) -> Pending:
 
 
 def _image_tags(tags: Any) -> Any:
-    """Input is images: neither a 2-D array nor checked by scikit-learn."""
+    """Input is images, or text that names their files; no 2-D array."""
     tags.input_tags.two_d_array = False
     tags.input_tags.string = True
-    tags.no_validation = True
     return tags

@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from featurepipe.images import decode, to_pixels
 from featurepipe.stores import Pending
 
 BATCH_SIZE = 32
+ROWS_PER_SHARD = 1024
+LIBRARIES = ("featurepipe", "torch", "timm", "scikit-learn", "numpy", "h5py", "pillow")
 BATCHES_AHEAD = 3
 NOT_FINITE = "the embedding is not finite"
 
@@ -208,3 +212,25 @@ def fill(
     finally:
         batches.close()
     return outcome
+
+
+def provenance(extractor: Extractor, batch_size: int) -> dict[str, Any]:
+    """What a shard says about how it was made."""
+    return {
+        "name": extractor.name,
+        "source": extractor.source,
+        "device": extractor.device,
+        "batch_size": batch_size,
+        "versions": versions(),
+        "created": now(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide results."""
+    return {library: metadata.version(library) for library in LIBRARIES}
+
+
+def now() -> str:
+    """The current second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -34,3 +34,16 @@ def photos(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """One thread for small sums: on a busy machine, threads that wait for each other cost tenfold."""
+    import sklearn.linear_model  # noqa: F401  # loads the libraries that are limited
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield

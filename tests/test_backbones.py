@@ -632,6 +632,18 @@ def test_a_name_without_pretrained_weights_asks_for_a_file():
         backbones.create("lcnet_035")
 
 
+def test_what_a_repository_adds_to_the_architecture_is_in_the_spec_and_in_the_twin(tmp_path):
+    config = {
+        "architecture": "test_vit",
+        "pretrained_cfg": {"input_size": [3, 160, 160], "num_classes": 10, "classifier": "head"},
+        "model_args": {"depth": 2},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    made = backbones.create(f"local-dir:{tmp_path}", random_weights=True)
+    assert made.spec["arguments"] == {"depth": 2}
+    assert len(made.module.blocks) == len(backbones.twin(made.spec, "x").module.blocks) == 2
+
+
 @pytest.mark.parametrize("name", ["foo:bar", "local-dir:nowhere"])
 def test_an_unknown_source_is_refused(name):
     with pytest.raises(BackboneError):

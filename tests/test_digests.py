@@ -65,6 +65,12 @@ def test_state_digest_takes_any_dtype_and_shape(dtype):
     assert len(digests) == 4
 
 
+def test_state_digest_tells_equal_bytes_of_different_dtypes_apart():
+    dtypes = (torch.float32, torch.int32, torch.uint8, torch.bool)
+    zeros = [torch.zeros(4, dtype=dtype) for dtype in dtypes]
+    assert len({sha256_state_dict({"a": tensor}) for tensor in zeros}) == len(dtypes)
+
+
 def test_state_digest_of_parameters_that_want_gradients():
     tensor = state()["a"]
     assert sha256_state_dict({"a": torch.nn.Parameter(tensor)}) == sha256_state_dict({"a": tensor})

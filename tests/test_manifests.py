@@ -127,6 +127,7 @@ def test_a_link_to_nothing_stays_listed_to_be_rejected_by_name(tmp_path):
 def test_a_pipe_is_not_an_image(tmp_path):
     touch(tmp_path, "a/1.png")
     os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "link.png").symlink_to("pipe.png")
     assert [sample.id for sample in read(tmp_path).samples] == ["a/1.png"]
 
 
@@ -413,6 +414,16 @@ def test_exact_copies_never_cross_splits_even_under_another_label():
     splits = assign_splits(labels + labels + ["c"] * 20, digests + digests + digests[:10] + digests[20:30])
     assert splits[:40] == splits[40:80]
     assert splits[80:] == splits[:10] + splits[20:30]
+
+
+def test_copies_under_several_labels_split_the_same_in_any_order():
+    labels, digests = many({"a": 20, "b": 20})
+    pairs = list(zip([*labels, *["c"] * 40, *["B"] * 40], digests * 3, strict=True))
+    first = dict(zip(digests * 3, assign_splits(*zip(*pairs, strict=True)), strict=True))
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(pairs, len(pairs))
+        splits = assign_splits(*zip(*shuffled, strict=True))
+        assert splits == [first[digest] for _, digest in shuffled]
 
 
 def test_copies_do_not_count_twice_in_the_shares():

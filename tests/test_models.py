@@ -15,7 +15,16 @@ from featurepipe import backbones, models, probes
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
 
 ARCHIVES = Path(__file__).parent / "archives"
-HOSTILE = ["a,b\n\"c\"'", "<script>alert(1)</script>", "ünïcode 🐝", "../../etc/passwd", " ", "caf\udce9", "\x00x\t", "%s{0}"]
+HOSTILE = [
+    'a,b\n"c"\'',
+    "<script>alert(1)</script>",
+    "ünïcode 🐝",
+    "../../etc/passwd",
+    " ",
+    "caf\udce9",
+    "\x00x\t",
+    "%s{0}",
+]
 TINY = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
 
 
@@ -61,7 +70,9 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
-@pytest.mark.parametrize("names", [("yes", "no"), ("ant", "bee", "cat"), (3, 1), (10, 20, 5, -1), (False, True), HOSTILE])
+@pytest.mark.parametrize(
+    "names", [("yes", "no"), ("ant", "bee", "cat"), (3, 1), (10, 20, 5, -1), (False, True), HOSTILE]
+)
 def test_round_trip(tmp_path, kind, names):
     model, X = trained(kind, names)
     models.save(tmp_path / "deep" / "m.safetensors", model)
@@ -144,7 +155,7 @@ def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(ModelFileError, match="does not exist.*featurepipe probe"):
+    with pytest.raises(ModelFileError, match=r"does not exist.*featurepipe probe"):
         models.load(tmp_path / "none.safetensors")
     with pytest.raises(ModelFileError):
         models.load(tmp_path)
@@ -238,7 +249,7 @@ def test_other_weights_are_refused_by_the_field_that_differs(file, network, tmp_
     model, _ = trained(backbone=network[1])
     state = {k: v + 1e-3 if v.dtype == np.float32 else v for k, v in load_all(network[0]).items()}
     save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(FingerprintMismatch, match="weights is '[0-9a-f]{64}', not '[0-9a-f]{64}'"):
+    with pytest.raises(FingerprintMismatch, match=r"weights is '[0-9a-f]{64}', not '[0-9a-f]{64}'"):
         models.open_backbone(model, file, weights=tmp_path / "other.safetensors", device="cpu")
 
 

@@ -152,12 +152,14 @@ def test_one_sample_per_class_takes_the_middle_of_the_grid():
 def test_cross_validated_scores_are_those_of_a_plain_loop():
     X, y = clusters(53, classes=3, spread=4)
     folds = probes._folds(y, 7)
-    guess = np.empty_like(y)
+    by_hand = np.empty((53, 3))
     for fold in np.unique(folds):  # statistics, too, come from the training part only
         pipeline = explicit("ridge", 10.0).fit(X[folds != fold].astype(float), y[folds != fold])
-        guess[folds == fold] = pipeline.predict(X[folds == fold].astype(float))
+        by_hand[folds == fold] = pipeline.decision_function(X[folds == fold].astype(float))
+    (ours,), _ = probes._cross_validate("ridge", X.astype(float), y, [10.0], folds)
+    np.testing.assert_allclose(ours, by_hand, atol=1e-9)
     probe = probes.fit("ridge", X, y, value=10.0, seed=7)
-    assert probe.scores["top1"] == pytest.approx(np.mean(guess == y))
+    assert probe.scores["top1"] == pytest.approx(np.mean(by_hand.argmax(1) == y))
     assert probe.scores["n"] == 53
 
 

@@ -99,7 +99,13 @@ def test_test_labels_change_nothing_but_the_test_figures(stored, splits):
     edit(store, lambda row: {**row, "label": shifted[row["label"]]} if row["split"] == "test" else row)
     after = probe(store, shots=[2], repeats=2, baselines="simple", kind="ridge")
     assert head(after) == old
-    assert {key for key in before if before[key] != after[key]} <= {"test", "baselines", "few_shot", "seconds", "created"}
+    assert {key for key in before if before[key] != after[key]} <= {
+        "test",
+        "baselines",
+        "few_shot",
+        "seconds",
+        "created",
+    }
     assert after["test"]["top1"] < before["test"]["top1"]
 
 
@@ -141,7 +147,9 @@ def test_unlabelled_samples_are_left_out_with_a_note(stored):
     assert result["data"]["samples"] == 28
 
 
-@pytest.mark.parametrize(("copies", "note"), [(1, "1 test image is an exact copy"), (2, "2 test images are exact copies")])
+@pytest.mark.parametrize(
+    ("copies", "note"), [(1, "1 test image is an exact copy"), (2, "2 test images are exact copies")]
+)
 def test_copies_across_splits_are_noted(photos, tmp_path, copies, note):
     data = photos(("ant", "bee"), 4, ("train", "test"))
     for number in range(copies):
@@ -168,8 +176,16 @@ def test_no_copies_no_note(stored):
         (lambda r: {**r, "label": ""}, ManifestError, "no sample has a label"),
         (lambda r: {**r, "label": "ant"}, ManifestError, "only one class"),
         (lambda r: {**r, "split": "test"}, ManifestError, "never in train"),
-        (lambda r: {**r, "split": ""} if "ant/0" in r["id"] else r, ManifestError, "have a split and .*ant/0.jpg has none"),
-        (lambda r: {**r, "label": "emu"} if r["id"] == "test/cat/0.jpg" else r, ManifestError, "'emu' occurs in test only"),
+        (
+            lambda r: {**r, "split": ""} if "ant/0" in r["id"] else r,
+            ManifestError,
+            "have a split and .*ant/0.jpg has none",
+        ),
+        (
+            lambda r: {**r, "label": "emu"} if r["id"] == "test/cat/0.jpg" else r,
+            ManifestError,
+            "'emu' occurs in test only",
+        ),
     ],
 )
 def test_labels_and_splits_that_cannot_be_used(stored, change, error, message):

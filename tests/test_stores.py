@@ -14,7 +14,7 @@ from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels, Transform
 from featurepipe.errors import FingerprintMismatch, FormatTooNew, StoreError
 from featurepipe.manifests import Manifest, Sample
-from featurepipe.stores import Pending, Row, Store, Writer
+from featurepipe.stores import Pending, Row, Store, Writer, planning
 
 PIXELS = Pixels()
 OTHER = Pixels(name="other pixels", transform=Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash"))
@@ -230,8 +230,8 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
 def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"abc")
     manifest = Manifest(tmp_path, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
-    seen, real = [], stores.sha256_file
-    monkeypatch.setattr(stores, "sha256_file", lambda path: (seen.append(path), real(path))[1])
+    seen, real = [], planning.sha256_file
+    monkeypatch.setattr(planning, "sha256_file", lambda path: (seen.append(path), real(path))[1])
 
     def interrupt(_):
         raise KeyboardInterrupt

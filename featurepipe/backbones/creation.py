@@ -19,6 +19,7 @@ from featurepipe.backbones.networks import (
     freeze,
     make_network,
     probe_width,
+    repository_arguments,
     set_pooling,
 )
 from featurepipe.backbones.pixels import PIXELS, Pixels
@@ -161,6 +162,8 @@ def create(
     if random_weights:
         state = None
     module = make_network(timm_name, arguments, pretrained=state is None and not random_weights, seed=seed)
+    if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
+        arguments = {**_plain(repository_arguments(timm_name)), **arguments}
     if state is not None:
         load_weights(module, state, file, timm_name)
     if pooling is not None and layer == PENULTIMATE:

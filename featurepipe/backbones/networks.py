@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +54,16 @@ def _quiet(*loggers: str) -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logging.getLogger(logger).setLevel(level)
+
+
+def repository_arguments(name: str) -> dict[str, Any]:
+    """The model arguments in the config of an ``hf-hub:`` or ``local-dir:`` repository that timm has just read."""
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        return json.loads((Path(place) / "config.json").read_text("utf-8")).get("model_args") or {}
+    from timm.models import load_model_config_from_hf
+
+    return load_model_config_from_hf(place)[2] or {}
 
 
 def check_name(name: str) -> None:

@@ -88,6 +88,9 @@ def main() -> None:
       $ featurepipe run data/digits
       $ featurepipe run photos/ -b resnet50.a1_in1k --baselines full
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()

@@ -5,15 +5,13 @@ hears notes and progress.
 """
 
 from featurepipe.stages.applying import evaluate, predict
-from featurepipe.stages.extracting import ROWS_PER_SHARD, extract
+from featurepipe.stages.extracting import extract
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
-from featurepipe.stages.records import provenance, versions
 from featurepipe.stages.running import report, run
 
 __all__ = [
-    "ROWS_PER_SHARD",
     "Listener",
     "evaluate",
     "export",
@@ -21,9 +19,7 @@ __all__ = [
     "info",
     "predict",
     "probe",
-    "provenance",
     "report",
     "run",
     "verify",
-    "versions",
 ]

@@ -11,10 +11,7 @@ from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Extractor
 from featurepipe.manifests import Manifest
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.records import provenance
 from featurepipe.stores import Pending, Row, Store, Writer, digest_rows, plan
-
-ROWS_PER_SHARD = 1024
 
 
 def extract(
@@ -24,7 +21,7 @@ def extract(
     backbone: str | Extractor | None = None,
     batch_size: int = extraction.BATCH_SIZE,
     workers: int | None = None,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def fill(
     *,
     batch_size: int = extraction.BATCH_SIZE,
     workers: int | None = None,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener,
 ) -> dict[str, Any]:
     """Embed what `extractor` lacks of `rows`; the store is locked by the caller."""
@@ -110,7 +107,7 @@ def fill(
     entry = store.entry(extractor)
     todo = plan(rows, root, entry)
     listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - _count(rows, todo)))
-    writer = Writer(entry, provenance(extractor, batch_size), rows_per_shard)
+    writer = Writer(entry, extraction.provenance(extractor, batch_size), rows_per_shard)
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
         outcome = extraction.fill(
             todo,

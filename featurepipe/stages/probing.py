@@ -13,10 +13,10 @@ import numpy as np
 from featurepipe import backbones, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError, StoreError
+from featurepipe.extraction import now, versions
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.records import now, versions
 from featurepipe.stores import Entry, Store
 
 BASELINES = ("none", "simple", "full")

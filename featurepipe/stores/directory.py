@@ -1,17 +1,4 @@
-"""Stores: a directory that holds a manifest and, side by side, the shards of any number of backbones.
-
-::
-
-    STORE/store.json                       format version, and the folder that the samples lie in
-    STORE/manifest.csv                     id, path, label, split, digest: what the data set is now
-    STORE/<backbone>-<fingerprint8>/shard-NNNNN.h5
-    STORE/rejects.csv                      id, reason: what the last extraction could not embed
-    STORE/.gitignore                       ``*``
-
-Embeddings are keyed by the sha256 of each file's bytes: a renamed file is a hit, an edited one a miss, a duplicate
-is computed once, and a new label never needs new embeddings. What is still missing is derived from the shards
-themselves, so there is no second record that could disagree with them.
-"""
+"""A store as a directory: its manifest, its entries, its lock, and their checks."""
 
 from __future__ import annotations
 
@@ -19,22 +6,18 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from featurepipe import shards
 from featurepipe.backbones import PIXELS, Extractor, check_same
-from featurepipe.digests import sha256_file, sha256_json
+from featurepipe.digests import sha256_json
 from featurepipe.errors import FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
 from featurepipe.files import remove_partials, write_text
-from featurepipe.manifests import Manifest, Sample
+from featurepipe.manifests import Sample
 
 ENCODING_TYPE = "featurepipe-store"
 ENCODING_VERSION = "1.0"
@@ -48,17 +31,6 @@ class Row(NamedTuple):
 
     sample: Sample
     digest: str
-
-
-class Pending(NamedTuple):
-    """A content still to be embedded, and where it is: one file that holds it, or an image in memory.
-
-    `retried` contents were rejected before; they never share a batch with new ones.
-    """
-
-    digest: str
-    source: Path | Image.Image
-    retried: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,98 +317,6 @@ class Store:
     def _write_header(self, root: str | None) -> None:
         header = {"encoding-type": ENCODING_TYPE, "encoding-version": ENCODING_VERSION, "root": root}
         write_text(self.path / "store.json", json.dumps(header, indent=2, ensure_ascii=False) + "\n")
-
-
-@dataclass
-class Writer:
-    """Gathers embeddings and writes a shard whenever `rows_per_shard` planned samples have passed.
-
-    A shard's extent is counted in planned samples, rejected ones included, so an interrupted run that is started
-    again forms the very batches and shards that the uninterrupted one would have formed.
-
-    Parameters
-    ----------
-    entry : Entry
-        Where the shards go.
-    provenance : dict
-        Written into each shard.
-    rows_per_shard : int
-        Planned samples per shard.
-    """
-
-    entry: Entry
-    provenance: dict[str, Any]
-    rows_per_shard: int
-    _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(default_factory=list)
-    _known_rejects: dict[str, str] = field(init=False)
-    _next: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
-        self._next = max((int(name[1]) for name in names if name), default=-1) + 1
-        self._known_rejects = self.entry.rejects()
-
-    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
-        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
-        new = {digest: why for digest, why in rejects.items() if digest not in self._known_rejects}
-        self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
-        if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
-            self.commit()
-
-    def commit(self) -> None:
-        """Write what has gathered as a shard, unless there is nothing."""
-        digests = [digest for digests, _, _ in self._taken for digest in digests]
-        rejects = {digest: why for _, _, rejects in self._taken for digest, why in rejects.items()}
-        if not digests and not rejects:
-            return
-        shard = shards.Shard(
-            spec=self.entry.spec,
-            provenance=self.provenance,
-            embeddings=np.concatenate([vectors for _, vectors, _ in self._taken]),
-            digests=shards.digest_array(digests),
-            rejects=rejects,
-        )
-        shards.write(self.entry.folder / f"shard-{self._next:05d}.h5", shard)
-        self._next, self._taken = self._next + 1, []
-
-
-def digest_rows(
-    manifest: Manifest, workers: int, progress: Callable[[int], object] = lambda n: None
-) -> tuple[list[Row], dict[str, str]]:
-    """Read every file of a manifest and take its sha256.
-
-    Returns
-    -------
-    rows : list of Row
-        In manifest order; the digest is '' where the file could not be read.
-    unreadable : dict
-        Sample id → reason.
-    """
-
-    def digest(sample: Sample) -> tuple[str, str]:
-        try:
-            return sha256_file(manifest.file(sample)), ""
-        except OSError as error:
-            return "", f"cannot be read: {error.strerror or error}"
-
-    rows, unreadable = [], {}
-    with ThreadPoolExecutor(workers) as pool:
-        for sample, (found, reason) in zip(manifest.samples, pool.map(digest, manifest.samples), strict=True):
-            rows.append(Row(sample, found))
-            if reason:
-                unreadable[sample.id] = reason
-            progress(1)
-    return rows, unreadable
-
-
-def plan(rows: Sequence[Row], root: Path, entry: Entry) -> list[Pending]:
-    """The distinct contents that `entry` lacks, in manifest order; those rejected before come last, to be retried."""
-    have, refused = entry.places(), entry.rejects()
-    missing: dict[str, Pending] = {}
-    for row in rows:
-        if row.digest and row.digest not in have:
-            missing.setdefault(row.digest, Pending(row.digest, root / row.sample.path, row.digest in refused))
-    return sorted(missing.values(), key=lambda pending: pending.retried)
 
 
 def _shard_paths(folder: Path) -> list[Path]:

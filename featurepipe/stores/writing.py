@@ -1,0 +1,66 @@
+"""Writing shards into a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featurepipe import shards
+from featurepipe.stores.directory import Entry
+
+
+@dataclass
+class Writer:
+    """Gathers embeddings and writes a shard whenever `rows_per_shard` planned samples have passed.
+
+    A shard's extent is counted in planned samples, rejected ones included, so an interrupted run that is started
+    again forms the very batches and shards that the uninterrupted one would have formed.
+
+    Parameters
+    ----------
+    entry : Entry
+        Where the shards go.
+    provenance : dict
+        Written into each shard.
+    rows_per_shard : int
+        Planned samples per shard.
+    """
+
+    entry: Entry
+    provenance: dict[str, Any]
+    rows_per_shard: int
+    _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(default_factory=list)
+    _known_rejects: dict[str, str] = field(init=False)
+    _next: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
+        self._next = max((int(name[1]) for name in names if name), default=-1) + 1
+        self._known_rejects = self.entry.rejects()
+
+    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
+        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
+        new = {digest: why for digest, why in rejects.items() if digest not in self._known_rejects}
+        self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
+        if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what has gathered as a shard, unless there is nothing."""
+        digests = [digest for digests, _, _ in self._taken for digest in digests]
+        rejects = {digest: why for _, _, rejects in self._taken for digest, why in rejects.items()}
+        if not digests and not rejects:
+            return
+        shard = shards.Shard(
+            spec=self.entry.spec,
+            provenance=self.provenance,
+            embeddings=np.concatenate([vectors for _, vectors, _ in self._taken]),
+            digests=shards.digest_array(digests),
+            rejects=rejects,
+        )
+        shards.write(self.entry.folder / f"shard-{self._next:05d}.h5", shard)
+        self._next, self._taken = self._next + 1, []

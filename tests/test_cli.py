@@ -1,0 +1,386 @@
+"""The command line: help, JSON, exit codes, errors, interruption."""
+
+import glob
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import featurepipe
+from featurepipe import cli, probes, stages
+from featurepipe.backbones.creation import BUNDLED_WEIGHTS
+
+DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
+PROGRAM = [sys.executable, "-c", "from featurepipe.cli import main; main(prog_name='featurepipe')"]
+TINY = ["-b", "test_resnet", "--random-weights", "--input-size", "3", "32", "32", "--device", "cpu"]
+COMMANDS = sorted(cli.main.commands)
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def result_of(*arguments):
+    """The one JSON object of a command that succeeds."""
+    called = call(*arguments, "--json")
+    assert called.exit_code == 0, called.stderr
+    assert len(called.stdout.splitlines()) == 1
+    return json.loads(called.stdout)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, with a small part of data/digits in it."""
+    if not (DIGITS / "train").is_dir():
+        pytest.skip("needs the repository's data/digits")
+    for split, count in (("train", 11), ("test", 5)):
+        for folder in (DIGITS / split).iterdir():
+            target = tmp_path / "data" / "digits" / split / folder.name
+            target.mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:count]:
+                shutil.copy(path, target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# -- help ---------------------------------------------------------------------------------------------------------
+
+
+def examples_of(command):
+    return re.findall(r"^\s*\$ (featurepipe .*)$", command.help, re.MULTILINE)
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys\nfrom featurepipe.cli import main\n"
+        f"for arguments in [[], ['--help'], ['--version'], *([c, '--help'] for c in {COMMANDS})]:\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as done: assert done.code == (2 if not arguments else 0), arguments\n"
+        "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'numpy', 'h5py', 'PIL'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") + done.stderr.count("Usage:") == len(COMMANDS) + 2
+
+
+def test_the_commands_are_the_designs():
+    assert set(COMMANDS) >= {"run", "extract", "probe", "evaluate", "predict", "report", "info", "verify", "export"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_is_explained(command):
+    one = cli.main.commands[command]
+    assert examples_of(one), "a help page has examples that run"
+    for parameter in one.params:
+        assert parameter.param_type_name == "argument" or parameter.help, parameter.name
+    text = call(command, "-h").output
+    assert all(example in " ".join(text.split()) for example in examples_of(one))
+
+
+@pytest.mark.parametrize("command", ["main", *COMMANDS])
+def test_the_examples_in_the_help_run(command, here, monkeypatch):
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))  # to be quick
+    if not BUNDLED_WEIGHTS.is_file():
+        pytest.skip("needs the bundled weights")
+    one = cli.main if command == "main" else cli.main.commands[command]
+    for example in examples_of(one):
+        if "resnet50" in example:  # a download
+            continue
+        words = [match for word in shlex.split(example)[1:] for match in sorted(glob.glob(word)) or [word]]
+        done = call(*words)
+        assert done.exit_code == 0, f"{example}\n{done.output}"
+        assert done.stdout.strip()
+        if "--json" in words:
+            json.loads(done.stdout)
+
+
+# -- results on stdout --------------------------------------------------------------------------------------------
+
+
+def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
+    keys = result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
+    assert {
+        "store", "backbone", "fingerprint", "samples", "computed", "reused", "rejected", "seconds",
+        "images_per_second", "device", "precision",
+    } <= set(keys)  # fmt: skip
+    assert (keys["samples"], keys["computed"], keys["reused"]) == (160, 160, 0)
+    keys = result_of("probe", "s", "-o", "m.safetensors", "--kind", "ridge")
+    assert {"model", "kind", "alpha", "splits", "val", "test", "baselines", "seconds"} <= set(keys)
+    assert {"top1", "balanced_accuracy", "log_loss", "ece"} <= set(keys["test"])
+    assert set(keys["baselines"]) == {"majority", "pixels", "random_backbone"}
+    assert set(keys["splits"]) == {"train", "val", "test"}
+    again = result_of("evaluate", "m.safetensors", "data/digits")
+    assert again["top1"] == keys["test"]["top1"]
+    assert (
+        result_of("predict", "m.safetensors", "data/digits/test/3", "-o", "p.csv", "--probabilities")["predicted"] == 5
+    )
+    header = Path("p.csv").read_text().splitlines()[0]
+    assert header == "path,label,confidence," + ",".join(f"p:{digit}" for digit in range(10))
+    keys = result_of("info", "s")
+    assert {"rows", "width", "dtype", "shards", "bytes", "fingerprint"} <= set(keys["backbones"][0])
+    assert result_of("info", "m.safetensors")["classes"] == list("0123456789")
+    verified = result_of("verify", "s")
+    assert (verified["ok"], verified["checked"], verified["problems"]) == (True, 160, [])
+    assert result_of("export", "s", "-o", "x.npz")["rows"] == 160
+    assert result_of("report", "m.safetensors")["report"] == "m.html"
+    assert result_of("backbones", "vit_tiny*")["backbones"]
+    keys = result_of("run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge")
+    assert {"extract", "probe", "evaluate", "report", "samples", "model", "top1", "baselines"} <= set(keys)
+
+
+def test_talk_goes_to_stderr_and_starts_with_what_runs(here):
+    for cached in (0, 160):
+        done = call("extract", "data/digits", "-s", "s", *TINY)
+        first = done.stderr.splitlines()[0]
+        assert first == f"cpu fp32 · test_resnet (random weights, seed 0) · 160 samples, {cached} cached"
+        assert done.stdout.startswith(f"160 samples: {160 - cached} computed, {cached} reused, 0 rejected")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_bundled_backbone_is_named_as_such(here):
+    if not BUNDLED_WEIGHTS.is_file():
+        pytest.skip("needs the bundled weights")
+    assert (
+        "bundled (the small network inside featurepipe; choose a real one with -b"
+        in call("extract", "data/digits").stderr
+    )
+
+
+def test_texts_say_what_the_json_says(here):
+    values = result_of(
+        "run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge", "--shots", "2", "--repeats", "2"
+    )
+    text = call(
+        "run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge", "--shots", "2", "--repeats", "2"
+    ).stdout
+    for expected in (
+        f"{100 * values['test']['top1']:.1f} %",
+        f"majority class {100 * values['baselines']['majority']:.1f} %",
+        f"alpha={values['alpha']:g}",
+        f"2 per class    {100 * values['few_shot'][0]['mean']:.1f} % ±",
+        values["model"],
+        values["report"],
+    ):
+        assert expected in text
+    text = call("evaluate", values["model"], "data/digits", "--split", "all").stdout
+    assert "the model was trained on 110 of these images; figures flatter" in text
+    assert "lowest recall" in text
+    text = call("predict", values["model"], "data/digits/test/3", "-o", "p.csv").stdout
+    assert text.startswith("5 predictions (")
+    assert "10 classes" in call("info", values["model"]).stdout
+    assert "160 samples of 10 classes" in call("info", "r/store").stdout
+    assert call("verify", "r/store").stdout == "160 rows are as they were written\n"
+
+
+def test_options_reach_the_backbone_and_the_probe(here):
+    options = ["--mean", "0.1", "0.2", "0.3", "--crop-pct", "0.5", "--interpolation", "nearest", "--pooling", "max"]
+    result_of("extract", "data/digits", "-s", "s", *TINY, *options, "--seed", "5", "--backbone-arg", "act_layer=gelu")
+    result_of("probe", "s", "-o", "m.safetensors", "--C", "0.25", "--baselines", "none", "--seed", "6")
+    model = result_of("info", "m.safetensors")
+    spec = model["backbone"]["spec"]
+    assert spec["transform"]["mean"] == [0.1, 0.2, 0.3]
+    assert (spec["transform"]["crop_pct"], spec["transform"]["interpolation"]) == (0.5, "nearest")
+    assert spec["pooling"] == "max"
+    assert spec["arguments"] == {"act_layer": "gelu"}
+    assert model["backbone"]["source"]["random_seed"] == 5
+    assert (model["card"]["selection"]["chosen"], model["card"]["seed"]) == (0.25, 6)
+
+
+# -- exit codes ---------------------------------------------------------------------------------------------------
+
+
+def failing():
+    return {
+        "no data": ["extract", "nowhere", "-b", "pixels"],
+        "no images": ["extract", "empty", "-b", "pixels"],
+        "unknown name": ["extract", "data/digits", "-b", "resnet5O"],
+        "unknown tag": ["extract", "data/digits", "-b", "resnet50.nobody"],
+        "no weights": ["extract", "data/digits", "-b", "test_resnet", "--weights", "gone.safetensors"],
+        "no layer": ["extract", "data/digits", *TINY, "--layer", "stage9"],
+        "no argument": ["extract", "data/digits", *TINY, "--backbone-arg", "wings=2"],
+        "no device": ["extract", "data/digits", *TINY, "--device", "abacus"],
+        "no store": ["probe", "nowhere"],
+        "no store to see": ["info", "nowhere"],
+        "no store to check": ["verify", "empty"],
+        "not a store": ["extract", "data/digits", "-s", "data", "-b", "pixels"],
+        "no model": ["evaluate", "nowhere.safetensors", "data/digits"],
+        "no model either": ["report", "nowhere.safetensors"],
+        "a text for a model": ["predict", "text.safetensors", "data/digits", "-o", "p.csv"],
+        "predictions as xlsx": ["predict", "text.safetensors", "data/digits", "-o", "p.xlsx"],
+        "export as xlsx": ["export", "s", "-o", "x.xlsx"],
+        "output below a file": ["export", "s", "-o", "text.safetensors/x.npz"],
+        "no such backbone": ["probe", "s", "-b", "nobody"],
+        "too many shots": ["probe", "s", "--kind", "ridge", "--baselines", "none", "--shots", "12"],
+        "C that is no number": ["probe", "s", "--C", "nan"],
+    }
+
+
+@pytest.fixture
+def broken(here):
+    (here / "empty").mkdir()
+    (here / "text.safetensors").write_text("hello")
+    assert call("extract", "data/digits", "-s", "s", "-b", "pixels").exit_code == 0
+
+
+@pytest.mark.parametrize("what", failing())
+def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
+    plain = call(*failing()[what])
+    assert (plain.exit_code, plain.stdout) == (1, "")
+    assert plain.stderr.splitlines()[-1].startswith("featurepipe: ")
+    assert "Traceback" not in plain.stderr
+    assert plain.stderr.count("featurepipe: ") == 1
+    as_json = call(*failing()[what], "--json")
+    assert as_json.exit_code == 1
+    assert f"featurepipe: {json.loads(as_json.stdout)['error']}" == plain.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["probe"],
+        ["probe", "s", "--wings"],
+        ["probe", "s", "--kind", "svm"],
+        ["probe", "s", "--kind", "ridge", "--C", "1"],
+        ["probe", "s", "--alpha", "1"],
+        ["probe", "s", "--C", "0"],
+        ["probe", "s", "--shots", "abc"],
+        ["probe", "s", "--shots", "5,,10"],
+        ["probe", "s", "--shots", "0"],
+        ["probe", "s", "--repeats", "0"],
+        ["probe", "s", "--baselines", "all"],
+        ["probe", "s", "--seed", "-1"],
+        ["extract", "d", "--mean", "0.5"],
+        ["extract", "d", "--precision", "int8"],
+        ["extract", "d", "--batch-size", "0"],
+        ["extract", "d", "--backbone-arg", "novalue"],
+        ["extract", "d", "--crop-pct", "0"],
+        ["evaluate", "m", "d", "--split", "holdout"],
+        ["predict", "m", "d"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2_and_says_so(arguments):
+    plain, as_json = call(*arguments), call(*arguments, "--json")
+    assert (plain.exit_code, plain.stdout) == (2, "")
+    assert "Error: " in plain.stderr
+    assert "Traceback" not in plain.stderr
+    assert as_json.exit_code == 2
+    assert json.loads(as_json.stdout)["error"] in " ".join(as_json.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["extract", "run", "evaluate", "predict"])
+def test_rejected_images_fail_only_with_strict(here, command):
+    model = result_of("run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge")["model"]
+    arguments = {
+        "extract": ["data/digits", "-s", "s", "-b", "pixels"],
+        "run": ["data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge"],
+        "evaluate": [model, "data/digits"],
+        "predict": [model, "data/digits", "-o", "p.csv"],
+    }[command]
+    assert call(command, *arguments, "--strict").exit_code == 0
+    (here / "data/digits/test/3/bad.png").write_bytes(b"")
+    assert result_of(command, *arguments)["rejects"] == {"test/3/bad.png": "empty file (0 bytes)"}
+    strict = call(command, *arguments, "--strict", "--json")
+    assert (strict.exit_code, json.loads(strict.stdout)["rejected"]) == (3, 1)
+    assert "rejected test/3/bad.png: empty file" in call(command, *arguments).stdout
+
+
+def test_many_rejects_are_counted_not_listed(here):
+    for number in range(8):
+        (here / f"data/digits/test/3/bad{number}.png").write_bytes(b"")
+    text = call("extract", "data/digits", "-b", "pixels").stdout
+    assert text.count("rejected test") == 5
+    assert "… and 3 more" in text
+
+
+def test_a_damaged_store_exits_1_and_repair_mends_it(here):
+    result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
+    (shard,) = (here / "s").rglob("*.h5")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    done = call("verify", "s", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["ok"]) == (1, False)
+    assert call("probe", "s", "--kind", "ridge").exit_code == 1
+    assert call("verify", "s", "--repair").exit_code == 1
+    assert call("verify", "s").exit_code == 0
+    assert result_of("extract", "data/digits", "-s", "s", "-b", "pixels")["computed"] == 160
+
+
+def test_an_interrupt_exits_130_and_says_how_to_resume(here, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "extract", interrupted)
+    done = call("extract", "data/digits", "--json")
+    assert done.exit_code == 130
+    assert "interrupted" in json.loads(done.stdout)["error"]
+    assert "the same command goes on from there" in done.stderr
+
+
+def test_ctrl_c_in_the_middle_of_extract_keeps_what_is_finished(here):
+    arguments = ["extract", str(DIGITS / "test"), "-s", "s", *TINY, "--json"]
+    slow = [*PROGRAM, *arguments, "--batch-size", "1", "--rows-per-shard", "4"]
+    process = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not glob.glob("s/*/shard-00002.h5") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == f"featurepipe: {cli.RESUME}"
+    assert json.loads(stdout) == {"error": cli.RESUME}
+    assert not glob.glob("s/**/*.partial", recursive=True)
+    kept = result_of("verify", "s")["checked"]
+    assert 12 <= kept < 600
+    resumed = result_of(*arguments[:-1])
+    assert (resumed["reused"], resumed["computed"]) == (kept, 600 - kept)
+
+
+# -- streams ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
+    import tqdm
+
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    bar, stream = tqdm.tqdm, Stream()
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0}))
+    monkeypatch.setattr(sys, "stderr", stream)
+    with cli._Talk().progress("embedding", 2) as advance:
+        advance(1)
+        advance(1)
+    assert ("embedding" in stream.getvalue()) is terminal
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_names_that_the_terminal_cannot_show_do_not_fail(here):
+    odd = here / "data/digits/test/3" / b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    try:
+        odd.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = subprocess.run(
+        [*PROGRAM, "extract", "data/digits", "-s", "s", "-b", "pixels"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},  # has no →
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"rejected test/3/caf" in done.stdout

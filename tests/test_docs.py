@@ -1,0 +1,60 @@
+"""Examples in docstrings run, and the README names every command."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featurepipe
+from featurepipe import probes
+from featurepipe.backbones.creation import BUNDLED_WEIGHTS
+from featurepipe.cli import main
+
+ROOT = Path(featurepipe.__file__).parents[1]
+README = ROOT / "README.md"
+MODULES = sorted(info.name for info in pkgutil.walk_packages(featurepipe.__path__, "featurepipe."))
+EXAMPLES = [
+    example
+    for name in ("featurepipe", *MODULES)
+    for example in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name))
+    if example.examples
+]
+
+
+def test_there_are_examples():
+    assert {"featurepipe", "featurepipe.estimators.FeatureExtractor", "featurepipe.manifests.read"} <= {
+        example.name for example in EXAMPLES
+    }
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_docstring_example(example, tmp_path, monkeypatch):
+    if not (ROOT / "data" / "digits" / "train").is_dir():
+        pytest.skip("needs the repository's data/digits")
+    if not BUNDLED_WEIGHTS.is_file() and example.name.rsplit(".", 1)[-1] not in ("read", "canonical_json", "wilson"):
+        pytest.skip("needs the bundled weights")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))  # to be quick
+    for line in example.examples:
+        line.source = line.source.replace('"/tmp/', f'"{tmp_path.as_posix()}/')
+    example.globs.setdefault("np", np)
+    failures = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner.run(example, out=failures.append)
+    assert not runner.failures, "".join(failures)
+
+
+def test_the_readmes_table_names_every_command():
+    rows = re.findall(r"^\|\s*`featurepipe (\w+)[^`]*`", README.read_text("utf-8"), re.MULTILINE)
+    if not rows:
+        pytest.skip("the README has no table of commands yet")
+    assert sorted(rows) == sorted(main.commands)
+
+
+def test_the_readmes_links_and_files_exist():
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README.read_text("utf-8")):
+        assert (ROOT / target).exists(), target

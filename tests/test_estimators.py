@@ -1,0 +1,368 @@
+"""The scikit-learn faces: scikit-learn's own checks, every kind of image, stores, pickles."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featurepipe import FeatureExtractor, TransferClassifier, extract, models, predict, probe
+from featurepipe.errors import FingerprintMismatch, ImageError, ProbeError
+from featurepipe.stores import Store
+
+TINY = {"random_weights": True, "image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+
+
+def network(**options):
+    return FeatureExtractor("test_resnet", **TINY, **options)
+
+
+# -- scikit-learn's own checks ------------------------------------------------------------------------------------
+
+
+class RowsAsImages:
+    """Lets scikit-learn's checks, which feed 2-D float matrices, reach an estimator of images.
+
+    A row becomes an image of height 1 and is checked as scikit-learn checks rows; all else is the estimator's own.
+    """
+
+    def images(self, X, *, reset):
+        if not reset:
+            check_is_fitted(self)
+        X = validate_data(self, X, reset=reset)  # (n, D)
+        return np.clip(X * 24 + 128, 0, 255).round().astype(np.uint8)[:, None, :]  # (n, 1, D)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = True, False
+        return tags
+
+
+class RowExtractor(RowsAsImages, FeatureExtractor):
+    def fit(self, X, y=None):
+        return super().fit(self.images(X, reset=True), y)
+
+    def transform(self, X):
+        return super().transform(self.images(X, reset=False))
+
+
+class RowClassifier(RowsAsImages, TransferClassifier):
+    def fit(self, X, y):
+        return super().fit(self.images(X, reset=True), y)
+
+    def predict_proba(self, X):
+        return super().predict_proba(self.images(X, reset=False))
+
+
+@parametrize_with_checks(
+    [RowExtractor("pixels", workers=1), RowClassifier("pixels", kind="ridge", value=1.0)],
+    expected_failed_checks=lambda estimator: {},  # none
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+# -- conventions --------------------------------------------------------------------------------------------------
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3), np.uint8)
+LABELS = [0, 1] * 4
+
+
+@pytest.mark.parametrize("make", [FeatureExtractor, TransferClassifier])
+def test_init_only_stores(make):
+    estimator = make("no_such_backbone", weights="nowhere.safetensors")
+    assert estimator.get_params(deep=False)["backbone"] == "no_such_backbone"
+    assert vars(estimator).keys() == estimator.get_params(deep=False).keys()
+    copy = clone(estimator.set_params(store="s"))
+    assert copy.get_params() == estimator.get_params()
+    assert copy.store == "s"
+
+
+def test_clones_and_nested_parameters():
+    model = TransferClassifier(network(seed=3), kind="ridge")
+    assert clone(model).backbone.seed == 3
+    assert clone(model).backbone is not model.backbone
+    assert model.set_params(backbone__seed=4).get_params()["backbone__seed"] == 4
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: FeatureExtractor("pixels").transform(IMAGES),
+        lambda: FeatureExtractor("pixels").get_feature_names_out(),
+        lambda: TransferClassifier("pixels").predict(IMAGES),
+        lambda: TransferClassifier("pixels").predict_proba(IMAGES),
+        lambda: TransferClassifier("pixels").score(IMAGES, LABELS),
+        lambda: TransferClassifier("pixels").save("m.safetensors"),
+    ],
+)
+def test_not_fitted(use):
+    with pytest.raises(NotFittedError):
+        use()
+
+
+def test_features_have_names_and_a_width():
+    extractor = network().fit(IMAGES)
+    names = extractor.get_feature_names_out()
+    assert len(names) == extractor.n_features_out_ == extractor.transform(IMAGES).shape[1]
+    assert (names[0], names[-1]) == ("featureextractor0", f"featureextractor{len(names) - 1}")
+
+
+def test_set_output():
+    extractor = FeatureExtractor("pixels").set_output(transform="default")
+    assert isinstance(extractor.fit_transform(IMAGES), np.ndarray)
+    pandas = pytest.importorskip("pandas")
+    table = extractor.set_output(transform="pandas").fit_transform(IMAGES)
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == list(extractor.get_feature_names_out())
+
+
+def test_fit_learns_nothing_from_the_images():
+    a, b = network().fit(IMAGES[:2]), network().fit(IMAGES[5:])
+    assert a.fingerprint_ == b.fingerprint_
+    np.testing.assert_array_equal(a.transform(IMAGES), b.transform(IMAGES))
+
+
+def test_in_a_pipeline_and_a_grid_search():
+    dark = IMAGES // 2
+    X, y = np.concatenate([dark, 255 - dark]), ["dark"] * 8 + ["bright"] * 8
+    pipeline = make_pipeline(FeatureExtractor("pixels"), LogisticRegression())
+    assert cross_val_score(pipeline, X, y, cv=2).mean() == 1
+    grid = {"kind": ["logistic", "ridge"], "value": [0.1, 1.0]}
+    search = GridSearchCV(TransferClassifier("pixels"), grid, cv=2, error_score="raise").fit(X, y)
+    assert search.best_score_ == 1
+    assert search.best_estimator_.predict(X).tolist() == y
+
+
+def test_changing_parameters_after_fit_is_noticed_where_it_would_mix_backbones():
+    fitted = pickle.loads(pickle.dumps(network().fit(IMAGES)))
+    with pytest.raises(FingerprintMismatch, match="fit it again"):
+        fitted.set_params(seed=1).transform(IMAGES)
+    with pytest.raises(FingerprintMismatch, match="fit it again"):  # nor on a second try
+        fitted.transform(IMAGES)
+    assert fitted.fit(IMAGES).transform(IMAGES).shape[0] == 8
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_pickles_are_small_and_work(kind):
+    extractor = network().fit(IMAGES)
+    model = TransferClassifier(network(), kind=kind, value=1.0).fit(IMAGES, LABELS)
+    weights = sum(tensor.numel() * 4 for tensor in extractor._extractor().module.state_dict().values())
+    for estimator, use in ((extractor, "transform"), (model, "predict_proba")):
+        data = pickle.dumps(estimator)
+        assert len(data) < weights / 20
+        np.testing.assert_allclose(getattr(pickle.loads(data), use)(IMAGES), getattr(estimator, use)(IMAGES), atol=1e-6)
+
+
+# -- inputs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    """PNG files of one size, RGB and greyscale, and their PIL images."""
+    images = [Image.fromarray(array) for array in IMAGES[:3]] + [Image.fromarray(IMAGES[3, :, :, 0])]
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    return paths, images
+
+
+def test_one_image_has_one_embedding_however_it_comes(files):
+    paths, images = files
+    extractor = network().fit(paths)
+    expected = extractor.transform(paths)
+    assert expected.dtype == np.float32
+    grey = [*IMAGES[:3], IMAGES[3, :, :, 0]]
+    ways = [list(map(str, paths)), np.array(list(map(str, paths))), np.array(paths, object), tuple(paths), images, grey]
+    ways += [[paths[0], images[1], grey[2], str(paths[3])], [*IMAGES[:3], IMAGES[3, :, :, :1]]]
+    for X in ways:
+        np.testing.assert_allclose(extractor.transform(X), expected, atol=1e-5)
+    np.testing.assert_allclose(extractor.transform(IMAGES[:3]), expected[:3], atol=1e-5)
+    np.testing.assert_allclose(extractor.transform(IMAGES[3:4, :, :, 0]), expected[3:], atol=1e-5)
+    np.testing.assert_allclose(extractor.transform([paths[2]]), expected[2:3], atol=1e-5)
+
+
+def test_rows_stay_aligned_with_copies_and_different_sizes():
+    mixed = [IMAGES[0], IMAGES[1, :9, :7], IMAGES[0], Image.fromarray(IMAGES[2]), IMAGES[1, :9, :7]]
+    vectors = network(batch_size=2).fit_transform(mixed)
+    assert len(vectors) == 5
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    np.testing.assert_array_equal(vectors[1], vectors[4])
+    assert not np.allclose(vectors[0], vectors[1])
+
+
+def test_same_pixels_of_another_shape_are_another_image():
+    flat = np.arange(24, dtype=np.uint8)
+    vectors = FeatureExtractor("pixels").fit_transform([flat.reshape(4, 6), flat.reshape(6, 4)])
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_exif_orientation_counts_for_pil_images_as_for_files(tmp_path):
+    image = Image.fromarray(IMAGES[0])
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        vectors = FeatureExtractor("pixels").fit_transform(
+            [tmp_path / "turned.png", opened, image.rotate(-90, expand=True)]
+        )
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("photo.jpg", "wrap the single str in a list"),
+        (Image.new("L", (4, 4)), "wrap the single Image in a list"),
+        ([], "0 samples"),
+        (np.empty((0, 8, 8), np.uint8), "0 samples"),
+        (IMAGES[0, :, :, 0], r"uint8 of shape \(n, H, W\[, 3\]\); got uint8 \(20, 24\)"),
+        (IMAGES.astype(float), "got float64"),
+        (IMAGES[None], r"got uint8 \(1, 8, 20, 24, 3\)"),
+        (None, "got NoneType"),
+        (7, "got int"),
+        (iter(IMAGES), "is a list of images"),
+        ([IMAGES[0], IMAGES[1].astype(float)], "image 1.*uint8.*got float64"),
+        ([[1, 2], [3, 4]], "image 0.*got int64"),
+        ([IMAGES[0], None], "image 1.*got object"),
+        ([IMAGES[0][:, :, :2]], "image 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_list_of_images_is_a_clear_value_error(X, message):
+    for estimator, y in ((FeatureExtractor("pixels"), None), (TransferClassifier("pixels"), [0, 1])):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(X, y if y is None or not hasattr(X, "__len__") else (LABELS * 20)[: len(X)]).transform(X)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+@pytest.mark.parametrize("store", [False, True])
+def test_a_bad_image_is_named(files, tmp_path, content, store):
+    paths, _ = files
+    bad = tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    extractor = FeatureExtractor("pixels", store=tmp_path / "s" if store else None).fit(paths)
+    with pytest.raises(ImageError, match=r"image 2 .*bad\.png"):
+        extractor.transform([paths[0], paths[1], bad, paths[2]])
+    assert extractor.transform(paths).shape == (4, 3072)
+
+
+def test_labels_must_match_and_classify(files):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        TransferClassifier("pixels").fit(IMAGES, LABELS[:7])
+    with pytest.raises(ValueError, match="continuous"):
+        TransferClassifier("pixels").fit(IMAGES, np.linspace(0, 1, 8))
+    with pytest.raises(ProbeError, match=r"only one class \(3\)"):
+        TransferClassifier("pixels").fit(IMAGES, [3] * 8)
+    with pytest.raises(ProbeError, match="'svm' is unknown"):
+        TransferClassifier("pixels", kind="svm").fit(IMAGES, LABELS)
+
+
+def test_an_extractor_brings_its_own_weights_and_store():
+    for options in ({"weights": "w.safetensors"}, {"store": "s"}):
+        with pytest.raises(ValueError, match="weights and store belong to the FeatureExtractor"):
+            TransferClassifier(network(), **options).fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("names", [(0, 1), (7, -3), ("b", "a"), (True, False)])
+def test_labels_keep_their_type(names):
+    y = [names[i] for i in LABELS]
+    model = TransferClassifier("pixels", value=1.0).fit(IMAGES, y)
+    assert model.classes_.tolist() == sorted(names)
+    assert {type(label) for label in model.predict(IMAGES).tolist()} == {type(names[0])}
+    assert model.predict(IMAGES).tolist() == y
+    assert model.score(IMAGES, y) == 1
+    np.testing.assert_allclose(model.predict_proba(IMAGES).sum(1), 1)
+
+
+def test_given_values_and_seeds_reach_the_probe():
+    assert TransferClassifier("pixels", value=0.3).fit(IMAGES, LABELS).probe_.estimator.C == 0.3
+    ridge = TransferClassifier("pixels", kind="ridge", value=0.3).fit(IMAGES, LABELS)
+    assert ridge.probe_.estimator.alpha == 0.3
+
+
+# -- stores -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """Counts the images that go through a network."""
+    from featurepipe.backbones import Backbone
+
+    counts = []
+    embed = Backbone.embed
+    monkeypatch.setattr(Backbone, "embed", lambda self, pixels: counts.append(len(pixels)) or embed(self, pixels))
+    return counts
+
+
+def test_a_store_computes_nothing_twice(files, tmp_path, embedded):
+    paths, images = files
+    first = network(store=tmp_path / "s").fit_transform(paths)
+    assert sum(embedded) == 4
+    np.testing.assert_array_equal(network(store=str(tmp_path / "s")).fit_transform(paths[::-1]), first[::-1])
+    assert sum(embedded) == 4
+    plain = network().fit_transform(paths)
+    np.testing.assert_allclose(first, plain, atol=1e-6)
+    network(store=tmp_path / "s").fit_transform([*images, *images])  # pixels have digests of their own
+    assert sum(embedded) == 4 + 4 + 4
+    network(store=tmp_path / "s").fit_transform([*paths, *IMAGES[:3]])
+    assert sum(embedded) == 12
+
+
+def test_other_settings_never_share_vectors(files, tmp_path, embedded):
+    paths, _ = files
+    a = network(store=tmp_path / "s").fit_transform(paths)
+    b = network(store=tmp_path / "s", seed=1).fit_transform(paths)
+    assert sum(embedded) == 8
+    assert not np.allclose(a, b)
+    assert len(Store.open(tmp_path / "s").entries()) == 2
+
+
+def test_the_command_lines_store_serves_as_well(photos, tmp_path, embedded):
+    data = photos(per_class=4)
+    transform = TINY["image_transform"]
+    extract(data, tmp_path / "s", backbone="test_resnet", random_weights=True, transform=transform, device="cpu")
+    assert sum(embedded) == 8
+    paths = sorted(data.rglob("*.*"))
+    network(store=tmp_path / "s").fit_transform(paths)
+    assert sum(embedded) == 8
+    assert probe(tmp_path / "s", kind="ridge", baselines="none")["test"]["n"] == 2  # the manifest is untouched
+
+
+def test_a_held_store_can_still_be_read(files, tmp_path):
+    paths, _ = files
+    extractor = FeatureExtractor("pixels", store=tmp_path / "s").fit(paths)
+    first = extractor.transform(paths)
+    with Store.open(tmp_path / "s").lock():
+        np.testing.assert_array_equal(extractor.transform(paths), first)
+        with pytest.raises(OSError, match="being written by another process"):
+            extractor.transform(IMAGES)
+
+
+# -- model files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize("named", [str, int])
+def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, named):
+    data = photos(("0", "1", "2"), 4)
+    paths = sorted(data.rglob("*.*"))
+    y = [named(path.parent.name) for path in paths]
+    model = TransferClassifier(network(seed=2), kind=kind, value=0.1).fit(paths, y)
+    model.save(tmp_path / "m.safetensors")
+    predict(tmp_path / "m.safetensors", data, tmp_path / "p.csv", device="cpu")
+    rows = (tmp_path / "p.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == [str(label) for label in model.predict(paths)]
+    np.testing.assert_allclose([float(row.split(",")[2]) for row in rows], model.predict_proba(paths).max(1), atol=1e-5)
+    loaded = models.load(tmp_path / "m.safetensors")
+    assert loaded.classes.tolist() == model.classes_.tolist()
+    assert len(loaded.seen) == 12

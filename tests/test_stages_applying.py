@@ -1,0 +1,248 @@
+"""The stages evaluate and predict: a model file on images it knows and images it does not."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from featurepipe import TransferClassifier, backbones, evaluate, extract, manifests, models, predict, probe
+from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, ProbeError, StoreError
+from featurepipe.stages import Listener
+
+FIGURES = ("n", "top1", "balanced_accuracy", "log_loss", "ece", "per_class", "confusion", "classes")
+
+
+@pytest.fixture
+def trained(photos, tmp_path):
+    """Factory: photos, their store and a model of raw pixels."""
+
+    def make(splits=(), classes=("ant", "bee", "cat"), per_class=6, **options):
+        data = photos(classes, per_class, splits)
+        store = extract(data, tmp_path / "s.store", backbone="pixels", workers=1)["store"]
+        options = {"kind": "ridge", "baselines": "none", **options}
+        return data, store, probe(store, tmp_path / "m.safetensors", **options)
+
+    return make
+
+
+def rows_of(path):
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
+
+
+# -- evaluate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize(
+    ("splits", "taken"),
+    [
+        (("train", "val", "test"), "test"),
+        (("train", "val"), "val"),
+        (("train", "test"), "test"),
+        ((), "unseen"),
+        (("train",), "unseen"),
+    ],
+)
+def test_evaluate_gives_the_figures_that_probe_reported(trained, kind, splits, taken):
+    data, store, probed = trained(splits, kind=kind, value=0.1)
+    for source in (store, data):
+        result = evaluate(probed["model"], source, device="cpu")
+        assert result["split"] == taken
+        assert {key: result[key] for key in FIGURES} == {key: probed[probed["evaluated_on"]][key] for key in FIGURES}
+        assert result["seen_in_training"] == 0
+
+
+def test_a_split_may_be_asked_for(trained):
+    _, store, probed = trained(("train", "val", "test"))
+    assert evaluate(probed["model"], store, split="train")["seen_in_training"] == 18
+    assert evaluate(probed["model"], store, split="val")["n"] == 18
+    everything = evaluate(probed["model"], store, split="all")
+    assert (everything["n"], everything["seen_in_training"], everything["split"]) == (54, 36, "all")
+
+
+def test_a_split_that_is_not_there_is_refused(trained):
+    _, store, probed = trained()
+    with pytest.raises(ProbeError, match="no labelled sample is in val"):
+        evaluate(probed["model"], store, split="val")
+
+
+def test_training_images_are_never_evaluated_silently(trained, tmp_path):
+    data, _, probed = trained()
+    model = models.load(probed["model"])
+    seen_only = tmp_path / "seen"
+    manifest = manifests.read(data)
+    for sample in manifest.samples:
+        from featurepipe.digests import sha256_file
+
+        if model.has_seen([sha256_file(manifest.file(sample))])[0]:
+            (seen_only / sample.label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(manifest.file(sample), seen_only / sample.label / f"renamed{sample.id.replace('/', '')}")
+    with pytest.raises(ProbeError, match="trained on every one of these images"):
+        evaluate(probed["model"], seen_only)
+    assert evaluate(probed["model"], seen_only, split="all")["seen_in_training"] == 15
+
+
+def test_a_class_that_the_model_does_not_know_is_named(trained, photos):
+    _, _, probed = trained()
+    with pytest.raises(ProbeError, match="class 'emu' is unknown to the model; it knows ant, bee, cat"):
+        evaluate(probed["model"], photos(("bee", "emu"), name="new", seed=1))
+
+
+def test_images_without_labels_are_refused(trained, photos):
+    data, _, probed = trained()
+    with pytest.raises(ManifestError, match="no sample has a label"):
+        evaluate(probed["model"], data / "ant")
+
+
+def test_a_store_without_the_models_backbone_is_refused(trained, photos, tmp_path):
+    data, _, probed = trained()
+    small = {"transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+    extract(data, tmp_path / "other", backbone="test_resnet", random_weights=True, **small)
+    with pytest.raises(StoreError, match="choose with -b from: test_resnet"):
+        evaluate(probed["model"], tmp_path / "other")
+
+
+def test_rejects_are_counted(trained, photos):
+    _, _, probed = trained()
+    new = photos(name="new", seed=1)
+    (new / "ant" / "bad.png").write_bytes(b"")
+    result = evaluate(probed["model"], new)
+    assert (result["n"], result["rejected"]) == (6, 1)
+    assert result["rejects"] == {"ant/bad.png": "empty file (0 bytes)"}
+
+
+def test_a_notebooks_numbers_meet_the_folders_names(photos, tmp_path):
+    data, new = photos(("0", "1"), 5), photos(("0", "1"), 4, name="new", seed=1)
+    paths = sorted(data.rglob("*.*"))
+    model = TransferClassifier("pixels", kind="ridge").fit(paths, [int(path.parent.name) for path in paths])
+    model.save(tmp_path / "m.safetensors")
+    result = evaluate(tmp_path / "m.safetensors", new)
+    new_paths = sorted(new.rglob("*.*"))
+    assert result["top1"] == model.score(new_paths, [int(path.parent.name) for path in new_paths])
+    with pytest.raises(ProbeError, match="trained on every one"):
+        evaluate(tmp_path / "m.safetensors", data)
+
+
+# -- predict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".CSV"])
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_predictions_are_written_in_manifest_order(trained, photos, tmp_path, suffix, kind):
+    _, _, probed = trained(kind=kind, value=1.0)
+    new = photos(("ant", "cat"), 4, name="new", seed=1)
+    (new / "ant" / "bad.jpg").write_bytes(b"no image")
+    shutil.copy(new / "ant/0.jpg", new / "cat/twin.jpg")
+    path = tmp_path / "deep" / f"p{suffix}"
+    result = predict(probed["model"], new, path, probabilities=True)
+    rows = rows_of(path.rename(path.with_suffix(suffix.lower())))
+    assert [row["path"] for row in rows] == [f"ant/{i}" for i in ("0.jpg", "1.jpg", "2.png", "3.jpg")] + [
+        f"cat/{i}" for i in ("0.jpg", "1.jpg", "2.png", "3.jpg", "twin.jpg")
+    ]
+    assert list(rows[0]) == ["path", "label", "confidence", "p:ant", "p:bee", "p:cat"]
+    proba = np.array([[float(row[f"p:{c}"]) for c in ("ant", "bee", "cat")] for row in rows])
+    np.testing.assert_allclose(proba.sum(1), 1)
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows], proba.max(1))
+    assert [row["label"] for row in rows] == [("ant", "bee", "cat")[i] for i in proba.argmax(1)]
+    np.testing.assert_allclose(proba[0], proba[-1], rtol=1e-9)  # the same content under another name
+    assert (result["predicted"], result["rejected"]) == (9, 1)
+    assert result["rejects"] == {"ant/bad.jpg": "not an image that Pillow can read"}
+    assert sum(result["labels"].values()) == 9
+
+
+def test_predictions_are_those_of_the_probe_on_its_store(trained, tmp_path):
+    data, _, probed = trained(("train", "test"))
+    predict(probed["model"], data / "test", tmp_path / "p.csv", probabilities=True)
+    rows = rows_of(tmp_path / "p.csv")
+    right = np.mean([row["label"] == row["path"].split("/")[0] for row in rows])
+    assert right == probed["test"]["top1"]
+    assert list(rows[0])[:3] == ["path", "label", "confidence"]
+    predict(probed["model"], data / "test", tmp_path / "q.csv")
+    assert [list(row.values()) for row in rows_of(tmp_path / "q.csv")] == [list(row.values())[:3] for row in rows]
+
+
+def test_labels_may_be_anything(tmp_path, photos):
+    names = ["a,b", 'say "x"', "<b>&", "ünï 🐝", "%s", "-"]
+    data = photos(names, 3)
+    store = extract(data, tmp_path / "s", backbone="pixels")["store"]
+    model = probe(store, tmp_path / "m.safetensors", kind="ridge", baselines="none")["model"]
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        predict(model, data, tmp_path / f"p{suffix}", probabilities=True)
+        rows = rows_of(tmp_path / f"p{suffix}")
+        assert [row["path"].split("/")[0] for row in rows] == sorted(names * 3)
+        assert {row["label"] for row in rows} <= set(names)
+        assert set(rows[0]) == {"path", "label", "confidence", *(f"p:{name}" for name in names)}
+
+
+def test_file_names_that_are_not_utf8_survive(trained, tmp_path):
+    _, _, probed = trained()
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    try:
+        shutil.copy(tmp_path / "plain.png", folder / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for suffix in (".csv", ".jsonl"):
+        predict(probed["model"], folder, tmp_path / f"p{suffix}")
+        assert [row["path"] for row in rows_of(tmp_path / f"p{suffix}")] == [name]
+
+
+def test_an_unknown_suffix_is_refused_before_any_work(trained, tmp_path):
+    heard = []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    data, _, probed = trained()
+    with pytest.raises(ModelFileError, match=r"p\.xlsx; use one of \.csv, \.jsonl, \.parquet"):
+        predict(probed["model"], data, tmp_path / "p.xlsx", listener=Ears())
+    assert not heard
+    assert not (tmp_path / "p.xlsx").exists()
+
+
+def test_nothing_readable_is_an_error_and_leaves_the_old_file(trained, tmp_path):
+    _, _, probed = trained()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"")
+    (tmp_path / "p.csv").write_text("old")
+    with pytest.raises(ManifestError, match=r"no image of .* can be read; first reason: empty file"):
+        predict(probed["model"], tmp_path / "bad", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text() == "old"
+
+
+# -- the model file alone -----------------------------------------------------------------------------------------
+
+
+def test_a_model_with_its_backbone_inside_outlives_the_weights(photos, tmp_path):
+    data = photos(("ant", "bee"), 5)
+    options = {"transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+    network = backbones.create("test_resnet", random_weights=True, seed=3, **options).module
+    weights = tmp_path / "w.safetensors"
+    save_file({key: value.numpy() for key, value in network.state_dict().items()}, weights)
+    store = extract(data, tmp_path / "s", backbone="test_resnet", weights=weights, **options)["store"]
+    common = {"kind": "ridge", "baselines": "none", "device": "cpu"}
+    whole = probe(store, tmp_path / "whole.safetensors", include_backbone=True, **common)
+    slim = probe(store, tmp_path / "slim.safetensors", **common)
+    assert (tmp_path / "slim.safetensors").stat().st_size < 50_000 < (tmp_path / "whole.safetensors").stat().st_size
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    predict(whole["model"], data, tmp_path / "whole.csv", device="cpu")
+    with pytest.raises(OSError, match=r"w\.safetensors does not exist; give its place with --weights"):
+        predict(slim["model"], data, tmp_path / "slim.csv", device="cpu")
+    predict(slim["model"], data, tmp_path / "slim.csv", weights=moved, device="cpu")
+    assert (tmp_path / "slim.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert evaluate(whole["model"], data, device="cpu")["top1"] == whole["test"]["top1"]
+    other = backbones.create("test_resnet", random_weights=True, seed=4, **options).module
+    save_file({key: value.numpy() for key, value in other.state_dict().items()}, tmp_path / "other.safetensors")
+    with pytest.raises(FingerprintMismatch, match="weights is"):
+        predict(slim["model"], data, tmp_path / "p.csv", weights=tmp_path / "other.safetensors", device="cpu")

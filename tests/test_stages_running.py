@@ -1,0 +1,91 @@
+"""The stages run and report: everything in one go."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from featurepipe import TransferClassifier, evaluate, report, run
+from featurepipe.errors import ModelFileError
+from featurepipe.stages import Listener
+
+QUICK = {"kind": "ridge", "baselines": "none", "device": "cpu", "workers": 1}
+TINY = {"backbone": "test_resnet", "random_weights": True, "transform": {"input_size": (3, 32, 32)}}
+
+
+def test_run_merges_the_stages_results(photos, tmp_path):
+    result = run(photos(per_class=5), tmp_path / "out", backbone="pixels", **QUICK)
+    assert {"extract", "probe", "evaluate", "report", "seconds"} <= set(result)
+    assert {"store", "backbone", "fingerprint", "samples", "computed", "reused", "rejected", "device"} <= set(result)
+    assert {"model", "alpha", "splits", "val", "test", "baselines", "top1", "log_loss", "ece"} <= set(result)
+    assert result["top1"] == result["evaluate"]["top1"] == result["probe"]["test"]["top1"] == result["test"]["top1"]
+    assert result["seconds"] >= sum(result[stage]["seconds"] for stage in ("extract", "probe", "evaluate")) - 0.01
+    folder = tmp_path / "out" / f"pixels-{result['fingerprint'][:8]}"
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "report.html", "metrics.json"}
+    assert result["model"] == str(folder / "model.safetensors")
+    assert result["report"] == str(folder / "report.html")
+    assert json.loads((folder / "metrics.json").read_text()) == result
+    assert (tmp_path / "out" / "store" / "store.json").is_file()
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(photos, tmp_path):
+    data = photos(per_class=5)
+    first, second = (run(data, tmp_path / "out", backbone="pixels", **QUICK) for _ in range(2))
+    assert (first["computed"], second["computed"], second["reused"]) == (10, 0, 10)
+    assert first["test"] == second["test"]
+
+
+def test_rejects_of_the_extraction_stay_in_the_merged_result(photos, tmp_path):
+    data = photos(per_class=5)
+    (data / "ant" / "bad.jpg").write_bytes(b"")
+    result = run(data, tmp_path / "out", backbone="pixels", **QUICK)
+    assert (result["rejected"], list(result["rejects"])) == (1, ["ant/bad.jpg"])
+
+
+def test_the_seed_reaches_every_draw(photos, tmp_path):
+    data = photos(per_class=5)
+    one, two = (run(data, tmp_path / "out", **TINY, **QUICK, seed=seed) for seed in (1, 2))
+    assert one["backbone"] == "test_resnet (random weights, seed 1)"
+    assert one["fingerprint"] != two["fingerprint"]
+    assert "seed 2" in two["split_source"]
+    assert Path(one["model"]).parent.parent == Path(two["model"]).parent.parent
+
+
+def test_without_an_output_the_folder_has_the_datas_name(photos, tmp_path, monkeypatch):
+    data = photos(per_class=5, name="birds")
+    monkeypatch.chdir(tmp_path)
+    result = run(data, backbone="pixels", **QUICK)
+    assert Path(result["store"]) == Path("birds.featurepipe/store")
+    assert (tmp_path / "birds.featurepipe" / "store" / "manifest.csv").is_file()
+
+
+def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos, tmp_path):
+    heard = []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    data = photos(per_class=5)
+    for _ in range(2):
+        run(data, tmp_path / "out", backbone="pixels", listener=Ears(), **QUICK)
+    lines = [line for line in heard if line.startswith("cpu")]
+    assert heard[0] == lines[0] == "cpu fp32 · pixels · 10 samples, 0 cached"
+    assert lines[1] == "cpu fp32 · pixels · 10 samples, 10 cached"
+
+
+def test_a_report_is_drawn_beside_the_model(photos, tmp_path):
+    model = Path(run(photos(per_class=5), tmp_path / "out", backbone="pixels", **QUICK)["model"])
+    assert report(model) == {"model": str(model), "report": str(model.with_suffix(".html"))}
+    assert report(model, tmp_path / "r" / "x.html")["report"] == str(tmp_path / "r" / "x.html")
+    assert (tmp_path / "r" / "x.html").read_text() == model.with_suffix(".html").read_text()
+
+
+def test_a_notebooks_model_has_no_figures_to_report(photos, tmp_path):
+    paths = sorted(photos(per_class=3).rglob("*.*"))
+    model = TransferClassifier("pixels", kind="ridge").fit(paths, [path.parent.name for path in paths])
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ModelFileError, match="holds no figures to report; measure it with: featurepipe evaluate"):
+        report(tmp_path / "m.safetensors")
+    assert evaluate(tmp_path / "m.safetensors", paths[0].parents[1], split="all")["seen_in_training"] == 6
