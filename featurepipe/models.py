@@ -89,7 +89,7 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     ModelFileError
         Another suffix.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -111,7 +111,8 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     if module is not None:
         tensors |= {f"backbone.{key}": value.cpu().numpy() for key, value in module.state_dict().items()}
     with atomic(path, verify=load) as temporary:
-        save_file(tensors, temporary, metadata={"featurepipe": json.dumps(header, allow_nan=False)})
+        # not save_file, whose files only their owner may read
+        temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))
 
 
 def load(path: str | Path) -> Model:

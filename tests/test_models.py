@@ -118,6 +118,11 @@ def test_a_head_alone_holds_three_tensors_and_one_json_header(file):
     assert set(header["backbone"]) == {"name", "fingerprint", "spec", "source"}
 
 
+def test_others_may_read_it_as_any_new_file(file):
+    (file.parent / "plain").write_bytes(b"")
+    assert file.stat().st_mode == (file.parent / "plain").stat().st_mode
+
+
 def test_loading_unpickles_nothing(file, monkeypatch):
     import pickle
 
