@@ -129,7 +129,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         store = Store.create(self.store)
         entry = store.entry(extractor)
         if not distinct.keys() <= entry.places().keys():  # only then does it have to be locked
-            with store.lock():
+            with store.lock(wait=True):  # parallel cross-validation shares a store
                 entry = store.entry(extractor)
                 places = entry.places()
                 todo = [item for digest, item in distinct.items() if digest not in places]

@@ -21,7 +21,7 @@ import numpy as np
 
 from featurepipe.backbones import Extractor, Transform
 from featurepipe.digests import sha256_bytes
-from featurepipe.errors import ImageError
+from featurepipe.errors import BackboneError, ImageError
 from featurepipe.images import decode, to_pixels
 from featurepipe.stores import Pending
 
@@ -169,7 +169,7 @@ def fill(
 ) -> Outcome:
     """Embed what is planned into a sink.
 
-    On KeyboardInterrupt the finished batches are written before it goes on.
+    Whatever ends it early, an interrupt or an error, the finished batches are written first.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def fill(
             progress(len(digests) + len(rejects) + len(batch.unreadable))
         sink.commit()
         outcome.write_seconds += time.perf_counter() - read
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BackboneError):
         sink.commit()
         raise
     finally:

@@ -52,7 +52,9 @@ def decode(data: bytes, transform: Transform) -> np.ndarray:
     """
     if not data:
         raise ImageError("empty file (0 bytes)")
-    with _only_image_errors(), Image.open(io.BytesIO(data)) as image:
+    with _only_image_errors():
+        image = Image.open(io.BytesIO(data))
+    with image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
         return to_pixels(image, transform)

@@ -113,11 +113,19 @@ def export(matrix: FeatureMatrix, path: str | Path) -> None:
         Parquet without pyarrow.
     """
     path = Path(path)
-    write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}.get(path.suffix.lower())
-    if write is None:
-        raise StoreError(f"cannot export to {path.name}; use one of {', '.join(EXPORT_SUFFIXES)}")
+    check_suffix(path)
+    write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[path.suffix.lower()]
     with atomic(path) as temporary:
         write(matrix, temporary)
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raise StoreError if `export` cannot write such a file, or DependencyMissing if it lacks a library for it."""
+    path = Path(path)
+    if path.suffix.lower() not in EXPORT_SUFFIXES:
+        raise StoreError(f"cannot export to {path.name}; use one of {', '.join(EXPORT_SUFFIXES)}")
+    if path.suffix.lower() == ".parquet":
+        require_pyarrow()
 
 
 def _write_npz(matrix: FeatureMatrix, path: Path) -> None:

@@ -4,8 +4,9 @@ Tensors: ``head.weight`` and ``head.bias`` (scikit-learn's ``coef_`` and ``inter
 standardisation folded in), ``seen`` (sorted first 8 bytes of the sha256 of every image used for training or
 selection), and, where it was asked for, the whole backbone as ``backbone.*``. The header's metadata has one key,
 ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model", ``encoding-version`` "1.0") gives ``kind``,
-``classes``, ``temperature``, ``backbone`` (name, fingerprint, spec, source) and ``card`` (data, selection, figures,
-baselines, versions). Loading runs no code from the file.
+``classes``, ``temperature``, ``head-sha256`` (of the bytes of head.weight and head.bias), ``backbone`` (name,
+fingerprint, spec, source) and ``card`` (data, selection, figures, baselines, versions). Loading runs no code from the
+file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import backbones
+from featurepipe.digests import sha256_bytes
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import probabilities
@@ -92,11 +94,13 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ModelFileError(f"a model file ends in .safetensors; {path.name} does not")
+    check_suffix(path)
+    weight = np.ascontiguousarray(model.estimator.coef_)
+    bias = np.ascontiguousarray(np.atleast_1d(model.estimator.intercept_))
     header = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
+        "head-sha256": _head_digest(weight, bias),
         "kind": model.kind,
         "classes": model.classes.tolist(),
         "temperature": model.temperature,
@@ -104,8 +108,8 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
         "card": model.card,
     }
     tensors = {
-        "head.weight": np.ascontiguousarray(model.estimator.coef_),
-        "head.bias": np.ascontiguousarray(np.atleast_1d(model.estimator.intercept_)),
+        "head.weight": weight,
+        "head.bias": bias,
         "seen": np.unique(model.seen),
     }
     if module is not None:
@@ -113,6 +117,12 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     with atomic(path, verify=load) as temporary:
         # not save_file, whose files only their owner may read
         temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ModelFileError unless `path` ends as a model file does."""
+    if path.suffix != ".safetensors":
+        raise ModelFileError(f"a model file ends in .safetensors; {path.name} does not")
 
 
 def load(path: str | Path) -> Model:
@@ -141,6 +151,8 @@ def load(path: str | Path) -> Model:
                     f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
                 )
             weight, bias, seen = (file.get_tensor(key) for key in ("head.weight", "head.bias", "seen"))
+        if header["head-sha256"] != _head_digest(weight, bias):
+            raise ModelFileError(f"{path}: its weights do not match their digest; make it again with featurepipe probe")
         estimator = _restore(header["kind"], np.array(header["classes"]), weight, bias, header["card"])
         return Model(header["kind"], estimator, header["temperature"], header["backbone"], seen, header["card"])
     except FeaturepipeError:
@@ -174,6 +186,10 @@ def open_backbone(
     if weights is None and _holds_backbone(Path(path)):
         weights, source = path, {**source, "random_seed": None}
     return backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+
+
+def _head_digest(weight: np.ndarray, bias: np.ndarray) -> str:
+    return sha256_bytes(weight.tobytes() + bias.tobytes())
 
 
 def _holds_backbone(path: Path) -> bool:

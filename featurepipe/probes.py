@@ -246,7 +246,7 @@ def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np
 def _fit_path(kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     """Fit every candidate on standardised features; returns estimators for raw X, and whether each converged."""
     mean, scale = X.mean(axis=0), X.std(axis=0)
-    scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # constant features
+    scale[scale <= ROUNDING * np.abs(mean)] = 1.0  # constant but for rounding: not to be blown up into a feature
     Z = (X - mean) / scale  # (n, D)
     axes = _row_space(Z)  # (r, D) or None
     if axes is not None:

@@ -344,3 +344,13 @@ def test_the_archive_is_what_its_function_writes(tmp_path):
     again, archived = models.load(tmp_path / "again.safetensors"), models.load(ARCHIVES / "model-1.0.safetensors")
     np.testing.assert_array_equal(again.estimator.coef_, archived.estimator.coef_)
     assert again.card == archived.card
+
+
+def test_a_changed_weight_is_noticed(tmp_path):
+    write_archive(tmp_path / "model.safetensors")
+    data = bytearray((tmp_path / "model.safetensors").read_bytes())
+    place = data.index(np.array([0.0, 0.5, 0.25]).tobytes())
+    data[place + 14] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(ModelFileError, match="do not match their digest"):
+        models.load(tmp_path / "model.safetensors")

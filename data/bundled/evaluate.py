@@ -57,7 +57,7 @@ def embed(model: torch.nn.Module, header: dict, files: list[Path]) -> np.ndarray
     transform = timm.data.create_transform(**header["transform"], is_training=False)
     rows = []
     for start in range(0, len(files), 128):
-        images = [transform(Image.open(path).convert("RGB")) for path in files[start:start + 128]]
+        images = [transform(Image.open(path).convert("RGB")) for path in files[start : start + 128]]
         x = torch.stack(images)  # (B, 3, size, size)
         rows.append(model.forward_head(model.forward_features(x), pre_logits=True).numpy())  # (B, width)
     return np.concatenate(rows)
@@ -116,8 +116,11 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="the backbone's safetensors file")
     parser.add_argument("data", type=Path, nargs="+", help="folders with train/ and test/ or val/")
     parser.add_argument("--shots", type=int, nargs="*", default=[], help="also train on this many labels per class")
-    parser.add_argument("--train-only", action="store_true",
-                        help="never score the test split: cross-validation, and for --shots the rest of train")
+    parser.add_argument(
+        "--train-only",
+        action="store_true",
+        help="never score the test split: cross-validation, and for --shots the rest of train",
+    )
     parser.add_argument("--skip-baselines", action="store_true", help="report the backbone alone")
     args = parser.parse_args()
 

@@ -77,8 +77,9 @@ def load_glyphs(font_files: list[Path]) -> Labelled:
 def load_photos(folder: Path) -> Labelled:
     """Read <class>/*.jpg|png below `folder` into uint8 images (N, 3, 32, 32) and class numbers (N,)."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    files = [(path, names.index(path.parent.name)) for path in sorted(folder.glob("*/*"))
-             if path.suffix in (".jpg", ".png")]
+    files = [
+        (path, names.index(path.parent.name)) for path in sorted(folder.glob("*/*")) if path.suffix in (".jpg", ".png")
+    ]
 
     def read(item: tuple[Path, int]) -> np.ndarray:
         return np.asarray(Image.open(item[0]).convert("RGB").resize((PHOTO_SIZE, PHOTO_SIZE)))
@@ -136,8 +137,10 @@ def draw_letters(distances: Tensor, size: int) -> Tensor:
     # Moving the outline along the distance field sets the stroke width; the limit keeps thin strokes from vanishing.
     grow = torch.maximum(uniform(count, 2, 6) - half_width, -0.4 * half_width)
     ink = ((warped + grow) / uniform(count, 1, 4) + 0.5).clamp(0, 1)  # (B, 1, CANVAS, CANVAS), 1 on the stroke
-    parts = [F.interpolate(F.interpolate(part, (s, s), mode="area"), (size, size), mode="bilinear")
-             for part, s in zip(ink.tensor_split(len(LETTER_SIZES)), LETTER_SIZES, strict=True)]
+    parts = [
+        F.interpolate(F.interpolate(part, (s, s), mode="area"), (size, size), mode="bilinear")
+        for part, s in zip(ink.tensor_split(len(LETTER_SIZES)), LETTER_SIZES, strict=True)
+    ]
     ink = torch.cat(parts)  # (B, 1, size, size)
     coloured = uniform(count, 0, 1) < 0.3
     stroke = torch.where(coloured, torch.rand(count, 3, 1, 1), uniform(count, 0.7, 1))
@@ -155,8 +158,9 @@ def normalise(x: Tensor) -> Tensor:
 
 def make_head(width: int, classes: int) -> nn.Module:
     """Return a small perceptron: it absorbs the collapse towards the training classes; the embedding keeps more."""
-    return nn.Sequential(nn.Linear(width, HEAD_WIDTH), nn.BatchNorm1d(HEAD_WIDTH), nn.ReLU(),
-                         nn.Linear(HEAD_WIDTH, classes))
+    return nn.Sequential(
+        nn.Linear(width, HEAD_WIDTH), nn.BatchNorm1d(HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, classes)
+    )
 
 
 class Pretraining(nn.Module):
@@ -178,8 +182,10 @@ class Pretraining(nn.Module):
 def accuracy(model: Pretraining, head: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of 0..1 images that one head classifies correctly, in percent."""
     model.eval()
-    right = sum((head(model(normalise(x))).argmax(1) == y).sum().item()
-                for x, y in zip(images.split(500), labels.split(500), strict=True))
+    right = sum(
+        (head(model(normalise(x))).argmax(1) == y).sum().item()
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    )
     return 100 * right / len(labels)
 
 
@@ -188,8 +194,12 @@ def train(model: Pretraining, photos: Labelled, glyphs: Labelled, args: argparse
     steps = len(photos[0]) // args.photos
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.SGD([{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}],
-                                lr=args.lr, momentum=0.9, nesterov=True)
+    optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
+        momentum=0.9,
+        nesterov=True,
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, args.epochs * steps, pct_start=0.2)
     loss_of = nn.CrossEntropyLoss()
     started = time.perf_counter()
@@ -201,30 +211,43 @@ def train(model: Pretraining, photos: Labelled, glyphs: Labelled, args: argparse
             # One batch for both sources, so that BatchNorm's statistics are those of the mixture used afterwards.
             x = torch.cat([augment_photos(photos[0][chosen], args.size), draw_letters(glyphs[0][drawn], args.size)])
             x = normalise(x)  # (photos + letters, 3, size, size)
-            thumbnails = F.adaptive_avg_pool2d(x[:args.photos], THUMBNAIL).flatten(1)  # (photos, 3 * THUMBNAIL**2)
+            thumbnails = F.adaptive_avg_pool2d(x[: args.photos], THUMBNAIL).flatten(1)  # (photos, 3 * THUMBNAIL**2)
             with torch.autocast("cpu", torch.bfloat16):
                 z = model(x)  # (photos + letters, width)
-                photo_loss = loss_of(model.photos(z[:args.photos]).float(), photos[1][chosen])
-                letter_loss = loss_of(model.letters(z[args.photos:]).float(), glyphs[1][drawn])
-                thumbnail_loss = F.mse_loss(model.thumbnails(z[:args.photos]).float(), thumbnails)
+                photo_loss = loss_of(model.photos(z[: args.photos]).float(), photos[1][chosen])
+                letter_loss = loss_of(model.letters(z[args.photos :]).float(), glyphs[1][drawn])
+                thumbnail_loss = F.mse_loss(model.thumbnails(z[: args.photos]).float(), thumbnails)
             optimiser.zero_grad()
             (photo_loss + letter_loss + THUMBNAIL_WEIGHT * thumbnail_loss).backward()
             optimiser.step()
             schedule.step()
             total += torch.stack([photo_loss, letter_loss, thumbnail_loss]).detach()
         photo, letter, thumbnail = (total / steps).tolist()
-        print(f"epoch {epoch + 1}/{args.epochs}: loss photos {photo:.3f}, letters {letter:.3f}, "
-              f"thumbnails {thumbnail:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{args.epochs}: loss photos {photo:.3f}, letters {letter:.3f}, "
+            f"thumbnails {thumbnail:.3f}, {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
 
 
 def save(backbone: nn.Module, args: argparse.Namespace, families: list[str]) -> None:
     """Write the state dict with the header that featurepipe reads."""
     header = {
-        "encoding-type": "featurepipe-backbone", "encoding-version": "1.0", "name": "bundled",
-        "architecture": args.architecture, "arguments": args.arguments,
-        "transform": {"input_size": [3, args.size, args.size], "interpolation": "bilinear", "mean": list(MEAN),
-                      "std": list(STD), "crop_pct": 1.0, "crop_mode": "center"},
-        "licence": "Apache-2.0", "source": SOURCE.format(fonts=", ".join(families)),
+        "encoding-type": "featurepipe-backbone",
+        "encoding-version": "1.0",
+        "name": "bundled",
+        "architecture": args.architecture,
+        "arguments": args.arguments,
+        "transform": {
+            "input_size": [3, args.size, args.size],
+            "interpolation": "bilinear",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+        },
+        "licence": "Apache-2.0",
+        "source": SOURCE.format(fonts=", ".join(families)),
     }
     state = {name: value.contiguous() for name, value in backbone.state_dict().items()}
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -238,8 +261,12 @@ def main() -> None:
     parser.add_argument("--fonts", type=Path, nargs="+", required=True, help="folders searched for .ttf files")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--architecture", default="test_resnet", help="timm model name")
-    parser.add_argument("--arguments", type=json.loads, default={"channels": [32, 48, 48, 112]},
-                        help="JSON arguments of timm.create_model")
+    parser.add_argument(
+        "--arguments",
+        type=json.loads,
+        default={"channels": [32, 48, 48, 112]},
+        help="JSON arguments of timm.create_model",
+    )
     parser.add_argument("--size", type=int, default=48, help="input size in pixels")
     parser.add_argument("--epochs", type=int, default=10, help="passes over the photos")
     parser.add_argument("--photos", type=int, default=128, help="photos in a batch")
@@ -264,8 +291,10 @@ def main() -> None:
 
     letters = draw_letters(unseen_glyphs[0].repeat(4, 1, 1, 1), args.size)
     enlarged = F.interpolate(test_photos[0].float() / 255, (args.size, args.size), mode="bilinear")
-    print(f"CIFAR-10 test accuracy {accuracy(model, model.photos, enlarged, test_photos[1]):.1f} %, "
-          f"letters of unseen fonts {accuracy(model, model.letters, letters, unseen_glyphs[1].repeat(4)):.1f} %")
+    print(
+        f"CIFAR-10 test accuracy {accuracy(model, model.photos, enlarged, test_photos[1]):.1f} %, "
+        f"letters of unseen fonts {accuracy(model, model.letters, letters, unseen_glyphs[1].repeat(4)):.1f} %"
+    )
     save(backbone, args, sorted({path.parent.name for path in fonts}))
 
 

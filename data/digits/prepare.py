@@ -58,8 +58,13 @@ def write_digits(output: Path) -> dict[str, int]:
 def main() -> None:
     """Read the command line, write the files and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent, metavar="DIR",
-                        help="where train/ and test/ go (default: the folder of this script)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).resolve().parent,
+        metavar="DIR",
+        help="where train/ and test/ go (default: the folder of this script)",
+    )
     args = parser.parse_args()
     for split, count in write_digits(args.output).items():
         print(f"{split}: {count} images")

@@ -83,9 +83,14 @@ class Backbone:
         -------
         ndarray of float32, shape (B, width)
         """
-        return embed(
-            self.module, pixels, self.transform, self.spec["layer"], self.spec["pooling"], self.spec["precision"]
-        )
+        layer, pooling, precision = (self.spec[key] for key in ("layer", "pooling", "precision"))
+        try:
+            return embed(self.module, pixels, self.transform, layer, pooling, precision)
+        except RuntimeError as error:  # out of memory, or an operation that the device lacks
+            raise BackboneError(
+                f"{self.name} failed on {len(pixels)} images on {self.device}: {first_line(error)}; "
+                "try a smaller --batch-size, or --device cpu"
+            ) from error
 
 
 def create(
@@ -142,6 +147,9 @@ def create(
     True
     """
     if name == PIXELS:
+        chosen = (weights, arguments, random_weights, pooling, transform and any(transform.values()))
+        if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
+            raise BackboneError("raw pixels take no weights, arguments, layer, pooling, precision or transform")
         return Pixels()
     name = name or BUNDLED
     given = {key: value for key, value in (transform or {}).items() if value is not None}

@@ -31,7 +31,9 @@ from featurepipe.cli.options import (
 from featurepipe.errors import FeaturepipeError
 
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
-RESUME = "interrupted; what is finished is kept, and the same command goes on from there"
+STORING = ("run", "extract", "probe")
+RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
+AGAIN = "interrupted; nothing was written"
 
 
 class _Group(click.Group):
@@ -48,7 +50,7 @@ class _Group(click.Group):
         except FeaturepipeError as error:
             self._fail(ctx, str(error), FAILED, as_json)
         except KeyboardInterrupt:
-            self._fail(ctx, RESUME, INTERRUPTED, as_json)
+            self._fail(ctx, RESUME if ctx.invoked_subcommand in STORING else AGAIN, INTERRUPTED, as_json)
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
             self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED, as_json)
 
@@ -151,6 +153,7 @@ def extract(data: str, store: str | None, strict: bool, as_json: bool, **options
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of STORE]")
 @click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@WEIGHTS
 @PROBE
 @DEVICE
 @WORKERS

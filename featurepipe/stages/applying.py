@@ -20,7 +20,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import labelled
-from featurepipe.stores import Pending, Store
+from featurepipe.stores import Entry, Pending, Store
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -62,14 +62,16 @@ def evaluate(
     """
     started = time.perf_counter()
     loaded = models.load(model)
-    rejects: dict[str, str] = {}
     if Store.is_store(data):
         store = Store.open(data)
-        matrix = matrices.load(store, store.choose(loaded.backbone["fingerprint"]))
+        entry = store.choose(loaded.backbone["fingerprint"])
+        matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
     else:
         extractor = models.open_backbone(loaded, model, weights=weights, device=device)
         matrix, _, rejects = _embed(manifests.read(data), extractor, batch_size, workers, listener)
-    matrix, _ = labelled(matrix)
+    matrix, notes = labelled(matrix)
+    for note in notes:
+        listener.note(f"note: {note}")
     which, mask = _evaluated(matrix, loaded, split)
     part = matrix.take(mask)
     figures = probes.evaluate(loaded.estimator, part.X, _truth(part, loaded), loaded.temperature)
@@ -82,6 +84,13 @@ def evaluate(
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _known_rejects(store: Store, entry: Entry) -> dict[str, str]:
+    """Sample id → reason, of the samples of a store that have no embedding."""
+    rows, held = store.rows(), entry.places()
+    unreadable = {row.sample.id: "could not be read" for row in rows if not row.digest}
+    return rejected_samples(rows, unreadable, {d: why for d, why in entry.rejects().items() if d not in held})
 
 
 def _truth(matrix: FeatureMatrix, model: models.Model) -> np.ndarray:
@@ -189,12 +198,15 @@ def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
     with atomic(path) as temporary:
         if path.suffix.lower() == ".parquet":
             pyarrow = manifests.require_pyarrow()
-            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+            try:
+                pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+            except UnicodeEncodeError as error:
+                raise ManifestError(f"{path}: Parquet holds UTF-8 only, and a file name is not; use .csv") from error
             return
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if path.suffix.lower() == ".jsonl":
                 file.writelines(json.dumps(dict(zip(columns, line, strict=True))) + "\n" for line in lines)
             else:
-                writer = csv.writer(file, lineterminator="\n")
+                writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
                 writer.writerow(columns)
                 writer.writerows(lines)

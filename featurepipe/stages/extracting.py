@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Extractor
+from featurepipe.errors import StoreError
 from featurepipe.manifests import Manifest
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stores import Pending, Row, Store, Writer, digest_rows, plan
@@ -52,12 +54,15 @@ def extract(
     >>> result["samples"], result["rejected"]
     (1797, 0)
     """
+    started = time.perf_counter()
     manifest = manifests.read(data)
-    extractor = make_extractor(backbone, options)
+    extractor = make_extractor(backbone, options, listener)
     target = Store.create(store or default_name(data, ".store"))
+    check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
         rows, unreadable = digest(manifest, workers, listener)
         target.write_rows(manifest.root, rows)
+        target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
             target,
             manifest.root,
@@ -70,7 +75,7 @@ def extract(
             listener=listener,
         )
         target.write_rejects(result["rejects"])
-    return result
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
 def default_name(data: str | Path, suffix: str) -> Path:
@@ -79,9 +84,45 @@ def default_name(data: str | Path, suffix: str) -> Path:
     return Path((path.name if path.is_dir() else path.stem) + suffix)
 
 
-def make_extractor(backbone: str | Extractor | None, options: Mapping[str, Any]) -> Extractor:
-    """The backbone itself, or the one of that name."""
-    return backbones.create(backbone, **options) if backbone is None or isinstance(backbone, str) else backbone
+def check_root(store: Store, root: Path, listener: Listener, *, refuse: str | None) -> None:
+    """Say that a store is about to describe another folder; refuse if its place was not chosen but a default.
+
+    Parameters
+    ----------
+    refuse : str or None
+        The option by which another place can be given, where none was.
+    """
+    before = store.root
+    if before is None or before == root.resolve():
+        return
+    if refuse is not None:
+        raise StoreError(f"{store.path} belongs to {before}, not to {root.resolve()}; give another place with {refuse}")
+    listener.note(f"note: {store.path} described {before}; it now describes {root.resolve()}")
+
+
+def make_extractor(
+    backbone: str | Extractor | None, options: Mapping[str, Any], listener: Listener = SILENT
+) -> Extractor:
+    """The backbone itself, or the one of that name; a download that takes its time is announced.
+
+    Raises
+    ------
+    TypeError
+        Options beside a ready-made backbone.
+    """
+    if backbone is not None and not isinstance(backbone, str):
+        if options:
+            raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
+        return backbone
+    local = backbone in (None, backbones.BUNDLED, backbones.PIXELS)
+    if local or options.get("weights") is not None or options.get("random_weights"):
+        return backbones.create(backbone, **options)
+    waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
+    waiting.start()
+    try:
+        return backbones.create(backbone, **options)
+    finally:
+        waiting.cancel()
 
 
 def digest(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:

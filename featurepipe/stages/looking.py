@@ -24,11 +24,11 @@ def info(path: str | Path) -> dict[str, Any]:
         parts = {"kind": model.kind, "classes": model.classes.tolist(), "backbone": model.backbone, "card": model.card}
         return {"model": str(path), **parts}
     store = Store.open(path)
-    rows = store.rows()
+    rows = store.rows() if store.root is not None else []  # the notebook's stores have no manifest
     splits = Counter(row.sample.split or "none" for row in rows)
     return {
         "store": str(store.path),
-        "root": str(store.root),
+        "root": None if store.root is None else str(store.root),
         "samples": len(rows),
         "classes": len({row.sample.label for row in rows if row.sample.label is not None}),
         "splits": dict(splits),
@@ -67,6 +67,7 @@ def export(store: str | Path, output: str | Path, *, backbone: str | None = None
     dict
         ``store, output, backbone, rows, width``.
     """
+    matrices.check_suffix(output)
     source = Store.open(store)
     entry = source.choose(backbone)
     matrix = matrices.load(source, entry)

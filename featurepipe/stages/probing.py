@@ -1,9 +1,14 @@
-"""The stage `probe`: cached embeddings → a model file."""
+"""The stage `probe`: cached embeddings → a model file.
+
+What it does, since no named protocol says so: features standardised by the training data, L2, whole decades of C or
+alpha, chosen by top-1 (then log-loss) on validation data or by stratified 5-fold cross-validation, refitted on all
+that was not reported.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +41,8 @@ def probe(
     store: str | Path,
     output: str | Path | None = None,
     *,
-    backbone: str | None = None,
+    backbone: str | Extractor | None = None,
+    weights: str | Path | None = None,
     kind: str = "logistic",
     value: float | None = None,
     shots: Sequence[int] = (),
@@ -59,8 +65,10 @@ def probe(
     store : path
     output : path, optional
         Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
-    backbone : str, optional
+    backbone : str, Backbone or Pixels, optional
         Which entry of the store, if it holds several.
+    weights : path, optional
+        Where the backbone's weights are now, if they have moved since the store was filled.
     kind : {'logistic', 'ridge'}
     value : float, optional
         C or alpha, instead of selection.
@@ -84,11 +92,20 @@ def probe(
     if baselines not in BASELINES:
         raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
     source = Store.open(store)
-    entry = source.choose(backbone)
+    by_name = backbone is None or isinstance(backbone, str)
+    entry = source.choose(backbone) if by_name else source.entry(backbone)
+    path = Path(output) if output is not None else entry.folder / "model.safetensors"
+    models.check_suffix(path)
+    origin = entry.provenance["source"] if by_name else backbone.source
+    module = None
+    if weights is not None or include_backbone:
+        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
+        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
     matrix, notes = labelled(matrices.load(source, entry))
     split, split_source = _splits(matrix, seed)
     parts = _cut(matrix, split)
     notes += _copies(parts)
+    _check_shots(parts, shots)
     listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
     fitted = _fit(kind, parts, value, seed)
     notes += _fit_notes(fitted)
@@ -121,13 +138,14 @@ def probe(
             **others,
         },
         "few_shot": few,
+        "protocol": None,  # no named one: see the module's docstring for what is done
+        "licence": None,  # of the backbone's weights, where a later version can tell
         "seed": seed,
         "notes": notes,
         "versions": versions(),
         "created": now(),
     }
-    path = Path(output) if output is not None else entry.folder / "model.safetensors"
-    _save_model(path, fitted, entry, parts, card, include_backbone=include_backbone, device=device)
+    models.save(path, _model(fitted, entry, origin, parts, card), module=module)
     for note in notes:
         listener.note(f"note: {note}")
     parameter = probes.KINDS[kind][0]
@@ -135,30 +153,29 @@ def probe(
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _save_model(
-    path: Path,
-    fitted: probes.Probe,
-    entry: Entry,
-    parts: _Parts,
-    card: dict[str, Any],
-    *,
-    include_backbone: bool,
-    device: str,
-) -> None:
-    source = entry.provenance["source"]
+def _model(
+    fitted: probes.Probe, entry: Entry, origin: Mapping[str, Any], parts: _Parts, card: dict[str, Any]
+) -> models.Model:
     used = parts.train.digests if parts.select is None else np.concatenate([parts.train.digests, parts.select.digests])
-    model = models.Model(
+    return models.Model(
         kind=fitted.kind,
         estimator=fitted.estimator,
         temperature=fitted.temperature,
-        backbone={"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": source},
+        backbone={"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": dict(origin)},
         seen=models.digest_keys(used),
         card=card,
     )
-    module = None
-    if include_backbone:
-        module = getattr(backbones.recreate(entry.spec, source, device=device), "module", None)
-    models.save(path, model, module=module)
+
+
+def _check_shots(parts: _Parts, shots: Sequence[int]) -> None:
+    """Refuse more shots than the smallest class has images, before anything is fitted."""
+    y = parts.train.y if parts.select is None else np.concatenate([parts.train.y, parts.select.y])
+    classes, counts = np.unique(y, return_counts=True)
+    if shots and max(shots) > counts.min():
+        raise ProbeError(
+            f"class {classes[counts.argmin()]!r} has {counts.min()} training images, fewer than {max(shots)} shots; "
+            f"ask for at most {counts.min()}"
+        )
 
 
 def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
@@ -181,6 +198,7 @@ def _splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
     manifests.check_labels(samples)
     if given in ({None}, {"train"}):
         made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
+        manifests.check_labels([s._replace(split=part) for s, part in zip(samples, made, strict=True)])
         return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
     if "train" not in given:
         raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
@@ -220,7 +238,7 @@ def _fit_notes(fitted: probes.Probe) -> list[str]:
         notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
     stalled = [f"{step[name]:g}" for step in fitted.path if not step["converged"]]
     if stalled:
-        notes.append(f"not converged in {probes.MAX_ITER} iterations at {name}={', '.join(stalled)}")
+        notes.append(f"the optimum was not reached at {name}={', '.join(stalled)}")
     return notes
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import extraction, models, reports
+from featurepipe import extraction, manifests, models, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
-from featurepipe.stages.extracting import default_name, extract, make_extractor
+from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -57,13 +57,17 @@ def run(
     started = time.perf_counter()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
-    extractor = make_extractor(backbone, {**options, "device": device, "seed": seed})
+    if backbone is None or isinstance(backbone, str):
+        options = {**options, "device": device, "seed": seed}
+    if output is None and Store.is_store(store):
+        check_root(Store.open(store), manifests.read(data).root, listener, refuse="-o")
+    extractor = make_extractor(backbone, options, listener)
     extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
     results = folder / Store.open(store).entry(extractor).folder.name
     probed = probe(
         store,
         results / "model.safetensors",
-        backbone=extractor.fingerprint,
+        backbone=extractor,
         kind=kind,
         value=value,
         shots=shots,
@@ -81,8 +85,6 @@ def run(
         **extracted,
         **probed,
         **evaluated,
-        "rejected": extracted["rejected"],
-        "rejects": extracted["rejects"],
         "extract": extracted,
         "probe": probed,
         "evaluate": evaluated,

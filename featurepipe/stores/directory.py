@@ -128,8 +128,13 @@ class Store:
         return (Path(path) / "store.json").is_file()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the store for writing; the lock goes with the process, however that ends.
+
+        Parameters
+        ----------
+        wait : bool
+            Wait for another process to finish, instead of raising.
 
         Raises
         ------
@@ -139,7 +144,7 @@ class Store:
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / LOCK, timeout=0):
+            with FileLock(self.path / LOCK, timeout=-1 if wait else 0):
                 for folder in self._folders():
                     remove_partials(folder)
                 remove_partials(self.path)
@@ -150,12 +155,10 @@ class Store:
     # -- manifest -----------------------------------------------------------------------------------------------
 
     @property
-    def root(self) -> Path:
-        """The folder that relative sample paths start from."""
+    def root(self) -> Path | None:
+        """The folder that relative sample paths start from; None in a store without manifest."""
         root = self._header()["root"]
-        if root is None:
-            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
-        return Path(root)
+        return None if root is None else Path(root)
 
     def rows(self) -> list[Row]:
         """The manifest, in order."""

@@ -18,7 +18,8 @@ class Writer:
     """Gathers embeddings and writes a shard whenever `rows_per_shard` planned samples have passed.
 
     A shard's extent is counted in planned samples, rejected ones included, so an interrupted run that is started
-    again forms the very batches and shards that the uninterrupted one would have formed.
+    again forms the very batches that the uninterrupted one would have formed; and the same shards, unless it was
+    ended by Ctrl-C or an error, which write a short one.
 
     Parameters
     ----------
