@@ -126,7 +126,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             memory = extraction.Memory()
             self._fill(list(distinct.values()), extractor, memory, items)
             return np.stack([memory.vectors[item.digest] for item in items])
-        store = Store.create(self.store)
+        store = Store.create(self.store, wait=True)
         entry = store.entry(extractor)
         if not distinct.keys() <= entry.places().keys():  # only then does it have to be locked
             with store.lock(wait=True):  # parallel cross-validation shares a store

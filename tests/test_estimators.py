@@ -1,7 +1,9 @@
 """The scikit-learn faces: scikit-learn's own checks, every kind of image, stores, pickles."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -338,14 +340,26 @@ def test_the_command_lines_store_serves_as_well(photos, tmp_path, embedded):
     assert probe(tmp_path / "s", kind="ridge", baselines="none")["test"]["n"] == 2  # the manifest is untouched
 
 
-def test_a_held_store_can_still_be_read(files, tmp_path):
+def test_a_held_store_can_be_read_and_is_waited_for_to_be_written(files, tmp_path):
     paths, _ = files
     extractor = FeatureExtractor("pixels", store=tmp_path / "s").fit(paths)
     first = extractor.transform(paths)
-    with Store.open(tmp_path / "s").lock():
-        np.testing.assert_array_equal(extractor.transform(paths), first)
-        with pytest.raises(OSError, match="being written by another process"):
-            extractor.transform(IMAGES)
+    store = Store.open(tmp_path / "s")
+    with ThreadPoolExecutor(1) as pool:
+        with store.lock():
+            np.testing.assert_array_equal(extractor.transform(paths), first)
+            waiting = pool.submit(extractor.transform, IMAGES)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+        np.testing.assert_array_equal(waiting.result(timeout=30), FeatureExtractor("pixels").fit_transform(IMAGES))
+
+
+def test_parallel_cross_validation_shares_a_store(files, tmp_path):
+    paths, y = files[0], [0, 1, 0, 1]
+    pipeline = make_pipeline(FeatureExtractor("pixels", store=tmp_path / "s"), LogisticRegression())
+    alone = cross_val_score(make_pipeline(FeatureExtractor("pixels"), LogisticRegression()), paths, y, cv=2)
+    with joblib.parallel_config("threading"):
+        assert cross_val_score(pipeline, paths, y, cv=2, n_jobs=2).tolist() == alone.tolist()
 
 
 # -- model files --------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_a_head_alone_holds_three_tensors_and_one_json_header(file):
         header = json.loads(opened.metadata()["featurepipe"])
         assert opened.get_tensor("head.weight").shape == (3, 5)
     assert set(header) == {
-        "encoding-type", "encoding-version", "kind", "classes", "temperature", "backbone", "card",
+        "encoding-type", "encoding-version", "head-sha256", "kind", "classes", "temperature", "backbone", "card",
     }  # fmt: skip
     assert (header["encoding-type"], header["encoding-version"]) == ("featurepipe-model", "1.0")
     assert set(header["backbone"]) == {"name", "fingerprint", "spec", "source"}

@@ -399,7 +399,8 @@ print(json.dumps(endings))
 """
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
-# a *.partial. os.replace makes .gitignore, store.json, manifest.csv, store.json, four shards, and rejects.csv.
+# a *.partial. os.replace makes .gitignore, store.json, manifest.csv, store.json, rejects.csv, four shards, and
+# rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
     "half a manifest": ("os", "replace", 3, True, 0, True),
@@ -407,13 +408,13 @@ MOMENTS = {
     "first batch": ("embed", "embed", 1, True, 0, False),
     "second batch": ("embed", "embed", 2, False, 0, False),
     "half a shard": ("shards", "checksums", 1, True, 0, True),
-    "unnamed shard": ("os", "replace", 5, True, 0, True),
-    "first shard": ("os", "replace", 5, False, 1, False),
+    "unnamed shard": ("os", "replace", 6, True, 0, True),
+    "first shard": ("os", "replace", 6, False, 1, False),
     "inside the second shard": ("embed", "embed", 4, True, 1, False),
     "half a second shard": ("shards", "checksums", 3, False, 1, True),
-    "third shard unsynced": ("files", "_sync_file", 7, True, 2, True),
+    "third shard unsynced": ("files", "_sync_file", 8, True, 2, True),
     "before the last": ("embed", "embed", 8, True, 3, False),
-    "no ledger": ("os", "replace", 9, True, 4, True),
+    "no ledger": ("os", "replace", 10, True, 4, True),
 }
 
 

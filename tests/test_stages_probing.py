@@ -334,7 +334,7 @@ def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
     monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0,)))
     notes = probe(stored(), baselines="none")["notes"]
     assert any("C=10 is the last of the grid" in note for note in notes)
-    assert any("not converged in 1 iterations at C=10" in note for note in notes)
+    assert any("the optimum was not reached at C=10" in note for note in notes)
 
 
 def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):

@@ -209,6 +209,9 @@ def recreate(
     FingerprintMismatch
         What was made differs from `spec`: the message names the fields.
     """
+    if spec["architecture"] == PIXELS:
+        check_same(Pixels().spec, spec)
+        return Pixels()
     file = weights or source["weights"]
     random_seed = None if file else source["random_seed"]
     made = create(

@@ -101,8 +101,8 @@ class Store:
         return store
 
     @classmethod
-    def create(cls, path: str | Path) -> Store:
-        """Open the store at `path`, or make an empty one there.
+    def create(cls, path: str | Path, *, wait: bool = False) -> Store:
+        """Open the store at `path`, or make an empty one there; `wait` as in `lock`.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class Store:
             if store.path.exists() and not store._is_headless():
                 raise StoreError(f"{path} exists and is not a featurepipe store; give another place with --store")
             store.path.mkdir(parents=True, exist_ok=True)
-            with store.lock():
+            with store.lock(wait=wait):
                 if not header.exists():  # no other process has been faster
                     write_text(store.path / ".gitignore", "*\n")
                     store._write_header(None)
