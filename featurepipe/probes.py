@@ -245,6 +245,14 @@ def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np
 
 def _fit_path(kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     """Fit every candidate on standardised features; returns estimators for raw X, and whether each converged."""
+    from threadpoolctl import threadpool_limits
+
+    # Products of small matrices gain little from BLAS threads, and on a busy machine waiting for them costs tenfold.
+    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
+        return _fit_standardised(kind, X, y, candidates)
+
+
+def _fit_standardised(kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     mean, scale = X.mean(axis=0), X.std(axis=0)
     scale[scale <= ROUNDING * np.abs(mean)] = 1.0  # constant but for rounding: not to be blown up into a feature
     Z = (X - mean) / scale  # (n, D)
@@ -278,16 +286,13 @@ def _row_space(Z: np.ndarray) -> np.ndarray | None:
 def _fit_logistic(Z: np.ndarray, y: np.ndarray, candidates: Sequence[float]) -> list[tuple[Any, bool]]:
     """Strong to weak regularisation, each fit starting from the one before."""
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     # In few large steps newton-cg comes closer to the optimum than lbfgs does in the same time.
     model = LogisticRegression(solver="newton-cg", max_iter=MAX_ITER, warm_start=True)
-    # Products of a small matrix gain little from BLAS threads, and on a busy machine waiting for them costs tenfold.
-    threads = 1 if Z.nbytes < SMALL_BYTES else None
     fitted = []
     for c in candidates:
         model.C = c
-        with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads, "blas"):
+        with warnings.catch_warnings(record=True) as caught:
             # not silenced (iterations used up, or a line search that failed): returned, and reported by callers
             warnings.simplefilter("always", UserWarning)
             model.fit(Z, y)
