@@ -109,34 +109,26 @@ def probe(
     listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
     fitted = _fit(kind, parts, value, seed)
     notes += _fit_notes(fitted)
-    reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
     few = _few_shot(kind, parts, shots, repeats, seed)
-    others = {}
+    others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
         try:
             same = _same_samples(source, extractor, matrix, split, workers, listener)
         except StoreError as error:  # the images may be gone while their embeddings are still here
             notes.append(f"no figure for {extractor.name}: {error}")
             continue
-        top1 = float(np.mean(_fit(kind, same, None, seed).estimator.predict(same.report.X) == same.report.y))
-        others[name] = top1
+        estimator = _fit(kind, same, None, seed).estimator
+        others[name] = float(np.mean(estimator.predict(same.report.X) == same.report.y))
         for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
             one["baselines"][name] = other["mean"]
-    selection = {"on": fitted.selected_on, "chosen": fitted.chosen, "path": fitted.path}
+    if baselines != "none":
+        others["majority"] = probes.majority(parts.train.y, parts.report.y)
     card = {
         "data": {"root": str(source.root), "samples": len(matrix), "classes": len(fitted.classes)},
         "splits": _sizes(split),
         "split_source": split_source,
-        "evaluated_on": parts.reported,
-        "selection": selection,
-        "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
-        "test": reported if parts.reported == "test" else None,
-        "baselines": {
-            "majority": probes.majority(parts.train.y, parts.report.y) if baselines != "none" else None,
-            "pixels": None,
-            "random_backbone": None,
-            **others,
-        },
+        **_figures(fitted, parts),
+        "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
         "few_shot": few,
         "protocol": None,  # no named one: see the module's docstring for what is done
         "licence": None,  # of the backbone's weights, where a later version can tell
@@ -151,6 +143,17 @@ def probe(
     parameter = probes.KINDS[kind][0]
     result = {"model": str(path), "backbone": entry.name, "kind": kind, parameter: fitted.chosen, **card}
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _figures(fitted: probes.Probe, parts: _Parts) -> dict[str, Any]:
+    """How the probe was selected, and its figures on the reported split and on the selection data."""
+    reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
+    return {
+        "evaluated_on": parts.reported,
+        "selection": {"on": fitted.selected_on, "chosen": fitted.chosen, "path": fitted.path},
+        "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
+        "test": reported if parts.reported == "test" else None,
+    }
 
 
 def _model(
