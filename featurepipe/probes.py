@@ -124,7 +124,7 @@ def fit(
     folds = _folds(y, seed)
     if X_val is not None:
         X_val, y_val = _finite(X_val), np.asarray(y_val)
-        _check_known(y_val, classes)
+        check_known(y_val, classes)
         fitted = _fit_path(kind, X, y, candidates)
         scores, converged = [decision_scores(estimator, X_val) for estimator, _ in fitted], [ok for _, ok in fitted]
         truth, selected_on = y_val, "val"
@@ -222,7 +222,7 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
     truth = np.asarray(y)
     if not len(truth):
         raise ProbeError("there are no labelled samples to evaluate on")
-    _check_known(truth, estimator.classes_)
+    check_known(truth, estimator.classes_)
     return _evaluate(probabilities(estimator, X, temperature), truth, estimator.classes_)
 
 
@@ -403,7 +403,8 @@ def _finite(X: np.ndarray) -> np.ndarray:
     return X
 
 
-def _check_known(labels: np.ndarray, classes: np.ndarray) -> None:
+def check_known(labels: np.ndarray, classes: np.ndarray) -> None:
+    """Raise ProbeError naming a label that is not among the classes."""
     unknown = sorted(set(labels.tolist()) - set(classes.tolist()), key=str)
     if unknown:
         raise ProbeError(f"class {unknown[0]!r} is unknown to the model; it knows {_listed(classes)}")

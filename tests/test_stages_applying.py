@@ -106,7 +106,7 @@ def test_a_store_without_the_models_backbone_is_refused(trained, photos, tmp_pat
     data, _, probed = trained()
     small = {"transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
     extract(data, tmp_path / "other", backbone="test_resnet", random_weights=True, **small)
-    with pytest.raises(StoreError, match="choose with -b from: test_resnet"):
+    with pytest.raises(StoreError, match="holds no embeddings of the model's backbone pixels"):
         evaluate(probed["model"], tmp_path / "other")
 
 

@@ -28,7 +28,7 @@ from featurepipe.cli.options import (
     WORKERS,
     split_options,
 )
-from featurepipe.errors import FeaturepipeError
+from featurepipe.errors import BackboneError, FeaturepipeError
 
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
 STORING = ("run", "extract", "probe")
@@ -193,7 +193,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, **options: Any)
     """Measure a model file on labelled images (DATA, or a store).
 
     \b
-      $ featurepipe run data/digits -o digits --json
+      $ featurepipe run data/digits -o digits
       $ featurepipe evaluate digits/*/model.safetensors data/digits
     """
     from featurepipe import stages
@@ -216,7 +216,7 @@ def predict(model: str, data: str, output: str, strict: bool, as_json: bool, **o
     """Classify images with a model file.
 
     \b
-      $ featurepipe run data/digits -o digits --json
+      $ featurepipe run data/digits -o digits
       $ featurepipe predict digits/*/model.safetensors data/digits/test/3 -o predictions.csv
     """
     from featurepipe import stages
@@ -234,7 +234,7 @@ def report(model: str, output: str | None, as_json: bool) -> None:
     """Draw the page of a model file: figures, baselines, confusions, how it was made.
 
     \b
-      $ featurepipe run data/digits -o digits --json
+      $ featurepipe run data/digits -o digits
       $ featurepipe report digits/*/model.safetensors -o digits.html
     """
     from featurepipe import stages
@@ -306,7 +306,10 @@ def backbones(pattern: str, pretrained: bool, as_json: bool) -> None:
     """
     from featurepipe.backbones import names
 
-    _print(as_json, {"backbones": names(pattern, pretrained=pretrained)}, lambda r: "\n".join(r["backbones"]))
+    found = names(pattern, pretrained=pretrained)
+    if not found:
+        raise BackboneError(f"no name matches {pattern!r}; try '*{pattern}*', and --pretrained for names with a tag")
+    _print(as_json, {"backbones": found}, lambda r: "\n".join(r["backbones"]))
 
 
 def _print(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:

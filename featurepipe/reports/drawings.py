@@ -84,7 +84,7 @@ def matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
     cell = max(7, min(56, 640 // K))
     names = list(map(short, classes)) if cell >= 12 else []
     left = 7.3 * max(map(columns, names), default=0) + 10  # a monospaced 12 px character is 7.2 px wide
-    top = 0.71 * left if K <= COUNTED else 4
+    top = 0.71 * left + 12 if K <= COUNTED else 4  # slanted names, and the height of a letter
     parts = [tag("rect", x=left, y=top, width=K * cell, height=K * cell, class_="field")]
     for i, name in enumerate(names):
         middle, full = (i + 0.5) * cell, tag("title", classes[i])

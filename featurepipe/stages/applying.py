@@ -13,7 +13,7 @@ import numpy as np
 
 from featurepipe import extraction, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ModelFileError, ProbeError
+from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
 from featurepipe.files import atomic
 from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
@@ -64,11 +64,13 @@ def evaluate(
     loaded = models.load(model)
     if Store.is_store(data):
         store = Store.open(data)
-        entry = store.choose(loaded.backbone["fingerprint"])
+        entry = _entry(store, loaded)
         matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
     else:
+        manifest = manifests.read(data)
+        _check_labels(manifest, loaded)
         extractor = models.open_backbone(loaded, model, weights=weights, device=device)
-        matrix, _, rejects = _embed(manifests.read(data), extractor, batch_size, workers, listener)
+        matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, listener)
     matrix, notes = labelled(matrix)
     for note in notes:
         listener.note(f"note: {note}")
@@ -84,6 +86,26 @@ def evaluate(
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _entry(store: Store, model: models.Model) -> Entry:
+    """The model's own backbone in a store."""
+    fingerprint = model.backbone["fingerprint"]
+    for entry in store.entries():
+        if entry.fingerprint == fingerprint:
+            return entry
+    raise StoreError(
+        f"{store.path} holds no embeddings of the model's backbone {model.backbone['name']} ({fingerprint[:8]}); "
+        "give the images instead, or extract them with that backbone"
+    )
+
+
+def _check_labels(manifest: Manifest, model: models.Model) -> None:
+    """Refuse data that cannot be evaluated, before anything is embedded."""
+    labels = {sample.label for sample in manifest.samples} - {None}
+    if not labels:
+        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
 
 
 def _known_rejects(store: Store, entry: Entry) -> dict[str, str]:

@@ -107,6 +107,8 @@ def probe(
     notes += _copies(parts)
     _check_shots(parts, shots)
     listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
+    if split_source != "given":
+        listener.note(f"splits {split_source}")
     fitted = _fit(kind, parts, value, seed)
     notes += _fit_notes(fitted)
     few = _few_shot(kind, parts, shots, repeats, seed)

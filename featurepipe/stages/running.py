@@ -59,8 +59,11 @@ def run(
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
         options = {**options, "device": device, "seed": seed}
+    manifest = manifests.read(data)
+    labelled = [sample for sample in manifest.samples if sample.label is not None]
+    manifests.check_labels(labelled)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
-        check_root(Store.open(store), manifests.read(data).root, listener, refuse="-o")
+        check_root(Store.open(store), manifest.root, listener, refuse="-o")
     extractor = make_extractor(backbone, options, listener)
     extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
     results = folder / Store.open(store).entry(extractor).folder.name
