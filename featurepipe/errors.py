@@ -6,7 +6,8 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
     ├── ImageError (ValueError)           bytes that cannot become pixels
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
-    │   └── WeightsUnavailable (OSError)  weights that could not be downloaded or found
+    │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
+    │   └── OutOfMemory (MemoryError)     a device too small for so many images at once
     ├── StoreError (OSError)              a store that cannot be opened, is busy, or lacks rows
     │   └── ShardCorrupt                  a shard whose content does not match its own checksums
     ├── FingerprintMismatch (ValueError)  vectors of one backbone offered where another's are needed
@@ -37,6 +38,10 @@ class BackboneError(FeaturepipeError, ValueError):
 
 class WeightsUnavailable(BackboneError, OSError):
     """Pretrained weights could not be downloaded or found."""
+
+
+class OutOfMemory(BackboneError, MemoryError):
+    """The device has no memory for so many images at once."""
 
 
 class StoreError(FeaturepipeError, OSError):

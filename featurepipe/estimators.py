@@ -38,7 +38,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     store : path, optional
         Directory that keeps embeddings for the next time; the command line's stores will do.
     batch_size, workers : int
-        Images per forward pass; decoding threads (None: one per core).
+        Images per forward pass (None: chosen here); threads (None: one per core).
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         device: str = "auto",
         image_transform: dict[str, Any] | None = None,
         store: str | PathLike[str] | None = None,
-        batch_size: int = extraction.BATCH_SIZE,
+        batch_size: int | None = None,
         workers: int | None = None,
     ) -> None:
         self.backbone = backbone

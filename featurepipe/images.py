@@ -1,8 +1,19 @@
-"""Images: bytes → uint8 pixels, exactly as timm's evaluation transform makes them.
+"""Images: bytes → uint8 pixels, as timm's evaluation transform makes them.
 
-Decoding is Pillow's. EXIF orientation is applied; 16-bit greyscale is scaled to 8 bits; palette, CMYK, 1-bit and
+Three decoders, named in a backbone's transform and thus in its fingerprint:
+
+``pillow``
+    Pillow and timm's own transform: its very pixels.
+``torchvision``
+    JPEG by torchvision, every resize by its antialiased uint8 tensors: about twice as fast, within 2/255 of Pillow.
+``draft``
+    As ``torchvision``, but libjpeg decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which for photos of many
+    megapixels is several times faster again. The pixels drift visibly more; it is never chosen unasked.
+
+Whatever the decoder: EXIF orientation is applied; 16-bit greyscale is scaled to 8 bits; palette, CMYK, 1-bit and
 greyscale images become RGB; an alpha channel is dropped, as timm and torchvision do; of several frames the first
-is taken. Pillow releases the interpreter lock while it works, so threads decode in parallel.
+is taken; what Pillow would refuse is refused. All of them let go of the interpreter lock while they work, so
+threads decode in parallel.
 """
 
 from __future__ import annotations
@@ -11,12 +22,16 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from featurepipe.backbones import Transform
 from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, calls an image a decompression bomb
 UPRIGHT = {  # EXIF orientation -> what undoes it
@@ -28,17 +43,19 @@ UPRIGHT = {  # EXIF orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+JPEG = ("JPEG", "MPO")  # MPO: what some phones write, the first frame a JPEG like any other
+DRAFT_MARGIN = 2  # how many times the wanted size a draft keeps at least: the less, the faster and the coarser
 
 
-def decode(data: bytes, transform: Transform) -> np.ndarray:
+def decode(data: bytes | bytearray, transform: Transform) -> np.ndarray:
     """Decode one image file and resize and crop it.
 
     Parameters
     ----------
-    data : bytes
-        A file in any format that Pillow reads.
+    data : bytes or bytearray
+        A file in any format that Pillow reads. The fast decoder shares a bytearray's memory and copies bytes.
     transform : Transform
-        Of the backbone that the pixels are for.
+        Of the backbone that the pixels are for; its ``decoder`` says how.
 
     Returns
     -------
@@ -57,17 +74,21 @@ def decode(data: bytes, transform: Transform) -> np.ndarray:
     with image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
+        if transform.decoder == "draft" and image.format in JPEG:
+            image.draft(None, _draft_size(image.size, transform))
+        elif transform.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
+            tensor = _decode_jpeg(data, image) if transform.input_size[0] == 3 else None
+            if tensor is not None:
+                return _crop_tensor(tensor, transform)
         return to_pixels(image, transform)
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> np.ndarray:
     """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
     image = convert(image, transform.input_size[0])
-    resized = (max(transform.input_size[1:]) / transform.crop_pct) ** 2 * max(image.size) / min(image.size)
-    if transform.crop_mode == "center" and resized > MAX_PIXELS:  # its short side is resized to the crop's
-        raise ImageError(
-            f"too narrow: {image.width}×{image.height} pixels would be enlarged beyond {MAX_PIXELS} pixels"
-        )
+    if transform.decoder != "pillow":
+        return _crop_tensor(_to_tensor(image), transform)
+    _check_narrow(image.size, transform)
     return _resize_and_crop(transform)(image).numpy()
 
 
@@ -82,6 +103,12 @@ def convert(image: Image.Image, channels: int = 3) -> Image.Image:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert("RGB" if channels == 3 else "L")
+
+
+def _check_narrow(size: tuple[int, int], transform: Transform) -> None:
+    resized = (max(transform.input_size[1:]) / transform.crop_pct) ** 2 * max(size) / min(size)
+    if transform.crop_mode == "center" and resized > MAX_PIXELS:  # its short side is resized to the crop's
+        raise ImageError(f"too narrow: {size[0]}×{size[1]} pixels would be enlarged beyond {MAX_PIXELS} pixels")
 
 
 def from_array(array: np.ndarray) -> Image.Image:
@@ -109,11 +136,17 @@ def _only_image_errors() -> Iterator[None]:
 def _upright(image: Image.Image) -> Image.Image:
     """Undo the EXIF orientation; ImageOps.exif_transpose also rewrites the other tags, and fails on odd ones."""
     image.load()  # a TIFF turns itself here, and forgets its orientation
+    orientation = _orientation(image)
+    return image.transpose(UPRIGHT[orientation]) if orientation is not None else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, if there is something to undo."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the pixels are whole, whatever stands beside them
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return None
+    return orientation if orientation in UPRIGHT else None
 
 
 def _to_8bit(image: Image.Image) -> Image.Image:
@@ -143,3 +176,52 @@ def _resize_and_crop(transform: Transform) -> Callable:
         crop_pct=transform.crop_pct,
         crop_mode=transform.crop_mode,
     )
+
+
+def _draft_size(size: tuple[int, int], transform: Transform) -> tuple[int, int]:
+    """The least size (width, height) that a draft may have: what will be resized to, times the margin."""
+    wanted = DRAFT_MARGIN * max(transform.input_size[1:]) / transform.crop_pct
+    scale = wanted / min(size)  # of both sides, so that the short one keeps what it needs; also right if it squashes
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _decode_jpeg(data: bytes | bytearray, image: Image.Image) -> torch.Tensor | None:
+    """Decode a JPEG into an upright uint8 tensor (3, h, w); None where torchvision cannot, and Pillow shall judge."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    raw = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
+    try:
+        return decode_jpeg(raw, ImageReadMode.RGB, apply_exif_orientation=_orientation(image) is not None)
+    except RuntimeError:
+        return None
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    """An RGB or L image as uint8 tensor (C, h, w), in Pillow's own order of bytes."""
+    import torch
+
+    array = np.array(image)  # (h, w, C) or (h, w); a copy, which torch may hold
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+
+
+def _crop_tensor(tensor: torch.Tensor, transform: Transform) -> np.ndarray:
+    """Resize and crop a uint8 tensor (C, h, w) as timm's transform would; returns uint8 of shape (C, H, W).
+
+    What tensors cannot do (other interpolations, borders, crops that are not square) goes through Pillow.
+    """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    height, width = transform.input_size[1:]
+    _check_narrow((tensor.shape[2], tensor.shape[1]), transform)
+    squash = transform.crop_mode == "squash"
+    square = transform.crop_mode == "center" and height == width
+    if not (squash or square) or transform.interpolation not in ("bilinear", "bicubic") or transform.crop_pct > 1:
+        array = tensor.permute(1, 2, 0).numpy()  # (h, w, C)
+        return _resize_and_crop(transform)(from_array(np.ascontiguousarray(array))).numpy()
+    scaled = [int(side / transform.crop_pct) for side in (height, width)]
+    tensor = functional.resize(
+        tensor, scaled if squash else scaled[:1], InterpolationMode(transform.interpolation), antialias=True
+    )
+    return functional.center_crop(tensor, [height, width]).contiguous().numpy()

@@ -6,7 +6,8 @@ import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 PRECISIONS = ("fp32", "bf16", "fp16")
+_THREAD = threading.local()
 
 
 def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, seed: int) -> torch.nn.Module:
@@ -86,8 +88,10 @@ def check_name(name: str) -> None:
 
 
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
-    """Evaluation mode, and no parameter that wants a gradient."""
-    return module.eval().requires_grad_(False)
+    """Evaluation mode, no parameter that wants a gradient, and the memory layout that convolutions are fastest in."""
+    import torch
+
+    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
@@ -98,29 +102,67 @@ def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
         raise BackboneError(f"{name} cannot be pooled by {pooling!r}: {first_line(error)}") from error
 
 
-def embed(
-    module: torch.nn.Module, pixels: np.ndarray, transform: Transform, layer: str, pooling: str | None, precision: str
-) -> np.ndarray:
-    """The one place where a network runs: eval mode, inference mode, autocast, timm's normalisation."""
+def make_forward(
+    module: torch.nn.Module, transform: Transform, layer: str, pooling: str | None, precision: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D).
+
+    The one place where that happens: timm's normalisation on the device, autocast, the layer, its pooling.
+    """
     import torch
 
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != transform.input_size:
-        raise BackboneError(f"pixels are uint8 of shape (B, {transform.input_size}); got {pixels.dtype} {pixels.shape}")
     device = next(module.parameters()).device
+    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
+    shift, scale = 255 * mean, 1 / (255 * std)  # of pixels 0…255, so that no pass is needed to bring them to 0…1
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.to(torch.float32, memory_format=torch.channels_last).sub(shift).mul(scale)  # (B, C, H, W)
+        with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+            features = _forward(module, x, layer, pooling)  # (B, D)
+        return features.float()
+
+    return forward
+
+
+def embed(
+    forward: Callable[[torch.Tensor], torch.Tensor], module: torch.nn.Module, pixels: np.ndarray, precision: str
+) -> np.ndarray:
+    """Run a `make_forward` function, or its compiled twin, on pixels; float32 (B, D). Threads may share it."""
+    import torch
+
+    device = next(module.parameters()).device
+    module.eval()  # a notebook may have called train() on it since
+    x = torch.from_numpy(np.require(pixels, requirements="CW"))  # a view that torch may hold
     with torch.inference_mode():
-        module.eval()  # a notebook may have called train() on it since
-        x = torch.from_numpy(np.require(pixels, requirements="CW"))  # a view that torch may hold
-        x = x.to(device).float().div_(255)  # (B, C, H, W), 0…1
-        mean = torch.tensor(transform.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(transform.std, device=device).view(-1, 1, 1)
-        x = x.sub_(mean).div_(std)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        if device.type != "cuda":
+            return forward(x.to(device)).cpu().numpy()
+        # A stream of each thread's own: one thread's copies run beside another's kernels. Flags are the process's.
         with (
-            torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"),
+            torch.cuda.stream(_thread_stream(device)),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"),
         ):
-            features = _forward(module, x, layer, pooling)  # (B, D)
-        return features.float().cpu().numpy()
+            return forward(x.pin_memory().to(device, non_blocking=True)).cpu().numpy()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is any of the ways in which torch says that memory has run out."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower()  # the CPU's allocator and MPS raise a plain RuntimeError; oneDNN cannot make an object
+    return any(words in said for words in ("out of memory", "not enough memory", "can't allocate memory"))
+
+
+def _thread_stream(device: torch.device) -> torch.cuda.Stream:
+    """The calling thread's own stream on a CUDA device."""
+    import torch
+
+    streams = vars(_THREAD).setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]
 
 
 def _forward(module: torch.nn.Module, x: torch.Tensor, layer: str, pooling: str | None) -> torch.Tensor:
@@ -143,7 +185,7 @@ def probe_width(
             raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
     blank = np.zeros((1, *transform.input_size), np.uint8)
     try:
-        features = embed(module, blank, transform, layer, pooling, precision)
+        features = embed(make_forward(module, transform, layer, pooling, precision), module, blank, precision)
     except Exception as error:  # whatever a network says to input that does not fit
         size = "×".join(map(str, transform.input_size))
         raise BackboneError(

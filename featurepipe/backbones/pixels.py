@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.backbones.specs import Transform, make_spec
+from featurepipe.backbones.specs import DECODERS, Transform, make_spec
 from featurepipe.digests import sha256_json
 
 PIXELS = "pixels"
-SQUASHED = Transform((3, 32, 32), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash")
+SQUASHED = Transform((3, 32, 32), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash", DECODERS[0])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from featurepipe.errors import BackboneError, FingerprintMismatch
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
 
 
@@ -35,6 +36,8 @@ class Transform:
         The short side is resized to ``size / crop_pct`` before the crop.
     crop_mode : str
         ``center``, ``squash`` or ``border``.
+    decoder : str
+        ``pillow``, ``torchvision`` or ``draft``; see `featurepipe.images`.
     """
 
     input_size: tuple[int, int, int]
@@ -43,6 +46,7 @@ class Transform:
     std: tuple[float, ...]
     crop_pct: float
     crop_mode: str = "center"
+    decoder: str = "pillow"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Transform:
@@ -62,6 +66,7 @@ class Transform:
                 std=_per_channel(values["std"], size[0]),
                 crop_pct=float(values["crop_pct"]),
                 crop_mode=str(values.get("crop_mode") or "center"),
+                decoder=str(values.get("decoder") or "pillow"),
             )
         except (TypeError, ValueError, IndexError) as error:
             raise BackboneError(f"a transform cannot be made of {dict(values)}: {error}") from error
@@ -82,6 +87,7 @@ class Transform:
             (0 < self.crop_pct < float("inf"), f"crop_pct is the share of the short side kept; got {self.crop_pct}"),
             (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
             (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
+            (self.decoder in DECODERS, _choose("decoder", self.decoder, DECODERS)),
         ):
             if not fits:
                 raise BackboneError(f"the transform cannot be used: {says}")
@@ -130,7 +136,7 @@ def make_spec(
         "architecture": architecture,
         "arguments": dict(arguments),
         "weights": weights,
-        "transform": {**asdict(transform), "decoder": "pillow"},
+        "transform": asdict(transform),
         "layer": layer,
         "pooling": pooling,
         "precision": precision,

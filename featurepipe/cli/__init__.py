@@ -131,10 +131,11 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     show_default=True,
     help="Planned images per file; what a crash can cost.",
 )
+@click.option("--profile", is_flag=True, help="Also print where the time went, step by step.")
 @SEED
 @STRICT
 @AS_JSON
-def extract(data: str, store: str | None, strict: bool, as_json: bool, **options: Any) -> None:
+def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: bool, **options: Any) -> None:
     """Embed every image that the store does not hold yet.
 
     \b
@@ -146,6 +147,8 @@ def extract(data: str, store: str | None, strict: bool, as_json: bool, **options
     options, _ = split_options(options)
     result = stages.extract(data, store, listener=_Talk(), **options)
     _print(as_json, result, texts.extract_text)
+    if profile and not as_json:
+        click.echo(texts.profile_text(result["profile"]))
     _exit_strict(strict, result)
 
 

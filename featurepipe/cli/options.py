@@ -45,9 +45,14 @@ def _parse_shots(_: click.Context, __: click.Parameter, value: str | None) -> tu
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-WORKERS = click.option("-j", "--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]")
-BATCH = click.option(
-    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per forward pass."
+WORKERS = click.option("-j", "--workers", type=click.IntRange(1), help="Threads.  [default: one per core]")
+BATCH = click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen here]")
+COMPILE = click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the network; auto: once the images left would repay it.",
 )
 WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
@@ -72,7 +77,14 @@ BACKBONE = _options(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="auto is fp32.",
+        help="auto: bf16 where the device has it and the vectors stay the same, else fp32.",
+    ),
+    click.option(
+        "--decoder",
+        type=click.Choice(["auto", "torchvision", "pillow", "draft"]),
+        default="auto",
+        show_default=True,
+        help="auto is torchvision, fast and within 2/255 of pillow; draft is faster still on large JPEGs.",
     ),
     click.option("--mean", nargs=3, type=float, help="Of pixels in 0…1, three numbers.  [default: the weights' own]"),
     click.option("--std", nargs=3, type=float, help="Likewise."),
@@ -81,7 +93,7 @@ BACKBONE = _options(
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="How the crop is made."),
     click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input of the network."),
 )
-COMPUTE = _options(DEVICE, BATCH, WORKERS)
+COMPUTE = _options(DEVICE, BATCH, WORKERS, COMPILE)
 PROBE = _options(
     click.option(
         "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
@@ -107,7 +119,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     """Gather the transform's options into one, and choose C or alpha by the probe's kind."""
     options = dict(options)
     if "mean" in options:
-        fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+        fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}
     probe_options: dict[str, Any] = {}
     if "kind" in options:

@@ -22,7 +22,27 @@ def extract_text(result: dict[str, Any]) -> str:
         f"{result['samples']} samples: {result['computed']} computed, {result['reused']} reused, "
         f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed} → {result['store']}"
     )
-    return "\n".join([line, *_rejects(result)])
+    return "\n".join([line, *_bottleneck(result), *_rejects(result)])
+
+
+def _bottleneck(result: dict[str, Any]) -> list[str]:
+    """What took the time, and how near the run came to what this machine can do."""
+    if not result["computed"]:
+        return []
+    names = {"read": "reading", "infer": "inferring", "write": "writing"}
+    spent = ", ".join(f"{names[third]} {seconds:.1f} s" for third, seconds in result["stages"].items())
+    line = f"  {spent}; limited by {result['limited_by']}"
+    if result["efficiency"] is None:
+        return [f"{line}; too short a run to say how near to this machine's ceiling"]
+    return [f"{line}; {100 * result['efficiency']:.0f} % of this machine's ceiling of {result['ceiling']:g} images/s"]
+
+
+def profile_text(profile: dict[str, dict[str, float]]) -> str:
+    """The table of `--profile`."""
+    lines = [f"  {'step':<8} {'thread s':>10} {'ms/image':>10} {'share':>7}"]
+    for step, of in profile.items():
+        lines.append(f"  {step:<8} {of['seconds']:>10.2f} {of['ms_per_image']:>10.2f} {_percent(of['share']):>7}")
+    return "\n".join(lines)
 
 
 def _figures(figures: dict[str, Any], name: str) -> str:

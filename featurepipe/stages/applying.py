@@ -32,8 +32,9 @@ def evaluate(
     split: str = "auto",
     weights: str | Path | None = None,
     device: str = "auto",
-    batch_size: int = extraction.BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Figures of a model file on labelled images.
@@ -70,7 +71,7 @@ def evaluate(
         manifest = manifests.read(data)
         _check_labels(manifest, loaded)
         extractor = models.open_backbone(loaded, model, weights=weights, device=device)
-        matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, listener)
+        matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     matrix, notes = labelled(matrix)
     for note in notes:
         listener.note(f"note: {note}")
@@ -146,8 +147,9 @@ def predict(
     probabilities: bool = False,
     weights: str | Path | None = None,
     device: str = "auto",
-    batch_size: int = extraction.BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Classify images with a model file and write ``path, label, confidence`` as CSV, JSONL or Parquet.
@@ -173,7 +175,7 @@ def predict(
         manifests.require_pyarrow()
     loaded = models.load(model)
     extractor = models.open_backbone(loaded, model, weights=weights, device=device)
-    matrix, paths, rejects = _embed(manifests.read(data), extractor, batch_size, workers, listener)
+    matrix, paths, rejects = _embed(manifests.read(data), extractor, batch_size, workers, compile, listener)
     proba = loaded.predict_proba(matrix.X)  # (n, K)
     labels = loaded.classes[proba.argmax(axis=1)]
     columns: dict[str, list[Any]] = {
@@ -196,7 +198,12 @@ def predict(
 
 
 def _embed(
-    manifest: Manifest, extractor: Extractor, batch_size: int, workers: int | None, listener: Listener
+    manifest: Manifest,
+    extractor: Extractor,
+    batch_size: int | None,
+    workers: int | None,
+    compile: str,
+    listener: Listener,
 ) -> tuple[FeatureMatrix, list[str], dict[str, str]]:
     """Embed a data set without a store; also the path of each row, and sample id → reason of the rejects."""
     rows, unreadable = digest(manifest, workers, listener)
@@ -204,7 +211,16 @@ def _embed(
     listener.note(first_line(extractor, len(rows), 0))
     memory = extraction.Memory()
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
-        outcome = extraction.fill(todo, extractor, memory, batch_size=batch_size, workers=workers, progress=advance)
+        outcome = extraction.fill(
+            todo,
+            extractor,
+            memory,
+            batch_size=batch_size,
+            workers=workers,
+            compile=compile,
+            progress=advance,
+            note=listener.note,
+        )
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     held = [row for row in rows if row.digest in memory.vectors]
     if not held:

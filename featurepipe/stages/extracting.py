@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import backbones, extraction, manifests
-from featurepipe.backbones import Extractor
+from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.manifests import Manifest
 from featurepipe.stages.listening import SILENT, Listener
@@ -21,8 +21,9 @@ def extract(
     store: str | Path | None = None,
     *,
     backbone: str | Extractor | None = None,
-    batch_size: int = extraction.BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener = SILENT,
     **options: Any,
@@ -36,17 +37,21 @@ def extract(
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
     backbone : str, Backbone or Pixels, optional
-        See `featurepipe.backbones.create`, which also takes `options`.
+        See `featurepipe.backbones.create`, which also takes `options`. Precision and decoder, where they are left to
+        choose, are those of the vectors of the same network that the store already holds.
     batch_size, workers, rows_per_shard : int
-        Images per forward pass, decoding threads, planned samples per shard.
+        Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
+    compile : {'auto', 'on', 'off'}
+        Whether the network is compiled; ``auto`` does it once the images left would repay it.
     listener : Listener
 
     Returns
     -------
     dict
-        ``store, backbone, fingerprint, width, samples, computed, reused, rejected, rejects, seconds,
-        images_per_second, stages, device, precision``. ``samples`` is the sum of the three counts; copies of an
-        image already embedded count as reused.
+        ``store, backbone, fingerprint, width, samples, computed, reused, rejected, rejects, seconds, device,
+        precision, decoder``, and of the embedding itself ``images_per_second, ceiling, efficiency, limited_by, stages,
+        profile`` (see `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of
+        the three counts; copies of an image already embedded count as reused.
 
     Examples
     --------
@@ -56,7 +61,9 @@ def extract(
     """
     started = time.perf_counter()
     manifest = manifests.read(data)
-    extractor = make_extractor(backbone, options, listener)
+    extractor = follow_store(
+        store or default_name(data, ".store"), make_extractor(backbone, options, listener), options
+    )
     target = Store.create(store or default_name(data, ".store"))
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
@@ -71,6 +78,7 @@ def extract(
             extractor,
             batch_size=batch_size,
             workers=workers,
+            compile=compile,
             rows_per_shard=rows_per_shard,
             listener=listener,
         )
@@ -125,6 +133,27 @@ def make_extractor(
         waiting.cancel()
 
 
+def follow_store(store: str | Path, extractor: Extractor, options: Mapping[str, Any]) -> Extractor:
+    """Keep to the precision and decoder of a store that holds this network's vectors, unless the caller chose them.
+
+    What a machine would choose by itself may differ from what another one chose, and a store that is carried from
+    one to the other should not be computed again for that.
+    """
+    if not isinstance(extractor, Backbone) or not Store.is_store(store):
+        return extractor
+    chosen = {"precision": options.get("precision") not in (None, "auto")}
+    chosen["decoder"] = (options.get("transform") or {}).get("decoder") not in (None, "auto")
+    held = {entry.fingerprint: entry.spec for entry in Store.open(store).entries()}
+    if extractor.fingerprint in held:
+        return extractor
+    for fingerprint, spec in held.items():
+        own = {"precision": spec["precision"], "decoder": spec["transform"].get("decoder")}
+        candidate = extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]})
+        if candidate.fingerprint == fingerprint:
+            return candidate
+    return extractor
+
+
 def digest(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:
     """`featurepipe.stores.digest_rows`, with progress."""
     with listener.progress("checking files", len(manifest)) as advance:
@@ -138,8 +167,9 @@ def fill(
     unreadable: Mapping[str, str],
     extractor: Extractor,
     *,
-    batch_size: int = extraction.BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener,
 ) -> dict[str, Any]:
@@ -156,11 +186,11 @@ def fill(
             writer,
             batch_size=batch_size,
             workers=workers,
+            compile=compile,
             progress=advance,
+            note=listener.note,
         )
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
-    thirds = {"read": outcome.read_seconds, "infer": outcome.infer_seconds, "write": outcome.write_seconds}
-    busy = sum(thirds.values())
     return {
         "store": str(store.path),
         "backbone": extractor.name,
@@ -172,10 +202,11 @@ def fill(
         "rejected": len(rejects),
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
-        "images_per_second": round(outcome.computed / busy, 2) if outcome.computed else None,
-        "stages": {third: round(seconds, 3) for third, seconds in thirds.items()},
         "device": extractor.device,
         "precision": extractor.spec["precision"],
+        "decoder": extractor.transform.decoder,
+        **outcome.summary(),
+        "profile": outcome.profile(),
     }
 
 

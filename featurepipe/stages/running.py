@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import extraction, manifests, models, reports
+from featurepipe import manifests, models, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
-from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
+from featurepipe.stages.extracting import check_root, default_name, extract, follow_store, make_extractor
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -32,8 +32,9 @@ def run(
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
-    batch_size: int = extraction.BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
+    compile: str = "auto",
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -64,8 +65,10 @@ def run(
     manifests.check_labels(labelled)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
-    extractor = make_extractor(backbone, options, listener)
-    extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
+    extractor = follow_store(store, make_extractor(backbone, options, listener), options)
+    extracted = extract(
+        data, store, backbone=extractor, batch_size=batch_size, workers=workers, compile=compile, listener=listener
+    )
     results = folder / Store.open(store).entry(extractor).folder.name
     probed = probe(
         store,

@@ -1,0 +1,68 @@
+"""Which precision is fast here, and whether this network bears it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurepipe.backbones.networks import embed, make_forward
+from featurepipe.backbones.specs import Transform
+
+if TYPE_CHECKING:
+    import torch
+
+AGREEMENT = 0.999  # least median cosine between vectors that are taken for the same
+SAMPLES = 4
+
+
+def choose_precision(module: torch.nn.Module, transform: Transform, layer: str, pooling: str | None) -> str:
+    """bf16 where the device has it natively and the network's vectors stay the same, else fp32.
+
+    It depends on nothing but machine and network, never on the size of a data set: precision is part of the
+    fingerprint, and a store that grows must not change it.
+    """
+    if not has_bf16(next(module.parameters()).device):
+        return "fp32"
+    pixels = sample_pixels(SAMPLES, transform)
+    exact, fast = (
+        embed(make_forward(module, transform, layer, pooling, precision), module, pixels, precision)
+        for precision in ("fp32", "bf16")
+    )
+    return "bf16" if agreement(fast, exact) >= AGREEMENT else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively, rather than by emulation that is slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # which older torch lacks
+    return any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def sample_pixels(count: int, transform: Transform) -> np.ndarray:
+    """Pictures to try a network on, always the same: coloured slopes with noise; uint8 (count, C, H, W)."""
+    channels, height, width = transform.input_size
+    rng = np.random.default_rng(0)
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    tilt, lean, bend = rng.normal(0, 60, (3, count, channels, 1, 1))  # (count, C, 1, 1) each
+    slopes = 128 + tilt * y + lean * x + bend * np.cos(6 * x * y)
+    return np.clip(slopes + rng.normal(0, 30, (count, channels, height, width)), 0, 255).astype(np.uint8)
+
+
+def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Median cosine between the rows of two matrices (n, D); 0 where either holds values that are not finite."""
+    return float(np.median(cosines(found, wanted)))
+
+
+def cosines(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of rows; equal rows have 1 even if they are zero, and what is not finite has 0."""
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(all="ignore"):
+        cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    cosine[(found == wanted).all(axis=1)] = 1
+    return np.where(np.isfinite(cosine), cosine, 0)

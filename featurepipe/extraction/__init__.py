@@ -1,0 +1,30 @@
+"""Extraction: read → infer → write, at the speed of the hardware, and what limited it.
+
+Where the network runs on the CPU, every core is a *lane*: a thread that reads, decodes and infers its own small batch,
+with no second thread to wait for. Cores are then busy to the end, a batch stays in a core's cache, and another
+program on the machine delays one lane rather than all. Beside an accelerator the lanes read and decode, and threads
+of the device put their pieces together into large batches. Either way results come back in planned order, and the
+calling thread writes them while the lanes go on.
+"""
+
+from featurepipe.extraction.engines import COMPILE, Engine, default_workers
+from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink, fill
+from featurepipe.extraction.outcomes import Outcome
+from featurepipe.extraction.provenance import now, provenance, versions
+from featurepipe.extraction.reading import Batch, read_batch
+
+__all__ = [
+    "COMPILE",
+    "ROWS_PER_SHARD",
+    "Batch",
+    "Engine",
+    "Memory",
+    "Outcome",
+    "Sink",
+    "default_workers",
+    "fill",
+    "now",
+    "provenance",
+    "read_batch",
+    "versions",
+]

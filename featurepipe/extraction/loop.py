@@ -1,0 +1,206 @@
+"""The loop: lanes read and infer, the calling thread writes; in planned order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from featurepipe.backbones import Extractor
+from featurepipe.errors import BackboneError
+from featurepipe.extraction.engines import Engine
+from featurepipe.extraction.outcomes import Outcome
+from featurepipe.extraction.reading import Batch, join, read_batch
+from featurepipe.stores import Pending
+
+ROWS_PER_SHARD = 1024
+PIECE = 8  # images that a lane decodes at a stretch for a device's batch
+GROUPS_AHEAD = 3  # of a device's batches
+NOT_FINITE = "the embedding is not finite"
+
+
+class Sink(Protocol):
+    """Where embeddings go: `featurepipe.stores.Writer` (shards) or `Memory`."""
+
+    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
+        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
+        ...
+
+    def commit(self) -> None:
+        """Make what has been taken permanent."""
+        ...
+
+
+@dataclass
+class Memory:
+    """A sink that keeps the vectors, for a few images that need no store."""
+
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
+        """Take one batch: `vectors` (B, width), one per digest."""
+        self.vectors.update(zip(digests, vectors, strict=True))
+
+    def commit(self) -> None:
+        """Nothing is left to do."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A batch with its vectors (B, width), and with those that are not finite among its rejects."""
+
+    batch: Batch
+    digests: list[str]
+    vectors: np.ndarray
+    rejects: dict[str, str]
+    infer_seconds: float
+
+
+def fill(
+    plan: Sequence[Pending],
+    backbone: Extractor,
+    sink: Sink,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compile: str = "auto",
+    progress: Callable[[int], object] = lambda n: None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Outcome:
+    """Embed what is planned into a sink.
+
+    Whatever ends it early, an interrupt or an error, the finished batches are written first.
+
+    Parameters
+    ----------
+    plan : sequence of Pending
+        What is retried comes last.
+    backbone : Backbone or Pixels
+    sink : Writer or Memory
+        A Writer must be of the same backbone's entry.
+    batch_size : int, optional
+        Images per forward pass; None chooses it.
+    workers : int, optional
+        Lanes; None is one per core.
+    compile : {'auto', 'on', 'off'}
+        See `Engine`.
+    progress : callable
+        Called with the number of planned samples that each batch has dealt with.
+    note : callable
+        Called with one line of information.
+
+    Returns
+    -------
+    Outcome
+    """
+    started = time.perf_counter()
+    engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
+    outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
+    left = len(plan)
+    try:
+        with _lanes(engine) as (lanes, device):
+            if compile == "on" and engine.wants_compiling(left):
+                lanes.submit(engine.compile).result()
+            for done in _in_order(plan, engine, lanes, device):
+                _take(done, sink, outcome)
+                dealt_with = len(done.digests) + len(done.rejects) + len(done.batch.unreadable)
+                left -= dealt_with
+                progress(dealt_with)
+                if engine.wants_compiling(left):
+                    lanes.submit(engine.compile)
+                while engine.notes:
+                    note(engine.notes.popleft())
+        _timed_commit(sink, outcome)
+    except (KeyboardInterrupt, BackboneError):
+        sink.commit()
+        raise
+    outcome.compile_seconds = engine.compile_seconds
+    outcome.infer_floor = engine.infer_floor
+    outcome.elapsed = time.perf_counter() - started
+    return outcome
+
+
+@contextmanager
+def _lanes(engine: Engine) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
+    """The lanes, and the threads of an accelerator; on leaving, what has not begun is dropped."""
+    import torch
+
+    threads = torch.get_num_threads()  # what this process has been given; the lanes share it
+    each = 1 if engine.own_device else max(1, threads // engine.lanes)
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)  # a lane's setting is its own, but new threads inherit the last
+        pools = [ThreadPoolExecutor(engine.lanes, "lane", torch.set_num_threads, (each,))]
+        if engine.own_device:
+            pools.append(ThreadPoolExecutor(engine.infer_threads, "device"))
+        for pool in pools:
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        yield pools[0], pools[1] if engine.own_device else None
+
+
+def _in_order(
+    plan: Sequence[Pending], engine: Engine, lanes: ThreadPoolExecutor, device: ThreadPoolExecutor | None
+) -> Iterator[_Done]:
+    """Results in planned order, the lanes kept some batches ahead of the consumer."""
+    ahead: deque[Future[_Done]] = deque()
+    limit = 4 * engine.lanes + 8 if device is None else GROUPS_AHEAD
+    for future in _submit(plan, engine, lanes, device):
+        ahead.append(future)
+        if len(ahead) >= limit:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _submit(
+    plan: Sequence[Pending], engine: Engine, lanes: ThreadPoolExecutor, device: ThreadPoolExecutor | None
+) -> Iterator[Future[_Done]]:
+    """Cut the plan into batches of the engine's size at the time, and set the threads on them one after another.
+
+    What is retried starts a batch of its own, so that new files always meet in the same batches.
+    """
+    transform = engine.extractor.transform
+    fresh = next((i for i, pending in enumerate(plan) if pending.retried), len(plan))
+    for start, end in ((0, fresh), (fresh, len(plan))):
+        while start < end:
+            part = plan[start : min(end, start + engine.size.current)]
+            start += len(part)
+            if device is None:
+                yield lanes.submit(lambda part=part: _infer(engine, read_batch(part, transform)))
+                continue
+            pieces = [part[i : i + PIECE] for i in range(0, len(part), PIECE)]
+            reading = [lanes.submit(read_batch, piece, transform) for piece in pieces]
+            yield device.submit(lambda reading=reading: _infer(engine, join(piece.result() for piece in reading)))
+
+
+def _infer(engine: Engine, batch: Batch) -> _Done:
+    started = time.perf_counter()
+    vectors = engine.infer(batch.pixels)  # (B, D)
+    seconds = time.perf_counter() - started
+    finite = np.isfinite(vectors).all(axis=1)
+    bad = {digest: NOT_FINITE for digest, good in zip(batch.digests, finite, strict=True) if not good}
+    kept = [digest for digest in batch.digests if digest not in bad]
+    return _Done(batch, kept, vectors[finite], {**batch.rejects, **bad}, seconds)
+
+
+def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:
+    started = time.perf_counter()
+    sink.append(done.digests, done.vectors, done.rejects)
+    outcome.write_seconds += time.perf_counter() - started
+    outcome.computed += len(done.digests)
+    outcome.rejects |= done.rejects | done.batch.unreadable
+    outcome.load_seconds += done.batch.load_seconds
+    outcome.decode_seconds += done.batch.decode_seconds
+    outcome.decode_cpu_seconds += done.batch.decode_cpu_seconds
+    outcome.infer_seconds += done.infer_seconds
+
+
+def _timed_commit(sink: Sink, outcome: Outcome) -> None:
+    started = time.perf_counter()
+    sink.commit()
+    outcome.write_seconds += time.perf_counter() - started

@@ -1,0 +1,33 @@
+"""What a shard says about how it was made; it decides nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from featurepipe.backbones import Extractor
+
+LIBRARIES = ("featurepipe", "torch", "torchvision", "timm", "scikit-learn", "numpy", "h5py", "pillow")
+
+
+def provenance(extractor: Extractor, batch_size: int | None) -> dict[str, Any]:
+    """Name and source of a backbone, device, batch size (None: chosen here), library versions and time."""
+    return {
+        "name": extractor.name,
+        "source": extractor.source,
+        "device": extractor.device,
+        "batch_size": batch_size,
+        "versions": versions(),
+        "created": now(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide results."""
+    return {library: metadata.version(library) for library in LIBRARIES}
+
+
+def now() -> str:
+    """The current second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,102 @@
+"""The first third: files → pixels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featurepipe.backbones import Transform
+from featurepipe.digests import sha256_bytes
+from featurepipe.errors import ImageError
+from featurepipe.images import decode, to_pixels
+from featurepipe.stores import Pending
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images, and what could not be decoded.
+
+    Attributes
+    ----------
+    digests : list of str
+        One per image.
+    pixels : ndarray of uint8, shape (B, C, H, W)
+    rejects : dict
+        Digest → reason: contents that are broken, now and for ever.
+    unreadable : dict
+        Digest → reason: files that could not be read this time, or changed since they were listed.
+    load_seconds, decode_seconds : float
+        Spent on reading and hashing, and on decoding, resizing and cropping.
+    decode_cpu_seconds : float
+        What of the latter this thread's core was really at work: a busy machine does not lengthen it.
+    """
+
+    digests: list[str]
+    pixels: np.ndarray
+    rejects: dict[str, str]
+    unreadable: dict[str, str]
+    load_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    decode_cpu_seconds: float = 0.0
+
+
+def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
+    """Read, check and decode planned files, in this thread."""
+    pixels = np.empty((len(plan), *transform.input_size), np.uint8)  # (B, C, H, W)
+    digests, rejects, unreadable = [], {}, {}
+    load_seconds, before, before_cpu = 0.0, time.perf_counter(), time.thread_time()
+    for pending in plan:
+        started = time.perf_counter()
+        try:
+            data = _load(pending)
+            load_seconds += time.perf_counter() - started
+            decoded = decode(data, transform) if isinstance(data, bytearray) else to_pixels(data, transform)
+            pixels[len(digests)] = decoded
+            digests.append(pending.digest)
+        except ImageError as error:
+            rejects[pending.digest] = _printable(str(error))
+        except OSError as error:
+            unreadable[pending.digest] = f"cannot be read: {error.strerror or error}"
+    seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu
+    return Batch(
+        digests,
+        pixels[: len(digests)],
+        rejects,
+        unreadable,
+        load_seconds,
+        seconds - load_seconds,
+        min(cpu_seconds, seconds - load_seconds),
+    )
+
+
+def join(batches: Iterable[Batch]) -> Batch:
+    """One batch of several, in their order."""
+    parts = list(batches)
+    return Batch(
+        digests=[digest for part in parts for digest in part.digests],
+        pixels=np.concatenate([part.pixels for part in parts]),
+        rejects={digest: why for part in parts for digest, why in part.rejects.items()},
+        unreadable={digest: why for part in parts for digest, why in part.unreadable.items()},
+        load_seconds=sum(part.load_seconds for part in parts),
+        decode_seconds=sum(part.decode_seconds for part in parts),
+        decode_cpu_seconds=sum(part.decode_cpu_seconds for part in parts),
+    )
+
+
+def _load(pending: Pending):
+    """A file's bytes, in memory that a decoder may share, or the image itself."""
+    if not isinstance(pending.source, Path):
+        return pending.source
+    data = pending.source.read_bytes()
+    if sha256_bytes(data) != pending.digest:  # its vector would be filed under the old content
+        raise OSError("its content has just changed; run again")
+    return bytearray(data)
+
+
+def _printable(text: str) -> str:
+    """One line without control characters, which HDF5 text cannot hold; decoders quote broken files' bytes."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
