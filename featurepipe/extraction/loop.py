@@ -151,7 +151,7 @@ def _in_order(
     limit = 4 * engine.lanes + 8 if device is None else GROUPS_AHEAD
     for future in _submit(plan, engine, lanes, device):
         ahead.append(future)
-        if len(ahead) >= limit:
+        while ahead and (len(ahead) >= limit or ahead[0].done()):  # written as soon as may be: a crash costs less
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
