@@ -15,6 +15,7 @@ from featurepipe.backbones.creation import (
     twin,
 )
 from featurepipe.backbones.pixels import PIXELS, Pixels
+from featurepipe.backbones.precisions import cosines
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, check_same
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Pixels",
     "Transform",
     "check_same",
+    "cosines",
     "create",
     "names",
     "recreate",

@@ -21,6 +21,7 @@ from featurepipe.cli.options import (
     BACKBONE,
     COMPUTE,
     DEVICE,
+    DEVICES,
     PROBE,
     SEED,
     STRICT,
@@ -100,6 +101,7 @@ def main() -> None:
 @click.option("-o", "--output", type=click.Path(), help="Folder for all results.  [default: NAME.featurepipe]")
 @BACKBONE
 @COMPUTE
+@DEVICES
 @PROBE
 @SEED
 @STRICT
@@ -124,6 +126,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
 @click.option("-s", "--store", type=click.Path(), help="Directory of the embeddings.  [default: NAME.store]")
 @BACKBONE
 @COMPUTE
+@DEVICES
 @click.option(
     "--rows-per-shard",
     type=click.IntRange(1),
@@ -263,17 +266,21 @@ def info(path: str, as_json: bool) -> None:
 @main.command()
 @click.argument("store", type=click.Path())
 @click.option("--repair", is_flag=True, help="Set broken shards aside; extract then computes their rows again.")
+@click.option("--drift", is_flag=True, help="Compare stored vectors with fp32 ones from Pillow's pixels.")
+@click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="So many of them.")
+@WEIGHTS
+@DEVICE
 @AS_JSON
-def verify(store: str, repair: bool, as_json: bool) -> None:
+def verify(store: str, as_json: bool, **options: Any) -> None:
     """Check every row of a store against its checksum; exit code 1 if anything is wrong.
 
     \b
       $ featurepipe extract data/digits -s digits.store
-      $ featurepipe verify digits.store
+      $ featurepipe verify digits.store --drift
     """
     from featurepipe import stages
 
-    result = stages.verify(store, repair=repair)
+    result = stages.verify(store, listener=_Talk(), **options)
     _print(as_json, result, texts.verify_text)
     if not result["ok"]:
         raise click.exceptions.Exit(FAILED)

@@ -42,6 +42,10 @@ def _parse_shots(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return shots
 
 
+def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -94,6 +98,13 @@ BACKBONE = _options(
     click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input of the network."),
 )
 COMPUTE = _options(DEVICE, BATCH, WORKERS, COMPILE)
+DEVICES = click.option(
+    "--devices",
+    callback=_parse_devices,
+    default="",
+    metavar="D,D,…",
+    help="Several: cuda:0,cuda:1; a process for each.",
+)
 PROBE = _options(
     click.option(
         "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
@@ -118,6 +129,10 @@ PROBE = _options(
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Gather the transform's options into one, and choose C or alpha by the probe's kind."""
     options = dict(options)
+    if options.get("devices"):
+        if options["device"] != "auto":
+            raise click.UsageError("--device is for one device, --devices for several; give one of them")
+        options["device"] = options["devices"][0]
     if "mean" in options:
         fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}

@@ -121,4 +121,9 @@ def verify_text(result: dict[str, Any]) -> str:
     lines = [f"{result['checked']} rows are as they were written"]
     lines += [f"  problem: {problem}" for problem in result["problems"]]
     lines += [f"  set aside: {path}" for path in result["repaired"]]
+    lines += [
+        f"  drift of {d['folder']} ({d['precision']}, {d['decoder']}) from fp32 and Pillow, on {d['images']} images: "
+        f"pixels at most {d['pixels_max']}/255, cosine median {d['cosine_median']:.5f}, lowest {d['cosine_min']:.5f}"
+        for d in result.get("drift", ())
+    ]
     return "\n".join(lines)

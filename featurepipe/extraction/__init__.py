@@ -4,9 +4,10 @@ Where the network runs on the CPU, every core is a *lane*: a thread that reads, 
 with no second thread to wait for. Cores are then busy to the end, a batch stays in a core's cache, and another
 program on the machine delays one lane rather than all. Beside an accelerator the lanes read and decode, and threads
 of the device put their pieces together into large batches. Either way results come back in planned order, and the
-calling thread writes them while the lanes go on.
+calling thread writes them while the lanes go on. Several devices are several processes, each with a share of the plan.
 """
 
+from featurepipe.extraction.devices import fill_together
 from featurepipe.extraction.engines import COMPILE, Engine, default_workers
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink, fill
 from featurepipe.extraction.outcomes import Outcome
@@ -23,6 +24,7 @@ __all__ = [
     "Sink",
     "default_workers",
     "fill",
+    "fill_together",
     "now",
     "provenance",
     "read_batch",

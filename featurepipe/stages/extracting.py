@@ -24,6 +24,7 @@ def extract(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
+    devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener = SILENT,
     **options: Any,
@@ -43,6 +44,9 @@ def extract(
         Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
     compile : {'auto', 'on', 'off'}
         Whether the network is compiled; ``auto`` does it once the images left would repay it.
+    devices : sequence of str
+        More than one: each runs in a process of its own. A script must then guard its main part by
+        ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
     listener : Listener
 
     Returns
@@ -79,6 +83,7 @@ def extract(
             batch_size=batch_size,
             workers=workers,
             compile=compile,
+            devices=devices,
             rows_per_shard=rows_per_shard,
             listener=listener,
         )
@@ -170,6 +175,7 @@ def fill(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
+    devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     listener: Listener,
 ) -> dict[str, Any]:
@@ -179,17 +185,12 @@ def fill(
     todo = plan(rows, root, entry)
     listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - _count(rows, todo)))
     writer = Writer(entry, extraction.provenance(extractor, batch_size), rows_per_shard)
+    settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
-        outcome = extraction.fill(
-            todo,
-            extractor,
-            writer,
-            batch_size=batch_size,
-            workers=workers,
-            compile=compile,
-            progress=advance,
-            note=listener.note,
-        )
+        if len(devices) > 1 and len(todo) > rows_per_shard:
+            outcome = extraction.fill_together(todo, extractor, writer, devices, **settings, progress=advance)
+        else:
+            outcome = extraction.fill(todo, extractor, writer, **settings, progress=advance)
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     return {
         "store": str(store.path),

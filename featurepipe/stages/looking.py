@@ -6,8 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from featurepipe import matrices, models
-from featurepipe.stores import Entry, Store
+import numpy as np
+
+from featurepipe import backbones, extraction, matrices, models
+from featurepipe.errors import StoreError
+from featurepipe.images import decode
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stores import Entry, Pending, Store
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -50,13 +55,77 @@ def _describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def verify(store: str | Path, *, repair: bool = False) -> dict[str, Any]:
-    """Check every row of a store against its checksum; see `featurepipe.stores.Store.verify`."""
+def verify(
+    store: str | Path,
+    *,
+    repair: bool = False,
+    drift: bool = False,
+    images: int = 64,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Check every row of a store against its checksum; see `featurepipe.stores.Store.verify`.
+
+    Parameters
+    ----------
+    store : path
+    repair : bool
+        Rename shards that fail; the next extraction computes their rows again.
+    drift : bool
+        Also embed some images anew in fp32 from Pillow's pixels, and compare the stored vectors with theirs.
+    images : int
+        So many for each backbone, evenly spaced over the manifest.
+    weights : path, optional
+        Where a backbone's weights are, if they have moved.
+
+    Returns
+    -------
+    dict
+        ``ok, checked, problems, repaired``, and with `drift` a list ``drift``: for each network ``backbone, folder,
+        precision, decoder, images, cosine_median, cosine_min`` (of the vectors) and ``pixels_max`` (the greatest
+        difference between two pixels, of 255).
+    """
     target = Store.open(store)
-    if not repair:
-        return target.verify()
-    with target.lock():
-        return target.verify(repair=True)
+    if repair:
+        with target.lock():
+            result = target.verify(repair=True)
+    else:
+        result = target.verify()
+    if drift and not result["problems"]:
+        networks = [entry for entry in target.entries() if entry.spec["architecture"] != backbones.PIXELS]
+        result["drift"] = [_drift(target, entry, images, weights, device, listener) for entry in networks]
+    return result
+
+
+def _drift(
+    store: Store, entry: Entry, count: int, weights: str | Path | None, device: str, listener: Listener
+) -> dict[str, Any]:
+    places = entry.places()
+    held = {row.digest: store.root / row.sample.path for row in store.rows() if row.digest in places}
+    some = [list(held)[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
+    made = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
+    exact = made.adapted(precision="fp32", decoder="pillow")
+    memory = extraction.Memory()
+    with listener.progress(f"measuring the drift of {entry.name}", len(some)) as advance:
+        extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=advance)
+    found = [digest for digest in some if digest in memory.vectors]
+    if not found:
+        raise StoreError(f"no image of {entry.folder.name} can be read as it was; its drift cannot be measured")
+    stored = matrices.gather(entry, [places[digest] for digest in found])  # (n, D)
+    cosine = backbones.cosines(stored, np.stack([memory.vectors[digest] for digest in found]))
+    files = [held[digest].read_bytes() for digest in found]
+    pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
+    return {
+        "backbone": entry.name,
+        "folder": entry.folder.name,
+        "precision": entry.spec["precision"],
+        "decoder": made.transform.decoder,
+        "images": len(found),
+        "cosine_median": float(np.median(cosine)),
+        "cosine_min": float(cosine.min()),
+        "pixels_max": max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs),
+    }
 
 
 def export(store: str | Path, output: str | Path, *, backbone: str | None = None) -> dict[str, Any]:

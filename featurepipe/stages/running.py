@@ -32,6 +32,7 @@ def run(
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
+    devices: Sequence[str] = (),
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
@@ -67,7 +68,14 @@ def run(
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
     extractor = follow_store(store, make_extractor(backbone, options, listener), options)
     extracted = extract(
-        data, store, backbone=extractor, batch_size=batch_size, workers=workers, compile=compile, listener=listener
+        data,
+        store,
+        backbone=extractor,
+        devices=devices,
+        batch_size=batch_size,
+        workers=workers,
+        compile=compile,
+        listener=listener,
     )
     results = folder / Store.open(store).entry(extractor).folder.name
     probed = probe(

@@ -29,18 +29,22 @@ class Writer:
         Written into each shard.
     rows_per_shard : int
         Planned samples per shard.
+    number, step : int
+        Of the first shard, and from one to the next; by default they follow what is there.
     """
 
     entry: Entry
     provenance: dict[str, Any]
     rows_per_shard: int
-    _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(default_factory=list)
+    number: int | None = None
+    step: int = 1
+    _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(init=False, default_factory=list)
     _known_rejects: dict[str, str] = field(init=False)
-    _next: int = field(init=False)
 
     def __post_init__(self) -> None:
-        names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
-        self._next = max((int(name[1]) for name in names if name), default=-1) + 1
+        if self.number is None:
+            names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
+            self.number = max((int(name[1]) for name in names if name), default=-1) + 1
         self._known_rejects = self.entry.rejects()
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
@@ -63,5 +67,5 @@ class Writer:
             digests=shards.digest_array(digests),
             rejects=rejects,
         )
-        shards.write(self.entry.folder / f"shard-{self._next:05d}.h5", shard)
-        self._next, self._taken = self._next + 1, []
+        shards.write(self.entry.folder / f"shard-{self.number:05d}.h5", shard)
+        self.number, self._taken = self.number + self.step, []
