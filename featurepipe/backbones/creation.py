@@ -21,6 +21,7 @@ from featurepipe.backbones.networks import (
     make_forward,
     make_network,
     probe_width,
+    quiet,
     repository_arguments,
     set_pooling,
 )
@@ -109,7 +110,8 @@ class Backbone:
         made = replace(self, compiled=compiled, batch_size=batch_size)
         pixels = sample_pixels(batch_size, self.transform)
         try:
-            found = made.embed(pixels)
+            with quiet("torch"):  # it talks of a missing CUDA toolkit, say, where none is wanted
+                found = made.embed(pixels)
         except Exception as error:  # compilers fail in more ways than there are exceptions for
             raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
         if agreement(found, self.embed(pixels)) < AGREEMENT:

@@ -32,7 +32,7 @@ def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, s
 
     check_name(name)
     try:
-        with torch.random.fork_rng(devices=[]), _quiet("huggingface_hub", "timm"):
+        with torch.random.fork_rng(devices=[]), quiet("huggingface_hub", "timm"):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     except OSError as error:
@@ -46,7 +46,7 @@ def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, s
 
 
 @contextlib.contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
+def quiet(*loggers: str) -> Iterator[None]:
     """Hold back a library's retry chatter; what goes wrong is raised and said once."""
     levels = {logger: logging.getLogger(logger).level for logger in loggers}
     for logger in loggers:

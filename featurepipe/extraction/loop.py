@@ -105,8 +105,8 @@ def fill(
     left = len(plan)
     try:
         with _lanes(engine) as (lanes, device):
-            if compile == "on" and engine.wants_compiling(left):
-                lanes.submit(engine.compile).result()
+            if compile == "on" and left and engine.wants_compiling(left):
+                lanes.submit(engine.compile)  # one lane compiles, the others have begun
             for done in _in_order(plan, engine, lanes, device):
                 _take(done, sink, outcome)
                 dealt_with = len(done.digests) + len(done.rejects) + len(done.batch.unreadable)
@@ -165,7 +165,9 @@ def _submit(
     What is retried starts a batch of its own, so that new files always meet in the same batches.
     """
     transform = engine.extractor.transform
-    fresh = next((i for i, pending in enumerate(plan) if pending.retried), len(plan))
+    fresh = len(plan)
+    while fresh and plan[fresh - 1].retried:
+        fresh -= 1
     for start, end in ((0, fresh), (fresh, len(plan))):
         while start < end:
             part = plan[start : min(end, start + engine.size.current)]
