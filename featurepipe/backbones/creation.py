@@ -105,7 +105,7 @@ class Backbone:
         """
         import torch
 
-        options = {"freezing": True} if self.device == "cpu" else None
+        options = {"freezing": True} if self.device.startswith("cpu") else None
         compiled = torch.compile(self.forward, dynamic=False, options=options)
         made = replace(self, compiled=compiled, batch_size=batch_size)
         pixels = sample_pixels(batch_size, self.transform)

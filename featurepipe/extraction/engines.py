@@ -98,7 +98,7 @@ class Engine:
         if compile not in COMPILE:
             raise ValueError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
         self.extractor = self._eager = extractor
-        self.own_device = extractor.device != "cpu"
+        self.own_device = not extractor.device.startswith("cpu")
         self.lanes = workers or min(default_workers(), MAX_LANES)
         self.infer_threads = 2 if self.own_device else self.lanes  # two: one's copies run beside the other's kernels
         start = batch_size or (RAMP_FROM if self.own_device else lane_batch(extractor))
@@ -152,7 +152,7 @@ class Engine:
 
     def compile(self) -> None:
         """Compile the network, in this thread while others go on; a failure leaves it as it was, and a note."""
-        if self._eager.device == "cpu" and not _has_compiler():
+        if not self.own_device and not _has_compiler():
             self.notes.append("note: no C++ compiler found (g++, or the environment's CXX); not compiled")
             return
         started = time.perf_counter()
