@@ -119,8 +119,8 @@ def make_forward(
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.to(torch.float32, memory_format=torch.channels_last).sub(shift).mul(scale)  # (B, C, H, W)
         with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-            features = _forward(module, x, layer, pooling)  # (B, D)
-        return features.float()
+            maps = _features(module, x, layer)
+        return _pooled(module, maps.float(), layer, pooling)  # in fp32: a mean over many positions, rounded only then
 
     return forward
 
@@ -165,11 +165,19 @@ def _thread_stream(device: torch.device) -> torch.cuda.Stream:
     return streams[device]
 
 
-def _forward(module: torch.nn.Module, x: torch.Tensor, layer: str, pooling: str | None) -> torch.Tensor:
+def _features(module: torch.nn.Module, x: torch.Tensor, layer: str) -> torch.Tensor:
+    """The layer's feature map or tokens, not yet pooled."""
     if layer == PENULTIMATE:
-        return module.forward_head(module.forward_features(x), pre_logits=True)
+        return module.forward_features(x)
     index = int(layer.removeprefix("stage")) - 1
     (maps,) = module.forward_intermediates(x, indices=[index], intermediates_only=True)  # (B, D, h, w)
+    return maps
+
+
+def _pooled(module: torch.nn.Module, maps: torch.Tensor, layer: str, pooling: str | None) -> torch.Tensor:
+    """(B, D) of feature maps or tokens."""
+    if layer == PENULTIMATE:
+        return module.forward_head(maps, pre_logits=True)
     return maps.amax((2, 3)) if pooling == "max" else maps.mean((2, 3))
 
 
