@@ -60,10 +60,10 @@ def run(
     if backbone is None or isinstance(backbone, str):
         options = {**options, "device": device, "seed": seed}
     manifest = manifests.read(data)
-    labelled = [sample for sample in manifest.samples if sample.label is not None]
-    manifests.check_labels(labelled)  # here, not after an hour of embedding
+    manifests.check_labels(manifest.samples)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
+    del manifest  # `extract` reads it again; two at a time would be one too many
     extractor = make_extractor(backbone, options, listener)
     extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
     results = folder / Store.open(store).entry(extractor).folder.name
