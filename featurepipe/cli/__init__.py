@@ -30,6 +30,7 @@ from featurepipe.cli.options import (
 )
 from featurepipe.errors import BackboneError, FeaturepipeError
 
+REHASH = click.option("--rehash", is_flag=True, help="Distrust size and modification time; read every file.")
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
 STORING = ("run", "extract", "probe")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
@@ -100,6 +101,7 @@ def main() -> None:
 @click.option("-o", "--output", type=click.Path(), help="Folder for all results.  [default: NAME.featurepipe]")
 @BACKBONE
 @COMPUTE
+@REHASH
 @PROBE
 @SEED
 @STRICT
@@ -131,6 +133,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     show_default=True,
     help="Planned images per file; what a crash can cost.",
 )
+@REHASH
 @SEED
 @STRICT
 @AS_JSON

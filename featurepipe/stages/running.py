@@ -34,6 +34,7 @@ def run(
     device: str = "auto",
     batch_size: int = extraction.BATCH_SIZE,
     workers: int | None = None,
+    rehash: bool = False,
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def run(
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
     del manifest  # `extract` reads it again; two at a time would be one too many
     extractor = make_extractor(backbone, options, listener)
-    extracted = extract(data, store, backbone=extractor, batch_size=batch_size, workers=workers, listener=listener)
+    extracted = extract(
+        data, store, backbone=extractor, batch_size=batch_size, workers=workers, rehash=rehash, listener=listener
+    )
     results = folder / Store.open(store).entry(extractor).folder.name
     probed = probe(
         store,

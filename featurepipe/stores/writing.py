@@ -29,24 +29,30 @@ class Writer:
         Written into each shard.
     rows_per_shard : int
         Planned samples per shard.
+
+    Attributes
+    ----------
+    rejects : dict
+        Digest → reason, of all contents that the entry is known not to embed, those just taken included.
     """
 
     entry: Entry
     provenance: dict[str, Any]
     rows_per_shard: int
     _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(default_factory=list)
-    _known_rejects: dict[str, str] = field(init=False)
+    rejects: dict[str, str] = field(init=False)
     _next: int = field(init=False)
 
     def __post_init__(self) -> None:
         names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
         self._next = max((int(name[1]) for name in names if name), default=-1) + 1
-        self._known_rejects = self.entry.rejects()
+        self.rejects = self.entry.rejects()
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
-        new = {digest: why for digest, why in rejects.items() if digest not in self._known_rejects}
+        new = {digest: why for digest, why in rejects.items() if digest not in self.rejects}
         self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
+        self.rejects |= new
         if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
             self.commit()
 
