@@ -22,7 +22,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, overload
@@ -100,6 +100,10 @@ class Samples(Sequence[Sample]):
         id_ = self._ids[index]
         return Sample(id_, self._paths[index] or id_, self._labels[index], self._splits[index])
 
+    def __iter__(self) -> Iterator[Sample]:  # thrice as fast as one by one
+        for id_, path, label, split in zip(self._ids, self._paths, self._labels, self._splits, strict=True):
+            yield Sample(id_, path or id_, label, split)
+
 
 class _Texts(Sequence[str]):
     """Texts end to end in one buffer."""
@@ -121,6 +125,12 @@ class _Texts(Sequence[str]):
             raise IndexError(index)
         return self._buffer[self._bounds[index] : self._bounds[index + 1]].decode("utf-8", "surrogatepass")
 
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in islice(self._bounds, 1, None):
+            yield self._buffer[start:end].decode("utf-8", "surrogatepass")
+            start = end
+
 
 class _Repeated(Sequence[str | None]):
     """Texts of which there are few different ones."""
@@ -141,6 +151,9 @@ class _Repeated(Sequence[str | None]):
 
     def __getitem__(self, index: int) -> str | None:
         return self._values[self._rows[index]]
+
+    def __iter__(self) -> Iterator[str | None]:
+        return map(self._values.__getitem__, self._rows)
 
 
 @dataclass(frozen=True)

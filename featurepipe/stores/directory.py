@@ -35,7 +35,8 @@ class Known(NamedTuple):
     id: str
     path: str
     digest: bytes
-    stamp: Stamp
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,9 @@ class Store:
             return
         try:
             for id_, path, _, _, digest, size, mtime in self._cells():
-                content, stamp = bytes.fromhex(digest), _stamp(size, mtime)
-                if stamp is not None and len(content) == 32:
-                    yield Known(id_, path, content, stamp)
+                content = bytes.fromhex(digest)
+                if size and len(content) == 32:
+                    yield Known(id_, path, content, int(size), int(mtime))
         except (StoreError, ValueError, IndexError, csv.Error):
             return  # a damaged manifest is no reason to stop: the rest is read anew, and it is replaced
 

@@ -18,7 +18,7 @@ from featurepipe import shards
 from featurepipe.digests import sha256_file
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.stores.directory import Entry, Known
-from featurepipe.stores.rows import BLOCK, Row, Rows, Stamp, keys
+from featurepipe.stores.rows import BLOCK, Row, Rows, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
@@ -113,15 +113,13 @@ def digest_rows(
     with ThreadPoolExecutor(workers) as pool:
         tasks = _parts(_beside(manifest.samples, known), FILES_PER_TASK)
         for found in _in_order(pool, lambda part: [_check(root, *pair) for pair in part], tasks, 4 * workers):
-            for digest, stamp, reason in found:
-                if digest:
-                    rows.digests[number] = np.frombuffer(digest, np.uint8)
-                    rows.readable[number] = True
-                if stamp is not None:
-                    rows.sizes[number], rows.mtimes[number] = stamp
-                if reason:
-                    unreadable[manifest.samples[number].id] = reason
-                number += 1
+            digests, sizes, mtimes, reasons = zip(*found, strict=True)
+            part = slice(number, number + len(found))
+            rows.digests[part] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+            rows.readable[part] = [not reason for reason in reasons]
+            rows.sizes[part], rows.mtimes[part] = sizes, mtimes
+            unreadable |= {manifest.samples[number + i].id: reason for i, reason in enumerate(reasons) if reason}
+            number += len(found)
             progress(len(found))
     return rows, unreadable
 
@@ -157,19 +155,19 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahe
             future.cancel()
 
 
-def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp | None, str]:
-    """A file's digest and stamp, or why it cannot be read."""
+def _check(root: str, path: str, known: Known | None) -> tuple[bytes, int, int, str]:
+    """A file's digest and stamp (size -1 for none), and why it cannot be read."""
     file = os.path.join(root, path)
     try:
         now = time.time_ns()
         status = os.stat(file)
-        stamp = Stamp(status.st_size, status.st_mtime_ns)
-        if known is not None and known.stamp == stamp:
-            return known.digest, stamp, ""
+        size, mtime = status.st_size, status.st_mtime_ns
+        if known is not None and known.size == size and known.mtime_ns == mtime:
+            return known.digest, size, mtime, ""
         digest = bytes.fromhex(sha256_file(file))
     except OSError as error:
-        return b"", None, f"cannot be read: {error.strerror or error}"
-    return digest, stamp if stamp.mtime_ns < now - RACY_NS else None, ""
+        return bytes(32), -1, 0, f"cannot be read: {error.strerror or error}"
+    return (digest, size, mtime, "") if mtime < now - RACY_NS else (digest, -1, 0, "")
 
 
 def plan(rows: Sequence[Row], root: Path, entry: Entry) -> Plan:

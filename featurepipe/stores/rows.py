@@ -91,15 +91,20 @@ class Rows(Sequence[Row]):
 
     def lines(self) -> Iterator[tuple[str, ...]]:
         """Each row's cells as texts: id, path, label, split, digest, size, mtime_ns; '' for none."""
+        samples = iter(self.samples)
         for start in range(0, len(self), BLOCK):
             part = slice(start, start + BLOCK)
             digests, readable = self.digests[part].tobytes().hex(), self.readable[part].tolist()
             stamps = zip(self.sizes[part].tolist(), self.mtimes[part].tolist(), strict=True)
             for i, (size, mtime) in enumerate(stamps):
-                sample = self.samples[start + i]
+                id_, path, label, split = next(samples)
                 digest = digests[64 * i : 64 * i + 64] if readable[i] else ""
                 stamp = (str(size), str(mtime)) if size >= 0 else ("", "")
-                yield sample.id, sample.path, sample.label or "", sample.split or "", digest, *stamp
+                yield id_, path, label or "", split or "", digest, *stamp
+
+    def __iter__(self) -> Iterator[Row]:
+        for sample, digest, known in zip(self.samples, self.digests, self.readable, strict=True):
+            yield Row(sample, digest.tobytes().hex() if known else "")
 
     def without_stamps(self, digests: Iterable[str]) -> Rows:
         """The same, but files of these digests are read again the next time."""
