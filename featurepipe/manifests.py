@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from featurepipe.errors import DependencyMissing, ManifestError
 
@@ -50,6 +51,111 @@ class Sample(NamedTuple):
     split: str | None
 
 
+class Samples(Sequence[Sample]):
+    """Samples in some fifty bytes each, made when they are asked for: a million of them are no burden.
+
+    Parameters
+    ----------
+    samples : iterable of Sample
+        In their order.
+
+    Examples
+    --------
+    >>> samples = Samples([Sample("cats/1.jpg", "cats/1.jpg", "cats", None)])
+    >>> samples[0].label, len(samples)
+    ('cats', 1)
+    """
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self._ids, self._paths = _Texts(), _Texts()
+        self._labels, self._splits = _Repeated(), _Repeated()
+        for sample in samples:
+            self.append(sample)
+
+    def append(self, sample: Sample) -> None:
+        """Add one at the end."""
+        id_, path, label, split = sample
+        self._ids.append(id_)
+        self._paths.append("" if path == id_ else path)  # as nearly everywhere; a path is never empty
+        self._labels.append(label)
+        self._splits.append(split)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Their ids alone."""
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        id_ = self._ids[index]
+        return Sample(id_, self._paths[index] or id_, self._labels[index], self._splits[index])
+
+    def __iter__(self) -> Iterator[Sample]:  # thrice as fast as one by one
+        for id_, path, label, split in zip(self._ids, self._paths, self._labels, self._splits, strict=True):
+            yield Sample(id_, path or id_, label, split)
+
+
+class _Texts(Sequence[str]):
+    """Texts end to end in one buffer."""
+
+    def __init__(self) -> None:
+        self._buffer, self._bounds = bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._buffer += text.encode("utf-8", "surrogatepass")  # file names may be any bytes
+        self._bounds.append(len(self._buffer))
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._buffer[self._bounds[index] : self._bounds[index + 1]].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in islice(self._bounds, 1, None):
+            yield self._buffer[start:end].decode("utf-8", "surrogatepass")
+            start = end
+
+
+class _Repeated(Sequence[str | None]):
+    """Texts of which there are few different ones."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str | None, int] = {}
+        self._values: list[str | None] = []
+        self._rows = array("i")
+
+    def append(self, value: str | None) -> None:
+        code = self._codes.setdefault(value, len(self._values))
+        if code == len(self._values):
+            self._values.append(value)
+        self._rows.append(code)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str | None:
+        return self._values[self._rows[index]]
+
+    def __iter__(self) -> Iterator[str | None]:
+        return map(self._values.__getitem__, self._rows)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Samples in a stable order, below one root folder.
@@ -58,12 +164,12 @@ class Manifest:
     ----------
     root : Path
         Folder that relative sample paths start from.
-    samples : tuple of Sample
+    samples : sequence of Sample
         Sorted by id; ids are unique.
     """
 
     root: Path
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -106,18 +212,23 @@ def read(source: str | os.PathLike[str]) -> Manifest:
 
 
 def _read_folder(root: Path) -> Manifest:
-    ids = sorted(_find_images(root))
+    ids = _Texts()
+    for id_ in _find_images(root):
+        ids.append(id_)
     if not ids:
         raise ManifestError(f"no images under {root} (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
     folders: dict[str, str] = {}  # top folder -> its first image
+    loose = None
     for id_ in ids:
-        if "/" in id_:
-            folders.setdefault(id_.split("/", 1)[0], id_)
-    loose = [id_ for id_ in ids if "/" not in id_]
+        top, slash, _ = id_.partition("/")
+        if slash:
+            folders.setdefault(top, id_)
+        elif loose is None:
+            loose = id_
     splits = [name for name in folders if name.lower() in SPLIT_NAMES]
-    if folders and loose:
+    if folders and loose is not None:
         raise ManifestError(
-            f"{root} mixes images ({loose[0]}) with folders of images ({next(iter(folders))}/); "
+            f"{root} mixes images ({loose}) with folders of images ({next(iter(folders))}/); "
             "move the loose images away, or list the samples in a table"
         )
     if splits and len(splits) < len(folders):
@@ -129,32 +240,45 @@ def _read_folder(root: Path) -> Manifest:
     if len({SPLIT_NAMES[name.lower()] for name in splits}) < len(splits):
         raise ManifestError(f"{root} has two folders for one split: {', '.join(splits)}; keep one of them")
     depth = 1 if splits else 0  # where the class folder stands in an id
-    samples = []
+    samples = Samples()
     for id_ in ids:
-        parts = id_.split("/")
+        parts = id_.split("/", depth + 1)
         split = SPLIT_NAMES[parts[0].lower()] if splits else None
         label = parts[depth] if len(parts) > depth + 1 else None
         samples.append(Sample(id_, id_, label, split))
     _check_mixed_labels(root, samples)
-    return Manifest(root, tuple(samples))
+    return Manifest(root, samples)
 
 
-def _find_images(folder: str | Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterable[str]:
-    """Relative POSIX paths of image files below `folder`; hidden names are skipped, links are followed."""
+def _find_images(folder: str | Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Relative POSIX paths of image files below `folder`, sorted; hidden names are skipped, links are followed.
+
+    No more than one folder's names are held at a time. With a slash at the end of what is a folder, sorting folder
+    by folder gives the same order as sorting whole paths.
+    """
     real = os.path.realpath(folder)
     if real in above:  # a link that leads back up
         return
+    names = []
     try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        for entry in os.scandir(folder):
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                names.append(name + "/")
+            elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and _is_file(entry):
+                names.append(name)
     except OSError as error:
         raise ManifestError(
             f"folder {folder} cannot be read ({error.strerror}); change its rights or move it"
         ) from error
-    for entry in entries:
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _find_images(entry.path, f"{prefix}{entry.name}/", above | {real})
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and _is_file(entry):
-            yield prefix + entry.name
+    names.sort()
+    for name in names:
+        if name.endswith("/"):
+            yield from _find_images(os.path.join(folder, name[:-1]), prefix + name, above | {real})
+        else:
+            yield prefix + name
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -178,9 +302,8 @@ def _check_mixed_labels(root: Path, samples: Sequence[Sample]) -> None:
 
 
 def _read_table(path: Path) -> Manifest:
-    rows = _table_rows(path)
-    samples: list[Sample] = []
-    for number, row in enumerate(rows, start=1):
+    samples = Samples()
+    for number, row in enumerate(_table_rows(path), start=1):
         file = _text(row.get("path"))
         if None in row:
             raise ManifestError(
@@ -202,30 +325,41 @@ def _read_table(path: Path) -> Manifest:
         )
     if not samples:
         raise ManifestError(f"{path} has no rows")
-    id_, count = Counter(sample.id for sample in samples).most_common(1)[0]
-    if count > 1:
+    samples = _sorted(samples)
+    if any(id_ == following for id_, following in pairwise(samples.ids)):
+        id_, count = Counter(samples.ids).most_common(1)[0]
         raise ManifestError(f"{path}: id {id_!r} stands in {count} rows; ids must be unique")
-    missing = [sample.path for sample in samples if not (path.parent / sample.path).is_file()]
+    missing = [sample.path for sample in samples if not os.path.isfile(os.path.join(path.parent, sample.path))]
     if missing:
         raise ManifestError(
             f"{path}: {len(missing)} of {len(samples)} files are missing, first {missing[0]!r} "
             f"(relative paths start at {path.parent})"
         )
-    return Manifest(path.parent, tuple(sorted(samples)))
+    return Manifest(path.parent, samples)
 
 
-def _table_rows(path: Path) -> Iterable[Mapping[str, object]]:
+def _sorted(samples: Samples) -> Samples:
+    """The same by id; a table that is sorted already, as most are, needs no room for it."""
+    if all(id_ <= following for id_, following in pairwise(samples.ids)):
+        return samples
+    order = sorted(range(len(samples)), key=samples.ids.__getitem__)
+    return Samples(samples[i] for i in order)
+
+
+def _table_rows(path: Path) -> Iterator[Mapping[str, object]]:
     suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
     try:
-        if suffix == ".parquet":
-            return _parquet_rows(path)
-        text = path.read_text("utf-8-sig")  # Excel writes a byte-order mark
-        if suffix in (".jsonl", ".ndjson"):
-            rows = [json.loads(line) for line in io.StringIO(text) if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ManifestError(f"{path}: every line must be a JSON object with a 'path'")
-            return rows
-        return list(csv.DictReader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
+        with open(path, encoding="utf-8-sig") as file:  # Excel writes a byte-order mark
+            if suffix not in (".jsonl", ".ndjson"):
+                yield from csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+                return
+            for row in (json.loads(line) for line in file if line.strip()):
+                if not isinstance(row, dict):
+                    raise ManifestError(f"{path}: every line must be a JSON object with a 'path'")
+                yield row
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise ManifestError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
 
@@ -246,14 +380,15 @@ def require_pyarrow() -> ModuleType:
     return pyarrow
 
 
-def _parquet_rows(path: Path) -> Iterable[Mapping[str, object]]:
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, object]]:
     pyarrow = require_pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as file:  # read_table would add columns from folders called key=value
             names = file.schema_arrow.names
             if "path" not in names:
                 raise ManifestError(f"{path} has no column 'path' (its columns: {', '.join(names) or 'none'})")
-            return file.read(columns=[name for name in names if name in Sample._fields]).to_pylist()
+            for batch in file.iter_batches(columns=[name for name in names if name in Sample._fields]):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path} cannot be read as parquet: {error}") from error
 
@@ -267,25 +402,29 @@ def _text(value: object) -> str | None:
     return str(value)
 
 
-def check_labels(samples: Sequence[Sample]) -> None:
-    """Check that a classifier can be trained on these labelled samples.
+def check_labels(samples: Iterable[Sample]) -> None:
+    """Check that a classifier can be trained on those of these samples that have a label.
 
     Raises
     ------
     ManifestError
         No labels at all, a single class, or a class that occurs outside ``train`` only.
     """
-    labels = {sample.label for sample in samples if sample.label is not None}
+    first: dict[tuple[str, str | None], str] = {}  # of each class in each split, in order
+    for sample in samples:
+        if sample.label is not None:
+            first.setdefault((sample.label, sample.split), sample.id)
+    labels = {label for label, _ in first}
     if not labels:
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
     if len(labels) == 1:
         raise ManifestError(f"only one class ({labels.pop()!r}); a classifier needs at least two")
-    if all(sample.split is None for sample in samples):
+    if all(split is None for _, split in first):
         return
-    trained = {sample.label for sample in samples if sample.split == "train"}
-    for sample in samples:
-        if sample.label is not None and sample.label not in trained:
-            raise ManifestError(f"class {sample.label!r} occurs in {sample.split} only, never in train ({sample.id})")
+    trained = {label for label, split in first if split == "train"}
+    for (label, split), id_ in first.items():
+        if label not in trained:
+            raise ManifestError(f"class {label!r} occurs in {split} only, never in train ({id_})")
 
 
 def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) -> list[str]:

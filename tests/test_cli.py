@@ -384,3 +384,16 @@ def test_names_that_the_terminal_cannot_show_do_not_fail(here):
     )
     assert done.returncode == 0, done.stderr.decode()
     assert b"rejected test/3/caf" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["extract", "run"])
+def test_rehash_reaches_the_stage(monkeypatch, command):
+    class Called(Exception):
+        pass
+
+    def stage(*_, rehash, **__):
+        raise Called(rehash)
+
+    monkeypatch.setattr(stages, command, stage)
+    assert call(command, "data").exception.args == (False,)
+    assert call(command, "data", "--rehash").exception.args == (True,)

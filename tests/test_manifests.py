@@ -3,6 +3,7 @@ import math
 import os
 import random
 import sys
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -77,6 +78,30 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scan(folder))))
     assert rows(read(tmp_path)) == expected == sorted(expected)
+
+
+def test_order_is_that_of_whole_paths(tmp_path):
+    names = ["a/1.png", "a/b.png/1.png", "a/b/1.png", "a/b-c/1.png", "a/b0.png", "a-b/1.png", "a!/1.png", "a0/1.png"]
+    assert [sample.id for sample in read(touch(tmp_path, *names)).samples] == sorted(names)
+
+
+def test_samples_take_little_room_and_come_back_as_they_were():
+    given = [
+        Sample("b", "b", "x", None),
+        Sample("a", "/else/a", None, "test"),
+        Sample("ü\udcff", "ü\udcff", "x", "val"),
+    ]
+    samples = manifests.Samples(given)
+    assert list(samples) == [samples[i] for i in range(3)] == samples[:] == given
+    assert (samples[-1], samples[1:], len(samples)) == (given[2], given[1:], 3)
+    with pytest.raises(IndexError):
+        samples[3]
+    tracemalloc.start()
+    many = manifests.Samples(Sample(f"{n:06d}.jpg", f"{n:06d}.jpg", str(n % 10), "train") for n in range(20_000))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(many) == 20_000
+    assert taken / len(many) < 60
 
 
 def test_hidden_files_and_non_images_are_ignored(tmp_path):

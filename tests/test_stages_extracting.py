@@ -17,7 +17,7 @@ from PIL import Image
 from featurepipe import backbones, extraction, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
-from featurepipe.stores import Store
+from featurepipe.stores import Store, planning
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -340,6 +340,57 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_filed_under_its_old_dige
     monkeypatch.undo()
     assert extract(data, tmp_path / "s") == (1, 9, 0)
     assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
+
+
+def age(data, seconds=60):
+    """Make all files look as if they had been modified some time ago."""
+    for path in data.rglob("*.png"):
+        os.utime(path, (path.stat().st_mtime - seconds,) * 2)
+
+
+def forge(path, seed):
+    """Another picture in a file of the same size and time."""
+    before = path.stat()
+    save(path, seed)
+    content = path.read_bytes()
+    assert len(content) <= before.st_size
+    path.write_bytes(content.ljust(before.st_size, b"\0"))  # decoders stop at the image's end
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_only_rehash_finds_a_file_of_the_same_size_and_time(data, tmp_path):
+    for path in data.rglob("*.png"):
+        path.write_bytes(path.read_bytes().ljust(4000, b"\0"))
+    age(data)
+    assert extract(data, tmp_path / "s") == (10, 0, 0)
+    forge(data / "a" / "0.png", 77)
+    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    result = stages.extract(data, tmp_path / "s", backbone=PIXELS, rehash=True, **SMALL)
+    assert (result["computed"], result["reused"]) == (1, 9)
+    assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
+
+
+def test_a_forged_file_is_never_filed_under_its_old_digest_and_the_next_run_mends_it(data, tmp_path, net):
+    for path in data.rglob("*.png"):
+        path.write_bytes(path.read_bytes().ljust(4000, b"\0"))
+    age(data)
+    extract(data, tmp_path / "s")
+    forge(data / "a" / "0.png", 77)
+    assert extract(data, tmp_path / "s", net) == (9, 0, 1)  # another backbone reads the files themselves
+    assert "has just changed; run again" in ledger(tmp_path / "s")[0][1]
+    assert extract(data, tmp_path / "s", net) == (1, 9, 0)
+    assert extract(data, tmp_path / "s") == (1, 9, 0)
+    assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
+
+
+def test_a_second_extraction_reads_no_file_and_writes_no_manifest(data, tmp_path, monkeypatch):
+    age(data)
+    extract(data, tmp_path / "s")
+    before = (tmp_path / "s" / "manifest.csv").stat()
+    monkeypatch.setattr(planning, "sha256_file", None)
+    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    after = (tmp_path / "s" / "manifest.csv").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_vector_that_is_not_finite_is_a_reject(data, tmp_path):

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ def test_a_newer_store_is_refused(store):
     header = json.loads((store.path / "store.json").read_text())
     (store.path / "store.json").write_text(json.dumps(header | {"encoding-version": "2.0"}))
     for opened in (Store.open, Store.create):
-        with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.0"):
+        with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.1"):
             opened(store.path)
 
 
@@ -185,7 +187,7 @@ def test_rows_come_back_as_they_went_in(store):
     ]
     rows += [Row(Sample("unread", "unread", None, None), "")]
     store.write_rows(Path("/some/where"), rows)
-    assert store.rows() == rows
+    assert list(store.rows()) == rows
     assert store.root == Path("/some/where")
 
 
@@ -224,7 +226,7 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
         "b": "cannot be read: No such file or directory",
         "c": "cannot be read: Is a directory",
     }
-    assert done == [1, 1, 1]
+    assert sum(done) == 3
 
 
 def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
@@ -241,6 +243,141 @@ def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkey
     assert len(seen) < 5_000
 
 
+# -- what need not be read
+
+
+def put_file(path, content=b"abc", age=60):
+    """A file that was modified `age` seconds ago."""
+    path.write_bytes(content)
+    then = time.time_ns() - age * 10**9
+    os.utime(path, ns=(then, then))
+    return path
+
+
+class Data:
+    """A flat folder and its store; `check` takes the digests as an extraction does."""
+
+    def __init__(self, base, monkeypatch):
+        self.root, self.store, self.seen = base / "data", Store.create(base / "a.store"), []
+        self.root.mkdir()
+        real = planning.sha256_file
+        monkeypatch.setattr(planning, "sha256_file", lambda path: (self.seen.append(Path(path).name), real(path))[1])
+
+    def check(self, *, rehash=False, samples=None):
+        """Digests by id, and the names of the files that were read for them."""
+        names = sorted(path.name for path in self.root.iterdir())
+        manifest = Manifest(self.root, samples or tuple(Sample(name, name, None, None) for name in names))
+        self.seen.clear()
+        rows, _ = stores.digest_rows(manifest, 2, known=() if rehash else self.store.known(self.root))
+        self.store.write_rows(self.root, rows)
+        assert list(self.store.rows()) == list(rows)
+        return {sample.id: digest for sample, digest in rows}, sorted(self.seen)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    made = Data(tmp_path, monkeypatch)
+    for name in "abc":
+        put_file(made.root / name, name.encode())
+    return made
+
+
+def test_an_unchanged_file_is_read_once_and_an_unchanged_manifest_written_once(folder):
+    first, read = folder.check()
+    assert read == ["a", "b", "c"]
+    manifest, header = folder.store.path / "manifest.csv", folder.store.path / "store.json"
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (manifest, header)]
+    assert folder.check() == (first, [])
+    assert folder.check(rehash=True) == (first, ["a", "b", "c"])
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (manifest, header)] == before
+
+
+def test_another_time_or_size_is_a_file_to_read(folder):
+    first, _ = folder.check()
+    put_file(folder.root / "a", b"x", age=30)  # the same size
+    put_file(folder.root / "c", b"longer", age=60)
+    second, read = folder.check()
+    assert read == ["a", "c"]
+    assert [first[name] == second[name] for name in "abc"] == [False, True, False]
+
+
+def test_a_forged_time_deceives_all_but_rehash(folder):
+    first, _ = folder.check()
+    status = (folder.root / "a").stat()
+    (folder.root / "a").write_bytes(b"x")
+    os.utime(folder.root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert folder.check() == (first, [])
+    second, read = folder.check(rehash=True)
+    assert read == ["a", "b", "c"]
+    assert second["a"] != first["a"]
+    assert folder.check() == (second, [])
+
+
+@pytest.mark.parametrize("age", [0, 1, -3600])
+def test_a_file_modified_just_now_is_read_again(folder, age):
+    put_file(folder.root / "b", b"1", age=age)
+    folder.check()
+    with open(folder.store.path / "manifest.csv", newline="") as file:
+        stamped = {line[0]: line[5:] for line in csv.reader(file)}
+    assert stamped["b"] == ["", ""]
+    assert stamped["a"][0] == "1"
+    (folder.root / "b").write_bytes(b"2")  # in the same tick, as far as the clock can tell
+    assert folder.check()[1] == ["b"]
+
+
+def test_a_renamed_file_is_read_and_a_removed_one_forgotten(folder):
+    first, _ = folder.check()
+    (folder.root / "a").rename(folder.root / "d")
+    (folder.root / "b").unlink()
+    assert folder.check() == ({"c": first["c"], "d": first["a"]}, ["d"])
+
+
+def test_the_path_counts_not_the_id_alone(folder):
+    folder.check()
+    same = (Sample("a", "a", "x", "train"), Sample("b", "c", None, None))
+    assert folder.check(samples=same)[1] == ["c"]
+
+
+def test_another_folder_knows_nothing(folder, tmp_path):
+    folder.check()
+    folder.root = folder.root.rename(tmp_path / "moved")
+    assert folder.check()[1] == ["a", "b", "c"]
+
+
+def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_1(folder):
+    first, _ = folder.check()
+    manifest, header = folder.store.path / "manifest.csv", folder.store.path / "store.json"
+    with open(manifest, newline="") as file:
+        lines = [line[:5] for line in csv.reader(file)]
+    with open(manifest, "w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    header.write_text(header.read_text().replace('"1.1"', '"1.0"'))
+    assert {row.sample.id: row.digest for row in Store.open(folder.store.path).rows()} == first
+    assert folder.check() == (first, ["a", "b", "c"])
+    assert json.loads(header.read_text())["encoding-version"] == "1.1"
+    assert folder.check() == (first, [])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("\r\n", "x\r\n"),  # of the digest column's neighbour
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace(",", ";"),
+        lambda text: "",
+        lambda text: text + "a" * 200_000,
+        lambda text: text.replace("a,a,,,", "a,a,,,zz"),
+    ],
+)
+def test_a_damaged_manifest_is_one_clear_error_and_no_obstacle(folder, damage):
+    first, _ = folder.check()
+    manifest = folder.store.path / "manifest.csv"
+    manifest.write_bytes(damage(manifest.read_bytes().decode()).encode())
+    with pytest.raises(StoreError, match=r"manifest\.csv .*run featurepipe extract again"):
+        folder.store.rows()
+    assert folder.check()[0] == first
+
+
 # -- what is missing
 
 
@@ -249,12 +386,62 @@ def test_the_plan_is_what_is_missing_in_order_once_and_retries_last(store):
     numbers = [9, 2, 0, 9, 7, 3, 8]
     rows = [Row(Sample(f"{i}", f"f{i}", None, None), digest(n)) for i, n in enumerate(numbers)]
     rows.append(Row(Sample("gone", "gone", None, None), ""))
-    assert stores.plan(rows, Path("/r"), store.entry(PIXELS)) == [
+    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    assert list(plan) == [
         Pending(digest(9), Path("/r/f0")),
         Pending(digest(7), Path("/r/f4")),
         Pending(digest(8), Path("/r/f6")),
         Pending(digest(2), Path("/r/f1"), retried=True),
     ]
+    assert (plan[-1], plan[1:3]) == (plan[3], [plan[1], plan[2]])
+    assert (len(plan), plan.samples) == (4, 5)
+    with pytest.raises(IndexError):
+        plan[4]
+
+
+def test_the_plan_is_that_of_a_plain_loop(store):
+    random = np.random.default_rng(0)
+    put(store, range(60), rows_per_shard=7, rejects=set(range(0, 60, 5)))
+    numbers = random.integers(0, 100, 10_000)  # more than a block
+    unread = random.random(len(numbers)) < 0.1
+    rows = [
+        Row(Sample(str(i), str(i), None, None), "" if gone else digest(n))
+        for i, (n, gone) in enumerate(zip(numbers, unread, strict=True))
+    ]
+    held, refused, expected, samples = store.entry(PIXELS).places(), store.entry(PIXELS).rejects(), {}, 0
+    for row in rows:
+        if row.digest and row.digest not in held:
+            expected.setdefault(row.digest, Pending(row.digest, Path("/r", row.sample.path), row.digest in refused))
+            samples += 1
+    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    assert list(plan) == sorted(expected.values(), key=lambda pending: pending.retried)
+    assert plan.samples == samples
+
+
+@pytest.mark.parametrize("rows", [[], [Row(Sample("a", "a", None, None), "")]])
+def test_nothing_to_plan(store, rows):
+    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    assert (list(plan), plan.samples) == ([], 0)
+
+
+def test_rows_and_plan_take_little_room(store):
+    count = 20_000
+    rows = stores.Rows.gather((Sample(f"a/{n}.jpg", f"a/{n}.jpg", "a", None), digest(n), None) for n in range(count))
+    entry = store.entry(PIXELS)
+    tracemalloc.start()
+    plan = stores.plan(rows, Path("/r"), entry)
+    store.write_rows(Path("/r"), rows)
+    _, peak = tracemalloc.get_traced_memory()
+    assert len(plan) == count
+    del plan
+    tracemalloc.reset_peak()
+    again = store.rows()
+    taken, reading = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(again) == count
+    assert peak < 100 * count + 4_000_000  # blocks
+    assert taken < 130 * count
+    assert reading < 200 * count
 
 
 # -- shards of several backbones

@@ -31,6 +31,7 @@ from featurepipe.cli.options import (
 )
 from featurepipe.errors import BackboneError, FeaturepipeError
 
+REHASH = click.option("--rehash", is_flag=True, help="Distrust size and modification time; read every file.")
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
 STORING = ("run", "extract", "probe")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
@@ -102,6 +103,7 @@ def main() -> None:
 @BACKBONE
 @COMPUTE
 @DEVICES
+@REHASH
 @PROBE
 @SEED
 @STRICT
@@ -135,6 +137,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     help="Planned images per file; what a crash can cost.",
 )
 @click.option("--profile", is_flag=True, help="Also print where the time went, step by step.")
+@REHASH
 @SEED
 @STRICT
 @AS_JSON

@@ -77,9 +77,11 @@ def fill_together(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-    for text in dict.fromkeys(text for _, notes in results for text in notes):
+    for text in dict.fromkeys(text for _, notes, _ in results for text in notes):
         note(text)
-    return _together([outcome for outcome, _ in results], time.perf_counter() - started)
+    for _, _, rejects in results:
+        writer.rejects |= rejects
+    return _together([outcome for outcome, _, _ in results], time.perf_counter() - started)
 
 
 def _begin(stop: Any, done: Any) -> None:
@@ -102,7 +104,7 @@ def _work(
     plan: Sequence[Pending],
     writer: Writer,
     options: Mapping[str, Any],
-) -> tuple[Outcome, list[str]]:
+) -> tuple[Outcome, list[str], dict[str, str]]:
     import torch
 
     def advance(count: int) -> None:
@@ -115,7 +117,7 @@ def _work(
     notes: list[str] = []
     made = backbones.recreate(spec, source, device=device)
     outcome = fill(plan, made, writer, **options, progress=advance, note=lambda text: notes.append(f"{device}: {text}"))
-    return outcome, notes
+    return outcome, notes, writer.rejects
 
 
 def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.manifests import Manifest
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stores import Pending, Row, Store, Writer, digest_rows, plan
+from featurepipe.stores import Known, Row, Rows, Store, Writer, digest_rows, plan
 
 
 def extract(
@@ -26,6 +26,7 @@ def extract(
     compile: str = "auto",
     devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
+    rehash: bool = False,
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def extract(
     devices : sequence of str
         More than one: each runs in a process of its own. A script must then guard its main part by
         ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
+    rehash : bool
+        Read every file, also those whose size and modification time are still what the store knows.
     listener : Listener
 
     Returns
@@ -71,7 +74,7 @@ def extract(
     target = Store.create(store or default_name(data, ".store"))
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
-        rows, unreadable = digest(manifest, workers, listener)
+        rows, unreadable = digest(manifest, workers, listener, () if rehash else target.known(manifest.root))
         target.write_rows(manifest.root, rows)
         target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
@@ -159,10 +162,12 @@ def follow_store(store: str | Path, extractor: Extractor, options: Mapping[str, 
     return extractor
 
 
-def digest(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:
+def digest(
+    manifest: Manifest, workers: int | None, listener: Listener, known: Iterable[Known] = ()
+) -> tuple[Rows, dict[str, str]]:
     """`featurepipe.stores.digest_rows`, with progress."""
     with listener.progress("checking files", len(manifest)) as advance:
-        return digest_rows(manifest, workers or extraction.default_workers(), advance)
+        return digest_rows(manifest, workers or extraction.default_workers(), advance, known)
 
 
 def fill(
@@ -183,7 +188,7 @@ def fill(
     started = time.perf_counter()
     entry = store.entry(extractor)
     todo = plan(rows, root, entry)
-    listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - _count(rows, todo)))
+    listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
     writer = Writer(entry, extraction.provenance(extractor, batch_size), rows_per_shard)
     settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
@@ -191,6 +196,9 @@ def fill(
             outcome = extraction.fill_together(todo, extractor, writer, devices, **settings, progress=advance)
         else:
             outcome = extraction.fill(todo, extractor, writer, **settings, progress=advance)
+    doubtful = outcome.rejects.keys() - writer.rejects.keys()  # not broken, but gone or changed since it was hashed
+    if doubtful:
+        store.write_rows(root, Rows.of(rows).without_stamps(doubtful))
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     return {
         "store": str(store.path),
@@ -221,13 +229,9 @@ def first_line(extractor: Extractor, samples: int, cached: int) -> str:
     )
 
 
-def _count(rows: Sequence[Row], todo: Sequence[Pending]) -> int:
-    """How many samples the planned contents stand for."""
-    wanted = {pending.digest for pending in todo}
-    return sum(row.digest in wanted for row in rows)
-
-
 def rejected_samples(rows: Sequence[Row], unreadable: Mapping[str, str], reasons: Mapping[str, str]) -> dict[str, str]:
     """Sample id → reason, in manifest order."""
-    by_id = {row.sample.id: unreadable.get(row.sample.id) or reasons.get(row.digest) for row in rows}
-    return {id_: reason for id_, reason in by_id.items() if reason}
+    if not unreadable and not reasons:
+        return {}
+    found = ((sample.id, unreadable.get(sample.id) or reasons.get(digest)) for sample, digest in rows)
+    return {id_: reason for id_, reason in found if reason}

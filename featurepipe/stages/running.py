@@ -36,6 +36,7 @@ def run(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
+    rehash: bool = False,
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -62,10 +63,10 @@ def run(
     if backbone is None or isinstance(backbone, str):
         options = {**options, "device": device, "seed": seed}
     manifest = manifests.read(data)
-    labelled = [sample for sample in manifest.samples if sample.label is not None]
-    manifests.check_labels(labelled)  # here, not after an hour of embedding
+    manifests.check_labels(manifest.samples)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
+    del manifest  # `extract` reads it again; two at a time would be one too many
     extractor = follow_store(store, make_extractor(backbone, options, listener), options)
     extracted = extract(
         data,
@@ -75,6 +76,7 @@ def run(
         batch_size=batch_size,
         workers=workers,
         compile=compile,
+        rehash=rehash,
         listener=listener,
     )
     results = folder / Store.open(store).entry(extractor).folder.name

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,21 +17,26 @@ from featurepipe import shards
 from featurepipe.backbones import PIXELS, Extractor, check_same
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
-from featurepipe.files import remove_partials, write_text
+from featurepipe.files import atomic, remove_partials, write_text
 from featurepipe.manifests import Sample
+from featurepipe.stores.rows import BLOCK, Row, Rows, Stamp
 
 ENCODING_TYPE = "featurepipe-store"
-ENCODING_VERSION = "1.0"
-MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest")
+ENCODING_VERSION = "1.1"
+MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest", "size", "mtime_ns")
+STAMP_COLUMNS = MANIFEST_COLUMNS[5:]  # since 1.1
 LOCK = ".lock"
 OWN_FILES = (LOCK, ".gitignore", "store.json", "manifest.csv", "rejects.csv")  # and what starts so: *.partial
 
 
-class Row(NamedTuple):
-    """One manifest row of a store: a sample and the sha256 of its file ('' where the file could not be read)."""
+class Known(NamedTuple):
+    """What the manifest says of a file whose stamp can be trusted; the digest as bytes."""
 
-    sample: Sample
-    digest: str
+    id: str
+    path: str
+    digest: bytes
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -160,29 +166,49 @@ class Store:
         root = self._header()["root"]
         return None if root is None else Path(root)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """The manifest, in order."""
-        manifest = self.path / "manifest.csv"
-        if not manifest.exists():
+        path = self._manifest
+        if not path.exists():
             raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
-        with open(manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
-            if not set(MANIFEST_COLUMNS) <= set(reader.fieldnames or ()):
-                raise StoreError(f"{manifest} lacks columns; run featurepipe extract again")
-            return [
-                Row(Sample(row["id"], row["path"], row["label"] or None, row["split"] or None), row["digest"])
-                for row in reader
-            ]
+        try:
+            return Rows.gather(
+                (
+                    Sample(id_, file, label or None, split or None),
+                    digest,
+                    Stamp(int(size), int(mtime)) if size else None,
+                )
+                for id_, file, label, split, digest, size, mtime in self._cells()
+            )
+        except (ValueError, IndexError, csv.Error) as error:
+            raise StoreError(f"{path} is damaged ({error}); run featurepipe extract again") from error
+
+    def known(self, root: Path) -> Iterator[Known]:
+        """What the manifest knows of the files below `root`, in its order; nothing if it is of another folder."""
+        if not self._manifest.exists() or self.root != root.resolve():
+            return
+        try:
+            for id_, path, _, _, digest, size, mtime in self._cells():
+                content = bytes.fromhex(digest)
+                if size and len(content) == 32:
+                    yield Known(id_, path, content, int(size), int(mtime))
+        except (StoreError, ValueError, IndexError, csv.Error):
+            return  # a damaged manifest is no reason to stop: the rest is read anew, and it is replaced
 
     def write_rows(self, root: Path, rows: Sequence[Row]) -> None:
-        """Replace the manifest."""
-        lines = ((s.id, s.path, s.label or "", s.split or "", digest) for s, digest in rows)
-        write_text(self.path / "manifest.csv", _csv(MANIFEST_COLUMNS, lines))
-        self._write_header(str(root.resolve()))
+        """Replace the manifest, unless it says just this already."""
+        table = Rows.of(rows)
+        if not _holds(self._manifest, _csv(MANIFEST_COLUMNS, table.lines())):
+            with atomic(self._manifest) as temporary, open(temporary, "wb") as file:
+                file.writelines(_csv(MANIFEST_COLUMNS, table.lines()))
+        header = self._header()
+        if (header["encoding-version"], header["root"]) != (ENCODING_VERSION, str(root.resolve())):
+            self._write_header(str(root.resolve()))
 
     def write_rejects(self, rejects: Mapping[str, str]) -> None:
         """Replace the ledger of samples that could not be embedded (sample id → reason)."""
-        write_text(self.path / "rejects.csv", _csv(("id", "reason"), rejects.items()))
+        with atomic(self.path / "rejects.csv") as temporary, open(temporary, "wb") as file:
+            file.writelines(_csv(("id", "reason"), rejects.items()))
 
     # -- shards -------------------------------------------------------------------------------------------------
 
@@ -269,6 +295,24 @@ class Store:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    @property
+    def _manifest(self) -> Path:
+        return self.path / "manifest.csv"
+
+    def _cells(self) -> Iterator[list[str]]:
+        """The manifest's cells, line by line, in the order of MANIFEST_COLUMNS; '' for stamps that it lacks."""
+        with open(self._manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if not set(MANIFEST_COLUMNS) - set(STAMP_COLUMNS) <= set(header):
+                raise StoreError(f"{self._manifest} lacks columns; run featurepipe extract again")
+            if tuple(header) == MANIFEST_COLUMNS:
+                yield from reader
+                return
+            where = [header.index(name) if name in header else None for name in MANIFEST_COLUMNS]
+            for line in reader:
+                yield ["" if at is None else line[at] for at in where]
+
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished."""
         held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
@@ -330,9 +374,22 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
 
 
-def _csv(header: Sequence[str], lines: Any) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)  # its own line end, \r\n, is what makes it quote both characters in names
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()
+def _stamp(size: str, mtime: str) -> Stamp | None:
+    return Stamp(int(size), int(mtime)) if size else None
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    """A table in blocks of some thousand lines; file names that are not UTF-8 keep their bytes."""
+    rest = chain([header], lines)
+    while block := list(islice(rest, BLOCK)):
+        text = io.StringIO()
+        csv.writer(text).writerows(block)  # its own line end, \r\n, is what makes it quote both characters in names
+        yield text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _holds(path: Path, blocks: Iterable[bytes]) -> bool:
+    """Whether a file consists of just these blocks."""
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        return all(file.read(len(block)) == block for block in blocks) and not file.read(1)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+import numpy as np
 from PIL import Image
 
+from featurepipe import shards
 from featurepipe.digests import sha256_file
 from featurepipe.manifests import Manifest, Sample
-from featurepipe.stores.directory import Entry, Row
+from featurepipe.stores.directory import Entry, Known
+from featurepipe.stores.rows import BLOCK, Row, Rows, keys
+
+FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
+RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 
 
 class Pending(NamedTuple):
@@ -25,40 +35,170 @@ class Pending(NamedTuple):
     retried: bool = False
 
 
+class Plan(Sequence[Pending]):
+    """What is still to be embedded, new contents first; a `Pending` is made when it is asked for.
+
+    Parameters
+    ----------
+    rows : Rows
+    root : Path
+        Where relative paths start.
+    numbers : ndarray of int
+        The row that stands for each content.
+    new : int
+        How many of them have not been tried before.
+    samples : int
+        How many rows they all stand for, copies included.
+    """
+
+    def __init__(self, rows: Rows, root: Path, numbers: np.ndarray, new: int, samples: int) -> None:
+        self._rows, self._root, self._numbers, self._new, self.samples = rows, root, numbers, new, samples
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Pending: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Pending]: ...
+
+    def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = int(self._numbers[index])
+        row = self._rows[number]
+        return Pending(row.digest, self._root / row.sample.path, index % len(self) >= self._new)
+
+
 def digest_rows(
-    manifest: Manifest, workers: int, progress: Callable[[int], object] = lambda n: None
-) -> tuple[list[Row], dict[str, str]]:
-    """Read every file of a manifest and take its sha256.
+    manifest: Manifest,
+    workers: int,
+    progress: Callable[[int], object] = lambda n: None,
+    known: Iterable[Known] = (),
+) -> tuple[Rows, dict[str, str]]:
+    """Take the sha256 of every file of a manifest, reading those that are not `known`.
+
+    A file keeps its known digest if its path, size and modification time are still the same. A file that was
+    modified less than two seconds before it was read gets no stamp: a change in the same tick of the clock would
+    not show, so that it is read again next time, as git does.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    workers : int
+        Threads that read.
+    progress : callable
+        Called with the number of files that have just been dealt with.
+    known : iterable of Known
+        Sorted by id, as the manifest is; from `featurepipe.stores.Store.known`.
 
     Returns
     -------
-    rows : list of Row
+    rows : Rows
         In manifest order; the digest is '' where the file could not be read.
     unreadable : dict
         Sample id → reason.
     """
-
-    def digest(sample: Sample) -> tuple[str, str]:
-        try:
-            return sha256_file(manifest.file(sample)), ""
-        except OSError as error:
-            return "", f"cannot be read: {error.strerror or error}"
-
-    rows, unreadable = [], {}
+    count, root = len(manifest), str(manifest.root)
+    rows = Rows(
+        manifest.samples,
+        digests=np.zeros((count, 32), np.uint8),
+        readable=np.zeros(count, bool),
+        sizes=np.full(count, -1, np.int64),
+        mtimes=np.zeros(count, np.int64),
+    )
+    unreadable: dict[str, str] = {}
+    number = 0
     with ThreadPoolExecutor(workers) as pool:
-        for sample, (found, reason) in zip(manifest.samples, pool.map(digest, manifest.samples), strict=True):
-            rows.append(Row(sample, found))
-            if reason:
-                unreadable[sample.id] = reason
-            progress(1)
+        tasks = _parts(_beside(manifest.samples, known), FILES_PER_TASK)
+        for found in _in_order(pool, lambda part: [_check(root, *pair) for pair in part], tasks, 4 * workers):
+            digests, sizes, mtimes, reasons = zip(*found, strict=True)
+            part = slice(number, number + len(found))
+            rows.digests[part] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+            rows.readable[part] = [not reason for reason in reasons]
+            rows.sizes[part], rows.mtimes[part] = sizes, mtimes
+            unreadable |= {manifest.samples[number + i].id: reason for i, reason in enumerate(reasons) if reason}
+            number += len(found)
+            progress(len(found))
     return rows, unreadable
 
 
-def plan(rows: Sequence[Row], root: Path, entry: Entry) -> list[Pending]:
+def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple[str, Known | None]]:
+    """Each sample's path and what is known of it: one pass over two tables that are sorted by id."""
+    records = iter(known)
+    record = next(records, None)
+    for sample in samples:
+        while record is not None and record.id < sample.id:
+            record = next(records, None)
+        same = record is not None and record.id == sample.id and record.path == sample.path
+        yield sample.path, record if same else None
+
+
+def _parts(items: Iterator, size: int) -> Iterator[list]:
+    while part := list(islice(items, size)):
+        yield part
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+    """`pool.map`, with no more than `ahead` tasks waiting: a million futures would fill the memory."""
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _check(root: str, path: str, known: Known | None) -> tuple[bytes, int, int, str]:
+    """A file's digest and stamp (size -1 for none), and why it cannot be read."""
+    file = os.path.join(root, path)
+    try:
+        now = time.time_ns()
+        status = os.stat(file)
+        size, mtime = status.st_size, status.st_mtime_ns
+        if known is not None and known.size == size and known.mtime_ns == mtime:
+            return known.digest, size, mtime, ""
+        digest = bytes.fromhex(sha256_file(file))
+    except OSError as error:
+        return bytes(32), -1, 0, f"cannot be read: {error.strerror or error}"
+    return (digest, size, mtime, "") if mtime < now - RACY_NS else (digest, -1, 0, "")
+
+
+def plan(rows: Sequence[Row], root: Path, entry: Entry) -> Plan:
     """The distinct contents that `entry` lacks, in manifest order; those rejected before come last, to be retried."""
-    have, refused = entry.places(), entry.rejects()
-    missing: dict[str, Pending] = {}
-    for row in rows:
-        if row.digest and row.digest not in have:
-            missing.setdefault(row.digest, Pending(row.digest, root / row.sample.path, row.digest in refused))
-    return sorted(missing.values(), key=lambda pending: pending.retried)
+    table = Rows.of(rows)
+    order = np.lexsort((~table.readable, table.keys))  # copies stand together, in manifest order
+    leads = _leads(table.keys, order)  # where each content's copies start
+    held = _mask(table.keys, order, (index.digests for index in entry.indexes))[leads]
+    refused = _mask(table.keys, order, [shards.digest_array(entry.rejects())])[leads]
+    first = order[leads]
+    missing = table.readable[first] & ~held
+    copies = np.add.reduceat(table.readable[order], leads, dtype=np.int64) if len(leads) else np.zeros(0, np.int64)
+    new, retried = np.sort(first[missing & ~refused]), np.sort(first[missing & refused])
+    return Plan(table, root, np.concatenate([new, retried]), len(new), int(copies[missing].sum()))
+
+
+def _leads(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Positions in `order`, which sorts `values`, where a value differs from the one before."""
+    differs = np.ones(len(order), bool)
+    for start in range(1, len(order), BLOCK):  # whole columns in sorted order would be two more copies
+        part = values[order[start - 1 : start + BLOCK]]
+        differs[start : start + BLOCK] = part[1:] != part[:-1]
+    return np.flatnonzero(differs)
+
+
+def _mask(values: np.ndarray, order: np.ndarray, digests: Iterable[np.ndarray]) -> np.ndarray:
+    """By position in `order`: whether that is where a value's copies start and the value is one of `digests`."""
+    found = np.zeros(len(order), bool)
+    for some in digests:
+        wanted = keys(some)
+        at = np.searchsorted(values, wanted, sorter=order)
+        wanted, at = wanted[at < len(order)], at[at < len(order)]
+        found[at[values[order[at]] == wanted]] = True
+    return found

@@ -31,6 +31,11 @@ class Writer:
         Planned samples per shard.
     number, step : int
         Of the first shard, and from one to the next; by default they follow what is there.
+
+    Attributes
+    ----------
+    rejects : dict
+        Digest → reason, of all contents that the entry is known not to embed, those just taken included.
     """
 
     entry: Entry
@@ -39,18 +44,19 @@ class Writer:
     number: int | None = None
     step: int = 1
     _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(init=False, default_factory=list)
-    _known_rejects: dict[str, str] = field(init=False)
+    rejects: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.number is None:
             names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
             self.number = max((int(name[1]) for name in names if name), default=-1) + 1
-        self._known_rejects = self.entry.rejects()
+        self.rejects = self.entry.rejects()
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
-        new = {digest: why for digest, why in rejects.items() if digest not in self._known_rejects}
+        new = {digest: why for digest, why in rejects.items() if digest not in self.rejects}
         self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
+        self.rejects |= new
         if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
             self.commit()
 
