@@ -188,12 +188,12 @@ def _draft_size(size: tuple[int, int], transform: Transform) -> tuple[int, int]:
 def _decode_jpeg(data: bytes | bytearray, image: Image.Image) -> torch.Tensor | None:
     """Decode a JPEG into an upright uint8 tensor (3, h, w); None where torchvision cannot, and Pillow shall judge."""
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.io import ImageReadMode  # also loads the operator, whose public function warns at every call
 
     raw = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
     try:
-        return decode_jpeg(raw, ImageReadMode.RGB, apply_exif_orientation=_orientation(image) is not None)
-    except RuntimeError:
+        return torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, _orientation(image) is not None)
+    except (RuntimeError, AttributeError):  # the latter: a torchvision without it
         return None
 
 

@@ -47,3 +47,11 @@ def _one_thread():
     torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _auto_is_fp32():
+    """The same precision on every machine; who tests the choice itself takes `precisions.choose_precision`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: "fp32")
+        yield
