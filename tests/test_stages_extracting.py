@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featurepipe import backbones, extraction, matrices, stages
+from featurepipe import backbones, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
+from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.stores import Store
 
 PIXELS = Pixels()
@@ -88,7 +89,8 @@ class Hooked:
 
 def extract(data, store, backbone=PIXELS):
     """The three counts of an extraction, after checking that they add up."""
-    result = stages.extract(data, store, backbone=backbone, **SMALL)
+    workers = 1 if isinstance(backbone, Hooked) else 2  # one lane takes the batches in order, and so numbers them
+    result = stages.extract(data, store, backbone=backbone, **{**SMALL, "workers": workers})
     assert result["samples"] == result["computed"] + result["reused"] + result["rejected"]
     assert result["rejected"] == len(result["rejects"])
     assert list(result["rejects"].items()) == ledger(store)
@@ -351,7 +353,7 @@ def test_a_vector_that_is_not_finite_is_a_reject(data, tmp_path):
         return change if number == 1 else None
 
     assert extract(data, tmp_path / "s", Hooked(PIXELS, spoil_third)) == (9, 0, 1)
-    assert ledger(tmp_path / "s") == [("a/4.png", extraction.NOT_FINITE)]
+    assert ledger(tmp_path / "s") == [("a/4.png", NOT_FINITE)]
     assert np.isfinite(load(tmp_path / "s").X).all()
     assert "a/4.png" not in load(tmp_path / "s").ids
     assert extract(data, tmp_path / "s") == (1, 9, 0)  # it is tried again, and a healthy backbone heals it
@@ -368,7 +370,8 @@ from featurepipe import backbones, files, images, shards, stages
 import timm.data
 
 data, base, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-net = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+transform = {"input_size": (3, 32, 32)}
+net = backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
 
 
 def die_at(target, name, call, before):
@@ -379,7 +382,7 @@ def die_at(target, name, call, before):
         if before and len(calls) == call:
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(*args, **kwargs)
-        if len(calls) == call:
+        if len(calls) >= call:  # of threads that came together, the last may be the first to return
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -399,7 +402,7 @@ print(json.dumps(endings))
 """
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
-# a *.partial. os.replace makes .gitignore, store.json, manifest.csv, store.json, rejects.csv, four shards, and
+# a *.partial; None where lanes infer while others write, and it may be either. os.replace makes .gitignore, store.json, manifest.csv, store.json, rejects.csv, four shards, and
 # rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
@@ -410,10 +413,10 @@ MOMENTS = {
     "half a shard": ("shards", "checksums", 1, True, 0, True),
     "unnamed shard": ("os", "replace", 6, True, 0, True),
     "first shard": ("os", "replace", 6, False, 1, False),
-    "inside the second shard": ("embed", "embed", 4, True, 1, False),
+    "inside the second shard": ("embed", "embed", 4, True, None, None),
     "half a second shard": ("shards", "checksums", 3, False, 1, True),
     "third shard unsynced": ("files", "_sync_file", 8, True, 2, True),
-    "before the last": ("embed", "embed", 8, True, 3, False),
+    "before the last": ("embed", "embed", 8, True, None, None),
     "no ledger": ("os", "replace", 10, True, 4, True),
 }
 
@@ -438,7 +441,8 @@ def crashed(tmp_path_factory, net):
 def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, moment):
     store, whole = crashed / moment, crashed / "whole"
     finished, (shards, partial) = shard_files(store), MOMENTS[moment][-2:]
-    assert (len(finished), bool(list(store.rglob("*.partial")))) == (shards, partial)
+    if shards is not None:
+        assert (len(finished), bool(list(store.rglob("*.partial")))) == (shards, partial)
     kept = sum(len(index.digests) for index in Store(store).entry(net).indexes) if finished else 0
     assert extract(crashed / "data", store, net) == (26 - kept, kept, 4)
     assert finished.items() <= shard_files(store).items()  # same inode, time and bytes

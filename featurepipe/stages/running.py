@@ -13,7 +13,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
-from featurepipe.stages.extracting import check_root, default_name, extract, follow_store, make_extractor
+from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -65,7 +65,7 @@ def run(
     manifests.check_labels(labelled)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
-    extractor = follow_store(store, make_extractor(backbone, options, listener), options)
+    extractor = make_extractor(backbone, options, listener, store)
     extracted = extract(
         data, store, backbone=extractor, batch_size=batch_size, workers=workers, compile=compile, listener=listener
     )
