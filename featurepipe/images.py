@@ -127,7 +127,7 @@ def _only_image_errors() -> Iterator[None]:
         raise ImageError("not an image that Pillow can read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"too large: {str(error).rstrip('.')}") from error
-    except FeaturepipeError:
+    except (FeaturepipeError, MemoryError):  # the latter is the machine's fault, not the image's
         raise
     except Exception as error:  # Pillow's plugins raise anything on broken data: OSError, SyntaxError, struct.error, …
         raise ImageError(f"broken image: {str(error) or type(error).__name__}") from error

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurepipe.digests import sha256_file
+from featurepipe.stores import Pending
+
 
 @pytest.fixture(scope="session")
 def shared():
@@ -33,6 +36,26 @@ def photos(tmp_path):
                     image.save(folder / f"{index}.{'png' if index % 3 == 2 else 'jpg'}")
         return root
 
+    return make
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Factory of what a store would plan for so many 32×32 pictures; `planned.vector(n)` is what `Pixels` must give."""
+
+    def picture(seed):
+        return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+
+    def make(count):
+        plan = []
+        for seed in range(count):
+            path = tmp_path / f"{seed:03}.png"
+            Image.fromarray(picture(seed)).save(path)
+            plan.append(Pending(sha256_file(path), path))
+        return plan
+
+    make.picture = picture
+    make.vector = lambda seed: picture(seed).transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255
     return make
 
 

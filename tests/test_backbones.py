@@ -551,7 +551,9 @@ def test_a_transform_that_would_reject_every_image_is_refused_at_once(transform,
 def test_transform_values_may_be_scalars_lists_or_arrays():
     given = {"mean": np.array([0.5, 0.25, 0.5]), "std": np.float64(0.5), "crop_pct": 1, "input_size": [3, 64, 64]}
     transform = random_resnet(transform=given).transform
-    assert transform == backbones.Transform((3, 64, 64), "bilinear", (0.5, 0.25, 0.5), (0.5,) * 3, 1.0, decoder="torchvision")
+    assert transform == backbones.Transform(
+        (3, 64, 64), "bilinear", (0.5, 0.25, 0.5), (0.5,) * 3, 1.0, decoder="torchvision"
+    )
 
 
 # Arguments
