@@ -342,7 +342,7 @@ def test_a_compiled_network_that_is_slower_is_left_again(net, compiles, before, 
 
 
 def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compiles):
-    made, most = compiles
+    _, most = compiles
     most[0] = 0
     engine = Engine(net, batch_size=4, workers=1, compile="on")
     engine.compile()

@@ -402,8 +402,8 @@ print(json.dumps(endings))
 """
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
-# a *.partial; None where lanes infer while others write, and it may be either. os.replace makes .gitignore, store.json, manifest.csv, store.json, rejects.csv, four shards, and
-# rejects.csv again.
+# a *.partial: None where lanes infer while others write, and it may be any. os.replace makes .gitignore, store.json,
+# manifest.csv, store.json, rejects.csv, four shards, and rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
     "half a manifest": ("os", "replace", 3, True, 0, True),
