@@ -19,7 +19,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from featurepipe import backbones, images
 from featurepipe.digests import sha256_state_dict
-from featurepipe.errors import BackboneError, FingerprintMismatch, WeightsUnavailable
+from featurepipe.errors import BackboneError, FingerprintMismatch, OutOfMemory, WeightsUnavailable
 
 FAMILIES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
 SMALL = {"input_size": (3, 64, 64)}
@@ -861,6 +861,135 @@ def test_the_twin_differs_in_its_weights_alone(saved):
     assert twin.fingerprint != backbones.twin(backbone.spec, "mine", seed=5).fingerprint
     again = backbones.recreate(through_json(twin.spec), through_json(twin.source))
     assert again.fingerprint == twin.fingerprint
+
+
+def test_adapted_is_what_create_would_have_made(saved):
+    backbone = backbones.create("test_resnet", weights=saved()[1], precision="fp32")
+    pixels = noise(2, backbone.transform.input_size)
+    for settings in ({"precision": "bf16"}, {"decoder": "pillow"}, {"precision": "bf16", "decoder": "draft"}):
+        adapted = backbone.adapted(**settings)
+        created = backbones.create(
+            "test_resnet",
+            weights=saved()[1],
+            precision=settings.get("precision", "fp32"),
+            transform={"decoder": settings.get("decoder")},
+        )
+        assert adapted.spec == created.spec
+        assert adapted.fingerprint == created.fingerprint != backbone.fingerprint
+        assert adapted.transform == created.transform
+        np.testing.assert_array_equal(adapted.embed(pixels), created.embed(pixels))
+        assert adapted.module is backbone.module
+        assert adapted.adapted(precision="fp32", decoder="torchvision").fingerprint == backbone.fingerprint
+    assert backbone.adapted().fingerprint == backbone.fingerprint
+    assert backbone.spec["precision"] == "fp32"  # and is not changed
+
+
+def test_adapted_forgets_what_was_compiled_for_the_other_precision():
+    compiled = dataclasses.replace(random_resnet(), compiled=lambda _: pytest.fail("the old one"), batch_size=2)
+    adapted = compiled.adapted(precision="bf16")
+    assert (adapted.compiled, adapted.batch_size) == (None, None)
+    assert adapted.embed(noise(2, SMALL["input_size"])).shape == (2, adapted.width)
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pillow", "draft"])
+def test_pixels_of_any_decoder_are_made_again(decoder):
+    pixels = backbones.Pixels(transform=dataclasses.replace(backbones.Pixels.transform, decoder=decoder))
+    again = backbones.recreate(through_json(pixels.spec), through_json(pixels.source))
+    assert (again.transform.decoder, again.fingerprint) == (decoder, pixels.fingerprint)
+
+
+# Out of memory, and compiled
+
+
+class Failing(torch.nn.Module):
+    """A network whose forward pass raises."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.weight, self.error = torch.nn.Parameter(torch.zeros(1)), error
+
+    def forward_features(self, x):
+        raise self.error
+
+
+def failing(error):
+    return dataclasses.replace(random_resnet(device="cpu"), module=Failing(error), name="net")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:60],
+)
+def test_whatever_says_that_memory_has_run_out_is_one_error(error):
+    message = "net has no memory on cpu for 3 images at once; try a smaller --batch-size"
+    with pytest.raises(OutOfMemory, match=message) as caught:
+        failing(error).embed(noise(3, SMALL["input_size"]))
+    assert caught.value.__cause__ is error
+
+
+def test_other_failures_of_a_network_are_no_want_of_memory():
+    error = RuntimeError("operation not implemented for 'MPS'\nmore lines")
+    with pytest.raises(BackboneError, match=r"net failed on 2 images on cpu: .*'MPS'.*; try --device cpu") as caught:
+        failing(error).embed(noise(2, SMALL["input_size"]))
+    assert not isinstance(caught.value, OutOfMemory)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError):  # a mistake in the code
+        failing(TypeError("mistake")).embed(noise(2, SMALL["input_size"]))
+
+
+@pytest.mark.parametrize(("count", "seen"), [(4, [4]), (3, [4]), (1, [4]), (0, [4]), (5, [])])
+def test_a_compiled_network_gets_its_own_size_only_and_rests_are_filled_up(count, seen):
+    eager, sizes = random_resnet(), []
+
+    def compiled(x):
+        sizes.append(len(x))
+        return eager.forward(x)
+
+    backbone = dataclasses.replace(eager, compiled=compiled, batch_size=4)
+    pixels = noise(count, SMALL["input_size"])
+    vectors = backbone.embed(pixels)
+    assert vectors.shape == (count, backbone.width)
+    np.testing.assert_allclose(vectors, eager.embed(pixels), rtol=1e-4, atol=1e-5)
+    assert sizes == seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda x: -x, "compiled, gives other vectors"), (lambda x: x * float("nan"), "compiled, gives other vectors")],
+    ids=["turned", "nan"],
+)
+def test_a_compiler_that_changes_the_vectors_is_not_trusted(monkeypatch, change, message):
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda x: change(forward(x)))
+    with pytest.raises(BackboneError, match=message):
+        random_resnet().compile(4)
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def compile_(forward, **_):
+        def fail(x):
+            raise AssertionError("deep inside\nwith a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    with pytest.raises(BackboneError, match="cannot be compiled: deep inside") as caught:
+        random_resnet().compile(4)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_compiled_is_the_same_backbone(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
+    backbone = random_resnet()
+    compiled = backbone.compile(4)
+    assert compiled.fingerprint == backbone.fingerprint
+    assert (compiled.batch_size, backbone.compiled) == (4, None)
 
 
 # Names and pixels

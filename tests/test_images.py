@@ -557,7 +557,7 @@ def test_jpegs_of_other_modes_are_pillows(mode, decoder):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_files_that_are_no_jpeg_are_pillows(mode, decoder, channels, interpolation):
     if mode == "I;16":
-        image = Image.fromarray((np.asarray(scene(90, 70).convert("L")).astype(np.uint16) * 257))
+        image = Image.fromarray(np.asarray(scene(90, 70).convert("L")).astype(np.uint16) * 257)
     else:
         image = scene(90, 70).convert(mode)
     worst, cosine = drift(encode(image), transform(48, interpolation, channels=channels), decoder)

@@ -654,3 +654,107 @@ def test_export_asks_which_backbone(data, tmp_path, net):
         stages.export(tmp_path / "s", tmp_path / "x.npz")
     assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone="pixels")["width"] == 3072
     assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone=net.fingerprint[:10])["width"] == net.width
+
+
+# -- what the machine chose
+
+
+TINY = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "workers": 2}
+
+
+@pytest.fixture
+def auto(monkeypatch):
+    """Lets a machine choose a precision by itself."""
+
+    def choose(precision):
+        monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: precision)
+
+    return choose
+
+
+def counts(data, store, *, precision="auto", **transform):
+    """Computed, reused, precision and decoder of an extraction with a backbone by name."""
+    transform = {"input_size": (3, 32, 32), **transform}
+    result = stages.extract(data, store, precision=precision, transform=transform, **TINY)
+    return result["computed"], result["reused"], result["precision"], result["decoder"]
+
+
+@pytest.mark.parametrize("stored", [("fp32", "pillow"), ("bf16", "torchvision"), ("fp32", "draft")])
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, auto, stored, chosen):
+    auto(chosen)
+    precision, decoder = stored
+    assert counts(data, tmp_path / "s", precision=precision, decoder=decoder) == (10, 0, *stored)
+    assert counts(data, tmp_path / "s") == (0, 10, *stored)
+    assert counts(data, tmp_path / "s", decoder="auto") == (0, 10, *stored)
+    add_five(data)
+    assert counts(data, tmp_path / "s") == (5, 10, *stored)
+
+
+def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, auto):
+    auto("fp32")
+    assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", precision="bf16") == (10, 0, "bf16", "torchvision")
+    assert counts(data, tmp_path / "s", decoder="draft") == (10, 0, "fp32", "draft")
+    assert len(stages.info(tmp_path / "s")["backbones"]) == 3
+
+
+def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, auto):
+    auto("bf16")
+    assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", decoder="pillow") == (0, 10, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", precision="fp32") == (0, 10, "fp32", "pillow")
+
+
+def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, auto):
+    auto("bf16")
+    for precision in ("fp32", "bf16"):
+        assert counts(data, tmp_path / "s", precision=precision) == (10, 0, precision, "torchvision")
+    assert counts(data, tmp_path / "s") == (0, 10, "bf16", "torchvision")
+
+
+def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, auto):
+    auto("fp32")
+    assert counts(data, tmp_path / "s", precision="bf16", decoder="pillow") == (10, 0, "bf16", "pillow")
+    assert counts(data, tmp_path / "s", crop_pct=0.5) == (10, 0, "fp32", "torchvision")
+
+
+def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, net):
+    extract(data, tmp_path / "s", net.adapted(precision="bf16", decoder="pillow"))
+    result = stages.extract(data, tmp_path / "s", backbone=net, **SMALL)
+    assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
+
+
+def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, auto):
+    def run(precision):
+        result = stages.run(
+            photos(per_class=5, name=f"photos-{len(list(tmp_path.iterdir()))}"),
+            tmp_path / "out",
+            precision=precision,
+            kind="ridge",
+            baselines="none",
+            transform={"input_size": (3, 32, 32)},
+            **TINY,
+        )
+        return result["computed"], result["precision"]
+
+    auto("bf16")
+    assert run("auto") == (10, "bf16")
+    auto("fp32")
+    assert run("auto") == (0, "bf16")
+    assert run("fp32") == (10, "fp32")
+    assert run("fp32") == (0, "fp32")
+
+
+def test_the_result_says_where_the_time_went(data, tmp_path):
+    result = stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)
+    assert result["limited_by"] in ("reading", "inferring", "writing")
+    assert set(result["stages"]) == {"read", "infer", "write"}
+    assert list(result["profile"]) == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert (result["ceiling"], result["efficiency"]) == (None, None)  # too few batches
+    assert result["decoder"] == "torchvision"
+    result = stages.extract(data, tmp_path / "other", backbone=PIXELS, batch_size=1, workers=1)
+    assert result["ceiling"] > 0
+    assert result["efficiency"] > 0
+    again = stages.extract(data, tmp_path / "s", backbone=PIXELS)
+    assert (again["limited_by"], again["ceiling"], again["efficiency"]) == (None, None, None)
