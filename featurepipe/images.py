@@ -127,7 +127,7 @@ def _only_image_errors() -> Iterator[None]:
         raise ImageError("not an image that Pillow can read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"too large: {str(error).rstrip('.')}") from error
-    except FeaturepipeError:
+    except (FeaturepipeError, MemoryError):  # the latter is the machine's fault, not the image's
         raise
     except Exception as error:  # Pillow's plugins raise anything on broken data: OSError, SyntaxError, struct.error, …
         raise ImageError(f"broken image: {str(error) or type(error).__name__}") from error
@@ -188,11 +188,11 @@ def _draft_size(size: tuple[int, int], transform: Transform) -> tuple[int, int]:
 def _decode_jpeg(data: bytes | bytearray, image: Image.Image) -> torch.Tensor | None:
     """Decode a JPEG into an upright uint8 tensor (3, h, w); None where torchvision cannot, and Pillow shall judge."""
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.io import ImageReadMode  # also loads the operator, whose public function warns at every call
 
     raw = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
     try:
-        return decode_jpeg(raw, ImageReadMode.RGB, apply_exif_orientation=_orientation(image) is not None)
+        return torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, _orientation(image) is not None)
     except RuntimeError:
         return None
 

@@ -113,7 +113,8 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
         "seen": np.unique(model.seen),
     }
     if module is not None:
-        tensors |= {f"backbone.{key}": value.cpu().numpy() for key, value in module.state_dict().items()}
+        state = module.state_dict()  # whatever its layout in memory: the file takes an array's memory as it stands
+        tensors |= {f"backbone.{key}": value.cpu().contiguous().numpy() for key, value in state.items()}
     with atomic(path, verify=load) as temporary:
         # not save_file, whose files only their owner may read
         temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))

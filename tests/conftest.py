@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurepipe.digests import sha256_file
+from featurepipe.stores import Pending
+
 
 @pytest.fixture(scope="session")
 def shared():
@@ -36,6 +39,26 @@ def photos(tmp_path):
     return make
 
 
+@pytest.fixture
+def planned(tmp_path):
+    """Factory of what a store would plan for so many 32×32 pictures; `planned.vector(n)` is what `Pixels` must give."""
+
+    def picture(seed):
+        return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+
+    def make(count):
+        plan = []
+        for seed in range(count):
+            path = tmp_path / f"{seed:03}.png"
+            Image.fromarray(picture(seed)).save(path)
+            plan.append(Pending(sha256_file(path), path))
+        return plan
+
+    make.picture = picture
+    make.vector = lambda seed: picture(seed).transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """One thread for small sums: on a busy machine, threads that wait for each other cost tenfold."""
@@ -46,4 +69,12 @@ def _one_thread():
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
     torch.set_num_threads(1)
     with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _auto_is_fp32():
+    """The same precision on every machine; who tests the choice itself takes `precisions.choose_precision`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: "fp32")
         yield

@@ -112,7 +112,8 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
     keys = result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
     assert {
         "store", "backbone", "fingerprint", "samples", "computed", "reused", "rejected", "seconds",
-        "images_per_second", "device", "precision",
+        "images_per_second", "device", "precision", "decoder", "efficiency", "limited_by", "ceiling", "stages",
+        "profile",
     } <= set(keys)  # fmt: skip
     assert (keys["samples"], keys["computed"], keys["reused"]) == (160, 160, 0)
     keys = result_of("probe", "s", "-o", "m.safetensors", "--kind", "ridge")
@@ -141,11 +142,74 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
 
 def test_talk_goes_to_stderr_and_starts_with_what_runs(here):
     for cached in (0, 160):
-        done = call("extract", "data/digits", "-s", "s", *TINY)
+        done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", "fp32")
         first = done.stderr.splitlines()[0]
         assert first == f"cpu fp32 · test_resnet (random weights, seed 0) · 160 samples, {cached} cached"
         assert done.stdout.startswith(f"160 samples: {160 - cached} computed, {cached} reused, 0 rejected")
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_second_line_says_what_limited_and_how_near_to_the_ceiling(here):
+    spent = r"  reading \d+\.\d s, inferring \d+\.\d s, writing \d+\.\d s; limited by (reading|inferring|writing); "
+    long = call("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1").stdout.splitlines()
+    assert re.fullmatch(spent + r"\d+ % of this machine's ceiling of [\d.e+]+ images/s", long[1])
+    short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100").stdout.splitlines()
+    assert re.fullmatch(spent + "too short a run to say how near to this machine's ceiling", short[1])
+
+
+def test_the_json_says_it_too(here):
+    result = result_of("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1")
+    assert result["limited_by"] in ("reading", "inferring", "writing")
+    assert set(result["stages"]) == {"read", "infer", "write"}
+    assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=1e-2)
+    assert sum(step["share"] for name, step in result["profile"].items() if name != "write") == pytest.approx(
+        1, abs=0.01
+    )
+    assert (result["decoder"], result["precision"]) == ("torchvision", "fp32")
+
+
+def test_a_profile_is_a_table_of_steps_beside_the_result(here):
+    plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
+    lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
+    assert len(lines) == len(plain) + 7
+    assert lines[-7].split() == ["step", "thread", "s", "ms/image", "share"]
+    assert [line.split()[0] for line in lines[-6:]] == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert result_of("extract", "data/digits", "-s", "u", *TINY, "--profile")["profile"]["infer"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pillow", "draft", "auto"])
+def test_the_decoder_may_be_chosen_and_is_in_the_fingerprint(here, decoder):
+    made = result_of("extract", "data/digits", "-s", "s", *TINY, "--decoder", decoder)
+    assert made["decoder"] == decoder.replace("auto", "torchvision")
+    default = result_of("extract", "data/digits", "-s", "t", *TINY)
+    assert (made["fingerprint"] == default["fingerprint"]) is (decoder in ("torchvision", "auto"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_the_precision_may_be_chosen(here, precision):
+    done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", precision, "--json")
+    wanted = precision.replace("auto", "fp32")
+    assert json.loads(done.stdout)["precision"] == wanted
+    assert done.stderr.startswith(f"cpu {wanted} · ")
+
+
+@pytest.mark.parametrize("command", ["run", "extract", "evaluate", "predict"])
+def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
+    from featurepipe import extraction
+
+    asked, real = [], extraction.fill
+    model = result_of("run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge")["model"]
+    arguments = {
+        "extract": ["data/digits", "-s", "s", "-b", "pixels"],
+        "run": ["data/digits", "-o", "q", "-b", "pixels", "--kind", "ridge"],
+        "evaluate": [model, "data/digits"],
+        "predict": [model, "data/digits", "-o", "p.csv"],
+    }[command]
+    monkeypatch.setattr(extraction, "fill", lambda *a, compile, **k: (asked.append(compile), real(*a, **k))[1])
+    for given in ([], ["--compile", "off"], ["--compile", "on"]):
+        (here / "s").is_dir() and shutil.rmtree(here / "s")
+        result_of(command, *arguments, *given)
+    assert asked == ["auto", "off", "on"]
 
 
 def test_the_bundled_backbone_is_named_as_such(here):
@@ -263,6 +327,9 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--seed", "-1"],
         ["extract", "d", "--mean", "0.5"],
         ["extract", "d", "--precision", "int8"],
+        ["extract", "d", "--decoder", "gd"],
+        ["extract", "d", "--compile", "maybe"],
+        ["evaluate", "m", "d", "--profile"],
         ["extract", "d", "--batch-size", "0"],
         ["extract", "d", "--backbone-arg", "novalue"],
         ["extract", "d", "--crop-pct", "0"],

@@ -22,6 +22,8 @@ def test_every_error_is_ours_documented_and_carries_its_message(error):
         (errors.ImageError, ValueError),
         (errors.BackboneError, ValueError),
         (errors.WeightsUnavailable, OSError),
+        (errors.OutOfMemory, MemoryError),
+        (errors.OutOfMemory, errors.BackboneError),
         (errors.StoreError, OSError),
         (errors.ShardCorrupt, OSError),
         (errors.FingerprintMismatch, ValueError),

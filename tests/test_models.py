@@ -226,7 +226,7 @@ def network(tmp_path_factory):
     """A backbone with a weights file of its own."""
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     module = backbones.create("test_resnet", **TINY).module
-    save_file({k: v.numpy() for k, v in module.state_dict().items()}, path)
+    save_file({k: v.contiguous().numpy() for k, v in module.state_dict().items()}, path)
     options = {key: value for key, value in TINY.items() if key != "random_weights"}
     return path, backbones.create("test_resnet", weights=path, **options)
 

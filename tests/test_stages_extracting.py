@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featurepipe import backbones, extraction, matrices, stages
+from featurepipe import backbones, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
+from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.stores import Store, planning
 
 PIXELS = Pixels()
@@ -88,7 +89,8 @@ class Hooked:
 
 def extract(data, store, backbone=PIXELS):
     """The three counts of an extraction, after checking that they add up."""
-    result = stages.extract(data, store, backbone=backbone, **SMALL)
+    workers = 1 if isinstance(backbone, Hooked) else 2  # one lane takes the batches in order, and so numbers them
+    result = stages.extract(data, store, backbone=backbone, **{**SMALL, "workers": workers})
     assert result["samples"] == result["computed"] + result["reused"] + result["rejected"]
     assert result["rejected"] == len(result["rejects"])
     assert list(result["rejects"].items()) == ledger(store)
@@ -402,7 +404,7 @@ def test_a_vector_that_is_not_finite_is_a_reject(data, tmp_path):
         return change if number == 1 else None
 
     assert extract(data, tmp_path / "s", Hooked(PIXELS, spoil_third)) == (9, 0, 1)
-    assert ledger(tmp_path / "s") == [("a/4.png", extraction.NOT_FINITE)]
+    assert ledger(tmp_path / "s") == [("a/4.png", NOT_FINITE)]
     assert np.isfinite(load(tmp_path / "s").X).all()
     assert "a/4.png" not in load(tmp_path / "s").ids
     assert extract(data, tmp_path / "s") == (1, 9, 0)  # it is tried again, and a healthy backbone heals it
@@ -419,7 +421,8 @@ from featurepipe import backbones, files, images, shards, stages
 import timm.data
 
 data, base, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-net = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+transform = {"input_size": (3, 32, 32)}
+net = backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
 
 
 def die_at(target, name, call, before):
@@ -430,7 +433,7 @@ def die_at(target, name, call, before):
         if before and len(calls) == call:
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(*args, **kwargs)
-        if len(calls) == call:
+        if len(calls) >= call:  # of threads that came together, the last may be the first to return
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -450,8 +453,8 @@ print(json.dumps(endings))
 """
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
-# a *.partial. os.replace makes .gitignore, store.json, manifest.csv, store.json, rejects.csv, four shards, and
-# rejects.csv again.
+# a *.partial: None where lanes infer while others write, and it may be any. os.replace makes .gitignore, store.json,
+# manifest.csv, store.json, rejects.csv, four shards, and rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
     "half a manifest": ("os", "replace", 3, True, 0, True),
@@ -461,10 +464,10 @@ MOMENTS = {
     "half a shard": ("shards", "checksums", 1, True, 0, True),
     "unnamed shard": ("os", "replace", 6, True, 0, True),
     "first shard": ("os", "replace", 6, False, 1, False),
-    "inside the second shard": ("embed", "embed", 4, True, 1, False),
+    "inside the second shard": ("embed", "embed", 4, True, None, None),
     "half a second shard": ("shards", "checksums", 3, False, 1, True),
     "third shard unsynced": ("files", "_sync_file", 8, True, 2, True),
-    "before the last": ("embed", "embed", 8, True, 3, False),
+    "before the last": ("embed", "embed", 8, True, None, None),
     "no ledger": ("os", "replace", 10, True, 4, True),
 }
 
@@ -489,7 +492,8 @@ def crashed(tmp_path_factory, net):
 def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, moment):
     store, whole = crashed / moment, crashed / "whole"
     finished, (shards, partial) = shard_files(store), MOMENTS[moment][-2:]
-    assert (len(finished), bool(list(store.rglob("*.partial")))) == (shards, partial)
+    if shards is not None:
+        assert (len(finished), bool(list(store.rglob("*.partial")))) == (shards, partial)
     kept = sum(len(index.digests) for index in Store(store).entry(net).indexes) if finished else 0
     assert extract(crashed / "data", store, net) == (26 - kept, kept, 4)
     assert finished.items() <= shard_files(store).items()  # same inode, time and bytes
@@ -701,3 +705,107 @@ def test_export_asks_which_backbone(data, tmp_path, net):
         stages.export(tmp_path / "s", tmp_path / "x.npz")
     assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone="pixels")["width"] == 3072
     assert stages.export(tmp_path / "s", tmp_path / "x.npz", backbone=net.fingerprint[:10])["width"] == net.width
+
+
+# -- what the machine chose
+
+
+TINY = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "workers": 2}
+
+
+@pytest.fixture
+def auto(monkeypatch):
+    """Lets a machine choose a precision by itself."""
+
+    def choose(precision):
+        monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: precision)
+
+    return choose
+
+
+def counts(data, store, *, precision="auto", **transform):
+    """Computed, reused, precision and decoder of an extraction with a backbone by name."""
+    transform = {"input_size": (3, 32, 32), **transform}
+    result = stages.extract(data, store, precision=precision, transform=transform, **TINY)
+    return result["computed"], result["reused"], result["precision"], result["decoder"]
+
+
+@pytest.mark.parametrize("stored", [("fp32", "pillow"), ("bf16", "torchvision"), ("fp32", "draft")])
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, auto, stored, chosen):
+    auto(chosen)
+    precision, decoder = stored
+    assert counts(data, tmp_path / "s", precision=precision, decoder=decoder) == (10, 0, *stored)
+    assert counts(data, tmp_path / "s") == (0, 10, *stored)
+    assert counts(data, tmp_path / "s", decoder="auto") == (0, 10, *stored)
+    add_five(data)
+    assert counts(data, tmp_path / "s") == (5, 10, *stored)
+
+
+def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, auto):
+    auto("fp32")
+    assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", precision="bf16") == (10, 0, "bf16", "torchvision")
+    assert counts(data, tmp_path / "s", decoder="draft") == (10, 0, "fp32", "draft")
+    assert len(stages.info(tmp_path / "s")["backbones"]) == 3
+
+
+def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, auto):
+    auto("bf16")
+    assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", decoder="pillow") == (0, 10, "fp32", "pillow")
+    assert counts(data, tmp_path / "s", precision="fp32") == (0, 10, "fp32", "pillow")
+
+
+def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, auto):
+    auto("bf16")
+    for precision in ("fp32", "bf16"):
+        assert counts(data, tmp_path / "s", precision=precision) == (10, 0, precision, "torchvision")
+    assert counts(data, tmp_path / "s") == (0, 10, "bf16", "torchvision")
+
+
+def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, auto):
+    auto("fp32")
+    assert counts(data, tmp_path / "s", precision="bf16", decoder="pillow") == (10, 0, "bf16", "pillow")
+    assert counts(data, tmp_path / "s", crop_pct=0.5) == (10, 0, "fp32", "torchvision")
+
+
+def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, net):
+    extract(data, tmp_path / "s", net.adapted(precision="bf16", decoder="pillow"))
+    result = stages.extract(data, tmp_path / "s", backbone=net, **SMALL)
+    assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
+
+
+def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, auto):
+    def run(precision):
+        result = stages.run(
+            photos(per_class=5, name=f"photos-{len(list(tmp_path.iterdir()))}"),
+            tmp_path / "out",
+            precision=precision,
+            kind="ridge",
+            baselines="none",
+            transform={"input_size": (3, 32, 32)},
+            **TINY,
+        )
+        return result["computed"], result["precision"]
+
+    auto("bf16")
+    assert run("auto") == (10, "bf16")
+    auto("fp32")
+    assert run("auto") == (0, "bf16")
+    assert run("fp32") == (10, "fp32")
+    assert run("fp32") == (0, "fp32")
+
+
+def test_the_result_says_where_the_time_went(data, tmp_path):
+    result = stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)
+    assert result["limited_by"] in ("reading", "inferring", "writing")
+    assert set(result["stages"]) == {"read", "infer", "write"}
+    assert list(result["profile"]) == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert (result["ceiling"], result["efficiency"]) == (None, None)  # too few batches
+    assert result["decoder"] == "torchvision"
+    result = stages.extract(data, tmp_path / "other", backbone=PIXELS, batch_size=1, workers=1)
+    assert result["ceiling"] > 0
+    assert result["efficiency"] > 0
+    again = stages.extract(data, tmp_path / "s", backbone=PIXELS)
+    assert (again["limited_by"], again["ceiling"], again["efficiency"]) == (None, None, None)

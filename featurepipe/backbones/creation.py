@@ -271,8 +271,9 @@ def recreate(
         What was made differs from `spec`: the message names the fields.
     """
     if spec["architecture"] == PIXELS:
-        check_same(Pixels().spec, spec)
-        return Pixels()
+        pixels = Pixels(transform=replace(Pixels.transform, decoder=spec["transform"]["decoder"]))
+        check_same(pixels.spec, spec)
+        return pixels
     file = weights or source["weights"]
     random_seed = None if file else source["random_seed"]
     made = create(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from featurepipe.backbones import Transform
+from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.digests import sha256_bytes
 from featurepipe.errors import ImageError
 from featurepipe.images import decode, to_pixels
@@ -28,7 +29,8 @@ class Batch:
     rejects : dict
         Digest → reason: contents that are broken, now and for ever.
     unreadable : dict
-        Digest → reason: files that could not be read this time, or changed since they were listed.
+        Digest → reason: files that could not be read this time (or decoded, for want of memory), or changed since
+        they were listed.
     load_seconds, decode_seconds : float
         Spent on reading and hashing, and on decoding, resizing and cropping.
     decode_cpu_seconds : float
@@ -61,6 +63,10 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
             rejects[pending.digest] = _printable(str(error))
         except OSError as error:
             unreadable[pending.digest] = f"cannot be read: {error.strerror or error}"
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            unreadable[pending.digest] = "cannot be decoded: no memory; try fewer --workers"
     seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu
     return Batch(
         digests,

@@ -68,9 +68,7 @@ def extract(
     """
     started = time.perf_counter()
     manifest = manifests.read(data)
-    extractor = follow_store(
-        store or default_name(data, ".store"), make_extractor(backbone, options, listener), options
-    )
+    extractor = make_extractor(backbone, options, listener, store or default_name(data, ".store"))
     target = Store.create(store or default_name(data, ".store"))
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
@@ -117,9 +115,9 @@ def check_root(store: Store, root: Path, listener: Listener, *, refuse: str | No
 
 
 def make_extractor(
-    backbone: str | Extractor | None, options: Mapping[str, Any], listener: Listener = SILENT
+    backbone: str | Extractor | None, options: Mapping[str, Any], listener: Listener, store: str | Path
 ) -> Extractor:
-    """The backbone itself, or the one of that name; a download that takes its time is announced.
+    """The backbone itself, or the one of that name, as `store` holds it; a download that takes its time is announced.
 
     Raises
     ------
@@ -132,11 +130,11 @@ def make_extractor(
         return backbone
     local = backbone in (None, backbones.BUNDLED, backbones.PIXELS)
     if local or options.get("weights") is not None or options.get("random_weights"):
-        return backbones.create(backbone, **options)
+        return follow_store(store, backbones.create(backbone, **options), options)
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
     waiting.start()
     try:
-        return backbones.create(backbone, **options)
+        return follow_store(store, backbones.create(backbone, **options), options)
     finally:
         waiting.cancel()
 

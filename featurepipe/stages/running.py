@@ -13,7 +13,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
-from featurepipe.stages.extracting import check_root, default_name, extract, follow_store, make_extractor
+from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -67,7 +67,7 @@ def run(
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
     del manifest  # `extract` reads it again; two at a time would be one too many
-    extractor = follow_store(store, make_extractor(backbone, options, listener), options)
+    extractor = make_extractor(backbone, options, listener, store)
     extracted = extract(
         data,
         store,

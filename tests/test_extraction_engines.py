@@ -1,0 +1,377 @@
+"""Engines: the size of batches, what happens without memory, and whether compiling pays."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from featurepipe import backbones
+from featurepipe.backbones import Backbone, Pixels
+from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.extraction import Engine, Memory, engines, fill
+from featurepipe.extraction.engines import BatchSize, lane_batch
+
+PIXELS = Pixels()
+DEVICES = pytest.mark.parametrize("device", ["cpu", "cuda"])  # the latter is a name here; nothing of torch's runs
+
+
+@pytest.fixture(scope="module")
+def net():
+    transform = {"input_size": (3, 32, 32)}
+    return backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
+
+
+class Greedy:
+    """A backbone that has memory for `most` images at once."""
+
+    def __init__(self, most, device="cpu", inner=PIXELS):
+        self.most, self.device, self.inner, self.tried = most, device, inner, []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def embed(self, pixels):
+        self.tried.append(len(pixels))
+        if len(pixels) > self.most:
+            raise OutOfMemory(f"no memory for {len(pixels)} images")
+        return self.inner.embed(pixels)
+
+
+def noise(count, size=(3, 32, 32)):
+    return np.random.default_rng(0).integers(0, 256, (count, *size), np.uint8)
+
+
+# -- how many at once
+
+
+def grow(speeds, *, start=32):
+    """The sizes that a batch size runs through where `speeds` says how many images a second a size makes."""
+    size, seen = BatchSize(start, ramp=True), []
+    for _ in range(60):
+        seen.append(size.current)
+        size.record(size.current, size.current / speeds(size.current))
+    return list(dict.fromkeys(seen)), size.current
+
+
+def test_a_batch_size_doubles_for_as_long_as_that_is_faster():
+    assert grow(lambda size: min(size, 128)) == ([32, 64, 128, 256], 128)
+    assert grow(lambda size: size) == ([32, 64, 128, 256, 512, 1024], 1024)
+    assert grow(lambda size: 100) == ([32, 64], 32)
+    assert grow(lambda size: 100 * 1.04 ** (size // 32)) == ([32, 64], 32)  # too little to be more than chance
+
+
+def test_a_batch_size_without_ramp_stays():
+    size = BatchSize(8, ramp=False)
+    for _ in range(10):
+        size.record(8, 0.001)
+    assert size.current == 8
+
+
+def test_the_rests_of_a_plan_do_not_count_for_the_ramp():
+    size = BatchSize(32, ramp=True)
+    for _ in range(10):
+        size.record(5, 0.001)
+    assert size.current == 32
+
+
+def test_a_size_that_failed_is_halved_for_good_and_once():
+    size = BatchSize(32, ramp=True)
+    assert size.halve(32)
+    assert size.current == 16
+    assert not size.halve(32)  # another thread had the same news
+    for _ in range(10):
+        size.record(16, 0.001)
+    assert size.current == 16
+    assert size.halve(10)  # a rest of the plan, smaller than a batch
+    assert size.current == 5
+
+
+def test_a_single_image_cannot_be_halved():
+    assert not BatchSize(1, ramp=False).halve(1)
+
+
+@pytest.mark.parametrize(("side", "images"), [(32, 64), (160, 15), (224, 8), (384, 4), (1024, 4)])
+def test_a_lanes_batch_holds_as_many_pixels_as_a_cache(side, images):
+    transform = backbones.Transform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
+    assert lane_batch(Pixels(transform=transform)) == images
+
+
+def test_one_lane_per_core_that_this_process_may_use():
+    assert Engine(PIXELS).lanes == min(engines.default_workers(), engines.MAX_LANES)
+    assert Engine(PIXELS, workers=40).lanes == 40
+
+
+# -- without memory
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 31, 32, 1000])
+@DEVICES
+def test_what_needs_too_much_memory_is_done_in_smaller_pieces(most, device):
+    engine = Engine(Greedy(most, device), batch_size=32)
+    pixels = noise(77)
+    np.testing.assert_array_equal(engine.infer(pixels), PIXELS.embed(pixels))
+    assert engine.size.current == {1: 1, 3: 2, 5: 4, 31: 16, 32: 32, 1000: 32}[most]
+    halvings = [32, 16, 8, 4, 2][: {1: 5, 3: 4, 5: 3, 31: 1, 32: 0, 1000: 0}[most]]
+    assert list(engine.notes) == [
+        f"note: no memory for {size} images at once on {device}; going on with {size // 2}" for size in halvings
+    ]
+
+
+def test_the_smaller_size_is_remembered():
+    backbone = Greedy(8)
+    engine = Engine(backbone, batch_size=32)
+    engine.infer(noise(32))
+    backbone.tried.clear()
+    engine.infer(noise(32))
+    assert backbone.tried == [8, 8, 8, 8]
+
+
+def test_one_image_too_many_is_one_clear_error():
+    engine = Engine(Greedy(0), batch_size=4)
+    with pytest.raises(OutOfMemory, match="no memory for 1 images"):
+        engine.infer(noise(4))
+    assert engine.size.current == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [None, 16, 7])
+@DEVICES
+def test_an_extraction_goes_on_in_order_with_what_memory_there_is(planned, workers, batch_size, device):
+    plan, sink, notes = planned(50), Memory(), []
+    fill(plan, Greedy(3, device), sink, batch_size=batch_size, workers=workers, note=notes.append)
+    assert list(sink.vectors) == [pending.digest for pending in plan]
+    assert all(np.array_equal(sink.vectors[p.digest], planned.vector(n)) for n, p in enumerate(plan))
+    assert notes
+    assert len(set(notes)) == len(notes)
+    assert notes[-1].startswith("note: no memory for ")
+    assert notes[-1].endswith(("going on with 3", "going on with 2"))
+
+
+@DEVICES
+def test_an_extraction_without_memory_for_one_image_ends_with_one_line(planned, device):
+    with pytest.raises(OutOfMemory, match="no memory for 1 images"):
+        fill(planned(20), Greedy(0, device), Memory(), batch_size=8, workers=2)
+
+
+def test_threads_that_fail_at_the_same_moment_halve_once():
+    together = threading.Barrier(2)
+
+    class Together(Greedy):
+        def embed(self, pixels):
+            if len(pixels) > self.most:
+                together.wait(10)
+            return super().embed(pixels)
+
+    engine, found, pixels = Engine(Together(4), batch_size=8, workers=2), {}, noise(16)
+    parts = {0: pixels[:8], 1: pixels[8:]}
+    threads = [
+        threading.Thread(target=lambda n=n, part=part: found.update({n: engine.infer(part)}))
+        for n, part in parts.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(np.concatenate([found[0], found[1]]), PIXELS.embed(pixels))
+    assert (engine.size.current, len(engine.notes)) == (4, 1)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+import torch
+from PIL import Image
+from featurepipe import backbones
+from featurepipe.extraction import Memory, fill
+from featurepipe.stores import Pending
+
+torch.set_num_threads(1)
+transform = {"input_size": (3, 128, 128), "decoder": "pillow"}
+net = backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
+rng = np.random.default_rng(0)
+plan = [Pending(str(n), Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8))) for n in range(300)]
+wanted, found, notes = Memory(), Memory(), []
+fill(plan, net, wanted, batch_size=4, workers=1, compile="off")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
+fill(plan, net, found, batch_size=300, workers=1, compile="off", note=notes.append)
+assert list(found.vectors) == list(wanted.vectors)
+a, b = (np.stack(list(memory.vectors.values())) for memory in (wanted, found))
+print(np.abs(a - b).max() <= 1e-4 * np.abs(a).max(), len(notes), notes[0] if notes else "")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits address space, and reads /proc")
+def test_a_process_that_really_runs_out_of_memory_goes_on_with_less():
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    same, count, note = done.stdout.split(maxsplit=2)
+    assert same == "True"
+    assert int(count) >= 1
+    assert note.startswith("note: no memory for 300 images at once on cpu; going on with 150")
+
+
+# -- compiling
+
+
+def timed(net, *, seconds=0.01, batches=16, compile="auto"):
+    """An engine of two lanes that has run batches at so many seconds per image."""
+    engine = Engine(net, batch_size=2, workers=2, compile=compile)
+    engine._times.extend([seconds] * batches)
+    return engine
+
+
+def test_compiling_is_wanted_once_and_only_if_the_images_left_repay_it(net):
+    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN) / 0.01 * 2) + 1  # at 10 ms on two lanes
+    engine = timed(net)
+    assert not engine.wants_compiling(0)
+    assert not engine.wants_compiling(enough // 2)
+    assert engine.wants_compiling(enough)
+    assert not engine.wants_compiling(enough)
+    assert not timed(net, seconds=0.005).wants_compiling(enough)
+
+
+def test_compiling_waits_until_the_batches_times_can_be_trusted(net):
+    assert not timed(net, batches=15).wants_compiling(10**9)
+    assert timed(net, batches=16).wants_compiling(10**9)
+
+
+def test_compiling_is_off_where_it_was_turned_off_or_there_is_no_network(net):
+    assert not timed(net, compile="off").wants_compiling(10**9)
+    assert not timed(PIXELS).wants_compiling(10**9)
+    assert not timed(PIXELS, compile="on").wants_compiling(10**9)
+
+
+def test_compiling_that_was_asked_for_is_wanted_at_once_and_once(net):
+    engine = Engine(net, compile="on")
+    assert engine.wants_compiling(1)
+    assert not engine.wants_compiling(10**9)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A C++ compiler, whether there is one or not."""
+    monkeypatch.setattr(engines, "_has_compiler", lambda: True)
+
+
+def vectors_of(planned, net, **options):
+    """Vectors of ten pictures, as (10, width), and what was noted."""
+    sink, notes = Memory(), []
+    fill(planned(10), net, sink, batch_size=4, workers=2, note=notes.append, **options)
+    return np.stack(list(sink.vectors.values())), notes
+
+
+def test_a_network_that_cannot_be_compiled_goes_on_without(planned, net, compiler, monkeypatch):
+    def fail(*_):
+        raise BackboneError("test_resnet cannot be compiled: no reason")
+
+    wanted, _ = vectors_of(planned, net, compile="off")
+    monkeypatch.setattr(Backbone, "compile", fail)
+    found, notes = vectors_of(planned, net, compile="on")
+    assert found.tobytes() == wanted.tobytes()
+    assert notes == ["note: test_resnet cannot be compiled: no reason; going on without"]
+
+
+def test_without_a_compiler_nothing_is_tried_and_it_is_said_once(planned, net, monkeypatch):
+    wanted, _ = vectors_of(planned, net, compile="off")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
+    found, notes = vectors_of(planned, net, compile="on")
+    assert found.tobytes() == wanted.tobytes()
+    assert notes == ["note: no C++ compiler found (g++, or the environment's CXX); not compiled"]
+
+
+class Compiled:
+    """What `Backbone.compile` might make: the same vectors, and it knows how often it was asked."""
+
+    def __init__(self, inner, most=10**9):
+        self.inner, self.most, self.tried = inner, most, []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def embed(self, pixels):
+        self.tried.append(len(pixels))
+        if len(pixels) > self.most:
+            raise OutOfMemory("no memory")
+        return self.inner.embed(pixels)
+
+
+@pytest.fixture
+def compiles(compiler, monkeypatch):
+    """Lets compiling make a `Compiled`; returns the list of all that were made."""
+    made = []
+
+    def compile_(self, batch_size, most=10**9):
+        made.append((Compiled(self, compiles_most[0]), batch_size))
+        return made[-1][0]
+
+    compiles_most = [10**9]
+    monkeypatch.setattr(Backbone, "compile", compile_)
+    return made, compiles_most
+
+
+def test_the_compiled_network_takes_over_at_the_size_of_the_time(net, compiles):
+    made, _ = compiles
+    engine = Engine(net, batch_size=3, workers=1, compile="on")
+    engine.compile()
+    ((compiled, size),) = made
+    assert size == 3
+    assert engine.extractor is compiled
+    np.testing.assert_array_equal(
+        engine.infer(noise(7)), np.concatenate([net.embed(noise(7)[i : i + 3]) for i in (0, 3, 6)])
+    )
+    assert compiled.tried == [3, 3, 1]
+    assert engine.notes.popleft().startswith("compiled in ")
+
+
+@pytest.mark.parametrize(("before", "stays"), [(1e-9, False), (1e9, True)])
+def test_a_compiled_network_that_is_slower_is_left_again(net, compiles, before, stays):
+    engine = Engine(net, batch_size=2, workers=1)
+    engine._times.extend([before] * 10)
+    engine.compile()
+    engine.notes.clear()
+    engine.infer(noise(2 * engines.TRIALS))
+    assert (engine.extractor is not net) is stays
+    assert list(engine.notes) == ([] if stays else ["note: compiled, the network is slower here; going on without"])
+
+
+def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compiles):
+    _, most = compiles
+    most[0] = 0
+    engine = Engine(net, batch_size=4, workers=1, compile="on")
+    engine.compile()
+    pixels = noise(4)
+    np.testing.assert_allclose(engine.infer(pixels), net.embed(pixels), rtol=1e-4, atol=1e-5)
+    assert (engine.extractor is net, engine.size.current) == (True, 2)
+    assert not engine.wants_compiling(10**9)
+
+
+def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, monkeypatch):
+    monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(engines, "TRIALS", 2)
+    made, _ = compiles
+    plan, plain, sink, notes = planned(60), Memory(), Memory(), []
+    fill(plan, net, plain, batch_size=2, workers=2, compile="off")
+    outcome = fill(plan, net, sink, batch_size=2, workers=2, note=notes.append)
+    assert len(made) == 1
+    assert made[0][0].tried
+    assert notes[0].startswith("compiled in ")
+    assert outcome.compile_seconds > 0
+    assert list(sink.vectors) == [pending.digest for pending in plan]
+    assert all(np.array_equal(sink.vectors[pending.digest], plain.vectors[pending.digest]) for pending in plan)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(planned, net):
+    wanted, _ = vectors_of(planned, net, compile="off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's compiler
+        found, notes = vectors_of(planned, net, compile="on")
+    assert [note.split(" in ")[0] for note in notes] == ["compiled"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())

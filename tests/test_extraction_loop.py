@@ -1,0 +1,397 @@
+"""The loop: each image's own vector in planned order, whatever the lanes, the batch and the neighbours do."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featurepipe import backbones, images
+from featurepipe.backbones import Pixels
+from featurepipe.digests import sha256_file
+from featurepipe.errors import BackboneError
+from featurepipe.extraction import Memory, fill, reading
+from featurepipe.extraction.loop import NOT_FINITE
+from featurepipe.stores import Pending
+
+PIXELS = Pixels()
+LANES = pytest.mark.parametrize("workers", [1, 2, 16])
+DEVICES = pytest.mark.parametrize("device", ["cpu", "cuda"])  # the latter is a name here; nothing of torch's runs
+
+
+@pytest.fixture(scope="module")
+def net():
+    transform = {"input_size": (3, 32, 32)}
+    return backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
+
+
+class Hooked:
+    """A backbone that shows each batch of pixels to a function, which may raise or return other vectors."""
+
+    def __init__(self, inner, hook=lambda pixels, vectors: None, device="cpu"):
+        self.inner, self.hook, self.device = inner, hook, device
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def embed(self, pixels):
+        vectors = self.inner.embed(pixels)
+        changed = self.hook(pixels, vectors)
+        return vectors if changed is None else changed
+
+
+class Order(Memory):
+    """A sink that remembers what came when."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.committed = [], 0
+
+    def append(self, digests, vectors, rejects):
+        super().append(digests, vectors, rejects)
+        self.calls.append((list(digests), dict(rejects)))
+
+    def commit(self):
+        self.committed = len(self.calls)
+
+
+class Broken(Exception):
+    pass
+
+
+def place(pixels, picture):
+    """Where in a batch a picture is; None if it is in another."""
+    (found,) = np.nonzero((pixels == picture.transpose(2, 0, 1)).all(axis=(1, 2, 3)))
+    return found[0] if len(found) else None
+
+
+def raises_at(picture, error):
+    def hook(pixels, _):
+        if place(pixels, picture) is not None:
+            raise error
+
+    return hook
+
+
+def threads_left():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("lane", "device"))]
+
+
+# -- the right vector
+
+
+@LANES
+@DEVICES
+def test_every_image_gets_its_own_vector_in_order(planned, monkeypatch, workers, device):
+    plan, sink = planned(41), Order()
+    lag, real = np.random.default_rng(0).uniform(0, 0.004, 41), images.decode
+
+    def late(data, transform):  # so that decoding ends out of order
+        time.sleep(lag[len(data) % 41])
+        return real(data, transform)
+
+    monkeypatch.setattr(reading, "decode", late)
+    late_batches = Hooked(PIXELS, lambda pixels, _: time.sleep(lag[int(pixels[0, 0, 0, 0]) % 41]), device)
+    outcome = fill(plan, late_batches, sink, batch_size=4, workers=workers)
+    assert [digest for digests, _ in sink.calls for digest in digests] == [pending.digest for pending in plan]
+    assert outcome.computed == 41
+    for seed, pending in enumerate(plan):
+        assert np.array_equal(sink.vectors[pending.digest], planned.vector(seed))
+    assert not threads_left()
+
+
+@DEVICES
+def test_pixels_do_not_depend_on_the_batch(planned, device):
+    plan, found = planned(7), []
+    for size in (1, 3, 7, 100, None):
+        sink = Memory()
+        fill(plan, Hooked(PIXELS, device=device), sink, batch_size=size)
+        found.append(np.stack([sink.vectors[pending.digest] for pending in plan]))
+    assert all(np.array_equal(found[0], other) for other in found)
+
+
+def test_embeddings_do_not_depend_on_the_batch(planned, net):
+    """BatchNorm in training mode would fail this by far."""
+    plan, found = planned(9), []
+    for size in (1, 4, 9, None):
+        sink = Memory()
+        net.module.train()  # somebody's notebook did
+        fill(plan, net, sink, batch_size=size, workers=2)
+        found.append(np.stack([sink.vectors[pending.digest] for pending in plan]))
+    assert np.abs(found[0]).max() > 1e-3
+    assert np.ptp(found[0], axis=0).max() > 1e-3  # and they differ from image to image
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_do_not_depend_on_the_lanes_by_a_bit(planned, net):
+    plan, found = planned(22), []
+    for workers in (1, 2, 5):
+        sink = Memory()
+        fill(plan, net, sink, batch_size=4, workers=workers)
+        found.append(np.stack([sink.vectors[pending.digest] for pending in plan]))
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
+    plan, disk, memory = planned(5), Memory(), Memory()
+    fill(plan, net, disk, batch_size=5)
+    held = [Pending(p.digest, Image.fromarray(planned.picture(i))) for i, p in enumerate(plan)]
+    fill(held, net, memory, batch_size=5)
+    assert all(np.array_equal(disk.vectors[p.digest], memory.vectors[p.digest]) for p in plan)
+
+
+# -- the bad ones
+
+
+@LANES
+@DEVICES
+def test_bad_images_are_rejected_and_their_neighbours_keep_their_own_vectors(planned, workers, device):
+    plan, sink = planned(12), Order()
+    for i, content in {1: b"", 5: b"no image", 6: plan[6].source.read_bytes()[:300]}.items():
+        plan[i].source.write_bytes(content)
+        plan[i] = Pending(sha256_file(plan[i].source), plan[i].source)
+    plan[8].source.unlink()
+    Image.fromarray(planned.picture(99)).save(plan[10].source)  # changed since it was listed
+    outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=4, workers=workers)
+    reasons = {i: outcome.rejects.get(pending.digest) for i, pending in enumerate(plan)}
+    assert reasons.pop(1) == "empty file (0 bytes)"
+    assert reasons.pop(5) == "not an image that Pillow can read"
+    assert reasons.pop(6).startswith("broken image: ")
+    assert reasons.pop(8) == "cannot be read: No such file or directory"
+    assert reasons.pop(10) == "cannot be read: its content has just changed; run again"
+    assert set(reasons.values()) == {None}
+    assert outcome.computed == 7
+    assert set(sink.vectors) == {plan[i].digest for i in reasons}
+    assert all(np.array_equal(sink.vectors[plan[i].digest], planned.vector(i)) for i in reasons)
+    kept = {digest for _, rejects in sink.calls for digest in rejects}
+    assert kept == {plan[i].digest for i in (1, 5, 6)}  # what may be readable next time is not written down
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@LANES
+def test_vectors_that_are_not_finite_are_rejected_alone(planned, bad, workers):
+    plan, sink = planned(8), Order()
+
+    def spoil(pixels, vectors):
+        if (row := place(pixels, planned.picture(5))) is not None:
+            vectors[row, -1] = bad
+
+    outcome = fill(plan, Hooked(PIXELS, spoil), sink, batch_size=4, workers=workers)
+    assert outcome.rejects == {plan[5].digest: NOT_FINITE}
+    assert outcome.computed == 7
+    assert all(np.array_equal(sink.vectors[p.digest], planned.vector(i)) for i, p in enumerate(plan) if i != 5)
+
+
+@DEVICES
+def test_nothing_but_bad_images_is_an_outcome_too(planned, device):
+    plan, sink, done = planned(5), Order(), []
+    for pending in plan:
+        pending.source.unlink()
+    outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=done.append)
+    assert (outcome.computed, len(outcome.rejects), sum(done), sink.vectors) == (0, 5, 5, {})
+
+
+@DEVICES
+def test_nothing_to_do(device):
+    outcome = fill([], Hooked(PIXELS, device=device), Memory())
+    assert (outcome.computed, outcome.rejects) == (0, {})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_size_that_would_skip_images_is_refused(planned, size):
+    with pytest.raises(ValueError, match="batch_size"):
+        fill(planned(2), PIXELS, Memory(), batch_size=size)
+
+
+def test_an_unknown_way_to_compile_is_refused(planned):
+    with pytest.raises(ValueError, match="compile is one of auto, on, off, not 'maybe'"):
+        fill(planned(1), PIXELS, Memory(), compile="maybe")
+
+
+@DEVICES
+def test_progress_counts_every_planned_image_once(planned, device):
+    plan, done = planned(10), []
+    plan[3].source.unlink()
+    plan[4] = Pending("0" * 64, plan[4].source)
+    fill(plan, Hooked(PIXELS, device=device), Memory(), batch_size=4, progress=done.append)
+    assert done == [4, 4, 2]
+
+
+@DEVICES
+def test_retries_start_a_batch_of_their_own(planned, device):
+    plan, sink = planned(7), Order()
+    plan[5:] = [pending._replace(retried=True) for pending in plan[5:]]
+    fill(plan, Hooked(PIXELS, device=device), sink, batch_size=4)
+    assert [len(digests) for digests, _ in sink.calls] == [4, 1, 2]
+
+
+# -- memory, threads, failures
+
+
+@pytest.mark.parametrize(("device", "batches"), [("cpu", 17), ("cuda", 4)])
+def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, batches):
+    plan, lock, counts = planned(60), threading.Lock(), {"decoded": 0, "taken": 0}
+    ahead, real = [], images.decode
+
+    def counted(data, transform):
+        with lock:
+            counts["decoded"] += 1
+            ahead.append(counts["decoded"] - counts["taken"])
+        return real(data, transform)
+
+    class Slow(Memory):
+        def append(self, digests, vectors, rejects):
+            time.sleep(0.01)
+            super().append(digests, vectors, rejects)
+            with lock:
+                counts["taken"] += len(digests)
+
+    monkeypatch.setattr(reading, "decode", counted)
+    fill(plan, Hooked(PIXELS, device=device), Slow(), batch_size=2, workers=2)
+    assert counts == {"decoded": 60, "taken": 60}
+    assert 2 < max(ahead) <= 2 * batches
+
+
+@DEVICES
+def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(planned, monkeypatch, device):
+    class Full(Memory):
+        def append(self, digests, vectors, rejects):
+            raise OSError(28, "No space left on device")
+
+    decoded, real = [], images.decode
+    monkeypatch.setattr(reading, "decode", lambda *args: (decoded.append(None), real(*args))[1])
+    with pytest.raises(OSError, match="No space"):
+        fill(planned(100), Hooked(PIXELS, device=device), Full(), batch_size=2, workers=2)
+    assert len(decoded) < 60
+    assert not threads_left()
+
+
+@LANES
+@DEVICES
+def test_a_failing_backbone_is_raised_after_what_came_before_it_and_leaves_no_thread(planned, workers, device):
+    plan, sink = planned(40), Order()
+    failing = Hooked(PIXELS, raises_at(planned.picture(5), Broken()), device)
+    with pytest.raises(Broken):
+        fill(plan, failing, sink, batch_size=2, workers=workers)
+    assert list(sink.vectors) == [pending.digest for pending in plan[:4]]
+    assert not threads_left()
+
+
+def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch):
+    def fail(*_):
+        raise Broken
+
+    monkeypatch.setattr(reading, "decode", fail)
+    with pytest.raises(Broken):
+        fill(planned(4), PIXELS, Memory())
+    assert not threads_left()
+
+
+@pytest.mark.parametrize("rows", [3, 1, 0])
+@DEVICES
+def test_a_backbone_that_loses_rows_is_an_error(planned, rows, device):
+    with pytest.raises(BackboneError, match=f"pixels gave {rows} vectors for 4 images"):
+        fill(planned(4), Hooked(PIXELS, lambda _, vectors: vectors[:rows], device), Memory(), batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [(KeyboardInterrupt(), "infer"), (KeyboardInterrupt(), "read"), (BackboneError("no such operation"), "infer")],
+    ids=["ctrl-c in infer", "ctrl-c in read", "backbone"],
+)
+@LANES
+@DEVICES
+def test_what_ends_it_early_keeps_the_batches_before_it(planned, monkeypatch, error, where, workers, device):
+    plan, sink, real = planned(20), Order(), images.decode
+    data = plan[6].source.read_bytes()
+
+    def decode(found, transform):
+        if found == data:
+            raise error
+        return real(found, transform)
+
+    if where == "read":
+        monkeypatch.setattr(reading, "decode", decode)
+    hook = raises_at(planned.picture(6), error) if where == "infer" else lambda *_: None
+    with pytest.raises(type(error)):
+        fill(plan, Hooked(PIXELS, hook, device), sink, batch_size=2, workers=workers)
+    assert sink.committed == 3
+    assert list(sink.vectors) == [pending.digest for pending in plan[:6]]
+    assert not threads_left()
+
+
+@DEVICES
+def test_ctrl_c_between_batches_keeps_all_that_were_taken(planned, device):
+    plan, sink = planned(20), Order()
+
+    def progress(_):
+        if len(sink.calls) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=progress)
+    assert sink.committed == 4
+    assert not threads_left()
+
+
+def test_ctrl_c_in_the_last_commit_commits_again(planned):
+    class Interrupted(Order):
+        tries = 0
+
+        def commit(self):
+            self.tries += 1
+            if self.tries == 1:
+                raise KeyboardInterrupt
+            super().commit()
+
+    sink = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        fill(planned(4), PIXELS, sink, batch_size=2)
+    assert sink.committed == 2
+
+
+@pytest.mark.parametrize(("device", "workers", "each"), [("cpu", 1, 6), ("cpu", 2, 3), ("cpu", 16, 1), ("cuda", 2, 1)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_lanes_share_the_callers_threads_which_are_its_own_again_afterwards(planned, device, workers, each, fails):
+    before, seen = torch.get_num_threads(), set()
+
+    def hook(*_):
+        seen.add(torch.get_num_threads())
+        if fails:
+            raise Broken
+
+    def of_a_new_thread():
+        found = []
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    torch.set_num_threads(6)
+    try:
+        try:
+            fill(planned(8), Hooked(PIXELS, hook, device), Memory(), batch_size=1, workers=workers)
+        except Broken:
+            assert fails
+        assert torch.get_num_threads() == of_a_new_thread() == 6
+        if device == "cpu":
+            assert seen == {each}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_thirds_are_timed_apart(planned):
+    class Slow(Memory):
+        def append(self, digests, vectors, rejects):
+            time.sleep(0.03)
+
+    slow = Hooked(PIXELS, lambda *_: time.sleep(0.06))
+    outcome = fill(planned(4), slow, Slow(), batch_size=2, workers=1)
+    assert outcome.infer_seconds >= 0.12
+    assert outcome.write_seconds >= 0.06
+    assert outcome.load_seconds > 0
+    assert outcome.decode_seconds > 0
+    assert outcome.elapsed >= outcome.infer_seconds

@@ -1,0 +1,112 @@
+"""Reading: the pixels of each file, and a reason for each that has none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurepipe.backbones import Pixels
+from featurepipe.digests import sha256_file
+from featurepipe.errors import ImageError
+from featurepipe.extraction import reading
+from featurepipe.extraction.reading import join, read_batch
+from featurepipe.stores import Pending
+
+SQUASHED = Pixels().transform
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def test_every_file_gives_its_own_pixels_in_planned_order(planned):
+    plan = planned(5)
+    batch = read_batch(plan, SQUASHED)
+    assert batch.digests == [pending.digest for pending in plan]
+    assert (batch.pixels.dtype, batch.pixels.shape) == (np.uint8, (5, 3, 32, 32))
+    for seed, pixels in enumerate(batch.pixels):
+        np.testing.assert_array_equal(pixels.transpose(1, 2, 0), planned.picture(seed))
+    assert (batch.rejects, batch.unreadable) == ({}, {})
+
+
+def test_images_in_memory_give_the_pixels_of_their_files(planned):
+    plan = planned(3)
+    held = [Pending(p.digest, Image.fromarray(planned.picture(n))) for n, p in enumerate(plan)]
+    np.testing.assert_array_equal(read_batch(held, SQUASHED).pixels, read_batch(plan, SQUASHED).pixels)
+
+
+def test_bad_files_leave_their_neighbours_pixels_in_place(planned):
+    plan = planned(9)
+    for i, content in {1: b"", 3: b"no image", 4: plan[4].source.read_bytes()[:300]}.items():
+        plan[i].source.write_bytes(content)
+        plan[i] = Pending(sha256_file(plan[i].source), plan[i].source)
+    plan[6].source.unlink()
+    Image.fromarray(planned.picture(99)).save(plan[7].source)  # changed since it was listed
+    batch = read_batch(plan, SQUASHED)
+    good = [0, 2, 5, 8]
+    assert batch.digests == [plan[i].digest for i in good]
+    np.testing.assert_array_equal(batch.pixels.transpose(0, 2, 3, 1), np.stack([planned.picture(i) for i in good]))
+    assert list(batch.rejects) == [plan[i].digest for i in (1, 3, 4)]
+    assert list(batch.rejects.values())[:2] == ["empty file (0 bytes)", "not an image that Pillow can read"]
+    assert batch.rejects[plan[4].digest].startswith("broken image: ")
+    assert batch.unreadable == {
+        plan[6].digest: "cannot be read: No such file or directory",
+        plan[7].digest: "cannot be read: its content has just changed; run again",
+    }
+
+
+def test_nothing_but_bad_files_is_an_empty_batch(planned):
+    plan = planned(2)
+    for pending in plan:
+        pending.source.unlink()
+    batch = read_batch(plan, SQUASHED)
+    assert (batch.digests, batch.pixels.shape, len(batch.unreadable)) == ([], (0, 3, 32, 32), 2)
+
+
+def test_reasons_are_one_printable_line(planned, monkeypatch):
+    """Decoders quote the bytes of broken files; HDF5 text can hold neither NUL nor half a character."""
+    monkeypatch.setattr(reading, "decode", failing(ImageError("bad\0header \udcff\nin line 2\x1b[31m")))
+    assert list(read_batch(planned(1), SQUASHED).rejects.values()) == ["bad?header ? in line 2?[31m"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=str)
+def test_want_of_memory_is_held_against_no_image_for_ever(planned, monkeypatch, error):
+    monkeypatch.setattr(reading, "decode", failing(error))
+    batch = read_batch(planned(1), SQUASHED)
+    assert batch.rejects == {}
+    assert list(batch.unreadable.values()) == ["cannot be decoded: no memory; try fewer --workers"]
+
+
+def test_want_of_memory_in_pillow_is_no_broken_image(planned, monkeypatch):
+    monkeypatch.setattr(Image.Image, "convert", failing(MemoryError()))
+    batch = read_batch(planned(1), SQUASHED)
+    assert (len(batch.rejects), len(batch.unreadable)) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a mistake"), TypeError("another")], ids=str)
+def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch, error):
+    monkeypatch.setattr(reading, "decode", failing(error))
+    with pytest.raises(type(error), match=str(error)):
+        read_batch(planned(2), SQUASHED)
+
+
+def test_seconds_of_loading_and_decoding_are_told_apart(planned):
+    batch = read_batch(planned(3), SQUASHED)
+    assert batch.load_seconds > 0
+    assert batch.decode_seconds > 0
+    assert 0 <= batch.decode_cpu_seconds <= batch.decode_seconds
+
+
+def test_pieces_join_into_the_batch_that_one_thread_would_have_read(planned):
+    plan = planned(7)
+    plan[2].source.write_bytes(b"")
+    plan[2] = Pending(sha256_file(plan[2].source), plan[2].source)
+    plan[5].source.unlink()
+    pieces = [read_batch(plan[i : i + 3], SQUASHED) for i in (0, 3, 6)]
+    joined, whole = join(pieces), read_batch(plan, SQUASHED)
+    assert (joined.digests, joined.rejects, joined.unreadable) == (whole.digests, whole.rejects, whole.unreadable)
+    np.testing.assert_array_equal(joined.pixels, whole.pixels)
+    for seconds in ("load_seconds", "decode_seconds", "decode_cpu_seconds"):
+        assert getattr(joined, seconds) == pytest.approx(sum(getattr(piece, seconds) for piece in pieces))
