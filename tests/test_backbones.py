@@ -911,6 +911,9 @@ class Failing(torch.nn.Module):
     def forward_features(self, x):
         raise self.error
 
+    def forward_head(self, x, pre_logits):
+        return x
+
 
 def failing(error):
     return dataclasses.replace(random_resnet(device="cpu"), module=Failing(error), name="net")

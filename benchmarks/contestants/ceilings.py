@@ -1,0 +1,128 @@
+"""What this machine could do at best: decoding and resizing alone, and the forward pass alone.
+
+No program that runs the same network can be faster than these, unless it decodes or computes in another way.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from common import arguments, cores, jpegs, report  # first, for it starts the clock
+
+# isort: split
+
+import timm
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FILES = 200
+
+
+def rate(step: Callable[[int], int], threads: int, budget: float) -> float:
+    """Images per second of `threads` threads that call `step` for `budget` seconds.
+
+    Parameters
+    ----------
+    step : callable
+        Given a counter, handles some images and returns how many.
+    threads : int
+        1 is the caller's own thread.
+    budget : float
+        Seconds; what has begun by then is finished and counted.
+    """
+    step(0)  # warm-up, and compilation where there is any
+    counter = itertools.count()
+
+    def work() -> int:
+        done = 0
+        while time.perf_counter() < end:
+            done += step(next(counter))
+        return done
+
+    started = time.perf_counter()
+    end = started + budget
+    if threads == 1:
+        return work() / (time.perf_counter() - started)
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(future.result() for future in [pool.submit(work) for _ in range(threads)])
+        return done / (time.perf_counter() - started)
+
+
+def decode_ceiling(files: list[bytes], config: dict, threads: int, budget: float) -> float:
+    """Images per second: JPEG bytes in memory to resized and cropped uint8 tensors, one thread per core."""
+    _, height, width = config["input_size"]
+    short = int(max(height, width) / config["crop_pct"])
+    buffers = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    torch.set_num_threads(1)
+
+    def step(index: int) -> int:
+        image = decode_jpeg(buffers[index % len(buffers)], mode=ImageReadMode.RGB)[None]  # (1, 3, H, W)
+        scale = short / min(image.shape[2:])
+        size = [max(short, round(side * scale)) for side in image.shape[2:]]
+        mode = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+        image = torch.nn.functional.interpolate(image, size=size, mode=mode, antialias=True)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        image[:, :, top : top + height, left : left + width].contiguous()
+        return 1
+
+    return rate(step, threads, budget)
+
+
+def forward_ceilings(options: object, config: dict, threads: int) -> dict[str, float]:
+    """Images per second of each way to run the network on tensors that lie ready.
+
+    On a CPU: a batch of 8 on each of `threads` threads, or a batch of 32 on all cores at once; on CUDA one stream,
+    a batch of 256. Each as it is, and compiled.
+    """
+    cuda = options.device.startswith("cuda")
+    dtype = DTYPES[options.precision]
+    kind = options.device.split(":")[0]
+    found = {}
+    for streams, batch in [(1, 256)] if cuda else [(threads, 8), (1, 32)]:
+        torch.set_num_threads(1 if streams > 1 else threads)  # before compiling, which writes it into the code
+        pixels = torch.randn(batch, *config["input_size"], device=options.device)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        for compiled in (False, True):
+            model = timm.create_model(options.backbone, num_classes=0).eval().to(options.device)
+            model = model.to(memory_format=torch.channels_last)
+            if compiled:
+                torch.compiler.reset()
+                model = torch.compile(model, **({} if cuda else {"options": {"freezing": True}}))
+
+            def step(_: int, model=model, pixels=pixels) -> int:
+                with torch.inference_mode(), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+                    model(pixels)
+                if cuda:
+                    torch.cuda.synchronize()
+                return len(pixels)
+
+            name = f"{streams}x{batch}{' compiled' if compiled else ''}"
+            found[name] = rate(step, streams, options.budget)
+    return found
+
+
+def main() -> None:
+    """Measure and print one JSON line."""
+    parser = arguments()
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds per measurement")
+    options = parser.parse_args()
+    config = timm.data.resolve_model_data_config(timm.create_model(options.backbone, num_classes=0))
+    files = [file.read_bytes() for file in jpegs(options.folder)[:FILES]]
+    threads = cores()
+
+    decode = decode_ceiling(files, config, threads, options.budget)
+    forwards = forward_ceilings(options, config, threads)
+    best = max(forwards, key=forwards.get)
+    forward = forwards[best]
+    if options.device == "cpu":  # the same cores do both
+        serial = 1 / (1 / decode + 1 / forward)
+    else:
+        serial = min(decode, forward)
+    more = {"decode": decode, "forward": forward, "best_forward": best, "forwards": forwards, "serial": serial}
+    report("ceilings", len(files), len(files) / serial, precision=options.precision, **more)
+
+
+if __name__ == "__main__":
+    main()
