@@ -368,10 +368,13 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, m
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
-def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(planned, net):
-    wanted, _ = vectors_of(planned, net, compile="off")
+def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(net):
+    engine, pixels = Engine(net, batch_size=4, workers=1), noise(11)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
-        found, notes = vectors_of(planned, net, compile="on")
-    assert [note.split(" in ")[0] for note in notes] == ["compiled"]
+        engine.compile()
+        found = engine.infer(pixels)
+    assert [note.split(" in ")[0] for note in engine.notes] == ["compiled"]
+    assert engine.extractor.batch_size == 4
+    wanted = net.embed(pixels)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())

@@ -613,15 +613,6 @@ def test_torchvisions_decoder_is_really_used_and_warns_of_nothing(monkeypatch):
     assert images.decode(data, of("torchvision")).shape == SQUARE.input_size
 
 
-def test_a_torchvision_without_its_decoder_leaves_the_work_to_pillow(monkeypatch):
-    import torch
-
-    data = encode(scene(200, 150), "JPEG")
-    wanted = images.decode(data, of("torchvision"))
-    monkeypatch.setattr(torch.ops, "image", object())
-    assert np.abs(images.decode(data, of("torchvision")).astype(int) - wanted).max() <= 2
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("decoder", "most"), [("torchvision", 2), ("draft", 8)])

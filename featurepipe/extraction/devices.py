@@ -92,7 +92,7 @@ def _begin(stop: Any, done: Any) -> None:
 
     def follow() -> None:
         parent.join()
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()
 

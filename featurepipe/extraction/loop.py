@@ -114,8 +114,8 @@ def fill(
                 progress(dealt_with)
                 if engine.wants_compiling(left):
                     lanes.submit(engine.compile)
-                while engine.notes:
-                    note(engine.notes.popleft())
+                _tell(engine, note)
+        _tell(engine, note)  # what a lane that compiled to the end had to say
         _timed_commit(sink, outcome)
     except (KeyboardInterrupt, BackboneError):
         sink.commit()
@@ -188,6 +188,11 @@ def _infer(engine: Engine, batch: Batch) -> _Done:
     bad = {digest: NOT_FINITE for digest, good in zip(batch.digests, finite, strict=True) if not good}
     kept = [digest for digest in batch.digests if digest not in bad]
     return _Done(batch, kept, vectors[finite], {**batch.rejects, **bad}, seconds)
+
+
+def _tell(engine: Engine, note: Callable[[str], object]) -> None:
+    while engine.notes:
+        note(engine.notes.popleft())
 
 
 def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:
