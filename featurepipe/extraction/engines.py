@@ -15,7 +15,7 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 15.0  # measured: 8 to 30 on two cores, the first time in a machine's life the longest
+COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
 COMPILE_GAIN = 1.25  # measured on two cores: 1.2 (resnet50) to 1.8 (mobilenetv2_100); see benchmarks/README.md
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads than that wait for the interpreter's lock rather than compute
@@ -142,7 +142,7 @@ class Engine:
                 times = list(self._times)
             if len(times) < TRIALS * self.infer_threads:
                 return False
-            saved = left * median(times) / self.infer_threads * (1 - 1 / COMPILE_GAIN)
+            saved = left * median(times) * (1 - 1 / COMPILE_GAIN)  # seconds of one thread, as compiling takes one
             if saved < COMPILE_SECONDS:
                 return False
         elif self._compile == "off":
