@@ -219,7 +219,8 @@ def main() -> None:
     for name, said in sorted(rounds[0].items(), key=lambda item: list(SCRIPTS).index(item[0])):
         print(f"  {name:<13}" + ", ".join(f"{package} {version}" for package, version in said["versions"].items()))
     weights = options.weights.name if options.weights else "random weights"
-    said = f"{options.device} {options.found_precision}, {options.backbone} ({weights}), {images} images, featurepipe {options.repeat} times"
+    said = f"{options.device} {options.found_precision}, {options.backbone} ({weights}), {images} images"
+    said += f" (featurepipe: {options.repeat} times)" if options.repeat > 1 else ""
     print(f"{said}, rounds: {len(rounds)}; medians (min-max)\n\n{summary(rounds, options.cold)}")
 
 

@@ -226,7 +226,7 @@ def timed(net, *, seconds=0.01, batches=16, compile="auto"):
 
 
 def test_compiling_is_wanted_once_and_only_if_the_images_left_repay_it(net):
-    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN) / 0.01 * 2) + 1  # at 10 ms on two lanes
+    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN) / 0.01) + 1  # at 10 ms of a lane
     engine = timed(net)
     assert not engine.wants_compiling(0)
     assert not engine.wants_compiling(enough // 2)
