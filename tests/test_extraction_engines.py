@@ -218,21 +218,28 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_less():
 # -- compiling
 
 
-def timed(net, *, seconds=0.01, batches=16, compile="auto"):
-    """An engine of two lanes that has run batches at so many seconds per image."""
-    engine = Engine(net, batch_size=2, workers=2, compile=compile)
+def timed(net, *, seconds=0.01, batches=16, workers=2, compile="auto"):
+    """An engine that has run batches at so many seconds per image."""
+    engine = Engine(net, batch_size=2, workers=workers, compile=compile)
     engine._times.extend([seconds] * batches)
     return engine
 
 
-def test_compiling_is_wanted_once_and_only_if_the_images_left_repay_it(net):
-    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN) / 0.01) + 1  # at 10 ms of a lane
+def test_compiling_is_wanted_once_and_only_if_the_images_left_take_ten_times_as_long(net):
+    enough = int(10 * engines.COMPILE_SECONDS / 0.01) + 1  # at 10 ms of a lane
     engine = timed(net)
     assert not engine.wants_compiling(0)
     assert not engine.wants_compiling(enough // 2)
     assert engine.wants_compiling(enough)
     assert not engine.wants_compiling(enough)
     assert not timed(net, seconds=0.005).wants_compiling(enough)
+
+
+def test_compiling_must_be_over_before_half_of_the_run_however_many_threads_share_it(net):
+    engine = timed(net, workers=10, batches=80)
+    seconds = 2 * 10 * engines.COMPILE_SECONDS  # of ten threads: twice the compiler's, by the clock
+    assert not engine.wants_compiling(int(0.9 * seconds / 0.01))
+    assert engine.wants_compiling(int(1.1 * seconds / 0.01))
 
 
 def test_compiling_waits_until_the_batches_times_can_be_trusted(net):

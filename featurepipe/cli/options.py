@@ -56,7 +56,7 @@ COMPILE = click.option(
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Compile the network; auto: once the images left would repay it.",
+    help="Compile the network; auto: in long runs only.",
 )
 WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."

@@ -16,7 +16,9 @@ from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
-COMPILE_GAIN = 1.25  # measured on two cores: 1.2 (resnet50) to 1.8 (mobilenetv2_100); see benchmarks/README.md
+# Nobody knows beforehand what compiling gains: nothing to a tenth on one processor, 1.2 to 1.8 times on another, both
+# measured (benchmarks/README.md). So it may cost a tenth of what is left, and must be over before half of that is.
+COMPILE_SHARE, COMPILE_OVER = 0.1, 0.5
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads than that wait for the interpreter's lock rather than compute
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
@@ -80,7 +82,7 @@ class Engine:
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
-        ``auto`` compiles the network during the run once what is left would take long enough to repay it.
+        ``auto`` compiles the network during the run where what is left takes ten times as long as compiling.
 
     Attributes
     ----------
@@ -136,14 +138,14 @@ class Engine:
         return quantiles(times, n=10)[0] if len(times) >= TRIALS else None
 
     def wants_compiling(self, left: int) -> bool:
-        """Whether compiling now would repay itself over the images that are left; True at most once."""
+        """Whether so many images are left that compiling now may pay and cannot cost much; True at most once."""
         if self._compile == "auto":
             with self._lock:
                 times = list(self._times)
             if len(times) < TRIALS * self.infer_threads:
                 return False
-            saved = left * median(times) * (1 - 1 / COMPILE_GAIN)  # seconds of one thread, as compiling takes one
-            if saved < COMPILE_SECONDS:
+            seconds = left * median(times)  # of all threads; compiling takes one
+            if COMPILE_SECONDS > min(COMPILE_SHARE, COMPILE_OVER / self.infer_threads) * seconds:
                 return False
         elif self._compile == "off":
             return False
