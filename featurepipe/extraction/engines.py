@@ -145,7 +145,7 @@ class Engine:
             if len(times) < TRIALS * self.infer_threads:
                 return False
             seconds = left * median(times)  # of all threads; compiling takes one
-            if COMPILE_SECONDS > min(COMPILE_SHARE, COMPILE_OVER / self.infer_threads) * seconds:
+            if min(COMPILE_SHARE, COMPILE_OVER / self.infer_threads) * seconds < COMPILE_SECONDS:
                 return False
         elif self._compile == "off":
             return False
