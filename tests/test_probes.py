@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
+from featurepipe.probes import linear, metrics, selection
 
 KINDS = ("logistic", "ridge")
 
@@ -151,12 +152,12 @@ def test_one_sample_per_class_takes_the_middle_of_the_grid():
 
 def test_cross_validated_scores_are_those_of_a_plain_loop():
     X, y = clusters(53, classes=3, spread=4)
-    folds = probes._folds(y, 7)
+    folds = selection._folds(y, 7)
     by_hand = np.empty((53, 3))
     for fold in np.unique(folds):  # statistics, too, come from the training part only
         pipeline = explicit("ridge", 10.0).fit(X[folds != fold].astype(float), y[folds != fold])
         by_hand[folds == fold] = pipeline.decision_function(X[folds == fold].astype(float))
-    (ours,), _ = probes._cross_validate("ridge", X.astype(float), y, [10.0], folds)
+    (ours,), _ = selection._cross_validate("ridge", X.astype(float), y, [10.0], folds)
     np.testing.assert_allclose(ours, by_hand, atol=1e-9)
     probe = probes.fit("ridge", X, y, value=10.0, seed=7)
     assert probe.scores["top1"] == pytest.approx(np.mean(by_hand.argmax(1) == y))
@@ -172,7 +173,7 @@ def test_labels_without_meaning_score_no_better_than_chance():
 @pytest.mark.parametrize("sizes", [(50, 50), (23, 7, 2), (5, 3, 1), (2, 2, 2, 2)])
 def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes):
     y = np.repeat(np.arange(len(sizes)), sizes)
-    folds = probes._folds(y, 0)
+    folds = selection._folds(y, 0)
     for label, size in enumerate(sizes):
         mine = folds[y == label]
         if size == 1:
@@ -181,8 +182,8 @@ def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes
         counts = np.bincount(mine, minlength=probes.FOLDS)
         assert counts.max() - counts.min() <= 1
         assert all((mine != fold).any() for fold in range(probes.FOLDS))
-    assert probes._folds(y, 0).tolist() == folds.tolist()
-    assert max(sizes) < 10 or probes._folds(y, 1).tolist() != folds.tolist()
+    assert selection._folds(y, 0).tolist() == folds.tolist()
+    assert max(sizes) < 10 or selection._folds(y, 1).tolist() != folds.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,7 +234,7 @@ def test_a_class_that_only_val_has_is_refused():
 
 
 def test_iterations_used_up_are_reported(monkeypatch):
-    monkeypatch.setattr(probes, "MAX_ITER", 1)
+    monkeypatch.setattr(linear, "MAX_ITER", 1)
     probe = probes.fit("logistic", *clusters(spread=4), value=10.0)
     assert probe.path[0]["converged"] is False
 
@@ -272,7 +273,7 @@ def test_ece_of_an_example_worked_by_hand():
     # bins of 1/15: 0.95 and 0.94 share [14/15, 1], 0.6 and 0.62 share [9/15, 10/15)
     confidence, correct = np.array([0.95, 0.94, 0.6, 0.62, 0.8]), np.array([1, 0, 1, 1, 0], bool)
     by_hand = (2 * abs(0.5 - 0.945) + 2 * abs(1 - 0.61) + 1 * abs(0 - 0.8)) / 5
-    assert probes._ece(confidence, correct) == pytest.approx(by_hand)
+    assert metrics._ece(confidence, correct) == pytest.approx(by_hand)
 
 
 def test_ece_equals_a_plain_loop_over_bins():
@@ -283,11 +284,11 @@ def test_ece_equals_a_plain_loop_over_bins():
         inside = (confidence >= b / 15) & (confidence < (b + 1) / 15)
         if inside.any():
             total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert probes._ece(confidence, correct) == pytest.approx(total)
+    assert metrics._ece(confidence, correct) == pytest.approx(total)
 
 
 def test_ece_takes_full_confidence():
-    assert probes._ece(np.ones(4), np.array([1, 1, 0, 1], bool)) == pytest.approx(0.25)
+    assert metrics._ece(np.ones(4), np.array([1, 1, 0, 1], bool)) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("names", [list(range(4)), ["d", "c", "b", "a"]])
@@ -368,7 +369,7 @@ def test_few_shot_draws_are_seeded_distinct_and_complete(monkeypatch):
         drawn.append((X[:, 0].astype(int).tolist(), np.bincount(y).tolist()))
         return fit(kind, X, y, value=1.0)
 
-    monkeypatch.setattr(probes, "fit", spy)
+    monkeypatch.setattr(selection, "fit", spy)
     few = [probes.fit_few_shot("ridge", X, y, X, y, shots=4, repeats=3, seed=seed) for seed in (5, 5, 6)]
     assert all(len(set(rows)) == 12 and counts == [4, 4, 4] for rows, counts in drawn)
     assert drawn[:3] == drawn[3:6] != drawn[6:]

@@ -1,0 +1,111 @@
+"""Figures that say how good a classifier is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+
+ECE_BINS = 15
+
+
+def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float = 1.0) -> dict[str, Any]:
+    """Figures of a classifier on labelled embeddings.
+
+    Returns
+    -------
+    dict
+        ``n, top1, balanced_accuracy, log_loss, ece`` (15 equal-width bins; Guo et al. 2017), ``classes``,
+        ``per_class`` (class → precision, recall, f1, support) and ``confusion`` (rows true, columns predicted; None
+        for more than 100 classes).
+
+    Raises
+    ------
+    ProbeError
+        No samples, or a class that the classifier does not know.
+    """
+    truth = np.asarray(y)
+    if not len(truth):
+        raise ProbeError("there are no labelled samples to evaluate on")
+    check_known(truth, estimator.classes_)
+    return figures(probabilities(estimator, X, temperature), truth, estimator.classes_)
+
+
+def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
+    """Top-1 of always answering with the commonest training class."""
+    classes, counts = np.unique(y_train, return_counts=True)
+    return float(np.mean(y_test == classes[counts.argmax()]))
+
+
+def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
+    """One score per class, (n, classes); a binary decision d becomes the pair (-d/2, d/2)."""
+    scores = estimator.decision_function(np.asarray(X, np.float64))
+    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+
+
+def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of the scores over `temperature`; for logistic regression at 1 its own probabilities. (n, classes)."""
+    return softmax(decision_scores(estimator, X), temperature)
+
+
+def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax of scores (n, classes) over a temperature."""
+    from scipy.special import softmax as scipy_softmax
+
+    return scipy_softmax(scores / temperature, axis=1)
+
+
+def log_loss(proba: np.ndarray, truth: np.ndarray) -> float:
+    """Mean negative log-probability (nats) of the true classes, given as column numbers."""
+    picked = proba[np.arange(len(truth)), truth]
+    return float(-np.mean(np.log(np.maximum(picked, np.finfo(float).tiny))))
+
+
+def figures(proba: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
+    """`evaluate`'s figures of probabilities (n, classes)."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    truth = np.searchsorted(classes, labels)  # column of each true class
+    guess = proba.argmax(axis=1)
+    every = np.arange(len(classes))
+    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=every, zero_division=0)
+    return {
+        "n": len(truth),
+        "top1": float(np.mean(guess == truth)),
+        "balanced_accuracy": float(recall[support > 0].mean()),
+        "log_loss": log_loss(proba, truth),
+        "ece": _ece(proba.max(axis=1), guess == truth),
+        "classes": [str(label) for label in classes],
+        "per_class": {
+            str(label): {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, label in enumerate(classes)
+        },
+        "confusion": confusion_matrix(truth, guess, labels=every).tolist() if len(classes) <= 100 else None,
+    }
+
+
+def _ece(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Expected calibration error: |accuracy − confidence| over equal-width bins, weighted by their counts."""
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins, correct - confidence, ECE_BINS)  # per bin: count × (accuracy − confidence)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def check_known(labels: np.ndarray, classes: np.ndarray) -> None:
+    """Raise ProbeError naming a label that is not among the classes."""
+    unknown = sorted(set(labels.tolist()) - set(classes.tolist()), key=str)
+    if unknown:
+        raise ProbeError(f"class {unknown[0]!r} is unknown to the model; it knows {_listed(classes)}")
+
+
+def _listed(classes: np.ndarray) -> str:
+    shown = ", ".join(map(str, classes[:8]))
+    return shown if len(classes) <= 8 else f"{shown}, … ({len(classes)} in all)"

@@ -1,0 +1,245 @@
+"""Choosing the regularisation on validation data, and fitting the chosen probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.linear import fit_path
+from featurepipe.probes.metrics import check_known, decision_scores, figures, log_loss, probabilities, softmax
+
+# Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
+C_GRID = tuple(10.0**e for e in range(-5, 4))
+ALPHA_GRID = tuple(10.0**e for e in range(-2, 6))
+KINDS = {"logistic": ("C", C_GRID), "ridge": ("alpha", ALPHA_GRID)}
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe.
+
+    Attributes
+    ----------
+    kind : str
+        ``logistic`` or ``ridge``.
+    estimator : LogisticRegression or RidgeClassifier
+        Takes raw embeddings; the standardisation is folded in.
+    temperature : float
+        Ridge scores are divided by it before the softmax that makes probabilities; 1 for logistic.
+    chosen : float
+        The selected C or alpha.
+    selected_on : str
+        ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
+    path : list of dict
+        Per candidate: ``C`` or ``alpha``, ``top1`` and ``log_loss`` on the selection data, ``converged``.
+    scores : dict
+        `evaluate`'s figures of the chosen candidate on the selection data, before the final fit.
+    """
+
+    kind: str
+    estimator: Any
+    temperature: float
+    chosen: float
+    selected_on: str
+    path: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Class labels in the order of the probability columns."""
+        return self.estimator.classes_
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities of shape (n, classes)."""
+        return probabilities(self.estimator, X, self.temperature)
+
+
+def fit(
+    kind: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_val: np.ndarray | None = None,
+    y_val: np.ndarray | None = None,
+    *,
+    value: float | None = None,
+    seed: int = 0,
+) -> Probe:
+    """Choose the regularisation and fit a probe.
+
+    Parameters
+    ----------
+    kind : {'logistic', 'ridge'}
+    X : ndarray, shape (n, width)
+    y : ndarray, shape (n,)
+        At least two classes.
+    X_val, y_val : ndarray, optional
+        Selection data. Without them, stratified cross-validation inside X.
+    value : float, optional
+        C or alpha to use without any selection.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    Probe
+        Fitted on X, and on X_val too where it was given.
+
+    Raises
+    ------
+    ProbeError
+        An unknown kind, a single class, a class in y_val only, or values that are not finite.
+
+    Notes
+    -----
+    The best top-1 wins, equal ones by lower log-loss. With one sample per class there is nothing to select on, and
+    the middle of the grid is used. Ridge's temperature minimises the log-loss on the same
+    selection scores (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+    """
+    if kind not in KINDS:
+        raise ProbeError(f"probe {kind!r} is unknown; use {' or '.join(KINDS)}")
+    name, grid = KINDS[kind]
+    if value is not None and not 0 < value < np.inf:
+        raise ProbeError(f"{name} must be above 0 and finite; got {value}")
+    X, y = _finite(X), np.asarray(y)
+    classes = np.unique(y)
+    if len(classes) < 2:
+        found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
+        raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
+    candidates = grid if value is None else (value,)
+    folds = _folds(y, seed)
+    if X_val is not None:
+        X_val, y_val = _finite(X_val), np.asarray(y_val)
+        check_known(y_val, classes)
+        fitted = fit_path(kind, X, y, candidates)
+        scores, converged = [decision_scores(estimator, X_val) for estimator, _ in fitted], [ok for _, ok in fitted]
+        truth, selected_on = y_val, "val"
+        X, y = np.concatenate([X, X_val]), np.concatenate([y, y_val])
+    elif (folds >= 0).any():
+        held_out = folds >= 0
+        scores, converged = _cross_validate(kind, X, y, candidates, folds)
+        scores, truth = [s[held_out] for s in scores], y[held_out]
+        selected_on = f"{FOLDS}-fold cross-validation on train"
+    else:
+        middle = candidates[len(candidates) // 2]
+        ((estimator, _),) = fit_path(kind, X, y, [middle])
+        why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
+        return Probe(kind, estimator, 1.0, float(middle), why)
+    temperatures = [_temperature(kind, s, truth, classes) for s in scores]
+    found = [figures(softmax(s, t), truth, classes) for s, t in zip(scores, temperatures, strict=True)]
+    best = min(range(len(candidates)), key=lambda i: (-found[i]["top1"], found[i]["log_loss"]))
+    ((estimator, ok),) = fit_path(kind, X, y, candidates[best : best + 1])
+    converged[best] &= ok
+    return Probe(
+        kind=kind,
+        estimator=estimator,
+        temperature=temperatures[best],
+        chosen=float(candidates[best]),
+        selected_on=selected_on if value is None else "given",
+        path=[
+            {name: float(c), "top1": f["top1"], "log_loss": f["log_loss"], "converged": bool(ok)}
+            for c, f, ok in zip(candidates, found, converged, strict=True)
+        ],
+        scores=found[best],
+    )
+
+
+def fit_few_shot(
+    kind: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    shots: int,
+    repeats: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Top-1 of probes on `shots` labelled examples per class, over seeded draws.
+
+    C or alpha is chosen by cross-validation inside each draw.
+
+    Returns
+    -------
+    dict
+        ``shots, repeats, mean, std`` and ``top1`` (one figure per draw).
+
+    Raises
+    ------
+    ProbeError
+        A class has fewer than `shots` examples.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    if counts.min() < shots:
+        scarce = classes.tolist()[counts.argmin()]
+        raise ProbeError(f"class {scarce!r} has {counts.min()} training images, fewer than {shots}")
+    if repeats < 1 or shots < 1:
+        raise ProbeError("shots and repeats must be at least 1")
+    top1 = []
+    for repeat in range(repeats):
+        generator = np.random.default_rng([seed, repeat])
+        drawn = np.concatenate([generator.choice(np.flatnonzero(y == c), shots, replace=False) for c in classes])
+        probe = fit(kind, X[drawn], y[drawn], seed=seed)
+        top1.append(float(np.mean(probe.estimator.predict(X_test) == y_test)))
+    return {
+        "shots": shots,
+        "repeats": repeats,
+        "mean": float(np.mean(top1)),
+        "std": float(np.std(top1, ddof=1)) if repeats > 1 else None,
+        "top1": top1,
+    }
+
+
+def _cross_validate(
+    kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float], folds: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Held-out scores of every candidate, (n, classes) each, and whether each converged in all folds."""
+    classes = np.unique(y)
+    scores = [np.zeros((len(y), len(classes))) for _ in candidates]
+    converged = np.ones(len(candidates), bool)
+    for fold in range(FOLDS):
+        out = folds == fold
+        if not out.any():
+            continue
+        for i, (estimator, ok) in enumerate(fit_path(kind, X[~out], y[~out], candidates)):
+            scores[i][out] = decision_scores(estimator, X[out])
+            converged[i] &= ok
+    return scores, converged
+
+
+def _folds(y: np.ndarray, seed: int) -> np.ndarray:
+    """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample.
+
+    Unlike scikit-learn's StratifiedKFold this takes classes smaller than the number of folds, and every class stays
+    in every training part.
+    """
+    generator = np.random.default_rng(seed)
+    folds = np.full(len(y), -1)
+    for offset, label in enumerate(np.unique(y)):
+        members = generator.permutation(np.flatnonzero(y == label))
+        if len(members) > 1:
+            folds[members] = (np.arange(len(members)) + offset) % FOLDS
+    return folds
+
+
+def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
+    """The temperature of lowest log-loss; logistic regression is fitted to that already."""
+    if kind == "logistic":
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(softmax(scores, np.exp(log_temperature)), np.searchsorted(classes, truth))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
+
+
+def _finite(X: np.ndarray) -> np.ndarray:
+    X = np.asarray(X, np.float64)
+    if not np.isfinite(X).all():
+        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
+    return X
