@@ -1078,3 +1078,13 @@ def test_a_headless_file_loads_with_the_argument_that_shapes_its_padding(shared)
     assert same.fingerprint != other.fingerprint
     files = real(shared, 4)
     assert np.abs(ours(same, files) - ours(other, files)).max() > 1e-3
+
+
+def test_attention_is_fused_but_in_bf16_on_the_cpu():
+    made = backbones.create("test_vit", random_weights=True, device="cpu", precision="bf16")
+    pixels = np.zeros((1, *made.transform.input_size), np.uint8)
+    attention = [part for part in made.module.modules() if hasattr(part, "fused_attn")]
+    made.embed(pixels)
+    assert [part.fused_attn for part in attention] == [False] * len(attention) != []
+    made.adapted(precision="fp32").embed(pixels)
+    assert all(part.fused_attn for part in attention)

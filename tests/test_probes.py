@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import linear, metrics, selection
+from featurepipe.probes import metrics, paths, selection
 
 KINDS = ("logistic", "ridge")
 
@@ -234,22 +234,9 @@ def test_a_class_that_only_val_has_is_refused():
 
 
 def test_iterations_used_up_are_reported(monkeypatch):
-    monkeypatch.setattr(linear, "MAX_ITER", 1)
+    monkeypatch.setattr(paths, "MAX_STEPS", 0)
     probe = probes.fit("logistic", *clusters(spread=4), value=10.0)
     assert probe.path[0]["converged"] is False
-
-
-def test_a_failed_line_search_is_reported(monkeypatch):
-    import warnings
-
-    fit = LogisticRegression.fit
-
-    def failing(self, *arguments):
-        warnings.warn("Line Search failed", stacklevel=1)
-        return fit(self, *arguments)
-
-    monkeypatch.setattr(LogisticRegression, "fit", failing)
-    assert probes.fit("logistic", *clusters(), value=1.0).path[0]["converged"] is False
 
 
 def test_ordinary_data_converge():

@@ -9,7 +9,7 @@ import pytest
 
 from featurepipe import backbones, extract, matrices, models, probe, probes
 from featurepipe.errors import ManifestError, ProbeError, StoreError
-from featurepipe.probes import linear
+from featurepipe.probes import paths
 from featurepipe.stages import Listener
 from featurepipe.stores import Store
 
@@ -331,7 +331,7 @@ def test_by_default_the_model_lies_in_the_backbones_folder(stored):
 
 
 def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
-    monkeypatch.setattr(linear, "MAX_ITER", 1)
+    monkeypatch.setattr(paths, "MAX_STEPS", 0)
     monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0,)))
     notes = probe(stored(), baselines="none")["notes"]
     assert any("C=10 is the last of the grid" in note for note in notes)

@@ -4,8 +4,8 @@ What makes it fast, of which nothing changes the answer:
 
 - **Axes.** Features are centred and rotated to their principal axes. The penalty does not notice a rotation, and the
   intercept takes up the mean. Where there are fewer rows than features, the rows' span replaces the features.
-- **Preconditioner.** On these axes the Hessian is close to A ⊗ diag(λ) + I/C, with A the classes' mean covariance of the
-  predicted probabilities (K, K) and λ the axes' sums of squares: rotated into A's eigenvectors it is a diagonal.
+- **Preconditioner.** On these axes the Hessian is close to A ⊗ diag(λ) + I/C, with A the mean covariance (K, K) of the
+  predicted classes and λ the axes' sums of squares: rotated into A's eigenvectors it is a diagonal.
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
   float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for.
 - **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points.
@@ -400,7 +400,7 @@ class _Rows:
             yield at, self._X[at].astype(np.float64, copy=False)
 
     def _principal(self, w: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The axes (D, r), from features as given to standardised ones on principal axes; their sums of squares (r,)."""
+        """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
         n, width = self._X.shape
         if n <= width:  # the representer theorem: coefficients lie in the rows' span
             Z = (np.asarray(self._X, np.float64) - self._mean) / spread * np.sqrt(w)[:, None]  # (n, D)

@@ -11,6 +11,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import fit_path
 from featurepipe.probes.metrics import check_known, decision_scores, figures, log_loss, probabilities, softmax
+from featurepipe.probes.paths import Certificate
 
 # Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
 C_GRID = tuple(10.0**e for e in range(-5, 4))
@@ -116,7 +117,8 @@ def fit(
         X_val, y_val = _finite(X_val), np.asarray(y_val)
         check_known(y_val, classes)
         fitted = fit_path(kind, X, y, candidates)
-        scores, converged = [decision_scores(estimator, X_val) for estimator, _ in fitted], [ok for _, ok in fitted]
+        scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
+        converged = [_converged(certificate) for _, certificate in fitted]
         truth, selected_on = y_val, "val"
         X, y = np.concatenate([X, X_val]), np.concatenate([y, y_val])
     elif (folds >= 0).any():
@@ -132,8 +134,8 @@ def fit(
     temperatures = [_temperature(kind, s, truth, classes) for s in scores]
     found = [figures(softmax(s, t), truth, classes) for s, t in zip(scores, temperatures, strict=True)]
     best = min(range(len(candidates)), key=lambda i: (-found[i]["top1"], found[i]["log_loss"]))
-    ((estimator, ok),) = fit_path(kind, X, y, candidates[best : best + 1])
-    converged[best] &= ok
+    ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1])
+    converged[best] &= _converged(certificate)
     return Probe(
         kind=kind,
         estimator=estimator,
@@ -205,10 +207,14 @@ def _cross_validate(
         out = folds == fold
         if not out.any():
             continue
-        for i, (estimator, ok) in enumerate(fit_path(kind, X[~out], y[~out], candidates)):
+        for i, (estimator, certificate) in enumerate(fit_path(kind, X[~out], y[~out], candidates)):
             scores[i][out] = decision_scores(estimator, X[out])
-            converged[i] &= ok
+            converged[i] &= _converged(certificate)
     return scores, converged
+
+
+def _converged(certificate: Certificate | None) -> bool:
+    return certificate is None or certificate.converged
 
 
 def _folds(y: np.ndarray, seed: int) -> np.ndarray:
