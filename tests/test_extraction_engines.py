@@ -225,8 +225,8 @@ def timed(net, *, seconds=0.01, batches=16, workers=2, compile="auto"):
     return engine
 
 
-def test_compiling_is_wanted_once_and_only_if_the_images_left_take_ten_times_as_long(net):
-    enough = int(10 * engines.COMPILE_SECONDS / 0.01) + 1  # at 10 ms of a lane
+def test_compiling_is_wanted_once_and_only_if_the_images_left_take_six_times_as_long(net):
+    enough = int(6 * engines.COMPILE_SECONDS / 0.01) + 1  # at 10 ms of a lane
     engine = timed(net)
     assert not engine.wants_compiling(0)
     assert not engine.wants_compiling(enough // 2)

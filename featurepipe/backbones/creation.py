@@ -17,6 +17,7 @@ from featurepipe.backbones.networks import (
     PRECISIONS,
     embed,
     freeze,
+    frozen_compiler,
     is_out_of_memory,
     make_forward,
     make_network,
@@ -105,12 +106,12 @@ class Backbone:
         """
         import torch
 
-        options = {"freezing": True} if self.device.startswith("cpu") else None
-        compiled = torch.compile(self.forward, dynamic=False, options=options)
-        made = replace(self, compiled=compiled, batch_size=batch_size)
         pixels = sample_pixels(batch_size, self.transform)
         try:
-            with quiet("torch"):  # it talks of a missing CUDA toolkit, say, where none is wanted
+            # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
+            with quiet("torch"), frozen_compiler():
+                compiled = torch.compile(self.forward, dynamic=False)
+                made = replace(self, compiled=compiled, batch_size=batch_size)
                 found = made.embed(pixels)
         except Exception as error:  # compilers fail in more ways than there are exceptions for
             raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error

@@ -146,6 +146,18 @@ def embed(
             return forward(x.pin_memory().to(device, non_blocking=True)).cpu().numpy()
 
 
+@contextlib.contextmanager
+def frozen_compiler() -> Iterator[None]:
+    """Within, torch compiles with weights as constants: batch norms folded, products packed, casts done once.
+
+    The compiler looks when it traces a network, before an option of `torch.compile` could reach it.
+    """
+    import torch._inductor.config as inductor
+
+    with inductor.patch(freezing=True, compile_threads=1):  # one thread: the others are at work
+        yield
+
+
 def _choose_attention(module: torch.nn.Module, *, fused: bool) -> None:
     """Let timm's attention use torch's fused kernel or plain products.
 

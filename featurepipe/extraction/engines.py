@@ -16,9 +16,9 @@ from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
-# Nobody knows beforehand what compiling gains: nothing to a tenth on one processor, 1.2 to 1.8 times on another, both
-# measured (benchmarks/README.md). So it may cost a tenth of what is left, and must be over before half of that is.
-COMPILE_SHARE, COMPILE_OVER = 0.1, 0.5
+# Compiling gained 1.1 (ViT-tiny) to 1.6 times (MobileNetV2), measured (benchmarks/README.md). So a sixth of what is left
+# must repay it, and it must be over before half of that is.
+COMPILE_SHARE, COMPILE_OVER = 1 / 6, 1 / 2
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads than that wait for the interpreter's lock rather than compute
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
@@ -82,7 +82,7 @@ class Engine:
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
-        ``auto`` compiles the network during the run where what is left takes ten times as long as compiling.
+        ``auto`` compiles the network during the run where what is left takes six times as long as compiling.
 
     Attributes
     ----------
