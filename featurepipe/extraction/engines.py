@@ -16,8 +16,8 @@ from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
-# Compiling gained 1.1 (ViT-tiny) to 1.6 times (MobileNetV2), measured (benchmarks/README.md). So a sixth of what is left
-# must repay it, and it must be over before half of that is.
+# Compiling gained 1.1 (ViT-tiny) to 1.6 times (MobileNetV2), measured (benchmarks/README.md). So a sixth of what is
+# left must repay it, and it must be over before half of that is.
 COMPILE_SHARE, COMPILE_OVER = 1 / 6, 1 / 2
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads than that wait for the interpreter's lock rather than compute
