@@ -111,11 +111,25 @@ def test_the_best_candidate_on_val_is_chosen_and_refitted_on_train_and_val(kind)
     assert probe.selected_on == "val"
     assert [step[name] for step in probe.path] == list(grid)
     best = max(step["top1"] for step in probe.path)
-    ties = [step for step in probe.path if step["top1"] == best]
-    assert probe.chosen == min(ties, key=lambda step: step["log_loss"])[name]
+    close = [step for step in probe.path if step["top1"] >= best - np.sqrt(best * (1 - best) / len(v))]
+    assert probe.chosen == min(close, key=lambda step: step["log_loss"])[name]
     both = explicit(kind, probe.chosen).fit(np.concatenate([X, V]).astype(float), np.concatenate([y, v]))
     ours, theirs = probe.estimator.decision_function(V.astype(float)), both.decision_function(V.astype(float))
     np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("top1", "loss", "count", "best"),
+    [
+        ((0.90, 0.91, 0.92), (0.1, 0.2, 0.3), 100, 0),  # one standard error is 0.027
+        ((0.90, 0.91, 0.92), (0.1, 0.2, 0.3), 10_000, 2),  # it is 0.0027
+        ((0.90, 0.9195, 0.92), (0.1, 0.2, 0.3), 10_000, 1),
+        ((1.0, 1.0, 0.99), (0.2, 0.1, 0.01), 100, 1),  # and 0 where nothing is wrong
+        ((0.0, 0.0), (2.0, 1.0), 5, 1),
+    ],
+)
+def test_among_candidates_that_are_about_as_good_the_lowest_loss_wins(top1, loss, count, best):
+    assert selection._best(top1, loss, count) == best
 
 
 def test_the_val_set_decides():

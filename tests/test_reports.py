@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from featurepipe import backbones, errors, models, probes, reports
+from featurepipe.probes import metrics
 from featurepipe.reports import markup
 
 HOSTILE = "<b>&\"'</style><script>alert(1)</script>"
@@ -41,7 +42,7 @@ def make(names=("ant", "bee", "wasp"), guesses=None, *, where="test", n=60, seed
     if guesses is None:
         figures = probes.evaluate(estimator, X, names[truth].astype(str))
     else:
-        figures = probes._evaluate(np.eye(len(names))[guesses(truth)], names[truth], names)
+        figures = metrics.figures(np.eye(len(names))[guesses(truth)], names[truth], names)
     filled = {
         "data": {"root": "photos/insects", "samples": 4321, "classes": len(names)},
         "splits": {"train": 3000, "val": 1000, "test": n} if where == "test" else {"train": 3000, "val": n, "test": 0},

@@ -25,7 +25,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 
-TOLERANCE = 1e-8  # relative to the objective
+TOLERANCE = 1e-7  # relative to the objective
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
 ROUNDING = 1e-6  # of float32 features, relative to the largest singular value: axes below it hold nothing else
 CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
@@ -125,8 +125,10 @@ class _Softmax:
 
     @staticmethod
     def covariance(P: np.ndarray, w: np.ndarray | float) -> np.ndarray:
+        """Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse."""
         weighted = w * P
-        return np.diag(weighted.sum(axis=0)) - weighted.T @ P  # (K, K)
+        A = np.diag(weighted.sum(axis=0)) - weighted.T @ P  # (K, K)
+        return A + np.trace(A) / len(A) ** 2
 
 
 class _Sigmoid:
@@ -199,7 +201,7 @@ class LogisticPath:
         self._link, self._Y = _targets(np.asarray(Y), len(X))  # (n, K)
         self._w = 1.0 if sample_weight is None else np.asarray(sample_weight, float)[:, None]  # (n, 1)
         self._rows = _Rows(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
-        self._solved: list[tuple[float, np.ndarray]] = []  # log C, (K, r + 1)
+        self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
 
     def fit(self, strengths: object) -> Iterator[Fit]:
         """Fit one C after another, lazily: what is not asked for is not computed.
@@ -216,28 +218,28 @@ class LogisticPath:
         for C in strengths:
             if not 0 < C < np.inf:
                 raise ProbeError(f"C must be above 0 and finite; got {C}")
-            W, certificate = self._solve(float(C), *self._start(float(C)))
-            self._solved = [*self._solved[-1:], (np.log(C), W)]
+            W, S, certificate = self._solve(float(C), *self._start(float(C)))
+            self._solved = [*self._solved[-1:], (np.log(C), W, S)]
             yield Fit(*self._rows.unrotated(W), certificate)
 
     def _start(self, C: float) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (K, r + 1) to start from, the last column the intercept, and their scores (n, K)."""
         if not self._solved:
-            W = np.zeros((self._Y.shape[1], self._rows.rank + 1))
-            return W, np.zeros(self._Y.shape)
-        (at, W), candidates = self._solved[-1], []
-        if len(self._solved) == 2 and self._solved[0][0] != at:
-            before, older = self._solved[0]
-            candidates.append(W + (W - older) * (np.log(C) - at) / (at - before))
-        candidates.append(W)
-        scored = [(W, self._rows.forward(W)) for W in candidates]
-        return min(scored, key=lambda pair: self._objective(pair[0], pair[1], C))
+            return np.zeros((self._Y.shape[1], self._rows.rank + 1)), np.zeros(self._Y.shape)
+        at, *last = self._solved[-1]
+        before, *older = self._solved[0]
+        if before == at:
+            return last[0], last[1]
+        t = (np.log(C) - at) / (at - before)
+        ahead = [new + t * (new - old) for new, old in zip(last, older, strict=True)]
+        W, S = min((ahead, last), key=lambda pair: self._objective(*pair, C))
+        return W, S
 
     def _objective(self, W: np.ndarray, S: np.ndarray, C: float) -> float:
         return self._link.loss(S, self._Y, self._w) + float((W[:, :-1] ** 2).sum()) / (2 * C)
 
-    def _solve(self, C: float, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, Certificate]:
-        """Newton's method from W (K, r + 1) and its scores S (n, K)."""
+    def _solve(self, C: float, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+        """Newton's method from W (K, r + 1) and its scores S (n, K); both at the optimum, and its certificate."""
         steps = products = 0
         while True:
             W, S, P = self._balance(W, S)
@@ -255,7 +257,7 @@ class LogisticPath:
                 break
             W, S = W + length * direction, S + length * shift
         norm = float(np.linalg.norm(G))
-        return W, Certificate(C, objective, norm, gap, steps, products, gap <= self._tolerance)
+        return W, S, Certificate(C, objective, norm, gap, steps, products, gap <= self._tolerance)
 
     def _balance(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bring the intercept to its optimum, which the certificate rests on; W, S and the probabilities P (n, K)."""
@@ -266,8 +268,8 @@ class LogisticPath:
             g = (self._w * (P - self._Y)).sum(axis=0)  # (K,)
             if np.abs(g).max() <= 1e-12 * total:
                 break
-            step = -np.linalg.pinv(self._link.covariance(P, self._w), rcond=1e-12, hermitian=True) @ g
-            step *= min(1.0, 2.0 / np.abs(step).max())  # far from the optimum the full step may leap away
+            step = -np.linalg.lstsq(self._link.covariance(P, self._w), g, rcond=None)[0]
+            step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))  # far from the optimum a full step may leap away
             W[:, -1] += step
             S += step
             P = self._link.probabilities(S)
@@ -307,11 +309,10 @@ class LogisticPath:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
         A = self._link.covariance(P, self._w) / self._rows.weight  # (K, K)
         a, U = np.linalg.eigh(A)
-        a = np.maximum(a, 0)
+        a = np.maximum(a, 1e-30)  # rounding
         inverse = np.empty((len(a), self._rows.rank + 1))
         inverse[:, :-1] = 1 / (a[:, None] * self._rows.squares + 1 / C)
-        usable = a > 1e-12 * a.max()  # along the others (1, …, 1) the loss does not change
-        inverse[:, -1] = np.divide(1, self._rows.weight * a, out=np.zeros_like(a), where=usable)
+        inverse[:, -1] = 1 / (self._rows.weight * a)
         inverse, U = inverse.astype(np.float32), U.astype(np.float32)
         return lambda v: U @ (inverse * (U.T @ v))
 

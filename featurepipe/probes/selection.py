@@ -97,7 +97,9 @@ def fit(
 
     Notes
     -----
-    The best top-1 wins, equal ones by lower log-loss. With one sample per class there is nothing to select on, and
+    Of the candidates whose top-1 is within one standard error of the best, the one of lowest log-loss wins (after the
+    one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3): top-1 alone
+    lets single images decide. With one sample per class there is nothing to select on, and
     the middle of the grid is used. Ridge's temperature minimises the log-loss on the same
     selection scores (Guo et al. 2017, "On Calibration of Modern Neural Networks").
     """
@@ -133,7 +135,7 @@ def fit(
         return Probe(kind, estimator, 1.0, float(middle), why)
     temperatures = [_temperature(kind, s, truth, classes) for s in scores]
     found = [figures(softmax(s, t), truth, classes) for s, t in zip(scores, temperatures, strict=True)]
-    best = min(range(len(candidates)), key=lambda i: (-found[i]["top1"], found[i]["log_loss"]))
+    best = _best([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
     ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1])
     converged[best] &= _converged(certificate)
     return Probe(
@@ -211,6 +213,13 @@ def _cross_validate(
             scores[i][out] = decision_scores(estimator, X[out])
             converged[i] &= _converged(certificate)
     return scores, converged
+
+
+def _best(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
+    """Which candidate is chosen, by figures on `count` samples."""
+    top = max(top1)
+    enough = top - np.sqrt(top * (1 - top) / count)
+    return min((i for i, found in enumerate(top1) if found >= enough), key=log_loss.__getitem__)
 
 
 def _converged(certificate: Certificate | None) -> bool:

@@ -148,7 +148,9 @@ def selection(model: models.Model) -> Html:
     return section(
         f"How {name} was chosen",
         tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}"),
-        tag("small", "The best top-1 wins, of equal ones the lower log-loss.") if len(path) > 1 else "",
+        tag("small", "Of those within one standard error of the best top-1, the lowest log-loss wins.")
+        if len(path) > 1
+        else "",
         tag("div", *charts, class_="pair"),
         table([name, "top-1", "log-loss", ""], rows, [value == chosen for value in values]) if path else "",
     )

@@ -1,8 +1,8 @@
 """The stage `probe`: cached embeddings → a model file.
 
 What it does, since no named protocol says so: features standardised by the training data, L2, whole decades of C or
-alpha, chosen by top-1 (then log-loss) on validation data or by stratified 5-fold cross-validation, refitted on all
-that was not reported.
+alpha, on validation data or by stratified 5-fold cross-validation the lowest log-loss among those within one standard
+error of the best top-1, refitted on all that was not reported.
 """
 
 from __future__ import annotations

@@ -1,0 +1,179 @@
+"""The logistic C path against scikit-learn's own fits, and its certificates."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes import paths
+from featurepipe.probes.paths import LogisticPath
+
+STRENGTHS = np.logspace(-6, 5, 12)
+SHAPES = [(300, 40, 5), (60, 100, 4), (200, 20, 2), (50, 300, 2), (30, 5, 10), (12, 400, 12), (400, 30, 3)]
+
+
+def features(n, width, classes, seed=0, dtype=np.float32):
+    """Correlated features with a large mean; every class occurs."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) / np.sqrt(width) + 3
+    y = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+    X[:, 0] += y
+    return X.astype(dtype), y
+
+
+def objective(X, y, coef, intercept, C, weight=1.0):
+    scores = X.astype(float) @ coef.T + intercept
+    if len(coef) == 1:
+        losses = np.logaddexp(0, scores[:, 0]) - scores[:, 0] * y
+    else:
+        losses = logsumexp(scores, axis=1) - scores[np.arange(len(y)), y]
+    return (weight * losses).sum() + (coef**2).sum() / (2 * C)
+
+
+def scikit_learns(X, y, C, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(C=C, solver="newton-cg", tol=1e-10, max_iter=1000)
+        return model.fit(X.astype(float), y, **options)
+
+
+@pytest.mark.parametrize(("n", "width", "classes"), SHAPES)
+def test_every_objective_is_as_low_as_scikit_learns_and_the_certificate_true(n, width, classes):
+    X, y = features(n, width, classes)
+    for C, fit in zip(STRENGTHS, LogisticPath(X, y).fit(STRENGTHS), strict=True):
+        ours, certificate = objective(X, y, fit.coef, fit.intercept, C), fit.certificate
+        theirs = objective(X, y, *(lambda m: (m.coef_, m.intercept_))(scikit_learns(X, y, C)), C)
+        assert ours <= theirs * (1 + paths.TOLERANCE)
+        assert ours - theirs <= certificate.gap * ours + 1e-9 * ours  # theirs is no lower than the optimum
+        assert certificate.objective == pytest.approx(ours, rel=1e-9)
+        assert certificate.converged
+        assert certificate.gap <= paths.TOLERANCE
+        assert fit.coef.shape == ((1 if classes == 2 else classes), width)
+
+
+@pytest.mark.parametrize(("n", "width", "classes"), SHAPES[:4])
+def test_coefficients_are_scikit_learns(n, width, classes):
+    X, y = features(n, width, classes)
+    (fit,) = LogisticPath(X, y, tolerance=1e-12).fit([0.1])
+    model = scikit_learns(X, y, 0.1)
+    np.testing.assert_allclose(fit.coef, model.coef_, atol=1e-4 * np.abs(model.coef_).max())
+    np.testing.assert_allclose(fit.intercept, model.intercept_, atol=1e-4 * np.abs(model.intercept_).max())
+
+
+def test_standardised_features_are_penalised_but_the_coefficients_are_for_those_given():
+    X, y = features(200, 20, 3)
+    X *= np.logspace(-3, 3, 20, dtype=np.float32)
+    (fit,) = LogisticPath(X, y, scale=True, tolerance=1e-10).fit([0.01])
+    scaler = StandardScaler().fit(X.astype(float))
+    model = scikit_learns(scaler.transform(X.astype(float)), y, 0.01)
+    found = X.astype(float) @ fit.coef.T + fit.intercept
+    np.testing.assert_allclose(found, model.decision_function(scaler.transform(X.astype(float))), atol=1e-3)
+
+
+def test_the_order_of_strengths_changes_no_answer():
+    X, y = features(150, 30, 4)
+    up = {fit.certificate.C: fit for fit in LogisticPath(X, y, tolerance=1e-10).fit(STRENGTHS)}
+    for fit in LogisticPath(X, y, tolerance=1e-10).fit([1e5, 1e-6, 1.0, 1.0, 10.0, 0.1]):
+        C = min(up, key=lambda c: abs(np.log(c / fit.certificate.C)))
+        assert fit.certificate.converged
+        assert objective(X, y, fit.coef, fit.intercept, C) == pytest.approx(up[C].certificate.objective, rel=1e-8)
+
+
+def test_the_path_is_lazy(monkeypatch):
+    solved = []
+    solve = LogisticPath._solve
+    monkeypatch.setattr(LogisticPath, "_solve", lambda self, C, *a: solved.append(C) or solve(self, C, *a))
+    path = LogisticPath(*features(40, 5, 3)).fit([0.1, 1.0, 10.0])
+    next(path)
+    assert solved == [0.1]
+
+
+def test_products_may_read_the_features_instead_of_keeping_a_copy(tmp_path):
+    X, y = features(300, 40, 5)
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for kept, read in zip(
+        LogisticPath(X, y).fit(STRENGTHS), LogisticPath(mapped, y, keep=False).fit(STRENGTHS), strict=True
+    ):
+        assert read.certificate.converged
+        assert read.certificate.objective == pytest.approx(kept.certificate.objective, rel=2 * paths.TOLERANCE)
+
+
+def test_rows_in_many_chunks_give_the_same(monkeypatch):
+    X, y = features(300, 40, 5)
+    whole = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
+    monkeypatch.setattr(paths, "CHUNK_BYTES", 8 * 40 * 7)
+    parts = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
+    np.testing.assert_allclose(parts, whole, rtol=2 * paths.TOLERANCE)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_weight_counts_as_so_many_copies(classes):
+    X, y = features(80, 10, classes)
+    weight = np.random.default_rng(1).integers(0, 4, 80).astype(float)
+    weight[:classes] = 1
+    (fit,) = LogisticPath(X, y, sample_weight=weight).fit([1.0])
+    copies = np.repeat(np.arange(80), weight.astype(int))
+    (same,) = LogisticPath(X[copies], y[copies]).fit([1.0])
+    assert fit.certificate.objective == pytest.approx(same.certificate.objective, rel=1e-6)
+    np.testing.assert_allclose(fit.coef, same.coef, atol=1e-3 * np.abs(same.coef).max())
+
+
+def test_labels_of_a_matrix_are_fitted_as_if_each_were_alone():
+    X, y = features(120, 15, 3)
+    Y = np.stack([y == 0, y > 0, y % 2 == 0], axis=1).astype(int)
+    fits = list(LogisticPath(X, Y, tolerance=1e-11).fit([0.1, 10.0]))
+    for label in range(3):
+        for together, alone in zip(fits, LogisticPath(X, Y[:, label], tolerance=1e-11).fit([0.1, 10.0]), strict=True):
+            np.testing.assert_allclose(together.coef[label], alone.coef[0], atol=1e-3 * np.abs(alone.coef).max())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_constant_features_leave_the_class_shares(classes):
+    y = np.arange(30) % classes
+    for scale in (False, True):
+        (fit,) = LogisticPath(np.full((30, 4), 7.0, np.float32), y, scale=scale).fit([1.0])
+        assert np.abs(fit.coef).max() < 1e-6
+        assert fit.certificate.converged
+        np.testing.assert_allclose(fit.intercept, fit.intercept.mean(), atol=1e-6)
+
+
+def test_a_rare_class_among_many_rows():
+    X, y = features(3000, 10, 2)
+    y = np.where(y == 1, 1, 0)
+    y[:-1] = np.where(y[:-1] > 0, 1, 0)
+    y[-1] = 2  # one sample
+    for C, fit in zip(STRENGTHS, LogisticPath(X, y).fit(STRENGTHS), strict=True):
+        theirs = scikit_learns(X, y, C)
+        assert fit.certificate.objective <= objective(X, y, theirs.coef_, theirs.intercept_, C) * (1 + 1e-6)
+        assert fit.certificate.converged
+
+
+def test_steps_used_up_are_said(monkeypatch):
+    monkeypatch.setattr(paths, "MAX_STEPS", 1)
+    X, y = features(100, 20, 3)
+    (fit,) = LogisticPath(X, y).fit([100.0])
+    assert not fit.certificate.converged
+    assert fit.certificate.gap > paths.TOLERANCE
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    X, y = features(20, 5, 2)
+    X[3, 2] = bad
+    with pytest.raises(ProbeError, match="not finite"):
+        LogisticPath(X, y)
+
+
+def test_what_cannot_be_fitted():
+    X, y = features(20, 5, 2)
+    with pytest.raises(ProbeError, match="at least two classes"):
+        LogisticPath(X, np.zeros(20, int))
+    with pytest.raises(ProbeError, match="20 rows of features, but 19 targets"):
+        LogisticPath(X, y[1:])
+    with pytest.raises(ProbeError, match="above 0 and finite; got -1"):
+        list(LogisticPath(X, y).fit([-1]))
