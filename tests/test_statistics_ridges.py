@@ -5,13 +5,12 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
-from sklearn.model_selection import PredefinedSplit
+from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics import cross_validate_ridge, gather, gathering, ridge_path
+from featurepipe.statistics import gather, ridge_path
 
 ALPHAS = [1e-3, 1.0, 30.0, 1e6]
 
@@ -114,107 +113,6 @@ def test_it_is_a_real_estimator(known):
     assert clone(ours).get_params() == RidgeClassifier(alpha=2.0).get_params()
     assert ours.score(X, y) == RidgeClassifier(alpha=2.0).fit(X.astype(np.float64), y).score(X, y)
     assert ours.coef_.flags["C_CONTIGUOUS"]
-
-
-# -- cross-validation
-
-
-def fold_by_fold(X, y, folds, alphas, scale):
-    """Accuracy and squared error by scikit-learn, fold by fold and alpha by alpha."""
-    X, known = X.astype(np.float64), np.unique(y)
-    accuracy, error = [], []
-    for fold in range(folds.max() + 1):
-        out = folds == fold
-        for alpha in alphas:
-            steps = ([StandardScaler()] if scale else []) + [RidgeClassifier(alpha=alpha)]
-            model = make_pipeline(*steps).fit(X[~out], y[~out])
-            accuracy.append(model.score(X[out], y[out]))
-            scores = model.decision_function(X[out])
-            scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
-            every = np.full((out.sum(), len(known)), -1.0)  # a class that it has not seen
-            every[:, np.isin(known, model.classes_)] = scores
-            error.append(np.mean((every - np.where(y[out][:, None] == known, 1, -1)) ** 2))
-    return np.reshape(accuracy, (-1, len(alphas))), np.reshape(error, (-1, len(alphas)))
-
-
-@pytest.mark.parametrize("scale", [False, True])
-@pytest.mark.parametrize(
-    "case",
-    [{"spread": 0.3}, {"known": 2, "spread": 0.2}, {"n": 40, "width": 60, "mean": 100.0}, {"mean": 1000.0}],
-    ids=str,
-)
-def test_cross_validation_is_scikit_learns_fold_by_fold(case, scale, monkeypatch):
-    monkeypatch.setattr(gathering, "BLOCK_BYTES", 2**13)
-    X, y = sample(**case)
-    folds = np.random.default_rng(1).integers(-1, 4, len(y))
-    chunks = [(X[i : i + 37], y[i : i + 37], folds[i : i + 37]) for i in range(0, len(y), 37)]
-    scores = cross_validate_ridge(gather(chunks, np.unique(y), folds=4), chunks, ALPHAS, scale=scale)
-    accuracy, error = fold_by_fold(X, y, folds, ALPHAS, scale)
-    assert scores.counts.tolist() == [(folds == fold).sum() for fold in range(4)]
-    np.testing.assert_allclose(scores.accuracy, accuracy, 1e-12)
-    np.testing.assert_allclose(scores.squared_error, error, 1e-6)
-
-
-def test_the_choice_is_that_of_ridge_classifier_cv():
-    X, y = sample(200, 30, spread=0.25)
-    folds = np.arange(200) % 5
-    alphas = np.logspace(-2, 5, 8)
-    chunks = [(X, y, folds)]
-    scores = cross_validate_ridge(gather(chunks, y, folds=5), chunks, alphas)
-    theirs = RidgeClassifierCV(alphas, cv=PredefinedSplit(folds)).fit(X.astype(np.float64), y)
-    assert scores.accuracy.mean(axis=0).max() == pytest.approx(theirs.best_score_, rel=1e-12)
-    assert scores.best_alpha == theirs.alpha_
-
-
-def test_equal_accuracies_are_told_apart_by_the_squared_error():
-    X, y = sample(spread=50.0)  # everything is separable
-    chunks = [(X, y, np.arange(len(y)) % 3)]
-    scores = cross_validate_ridge(gather(chunks, y, folds=3), chunks, [1e3, 1.0, 1e5])
-    assert (scores.accuracy[:, :2] == 1).all()
-    assert scores.best_alpha == 1.0
-
-
-def test_a_class_in_no_training_fold_is_never_predicted():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(60, 4)).astype(np.float32), np.array(["a", "b", "c", "only"])[np.arange(60) % 3]
-    X[0], y[0] = 30, "only"  # so that the other classes' scores are far below −1 there
-    folds = np.arange(60) // 12
-    chunks = [(X, y, folds)]
-    scores = cross_validate_ridge(gather(chunks, np.unique(y), folds=5), chunks, ALPHAS)
-    accuracy, error = fold_by_fold(X, y, folds, ALPHAS, False)
-    np.testing.assert_allclose(scores.accuracy, accuracy, 1e-12)
-    np.testing.assert_allclose(scores.squared_error, error, 1e-6)
-    kept = [(X, y, np.where(y == "only", -1, folds))]  # instead of that it can always be trained on
-    scores = cross_validate_ridge(gather(kept, np.unique(y), folds=5), kept, ALPHAS)
-    assert scores.counts.tolist() == [11, 12, 12, 12, 12]
-
-
-def test_folds_without_rows_are_left_out():
-    X, y = sample()
-    chunks = [(X, y, np.arange(len(y)) % 2 * 3)]  # 0 and 3
-    scores = cross_validate_ridge(gather(chunks, y, folds=5), chunks, ALPHAS)
-    assert scores.accuracy.shape == scores.squared_error.shape == (2, 4)
-
-
-def test_the_second_pass_must_meet_the_same_rows():
-    X, y = sample()
-    folds = np.arange(len(y)) % 3
-    chunks = iter([(X, y, folds)])
-    found = gather(chunks, y, folds=3)
-    with pytest.raises(ProbeError, match=r"0 rows where the first had 300.*a generator gives its items once"):
-        cross_validate_ridge(found, chunks, ALPHAS)
-    with pytest.raises(ProbeError, match="300 rows where the first had 300, or others"):
-        cross_validate_ridge(found, [(X, y, np.roll(folds, 1))], ALPHAS)
-
-
-def test_folds_that_cannot_be_cross_validated():
-    X, y = sample(known=2)
-    chunks = [(X, y)]
-    with pytest.raises(ProbeError, match="no fold has rows to hold out"):
-        cross_validate_ridge(gather(chunks, y), chunks, ALPHAS)
-    chunks = [(X, y, (y == "c01").astype(int))]
-    with pytest.raises(ProbeError, match="without fold 0 fewer than two classes are left"):
-        cross_validate_ridge(gather(chunks, y, folds=2), chunks, ALPHAS)
 
 
 @pytest.mark.parametrize("alphas", [[], [-1.0], [np.nan], [np.inf, 1.0], 1.0, [[1.0]]])

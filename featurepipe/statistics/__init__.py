@@ -26,8 +26,9 @@ array(['ant'], dtype='<U3')
 
 from featurepipe.statistics.discriminants import to_centroids, to_lda, to_scaler
 from featurepipe.statistics.gathering import Chunk, Statistics, gather
-from featurepipe.statistics.ridges import RidgeScores, cross_validate_ridge, ridge_classifier, ridge_path
+from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.scores import h_score, logme
+from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
 __all__ = [
     "Chunk",

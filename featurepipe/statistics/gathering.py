@@ -183,6 +183,8 @@ def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -
     >>> found.without(0).mean.tolist() == X[2:].mean(axis=0).tolist()
     True
     """
+    from scipy.sparse import csr_array
+
     if any(label is None for label in classes):
         raise ProbeError("None is among the classes; leave out rows that have no label")
     classes = np.unique(np.asarray(classes))
@@ -198,8 +200,8 @@ def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -
         counts += np.bincount(cells, minlength=len(counts))
         for part, rows in by_fold(cells, known):
             grams[part] += X[rows].T @ X[rows]  # NumPy sees that this is symmetric, and computes one half
-        starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        sums[cells[starts]] += np.add.reduceat(X, starts)
+        one_hot = csr_array((np.ones(len(X)), cells, np.arange(len(X) + 1)), shape=(len(X), len(counts)))
+        sums += one_hot.T @ X
     if shift is None:
         raise ProbeError("there are no rows to take statistics of")
     return Statistics(classes, shift, counts.reshape(parts, known), sums.reshape(parts, known, -1), grams)

@@ -1,8 +1,8 @@
-"""Ridge classifiers for every alpha and fold, from one eigendecomposition each."""
+"""Ridge classifiers of every alpha, from one eigendecomposition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,34 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Chunk, Statistics, blocks, by_fold, eigenpairs
-
-
-@dataclass(frozen=True)
-class RidgeScores:
-    """What cross-validation says of each alpha.
-
-    Attributes
-    ----------
-    alphas : ndarray of float64, shape (A,)
-    counts : ndarray of int64, shape (F,)
-        Rows held out in each fold.
-    accuracy : ndarray of float64, shape (F, A)
-        Top-1 on the rows held out.
-    squared_error : ndarray of float64, shape (F, A)
-        Mean over those rows and all classes of (score − target)², with targets −1 and 1.
-    """
-
-    alphas: np.ndarray
-    counts: np.ndarray
-    accuracy: np.ndarray
-    squared_error: np.ndarray
-
-    @property
-    def best_alpha(self) -> float:
-        """The alpha of the greatest accuracy (mean of the folds); equal ones are told apart by the squared error."""
-        best = np.lexsort((self.squared_error.mean(axis=0), -self.accuracy.mean(axis=0)))[0]
-        return float(self.alphas[best])
+from featurepipe.statistics.gathering import Statistics, eigenpairs
 
 
 def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool = False) -> list[Any]:
@@ -74,97 +47,71 @@ def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool =
     ['a', 'a', 'b', 'b']
     """
     statistics = statistics.for_classifier()
-    alphas = _check_alphas(alphas)
-    weights, intercepts = solve_ridge(statistics, alphas, scale)
+    checked = check_alphas(alphas)
+    ridge = solve_ridge(statistics, scale)
+    weights = ridge.weights(ridge.factors(checked))  # (A, D, K)
+    intercepts = ridge.targets - ridge.mean @ weights  # (A, K)
     kept = slice(1, None) if len(statistics.classes) == 2 else slice(None)  # of two classes, the second one's
     return [
-        ridge_classifier(statistics.classes, np.ascontiguousarray(weights[:, i, kept].T), intercepts[i, kept], alpha)
-        for i, alpha in enumerate(alphas.tolist())
+        ridge_classifier(statistics.classes, np.ascontiguousarray(weights[i, :, kept].T), intercepts[i, kept], alpha)
+        for i, alpha in enumerate(checked.tolist())
     ]
 
 
-def cross_validate_ridge(
-    statistics: Statistics, chunks: Iterable[Chunk], alphas: Sequence[float], *, scale: bool = False
-) -> RidgeScores:
-    """Accuracy of every alpha in k-fold cross-validation, by a second pass over the rows.
+@dataclass(frozen=True)
+class Ridge:
+    """All ridge regressions on targets −1 and 1, one column per class, with an intercept that is not penalised.
 
-    Each fold's classifiers come from the statistics of the other folds. The second pass only multiplies held-out
-    rows with the coefficients of all alphas at once; these take folds × alphas × classes × width float64.
-    The squared error needs no second pass, but comes along.
-
-    Parameters
+    Attributes
     ----------
-    statistics : Statistics
-        With folds.
-    chunks : iterable of tuple
-        The very rows that they were taken of.
-    alphas : sequence of float
-        Each 0 or above.
-    scale : bool
-        As in `ridge_path`; what it is standardised by comes from the training folds alone.
-
-    Returns
-    -------
-    RidgeScores
-        Folds without rows are left out.
-
-    Raises
-    ------
-    ProbeError
-        No fold has rows, a fold leaves fewer than two classes to train on, or the chunks are not the same rows.
-
-    Examples
-    --------
-    >>> from featurepipe.statistics import gather
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.arange(60) % 3
-    >>> chunks = [(rng.normal(size=(60, 4)) + y[:, None], y, np.arange(60) // 12)]
-    >>> scores = cross_validate_ridge(gather(chunks, y, folds=5), chunks, [0.1, 10, 1e6])
-    >>> scores.accuracy.shape
-    (5, 3)
+    mean : ndarray, shape (D,)
+        Of the features.
+    targets : ndarray, shape (K,)
+        Mean target of each class; −1 for a class without rows, whose coefficients are zero.
+    values : ndarray, shape (r,)
+        Eigenvalues Λ of the (scaled) features' X'X about their mean.
+    axes : ndarray, shape (D, r)
+        Its eigenvectors, for raw features.
+    products : ndarray, shape (r, K)
+        X'Y along these axes.
     """
-    alphas = _check_alphas(alphas)
-    held_out = [fold for fold in range(statistics.folds) if statistics.counts[fold].any()]
-    if not held_out:
-        raise ProbeError("no fold has rows to hold out; give each row's fold to gather")
-    fitted, errors = {}, []
-    for fold in held_out:
-        train = statistics.without(fold)
-        if np.count_nonzero(train.class_counts) < 2:
-            raise ProbeError(f"without fold {fold} fewer than two classes are left to train on; use other folds")
-        weights, intercepts = solve_ridge(train, alphas, scale)  # (D, A, K), (A, K)
-        errors.append(_squared_error(statistics.only(fold), weights, intercepts))
-        # The others of scikit-learn's classifiers would not know a class that is in no training fold.
-        intercepts = np.where(train.class_counts, intercepts, -np.inf)
-        fitted[fold] = weights.reshape(len(weights), -1), intercepts
-    counts, correct = _count_correct(statistics, chunks, fitted, len(alphas))
-    if (counts != statistics.counts).any():
-        raise ProbeError(
-            f"the second pass met {counts.sum()} rows where the first had {statistics.rows}, or others; "
-            "give the same chunks again (a generator gives its items once)"
-        )
-    sizes = counts[held_out].sum(axis=1)  # (F,)
-    return RidgeScores(alphas, sizes, correct[held_out] / sizes[:, None], np.stack(errors))
+
+    mean: np.ndarray
+    targets: np.ndarray
+    values: np.ndarray
+    axes: np.ndarray
+    products: np.ndarray
+
+    def factors(self, alphas: np.ndarray) -> np.ndarray:
+        """1 / (Λ + α), (r, A)."""
+        return 1 / (self.values[:, None] + alphas)
+
+    def weights(self, factors: np.ndarray) -> np.ndarray:
+        """Coefficients for raw features about the mean, one set per column of `factors` (r, J): (J, D, K)."""
+        return self.axes @ (factors.T[:, :, None] * self.products)
 
 
-def solve_ridge(statistics: Statistics, alphas: np.ndarray, scale: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of every alpha and class, for raw rows and targets −1 and 1, and intercepts without penalty.
-
-    Returns
-    -------
-    weights : ndarray of float64, shape (D, A, K)
-        Zero for a class without rows, whose intercept is −1.
-    intercepts : ndarray of float64, shape (A, K)
-    """
-    rows, counts = statistics.rows, statistics.class_counts
+def solve_ridge(statistics: Statistics, scale: bool = False) -> Ridge:
+    """The eigendecomposition from which every alpha's coefficients follow; `scale` as in `ridge_path`."""
     scales = statistics.scales() if scale else np.ones(statistics.width)
-    values, vectors = eigenpairs(statistics.scatter() / np.outer(scales, scales))  # (r,), (D, r)
-    projected = vectors.T @ (_target_products(statistics) / scales[:, None])  # (r, K)
-    shrunk = projected[:, None] / (values[:, None] + alphas)[..., None]  # (r, A, K)
-    weights = np.tensordot(vectors, shrunk, 1)  # (D, A, K)
-    weights /= scales[:, None, None]
-    intercepts = 2 * counts / rows - 1 - np.tensordot(statistics.mean, weights, 1)  # (A, K)
-    return weights, intercepts
+    values, vectors = eigenpairs(statistics.scatter() / np.outer(scales, scales))
+    axes = vectors / scales[:, None]
+    targets = 2 * statistics.class_counts / statistics.rows - 1
+    return Ridge(statistics.mean, targets, values, axes, axes.T @ target_products(statistics))
+
+
+def target_products(statistics: Statistics) -> np.ndarray:
+    """(X − mean)'Y for targets −1 and 1, (D, K): twice the class sums about the mean."""
+    total = statistics.sums.sum(axis=(0, 1))
+    return 2 * (statistics.class_sums - np.outer(statistics.class_counts / statistics.rows, total)).T
+
+
+def check_alphas(alphas: Sequence[float]) -> np.ndarray:
+    """The alphas as float64 (A,), or a ProbeError."""
+    checked = np.asarray(alphas, np.float64)
+    if checked.ndim != 1 or not len(checked) or not (np.isfinite(checked) & (checked >= 0)).all():
+        raise ProbeError(f"alphas must be numbers of 0 or above; got {alphas}")
+    return checked
 
 
 def ridge_classifier(classes: np.ndarray, weight: np.ndarray, bias: np.ndarray, alpha: float) -> Any:
@@ -200,48 +147,3 @@ def _binary_is_flat() -> bool:
     from sklearn.linear_model import RidgeClassifier
 
     return RidgeClassifier().fit([[0.0], [1.0]], [0, 1]).coef_.ndim == 1
-
-
-def _check_alphas(alphas: Sequence[float]) -> np.ndarray:
-    checked = np.asarray(alphas, np.float64)
-    if checked.ndim != 1 or not len(checked) or not (np.isfinite(checked) & (checked >= 0)).all():
-        raise ProbeError(f"alphas must be numbers of 0 or above; got {alphas}")
-    return checked
-
-
-def _target_products(statistics: Statistics) -> np.ndarray:
-    """(X − mean)'Y for targets −1 and 1, (D, K): twice the class sums about the mean."""
-    total = statistics.sums.sum(axis=(0, 1))
-    return 2 * (statistics.class_sums - np.outer(statistics.class_counts / statistics.rows, total)).T
-
-
-def _squared_error(held_out: Statistics, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
-    """Mean (score − target)² over rows and classes, per alpha: (A,).
-
-    About the rows' own means, so that nothing large is subtracted:
-    ‖Xw − y‖² = w'Sw − 2 w'(X − mean)'y + ‖y − mean y‖² + n (mean score − mean target)².
-    """
-    targets = 2 * held_out.class_counts / held_out.rows - 1  # (K,)
-    flat = weights.reshape(len(weights), -1)  # (D, A K)
-    spread = np.einsum("dj,dj->j", flat, held_out.scatter() @ flat).reshape(intercepts.shape)  # (A, K)
-    fit = np.einsum("dak,dk->ak", weights, _target_products(held_out))
-    offset = np.tensordot(held_out.mean, weights, 1) + intercepts - targets
-    return ((spread - 2 * fit) / held_out.rows + 1 - targets**2 + offset**2).mean(axis=1)
-
-
-def _count_correct(
-    statistics: Statistics, chunks: Iterable[Chunk], fitted: dict[int, tuple[np.ndarray, np.ndarray]], alphas: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows met per part and class (F + 1, K), and correct ones per part and alpha (F + 1, A)."""
-    known = len(statistics.classes)
-    counts = np.zeros(statistics.counts.size, np.int64)
-    correct = np.zeros((len(statistics.counts), alphas), np.int64)
-    for X, cells in blocks(chunks, statistics.classes, statistics.folds, made=alphas * known):
-        counts += np.bincount(cells, minlength=len(counts))
-        for fold, rows in by_fold(cells, known):
-            if fold in fitted:
-                weights, intercepts = fitted[fold]
-                scores = (X[rows] @ weights).reshape(-1, alphas, known)  # (n, A, K)
-                scores += intercepts
-                correct[fold] += (scores.argmax(axis=2) == cells[rows, None] % known).sum(axis=0)
-    return counts.reshape(statistics.counts.shape), correct
