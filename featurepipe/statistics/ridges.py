@@ -38,6 +38,12 @@ def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool =
     ProbeError
         Fewer than two classes have rows, or an alpha is not a number of 0 or above.
 
+    Notes
+    -----
+    Coefficients agree with scikit-learn's fit in float64 to 1e-5 as long as the features' deviations differ by less
+    than a factor of about 10⁵; beyond, the smallest features' lose digits to the rounding of the largest. `scale`
+    cures that.
+
     Examples
     --------
     >>> from featurepipe.statistics import gather
