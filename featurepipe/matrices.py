@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from featurepipe import shards
 from featurepipe.errors import StoreError
 from featurepipe.files import atomic
 from featurepipe.manifests import require_pyarrow
-from featurepipe.stores import Entry, Row, Store
+from featurepipe.stores import Entry, Row, Rows, Store
+from featurepipe.stores.rows import keys
 
 EXPORT_SUFFIXES = (".npz", ".parquet", ".csv")
+PIECE_ROWS = 2**14  # that `stream` gives at once
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,69 @@ def load(store: Store, entry: Entry) -> FeatureMatrix:
     ShardCorrupt
         A row fails its checksum.
     """
-    places, refused = entry.places(), entry.rejects()
+    rows, numbers, places = _placed(store, entry)
+    return from_rows(_pick(rows, numbers), gather(entry, places))
+
+
+def stream(store: Store, entry: Entry) -> Iterator[FeatureMatrix]:
+    """The rows of `load` in pieces, shard by shard: no more than one shard's embeddings are in memory.
+
+    Within a shard the rows come in manifest order. A content that stands in the manifest several times gives as many
+    rows, as in `load`.
+
+    Returns
+    -------
+    iterator of FeatureMatrix
+        Of at most 16,384 rows each.
+
+    Raises
+    ------
+    StoreError, ShardCorrupt
+        As `load`; the latter when the iteration comes to that shard.
+    """
+    return _pieces(entry, *_placed(store, entry))
+
+
+def _pieces(entry: Entry, rows: Rows, numbers: np.ndarray, places: np.ndarray) -> Iterator[FeatureMatrix]:
+    order = np.argsort(places[:, 0], kind="stable")  # stable: what is in one shard stays in manifest order
+    starts = np.flatnonzero(np.diff(places[order, 0], prepend=-1))
+    for mine in np.split(order, starts[1:]):
+        embeddings = shards.read(entry.indexes[places[mine[0], 0]].path).embeddings
+        for start in range(0, len(mine), PIECE_ROWS):
+            part = mine[start : start + PIECE_ROWS]
+            X = embeddings[places[part, 1]].astype(np.float32, copy=False)
+            yield from_rows(_pick(rows, numbers[part]), X)
+
+
+def _pick(rows: Rows, numbers: np.ndarray) -> list[Row]:
+    return [rows[number] for number in numbers.tolist()]
+
+
+def _placed(store: Store, entry: Entry) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """The manifest, which of its rows have an embedding (n,), and where: shard and row (n, 2); raises as `load`."""
     rows = store.rows()
-    pending = [row for row in rows if row.digest and row.digest not in places and row.digest not in refused]
-    if pending:
+    # In arrays, where Entry.places has a text and a tuple for every row: a million of those fill half a gigabyte.
+    held = keys(np.concatenate([np.zeros((0, 32), np.uint8), *(index.digests for index in entry.indexes)]))  # (m,)
+    sizes = np.array([len(index.digests) for index in entry.indexes], np.int64)
+    shard = np.repeat(np.arange(len(sizes)), sizes)  # (m,)
+    row = np.arange(len(held)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # (m,)
+    order = np.argsort(held)
+    at = np.searchsorted(held, rows.keys, sorter=order)  # (n,)
+    inside = np.flatnonzero(at < len(held))
+    at = order[at[inside]]
+    same = rows.readable[inside] & (held[at] == rows.keys[inside])
+    numbers, at = inside[same], at[same]
+    pending = rows.readable & ~np.isin(rows.keys, keys(shards.digest_array(entry.rejects())))
+    pending[numbers] = False
+    if pending.any():
+        first = rows.samples[int(pending.argmax())].id
         raise StoreError(
-            f"{store.path}: {len(pending)} of {len(rows)} samples are not extracted for {entry.folder.name} "
-            f"(first {pending[0].sample.id}); run featurepipe extract again to finish"
+            f"{store.path}: {pending.sum()} of {len(rows)} samples are not extracted for {entry.folder.name} "
+            f"(first {first}); run featurepipe extract again to finish"
         )
-    held = [row for row in rows if row.digest in places]
-    if not held:
+    if not len(numbers):
         raise StoreError(f"{store.path} holds no embedding of its samples; see {store.path / 'rejects.csv'}")
-    return from_rows(held, gather(entry, [places[row.digest] for row in held]))
+    return rows, numbers, np.stack([shard[at], row[at]], axis=1)
 
 
 def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
@@ -84,7 +137,7 @@ def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
     )
 
 
-def gather(entry: Entry, places: list[tuple[int, int]]) -> np.ndarray:
+def gather(entry: Entry, places: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Rows of an entry's shards, by (position of the shard, row), one shard in memory at a time.
 
     Returns

@@ -24,6 +24,7 @@ from featurepipe.digests import sha256_bytes
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import probabilities
+from featurepipe.statistics import ridge_classifier
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.0"
@@ -95,7 +96,7 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
     path = Path(path)
     check_suffix(path)
-    weight = np.ascontiguousarray(model.estimator.coef_)
+    weight = np.ascontiguousarray(np.atleast_2d(model.estimator.coef_))  # a binary ridge's may be flat
     bias = np.ascontiguousarray(np.atleast_1d(model.estimator.intercept_))
     header = {
         "encoding-type": ENCODING_TYPE,
@@ -202,21 +203,16 @@ def _holds_backbone(path: Path) -> bool:
 
 def _restore(kind: str, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray, card: Mapping[str, Any]) -> Any:
     """A scikit-learn estimator as if it had been fitted here."""
-    from sklearn.linear_model import LogisticRegression, RidgeClassifier
-    from sklearn.preprocessing import LabelBinarizer
+    from sklearn.linear_model import LogisticRegression
 
     rows = 1 if len(classes) == 2 else len(classes)
     if weight.ndim != 2 or len(weight) != rows or bias.shape != (rows,):
         raise ValueError(f"a head of shape {weight.shape} + {bias.shape} does not fit {len(classes)} classes")
-    estimator: Any
-    if kind == "logistic":
-        estimator = LogisticRegression(C=card["selection"]["chosen"])
-    elif kind == "ridge":
-        estimator = RidgeClassifier(alpha=card["selection"]["chosen"])
-        estimator._label_binarizer = LabelBinarizer(pos_label=1, neg_label=-1).fit(classes)
-    else:
+    if kind == "ridge":
+        return ridge_classifier(classes, weight, bias, card["selection"]["chosen"])
+    if kind != "logistic":
         raise ModelFileError(f"probe kind {kind!r} is unknown to this featurepipe; upgrade it")
-    vars(estimator)["classes_"] = classes  # in some versions a property of RidgeClassifier, which then stands
-    estimator.coef_, estimator.intercept_ = weight, bias
+    estimator = LogisticRegression(C=card["selection"]["chosen"])
+    estimator.classes_, estimator.coef_, estimator.intercept_ = classes, weight, bias
     estimator.n_features_in_ = weight.shape[1]
     return estimator

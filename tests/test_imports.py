@@ -19,6 +19,7 @@ ROWS = (
     ("stores",),
     ("extraction",),
     ("matrices",),
+    ("statistics",),
     ("probes",),
     ("models",),
     ("reports",),

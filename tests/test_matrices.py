@@ -112,6 +112,67 @@ def test_take_keeps_rows_together(store):
         assert [int(id_) for id_ in part.ids] == [int(d, 16) for d in part.digests]
 
 
+# -- streaming
+
+
+def columns(matrix):
+    rows = zip(matrix.ids, matrix.digests, matrix.y, matrix.split, map(bytes, matrix.X), strict=True)
+    return sorted(rows, key=lambda row: row[0])
+
+
+@pytest.mark.parametrize("numbers", [range(4), [9, 0, 5, 3, 8], [7, 7, 1, 7, 6, 0, 7, 7], [2], [1, 4, 9]])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_a_stream_has_the_rows_of_load_shard_by_shard(store, numbers, at_once, monkeypatch):
+    monkeypatch.setattr(matrices, "PIECE_ROWS", at_once)
+    write(store, numbers)
+    pieces = list(matrices.stream(store, store.entry(PIXELS)))
+    whole = load(store)
+    assert sorted((row for piece in pieces for row in columns(piece)), key=lambda row: row[0]) == columns(whole)
+    assert {piece.X.dtype for piece in pieces} == {np.dtype(np.float32)}
+    assert max(map(len, pieces)) <= at_once
+    ids = [id_ for piece in pieces for id_ in piece.ids]
+    places = store.entry(PIXELS).places()
+    order = {id_: (places[digest][0], id_) for id_, digest in zip(whole.ids, whole.digests, strict=True)}
+    assert ids == sorted(ids, key=order.get)  # by shard, and there as in the manifest
+
+
+def test_a_stream_holds_one_shard_at_a_time(store, monkeypatch):
+    write(store, range(10))
+    read = []
+    monkeypatch.setattr(matrices.shards, "read", lambda path, of=matrices.shards.read: read.append(path) or of(path))
+    pieces = matrices.stream(store, store.entry(PIXELS))
+    for count, _ in enumerate(pieces, 1):
+        assert len(read) == count
+    assert len(set(read)) == len(read) == 5
+
+
+def test_a_stream_makes_float32_of_float16_shards(tmp_path):
+    store = Store.create(tmp_path / "half.store")
+    writer = Writer(store.entry(PIXELS), {"name": "pixels", "source": PIXELS.source}, 2)
+    writer.append([digest(1)], np.full((1, PIXELS.width), 0.1, np.float16), {})
+    writer.commit()
+    write(store, [1])
+    (piece,) = matrices.stream(store, store.entry(PIXELS))
+    assert piece.X.dtype == np.float32
+
+
+def test_a_stream_that_cannot_be_whole_says_so_before_it_starts(store):
+    write(store, [1, 77, 78])
+    with pytest.raises(StoreError, match="2 of 3 samples are not extracted"):
+        matrices.stream(store, store.entry(PIXELS))
+    write(store, [4])
+    with pytest.raises(StoreError, match=r"no embedding.*rejects\.csv"):
+        matrices.stream(store, store.entry(PIXELS))
+
+
+def test_a_store_without_any_shard_has_no_rows(tmp_path):
+    store = Store.create(tmp_path / "empty.store")
+    write(store, [1])
+    for read in (matrices.load, matrices.stream):
+        with pytest.raises(StoreError, match="1 of 1 samples are not extracted"):
+            read(store, store.entry(PIXELS))
+
+
 # -- exports
 
 

@@ -105,6 +105,17 @@ def test_the_estimator_is_scikit_learns_own(tmp_path, kind, type_, names):
         np.testing.assert_allclose(estimator.predict_proba(X), model.predict_proba(X), atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1, 5), (5,)])
+def test_a_binary_ridge_is_kept_in_either_shape(tmp_path, shape):
+    model, X = trained("ridge", ("a", "b"))
+    expected = model.estimator.decision_function(X)
+    model.estimator.coef_ = model.estimator.coef_.reshape(shape)  # scikit-learn's versions differ
+    models.save(tmp_path / "m.safetensors", model)
+    back = models.load(tmp_path / "m.safetensors")
+    np.testing.assert_allclose(back.estimator.decision_function(X), expected, rtol=1e-12)
+    assert back.estimator.coef_.ndim == RidgeClassifier().fit([[0.0], [1.0]], [0, 1]).coef_.ndim
+
+
 def test_a_head_alone_holds_three_tensors_and_one_json_header(file):
     with safe_open(file, "np") as opened:
         assert set(opened.keys()) == {"head.weight", "head.bias", "seen"}

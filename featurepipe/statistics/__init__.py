@@ -1,0 +1,46 @@
+"""Sufficient statistics: one pass over the features, and many classifiers and scores from it alone.
+
+`gather` reads any number of rows once and keeps, per fold and class, what memory of O(width²) holds: how many rows,
+the sum of their features, and X'X. With targets of one column per class, 1 for its rows and 0 for the others, X'Y is
+nothing but the class sums and Y'Y nothing but the counts, so these statistics are sufficient for every method that is
+quadratic in the features: ridge regression for every alpha and every fold (`ridge_path`, `cross_validate_ridge`),
+linear discriminant analysis, the nearest class mean, standardisation (`to_lda`, `to_centroids`, `to_scaler`), and the
+scores of transferability H-score and LogME (`h_score`, `logme`). What is fitted is a scikit-learn estimator, equal to
+scikit-learn's own fit on the same rows in float64. A class without rows is left out, as scikit-learn would not know it.
+
+What cannot come from here: logistic regression and SVMs, which are not quadratic; Ledoit and Wolf's choice of a
+shrinkage (``shrinkage="auto"``), which needs fourth moments; medians and neighbours.
+
+Examples
+--------
+>>> from featurepipe import statistics
+>>> rng = np.random.default_rng(0)
+>>> y = np.repeat(["ant", "bee", "cow"], 50)
+>>> X = rng.normal(size=(150, 8)) + 2 * (y == "bee")[:, None]
+>>> found = statistics.gather([(X[:70], y[:70]), (X[70:], y[70:])], ["ant", "bee", "cow"])
+>>> found.rows, found.width
+(150, 8)
+>>> statistics.to_lda(found).predict(X[:1])
+array(['ant'], dtype='<U3')
+"""
+
+from featurepipe.statistics.discriminants import to_centroids, to_lda, to_scaler
+from featurepipe.statistics.gathering import Chunk, Statistics, gather
+from featurepipe.statistics.ridges import ridge_classifier, ridge_path
+from featurepipe.statistics.scores import h_score, logme
+from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
+
+__all__ = [
+    "Chunk",
+    "RidgeScores",
+    "Statistics",
+    "cross_validate_ridge",
+    "gather",
+    "h_score",
+    "logme",
+    "ridge_classifier",
+    "ridge_path",
+    "to_centroids",
+    "to_lda",
+    "to_scaler",
+]
