@@ -237,7 +237,7 @@ def create(
         set_pooling(module, pooling, name)
     resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
     chosen = resolve_device(device)
-    module = freeze(module).to(chosen)
+    module = freeze(module, chosen)
     if precision not in ("auto", *PRECISIONS):
         raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
     width = probe_width(module, resolved, layer, pooling, "fp32" if precision == "auto" else precision, name)
