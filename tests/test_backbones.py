@@ -927,6 +927,11 @@ def failing(error):
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
         RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
     ids=lambda error: f"{type(error).__name__} {error}"[:60],
 )
@@ -935,6 +940,12 @@ def test_whatever_says_that_memory_has_run_out_is_one_error(error):
     with pytest.raises(OutOfMemory, match=message) as caught:
         failing(error).embed(noise(3, SMALL["input_size"]))
     assert caught.value.__cause__ is error
+
+
+def test_a_kind_of_operation_that_onednn_lacks_is_no_want_of_memory():
+    with pytest.raises(BackboneError, match="net failed on 2 images") as caught:
+        failing(RuntimeError("could not create a primitive descriptor for a convolution")).embed(noise(2, (3, 64, 64)))
+    assert not isinstance(caught.value, OutOfMemory)
 
 
 def test_other_failures_of_a_network_are_no_want_of_memory():

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 PRECISIONS = ("fp32", "bf16", "fp16")
+# What the CPU's allocator, MPS, oneDNN, cuBLAS and cuDNN say in a plain RuntimeError. oneDNN's primitives and cuDNN's
+# search for an engine may fail for other reasons too; then a single image fails as well, and ends the run.
+NO_MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate memory|could not create a (memory object|primitive(?! descriptor))"
+    "|(cublas|cudnn)_status_alloc_failed|unable to find an engine",
+    re.IGNORECASE,
+)
 _THREAD = threading.local()
 
 
@@ -217,8 +225,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    said = str(error).lower()  # the CPU's allocator and MPS raise a plain RuntimeError; oneDNN cannot make an object
-    return any(words in said for words in ("out of memory", "not enough memory", "can't allocate memory"))
+    return NO_MEMORY.search(str(error)) is not None
 
 
 def _thread_stream(device: torch.device) -> torch.cuda.Stream:
