@@ -976,8 +976,13 @@ def test_a_compiled_network_gets_its_own_size_only_and_rests_are_filled_up(count
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda x: -x, "compiled, gives other vectors"), (lambda x: x * float("nan"), "compiled, gives other vectors")],
-    ids=["turned", "nan"],
+    [
+        (lambda x: -x, "compiled, gives other vectors"),
+        (lambda x: x * float("nan"), "compiled, gives other vectors"),
+        (lambda x: x.bfloat16().float().mul(torch.linspace(1, 1.02, x.shape[1])), "compiled, gives other vectors"),
+        (lambda x: torch.cat([-x[:1], x[1:]]), "compiled, gives other vectors"),
+    ],
+    ids=["turned", "nan", "coarser than fp32", "one of four"],
 )
 def test_a_compiler_that_changes_the_vectors_is_not_trusted(monkeypatch, change, message):
     monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda x: change(forward(x)))

@@ -109,10 +109,8 @@ def fill(
 
     Raises
     ------
-    OutOfMemory
-        There is none for a single image.
     BackboneError
-        The network fails on them.
+        The network fails, or (`OutOfMemory`) there is no memory for a single image.
     """
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
