@@ -927,6 +927,11 @@ def failing(error):
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
         RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
     ids=lambda error: f"{type(error).__name__} {error}"[:60],
 )
@@ -935,6 +940,12 @@ def test_whatever_says_that_memory_has_run_out_is_one_error(error):
     with pytest.raises(OutOfMemory, match=message) as caught:
         failing(error).embed(noise(3, SMALL["input_size"]))
     assert caught.value.__cause__ is error
+
+
+def test_a_kind_of_operation_that_onednn_lacks_is_no_want_of_memory():
+    with pytest.raises(BackboneError, match="net failed on 2 images") as caught:
+        failing(RuntimeError("could not create a primitive descriptor for a convolution")).embed(noise(2, (3, 64, 64)))
+    assert not isinstance(caught.value, OutOfMemory)
 
 
 def test_other_failures_of_a_network_are_no_want_of_memory():
@@ -965,8 +976,13 @@ def test_a_compiled_network_gets_its_own_size_only_and_rests_are_filled_up(count
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda x: -x, "compiled, gives other vectors"), (lambda x: x * float("nan"), "compiled, gives other vectors")],
-    ids=["turned", "nan"],
+    [
+        (lambda x: -x, "compiled, gives other vectors"),
+        (lambda x: x * float("nan"), "compiled, gives other vectors"),
+        (lambda x: x.bfloat16().float().mul(torch.linspace(1, 1.02, x.shape[1])), "compiled, gives other vectors"),
+        (lambda x: torch.cat([-x[:1], x[1:]]), "compiled, gives other vectors"),
+    ],
+    ids=["turned", "nan", "coarser than fp32", "one of four"],
 )
 def test_a_compiler_that_changes_the_vectors_is_not_trusted(monkeypatch, change, message):
     monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda x: change(forward(x)))

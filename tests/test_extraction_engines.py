@@ -4,7 +4,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +97,17 @@ def test_a_single_image_cannot_be_halved():
     assert not BatchSize(1, ramp=False).halve(1)
 
 
+@pytest.mark.parametrize(("side", "first", "last"), [(224, 32, 1024), (32, 32, 1024), (512, 32, 196), (4096, 3, 3)])
+def test_large_images_are_no_reason_to_hold_more_bytes(side, first, last):
+    transform = backbones.Transform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
+    size = Engine(Greedy(0, "cuda", Pixels(transform=transform))).size
+    assert size.current == first
+    for _ in range(60):
+        size.record(size.current, 0.001)  # ever faster
+    assert last // 2 < size.current <= last
+    assert size.settled
+
+
 @pytest.mark.parametrize(("side", "images"), [(32, 64), (160, 15), (224, 8), (384, 4), (1024, 4)])
 def test_a_lanes_batch_holds_as_many_pixels_as_a_cache(side, images):
     transform = backbones.Transform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
@@ -103,6 +117,16 @@ def test_a_lanes_batch_holds_as_many_pixels_as_a_cache(side, images):
 def test_one_lane_per_core_that_this_process_may_use():
     assert Engine(PIXELS).lanes == min(engines.default_workers(), engines.MAX_LANES)
     assert Engine(PIXELS, workers=40).lanes == 40
+
+
+def test_lanes_that_only_read_are_as_many_as_there_are_cores(monkeypatch):
+    monkeypatch.setattr(engines, "default_workers", lambda: 100)
+    assert (Engine(Greedy(1, "cpu")).lanes, Engine(Greedy(1, "cuda")).lanes) == (engines.MAX_LANES, 100)
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cuda", 2), ("cuda:1", 2), ("mps", 1), ("mps:0", 1), ("xpu", 1)])
+def test_two_threads_share_a_cuda_device_and_no_other(device, threads):
+    assert Engine(Greedy(1, device), workers=5).infer_threads == threads
 
 
 # -- without memory
@@ -178,6 +202,66 @@ def test_threads_that_fail_at_the_same_moment_halve_once():
         thread.join()
     np.testing.assert_array_equal(np.concatenate([found[0], found[1]]), PIXELS.embed(pixels))
     assert (engine.size.current, len(engine.notes)) == (4, 1)
+
+
+def test_what_failed_beside_another_is_tried_again_alone_before_it_shrinks_further():
+    lock, both, failed, held = threading.Lock(), threading.Barrier(2), threading.Event(), [0]
+
+    class Shared(Greedy):
+        """Memory for 20 images of all threads; who has some keeps it until another has failed for want of it."""
+
+        def embed(self, pixels):
+            with lock:
+                fits = held[0] + len(pixels) <= 20
+                held[0] += len(pixels) * fits
+            if len(pixels) == 16:
+                both.wait(10)
+            if not fits:
+                failed.set()
+                raise OutOfMemory("no memory")
+            assert failed.wait(10)
+            time.sleep(0.2)  # in which half of it would not fit either
+            with lock:
+                held[0] -= len(pixels)
+            return self.inner.embed(pixels)
+
+    engine, pixels = Engine(Shared(0, "cuda"), batch_size=16), noise(32)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(engine.infer, (pixels[:16], pixels[16:])))
+    np.testing.assert_array_equal(np.concatenate(found), PIXELS.embed(pixels))
+    assert (engine.size.current, len(engine.notes)) == (8, 1)
+
+
+def test_who_is_alone_waits_for_others_and_lets_nobody_in():
+    turns, inside, go, seen = engines._Turns(), threading.Event(), threading.Event(), []
+
+    def first():
+        with turns.shared():
+            inside.set()
+            assert go.wait(10)
+            seen.append("first")
+
+    def second():
+        with turns.alone():
+            seen.append("alone")
+            time.sleep(0.1)
+            seen.append("still")
+
+    def third():
+        with turns.shared():
+            seen.append("third")
+
+    threads = [threading.Thread(target=target) for target in (first, second, third)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    while not turns._alone:
+        time.sleep(0.001)
+    threads[2].start()
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert seen == ["first", "alone", "still", "third"]
 
 
 SHORT_OF_MEMORY = """
@@ -259,6 +343,33 @@ def test_compiling_that_was_asked_for_is_wanted_at_once_and_once(net):
     assert not engine.wants_compiling(10**9)
 
 
+def test_compiling_waits_for_the_batch_size_that_it_is_made_for(net, compiler):
+    engine = Engine(replace(net, device="cuda"), compile="on")
+    assert not engine.wants_compiling(10**9)
+    for _ in range(30):
+        engine.size.record(engine.size.current, 1.0 / engine.size.current)  # the larger, the faster, to the last
+    assert engine.size.settled
+    assert engine.wants_compiling(10**9)
+
+
+def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_compiled(planned, net, monkeypatch):
+    monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
+    found, notes = vectors_of(planned, replace(net, device="cuda"), compile="on", batch_size=None)
+    assert len(found) == 10
+    assert notes == [
+        "note: not compiled, as the run was over before a batch size was found; choose one with --batch-size"
+    ]
+    assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
+
+
+@pytest.mark.parametrize(("compile", "said"), [("on", ["note: networks are not compiled on mps"]), ("auto", [])])
+def test_nothing_is_compiled_on_mps(net, compile, said):
+    engine = Engine(replace(net, device="mps"), batch_size=4, compile=compile)
+    engine._times.extend([1.0] * 100)
+    assert not engine.wants_compiling(10**9)
+    assert list(engine.notes) == said
+
+
 @pytest.fixture
 def compiler(monkeypatch):
     """A C++ compiler, whether there is one or not."""
@@ -268,7 +379,7 @@ def compiler(monkeypatch):
 def vectors_of(planned, net, **options):
     """Vectors of ten pictures, as (10, width), and what was noted."""
     sink, notes = Memory(), []
-    fill(planned(10), net, sink, batch_size=4, workers=2, note=notes.append, **options)
+    fill(planned(10), net, sink, workers=2, note=notes.append, **{"batch_size": 4, **options})
     return np.stack(list(sink.vectors.values())), notes
 
 
@@ -335,6 +446,28 @@ def test_the_compiled_network_takes_over_at_the_size_of_the_time(net, compiles):
     )
     assert compiled.tried == [3, 3, 1]
     assert engine.notes.popleft().startswith("compiled in ")
+
+
+def test_a_compiled_network_gets_no_more_than_it_was_made_for(net, compiles):
+    made, _ = compiles
+    engine = Engine(net, batch_size=4, workers=1, compile="on")
+    engine.compile()
+    engine.size.current = 16
+    engine.infer(noise(10))
+    assert made[0][0].tried == [4, 4, 2]
+
+
+def test_a_network_that_was_compiled_for_what_is_too_many_by_then_is_not_used(net, compiler, monkeypatch):
+    engine = Engine(net, batch_size=8, workers=1, compile="on")
+
+    def compile_(self, batch_size):
+        engine.back_off(8)  # another thread, meanwhile
+        return Compiled(self)
+
+    monkeypatch.setattr(Backbone, "compile", compile_)
+    engine.compile()
+    assert engine.extractor is net
+    assert list(engine.notes)[1:] == ["note: compiled for 8 images at once, which is too many; going on without"]
 
 
 @pytest.mark.parametrize(("before", "stays"), [(1e-9, False), (1e9, True)])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ import torch
 from PIL import Image
 
 from featurepipe import backbones, images
-from featurepipe.backbones import Pixels
+from featurepipe.backbones import Backbone, Pixels
 from featurepipe.digests import sha256_file
-from featurepipe.errors import BackboneError
-from featurepipe.extraction import Memory, fill, reading
+from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.extraction import Memory, engines, fill, loop, reading
 from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.stores import Pending
 
@@ -231,6 +232,75 @@ def test_retries_start_a_batch_of_their_own(planned, device):
 # -- memory, threads, failures
 
 
+def without_memory_for(most, monkeypatch, name):
+    """Let a function that reads or joins fail on more than so many images; the list of what it was asked for."""
+    asked, real = [], getattr(loop, name)
+
+    def function(parts, *rest):
+        parts = list(parts)
+        asked.append(sum(len(part.digests) for part in parts) if name == "join" else len(parts))
+        if asked[-1] > most:
+            raise MemoryError
+        return real(parts, *rest)
+
+    monkeypatch.setattr(loop, name, function)
+    return asked
+
+
+@pytest.mark.parametrize(("device", "name", "most"), [("cpu", "read_batch", 5), ("cuda", "join", 20)])
+def test_pixels_that_memory_does_not_suffice_for_are_read_in_halves(planned, monkeypatch, device, name, most):
+    plan, sink, notes, done = planned(75), Order(), [], []
+    plan[7].source.unlink()
+    asked = without_memory_for(most, monkeypatch, name)
+    outcome = fill(
+        plan, Hooked(PIXELS, device=device), sink, batch_size=40, workers=2, note=notes.append, progress=done.append
+    )
+    kept = [n for n in range(75) if n != 7]
+    assert [digest for digests, _ in sink.calls for digest in digests] == [plan[n].digest for n in kept]
+    assert all(np.array_equal(sink.vectors[plan[n].digest], planned.vector(n)) for n in kept)
+    assert (outcome.computed, len(outcome.rejects), sum(done)) == (74, 1, 75)
+    assert notes[0] == f"note: no memory for 40 images at once on {device}; going on with 20"
+    assert len(set(notes)) == len(notes)
+    assert max(asked) > most
+
+
+@pytest.mark.parametrize(("device", "name"), [("cpu", "read_batch"), ("cuda", "join"), ("cuda", "read_batch")])
+def test_no_memory_for_the_pixels_of_anything_is_one_line_and_keeps_what_was_done(planned, monkeypatch, device, name):
+    plan, sink = planned(24), Order()
+    real = getattr(loop, name)
+
+    def function(parts, *rest):
+        parts = list(parts)
+        digests = [digest for part in parts for digest in getattr(part, "digests", [getattr(part, "digest", "")])]
+        if plan[16].digest in digests:
+            raise MemoryError
+        return real(parts, *rest)
+
+    monkeypatch.setattr(loop, name, function)
+    with pytest.raises(OutOfMemory, match=r"no memory to read \d more images; try a smaller --batch-size") as caught:
+        fill(plan, Hooked(PIXELS, device=device), sink, batch_size=8, workers=1)
+    assert "\n" not in str(caught.value)
+    assert sink.committed == 2
+    assert list(sink.vectors) == [pending.digest for pending in plan[:16]]
+
+
+@DEVICES
+def test_pixels_are_let_go_before_their_vectors_are_written(planned, device):
+    refs, alive = [], []
+
+    def hook(pixels, _):
+        refs.append(weakref.ref(pixels if pixels.base is None else pixels.base))
+
+    class Slow(Memory):
+        def append(self, digests, vectors, rejects):
+            time.sleep(0.05)  # in which the lanes finish what they may
+            alive.append(sum(ref() is not None for ref in refs))
+
+    fill(planned(80), Hooked(PIXELS, hook, device), Slow(), batch_size=8, workers=1)
+    assert len(refs) == 10
+    assert max(alive) <= 3
+
+
 @pytest.mark.parametrize(("device", "batches"), [("cpu", 17), ("cuda", 4)])
 def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, batches):
     plan, lock, counts = planned(60), threading.Lock(), {"decoded": 0, "taken": 0}
@@ -277,6 +347,7 @@ def test_a_failing_backbone_is_raised_after_what_came_before_it_and_leaves_no_th
     with pytest.raises(Broken):
         fill(plan, failing, sink, batch_size=2, workers=workers)
     assert list(sink.vectors) == [pending.digest for pending in plan[:4]]
+    assert sink.committed == 2  # whatever it was
     assert not threads_left()
 
 
@@ -335,6 +406,36 @@ def test_ctrl_c_between_batches_keeps_all_that_were_taken(planned, device):
         fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=progress)
     assert sink.committed == 4
     assert not threads_left()
+
+
+@pytest.mark.parametrize("ends", ["ctrl-c", "well"])
+def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(planned, net, monkeypatch, ends):
+    sink, over, compiling = Order(), threading.Event(), threading.Event()
+    at_the_end = []
+
+    def compile_(self, size):
+        compiling.set()
+        over.wait(10)
+        at_the_end.append(sink.committed)
+        raise BackboneError("it takes too long")
+
+    def progress(_):
+        if ends == "ctrl-c" and len(sink.calls) == 3:
+            assert compiling.wait(10)
+            threading.Timer(0.3, over.set).start()
+            raise KeyboardInterrupt
+        if len(sink.calls) == 10:
+            threading.Timer(0.3, over.set).start()
+
+    monkeypatch.setattr(Backbone, "compile", compile_)
+    monkeypatch.setattr(engines, "_has_compiler", lambda: True)
+    arguments = {"batch_size": 2, "workers": 2, "compile": "on", "progress": progress}
+    if ends == "ctrl-c":
+        with pytest.raises(KeyboardInterrupt):
+            fill(planned(20), net, sink, **arguments)
+    else:
+        fill(planned(20), net, sink, **arguments)
+    assert at_the_end == [3 if ends == "ctrl-c" else 10]
 
 
 def test_ctrl_c_in_the_last_commit_commits_again(planned):

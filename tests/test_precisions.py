@@ -8,7 +8,7 @@ import torch
 
 from featurepipe import backbones, images
 from featurepipe.backbones import precisions
-from featurepipe.backbones.precisions import agreement, choose_precision, cosines, has_bf16, sample_pixels
+from featurepipe.backbones.precisions import agreement, bears_compiling, choose_precision, cosines, has_bf16, sample_pixels
 
 NATIVE = ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True, "amx_bf16": True, "avx512_bf16": False})
 LACKING = ({}, {"avx2": True}, {"avx512_bf16": False, "amx_bf16": False})
@@ -137,6 +137,26 @@ def test_agreement_is_the_median():
     assert agreement(found, wanted) == 1
     found[2] = np.nan
     assert agreement(found, wanted) == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "angle", "bears"),
+    [("fp32", 0.001, True), ("fp32", 0.01, False), ("bf16", 0.04, True), ("bf16", 0.05, False), ("fp16", 0.05, False)],
+)
+def test_in_fp32_a_compiled_network_may_differ_by_much_less(precision, angle, bears):
+    wanted = np.tile(np.array([[1, 0]], np.float32), (5, 1))
+    found = np.tile(np.array([[np.cos(angle), np.sin(angle)]], np.float32), (5, 1))
+    assert bears_compiling(found, wanted, precision) is bears
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_single_vector_that_compiling_spoils_is_enough(precision):
+    wanted = np.eye(9, dtype=np.float32)
+    found = wanted.copy()
+    found[4] = np.roll(found[4], 1) + 2 * found[4]  # a cosine of 0.89
+    assert agreement(found, wanted) == 1
+    assert bears_compiling(wanted, wanted, precision)
+    assert not bears_compiling(found, wanted, precision)
 
 
 def test_very_large_rows_do_not_overflow():

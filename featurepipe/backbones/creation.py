@@ -27,7 +27,7 @@ from featurepipe.backbones.networks import (
     set_pooling,
 )
 from featurepipe.backbones.pixels import PIXELS, Pixels
-from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
+from featurepipe.backbones.precisions import bears_compiling, choose_precision, sample_pixels
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec
 from featurepipe.backbones.weights import first_line, load_weights, read_weights
 from featurepipe.digests import canonical_json, sha256_json, sha256_state_dict
@@ -97,7 +97,8 @@ class Backbone:
     def compile(self, batch_size: int) -> Backbone:
         """The same backbone with its forward pass compiled for batches of one size, to which others are filled up.
 
-        It takes seconds to minutes. The vectors stay the same but for rounding, which is checked here.
+        It takes seconds to minutes. The vectors stay the same but for rounding, which is checked here: see
+        `featurepipe.backbones.precisions.bears_compiling` for how much that is.
 
         Raises
         ------
@@ -115,7 +116,7 @@ class Backbone:
                 found = made.embed(pixels)
         except Exception as error:  # compilers fail in more ways than there are exceptions for
             raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
-        if agreement(found, self.embed(pixels)) < AGREEMENT:
+        if not bears_compiling(found, self.embed(pixels), self.spec["precision"]):
             raise BackboneError(f"{self.name}, compiled, gives other vectors")
         return made
 
@@ -237,7 +238,7 @@ def create(
         set_pooling(module, pooling, name)
     resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
     chosen = resolve_device(device)
-    module = freeze(module).to(chosen)
+    module = freeze(module, chosen)
     if precision not in ("auto", *PRECISIONS):
         raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
     width = probe_width(module, resolved, layer, pooling, "fp32" if precision == "auto" else precision, name)

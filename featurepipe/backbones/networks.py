@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,47 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 PRECISIONS = ("fp32", "bf16", "fp16")
+# What the CPU's allocator, MPS, oneDNN, cuBLAS and cuDNN say in a plain RuntimeError. oneDNN's primitives and cuDNN's
+# search for an engine may fail for other reasons too; then a single image fails as well, and ends the run.
+NO_MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate memory|could not create a (memory object|primitive(?! descriptor))"
+    "|(cublas|cudnn)_status_alloc_failed|unable to find an engine",
+    re.IGNORECASE,
+)
 _THREAD = threading.local()
+
+
+class _Switch:
+    """cuDNN's TF32, on or off for the whole process: threads that want the same share it, others wait for them.
+
+    The first to come remembers how it was, the last to go puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._changed, self._users, self._before = threading.Condition(), 0, True
+
+    @contextlib.contextmanager
+    def allowed(self, wanted: bool) -> Iterator[None]:
+        import torch
+
+        cudnn = torch.backends.cudnn
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users or cudnn.allow_tf32 == wanted)
+            if not self._users:
+                self._before = cudnn.allow_tf32
+                cudnn.allow_tf32 = wanted
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                if not self._users:
+                    cudnn.allow_tf32 = self._before
+                    self._changed.notify_all()
+
+
+_TF32 = _Switch()
 
 
 def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, seed: int) -> torch.nn.Module:
@@ -87,11 +128,21 @@ def check_name(name: str) -> None:
             raise BackboneError(f"{architecture} has no pretrained weights {tag!r}; {known_tags}")
 
 
-def freeze(module: torch.nn.Module) -> torch.nn.Module:
-    """Evaluation mode, no parameter that wants a gradient, and the memory layout that convolutions are fastest in."""
+def freeze(module: torch.nn.Module, device: str) -> torch.nn.Module:
+    """Evaluation mode, no parameter that wants a gradient, on its device in the layout that is fastest there."""
     import torch
 
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return module.eval().requires_grad_(False).to(device, memory_format=memory_format(torch.device(device)))
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout that convolutions are fastest in, where it can be trusted.
+
+    Not on MPS: batch norms and poolings there may silently read it wrongly (pytorch/pytorch#174345).
+    """
+    import torch
+
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
@@ -112,12 +163,15 @@ def make_forward(
     import torch
 
     device = next(module.parameters()).device
-    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
-    shift, scale = 255 * mean, 1 / (255 * std)  # of pixels 0…255, so that no pass is needed to bring them to 0…1
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
+    # Of pixels 0…255, so that no pass is needed to bring them to 0…1. Not computed on the device: the stream of the
+    # thread that calls `forward` would not wait for it, but a copy is over when `to` returns.
+    shift, scale = (255 * mean).to(device), (1 / (255 * std)).to(device)
+    layout = memory_format(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        x = pixels.to(torch.float32, memory_format=torch.channels_last).sub(shift).mul(scale)  # (B, C, H, W)
+        x = pixels.to(torch.float32, memory_format=layout).sub(shift).mul(scale)  # (B, C, H, W)
         with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
             maps = _features(module, x, layer)
         return _pooled(module, maps.float(), layer, pooling)  # in fp32: a mean over many positions, rounded only then
@@ -138,11 +192,8 @@ def embed(
     with torch.inference_mode():
         if device.type != "cuda":
             return forward(x.to(device)).cpu().numpy()
-        # A stream of each thread's own: one thread's copies run beside another's kernels. Flags are the process's.
-        with (
-            torch.cuda.stream(_thread_stream(device)),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"),
-        ):
+        # A stream of each thread's own: one thread's copies run beside another's kernels.
+        with torch.cuda.stream(_thread_stream(device)), _TF32.allowed(precision != "fp32"):
             return forward(x.pin_memory().to(device, non_blocking=True)).cpu().numpy()
 
 
@@ -174,8 +225,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    said = str(error).lower()  # the CPU's allocator and MPS raise a plain RuntimeError; oneDNN cannot make an object
-    return any(words in said for words in ("out of memory", "not enough memory", "can't allocate memory"))
+    return NO_MEMORY.search(str(error)) is not None
 
 
 def _thread_stream(device: torch.device) -> torch.cuda.Stream:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 AGREEMENT = 0.999  # least median cosine between vectors that are taken for the same
+# Least median, and least of all, between a network's vectors and those of its compiled self, by precision.
+COMPILED = {"fp32": (1 - 1e-5, 1 - 1e-5), "bf16": (AGREEMENT, 0.99), "fp16": (AGREEMENT, 0.99)}
 SAMPLES = 4
 
 
@@ -57,6 +59,17 @@ def sample_pixels(count: int, transform: Transform) -> np.ndarray:
 def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
     """Median cosine between the rows of two matrices (n, D); 0 where either holds values that are not finite."""
     return float(np.median(cosines(found, wanted)))
+
+
+def bears_compiling(found: np.ndarray, wanted: np.ndarray, precision: str) -> bool:
+    """Whether a compiled network's vectors are its own but for rounding: not in the median alone, but each of them.
+
+    Compiled on a CPU, vectors of 64 photos (hymenoptera) differed from the network's own, as 1 − cosine, by at most
+    3·10⁻¹² in fp32, and in bf16 by 2.7·10⁻⁴ in the median and 6.1·10⁻⁴ at most (MobileNetV2; ViT-tiny 5·10⁻⁵ and
+    1.1·10⁻⁴).
+    """
+    found_cosines, (median, least) = cosines(found, wanted), COMPILED[precision]
+    return bool(np.median(found_cosines) >= median and found_cosines.min() >= least)
 
 
 def cosines(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median, quantiles
 
 import numpy as np
@@ -20,8 +22,9 @@ COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a 
 # left must repay it, and it must be over before half of that is.
 COMPILE_SHARE, COMPILE_OVER = 1 / 6, 1 / 2
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
-MAX_LANES = 16  # more threads than that wait for the interpreter's lock rather than compute
+MAX_LANES = 16  # more threads that infer than that wait for the interpreter's lock rather than compute
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
+RAMP_BYTES = RAMP_TO * 3 * 224 * 224  # of a batch's pixels: larger images are no reason to hold more of them
 TRIALS = 8  # batches per lane before their times are trusted
 
 
@@ -41,11 +44,18 @@ class BatchSize:
     start : int
     ramp : bool
         Whether to try larger ones.
+    most : int
+        The largest to try.
     """
 
-    def __init__(self, start: int, *, ramp: bool) -> None:
-        self.current, self._ramp = start, ramp
+    def __init__(self, start: int, *, ramp: bool, most: int = RAMP_TO) -> None:
+        self.current, self._ramp, self._most = start, ramp, most
         self._speeds: dict[int, list[float]] = {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing larger is going to be tried."""
+        return not self._ramp
 
     def record(self, size: int, seconds: float) -> None:
         """Take note of a batch; the third of a size decides whether the next is twice as large."""
@@ -58,7 +68,7 @@ class BatchSize:
         before = self._speeds.get(size // 2)
         if before is not None and max(speeds) < RAMP_GAIN * max(before):
             self.current, self._ramp = size // 2, False
-        elif 2 * size <= RAMP_TO:
+        elif 2 * size <= self._most:
             self.current = 2 * size
         else:
             self._ramp = False
@@ -82,7 +92,8 @@ class Engine:
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
-        ``auto`` compiles the network during the run where what is left takes six times as long as compiling.
+        ``auto`` compiles the network during the run where what is left takes six times as long as compiling. It is
+        compiled for one batch size, thus not before that has been found; never on MPS.
 
     Attributes
     ----------
@@ -101,34 +112,53 @@ class Engine:
             raise ValueError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
         self.extractor = self._eager = extractor
         self.own_device = not extractor.device.startswith("cpu")
-        self.lanes = workers or min(default_workers(), MAX_LANES)
-        self.infer_threads = 2 if self.own_device else self.lanes  # two: one's copies run beside the other's kernels
-        start = batch_size or (RAMP_FROM if self.own_device else lane_batch(extractor))
-        self.size = BatchSize(start, ramp=self.own_device and batch_size is None)
+        self.lanes = workers or (default_workers() if self.own_device else min(default_workers(), MAX_LANES))
+        kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
+        if self.own_device:  # on CUDA one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
+            self.infer_threads = 2 if kind == "cuda" else 1
+        most = max(1, min(RAMP_TO, RAMP_BYTES // int(np.prod(extractor.transform.input_size))))
+        start = batch_size or (min(RAMP_FROM, most) if self.own_device else lane_batch(extractor))
+        self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=most)
         self.notes: deque[str] = deque()
         self.compile_seconds = 0.0
         self._compile = compile if isinstance(extractor, Backbone) else "off"
+        if kind == "mps" and self._compile != "off":  # the compiler would be a second thread on it
+            if compile == "on":
+                self.notes.append("note: networks are not compiled on mps")
+            self._compile = "off"
+        self._compiled_for = start
+        self._turns = _Turns()
         self._times: deque[float] = deque(maxlen=1000)  # seconds per image, of whole batches
         self._eager_time: float | None = None
         self._lock = threading.Lock()
 
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """(B, C, H, W) uint8 → (B, width) float32, in as many pieces as memory asks for; threads may share it."""
-        vectors, done = np.empty((len(pixels), self.extractor.width), np.float32), 0
+        vectors, done, alone = np.empty((len(pixels), self.extractor.width), np.float32), 0, False
         while done < len(pixels):
-            extractor, size = self.extractor, min(self.size.current, len(pixels) - done)
-            started = time.perf_counter()
-            try:
-                found = extractor.embed(pixels[done : done + size])
-            except OutOfMemory as error:
-                self._back_off(extractor, size, error)
-                continue
-            if len(found) != size:  # NumPy would spread a single row over all
-                raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} images")
-            self._record(extractor, size, time.perf_counter() - started)
-            vectors[done : done + size] = found
-            done += size
+            # What failed is tried again alone: for what others hold, half the size, and its half, would seem too much
+            with self._turns.alone() if alone else self._turns.shared():
+                found = self._try(pixels[done:])
+            alone = found is None
+            if found is not None:
+                vectors[done : done + len(found)] = found
+                done += len(found)
         return vectors
+
+    def _try(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Vectors of as many of the first images as go through at once; None if they did not, and fewer shall."""
+        extractor = self.extractor
+        most = self.size.current if extractor is self._eager else min(self.size.current, self._compiled_for)
+        size, started = min(most, len(pixels)), time.perf_counter()
+        try:
+            found = extractor.embed(pixels[:size])
+        except OutOfMemory as error:
+            self._back_off(extractor, size, error)
+            return None
+        if len(found) != size:  # NumPy would spread a single row over all
+            raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} images")
+        self._record(extractor, size, time.perf_counter() - started)
+        return found
 
     @property
     def infer_floor(self) -> float | None:
@@ -139,6 +169,8 @@ class Engine:
 
     def wants_compiling(self, left: int) -> bool:
         """Whether so many images are left that compiling now may pay and cannot cost much; True at most once."""
+        if not self.size.settled:  # it is made for one size
+            return False
         if self._compile == "auto":
             with self._lock:
                 times = list(self._times)
@@ -153,23 +185,49 @@ class Engine:
         return True
 
     def compile(self) -> None:
-        """Compile the network, in this thread while others go on; a failure leaves it as it was, and a note."""
+        """Compile the network, in this thread while others go on; a failure leaves it as it was, and a note.
+
+        So does a batch size that no longer holds when it is done.
+        """
         if not self.own_device and not _has_compiler():
             self.notes.append("note: no C++ compiler found (g++, or the environment's CXX); not compiled")
             return
-        started = time.perf_counter()
+        started, size = time.perf_counter(), self.size.current
         try:
-            made = self._eager.compile(self.size.current)
+            made = self._eager.compile(size)
         except BackboneError as error:
             self.notes.append(f"note: {error}; going on without")
             return
         finally:
             self.compile_seconds = time.perf_counter() - started
         with self._lock:
+            if self.size.current != size:  # fewer would be filled up to it
+                self.notes.append(f"note: compiled for {size} images at once, which is too many; going on without")
+                return
             self._eager_time = median(self._times) if self._times else None
             self._times.clear()
-            self.extractor = made
+            self._compiled_for, self.extractor = size, made
         self.notes.append(f"compiled in {self.compile_seconds:.0f} s")
+
+    def finish(self) -> None:
+        """Say what was asked for and did not come about."""
+        if self._compile == "on" and not self.size.settled:
+            self.notes.append(
+                "note: not compiled, as the run was over before a batch size was found; choose one with --batch-size"
+            )
+
+    def back_off(self, size: int) -> None:
+        """Take note, once, that memory did not suffice for so many images at once."""
+        with self._lock:
+            self._halve(size)
+
+    def _halve(self, size: int) -> bool:
+        if not self.size.halve(size):
+            return False
+        self._times.clear()
+        device = self.extractor.device
+        self.notes.append(f"note: no memory for {size} images at once on {device}; going on with {size // 2}")
+        return True
 
     def _record(self, extractor: Extractor, size: int, seconds: float) -> None:
         with self._lock:
@@ -190,13 +248,40 @@ class Engine:
             if extractor is not self._eager:  # it is made for one size
                 self.extractor, self._compile = self._eager, "off"
                 self._times.clear()
-            if self.size.halve(size):
-                self._times.clear()
-                self.notes.append(
-                    f"note: no memory for {size} images at once on {extractor.device}; going on with {size // 2}"
-                )
-            elif size == 1 and extractor is self._eager:
+            if not self._halve(size) and size == 1 and extractor is self._eager:
                 raise error
+
+
+class _Turns:
+    """Lets in many threads together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed, self._inside, self._alone = threading.Condition(), 0, False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True  # nobody else comes in
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
 
 
 def lane_batch(extractor: Extractor) -> int:

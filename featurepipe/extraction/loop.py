@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from featurepipe.backbones import Extractor
-from featurepipe.errors import BackboneError
+from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.engines import Engine
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
@@ -53,13 +53,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Done:
-    """A batch with its vectors (B, width), and with those that are not finite among its rejects."""
+    """What came of a batch: vectors (B, width), those that are not finite among the rejects, and no more pixels."""
 
-    batch: Batch
     digests: list[str]
     vectors: np.ndarray
     rejects: dict[str, str]
+    unreadable: dict[str, str]
+    load_seconds: float
+    decode_seconds: float
+    decode_cpu_seconds: float
     infer_seconds: float
+
+    def __len__(self) -> int:
+        """How many planned samples these are."""
+        return len(self.digests) + len(self.rejects) + len(self.unreadable)
 
 
 def fill(
@@ -75,7 +82,8 @@ def fill(
 ) -> Outcome:
     """Embed what is planned into a sink.
 
-    Whatever ends it early, an interrupt or an error, the finished batches are written first.
+    Whatever ends it early, an interrupt or an error, the finished batches are written first, before waiting for threads
+    that are still at work.
 
     Parameters
     ----------
@@ -98,32 +106,51 @@ def fill(
     Returns
     -------
     Outcome
+
+    Raises
+    ------
+    BackboneError
+        The network fails, or (`OutOfMemory`) there is no memory for a single image.
     """
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
-    left = len(plan)
-    try:
-        with _lanes(engine) as (lanes, device):
-            if compile == "on" and left and engine.wants_compiling(left):
-                lanes.submit(engine.compile)  # one lane compiles, the others have begun
-            for done in _in_order(plan, engine, lanes, device):
-                _take(done, sink, outcome)
-                dealt_with = len(done.digests) + len(done.rejects) + len(done.batch.unreadable)
-                left -= dealt_with
-                progress(dealt_with)
-                if engine.wants_compiling(left):
-                    lanes.submit(engine.compile)
-                _tell(engine, note)
-        _tell(engine, note)  # what a lane that compiled to the end had to say
-        _timed_commit(sink, outcome)
-    except (KeyboardInterrupt, BackboneError):
-        sink.commit()
-        raise
+    with _lanes(engine) as (lanes, device):
+        try:
+            _run(plan, engine, lanes, device, sink, outcome, progress, note)
+            _timed_commit(sink, outcome)
+        except BaseException:  # here, as leaving the lanes may take as long as compiling does
+            sink.commit()
+            raise
+    engine.finish()
+    _tell(engine, note)  # what a lane that compiled to the end had to say
     outcome.compile_seconds = engine.compile_seconds
     outcome.infer_floor = engine.infer_floor
     outcome.elapsed = time.perf_counter() - started
     return outcome
+
+
+def _run(
+    plan: Sequence[Pending],
+    engine: Engine,
+    lanes: ThreadPoolExecutor,
+    device: ThreadPoolExecutor | None,
+    sink: Sink,
+    outcome: Outcome,
+    progress: Callable[[int], object],
+    note: Callable[[str], object],
+) -> None:
+    """Take results as they come, and let a lane compile when that is wanted: the others go on."""
+    left = len(plan)
+    if left and engine.wants_compiling(left):  # where it was asked for and nothing has to be found out before
+        lanes.submit(engine.compile)
+    for done in _in_order(plan, engine, lanes, device):
+        _take(done, sink, outcome)
+        left -= len(done)
+        progress(len(done))
+        if engine.wants_compiling(left):
+            lanes.submit(engine.compile)
+        _tell(engine, note)
 
 
 @contextmanager
@@ -173,11 +200,49 @@ def _submit(
             part = plan[start : min(end, start + engine.size.current)]
             start += len(part)
             if device is None:
-                yield lanes.submit(lambda part=part: _infer(engine, read_batch(part, transform)))
+                yield lanes.submit(_deal, engine, part, 1, len(part), lambda some: read_batch(some, transform))
                 continue
             pieces = [part[i : i + PIECE] for i in range(0, len(part), PIECE)]
             reading = [lanes.submit(read_batch, piece, transform) for piece in pieces]
-            yield device.submit(lambda reading=reading: _infer(engine, join(piece.result() for piece in reading)))
+            yield device.submit(_deal, engine, reading, PIECE, len(part), _joined)
+
+
+def _joined(reading: Sequence[Future[Batch]]) -> Batch:
+    return join(piece.result() for piece in reading)
+
+
+def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable[[Sequence], Batch]) -> _Done:
+    """Make a batch of its parts, `each` of so many images and `count` together, and infer it.
+
+    Where there is no memory for its pixels, one half is dealt with after the other.
+    """
+    try:
+        batch = make(parts)
+    except MemoryError as error:
+        engine.back_off(count)
+        if len(parts) == 1:
+            raise OutOfMemory(
+                f"no memory to read {count} more images; try a smaller --batch-size or fewer --workers"
+            ) from error
+    else:
+        return _infer(engine, batch)
+    half = len(parts) // 2
+    first = _deal(engine, parts[:half], each, half * each, make)
+    second = _deal(engine, parts[half:], each, count - half * each, make)
+    return _both(first, second)
+
+
+def _both(first: _Done, second: _Done) -> _Done:
+    return _Done(
+        first.digests + second.digests,
+        np.concatenate([first.vectors, second.vectors]),
+        first.rejects | second.rejects,
+        first.unreadable | second.unreadable,
+        first.load_seconds + second.load_seconds,
+        first.decode_seconds + second.decode_seconds,
+        first.decode_cpu_seconds + second.decode_cpu_seconds,
+        first.infer_seconds + second.infer_seconds,
+    )
 
 
 def _infer(engine: Engine, batch: Batch) -> _Done:
@@ -187,7 +252,16 @@ def _infer(engine: Engine, batch: Batch) -> _Done:
     finite = np.isfinite(vectors).all(axis=1)
     bad = {digest: NOT_FINITE for digest, good in zip(batch.digests, finite, strict=True) if not good}
     kept = [digest for digest in batch.digests if digest not in bad]
-    return _Done(batch, kept, vectors[finite], {**batch.rejects, **bad}, seconds)
+    return _Done(
+        kept,
+        vectors[finite],
+        {**batch.rejects, **bad},
+        batch.unreadable,
+        batch.load_seconds,
+        batch.decode_seconds,
+        batch.decode_cpu_seconds,
+        seconds,
+    )
 
 
 def _tell(engine: Engine, note: Callable[[str], object]) -> None:
@@ -200,10 +274,10 @@ def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:
     sink.append(done.digests, done.vectors, done.rejects)
     outcome.write_seconds += time.perf_counter() - started
     outcome.computed += len(done.digests)
-    outcome.rejects |= done.rejects | done.batch.unreadable
-    outcome.load_seconds += done.batch.load_seconds
-    outcome.decode_seconds += done.batch.decode_seconds
-    outcome.decode_cpu_seconds += done.batch.decode_cpu_seconds
+    outcome.rejects |= done.rejects | done.unreadable
+    outcome.load_seconds += done.load_seconds
+    outcome.decode_seconds += done.decode_seconds
+    outcome.decode_cpu_seconds += done.decode_cpu_seconds
     outcome.infer_seconds += done.infer_seconds
 
 

@@ -47,7 +47,13 @@ class Batch:
 
 
 def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
-    """Read, check and decode planned files, in this thread."""
+    """Read, check and decode planned files, in this thread.
+
+    Raises
+    ------
+    MemoryError
+        There is none for the pixels of so many.
+    """
     pixels = np.empty((len(plan), *transform.input_size), np.uint8)  # (B, C, H, W)
     digests, rejects, unreadable = [], {}, {}
     load_seconds, before, before_cpu = 0.0, time.perf_counter(), time.thread_time()
@@ -80,7 +86,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
 
 
 def join(batches: Iterable[Batch]) -> Batch:
-    """One batch of several, in their order."""
+    """One batch of several, in their order; MemoryError where there is no memory for one more copy of the pixels."""
     parts = list(batches)
     return Batch(
         digests=[digest for part in parts for digest in part.digests],

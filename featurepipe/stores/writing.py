@@ -17,9 +17,14 @@ from featurepipe.stores.directory import Entry
 class Writer:
     """Gathers embeddings and writes a shard whenever `rows_per_shard` planned samples have passed.
 
-    A shard's extent is counted in planned samples, rejected ones included, so an interrupted run that is started
-    again forms the very batches that the uninterrupted one would have formed; and the same shards, unless it was
-    ended by Ctrl-C or an error, which write a short one.
+    A shard's extent is counted in planned samples, rejected ones included. So a run that was killed and is started
+    again cuts the rest of its plan into the batches and shards of the uninterrupted one; into the same batches after
+    Ctrl-C or an error, which write a short shard. Its vectors are then the same to the byte, unless
+
+    - the network is compiled on the way: which batch is the first to run compiled depends on the time
+      (`featurepipe.backbones.precisions.bears_compiling` says by how much vectors differ; ``compile="off"`` is exact);
+    - memory runs out and halves the batch, or an accelerator's batch size is still being searched for: rounding
+      differs from size to size (a given ``batch_size`` for which there is memory is exact).
 
     Parameters
     ----------
