@@ -31,6 +31,7 @@ SCRIPTS = {
 }
 ALWAYS = ("featurepipe", "dataloader", "dataloader-0", "ceilings")
 FASTEST_OF = ("dataloader", "dataloader-0", "embetter")
+WARM_UP = 32  # images that the rivals embed before their clock starts: one batch
 HERE = Path(__file__).resolve().parent
 
 Round = dict[str, dict[str, Any]]  # contestant -> what its JSON line said
@@ -44,7 +45,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="safetensors file; everyone has random weights without it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=200, help="how many of the files, in sorted order")
-    parser.add_argument("--repeat", type=int, default=1, help="featurepipe gets each file so many times")
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="featurepipe, and on a GPU everyone, gets each file so many times"
+    )
     parser.add_argument(
         "--rival",
         action="append",
@@ -96,6 +99,8 @@ def run(name: str, folder: Path, options: argparse.Namespace, precision: str) ->
         more = ["--budget", str(options.budget)]
     elif options.weights:
         more = [*more, "--weights", str(options.weights.resolve())]
+    if name not in ("featurepipe", "ceilings") and not options.cold:
+        more = [*more, "--warm-up", str(WARM_UP)]
     choices = ["--backbone", options.backbone, "--device", options.device, "--precision", precision, *more]
     started = time.perf_counter()
     done = subprocess.run(
@@ -202,10 +207,12 @@ def main() -> None:
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory() as once, tempfile.TemporaryDirectory() as often:
         images = copy_images(options.folder, Path(once), options.images, 1)
-        # The others are as fast on few images as on many; featurepipe, which may compile, is not.
-        folders = dict.fromkeys(options.pythons, Path(once)) | {"featurepipe": Path(often)}
+        # Once warm, the others are as fast on few images as on many; featurepipe, which may compile, is not. On a GPU
+        # few images are over before the others' workers have started.
+        many = options.pythons if options.device != "cpu" else ("featurepipe",)
+        folders = dict.fromkeys(options.pythons, Path(once)) | dict.fromkeys(many, Path(often))
         expected = dict.fromkeys(options.pythons, images)
-        expected["featurepipe"] = copy_images(options.folder, Path(often), options.images, options.repeat)
+        expected |= dict.fromkeys(many, copy_images(options.folder, Path(often), options.images, options.repeat))
         for number in range(options.rounds):
             rounds.append(play(number, folders, options))
             for name, count in expected.items():
@@ -220,7 +227,9 @@ def main() -> None:
         print(f"  {name:<13}" + ", ".join(f"{package} {version}" for package, version in said["versions"].items()))
     weights = options.weights.name if options.weights else "random weights"
     said = f"{options.device} {options.found_precision}, {options.backbone} ({weights}), {images} images"
-    said += f" (featurepipe: {options.repeat} times)" if options.repeat > 1 else ""
+    who = "featurepipe" if options.device == "cpu" else "everyone"
+    said += f" ({who}: {options.repeat} times)" if options.repeat > 1 else ""
+    said += "" if options.cold else f", rivals warmed up on {WARM_UP}"
     print(f"{said}, rounds: {len(rounds)}; medians (min-max)\n\n{summary(rounds, options.cold)}")
 
 

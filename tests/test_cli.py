@@ -150,7 +150,8 @@ def test_talk_goes_to_stderr_and_starts_with_what_runs(here):
 
 
 def test_the_second_line_says_what_limited_and_how_near_to_the_ceiling(here):
-    spent = r"  reading \d+\.\d s, inferring \d+\.\d s, writing \d+\.\d s; limited by (reading|inferring|writing); "
+    names = ("checking files", "reading", "inferring", "writing")
+    spent = "  " + ", ".join(rf"{name} \d+\.\d s" for name in names) + f"; limited by ({'|'.join(names)}); "
     long = call("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1").stdout.splitlines()
     assert re.fullmatch(spent + r"\d+ % of this machine's ceiling of [\d.e+]+ images/s", long[1])
     short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100").stdout.splitlines()
@@ -159,8 +160,8 @@ def test_the_second_line_says_what_limited_and_how_near_to_the_ceiling(here):
 
 def test_the_json_says_it_too(here):
     result = result_of("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1")
-    assert result["limited_by"] in ("reading", "inferring", "writing")
-    assert set(result["stages"]) == {"read", "infer", "write"}
+    assert result["limited_by"] in ("checking files", "reading", "inferring", "writing")
+    assert set(result["stages"]) == {"check", "read", "infer", "write"}
     assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=1e-2)
     assert sum(step["share"] for name, step in result["profile"].items() if name != "write") == pytest.approx(
         1, abs=0.01

@@ -22,10 +22,10 @@ def outcome(**values):
     return Outcome(**{**made, **values})
 
 
-def test_thirds_are_seconds_as_if_the_threads_were_one():
-    assert outcome().thirds == {"read": 4.0, "infer": 4.5, "write": 0.5}
-    assert outcome(compile_seconds=3.0).thirds["infer"] == 6.0
-    assert outcome(lanes=8, own_device=True).thirds == {"read": 1.0, "infer": 4.5, "write": 0.5}
+def test_stages_are_seconds_as_if_the_threads_were_one():
+    assert outcome().stages == {"check": 0.0, "read": 4.0, "infer": 4.5, "write": 0.5}
+    assert outcome(compile_seconds=3.0).stages["infer"] == 6.0
+    assert outcome(lanes=8, own_device=True).stages == {"check": 0.0, "read": 1.0, "infer": 4.5, "write": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_thirds_are_seconds_as_if_the_threads_were_one():
         ({"decode_seconds": 8.0}, "reading"),
         ({"write_seconds": 7.0}, "writing"),
         ({"compile_seconds": 20.0, "decode_seconds": 8.0}, "inferring"),
+        ({"check_seconds": 4.6}, "checking files"),
         ({"computed": 0}, None),
     ],
 )
@@ -57,7 +58,15 @@ def test_efficiency_is_the_speed_over_the_ceiling():
     assert summary["ceiling"] == pytest.approx(15.38)
     assert summary["efficiency"] == pytest.approx(0.65)
     assert summary["limited_by"] == "inferring"
-    assert summary["stages"] == {"read": 4.0, "infer": 4.5, "write": 0.5}
+    assert summary["stages"] == {"check": 0.0, "read": 4.0, "infer": 4.5, "write": 0.5}
+
+
+def test_speed_and_efficiency_are_end_to_end():
+    summary = outcome(check_seconds=10.0).summary()
+    assert summary["images_per_second"] == 5
+    assert summary["ceiling"] == pytest.approx(15.38)  # of decoding and the network alone
+    assert summary["efficiency"] == pytest.approx(0.325)
+    assert summary["stages"]["check"] == 10.0
 
 
 @pytest.mark.parametrize("values", [{"infer_floor": None}, {"computed": 0}, {"computed": 0, "infer_floor": None}])
@@ -74,15 +83,17 @@ def test_an_outcome_of_nothing_can_be_told():
         "ceiling": None,
         "efficiency": None,
         "limited_by": None,
-        "stages": {"read": 0.0, "infer": 0.0, "write": 0.0},
+        "stages": {"check": 0.0, "read": 0.0, "infer": 0.0, "write": 0.0},
     }
     assert {step["share"] for step in Outcome().profile().values()} <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("values", [{}, {"compile_seconds": 1.5}, {"own_device": True}, {"lanes": 3}])
+@pytest.mark.parametrize(
+    "values", [{}, {"compile_seconds": 1.5}, {"own_device": True}, {"lanes": 3}, {"check_seconds": 3.0}]
+)
 def test_the_profiles_shares_of_the_threads_time_sum_to_one_beside_writing(values):
     profile = outcome(**values).profile()
-    assert list(profile) == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert list(profile) == ["check", "load", "decode", "compile", "infer", "wait", "write"]
     assert sum(step["share"] for name, step in profile.items() if name != "write") == pytest.approx(1, abs=1e-3)
     assert all(step["share"] >= 0 for step in profile.values())
 

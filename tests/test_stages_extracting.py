@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -18,7 +19,8 @@ from featurepipe import backbones, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
 from featurepipe.extraction.loop import NOT_FINITE
-from featurepipe.stores import Store, planning
+from featurepipe.stages import extracting
+from featurepipe.stores import Store, digest_rows, planning
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -799,9 +801,9 @@ def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_p
 
 def test_the_result_says_where_the_time_went(data, tmp_path):
     result = stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)
-    assert result["limited_by"] in ("reading", "inferring", "writing")
-    assert set(result["stages"]) == {"read", "infer", "write"}
-    assert list(result["profile"]) == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert result["limited_by"] in ("checking files", "reading", "inferring", "writing")
+    assert list(result["stages"]) == ["check", "read", "infer", "write"]
+    assert list(result["profile"]) == ["check", "load", "decode", "compile", "infer", "wait", "write"]
     assert (result["ceiling"], result["efficiency"]) == (None, None)  # too few batches
     assert result["decoder"] == "torchvision"
     result = stages.extract(data, tmp_path / "other", backbone=PIXELS, batch_size=1, workers=1)
@@ -809,3 +811,16 @@ def test_the_result_says_where_the_time_went(data, tmp_path):
     assert result["efficiency"] > 0
     again = stages.extract(data, tmp_path / "s", backbone=PIXELS)
     assert (again["limited_by"], again["ceiling"], again["efficiency"]) == (None, None, None)
+
+
+def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monkeypatch):
+    def slow(*arguments):
+        time.sleep(1)
+        return digest_rows(*arguments)
+
+    monkeypatch.setattr(extracting, "digest_rows", slow)
+    result = stages.extract(data, tmp_path / "s", backbone=PIXELS, batch_size=1, workers=1)
+    assert result["stages"]["check"] >= 1
+    assert result["limited_by"] == "checking files"
+    assert result["images_per_second"] < result["computed"] / 1
+    assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=2e-3)

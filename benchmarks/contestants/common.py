@@ -24,7 +24,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", required=True, help="timm name")
     parser.add_argument("--weights", help="safetensors file; random weights without it")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32", help="ignored by contestants that have no such option")
+    parser.add_argument("--precision", default="fp32", help="fp32 keeps TF32 off; else of featurepipe and the ceilings")
+    parser.add_argument("--warm-up", type=int, default=0, metavar="N", help="images embedded before the clock starts")
     return parser
 
 
@@ -70,7 +71,7 @@ def report(name: str, images: int, seconds: float, **more: object) -> None:
     images : int
         Images that came out as embeddings.
     seconds : float
-        Of the extraction alone: files to array, model creation excluded.
+        Of the extraction alone: files to array, model creation and warm-up excluded.
     **more
         Further keys, or other values for the keys set here.
     """

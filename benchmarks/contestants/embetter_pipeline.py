@@ -34,6 +34,8 @@ def main() -> None:
     pipeline = make_pipeline(ImageLoader(), encoder)
     files = jpegs(options.folder)
 
+    if options.warm_up:
+        pipeline.fit_transform(files[: options.warm_up])
     started = time.perf_counter()
     embeddings = pipeline.fit_transform(files)  # (N, D); scikit-learn refuses a bare transform
     seconds = time.perf_counter() - started

@@ -4,10 +4,21 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
+from pathlib import Path
 
 from common import arguments, report
 
 COMMAND = (sys.executable, "-P", "-c", "from featurepipe.cli import main; main()", "extract")
+
+
+def package() -> dict[str, str | None]:
+    """Where the package lies that was measured, and its commit, if that is a clone."""
+    folder = Path(find_spec("featurepipe").origin).parent  # COMMAND's too: it looks where this script does
+    said = subprocess.run(
+        ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    return {"folder": str(folder), "commit": said.stdout.strip() or None}
 
 
 def main() -> None:
@@ -23,9 +34,10 @@ def main() -> None:
     report(
         "featurepipe",
         said["computed"],
-        said["computed"] / said["images_per_second"],  # first file to last shard; hashing and model creation excluded
+        said["computed"] / said["images_per_second"],  # from hashing files to the last shard; without model creation
         images_per_second=said["images_per_second"],
-        own_seconds=said["seconds"],  # all of `extract`: torch's import, hashing, model creation, warm-up
+        own_seconds=said["seconds"],  # all of `extract`: torch's import, model creation, hashing, warm-up
+        package=package(),
         **{key: said.get(key) for key in ("stages", "precision", "decoder", "efficiency", "limited_by")},
     )
 

@@ -35,18 +35,25 @@ def main() -> None:
         )
         module = "fc_norm" if hasattr(extractor.model, "fc_norm") else "global_pool"
 
+        torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
+
+        def embed(some):
+            dataset = ImageDataset(
+                root=str(options.folder),
+                out_path=scratch,
+                backend=extractor.get_backend(),
+                file_names=[file.name for file in some],
+                transforms=extractor.get_transformations(),
+            )
+            batches = DataLoader(dataset=dataset, batch_size=32, backend=extractor.get_backend())
+            return extractor.extract_features(
+                batches=batches, module_name=module, flatten_acts=False, output_type="ndarray"
+            )
+
+        if options.warm_up:
+            embed(files[: options.warm_up])
         started = time.perf_counter()
-        dataset = ImageDataset(
-            root=str(options.folder),
-            out_path=scratch,
-            backend=extractor.get_backend(),
-            file_names=[file.name for file in files],
-            transforms=extractor.get_transformations(),
-        )
-        batches = DataLoader(dataset=dataset, batch_size=32, backend=extractor.get_backend())
-        embeddings = extractor.extract_features(
-            batches=batches, module_name=module, flatten_acts=False, output_type="ndarray"
-        )
+        embeddings = embed(files)
         seconds = time.perf_counter() - started
 
     assert np.isfinite(embeddings).all()

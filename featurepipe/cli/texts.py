@@ -29,8 +29,8 @@ def _bottleneck(result: dict[str, Any]) -> list[str]:
     """What took the time, and how near the run came to what this machine can do."""
     if not result["computed"]:
         return []
-    names = {"read": "reading", "infer": "inferring", "write": "writing"}
-    spent = ", ".join(f"{names[third]} {seconds:.1f} s" for third, seconds in result["stages"].items())
+    names = {"check": "checking files", "read": "reading", "infer": "inferring", "write": "writing"}
+    spent = ", ".join(f"{names[stage]} {seconds:.1f} s" for stage, seconds in result["stages"].items())
     line = f"  {spent}; limited by {result['limited_by']}"
     if result["efficiency"] is None:
         return [f"{line}; too short a run to say how near to this machine's ceiling"]

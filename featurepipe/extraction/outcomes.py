@@ -1,11 +1,11 @@
-"""What an extraction did, how long its thirds took, and how near it came to what the hardware can do."""
+"""What an extraction did, how long its stages took, and how near it came to what the hardware can do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-THIRDS = {"read": "reading", "infer": "inferring", "write": "writing"}
+STAGES = {"check": "checking files", "read": "reading", "infer": "inferring", "write": "writing"}
 
 
 @dataclass
@@ -19,7 +19,9 @@ class Outcome:
     rejects : dict
         Digest → reason, of all that failed.
     elapsed : float
-        Seconds from the first file to the last shard.
+        Seconds from the first file that was decoded to the last shard.
+    check_seconds : float
+        Before that, of taking the digests of all files; 0 where they were known.
     lanes : int
         Threads that read, and on a CPU infer too.
     own_device : bool
@@ -38,6 +40,7 @@ class Outcome:
     computed: int = 0
     rejects: dict[str, str] = field(default_factory=dict)
     elapsed: float = 0.0
+    check_seconds: float = 0.0
     lanes: int = 1
     own_device: bool = False
     load_seconds: float = 0.0
@@ -50,9 +53,10 @@ class Outcome:
     infer_threads: int = 1
 
     @property
-    def thirds(self) -> dict[str, float]:
-        """Seconds that reading, inferring and writing took, each as if the threads that shared it were one."""
+    def stages(self) -> dict[str, float]:
+        """Seconds of checking, reading, inferring and writing, each as if the threads that shared it were one."""
         return {
+            "check": self.check_seconds,
             "read": (self.load_seconds + self.decode_seconds) / self.lanes,
             "infer": (self.infer_seconds + self.compile_seconds) / self.infer_threads,
             "write": self.write_seconds,
@@ -60,9 +64,14 @@ class Outcome:
 
     @property
     def limited_by(self) -> str | None:
-        """The third that took longest; None where nothing was computed."""
-        thirds = self.thirds
-        return THIRDS[max(thirds, key=thirds.__getitem__)] if self.computed else None
+        """What took longest; None where nothing was computed."""
+        stages = self.stages
+        return STAGES[max(stages, key=stages.__getitem__)] if self.computed else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Embeddings per second, end to end: checking all files counts too. None where nothing was computed."""
+        return self.computed / (self.check_seconds + self.elapsed) if self.computed else None
 
     @property
     def ceiling(self) -> float | None:
@@ -79,29 +88,34 @@ class Outcome:
         return 1 / max(decode, infer) if self.own_device else 1 / (decode + infer)
 
     def summary(self) -> dict[str, Any]:
-        """The keys ``images_per_second, ceiling, efficiency, limited_by, stages`` of a stage's result."""
-        speed = self.computed / self.elapsed if self.computed else None
-        ceiling = self.ceiling
+        """The keys ``images_per_second, ceiling, efficiency, limited_by, stages`` of a stage's result.
+
+        Both speed and ``efficiency``, which is speed over ceiling, are of the whole, checking included.
+        """
+        speed, ceiling = self.images_per_second, self.ceiling
         return {
             "images_per_second": speed and round(speed, 2),
             "ceiling": ceiling and round(ceiling, 2),
             "efficiency": ceiling and round(speed / ceiling, 3),
             "limited_by": self.limited_by,
-            "stages": {third: round(seconds, 3) for third, seconds in self.thirds.items()},
+            "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
         }
 
     def profile(self) -> dict[str, dict[str, float]]:
         """Each step's seconds (summed over threads), milliseconds per image, and share of the threads' time.
 
-        ``wait`` is what is left of the lanes' and the device threads' time; writing goes on beside them.
+        All lanes check files together. ``wait`` is what is left of their time and the device threads'; writing goes on
+        beside them.
         """
         steps = {
+            "check": self.check_seconds * self.lanes,
             "load": self.load_seconds,
             "decode": self.decode_seconds,
             "compile": self.compile_seconds,
             "infer": self.infer_seconds,
         }
-        total = self.elapsed * (self.lanes + (self.infer_threads if self.own_device else 0)) or 1.0
+        threads = self.lanes + (self.infer_threads if self.own_device else 0)
+        total = (self.check_seconds + self.elapsed) * threads or 1.0
         steps["wait"] = max(0.0, total - sum(steps.values()))
         steps["write"] = self.write_seconds
         return {

@@ -56,9 +56,11 @@ def extract(
     -------
     dict
         ``store, backbone, fingerprint, width, samples, computed, reused, rejected, rejects, seconds, device,
-        precision, decoder``, and of the embedding itself ``images_per_second, ceiling, efficiency, limited_by, stages,
-        profile`` (see `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of
-        the three counts; copies of an image already embedded count as reused.
+        precision, decoder``, and ``images_per_second, ceiling, efficiency, limited_by, stages, profile`` (see
+        `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of the three counts;
+        copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
+        over the seconds of checking all files and of embedding, without imports and the making of the network.
+        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
 
     Examples
     --------
@@ -72,7 +74,9 @@ def extract(
     target = Store.create(store or default_name(data, ".store"))
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
+        checking = time.perf_counter()
         rows, unreadable = digest(manifest, workers, listener, () if rehash else target.known(manifest.root))
+        check_seconds = time.perf_counter() - checking
         target.write_rows(manifest.root, rows)
         target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
@@ -86,6 +90,7 @@ def extract(
             compile=compile,
             devices=devices,
             rows_per_shard=rows_per_shard,
+            check_seconds=check_seconds,
             listener=listener,
         )
         target.write_rejects(result["rejects"])
@@ -180,9 +185,10 @@ def fill(
     compile: str = "auto",
     devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
+    check_seconds: float = 0.0,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Embed what `extractor` lacks of `rows`; the store is locked by the caller."""
+    """Embed what `extractor` lacks of `rows`, whose digests took `check_seconds`; the caller has locked the store."""
     started = time.perf_counter()
     entry = store.entry(extractor)
     todo = plan(rows, root, entry)
@@ -194,6 +200,7 @@ def fill(
             outcome = extraction.fill_together(todo, extractor, writer, devices, **settings, progress=advance)
         else:
             outcome = extraction.fill(todo, extractor, writer, **settings, progress=advance)
+    outcome.check_seconds = check_seconds
     doubtful = outcome.rejects.keys() - writer.rejects.keys()  # not broken, but gone or changed since it was hashed
     if doubtful:
         store.write_rows(root, Rows.of(rows).without_stamps(doubtful))

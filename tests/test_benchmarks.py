@@ -1,0 +1,123 @@
+"""Benchmarks: all contestants run under the same conditions, and what is said of featurepipe includes all of it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config as inductor
+from PIL import Image
+
+import featurepipe
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = "test_resnet"  # timm's own network for tests
+
+
+def load(name, monkeypatch):
+    """A benchmark's script as a module, with its neighbours importable as they are when it runs."""
+    path = BENCHMARKS / name
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(5):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    return folder
+
+
+@pytest.fixture
+def tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back afterwards
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_ceilings_compile_as_featurepipe_does(precision, monkeypatch, tf32):
+    ceilings = load("contestants/ceilings.py", monkeypatch)
+    seen = []
+    monkeypatch.setattr(
+        ceilings, "rate", lambda step, *_: seen.append((inductor.freezing, torch.backends.cudnn.allow_tf32)) or 1.0
+    )
+    options = SimpleNamespace(device="cpu", precision=precision, backbone=SMALL, budget=0.01)
+    threads = torch.get_num_threads()
+    try:
+        found = ceilings.forward_ceilings(options, {"input_size": (3, 32, 32)}, 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert list(found) == ["2x8", "2x8 compiled", "1x32", "1x32 compiled"]
+    assert seen == [(True, precision != "fp32")] * 4
+    assert not inductor.freezing
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("auto", True)])
+def test_the_dataloader_loop_is_warm_when_its_clock_starts(precision, allowed, photos, monkeypatch, tf32):
+    contestant = load("contestants/dataloader.py", monkeypatch)
+    read, clocks, told = [], [], {}
+
+    class Images(contestant.Images):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(contestant, "Images", Images)
+    clock = SimpleNamespace(perf_counter=lambda: clocks.append(len(read)) or float(len(clocks)))
+    monkeypatch.setattr(contestant, "time", clock)
+    monkeypatch.setattr(contestant, "report", lambda name, images, seconds, **more: told.update(images=images))
+    choices = ["--backbone", SMALL, "--precision", precision, "--workers", "0", "--warm-up", "2"]
+    monkeypatch.setattr(sys, "argv", ["dataloader.py", str(photos), *choices])
+    contestant.main()
+    assert clocks == [2, 7]  # two images before the clock starts, then all five
+    assert told["images"] == 5
+    assert torch.backends.cudnn.allow_tf32 is allowed
+
+
+@pytest.mark.parametrize(("arguments", "warm"), [([], True), (["--cold"], False)])
+def test_rivals_are_warmed_up_unless_whole_processes_are_timed(arguments, warm, photos, monkeypatch):
+    rivals = load("rivals.py", monkeypatch)
+    commands = {}
+
+    def run(command, **_):
+        commands[Path(command[1]).name] = command
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"images": 5}), stderr="")
+
+    monkeypatch.setattr(rivals.subprocess, "run", run)
+    options = rivals.parse([str(photos), *arguments])
+    for name in ("featurepipe", "dataloader", "embetter", "thingsvision"):
+        options.pythons.setdefault(name, sys.executable)
+        rivals.run(name, photos, options, "fp32")
+    assert {name for name, command in commands.items() if "--warm-up" in command} == (
+        {"dataloader.py", "embetter_pipeline.py", "thingsvision_extractor.py"} if warm else set()
+    )
+
+
+def test_what_featurepipe_reports_is_end_to_end_and_says_which_package(photos, monkeypatch, capsys):
+    contestant = load("contestants/featurepipe_cli.py", monkeypatch)
+    said = {"computed": 5, "images_per_second": 2.5, "seconds": 4.0, "stages": {"check": 1.0}}
+    real = subprocess.run
+
+    def run(command, **options):
+        if command[0] == "git":
+            return real(command, **options)
+        return SimpleNamespace(returncode=0, stdout=json.dumps(said).encode(), stderr=b"")
+
+    monkeypatch.setattr(contestant.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["featurepipe_cli.py", str(photos), "--backbone", SMALL])
+    contestant.main()
+    line = json.loads(capsys.readouterr().out)
+    assert (line["images"], line["seconds"], line["images_per_second"]) == (5, 2.0, 2.5)
+    assert line["stages"] == {"check": 1.0}
+    assert Path(line["package"]["folder"]) == Path(featurepipe.__file__).parent
+    assert "commit" in line["package"]
