@@ -1,5 +1,6 @@
 """Precisions: bf16 where it is fast and gives the same vectors."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,15 @@ import torch
 
 from featurepipe import backbones, images
 from featurepipe.backbones import precisions
-from featurepipe.backbones.precisions import agreement, bears_compiling, choose_precision, cosines, has_bf16, sample_pixels
+from featurepipe.backbones.precisions import (
+    agreement,
+    bears_compiling,
+    choose_precision,
+    cosines,
+    drifting,
+    has_bf16,
+    sample_pixels,
+)
 
 NATIVE = ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True, "amx_bf16": True, "avx512_bf16": False})
 LACKING = ({}, {"avx2": True}, {"avx512_bf16": False, "amx_bf16": False})
@@ -27,7 +36,8 @@ def net():
 
 
 def choose(module, transform):
-    return choose_precision(module, transform, "penultimate", None)
+    spec = {"layer": "penultimate", "pooling": None, "precision": "fp32", "transform": dataclasses.asdict(transform)}
+    return choose_precision(backbones.Backbone("stub", module, spec, {}, transform, 8, "cpu"))
 
 
 @pytest.mark.parametrize("found", NATIVE, ids=str)
@@ -99,6 +109,28 @@ def test_the_choice_is_the_same_every_time_and_draws_nothing(native, net):
     before = torch.get_rng_state()
     assert len({choose(net.module, net.transform) for _ in range(3)}) == 1
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def several(change, layer="stage2"):
+    """Layers of a network, one of which `change` spoils in every precision but fp32."""
+    made = backbones.create_layers("test_resnet", random_weights=True, precision="fp32", device="cpu")
+    intermediates = made.module.forward_intermediates
+
+    def spoilt(x, indices, intermediates_only=False):
+        final, maps = intermediates(x, indices=indices)
+        if torch.is_autocast_enabled("cpu") and (at := int(layer[5:]) - 1) in indices:
+            maps[indices.index(at)] = change(maps[indices.index(at)])
+        return maps if intermediates_only else (final, maps)
+
+    made.module.forward_intermediates = spoilt
+    return made
+
+
+def test_one_layer_that_does_not_bear_bf16_keeps_all_in_fp32(native):
+    assert choose_precision(several(lambda maps: maps)) == "bf16"
+    assert choose_precision(several(torch.neg)) == "fp32"
+    assert drifting(several(torch.neg).adapted(precision="bf16")) == ["stage2"]
+    assert drifting(several(torch.neg)) == []
 
 
 @pytest.mark.parametrize("size", [(3, 32, 32), (1, 224, 224), (3, 48, 160)])

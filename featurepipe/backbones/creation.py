@@ -2,154 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.networks import (
     BUNDLED,
     PRECISIONS,
-    embed,
     freeze,
-    frozen_compiler,
-    is_out_of_memory,
-    make_forward,
     make_network,
-    probe_width,
-    quiet,
+    probe_widths,
     repository_arguments,
     set_pooling,
+    stages_of,
 )
 from featurepipe.backbones.pixels import PIXELS, Pixels
-from featurepipe.backbones.precisions import bears_compiling, choose_precision, sample_pixels
-from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec
+from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
+from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
 from featurepipe.backbones.weights import first_line, load_weights, read_weights
-from featurepipe.digests import canonical_json, sha256_json, sha256_state_dict
-from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.digests import sha256_state_dict
+from featurepipe.errors import BackboneError
 
 if TYPE_CHECKING:
     import torch
 
+STAGES = "stages"  # all stages of a network, and its penultimate embedding
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen network that turns pixels into embeddings.
-
-    Made by `create`; do not build it by hand.
-
-    Attributes
-    ----------
-    name : str
-        What to call it: timm name, with the seed where the weights are random.
-    module : torch.nn.Module
-        The timm model without classifier, in eval mode, no parameter requiring grad.
-    spec : dict
-        Everything that decides a vector (JSON).
-    source : dict
-        How to make it again: ``name``, ``weights`` (path or None), ``random_seed``.
-    transform : Transform
-        From bytes to pixels to the network's input.
-    width : int
-        Length of one embedding.
-    device : str
-        Where it runs.
-    compiled : callable or None
-        What `compile` made of its forward pass.
-    batch_size : int or None
-        The number of images that `compiled` takes.
-    """
-
-    name: str
-    module: torch.nn.Module
-    spec: dict[str, Any]
-    source: dict[str, Any]
-    transform: Transform
-    width: int
-    device: str
-    compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
-    batch_size: int | None = None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of the spec's canonical JSON."""
-        return sha256_json(self.spec)
-
-    @cached_property
-    def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """uint8 (B, C, H, W) on the device → float32 (B, width)."""
-        layer, pooling, precision = (self.spec[key] for key in ("layer", "pooling", "precision"))
-        return make_forward(self.module, self.transform, layer, pooling, precision)
-
-    def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Backbone:
-        """The same network under another precision or decoder, and thus another fingerprint."""
-        transform = replace(self.transform, decoder=decoder or self.transform.decoder)
-        changed = {"transform": asdict(transform), "precision": precision or self.spec["precision"]}
-        return replace(self, transform=transform, spec=_plain({**self.spec, **changed}), compiled=None, batch_size=None)
-
-    def compile(self, batch_size: int) -> Backbone:
-        """The same backbone with its forward pass compiled for batches of one size, to which others are filled up.
-
-        It takes seconds to minutes. The vectors stay the same but for rounding, which is checked here: see
-        `featurepipe.backbones.precisions.bears_compiling` for how much that is.
-
-        Raises
-        ------
-        BackboneError
-            The compiler is missing or fails, or gives vectors that are not the same.
-        """
-        import torch
-
-        pixels = sample_pixels(batch_size, self.transform)
-        try:
-            # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
-            with quiet("torch"), frozen_compiler():
-                compiled = torch.compile(self.forward, dynamic=False)
-                made = replace(self, compiled=compiled, batch_size=batch_size)
-                found = made.embed(pixels)
-        except Exception as error:  # compilers fail in more ways than there are exceptions for
-            raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
-        if not bears_compiling(found, self.embed(pixels), self.spec["precision"]):
-            raise BackboneError(f"{self.name}, compiled, gives other vectors")
-        return made
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed a batch of images.
-
-        Parameters
-        ----------
-        pixels : ndarray of uint8, shape (B, C, H, W)
-            Decoded by `featurepipe.images` with this backbone's transform.
-
-        Returns
-        -------
-        ndarray of float32, shape (B, width)
-        """
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.transform.input_size:
-            size = self.transform.input_size
-            raise BackboneError(f"pixels are uint8 of shape (B, {size}); got {pixels.dtype} {pixels.shape}")
-        try:
-            if self.compiled is None or len(pixels) > self.batch_size:
-                return embed(self.forward, self.module, pixels, self.spec["precision"])
-            missing = self.batch_size - len(pixels)  # another size would be compiled anew
-            filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
-            return embed(self.compiled, self.module, filled, self.spec["precision"])[: len(pixels)]
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(
-                    f"{self.name} has no memory on {self.device} for {len(pixels)} images at once; "
-                    "try a smaller --batch-size, fewer --workers, or another --device"
-                ) from error
-            raise BackboneError(  # an operation that the device lacks
-                f"{self.name} failed on {len(pixels)} images on {self.device}: {first_line(error)}; try --device cpu"
-            ) from error
 
 
 def create(
@@ -216,7 +99,7 @@ def create(
     if unknown := given.keys() - {field.name for field in fields(Transform)}:
         known = ", ".join(field.name for field in fields(Transform))
         raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {known}")
-    arguments = _plain(arguments or {})
+    arguments = plain(arguments or {})
     if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
         raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
     if random_weights and weights is not None:
@@ -231,7 +114,7 @@ def create(
         state = None
     module = make_network(timm_name, arguments, pretrained=state is None and not random_weights, seed=seed)
     if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
-        arguments = {**_plain(repository_arguments(timm_name)), **arguments}
+        arguments = {**plain(repository_arguments(timm_name)), **arguments}
     if state is not None:
         load_weights(module, state, file, timm_name)
     if pooling is not None and layer == PENULTIMATE:
@@ -241,16 +124,15 @@ def create(
     module = freeze(module, chosen)
     if precision not in ("auto", *PRECISIONS):
         raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
-    width = probe_width(module, resolved, layer, pooling, "fp32" if precision == "auto" else precision, name)
-    if precision == "auto":
-        precision = choose_precision(module, resolved, layer, pooling)
+    tried = "fp32" if precision == "auto" else precision
+    (width,) = probe_widths(module, resolved, [layer], pooling, tried, name)
     architecture = module.pretrained_cfg.get("architecture", timm_name)
     weights_digest = sha256_state_dict(module.state_dict())
     seed_used = seed if random_weights else None
-    return Backbone(
+    made = Backbone(
         name=name if seed_used is None else f"{name} (random weights, seed {seed})",
         module=module,
-        spec=make_spec(architecture, arguments, weights_digest, resolved, layer, pooling, precision),
+        spec=make_spec(architecture, arguments, weights_digest, resolved, layer, pooling, tried),
         source={
             "name": name,
             "weights": str(Path(weights).resolve()) if weights is not None else None,
@@ -260,6 +142,98 @@ def create(
         width=width,
         device=chosen,
     )
+    return made if precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def create_layers(
+    name: str | None = None,
+    layers: str | Sequence[str] = STAGES,
+    *,
+    pooling: str | None = None,
+    precision: str = "auto",
+    **options: Any,
+) -> Layers:
+    """Make a frozen backbone that gives several of its layers in one forward pass.
+
+    Parameters
+    ----------
+    name : str, optional
+        As for `create`.
+    layers : str or sequence of str
+        ``'stages'``: all of them and the penultimate embedding. Or names of layers, in a list or between commas.
+    pooling, precision
+        As for `create`, the same for all layers: ``auto`` is bf16 only if every layer bears it.
+    **options
+        As for `create`; not `layer`.
+
+    Returns
+    -------
+    Layers
+        The same vectors, but for rounding, as the backbones that `create` makes with each `layer`; so are their
+        fingerprints.
+
+    Raises
+    ------
+    BackboneError
+        As for `create`; and a network whose stages timm cannot return.
+
+    Examples
+    --------
+    >>> several = create_layers("test_resnet", "stage2,penultimate", random_weights=True)
+    >>> [(member.spec["layer"], member.width) for member in several.members]
+    [('stage2', 32), ('penultimate', 96)]
+    """
+    named = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
+    if name == PIXELS or not named:
+        raise BackboneError("raw pixels have no layers" if named else "name at least one layer")
+    if "layer" in options:
+        raise BackboneError("one layer and several exclude each other; give either")
+    tried = "fp32" if precision == "auto" else precision
+    of_stages = set(named) != {PENULTIMATE}
+    first = create(name, layer="stage1" if of_stages else PENULTIMATE, pooling=pooling, precision=tried, **options)
+    chosen = _in_order(named, first) if of_stages else [PENULTIMATE]
+    if pooling is not None and of_stages and PENULTIMATE in chosen:
+        set_pooling(first.module, pooling, first.name)
+        if sha256_state_dict(first.module.state_dict()) != first.spec["weights"]:  # it had a pooling with weights
+            raise BackboneError(
+                f"pooling by {pooling!r} takes weights out of {first.name}, which its stages keep; "
+                "extract its stages and its penultimate embedding one after the other"
+            )
+    widths = probe_widths(first.module, first.transform, chosen, pooling, tried, first.name)
+    made = Layers(
+        name=first.name,
+        module=first.module,
+        spec={**first.spec, "layer": chosen},
+        source=first.source,
+        transform=first.transform,
+        width=sum(widths),
+        device=first.device,
+        widths=widths,
+    )
+    _check_penultimate(made)
+    return made if precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def _in_order(named: Sequence[str], backbone: Backbone) -> list[str]:
+    """Layers in the network's order, each once; unknown ones first, to be refused."""
+    known = [*stages_of(backbone.module, backbone.name), PENULTIMATE]
+    wanted = {*named} - {STAGES} | ({*known} if STAGES in named else set())
+    return [*sorted(wanted - {*known}), *(layer for layer in known if layer in wanted)]
+
+
+def _check_penultimate(backbone: Layers) -> None:
+    """Hold timm to it that a forward pass which also returns stages ends as one that does not."""
+    *stages, last = backbone.members
+    if not stages or last.spec["layer"] != PENULTIMATE:
+        return
+    pixels = sample_pixels(1, backbone.transform)
+    found, wanted = backbone.split(backbone.embed(pixels))[-1], last.embed(pixels)
+    same = np.array_equal(found, wanted, equal_nan=True)  # fp16 may overflow in both
+    if not same and agreement(found, wanted) < AGREEMENT:
+        raise BackboneError(
+            f"timm's forward_intermediates of {backbone.name} ends in another embedding than its forward_features; "
+            "extract its stages and its penultimate embedding one after the other"
+        )
 
 
 def recreate(
@@ -278,7 +252,8 @@ def recreate(
         return pixels
     file = weights or source["weights"]
     random_seed = None if file else source["random_seed"]
-    made = create(
+    several = not isinstance(spec["layer"], str)
+    made = (create_layers if several else create)(
         spec["architecture"] if file else source["name"],
         weights=file,
         arguments=spec["arguments"],
@@ -314,7 +289,8 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `create` that reproduce a spec's transform, layer, pooling and precision."""
-    return {"transform": spec["transform"], **{key: spec[key] for key in ("layer", "pooling", "precision")}}
+    layer = "layer" if isinstance(spec["layer"], str) else "layers"
+    return {layer: spec["layer"], **{key: spec[key] for key in ("transform", "pooling", "precision")}}
 
 
 def names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -344,14 +320,6 @@ def _chosen(transform: Mapping[str, Any] | None) -> dict[str, Any]:
     """What of the transform's values is the caller's own choice."""
     given = {key: value for key, value in (transform or {}).items() if value is not None}
     return {key: value for key, value in given.items() if (key, value) != ("decoder", "auto")}
-
-
-def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as they will be read back from JSON, so that a backbone made again gets the very same."""
-    try:
-        return json.loads(canonical_json(dict(arguments)))
-    except (TypeError, ValueError) as error:
-        raise BackboneError(f"backbone arguments are numbers, text and lists of them; {error}") from error
 
 
 def _resolve_transform(

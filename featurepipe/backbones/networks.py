@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +154,26 @@ def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
 
 
 def make_forward(
-    module: torch.nn.Module, transform: Transform, layer: str, pooling: str | None, precision: str
+    module: torch.nn.Module, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D).
+    """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side."""
+    import torch
 
-    The one place where that happens: timm's normalisation on the device, autocast, the layer, its pooling.
+    parts = make_parts(module, transform, layers, pooling, precision)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        found = parts(pixels)
+        return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+
+    return forward
+
+
+def make_parts(
+    module: torch.nn.Module, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
+) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """As `make_forward`, but each layer's vectors (B, D) by themselves; all of one forward pass.
+
+    The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling.
     """
     import torch
 
@@ -170,13 +185,13 @@ def make_forward(
     layout = memory_format(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
+    def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
         x = pixels.to(torch.float32, memory_format=layout).sub(shift).mul(scale)  # (B, C, H, W)
         with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-            maps = _features(module, x, layer)
-        return _pooled(module, maps.float(), layer, pooling)  # in fp32: a mean over many positions, rounded only then
+            maps = _features(module, x, layers)
+        return [_pooled(module, m, layer, pooling) for m, layer in zip(maps, layers, strict=True)]
 
-    return forward
+    return parts
 
 
 def embed(
@@ -238,41 +253,75 @@ def _thread_stream(device: torch.device) -> torch.cuda.Stream:
     return streams[device]
 
 
-def _features(module: torch.nn.Module, x: torch.Tensor, layer: str) -> torch.Tensor:
-    """The layer's feature map or tokens, not yet pooled."""
-    if layer == PENULTIMATE:
-        return module.forward_features(x)
-    index = int(layer.removeprefix("stage")) - 1
-    (maps,) = module.forward_intermediates(x, indices=[index], intermediates_only=True)  # (B, D, h, w)
-    return maps
+def _features(module: torch.nn.Module, x: torch.Tensor, layers: Sequence[str]) -> list[torch.Tensor]:
+    """Each layer's feature map or tokens, not yet pooled; `layers` are in the network's order."""
+    indices = [int(layer.removeprefix("stage")) - 1 for layer in layers if layer != PENULTIMATE]
+    if not indices:
+        return [module.forward_features(x)]
+    if PENULTIMATE not in layers:
+        return module.forward_intermediates(x, indices=indices, intermediates_only=True)  # (B, D, h, w) each
+    final, maps = module.forward_intermediates(x, indices=indices)
+    return [*maps, final]
 
 
-def _pooled(module: torch.nn.Module, maps: torch.Tensor, layer: str, pooling: str | None) -> torch.Tensor:
-    """(B, D) of feature maps or tokens."""
+def _pooled(
+    module: torch.nn.Module, maps: torch.Tensor | list[torch.Tensor], layer: str, pooling: str | None
+) -> torch.Tensor:
+    """(B, D) of feature maps or tokens, pooled in fp32: a mean over many positions, rounded only then."""
+    if isinstance(maps, list):  # CrossViT and CoaT end in several scales, which their head puts together
+        return module.forward_head([scale.float() for scale in maps], pre_logits=True)
+    maps = maps.float()
     if layer == PENULTIMATE:
         return module.forward_head(maps, pre_logits=True)
     return maps.amax((2, 3)) if pooling == "max" else maps.mean((2, 3))
 
 
-def probe_width(
-    module: torch.nn.Module, transform: Transform, layer: str, pooling: str | None, precision: str, name: str
-) -> int:
-    """Check layer and input size by one forward pass, and return the embedding's length."""
-    if layer != PENULTIMATE:
-        stages = len(getattr(module, "feature_info", ()))
-        if layer not in (f"stage{number}" for number in range(1, stages + 1)):
-            raise BackboneError(f"{name} has no layer {layer!r}; use penultimate, or stage1 to stage{stages}")
-        if pooling not in (None, "avg", "max"):
-            raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
-    blank = np.zeros((1, *transform.input_size), np.uint8)
+def stages_of(module: torch.nn.Module, name: str) -> list[str]:
+    """The layers ``stage1`` … ``stageN`` of a network, in its order.
+
+    Raises
+    ------
+    BackboneError
+        timm cannot say what this network's stages are, or cannot return them.
+    """
+    count = len(getattr(module, "feature_info", ()))
+    if not count or not hasattr(module, "forward_intermediates"):
+        raise BackboneError(
+            f"timm cannot return the stages of {name}; leave --layer and --layers out for its penultimate embedding"
+        )
+    return [f"stage{number}" for number in range(1, count + 1)]
+
+
+def probe_widths(
+    module: torch.nn.Module,
+    transform: Transform,
+    layers: Sequence[str],
+    pooling: str | None,
+    precision: str,
+    name: str,
+) -> tuple[int, ...]:
+    """Check layers and input size by one forward pass, and return the length of each layer's embedding."""
+    for layer in layers:
+        if layer != PENULTIMATE and layer not in (stages := stages_of(module, name)):
+            raise BackboneError(f"{name} has no layer {layer!r}; use {PENULTIMATE}, or stage1 to {stages[-1]}")
+    if set(layers) != {PENULTIMATE} and pooling not in (None, "avg", "max"):
+        raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
+    parts, shapes = make_parts(module, transform, layers, pooling, precision), []
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        found = parts(pixels)
+        shapes.extend(part.shape for part in found)
+        return found[0]
+
     try:
-        features = embed(make_forward(module, transform, layer, pooling, precision), module, blank, precision)
+        embed(forward, module, np.zeros((1, *transform.input_size), np.uint8), precision)
     except Exception as error:  # whatever a network says to input that does not fit
         size = "×".join(map(str, transform.input_size))
         raise BackboneError(
             f"{name} does not run on {size} input: {first_line(error)}; "
             "check --input-size (a ViT needs --backbone-arg img_size=N beside it)"
         ) from error
-    if features.ndim != 2:
-        raise BackboneError(f"{name} with pooling {pooling!r} gives {features.ndim - 1}-D features; choose avg or max")
-    return features.shape[1]
+    for shape in shapes:
+        if len(shape) != 2:
+            raise BackboneError(f"{name} with pooling {pooling!r} gives {len(shape) - 1}-D features; choose avg or max")
+    return tuple(shape[1] for shape in shapes)

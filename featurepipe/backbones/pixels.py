@@ -42,6 +42,11 @@ class Pixels:
         """sha256 of the spec."""
         return sha256_json(self.spec)
 
+    @property
+    def members(self) -> tuple[Pixels]:
+        """Whose vectors these are: its own."""
+        return (self,)
+
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, C, H, W) uint8 → (B, C·H·W) float32."""
         return pixels.reshape(len(pixels), -1).astype(np.float32) / 255

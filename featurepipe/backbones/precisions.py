@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurepipe.backbones.networks import embed, make_forward
 from featurepipe.backbones.specs import Transform
 
 if TYPE_CHECKING:
     import torch
+
+    from featurepipe.backbones.extractors import Backbone
 
 AGREEMENT = 0.999  # least median cosine between vectors that are taken for the same
 # Least median, and least of all, between a network's vectors and those of its compiled self, by precision.
@@ -18,20 +19,23 @@ COMPILED = {"fp32": (1 - 1e-5, 1 - 1e-5), "bf16": (AGREEMENT, 0.99), "fp16": (AG
 SAMPLES = 4
 
 
-def choose_precision(module: torch.nn.Module, transform: Transform, layer: str, pooling: str | None) -> str:
-    """bf16 where the device has it natively and the network's vectors stay the same, else fp32.
+def choose_precision(backbone: Backbone) -> str:
+    """bf16 where the device has it natively and the vectors, of every layer, stay those of fp32; else fp32.
 
     It depends on nothing but machine and network, never on the size of a data set: precision is part of the
     fingerprint, and a store that grows must not change it.
     """
-    if not has_bf16(next(module.parameters()).device):
+    if not has_bf16(next(backbone.module.parameters()).device):
         return "fp32"
-    pixels = sample_pixels(SAMPLES, transform)
-    exact, fast = (
-        embed(make_forward(module, transform, layer, pooling, precision), module, pixels, precision)
-        for precision in ("fp32", "bf16")
-    )
-    return "bf16" if agreement(fast, exact) >= AGREEMENT else "fp32"
+    return "fp32" if drifting(backbone.adapted(precision="bf16")) else "bf16"
+
+
+def drifting(backbone: Backbone) -> list[str]:
+    """The layers whose vectors are not those of fp32, tried on a few images."""
+    pixels = sample_pixels(SAMPLES, backbone.transform)
+    found, wanted = backbone.embed(pixels), backbone.adapted(precision="fp32").embed(pixels)
+    pairs = zip(backbone.layers, backbone.split(found), backbone.split(wanted), strict=True)
+    return [layer for layer, one, other in pairs if agreement(one, other) < AGREEMENT]
 
 
 def has_bf16(device: torch.device) -> bool:

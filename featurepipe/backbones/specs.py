@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Protocol
@@ -102,7 +102,7 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
 
 
 class Extractor(Protocol):
-    """What extraction needs of a backbone; `Backbone` and `Pixels` are the two."""
+    """What extraction needs of a backbone; `Backbone`, `Layers` and `Pixels` are those there are."""
 
     name: str
     spec: dict[str, Any]
@@ -114,6 +114,11 @@ class Extractor(Protocol):
     @property
     def fingerprint(self) -> str:
         """sha256 of the spec."""
+        ...
+
+    @property
+    def members(self) -> Sequence[Extractor]:
+        """Whose vectors `embed` gives side by side, each with an entry of its own in a store; mostly itself alone."""
         ...
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
@@ -141,7 +146,20 @@ def make_spec(
         "pooling": pooling,
         "precision": precision,
     }
-    return json.loads(canonical_json(spec))
+    return plain(spec)
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they will be read back from JSON, so that a backbone made again gets the very same."""
+    try:
+        return json.loads(canonical_json(dict(values)))
+    except (TypeError, ValueError) as error:
+        raise BackboneError(f"backbone arguments are numbers, text and lists of them; {error}") from error
+
+
+def stage_of(spec: Mapping[str, Any]) -> str | None:
+    """The layer of a spec where it is a stage; None for the penultimate embedding and for raw pixels."""
+    return spec["layer"] if spec["layer"].startswith("stage") else None
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,185 @@
+"""Frozen networks that turn pixels into vectors: `Backbone`, and `Layers` for several of its layers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, quiet
+from featurepipe.backbones.precisions import bears_compiling, sample_pixels
+from featurepipe.backbones.specs import Transform, plain
+from featurepipe.backbones.weights import first_line
+from featurepipe.digests import sha256_json
+from featurepipe.errors import BackboneError, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network that turns pixels into embeddings.
+
+    Made by `create`; do not build it by hand.
+
+    Attributes
+    ----------
+    name : str
+        What to call it: timm name, with the seed where the weights are random.
+    module : torch.nn.Module
+        The timm model without classifier, in eval mode, no parameter requiring grad.
+    spec : dict
+        Everything that decides a vector (JSON).
+    source : dict
+        How to make it again: ``name``, ``weights`` (path or None), ``random_seed``.
+    transform : Transform
+        From bytes to pixels to the network's input.
+    width : int
+        Length of one embedding.
+    device : str
+        Where it runs.
+    compiled : callable or None
+        What `compile` made of its forward pass.
+    batch_size : int or None
+        The number of images that `compiled` takes.
+    """
+
+    name: str
+    module: torch.nn.Module
+    spec: dict[str, Any]
+    source: dict[str, Any]
+    transform: Transform
+    width: int
+    device: str
+    compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+    batch_size: int | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the spec's canonical JSON."""
+        return sha256_json(self.spec)
+
+    @property
+    def layers(self) -> list[str]:
+        """The layer, in a list."""
+        return [self.spec["layer"]]
+
+    @property
+    def members(self) -> tuple[Backbone, ...]:
+        """Whose vectors `embed` gives side by side, each with an entry of its own in a store: this one alone."""
+        return (self,)
+
+    @cached_property
+    def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """uint8 (B, C, H, W) on the device → float32 (B, width)."""
+        pooling, precision = self.spec["pooling"], self.spec["precision"]
+        return make_forward(self.module, self.transform, self.layers, pooling, precision)
+
+    def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Backbone:
+        """The same network under another precision or decoder, and thus another fingerprint."""
+        transform = replace(self.transform, decoder=decoder or self.transform.decoder)
+        changed = {"transform": asdict(transform), "precision": precision or self.spec["precision"]}
+        return replace(self, transform=transform, spec=plain({**self.spec, **changed}), compiled=None, batch_size=None)
+
+    def compile(self, batch_size: int) -> Backbone:
+        """The same backbone with its forward pass compiled for batches of one size, to which others are filled up.
+
+        It takes seconds to minutes. The vectors stay the same but for rounding, which is checked here: see
+        `featurepipe.backbones.precisions.bears_compiling` for how much that is.
+
+        Raises
+        ------
+        BackboneError
+            The compiler is missing or fails, or gives vectors that are not the same.
+        """
+        import torch
+
+        pixels = sample_pixels(batch_size, self.transform)
+        try:
+            # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
+            with quiet("torch"), frozen_compiler():
+                compiled = torch.compile(self.forward, dynamic=False)
+                made = replace(self, compiled=compiled, batch_size=batch_size)
+                found = made.embed(pixels)
+        except Exception as error:  # compilers fail in more ways than there are exceptions for
+            raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
+        layers = zip(self.split(found), self.split(self.embed(pixels)), strict=True)
+        if not all(bears_compiling(one, other, self.spec["precision"]) for one, other in layers):
+            raise BackboneError(f"{self.name}, compiled, gives other vectors")
+        return made
+
+    def split(self, vectors: np.ndarray) -> list[np.ndarray]:
+        """Each member's columns of what `embed` gave."""
+        return np.split(vectors, np.cumsum([member.width for member in self.members])[:-1], axis=1)
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed a batch of images.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, shape (B, C, H, W)
+            Decoded by `featurepipe.images` with this backbone's transform.
+
+        Returns
+        -------
+        ndarray of float32, shape (B, width)
+        """
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.transform.input_size:
+            size = self.transform.input_size
+            raise BackboneError(f"pixels are uint8 of shape (B, {size}); got {pixels.dtype} {pixels.shape}")
+        try:
+            if self.compiled is None or len(pixels) > self.batch_size:
+                return embed(self.forward, self.module, pixels, self.spec["precision"])
+            missing = self.batch_size - len(pixels)  # another size would be compiled anew
+            filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+            return embed(self.compiled, self.module, filled, self.spec["precision"])[: len(pixels)]
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"{self.name} has no memory on {self.device} for {len(pixels)} images at once; "
+                    "try a smaller --batch-size, fewer --workers, or another --device"
+                ) from error
+            raise BackboneError(  # an operation that the device lacks
+                f"{self.name} failed on {len(pixels)} images on {self.device}: {first_line(error)}; try --device cpu"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Layers(Backbone):
+    """Several layers of one frozen network, all of one forward pass; `embed` gives their vectors side by side.
+
+    Made by `create_layers`. Its spec is a backbone's, with a list of layers: no store and no model file ever holds
+    it, since there each of the `members` stands for itself.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Length of each layer's embedding; `width` is their sum.
+    """
+
+    widths: tuple[int, ...] = ()
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers, in the network's order."""
+        return self.spec["layer"]
+
+    @cached_property
+    def members(self) -> tuple[Backbone, ...]:
+        """The backbone of each layer, just as `create` makes it with that layer."""
+        return tuple(
+            Backbone(
+                name=self.name,
+                module=self.module,
+                spec={**self.spec, "layer": layer},
+                source=self.source,
+                transform=self.transform,
+                width=width,
+                device=self.device,
+            )
+            for layer, width in zip(self.layers, self.widths, strict=True)
+        )
