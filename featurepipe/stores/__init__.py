@@ -4,7 +4,7 @@
 
     STORE/store.json                       format version, and the folder that the samples lie in
     STORE/manifest.csv                     id, path, label, split, digest, size, mtime_ns: what the data set is now
-    STORE/<backbone>-<fingerprint8>/shard-NNNNN.h5
+    STORE/<backbone>[.<stage>]-<fingerprint8>/shard-NNNNN.h5
     STORE/rejects.csv                      id, reason: what the last extraction could not embed
     STORE/.gitignore                       ``*``
 
@@ -18,9 +18,10 @@ modified when it was read. A store of 1.0 lacks them; it is read all the same, h
 of 1.1 at the next extraction. Readers of 1.0 read 1.1, for whom these are two more columns.
 """
 
-from featurepipe.stores.directory import Entry, Known, Store
+from featurepipe.stores.directory import Known, Store
+from featurepipe.stores.entries import Entry
 from featurepipe.stores.planning import Pending, Plan, digest_rows, plan
 from featurepipe.stores.rows import Row, Rows
-from featurepipe.stores.writing import Writer
+from featurepipe.stores.writing import Writer, Writers
 
-__all__ = ["Entry", "Known", "Pending", "Plan", "Row", "Rows", "Store", "Writer", "digest_rows", "plan"]
+__all__ = ["Entry", "Known", "Pending", "Plan", "Row", "Rows", "Store", "Writer", "Writers", "digest_rows", "plan"]

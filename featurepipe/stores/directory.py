@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featurepipe import shards
-from featurepipe.backbones import PIXELS, Extractor, check_same
+from featurepipe.backbones import Extractor, check_same, stage_of
 from featurepipe.digests import sha256_json
-from featurepipe.errors import FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
+from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
 from featurepipe.files import atomic, remove_partials, write_text
 from featurepipe.manifests import Sample
+from featurepipe.stores.entries import ALL, Entry, pick, pick_layers
 from featurepipe.stores.rows import BLOCK, Row, Rows, Stamp
 
 ENCODING_TYPE = "featurepipe-store"
@@ -37,52 +38,6 @@ class Known(NamedTuple):
     digest: bytes
     size: int
     mtime_ns: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The shards of one backbone in a store.
-
-    Attributes
-    ----------
-    folder : Path
-    spec, provenance : dict
-        Of the backbone, and of the first shard.
-    indexes : tuple of ShardIndex
-        In shard order.
-    """
-
-    folder: Path
-    spec: dict[str, Any]
-    provenance: dict[str, Any]
-    indexes: tuple[shards.ShardIndex, ...]
-
-    @property
-    def name(self) -> str:
-        """The backbone's display name."""
-        return self.provenance["name"]
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the spec."""
-        return sha256_json(self.spec)
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is raw pixels or a network with random weights."""
-        return self.spec["architecture"] == PIXELS or self.provenance["source"]["random_seed"] is not None
-
-    def places(self) -> dict[str, tuple[int, int]]:
-        """Digest → (position in `indexes`, row)."""
-        return {
-            row.tobytes().hex(): (number, position)
-            for number, index in enumerate(self.indexes)
-            for position, row in enumerate(index.digests)
-        }
-
-    def rejects(self) -> dict[str, str]:
-        """Digest → reason, of contents that were tried in vain."""
-        return {digest: reason for index in self.indexes for digest, reason in index.rejects.items()}
 
 
 @dataclass(frozen=True)
@@ -224,10 +179,15 @@ class Store:
         ------
         FingerprintMismatch
             The folder holds another backbone's shards (somebody moved files).
+        BackboneError
+            Several layers, each of which has an entry of its own.
         """
+        if not isinstance(backbone.spec["layer"], str):
+            raise BackboneError(f"{backbone.name} has an entry for each of its layers; give one of its members")
         ending = backbone.fingerprint[:8]
         held = sorted(self.path.glob(f"*-{ending}"))  # the same backbone may have been called by another name
-        folder = held[0] if held else self.path / f"{_slug(backbone.name)}-{ending}"
+        name = ".".join(filter(None, [_slug(backbone.name), stage_of(backbone.spec)]))
+        folder = held[0] if held else self.path / f"{name}-{ending}"
         found = self._entry(folder)
         if found is not None:
             self._check_moved(found.indexes[0], backbone.spec)
@@ -235,27 +195,34 @@ class Store:
         provenance = {"name": backbone.name, "source": backbone.source}
         return Entry(folder, backbone.spec, provenance, ())
 
-    def choose(self, name: str | None = None) -> Entry:
+    def choose(self, name: str | None = None, layer: str | None = None) -> Entry:
         """The entry called `name` (backbone name, folder name or fingerprint prefix), or the only real one.
+
+        Of several layers of one backbone it is the penultimate embedding, unless `layer` names another.
 
         Raises
         ------
         StoreError
             None or several match; the message lists what there is.
         """
-        entries = self.entries()
-        if name is not None:
-            matches = [e for e in entries if name in (e.name, e.folder.name, e.provenance["source"]["name"])]
-            matches = matches or [e for e in entries if e.fingerprint.startswith(name)]
-            if len(matches) > 1:  # a trained backbone and its random twin share a source name
-                matches = [e for e in matches if not e.is_baseline] or matches
-        else:
-            matches = [e for e in entries if not e.is_baseline] or entries
-        if len(matches) == 1:
-            return matches[0]
-        held = ", ".join(e.folder.name for e in entries) or "none yet"
-        problem = "several backbones match" if matches else f"no backbone {name or ''} here".replace("  ", " ")
-        raise StoreError(f"{self.path}: {problem}; choose with -b from: {held}")
+        return pick(self.path, self.entries(), name, layer)
+
+    def choose_layers(self, name: str | None = None, layers: str | Sequence[str] = ALL) -> list[Entry]:
+        """Entries that differ in nothing but the layer, in the network's order.
+
+        Parameters
+        ----------
+        name : str, optional
+            As for `choose`; any one of them may be named.
+        layers : str or sequence of str
+            ``'all'``, or names of layers, in a list or between commas.
+
+        Raises
+        ------
+        StoreError
+            None or several backbones match, a layer is missing, or there is but one.
+        """
+        return pick_layers(self.path, self.entries(), name, layers)
 
     def verify(self, *, repair: bool = False) -> dict[str, Any]:
         """Check every shard row against its checksum, every folder against its fingerprint, digests for repeats.

@@ -17,7 +17,8 @@ from PIL import Image
 from featurepipe import shards
 from featurepipe.digests import sha256_file
 from featurepipe.manifests import Manifest, Sample
-from featurepipe.stores.directory import Entry, Known
+from featurepipe.stores.directory import Known
+from featurepipe.stores.entries import Entry
 from featurepipe.stores.rows import BLOCK, Row, Rows, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
@@ -49,10 +50,16 @@ class Plan(Sequence[Pending]):
         How many of them have not been tried before.
     samples : int
         How many rows they all stand for, copies included.
+    held : tuple of ndarray
+        For each entry that was planned for, what of the plan it holds already: sorted keys (see `Rows.keys`). Empty
+        where there is but one entry; of several layers, one may be ahead of the others.
     """
 
-    def __init__(self, rows: Rows, root: Path, numbers: np.ndarray, new: int, samples: int) -> None:
-        self._rows, self._root, self._numbers, self._new, self.samples = rows, root, numbers, new, samples
+    def __init__(
+        self, rows: Rows, root: Path, numbers: np.ndarray, new: int, samples: int, held: tuple[np.ndarray, ...]
+    ) -> None:
+        self._rows, self._root, self._numbers, self._new = rows, root, numbers, new
+        self.samples, self.held = samples, held
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -170,18 +177,24 @@ def _check(root: str, path: str, known: Known | None) -> tuple[bytes, int, int, 
     return (digest, size, mtime, "") if mtime < now - RACY_NS else (digest, -1, 0, "")
 
 
-def plan(rows: Sequence[Row], root: Path, entry: Entry) -> Plan:
-    """The distinct contents that `entry` lacks, in manifest order; those rejected before come last, to be retried."""
+def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:
+    """The distinct contents that any entry lacks, in manifest order; those rejected before come last, to be retried.
+
+    Of several entries, which one forward pass fills, those that are behind get the batches that they would have got
+    if nothing had interrupted the run before: what only some of them have rejected stands in its place.
+    """
     table = Rows.of(rows)
     order = np.lexsort((~table.readable, table.keys))  # copies stand together, in manifest order
     leads = _leads(table.keys, order)  # where each content's copies start
-    held = _mask(table.keys, order, (index.digests for index in entry.indexes))[leads]
-    refused = _mask(table.keys, order, [shards.digest_array(entry.rejects())])[leads]
     first = order[leads]
-    missing = table.readable[first] & ~held
+    held = [_mask(table.keys, order, (index.digests for index in entry.indexes))[leads] for entry in entries]
+    refused = [_mask(table.keys, order, [shards.digest_array(entry.rejects())])[leads] for entry in entries]
+    tried = np.logical_and.reduce([has | not_this for has, not_this in zip(held, refused, strict=True)])
+    missing = table.readable[first] & ~np.logical_and.reduce(held)
     copies = np.add.reduceat(table.readable[order], leads, dtype=np.int64) if len(leads) else np.zeros(0, np.int64)
-    new, retried = np.sort(first[missing & ~refused]), np.sort(first[missing & refused])
-    return Plan(table, root, np.concatenate([new, retried]), len(new), int(copies[missing].sum()))
+    new, retried = np.sort(first[missing & ~tried]), np.sort(first[missing & tried])
+    ahead = tuple(table.keys[first[missing & has]] for has in held)
+    return Plan(table, root, np.concatenate([new, retried]), len(new), int(copies[missing].sum()), ahead)
 
 
 def _leads(values: np.ndarray, order: np.ndarray) -> np.ndarray:

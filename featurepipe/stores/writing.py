@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from featurepipe import shards
-from featurepipe.stores.directory import Entry
+from featurepipe.stores.entries import Entry
+from featurepipe.stores.rows import keys
 
 
 @dataclass
@@ -57,6 +58,10 @@ class Writer:
             self.number = max((int(name[1]) for name in names if name), default=-1) + 1
         self.rejects = self.entry.rejects()
 
+    def share(self, turn: int, count: int) -> Writer:
+        """One of `count` writers, each with every `count`-th shard to write."""
+        return replace(self, number=self.number + turn, step=count)
+
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
         new = {digest: why for digest, why in rejects.items() if digest not in self.rejects}
@@ -80,3 +85,70 @@ class Writer:
         )
         shards.write(self.entry.folder / f"shard-{self.number:05d}.h5", shard)
         self.number, self._taken = self.number + self.step, []
+
+
+@dataclass
+class Writers:
+    """Writes several layers of one forward pass, each into an entry of its own.
+
+    Their shards are written one after another, so a process that is killed in between leaves some layers ahead of the
+    others. What a layer holds already, it is not given again.
+
+    Parameters
+    ----------
+    writers : sequence of Writer
+        One per layer.
+    widths : sequence of int
+        Length of each layer's embedding, in the same order.
+    held : sequence of ndarray
+        What of the plan each layer holds already; see `featurepipe.stores.Plan`.
+
+    Attributes
+    ----------
+    rejects : dict
+        Digest → reason, of all contents that any of the layers is known not to embed.
+    """
+
+    writers: Sequence[Writer]
+    widths: Sequence[int]
+    held: Sequence[np.ndarray]
+    rejects: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rejects = {digest: why for writer in self.writers for digest, why in writer.rejects.items()}
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Planned samples per shard."""
+        return self.writers[0].rows_per_shard
+
+    def share(self, turn: int, count: int) -> Writers:
+        """One of `count` sets of writers, each with every `count`-th shard to write."""
+        return replace(self, writers=[writer.share(turn, count) for writer in self.writers])
+
+    def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
+        """Take one batch: `vectors` (B, sum of widths), one per digest, and the rejects (digest → reason) beside them.
+
+        Ctrl-C may find some layers with this batch and others without; the next run plans it for the latter.
+        """
+        parts = np.split(vectors, np.cumsum(self.widths)[:-1], axis=1)  # (B, width) each
+        for writer, part, held in zip(self.writers, parts, self.held, strict=True):
+            lacking = ~_among(digests, held)
+            kept = [digest for digest, is_new in zip(digests, lacking, strict=True) if is_new]
+            broken = dict(zip(rejects, ~_among(list(rejects), held), strict=True))
+            writer.append(kept, part[lacking], {digest: why for digest, why in rejects.items() if broken[digest]})
+        self.rejects |= rejects
+
+    def commit(self) -> None:
+        """Write what has gathered, each layer as a shard."""
+        for writer in self.writers:
+            writer.commit()
+
+
+def _among(digests: Sequence[str], held: np.ndarray) -> np.ndarray:
+    """Which hexadecimal digests are among sorted keys; bool (n,)."""
+    wanted = keys(shards.digest_array(digests))
+    if not len(held):
+        return np.zeros(len(wanted), bool)
+    at = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
+    return held[at] == wanted

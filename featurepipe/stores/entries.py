@@ -1,0 +1,140 @@
+"""Entries: the shards of one backbone and layer, and which of them is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurepipe import shards
+from featurepipe.backbones import PENULTIMATE, PIXELS, stage_of
+from featurepipe.digests import sha256_json
+from featurepipe.errors import StoreError
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The shards of one backbone in a store.
+
+    Attributes
+    ----------
+    folder : Path
+    spec, provenance : dict
+        Of the backbone, and of the first shard.
+    indexes : tuple of ShardIndex
+        In shard order.
+    """
+
+    folder: Path
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    indexes: tuple[shards.ShardIndex, ...]
+
+    @property
+    def name(self) -> str:
+        """The backbone's display name."""
+        return self.provenance["name"]
+
+    @property
+    def layer(self) -> str:
+        """Which layer's output this is."""
+        return self.spec["layer"]
+
+    @property
+    def title(self) -> str:
+        """The backbone's display name, and the layer where it is a stage."""
+        return " ".join(filter(None, [self.name, stage_of(self.spec)]))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the spec."""
+        return sha256_json(self.spec)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is raw pixels or a network with random weights."""
+        return self.spec["architecture"] == PIXELS or self.provenance["source"]["random_seed"] is not None
+
+    def is_sibling(self, other: Entry) -> bool:
+        """Whether the two differ in nothing but the layer."""
+        return {**self.spec, "layer": other.layer} == other.spec
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Digest → (position in `indexes`, row)."""
+        return {
+            row.tobytes().hex(): (number, position)
+            for number, index in enumerate(self.indexes)
+            for position, row in enumerate(index.digests)
+        }
+
+    def rejects(self) -> dict[str, str]:
+        """Digest → reason, of contents that were tried in vain."""
+        return {digest: reason for index in self.indexes for digest, reason in index.rejects.items()}
+
+
+def pick(store: Path, entries: Sequence[Entry], name: str | None, layer: str | None) -> Entry:
+    """See `featurepipe.stores.Store.choose`."""
+    matches = _matches(entries, name)
+    if layer is not None:
+        found = [entry for entry in matches if entry.layer == layer]
+    elif len({entry.name for entry in matches}) == 1 and _is_called(matches[0], name):
+        found = [entry for entry in matches if entry.layer == PENULTIMATE] or matches
+    else:
+        found = matches
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1 and all(entry.is_sibling(found[0]) for entry in found):
+        held = ", ".join(entry.layer for entry in in_order(found))
+        raise StoreError(f"{store}: several layers of {found[0].name} match; choose with --layer from: {held}")
+    held = ", ".join(entry.folder.name for entry in entries) or "none yet"
+    what = f"layer {layer} of {name or 'a backbone'}" if layer is not None and matches else f"backbone {name or ''}"
+    problem = "several backbones match" if found else f"no {what.strip()} here"
+    raise StoreError(f"{store}: {problem}; choose with -b from: {held}")
+
+
+def pick_layers(store: Path, entries: Sequence[Entry], name: str | None, layers: str | Sequence[str]) -> list[Entry]:
+    """See `featurepipe.stores.Store.choose_layers`."""
+    groups: list[list[Entry]] = []
+    for match in _matches(entries, name):
+        if not any(match in group for group in groups):
+            groups.append([entry for entry in entries if entry.is_sibling(match)])
+    several = [group for group in groups if len(group) > 1] or groups
+    if len(several) != 1:
+        held = ", ".join(entry.folder.name for entry in entries) or "none yet"
+        problem = "several backbones match" if several else " ".join(filter(None, ["no backbone", name, "here"]))
+        raise StoreError(f"{store}: {problem}; choose with -b from: {held}")
+    held = {entry.layer: entry for entry in in_order(several[0])}
+    wanted = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
+    wanted = list(held) if wanted == [ALL] else wanted
+    missing = [layer for layer in wanted if layer not in held]
+    if missing or len(held) == 1:
+        problem = f"no layer {missing[0]}" if missing else "one layer only"
+        raise StoreError(
+            f"{store} holds {problem} of {several[0][0].name} (it has {', '.join(held)}); "
+            "extract more with: featurepipe extract DATA --layers stages"
+        )
+    return [entry for layer, entry in held.items() if layer in wanted]
+
+
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Sorted as their layers lie in the network; the penultimate embedding comes last."""
+    return sorted(entries, key=lambda entry: (stage_of(entry.spec) is None, len(entry.layer), entry.layer))
+
+
+def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
+    """Entries called `name` (backbone name, folder name, or fingerprint prefix if there is but one); all for None.
+
+    Baselines count only where nothing else is there: a trained backbone and its random twin share a source name.
+    """
+    if name is None:
+        return [entry for entry in entries if not entry.is_baseline] or list(entries)
+    matches = [entry for entry in entries if _is_called(entry, name)]
+    matches = matches or [entry for entry in entries if entry.fingerprint.startswith(name)]
+    return [entry for entry in matches if not entry.is_baseline] or matches
+
+
+def _is_called(entry: Entry, name: str | None) -> bool:
+    return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])
