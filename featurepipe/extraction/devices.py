@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from featurepipe import backbones
@@ -19,7 +19,7 @@ from featurepipe.errors import BackboneError
 from featurepipe.extraction.engines import default_workers
 from featurepipe.extraction.loop import fill
 from featurepipe.extraction.outcomes import Outcome
-from featurepipe.stores import Pending, Writer
+from featurepipe.stores import Pending, Writer, Writers
 
 POLL = 0.2  # seconds between two looks at how far the processes are
 _CHILD: dict[str, Any] = {}  # what a process shares with the one that started it
@@ -28,7 +28,7 @@ _CHILD: dict[str, Any] = {}  # what a process shares with the one that started i
 def fill_together(
     plan: Sequence[Pending],
     backbone: Extractor,
-    writer: Writer,
+    writer: Writer | Writers,
     devices: Sequence[str],
     *,
     batch_size: int | None = None,
@@ -59,7 +59,7 @@ def fill_together(
         running = []
         for turn, device in enumerate(devices):
             part = [pending for i, pending in enumerate(plan) if i // rows % count == turn]
-            own = replace(writer, number=writer.number + turn, step=count)
+            own = writer.share(turn, count)
             running.append(pool.submit(_work, backbone.spec, backbone.source, device, part, own, options))
         unfinished: set = set(running)
         while unfinished:
@@ -102,7 +102,7 @@ def _work(
     source: Mapping[str, Any],
     device: str,
     plan: Sequence[Pending],
-    writer: Writer,
+    writer: Writer | Writers,
     options: Mapping[str, Any],
 ) -> tuple[Outcome, list[str], dict[str, str]]:
     import torch

@@ -26,7 +26,7 @@ NOT_FINITE = "the embedding is not finite"
 
 
 class Sink(Protocol):
-    """Where embeddings go: `featurepipe.stores.Writer` (shards) or `Memory`."""
+    """Where embeddings go: `featurepipe.stores.Writer` (shards), `Writers` (of several layers) or `Memory`."""
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
@@ -89,9 +89,9 @@ def fill(
     ----------
     plan : sequence of Pending
         What is retried comes last.
-    backbone : Backbone or Pixels
-    sink : Writer or Memory
-        A Writer must be of the same backbone's entry.
+    backbone : Backbone, Layers or Pixels
+    sink : Writer, Writers or Memory
+        A Writer must be of the same backbone's entry, and Writers of its layers' entries.
     batch_size : int, optional
         Images per forward pass; None chooses it.
     workers : int, optional

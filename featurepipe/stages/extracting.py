@@ -13,7 +13,7 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.manifests import Manifest
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stores import Known, Row, Rows, Store, Writer, digest_rows, plan
+from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 
 
 def extract(
@@ -21,6 +21,7 @@ def extract(
     store: str | Path | None = None,
     *,
     backbone: str | Extractor | None = None,
+    layers: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
@@ -38,9 +39,12 @@ def extract(
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
-    backbone : str, Backbone or Pixels, optional
+    backbone : str, Backbone, Layers or Pixels, optional
         See `featurepipe.backbones.create`, which also takes `options`. Precision and decoder, where they are left to
         choose, are those of the vectors of the same network that the store already holds.
+    layers : str or sequence of str, optional
+        Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
+        stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
     batch_size, workers, rows_per_shard : int
         Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
     compile : {'auto', 'on', 'off'}
@@ -61,6 +65,8 @@ def extract(
         copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
         over the seconds of checking all files and of embedding, without imports and the making of the network.
         ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
+        Of several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
+        folder, fingerprint``; an image counts as computed if any layer lacked it.
 
     Examples
     --------
@@ -70,6 +76,8 @@ def extract(
     """
     started = time.perf_counter()
     manifest = manifests.read(data)
+    if layers is not None:
+        options = {**options, "layers": layers}
     extractor = make_extractor(backbone, options, listener, store or default_name(data, ".store"))
     target = Store.create(store or default_name(data, ".store"))
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
@@ -133,36 +141,47 @@ def make_extractor(
         if options:
             raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
         return backbone
+    create = backbones.create_layers if "layers" in options else backbones.create
     local = backbone in (None, backbones.BUNDLED, backbones.PIXELS)
     if local or options.get("weights") is not None or options.get("random_weights"):
-        return follow_store(store, backbones.create(backbone, **options), options)
+        return follow_store(store, create(backbone, **options), options, listener)
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
     waiting.start()
     try:
-        return follow_store(store, backbones.create(backbone, **options), options)
+        return follow_store(store, create(backbone, **options), options, listener)
     finally:
         waiting.cancel()
 
 
-def follow_store(store: str | Path, extractor: Extractor, options: Mapping[str, Any]) -> Extractor:
+def follow_store(
+    store: str | Path, extractor: Extractor, options: Mapping[str, Any], listener: Listener = SILENT
+) -> Extractor:
     """Keep to the precision and decoder of a store that holds this network's vectors, unless the caller chose them.
 
     What a machine would choose by itself may differ from what another one chose, and a store that is carried from
-    one to the other should not be computed again for that.
+    one to the other should not be computed again for that. Layers keep to each other, too.
     """
     if not isinstance(extractor, Backbone) or not Store.is_store(store):
         return extractor
     chosen = {"precision": options.get("precision") not in (None, "auto")}
     chosen["decoder"] = (options.get("transform") or {}).get("decoder") not in (None, "auto")
     held = {entry.fingerprint: entry.spec for entry in Store.open(store).entries()}
-    if extractor.fingerprint in held:
+    owns = ({"precision": spec["precision"], "decoder": spec["transform"].get("decoder")} for spec in held.values())
+    followers = [extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]}) for own in owns]
+    siblings = [{**spec, "layer": extractor.spec["layer"]} for spec in held.values()]
+
+    def held_of(candidate: Backbone) -> tuple[int, bool]:
+        return sum(member.fingerprint in held for member in candidate.members), candidate.spec in siblings
+
+    best = max([extractor, *followers], key=held_of)  # of equals the first
+    if held_of(best) <= held_of(extractor):
         return extractor
-    for fingerprint, spec in held.items():
-        own = {"precision": spec["precision"], "decoder": spec["transform"].get("decoder")}
-        candidate = extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]})
-        if candidate.fingerprint == fingerprint:
-            return candidate
-    return extractor
+    if best.spec["precision"] not in ("fp32", extractor.spec["precision"]) and (drifts := backbones.drifting(best)):
+        listener.note(
+            f"note: in {best.spec['precision']}, to which this store keeps, {', '.join(drifts)} drifts from fp32; "
+            "featurepipe verify --drift says how far, --precision fp32 avoids it"
+        )
+    return best
 
 
 def digest(
@@ -190,26 +209,31 @@ def fill(
 ) -> dict[str, Any]:
     """Embed what `extractor` lacks of `rows`, whose digests took `check_seconds`; the caller has locked the store."""
     started = time.perf_counter()
-    entry = store.entry(extractor)
-    todo = plan(rows, root, entry)
+    entries = [store.entry(member) for member in extractor.members]
+    todo = plan(rows, root, *entries)
     listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
-    writer = Writer(entry, extraction.provenance(extractor, batch_size), rows_per_shard)
+    made_by = extraction.provenance(extractor, batch_size)
+    writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
+    widths = [member.width for member in extractor.members]
+    sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
     settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
         if len(devices) > 1 and len(todo) > rows_per_shard:
-            outcome = extraction.fill_together(todo, extractor, writer, devices, **settings, progress=advance)
+            outcome = extraction.fill_together(todo, extractor, sink, devices, **settings, progress=advance)
         else:
-            outcome = extraction.fill(todo, extractor, writer, **settings, progress=advance)
+            outcome = extraction.fill(todo, extractor, sink, **settings, progress=advance)
     outcome.check_seconds = check_seconds
-    doubtful = outcome.rejects.keys() - writer.rejects.keys()  # not broken, but gone or changed since it was hashed
+    doubtful = outcome.rejects.keys() - sink.rejects.keys()  # not broken, but gone or changed since it was hashed
     if doubtful:
         store.write_rows(root, Rows.of(rows).without_stamps(doubtful))
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    several = not isinstance(extractor.spec["layer"], str)
     return {
         "store": str(store.path),
         "backbone": extractor.name,
-        "fingerprint": extractor.fingerprint,
+        "fingerprint": None if several else extractor.fingerprint,
         "width": extractor.width,
+        **({"layers": [_layer(*pair) for pair in zip(extractor.members, entries, strict=True)]} if several else {}),
         "samples": len(rows),
         "computed": outcome.computed,
         "reused": len(rows) - outcome.computed - len(rejects),
@@ -224,12 +248,19 @@ def fill(
     }
 
 
+def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
+    identity = {"folder": entry.folder.name, "fingerprint": member.fingerprint}
+    return {"layer": member.spec["layer"], "width": member.width, **identity}
+
+
 def first_line(extractor: Extractor, samples: int, cached: int) -> str:
     """What a run says first: device, precision, backbone, samples, and how many are cached."""
     bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
     hint = " (the small network inside featurepipe; choose a real one with -b, say -b resnet50.a1_in1k)"
+    stage = backbones.stage_of(extractor.members[0].spec)
+    which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
     return (
-        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{hint if bundled else ''} · "
+        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{which}{hint if bundled else ''} · "
         f"{samples} samples, {cached} cached"
     )
 
