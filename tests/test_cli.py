@@ -213,6 +213,43 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
     assert asked == ["auto", "off", "on"]
 
 
+def test_layers_are_extracted_listed_and_probed(here):
+    called = call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,penultimate")
+    assert called.stderr.splitlines()[0].startswith("cpu fp32 · test_resnet (random weights, seed 0), 2 layers · 160")
+    first, second = called.stdout.splitlines()[-2:]
+    assert re.fullmatch(r"  stage2 +32 wide → test_resnet-random-weights-seed-0.stage2-[0-9a-f]{8}", first)
+    assert re.fullmatch(r"  penultimate +96 wide → test_resnet-random-weights-seed-0-[0-9a-f]{8}", second)
+    again = result_of("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2, penultimate")
+    assert (again["computed"], again["reused"]) == (0, 160)
+    assert [list(one) for one in again["layers"]] == [["layer", "width", "folder", "fingerprint"]] * 2
+    listed = call("info", "s").stdout.splitlines()
+    assert sum("stage2, 160 × 32 float32" in line for line in listed) == 1
+    assert "96 embeddings of test_resnet (random weights, seed 0) → x.npz" in call("export", "s", "-o", "x.npz").stdout
+    said = call("export", "s", "-o", "x.npz", "--layer", "stage2").stdout
+    assert said == "160 × 32 embeddings of test_resnet (random weights, seed 0) stage2 → x.npz\n"
+    drifts = call("verify", "s", "--drift", "--images", "2", "--device", "cpu").stdout.splitlines()
+    assert sum("(stage2, fp32, torchvision) from fp32 and Pillow" in line for line in drifts) == 1
+    assert "probe on test_resnet (random weights, seed 0) stage2, alpha=" in call(
+        "probe", "s", "--layer", "stage2", "--kind", "ridge", "--baselines", "none"
+    ).stdout  # fmt: skip
+
+
+def test_the_table_of_layers_says_what_the_json_says(here):
+    call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,stage3,penultimate")
+    arguments = ["probe", "s", "--layers", "all", "--kind", "ridge", "--baselines", "none"]
+    rows, lines = result_of(*arguments)["layers"], call(*arguments).stdout.splitlines()
+    assert lines[0].split() == ["layer", "width", "selection", "test", "top-1", "95", "%", "interval"]
+    for row, line in zip(rows, lines[1:4], strict=True):
+        selection, top1, low, high = (
+            f"{100 * figure:.1f}" for figure in (row["selection"]["top1"], row["top1"], *row["interval"])
+        )
+        wanted = [row["layer"], str(row["width"]), selection, "%", top1, "%", low, "–", high]
+        assert line.split() == [*wanted, *(["←", "chosen"] if row["chosen"] else [])]
+    assert lines[4].startswith("ridge probe on test_resnet (random weights, seed 0)")
+    some = result_of(*arguments[:3], "stage3,stage2", *arguments[4:])["layers"]
+    assert [row["layer"] for row in some] == ["stage2", "stage3"]
+
+
 def test_the_bundled_backbone_is_named_as_such(here):
     if not BUNDLED_WEIGHTS.is_file():
         pytest.skip("needs the bundled weights")
@@ -334,6 +371,9 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["extract", "d", "--batch-size", "0"],
         ["extract", "d", "--backbone-arg", "novalue"],
         ["extract", "d", "--crop-pct", "0"],
+        ["extract", "d", "--layer", "penultimate", "--layers", "stages"],
+        ["probe", "s", "--layer", "stage1", "--layers", "all"],
+        ["run", "d", "--layers", "stages"],
         ["evaluate", "m", "d", "--split", "holdout"],
         ["predict", "m", "d"],
     ],

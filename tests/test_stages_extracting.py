@@ -669,6 +669,7 @@ def test_info_counts(data, tmp_path):
     sizes = sum(len(content) for _, _, content in shard_files(tmp_path / "s").values())
     assert described == {
         "name": "pixels",
+        "layer": "pixels",
         "folder": f"pixels-{PIXELS.fingerprint[:8]}",
         "rows": 11,
         "width": 3072,

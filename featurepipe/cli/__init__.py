@@ -22,6 +22,8 @@ from featurepipe.cli.options import (
     COMPUTE,
     DEVICE,
     DEVICES,
+    HELD,
+    LAYERS,
     PROBE,
     SEED,
     STRICT,
@@ -127,6 +129,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
 @click.argument("data", type=click.Path())
 @click.option("-s", "--store", type=click.Path(), help="Directory of the embeddings.  [default: NAME.store]")
 @BACKBONE
+@LAYERS
 @COMPUTE
 @DEVICES
 @click.option(
@@ -147,6 +150,7 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
     \b
       $ featurepipe extract data/digits
       $ featurepipe extract data/digits -s digits.store -b pixels --json
+      $ featurepipe extract data/digits -s digits.store --layers stages
     """
     from featurepipe import stages
 
@@ -161,7 +165,12 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
 @main.command()
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of STORE]")
-@click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@HELD
+@click.option(
+    "--layers",
+    metavar="L,L,…",
+    help="Probe several and keep the one that is best on validation data: all, or names.",
+)
 @WEIGHTS
 @PROBE
 @DEVICE
@@ -175,12 +184,14 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
+      $ featurepipe extract data/digits -s digits.store --layers stages
+      $ featurepipe probe digits.store --kind ridge --layers all
     """
     from featurepipe import stages
 
-    backbone = options.pop("backbone")
     options, probe_options = split_options(options)
-    result = stages.probe(store, output, backbone=backbone, listener=_Talk(), **options, **probe_options)
+    stage = stages.probe_layers if "layers" in options else stages.probe
+    result = stage(store, output, listener=_Talk(), **options, **probe_options)
     _print(as_json, result, texts.probe_text)
 
 
@@ -292,9 +303,9 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 @main.command()
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
-@click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@HELD
 @AS_JSON
-def export(store: str, output: str, backbone: str | None, as_json: bool) -> None:
+def export(store: str, output: str, backbone: str | None, layer: str | None, as_json: bool) -> None:
     """Write embeddings with ids, labels, splits and digests, in manifest order.
 
     \b
@@ -303,8 +314,8 @@ def export(store: str, output: str, backbone: str | None, as_json: bool) -> None
     """
     from featurepipe import stages
 
-    result = stages.export(store, output, backbone=backbone)
-    _print(as_json, result, lambda r: f"{r['rows']} × {r['width']} embeddings of {r['backbone']} → {r['output']}")
+    result = stages.export(store, output, backbone=backbone, layer=layer)
+    _print(as_json, result, texts.export_text)
 
 
 @main.command()

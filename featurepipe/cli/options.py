@@ -74,7 +74,7 @@ BACKBONE = _options(
         help="Argument of timm's model, such as pad_type=same; may be given again.",
     ),
     click.option("--random-weights", is_flag=True, help="An untrained network (under --seed), for baselines."),
-    click.option("--layer", default="penultimate", show_default=True, help="penultimate, or stage1, stage2, …"),
+    click.option("--layer", help="penultimate, or stage1, stage2, …  [default: penultimate]"),
     click.option("--pooling", help="timm's global pooling: avg, max, token, …  [default: the model's own]"),
     click.option(
         "--precision",
@@ -105,6 +105,13 @@ DEVICES = click.option(
     metavar="D,D,…",
     help="Several: cuda:0,cuda:1; a process for each.",
 )
+LAYERS = click.option(
+    "--layers", metavar="L,L,…", help="Several in one pass: stages (all, and penultimate), or names of layers."
+)
+HELD = _options(
+    click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
+    click.option("--layer", help="Which layer of it, if the store holds several.  [default: penultimate]"),
+)
 PROBE = _options(
     click.option(
         "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
@@ -129,6 +136,9 @@ PROBE = _options(
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Gather the transform's options into one, and choose C or alpha by the probe's kind."""
     options = dict(options)
+    if options.get("layers") is not None and options["layer"] is not None:
+        raise click.UsageError("--layer is for one layer, --layers for several; give one of them")
+    options = {key: value for key, value in options.items() if key not in ("layer", "layers") or value is not None}
     if options.get("devices"):
         if options["device"] != "auto":
             raise click.UsageError("--device is for one device, --devices for several; give one of them")

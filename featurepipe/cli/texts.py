@@ -9,6 +9,16 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def _title(result: dict[str, Any]) -> str:
+    """A backbone's name, and the layer where it is a stage."""
+    return " ".join([result["backbone"], *_stage(result)])
+
+
+def _stage(result: dict[str, Any]) -> list[str]:
+    """The layer where it is a stage."""
+    return [result["layer"]] if result["layer"].startswith("stage") else []
+
+
 def _rejects(result: dict[str, Any]) -> list[str]:
     shown = [f"  rejected {id_}: {reason}" for id_, reason in list(result["rejects"].items())[:5]]
     more = result["rejected"] - len(shown)
@@ -22,7 +32,8 @@ def extract_text(result: dict[str, Any]) -> str:
         f"{result['samples']} samples: {result['computed']} computed, {result['reused']} reused, "
         f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed} → {result['store']}"
     )
-    return "\n".join([line, *_bottleneck(result), *_rejects(result)])
+    layers = [f"  {one['layer']:<12} {one['width']:>6} wide → {one['folder']}" for one in result.get("layers", ())]
+    return "\n".join([line, *_bottleneck(result), *layers, *_rejects(result)])
 
 
 def _bottleneck(result: dict[str, Any]) -> list[str]:
@@ -60,7 +71,8 @@ def probe_text(result: dict[str, Any]) -> str:
     names = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
     others = [f"{names[key]} {_percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
     lines = [
-        f"{result['kind']} probe on {result['backbone']}, {chosen} (chosen on: {result['selection']['on']})",
+        *_layers(result),
+        f"{result['kind']} probe on {_title(result)}, {chosen} (chosen on: {result['selection']['on']})",
         _figures(result[on], on),
     ]
     if others:
@@ -71,6 +83,22 @@ def probe_text(result: dict[str, Any]) -> str:
         label = f"{few['shots']} per class"
         lines.append(f"  {label:<14} {_percent(few['mean'])}{spread}" + (f"   ({beside})" if beside else ""))
     return "\n".join([*lines, f"model → {result['model']}"])
+
+
+def _layers(result: dict[str, Any]) -> list[str]:
+    """The table of `probe --layers`; nothing where there is but one."""
+    if "layers" not in result:
+        return []
+    on = result["evaluated_on"]
+    lines = [f"  {'layer':<12} {'width':>6} {'selection':>10} {on + ' top-1':>11}   95 % interval"]
+    for row in result["layers"]:
+        selection = _percent(row["selection"]["top1"]) if row["selection"] else "–"
+        interval = " – ".join(f"{100 * end:.1f}" for end in row["interval"])
+        mark = "  ← chosen" if row["chosen"] else ""
+        lines.append(
+            f"  {row['layer']:<12} {row['width']:>6} {selection:>10} {_percent(row['top1']):>11}   {interval:<13}{mark}"
+        )
+    return lines
 
 
 def run_text(result: dict[str, Any]) -> str:
@@ -109,11 +137,20 @@ def info_text(result: dict[str, Any]) -> str:
         f"{result['store']}: {result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
     ]
     for one in result["backbones"]:
-        lines.append(
-            f"  {one['folder']}: {one['rows']} × {one['width']} {one['dtype']}, {one['shards']} shards, "
-            f"{one['bytes'] / 1e6:.1f} MB, {one['rejected']} rejected"
-        )
+        parts = [
+            *_stage(one),
+            f"{one['rows']} × {one['width']} {one['dtype']}",
+            f"{one['shards']} shards",
+            f"{one['bytes'] / 1e6:.1f} MB",
+            f"{one['rejected']} rejected",
+        ]
+        lines.append(f"  {one['folder']}: {', '.join(parts)}")
     return "\n".join(lines)
+
+
+def export_text(result: dict[str, Any]) -> str:
+    """The result of `export`."""
+    return f"{result['rows']} × {result['width']} embeddings of {_title(result)} → {result['output']}"
 
 
 def verify_text(result: dict[str, Any]) -> str:
@@ -122,7 +159,8 @@ def verify_text(result: dict[str, Any]) -> str:
     lines += [f"  problem: {problem}" for problem in result["problems"]]
     lines += [f"  set aside: {path}" for path in result["repaired"]]
     lines += [
-        f"  drift of {d['folder']} ({d['precision']}, {d['decoder']}) from fp32 and Pillow, on {d['images']} images: "
+        f"  drift of {d['folder']} ({', '.join([*_stage(d), d['precision'], d['decoder']])}) from fp32 and Pillow, "
+        f"on {d['images']} images: "
         f"pixels at most {d['pixels_max']}/255, cosine median {d['cosine_median']:.5f}, lowest {d['cosine_min']:.5f}"
         for d in result.get("drift", ())
     ]

@@ -24,7 +24,8 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
     """The figure that counts, how sure it is, and of what."""
     card, where, backbone = model.card, model.card["evaluated_on"], model.backbone
     fitted_on = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
-    seen = join("embeddings of the frozen backbone ", tag("b", backbone["name"]))
+    whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
+    seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if backbone["spec"]["architecture"] == backbones.PIXELS:
         seen = "raw pixels"
     interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"

@@ -6,6 +6,7 @@ hears notes and progress.
 
 from featurepipe.stages.applying import evaluate, predict
 from featurepipe.stages.extracting import extract
+from featurepipe.stages.layering import probe_layers
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
@@ -19,6 +20,7 @@ __all__ = [
     "info",
     "predict",
     "probe",
+    "probe_layers",
     "report",
     "run",
     "verify",

@@ -21,8 +21,8 @@ def info(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, folder, rows, width, dtype,
-        shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``.
+        Of a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
+        dtype, shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``.
     """
     if not Store.is_store(path) and Path(path).is_file():
         model = models.load(path)
@@ -44,6 +44,7 @@ def info(path: str | Path) -> dict[str, Any]:
 def _describe(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
+        "layer": entry.layer,
         "folder": entry.folder.name,
         "rows": sum(len(index.digests) for index in entry.indexes),
         "width": entry.indexes[0].width,
@@ -82,9 +83,9 @@ def verify(
     Returns
     -------
     dict
-        ``ok, checked, problems, repaired``, and with `drift` a list ``drift``: for each network ``backbone, folder,
-        precision, decoder, images, cosine_median, cosine_min`` (of the vectors) and ``pixels_max`` (the greatest
-        difference between two pixels, of 255).
+        ``ok, checked, problems, repaired``, and with `drift` a list ``drift``: for each network and layer ``backbone,
+        layer, folder, precision, decoder, images, cosine_median, cosine_min`` (of the vectors) and ``pixels_max`` (the
+        greatest difference between two pixels, of 255).
     """
     target = Store.open(store)
     if repair:
@@ -107,7 +108,7 @@ def _drift(
     made = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
-    with listener.progress(f"measuring the drift of {entry.name}", len(some)) as advance:
+    with listener.progress(f"measuring the drift of {entry.title}", len(some)) as advance:
         extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=advance)
     found = [digest for digest in some if digest in memory.vectors]
     if not found:
@@ -118,6 +119,7 @@ def _drift(
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
     return {
         "backbone": entry.name,
+        "layer": entry.layer,
         "folder": entry.folder.name,
         "precision": entry.spec["precision"],
         "decoder": made.transform.decoder,
@@ -128,18 +130,27 @@ def _drift(
     }
 
 
-def export(store: str | Path, output: str | Path, *, backbone: str | None = None) -> dict[str, Any]:
+def export(
+    store: str | Path, output: str | Path, *, backbone: str | None = None, layer: str | None = None
+) -> dict[str, Any]:
     """Write one backbone's embeddings as ``.npz``, ``.parquet`` or ``.csv``, in manifest order.
+
+    Parameters
+    ----------
+    store, output : path
+    backbone, layer : str, optional
+        Which backbone of the store, and which layer of it, as for `featurepipe.stores.Store.choose`.
 
     Returns
     -------
     dict
-        ``store, output, backbone, rows, width``.
+        ``store, output, backbone, layer, rows, width``.
     """
     matrices.check_suffix(output)
     source = Store.open(store)
-    entry = source.choose(backbone)
+    entry = source.choose(backbone, layer)
     matrix = matrices.load(source, entry)
     matrices.export(matrix, output)
     rows, width = matrix.X.shape
-    return {"store": str(store), "output": str(output), "backbone": entry.name, "rows": rows, "width": width}
+    identity = {"store": str(store), "output": str(output), "backbone": entry.name, "layer": entry.layer}
+    return {**identity, "rows": rows, "width": width}

@@ -42,6 +42,7 @@ def probe(
     output: str | Path | None = None,
     *,
     backbone: str | Extractor | None = None,
+    layer: str | None = None,
     weights: str | Path | None = None,
     kind: str = "logistic",
     value: float | None = None,
@@ -52,6 +53,7 @@ def probe(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Train a linear classifier on cached embeddings and write it as a model file.
@@ -67,6 +69,8 @@ def probe(
         Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
     backbone : str, Backbone or Pixels, optional
         Which entry of the store, if it holds several.
+    layer : str, optional
+        Which layer of it, if the store holds several and it is not the penultimate embedding.
     weights : path, optional
         Where the backbone's weights are now, if they have moved since the store was filled.
     kind : {'logistic', 'ridge'}
@@ -81,19 +85,23 @@ def probe(
         Put the backbone's weights into the model file.
     seed : int
         Of splits, folds, draws and random weights.
+    compared : sequence of mapping
+        What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
 
     Returns
     -------
     dict
-        ``model, kind, C`` (or ``alpha``), ``splits, split_source, evaluated_on, selection, val, test, baselines,
-        few_shot, notes, seconds``. All accuracies are fractions.
+        ``model, backbone, layer, kind, C`` (or ``alpha``), ``splits, split_source, evaluated_on, selection, val, test,
+        baselines, few_shot, notes, seconds``. All accuracies are fractions.
     """
     started = time.perf_counter()
     if baselines not in BASELINES:
         raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
     source = Store.open(store)
     by_name = backbone is None or isinstance(backbone, str)
-    entry = source.choose(backbone) if by_name else source.entry(backbone)
+    if layer is not None and not by_name:
+        raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
+    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
     models.check_suffix(path)
     origin = entry.provenance["source"] if by_name else backbone.source
@@ -106,11 +114,11 @@ def probe(
     parts = _cut(matrix, split)
     notes += _copies(parts)
     _check_shots(parts, shots)
-    listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
+    listener.note(f"{kind} probe on {entry.title}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
     if split_source != "given":
         listener.note(f"splits {split_source}")
     fitted = _fit(kind, parts, value, seed)
-    notes += _fit_notes(fitted)
+    notes += _fit_notes(fitted) + _layer_notes(entry, compared)
     few = _few_shot(kind, parts, shots, repeats, seed)
     others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
@@ -132,6 +140,7 @@ def probe(
         **_figures(fitted, parts),
         "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
         "few_shot": few,
+        **({"layers": list(compared)} if compared else {}),
         "protocol": None,  # no named one: see the module's docstring for what is done
         "licence": None,  # of the backbone's weights, where a later version can tell
         "seed": seed,
@@ -143,7 +152,8 @@ def probe(
     for note in notes:
         listener.note(f"note: {note}")
     parameter = probes.KINDS[kind][0]
-    result = {"model": str(path), "backbone": entry.name, "kind": kind, parameter: fitted.chosen, **card}
+    identity = {"model": str(path), "backbone": entry.name, "layer": entry.layer}
+    result = {**identity, "kind": kind, parameter: fitted.chosen, **card}
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -245,6 +255,16 @@ def _fit_notes(fitted: probes.Probe) -> list[str]:
     if stalled:
         notes.append(f"the optimum was not reached at {name}={', '.join(stalled)}")
     return notes
+
+
+def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of several layers: on what this one was chosen."""
+    if not compared:
+        return []
+    if any(row["selection"] is None for row in compared):
+        return [f"nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
+    on = compared[0]["selection"]["on"]
+    return [f"{entry.layer} is the best of {len(compared)} layers on {on}, so its figures there flatter a little"]
 
 
 def _few_shot(kind: str, parts: _Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:

@@ -1,0 +1,135 @@
+"""The stage `probe_layers`: the same probe on each layer of a backbone, and a model file of the best one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import matrices, probes
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.reports import wilson
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.probing import _cut, _fit, _fit_notes, _splits, labelled, probe
+from featurepipe.stores import Entry, Store
+
+
+def probe_layers(
+    store: str | Path,
+    output: str | Path | None = None,
+    *,
+    layers: str | Sequence[str] = "all",
+    backbone: str | None = None,
+    kind: str = "logistic",
+    value: float | None = None,
+    seed: int = 0,
+    listener: Listener = SILENT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train the same probe on each of several layers, and write a model file of the one that is best on validation.
+
+    All layers are probed on the same images, splits and folds. The layer is chosen as C or alpha is: by top-1, then
+    log-loss, on validation data or by cross-validation inside train, never on what is reported.
+
+    Parameters
+    ----------
+    store : path
+        Filled by ``extract(…, layers="stages")``, say.
+    output : path, optional
+        Model file; by default in the chosen layer's folder of the store.
+    layers : str or sequence of str
+        ``'all'`` that the store holds, or names, in a list or between commas.
+    backbone : str, optional
+        Which backbone of the store, if it holds several.
+    kind, value, seed, **options
+        As for `probe`, which is what is done with the chosen layer.
+
+    Returns
+    -------
+    dict
+        `probe`'s, of the chosen layer, and ``layers``: for each ``layer, width, folder, fingerprint, C`` (or
+        ``alpha``), ``selection`` (``on, top1, log_loss``; None where there was nothing to select on), ``n, top1,
+        interval`` (95 %, Wilson) on the split in ``evaluated_on``, ``notes, chosen``.
+
+    Raises
+    ------
+    StoreError
+        The store lacks a layer, or holds but one.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> store = extract("data/digits", "/tmp/layers.store", layers="stage2,penultimate")["store"]
+    >>> result = probe_layers(store, baselines="none")
+    >>> [(row["layer"], row["chosen"]) for row in result["layers"]]
+    [('stage2', False), ('penultimate', True)]
+    """
+    started = time.perf_counter()
+    source = Store.open(store)
+    entries = source.choose_layers(backbone, layers)
+    common = _common(entries)
+    listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
+    table = []
+    for entry in entries:
+        table.append(_row(entry, _matrix(source, entry, common), kind, value, seed))
+        listener.note(f"{entry.layer}: {100 * table[-1]['top1']:.1f} %")
+    best = _best(table)
+    table[best]["chosen"] = True
+    result = probe(
+        store,
+        output,
+        backbone=entries[best].folder.name,
+        kind=kind,
+        value=value,
+        seed=seed,
+        compared=table,
+        listener=listener,
+        **options,
+    )
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _common(entries: Sequence[Entry]) -> set[str]:
+    """The contents that every layer has: one that was extracted by itself may have rejected others."""
+    common = set(entries[0].places())
+    for entry in entries[1:]:
+        common &= entry.places().keys()
+    return common
+
+
+def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
+    matrix, _ = labelled(matrices.load(store, entry))
+    return matrix.take(np.array([digest in common for digest in matrix.digests], bool))
+
+
+def _row(entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, seed: int) -> dict[str, Any]:
+    """What one layer's probe chose, how good that was on the selection data, and its figure."""
+    parts = _cut(matrix, _splits(matrix, seed)[0])
+    fitted = _fit(kind, parts, value, seed)
+    top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
+    on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
+    scores = {key: fitted.scores[key] for key in ("top1", "log_loss")} if fitted.scores else None
+    return {
+        "layer": entry.layer,
+        "width": matrix.X.shape[1],
+        "folder": entry.folder.name,
+        "fingerprint": entry.fingerprint,
+        probes.KINDS[kind][0]: fitted.chosen,
+        "selection": scores and {"on": on, **scores},
+        "n": len(parts.report),
+        "top1": top1,
+        "interval": list(wilson(top1, len(parts.report))),
+        "notes": _fit_notes(fitted),
+        "chosen": False,
+    }
+
+
+def _best(table: Sequence[dict[str, Any]]) -> int:
+    """The layer of the best top-1, then log-loss, on the selection data; where there was none, the last."""
+    scores = [row["selection"] for row in table]
+    if None in scores:
+        return len(table) - 1
+    return min(range(len(table)), key=lambda i: (-scores[i]["top1"], scores[i]["log_loss"]))
