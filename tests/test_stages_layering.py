@@ -172,6 +172,13 @@ def test_several_devices_fill_several_layers(data, tmp_path, net):
     assert_same(tmp_path / "s", tmp_path / "whole", net.members)
 
 
+def test_run_refuses_several_layers_before_anything_is_embedded(data, tmp_path, net):
+    for options in ({"backbone": net}, {**TINY, "layers": "stages"}):
+        with pytest.raises(BackboneError, match="run takes one layer; for several use extract and probe"):
+            stages.run(data, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 # -- what the store holds decides
 
 

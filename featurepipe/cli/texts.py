@@ -95,9 +95,8 @@ def _layers(result: dict[str, Any]) -> list[str]:
         selection = _percent(row["selection"]["top1"]) if row["selection"] else "–"
         interval = " – ".join(f"{100 * end:.1f}" for end in row["interval"])
         mark = "  ← chosen" if row["chosen"] else ""
-        lines.append(
-            f"  {row['layer']:<12} {row['width']:>6} {selection:>10} {_percent(row['top1']):>11}   {interval:<13}{mark}"
-        )
+        figures = f"{selection:>10} {_percent(row['top1']):>11}   {interval:<13}{mark}"
+        lines.append(f"  {row['layer']:<12} {row['width']:>6} {figures}".rstrip())
     return lines
 
 

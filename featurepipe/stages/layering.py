@@ -75,7 +75,8 @@ def probe_layers(
     table = []
     for entry in entries:
         table.append(_row(entry, _matrix(source, entry, common), kind, value, seed))
-        listener.note(f"{entry.layer}: {100 * table[-1]['top1']:.1f} %")
+        name = probes.KINDS[kind][0]
+        listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} % with {name}={table[-1][name]:g}")
     best = _best(table)
     table[best]["chosen"] = True
     result = probe(

@@ -10,7 +10,7 @@ from typing import Any
 
 from featurepipe import manifests, models, reports
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ModelFileError
+from featurepipe.errors import BackboneError, ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
@@ -68,6 +68,8 @@ def run(
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
     del manifest  # `extract` reads it again; two at a time would be one too many
     extractor = make_extractor(backbone, options, listener, store)
+    if not isinstance(extractor.spec["layer"], str):
+        raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
     extracted = extract(
         data,
         store,
