@@ -13,7 +13,7 @@ from featurepipe import matrices, probes
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import _cut, _fit, _fit_notes, _splits, labelled, probe
+from featurepipe.stages.probing import choose_splits, cut, fit_notes, fit_parts, labelled, probe
 from featurepipe.stores import Entry, Store
 
 
@@ -31,8 +31,8 @@ def probe_layers(
 ) -> dict[str, Any]:
     """Train the same probe on each of several layers, and write a model file of the one that is best on validation.
 
-    All layers are probed on the same images, splits and folds. The layer is chosen as C or alpha is: by top-1, then
-    log-loss, on validation data or by cross-validation inside train, never on what is reported.
+    All layers are probed on the same images, splits and folds. The layer is chosen by top-1, then log-loss, on the
+    data that C or alpha is chosen on (val, or cross-validation inside train), never on what is reported.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
 
 def _row(entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, seed: int) -> dict[str, Any]:
     """What one layer's probe chose, how good that was on the selection data, and its figure."""
-    parts = _cut(matrix, _splits(matrix, seed)[0])
-    fitted = _fit(kind, parts, value, seed)
+    parts = cut(matrix, choose_splits(matrix, seed)[0])
+    fitted = fit_parts(kind, parts, value, seed)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss")} if fitted.scores else None
@@ -123,7 +123,7 @@ def _row(entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, se
         "n": len(parts.report),
         "top1": top1,
         "interval": list(wilson(top1, len(parts.report))),
-        "notes": _fit_notes(fitted),
+        "notes": fit_notes(fitted),
         "chosen": False,
     }
 
