@@ -8,7 +8,14 @@ import torch
 
 from featurepipe import backbones, images
 from featurepipe.backbones import precisions
-from featurepipe.backbones.precisions import agreement, bears_compiling, choose_precision, cosines, has_bf16, sample_pixels
+from featurepipe.backbones.precisions import (
+    agreement,
+    bears_compiling,
+    choose_precision,
+    cosines,
+    has_bf16,
+    sample_pixels,
+)
 
 NATIVE = ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True, "amx_bf16": True, "avx512_bf16": False})
 LACKING = ({}, {"avx2": True}, {"avx512_bf16": False, "amx_bf16": False})

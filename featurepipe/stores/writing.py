@@ -21,6 +21,7 @@ class Writer:
     again cuts the rest of its plan into the batches and shards of the uninterrupted one; into the same batches after
     Ctrl-C or an error, which write a short shard. Its vectors are then the same to the byte, unless
 
+    - a file cannot be read: it is in no shard, and stays in the plan;
     - the network is compiled on the way: which batch is the first to run compiled depends on the time
       (`featurepipe.backbones.precisions.bears_compiling` says by how much vectors differ; ``compile="off"`` is exact);
     - memory runs out and halves the batch, or an accelerator's batch size is still being searched for: rounding
