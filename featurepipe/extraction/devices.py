@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 from featurepipe import backbones
 from featurepipe.backbones import Extractor
@@ -37,19 +39,27 @@ def fill_together(
     progress: Callable[[int], object] = lambda n: None,
     note: Callable[[str], object] = lambda text: None,
 ) -> Outcome:
-    """Embed what is planned on several devices; the arguments are those of `fill`.
+    """Embed what is planned on several devices; the arguments are those of `fill`, and the plan is of files.
 
     Of the plan's slices of ``writer.rows_per_shard`` samples the first device takes the first, the second the second,
     and so on in turn, each under the shard number that it would have had on one device. So nothing has to be agreed
-    on while they run, and the shards come out the same. The caller holds the store's lock. Each process makes the
-    backbone anew from its spec, and checks that it is the same.
+    on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards come out
+    as on one device; where not, a device's batches reach from one of its slices into its next, or a shard takes
+    a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's lock.
+    Each process makes the backbone anew from its spec, and checks that it is the same.
+
+    Returns
+    -------
+    Outcome
+        Of all together. Elapsed is the time from the first image of any to the last of all, as with one device,
+        where making the backbone does not count either.
 
     Raises
     ------
     BackboneError
         A process failed or died; what the others have finished is kept.
     """
-    started, count, rows = time.perf_counter(), len(devices), writer.rows_per_shard
+    count, rows = len(devices), writer.rows_per_shard
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     stop, done = context.Event(), context.Value("q", 0)
     options = {"batch_size": batch_size, "workers": workers or max(1, default_workers() // count), "compile": compile}
@@ -58,7 +68,7 @@ def fill_together(
     try:
         running = []
         for turn, device in enumerate(devices):
-            part = [pending for i, pending in enumerate(plan) if i // rows % count == turn]
+            part = Share(plan[i] for i in range(len(plan)) if i // rows % count == turn)
             own = writer.share(turn, count)
             running.append(pool.submit(_work, backbone.spec, backbone.source, device, part, own, options))
         unfinished: set = set(running)
@@ -77,11 +87,53 @@ def fill_together(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-    for text in dict.fromkeys(text for _, notes, _ in results for text in notes):
+    for text in dict.fromkeys(text for _, notes, _, _ in results for text in notes):
         note(text)
-    for _, _, rejects in results:
+    for _, _, rejects, _ in results:
         writer.rejects |= rejects
-    return _together([outcome for outcome, _, _ in results], time.perf_counter() - started)
+    begun, ended = zip(*(times for _, _, _, times in results), strict=True)
+    return _together([outcome for outcome, _, _, _ in results], max(ended) - min(begun))
+
+
+class Share(Sequence[Pending]):
+    """A part of a plan of files, packed to be sent: forty bytes an image beside its path.
+
+    A `Pending` is made when it is asked for; as objects, or pickled ones, all of them would need many times as much.
+
+    Parameters
+    ----------
+    plan : iterable of Pending
+
+    Examples
+    --------
+    >>> share = Share([Pending("ab" * 32, Path("a.jpg")), Pending("cd" * 32, Path("b.jpg"), retried=True)])
+    >>> len(share), share[1].source.name, share[1].retried
+    (2, 'b.jpg', True)
+    """
+
+    def __init__(self, plan: Iterable[Pending]) -> None:
+        self._digests, self._paths, self._retried, self._ends = bytearray(), bytearray(), bytearray(), array("q", [0])
+        for pending in plan:
+            self._digests += bytes.fromhex(pending.digest)
+            self._paths += os.fsencode(pending.source)
+            self._ends.append(len(self._paths))
+            self._retried.append(pending.retried)
+
+    def __len__(self) -> int:
+        return len(self._retried)
+
+    @overload
+    def __getitem__(self, index: int) -> Pending: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Pending]: ...
+
+    def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        path = os.fsdecode(bytes(self._paths[self._ends[i] : self._ends[i + 1]]))
+        return Pending(self._digests[32 * i : 32 * i + 32].hex(), Path(path), bool(self._retried[i]))
 
 
 def _begin(stop: Any, done: Any) -> None:
@@ -104,7 +156,8 @@ def _work(
     plan: Sequence[Pending],
     writer: Writer | Writers,
     options: Mapping[str, Any],
-) -> tuple[Outcome, list[str], dict[str, str]]:
+) -> tuple[Outcome, list[str], dict[str, str], tuple[float, float]]:
+    """What `fill` does and says here, the writer's rejects, and when it began and ended."""
     import torch
 
     def advance(count: int) -> None:
@@ -116,8 +169,9 @@ def _work(
     torch.set_num_threads(options["workers"])
     notes: list[str] = []
     made = backbones.recreate(spec, source, device=device)
+    begun = time.time()  # of a clock that all processes share
     outcome = fill(plan, made, writer, **options, progress=advance, note=lambda text: notes.append(f"{device}: {text}"))
-    return outcome, notes, writer.rejects
+    return outcome, notes, writer.rejects, (begun, time.time())
 
 
 def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:

@@ -122,7 +122,8 @@ def fill(
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
             sink.commit()
             raise
-    engine.finish()
+    if len(plan):
+        engine.finish()
     _tell(engine, note)  # what a lane that compiled to the end had to say
     outcome.compile_seconds = engine.compile_seconds
     outcome.infer_floor = engine.infer_floor

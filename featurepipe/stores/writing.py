@@ -22,6 +22,7 @@ class Writer:
     again cuts the rest of its plan into the batches and shards of the uninterrupted one; into the same batches after
     Ctrl-C or an error, which write a short shard. Its vectors are then the same to the byte, unless
 
+    - a file cannot be read: it is in no shard, and stays in the plan;
     - the network is compiled on the way: which batch is the first to run compiled depends on the time
       (`featurepipe.backbones.precisions.bears_compiling` says by how much vectors differ; ``compile="off"`` is exact);
     - memory runs out and halves the batch, or an accelerator's batch size is still being searched for: rounding
@@ -59,8 +60,10 @@ class Writer:
         self.rejects = self.entry.rejects()
 
     def share(self, turn: int, count: int) -> Writer:
-        """One of `count` writers, each with every `count`-th shard to write."""
-        return replace(self, number=self.number + turn, step=count)
+        """One of `count` writers, each with every `count`-th shard to write; to be sent, so without the digests held."""
+        indexes = tuple(replace(index, digests=index.digests[:0]) for index in self.entry.indexes)
+        entry = replace(self.entry, indexes=indexes)
+        return replace(self, entry=entry, number=self.number + turn, step=count)
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""

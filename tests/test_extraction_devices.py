@@ -1,0 +1,165 @@
+"""Devices: several processes over one plan. Two times ``cpu`` are two devices, as far as all of this is concerned."""
+
+import pickle
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurepipe import backbones, shards
+from featurepipe.digests import sha256_file
+from featurepipe.errors import BackboneError
+from featurepipe.extraction import fill, fill_together
+from featurepipe.extraction.devices import Share, _of_rejects
+from featurepipe.stores import Pending, Store, Writer
+
+COUNT, ROWS = 43, 8
+
+
+def writer(store, extractor, rows=ROWS):
+    return Writer(store.entry(extractor), {"name": extractor.name, "source": extractor.source}, rows)
+
+
+def content(store):
+    """Shard name → (digests, vectors, rejects)."""
+    found = {}
+    for path in sorted(store.path.glob("*/shard-*.h5")):
+        shard = shards.read(path)
+        digests = [row.tobytes().hex() for row in shard.digests]
+        found[path.name] = (digests, np.asarray(shard.embeddings), dict(shard.rejects))
+    return found
+
+
+def rows_of(found):
+    return {digest: row for digests, vectors, _ in found.values() for digest, row in zip(digests, vectors, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def net():
+    transform = {"input_size": (3, 32, 32)}
+    return backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Pictures, one of them broken, and in the last shard one that is not there, and one that was changed since."""
+    folder, rng, plan = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
+    for number in range(COUNT):
+        path = folder / f"{number:03}.png"
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+        if number == 9:
+            path.write_bytes(b"no image")
+        plan.append(Pending(sha256_file(path), path))
+    plan[40].source.unlink()
+    plan[41].source.write_bytes(plan[31].source.read_bytes())
+    return plan
+
+
+def alone(tmp_path_factory, plan, net, batch_size):
+    store = Store.create(tmp_path_factory.mktemp("alone") / "a.store")
+    return fill(plan, net, writer(store, net), batch_size=batch_size, workers=1, compile="off"), content(store)
+
+
+@pytest.fixture(scope="module", params=[4, 3], ids=["whole batches to a shard", "batches across shards"])
+def both(request, tmp_path_factory, plan, net):
+    """Batch size, (outcome, shards) of one device and of two; of the latter also writer, progress and all seconds."""
+    one = alone(tmp_path_factory, plan, net, request.param)
+    store, done = Store.create(tmp_path_factory.mktemp("together") / "a.store"), []
+    sink = writer(store, net)
+    settings = {"batch_size": request.param, "workers": 1, "compile": "off", "progress": done.append}
+    started = time.perf_counter()
+    outcome = fill_together(plan, net, sink, ("cpu", "cpu"), **settings)
+    return request.param, one, (outcome, content(store)), sink, done, time.perf_counter() - started
+
+
+def test_two_devices_give_each_image_the_vector_that_one_gives_it(both):
+    batch_size, (_, wanted), (_, found), *_ = both
+    wanted, found = rows_of(wanted), rows_of(found)
+    assert wanted.keys() == found.keys()
+    assert len(found) == COUNT - 3
+    for digest, row in wanted.items():
+        if batch_size == 4:
+            assert row.tobytes() == found[digest].tobytes()
+        np.testing.assert_allclose(found[digest], row, rtol=1e-4, atol=1e-5)
+
+
+def test_where_batches_fill_shards_they_are_the_shards_of_one_device(both):
+    batch_size, (_, wanted), (_, found), *_ = both
+    if batch_size == 4:
+        assert len(found) == 6
+        assert found.keys() == wanted.keys()
+        assert all(found[name][0] == wanted[name][0] and found[name][2] == wanted[name][2] for name in wanted)
+    else:  # the same rows, shared out in another way
+        assert any(found[name][0] != wanted[name][0] for name in found.keys() & wanted.keys())
+
+
+def test_the_outcome_of_two_devices_is_that_of_one_but_for_its_times(both, plan):
+    _, (wanted, _), (found, _), sink, done, _ = both
+    assert (found.computed, found.rejects) == (wanted.computed, wanted.rejects)
+    assert set(sink.rejects) == {plan[9].digest}
+    assert (found.lanes, found.infer_threads, sum(done)) == (2, 2, COUNT)
+
+
+def test_elapsed_is_the_time_of_the_images_not_of_starting_processes(both):
+    (outcome, _), seconds = both[2], both[5]
+    assert 0 < outcome.elapsed < seconds - 1  # importing torch takes longer than that
+    assert 2 * outcome.elapsed >= outcome.infer_seconds + outcome.decode_seconds
+
+
+def test_what_ends_one_device_ends_all_and_keeps_what_is_finished(tmp_path, plan, net):
+    store = Store.create(tmp_path / "a.store")
+
+    def progress(count):
+        if count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
+    assert set(rows_of(content(store))) <= {pending.digest for pending in plan}
+    assert content(store)
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path, plan, net):
+    store = Store.create(tmp_path / "a.store")
+    with pytest.raises(BackboneError, match="device 'nowhere' cannot be used here"):
+        fill_together(plan, net, writer(store, net), ("cpu", "nowhere"), batch_size=4, workers=1)
+
+
+# -- shares
+
+
+def test_a_share_is_the_pendings_that_it_was_made_of():
+    plan = [Pending(f"{n:064x}", Path(f"/a/ü {n}.jpg"), n > 2) for n in range(5)]
+    share = pickle.loads(pickle.dumps(Share(plan)))
+    assert list(share) == plan
+    assert (len(share), share[-1], share[1:4], share[3:99]) == (5, plan[-1], plan[1:4], plan[3:])
+    with pytest.raises(IndexError):
+        share[5]
+    assert list(Share([])) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names there are no bytes")
+def test_a_share_keeps_names_that_are_no_text():
+    pending = Pending("0" * 64, Path("\udcff\udc80.png"))
+    assert list(pickle.loads(pickle.dumps(Share([pending])))) == [pending]
+
+
+def test_a_share_is_sent_in_little_more_than_its_paths():
+    path = Path("/a/folder/of/some/length/picture.jpg")
+    plan = [Pending(f"{n:064x}", path.with_name(f"{n:06}.jpg")) for n in range(10_000)]
+    assert len(pickle.dumps(Share(plan))) < len(plan) * (len(str(path)) + 45)
+
+
+def test_no_process_is_sent_what_the_entry_holds_already(tmp_path, plan, net):
+    store = Store.create(tmp_path / "a.store")
+    fill(plan, net, writer(store, net), batch_size=4, workers=1, compile="off")
+    entry = store.entry(net)
+    sent = _of_rejects(entry)
+    assert sent.rejects() == entry.rejects() != {}
+    assert sum(len(index.digests) for index in sent.indexes) == 0
+    assert sum(len(index.digests) for index in entry.indexes) == COUNT - 3
+    assert replace(sent, indexes=()) == replace(entry, indexes=())
