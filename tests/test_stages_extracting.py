@@ -838,3 +838,23 @@ def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monk
     assert result["limited_by"] == "checking files"
     assert result["images_per_second"] < result["computed"] / 1
     assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=2e-3)
+
+
+def test_drift_is_of_the_vectors_held_and_reads_the_header_no_more_often_for_more_rows(data, tmp_path, monkeypatch):
+    exact = {"precision": "fp32", "transform": {"input_size": (3, 32, 32), "decoder": "pillow"}}
+    net, reads, real = backbones.create("test_resnet", random_weights=True, device="cpu", **exact), [], Store._header
+    monkeypatch.setattr(Store, "_header", lambda self: reads.append(1) or real(self))
+
+    def measure():
+        stages.extract(data, tmp_path / "s", backbone=net, **SMALL)
+        reads.clear()
+        return stages.verify(tmp_path / "s", drift=True, images=3, device="cpu")["drift"], len(reads)
+
+    stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)  # which has no drift
+    (found,), few = measure()
+    assert (found["images"], found["precision"], found["decoder"], found["pixels_max"]) == (3, "fp32", "pillow", 0)
+    assert found["cosine_min"] == pytest.approx(1, abs=1e-6)
+    assert found["cosine_median"] == pytest.approx(1, abs=1e-6)
+    for n in range(20, 40):
+        save(data / "a" / f"{n}.png", n)
+    assert measure()[1] == few
