@@ -44,6 +44,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     ----------
     fingerprint_ : str
         Digest of everything that decides a vector.
+    precision_ : str
+        What ``'auto'`` came to where it was fitted; kept on machines that would choose otherwise.
     n_features_out_ : int
         Length of one embedding.
 
@@ -100,9 +102,10 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         _check_images(X)
         self._made = None
-        vars(self).pop("fingerprint_", None)  # of an earlier fit
+        for name in ("fingerprint_", "precision_"):  # of an earlier fit
+            vars(self).pop(name, None)
         extractor = self._extractor()
-        self.fingerprint_ = extractor.fingerprint
+        self.fingerprint_, self.precision_ = extractor.fingerprint, extractor.spec["precision"]
         self.n_features_out_ = self._n_features_out = extractor.width
         return self
 
@@ -159,7 +162,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 seed=self.seed,
                 layer=self.layer,
                 pooling=self.pooling,
-                precision=self.precision,
+                precision=getattr(self, "precision_", "auto") if self.precision == "auto" else self.precision,
                 device=self.device,
                 transform=self.image_transform,
             )

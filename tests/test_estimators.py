@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurepipe import FeatureExtractor, TransferClassifier, extract, models, predict, probe
+from featurepipe.backbones import creation
 from featurepipe.errors import FingerprintMismatch, ImageError, ProbeError
 from featurepipe.stores import Store
 
@@ -150,6 +151,23 @@ def test_changing_parameters_after_fit_is_noticed_where_it_would_mix_backbones()
     with pytest.raises(FingerprintMismatch, match="fit it again"):  # nor on a second try
         fitted.transform(IMAGES)
     assert fitted.fit(IMAGES).transform(IMAGES).shape[0] == 8
+
+
+@pytest.mark.parametrize(("here", "there"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatch, here, there):
+    monkeypatch.setattr(creation, "choose_precision", lambda *_: here)
+    extractor = network().fit(IMAGES)
+    model = TransferClassifier(network(), value=1.0).fit(IMAGES, LABELS)
+    assert (extractor.precision, extractor.precision_) == ("auto", here)
+    travelled = pickle.dumps((extractor, model))
+    monkeypatch.setattr(creation, "choose_precision", lambda *_: there)  # another machine
+    new_extractor, new_model = pickle.loads(travelled)
+    for old, new in ((extractor, new_extractor), (model.extractor_, new_model.extractor_)):
+        np.testing.assert_allclose(new.transform(IMAGES), old.transform(IMAGES), atol=1e-6)
+        assert new._extractor().spec["precision"] == here
+    assert extractor.fit(IMAGES).precision_ == there
+    with pytest.raises(FingerprintMismatch, match="fit it again"):
+        pickle.loads(travelled)[0].set_params(precision=there).transform(IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])

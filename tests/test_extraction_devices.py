@@ -14,7 +14,7 @@ from featurepipe import backbones, shards
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError
 from featurepipe.extraction import fill, fill_together
-from featurepipe.extraction.devices import Share, _of_rejects
+from featurepipe.extraction.devices import Share
 from featurepipe.stores import Pending, Store, Writer
 
 COUNT, ROWS = 43, 8
@@ -158,7 +158,7 @@ def test_no_process_is_sent_what_the_entry_holds_already(tmp_path, plan, net):
     store = Store.create(tmp_path / "a.store")
     fill(plan, net, writer(store, net), batch_size=4, workers=1, compile="off")
     entry = store.entry(net)
-    sent = _of_rejects(entry)
+    sent = writer(store, net).share(1, 2).entry
     assert sent.rejects() == entry.rejects() != {}
     assert sum(len(index.digests) for index in sent.indexes) == 0
     assert sum(len(index.digests) for index in entry.indexes) == COUNT - 3

@@ -1,8 +1,9 @@
 """Outcomes: where the time went, and how near to the ceiling."""
 
 import pytest
+import torch
 
-from featurepipe.extraction import Outcome
+from featurepipe.extraction import Outcome, default_workers
 
 
 def outcome(**values):
@@ -18,6 +19,8 @@ def outcome(**values):
         "write_seconds": 0.5,
         "infer_floor": 0.08,
         "infer_threads": 2,
+        "cores": 2,
+        "torch_threads": 2,
     }
     return Outcome(**{**made, **values})
 
@@ -47,9 +50,49 @@ def test_on_a_cpu_decoding_and_the_network_share_the_ceiling():
     assert outcome().ceiling == pytest.approx(1 / (0.05 / 2 + 0.08 / 2))
 
 
-@pytest.mark.parametrize(("floor", "ceiling"), [(0.001, 2 / 0.05), (0.08, 2 / 0.08)])
+@pytest.mark.parametrize(
+    ("lanes", "torch_threads", "floor"),
+    [
+        (1, 1, 0.08),  # -j 1 where torch may use one core: the other three would do as much each
+        (2, 2, 0.08),
+        (3, 4, 0.08),
+        (4, 4, 0.08),
+        (1, 4, 0.02),  # -j 1 where the lane computes on all four cores
+        (2, 4, 0.04),
+        (16, 4, 0.32),  # more lanes than cores, which they have in turn
+    ],
+)
+def test_the_ceiling_is_of_all_cores_however_many_lanes_there_are(lanes, torch_threads, floor):
+    found = outcome(cores=4, lanes=lanes, infer_threads=lanes, torch_threads=torch_threads, infer_floor=floor)
+    assert found.ceiling == pytest.approx(1 / (0.05 / 4 + 0.08 / 4))
+
+
+def test_an_outcome_knows_the_machine_by_itself():
+    made = Outcome(lanes=1)
+    assert (made.cores, made.torch_threads) == (default_workers(), torch.get_num_threads())
+
+
+@pytest.mark.parametrize(("floor", "ceiling"), [(0.001, 2 / 0.05), (0.08, 1 / 0.08)])
 def test_beside_a_device_the_slower_one_is_the_ceiling(floor, ceiling):
     assert outcome(own_device=True, infer_floor=floor).ceiling == pytest.approx(ceiling)
+
+
+@pytest.mark.parametrize(
+    ("infer_seconds", "infer_threads", "abreast"),
+    [
+        (4.0, 2, 1.0),  # of 10 s: the device waits, and its batches run alone
+        (15.0, 2, 1.5),
+        (20.0, 2, 2.0),  # two batches at a time, each at half the device's speed
+        (9.0, 1, 1.0),
+        (4.0, 4, 2.0),  # two devices
+        (35.0, 4, 3.5),
+    ],
+)
+def test_threads_that_share_a_device_do_not_count_as_devices(infer_seconds, infer_threads, abreast):
+    found = outcome(
+        own_device=True, cores=99, infer_floor=0.08, infer_seconds=infer_seconds, infer_threads=infer_threads
+    )
+    assert found.ceiling == pytest.approx(abreast / 0.08)
 
 
 def test_efficiency_is_the_speed_over_the_ceiling():

@@ -21,6 +21,7 @@ from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestEr
 from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.stages import extracting
 from featurepipe.stores import Store, digest_rows, planning
+from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -352,22 +353,37 @@ def age(data, seconds=60):
         os.utime(path, (path.stat().st_mtime - seconds,) * 2)
 
 
-def forge(path, seed):
-    """Another picture in a file of the same size and time."""
-    before = path.stat()
-    save(path, seed)
-    content = path.read_bytes()
-    assert len(content) <= before.st_size
-    path.write_bytes(content.ljust(before.st_size, b"\0"))  # decoders stop at the image's end
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+def forge(data, store, name, seed):
+    """Another picture in a file that the store's manifest takes for unchanged."""
+    save(data / name, seed)
+    with open(store / "manifest.csv", newline="") as file:
+        lines = list(csv.reader(file))
+    now = [str(part) for part in Stamp.of((data / name).stat())]
+    lines = [[*line[:5], *now] if line[1] == name else line for line in lines]
+    with open(store / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows(lines)
 
 
-def test_only_rehash_finds_a_file_of_the_same_size_and_time(data, tmp_path):
-    for path in data.rglob("*.png"):
-        path.write_bytes(path.read_bytes().ljust(4000, b"\0"))
+def test_files_of_one_size_and_time_that_swap_names_keep_their_own_vectors(data, tmp_path):
+    one, other = data / "a" / "0.png", data / "b" / "1.png"
+    for path in (one, other):
+        path.write_bytes(path.read_bytes().ljust(4000, b"\0"))  # decoders stop at the image's end
+        os.utime(path, (1, 1))
+    extract(data, tmp_path / "s")
+    before = dict(zip(load(tmp_path / "s").ids, load(tmp_path / "s").X, strict=True))
+    one.rename(data / "between")
+    other.rename(one)
+    (data / "between").rename(other)
+    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    after = dict(zip(load(tmp_path / "s").ids, load(tmp_path / "s").X, strict=True))
+    assert np.array_equal(after["a/0.png"], before["b/1.png"])
+    assert np.array_equal(after["b/1.png"], before["a/0.png"])
+
+
+def test_only_rehash_finds_a_file_that_looks_as_it_did(data, tmp_path):
     age(data)
     assert extract(data, tmp_path / "s") == (10, 0, 0)
-    forge(data / "a" / "0.png", 77)
+    forge(data, tmp_path / "s", "a/0.png", 77)
     assert extract(data, tmp_path / "s") == (0, 10, 0)
     result = stages.extract(data, tmp_path / "s", backbone=PIXELS, rehash=True, **SMALL)
     assert (result["computed"], result["reused"]) == (1, 9)
@@ -375,11 +391,9 @@ def test_only_rehash_finds_a_file_of_the_same_size_and_time(data, tmp_path):
 
 
 def test_a_forged_file_is_never_filed_under_its_old_digest_and_the_next_run_mends_it(data, tmp_path, net):
-    for path in data.rglob("*.png"):
-        path.write_bytes(path.read_bytes().ljust(4000, b"\0"))
     age(data)
     extract(data, tmp_path / "s")
-    forge(data / "a" / "0.png", 77)
+    forge(data, tmp_path / "s", "a/0.png", 77)
     assert extract(data, tmp_path / "s", net) == (9, 0, 1)  # another backbone reads the files themselves
     assert "has just changed; run again" in ledger(tmp_path / "s")[0][1]
     assert extract(data, tmp_path / "s", net) == (1, 9, 0)
@@ -825,3 +839,23 @@ def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monk
     assert result["limited_by"] == "checking files"
     assert result["images_per_second"] < result["computed"] / 1
     assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=2e-3)
+
+
+def test_drift_is_of_the_vectors_held_and_reads_the_header_no_more_often_for_more_rows(data, tmp_path, monkeypatch):
+    exact = {"precision": "fp32", "transform": {"input_size": (3, 32, 32), "decoder": "pillow"}}
+    net, reads, real = backbones.create("test_resnet", random_weights=True, device="cpu", **exact), [], Store._header
+    monkeypatch.setattr(Store, "_header", lambda self: reads.append(1) or real(self))
+
+    def measure():
+        stages.extract(data, tmp_path / "s", backbone=net, **SMALL)
+        reads.clear()
+        return stages.verify(tmp_path / "s", drift=True, images=3, device="cpu")["drift"], len(reads)
+
+    stages.extract(data, tmp_path / "s", backbone=PIXELS, **SMALL)  # which has no drift
+    (found,), few = measure()
+    assert (found["images"], found["precision"], found["decoder"], found["pixels_max"]) == (3, "fp32", "pillow", 0)
+    assert found["cosine_min"] == pytest.approx(1, abs=1e-6)
+    assert found["cosine_median"] == pytest.approx(1, abs=1e-6)
+    for n in range(20, 40):
+        save(data / "a" / f"{n}.png", n)
+    assert measure()[1] == few

@@ -17,6 +17,7 @@ from featurepipe.backbones import Pixels, Transform
 from featurepipe.errors import FingerprintMismatch, FormatTooNew, StoreError
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.stores import Pending, Row, Store, Writer, planning
+from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
 OTHER = Pixels(name="other pixels", transform=Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash"))
@@ -254,6 +255,14 @@ def put_file(path, content=b"abc", age=60):
     return path
 
 
+def restamp(manifest, id_, path):
+    """Let a manifest know a file by what it looks like now: what a file system that lies about times would do."""
+    with open(manifest, newline="") as file:
+        lines = [[*line[:5], *map(str, Stamp.of(path.stat()))] if line[0] == id_ else line for line in csv.reader(file)]
+    with open(manifest, "w", newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
 class Data:
     """A flat folder and its store; `check` takes the digests as an extraction does."""
 
@@ -301,11 +310,94 @@ def test_another_time_or_size_is_a_file_to_read(folder):
     assert [first[name] == second[name] for name in "abc"] == [False, True, False]
 
 
-def test_a_forged_time_deceives_all_but_rehash(folder):
+def test_a_forged_time_deceives_nobody(folder):
     first, _ = folder.check()
     status = (folder.root / "a").stat()
     (folder.root / "a").write_bytes(b"x")
     os.utime(folder.root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    second, read = folder.check()
+    assert read == ["a"]
+    assert second["a"] != first["a"]
+
+
+def same_size_and_time(*paths):
+    then = time.time_ns() - 60 * 10**9
+    for path in paths:
+        os.utime(path, ns=(then, then))
+
+
+def swap(one, other):
+    one.rename(one.parent / "between")
+    other.rename(one)
+    (one.parent / "between").rename(other)
+
+
+def test_files_of_one_size_and_time_that_swap_names_are_read(folder):
+    same_size_and_time(folder.root / "a", folder.root / "b")
+    first, _ = folder.check()
+    swap(folder.root / "a", folder.root / "b")
+    assert folder.check() == ({"a": first["b"], "b": first["a"], "c": first["c"]}, ["a", "b"])
+    assert folder.check()[1] == []
+
+
+def linked(folder, link, one, other):
+    """Digests below `link` while it leads to `one`, and again when it leads to `other`."""
+    samples = (Sample("a", "link/a" if one.is_dir() else "link", None, None),)
+    found = []
+    for target in (one, other):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        found.append(folder.check(samples=samples)[0]["a"])
+        assert folder.check(samples=samples)[1] == []
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_link_that_leads_elsewhere_now_is_read(folder, tmp_path, folders):
+    places = [tmp_path / "one", tmp_path / "other"]
+    files_ = [place / "a" if folders else place for place in places]
+    for file, content in zip(files_, (b"1", b"2"), strict=True):
+        file.parent.mkdir(exist_ok=True)
+        put_file(file, content)
+    same_size_and_time(*files_)
+    first, second = linked(folder, folder.root / "link", *places)
+    assert first != second
+
+
+def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder, monkeypatch):
+    for place in ("x", "y"):
+        (folder.root / place).mkdir()
+        put_file(folder.root / place / "a", place.encode())
+    same_size_and_time(folder.root / "x" / "a", folder.root / "y" / "a")
+    samples = tuple(Sample(path, path, None, None) for path in ("x/a", "y/a"))
+    first, _ = folder.check(samples=samples)
+    swap(folder.root / "x", folder.root / "y")
+    second, read = folder.check(samples=samples)
+    assert read == ["a", "a"]
+    assert second == {"x/a": first["y/a"], "y/a": first["x/a"]}
+
+
+def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch):
+    real = planning.sha256_file
+
+    def rewrite(path):
+        found = real(path)
+        if Path(path).name == "b":
+            put_file(Path(path), b"2", age=30)
+        return found
+
+    monkeypatch.setattr(planning, "sha256_file", rewrite)
+    folder.check()
+    monkeypatch.setattr(planning, "sha256_file", real)
+    with open(folder.store.path / "manifest.csv", newline="") as file:
+        assert {line[0] for line in csv.reader(file) if not line[5]} == {"b"}
+
+
+def test_a_file_that_looks_as_it_did_is_read_by_rehash_alone(folder):
+    first, _ = folder.check()
+    put_file(folder.root / "a", b"x")
+    restamp(folder.store.path / "manifest.csv", "a", folder.root / "a")
     assert folder.check() == (first, [])
     second, read = folder.check(rehash=True)
     assert read == ["a", "b", "c"]
@@ -319,7 +411,7 @@ def test_a_file_modified_just_now_is_read_again(folder, age):
     folder.check()
     with open(folder.store.path / "manifest.csv", newline="") as file:
         stamped = {line[0]: line[5:] for line in csv.reader(file)}
-    assert stamped["b"] == ["", ""]
+    assert stamped["b"] == [""] * 4
     assert stamped["a"][0] == "1"
     (folder.root / "b").write_bytes(b"2")  # in the same tick, as far as the clock can tell
     assert folder.check()[1] == ["b"]
@@ -344,11 +436,12 @@ def test_another_folder_knows_nothing(folder, tmp_path):
     assert folder.check()[1] == ["a", "b", "c"]
 
 
-def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_1(folder):
+@pytest.mark.parametrize("columns", [5, 7])  # of 1.0, and one that was written before 1.1 had all of its columns
+def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_1(folder, columns):
     first, _ = folder.check()
     manifest, header = folder.store.path / "manifest.csv", folder.store.path / "store.json"
     with open(manifest, newline="") as file:
-        lines = [line[:5] for line in csv.reader(file)]
+        lines = [line[:columns] for line in csv.reader(file)]
     with open(manifest, "w", newline="") as file:
         csv.writer(file).writerows(lines)
     header.write_text(header.read_text().replace('"1.1"', '"1.0"'))
@@ -361,7 +454,8 @@ def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_1(folder):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text.replace("\r\n", "x\r\n"),  # of the digest column's neighbour
+        lambda text: text.replace("\r\n", "x\r\n").replace("inodex", "inode"),  # numbers that are none
+        lambda text: text.replace("\r\n", ",1\r\n").replace("inode,1", "inode"),  # a cell too many
         lambda text: text[: len(text) // 2],
         lambda text: text.replace(",", ";"),
         lambda text: "",

@@ -33,7 +33,7 @@ from featurepipe.cli.options import (
 )
 from featurepipe.errors import BackboneError, FeaturepipeError
 
-REHASH = click.option("--rehash", is_flag=True, help="Distrust size and modification time; read every file.")
+REHASH = click.option("--rehash", is_flag=True, help="Distrust size, times and inode; read every file.")
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
 STORING = ("run", "extract", "probe")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"

@@ -88,7 +88,7 @@ BACKBONE = _options(
         type=click.Choice(["auto", "torchvision", "pillow", "draft"]),
         default="auto",
         show_default=True,
-        help="auto is torchvision, fast and within 2/255 of pillow; draft is faster still on large JPEGs.",
+        help="auto is torchvision, fast and on photos within 2/255 of pillow; draft: faster still on large JPEGs.",
     ),
     click.option("--mean", nargs=3, type=float, help="Of pixels in 0…1, three numbers.  [default: the weights' own]"),
     click.option("--std", nargs=3, type=float, help="Likewise."),

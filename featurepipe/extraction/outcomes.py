@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from featurepipe.extraction.engines import default_workers
+
 STAGES = {"check": "checking files", "read": "reading", "infer": "inferring", "write": "writing"}
+THREADS_PER_DEVICE = 2  # of an accelerator, as in `featurepipe.extraction.Engine`; one where it bears no more
+
+
+def _torch_threads() -> int:
+    """Of the calling thread, which shares them out to the lanes."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 @dataclass
@@ -35,6 +45,10 @@ class Outcome:
         Seconds per image and thread of the network's fastest tenth of batches; None where too few ran to say.
     infer_threads : int
         Threads that ran the network.
+    cores : int
+        That this process may use, whatever number of lanes it was given.
+    torch_threads : int
+        That the lanes share: with fewer lanes than these, each computes on several cores.
     """
 
     computed: int = 0
@@ -51,6 +65,8 @@ class Outcome:
     write_seconds: float = 0.0
     infer_floor: float | None = None
     infer_threads: int = 1
+    cores: int = field(default_factory=default_workers)
+    torch_threads: int = field(default_factory=_torch_threads)
 
     @property
     def stages(self) -> dict[str, float]:
@@ -75,7 +91,7 @@ class Outcome:
 
     @property
     def ceiling(self) -> float | None:
-        """Images per second that the hardware would do if nothing but decoding and the network took time.
+        """Images per second that all cores would do if nothing but decoding and the network took time.
 
         Both are taken from this very run: decoding by its cores' time at work, the network by its fastest tenth of
         batches. On a CPU they share the cores, so their times add up; beside an accelerator the slower one counts.
@@ -83,9 +99,22 @@ class Outcome:
         """
         if self.infer_floor is None or not self.computed:
             return None
-        decode = self.decode_cpu_seconds / self.computed / self.lanes
-        infer = self.infer_floor / self.infer_threads
-        return 1 / max(decode, infer) if self.own_device else 1 / (decode + infer)
+        decode = self.decode_cpu_seconds / self.computed / self.cores
+        if self.own_device:
+            return 1 / max(decode, self.infer_floor / self._abreast)
+        at_work = min(self.cores, self.lanes * max(1, self.torch_threads // self.lanes))
+        return 1 / (decode + self.infer_floor / self.infer_threads * at_work / self.cores)
+
+    @property
+    def _abreast(self) -> float:
+        """How many threads of the devices had a batch at a time, on average; at least one for each device.
+
+        Two threads on one device share it: a batch takes twice its time while the other has one too, and its own time
+        while the other waits for pixels. Taken for two in the latter case, the device would seem twice as fast.
+        """
+        devices = max(1, self.infer_threads // THREADS_PER_DEVICE)
+        together = self.infer_seconds / self.elapsed if self.elapsed else 0.0
+        return min(self.infer_threads, max(devices, together))
 
     def summary(self) -> dict[str, Any]:
         """The keys ``images_per_second, ceiling, efficiency, limited_by, stages`` of a stage's result.

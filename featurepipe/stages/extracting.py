@@ -53,7 +53,7 @@ def extract(
         More than one: each runs in a process of its own. A script must then guard its main part by
         ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
     rehash : bool
-        Read every file, also those whose size and modification time are still what the store knows.
+        Read every file, also those whose size, times and inode are still what the store knows.
     listener : Listener
 
     Returns

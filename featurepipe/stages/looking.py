@@ -102,9 +102,10 @@ def verify(
 def _drift(
     store: Store, entry: Entry, count: int, weights: str | Path | None, device: str, listener: Listener
 ) -> dict[str, Any]:
-    places = entry.places()
-    held = {row.digest: store.root / row.sample.path for row in store.rows() if row.digest in places}
-    some = [list(held)[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
+    places, root = entry.places(), store.root  # read from its file each time it is asked for
+    held = {row.digest: root / row.sample.path for row in store.rows() if row.digest in places}
+    digests = list(held)
+    some = [digests[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
     made = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()

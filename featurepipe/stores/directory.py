@@ -24,7 +24,7 @@ from featurepipe.stores.rows import BLOCK, Row, Rows, Stamp
 
 ENCODING_TYPE = "featurepipe-store"
 ENCODING_VERSION = "1.1"
-MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest", "size", "mtime_ns")
+MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest", *Stamp._fields)
 STAMP_COLUMNS = MANIFEST_COLUMNS[5:]  # since 1.1
 LOCK = ".lock"
 OWN_FILES = (LOCK, ".gitignore", "store.json", "manifest.csv", "rejects.csv")  # and what starts so: *.partial
@@ -36,8 +36,7 @@ class Known(NamedTuple):
     id: str
     path: str
     digest: bytes
-    size: int
-    mtime_ns: int
+    stamp: Stamp
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,10 @@ class Store:
             raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
         try:
             return Rows.gather(
-                (
-                    Sample(id_, file, label or None, split or None),
-                    digest,
-                    Stamp(int(size), int(mtime)) if size else None,
-                )
-                for id_, file, label, split, digest, size, mtime in self._cells()
+                (Sample(id_, file, label or None, split or None), digest, _stamp(cells))
+                for id_, file, label, split, digest, *cells in self._cells()
             )
-        except (ValueError, IndexError, csv.Error) as error:
+        except (ValueError, IndexError, TypeError, OverflowError, csv.Error) as error:
             raise StoreError(f"{path} is damaged ({error}); run featurepipe extract again") from error
 
     def known(self, root: Path) -> Iterator[Known]:
@@ -143,11 +138,11 @@ class Store:
         if not self._manifest.exists() or self.root != root.resolve():
             return
         try:
-            for id_, path, _, _, digest, size, mtime in self._cells():
-                content = bytes.fromhex(digest)
-                if size and len(content) == 32:
-                    yield Known(id_, path, content, int(size), int(mtime))
-        except (StoreError, ValueError, IndexError, csv.Error):
+            for id_, path, _, _, digest, *cells in self._cells():
+                content, stamp = bytes.fromhex(digest), _stamp(cells)
+                if stamp is not None and len(content) == 32:
+                    yield Known(id_, path, content, stamp)
+        except (StoreError, ValueError, IndexError, TypeError, csv.Error):
             return  # a damaged manifest is no reason to stop: the rest is read anew, and it is replaced
 
     def write_rows(self, root: Path, rows: Sequence[Row]) -> None:
@@ -341,8 +336,9 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
 
 
-def _stamp(size: str, mtime: str) -> Stamp | None:
-    return Stamp(int(size), int(mtime)) if size else None
+def _stamp(cells: Sequence[str]) -> Stamp | None:
+    """None where one part is missing, as all are that proved nothing; a TypeError if there are too many or too few."""
+    return Stamp(*map(int, cells)) if all(cells) else None
 
 
 def _csv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:

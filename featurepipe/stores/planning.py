@@ -19,7 +19,7 @@ from featurepipe.digests import sha256_file
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.stores.directory import Known
 from featurepipe.stores.entries import Entry
-from featurepipe.stores.rows import BLOCK, Row, Rows, keys
+from featurepipe.stores.rows import BLOCK, NO_STAMP, Row, Rows, Stamp, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
@@ -86,9 +86,10 @@ def digest_rows(
 ) -> tuple[Rows, dict[str, str]]:
     """Take the sha256 of every file of a manifest, reading those that are not `known`.
 
-    A file keeps its known digest if its path, size and modification time are still the same. A file that was
-    modified less than two seconds before it was read gets no stamp: a change in the same tick of the clock would
-    not show, so that it is read again next time, as git does.
+    A file keeps its known digest if its path and `Stamp` are still the same: size, modification and change time, inode,
+    which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
+    stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
+    a file server's clock is further behind, such a change can go unseen.
 
     Parameters
     ----------
@@ -112,19 +113,18 @@ def digest_rows(
         manifest.samples,
         digests=np.zeros((count, 32), np.uint8),
         readable=np.zeros(count, bool),
-        sizes=np.full(count, -1, np.int64),
-        mtimes=np.zeros(count, np.int64),
+        stamps=np.zeros((count, len(NO_STAMP)), np.int64),
     )
     unreadable: dict[str, str] = {}
     number = 0
     with ThreadPoolExecutor(workers) as pool:
         tasks = _parts(_beside(manifest.samples, known), FILES_PER_TASK)
         for found in _in_order(pool, lambda part: [_check(root, *pair) for pair in part], tasks, 4 * workers):
-            digests, sizes, mtimes, reasons = zip(*found, strict=True)
+            digests, stamps, reasons = zip(*found, strict=True)
             part = slice(number, number + len(found))
             rows.digests[part] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
             rows.readable[part] = [not reason for reason in reasons]
-            rows.sizes[part], rows.mtimes[part] = sizes, mtimes
+            rows.stamps[part] = stamps
             unreadable |= {manifest.samples[number + i].id: reason for i, reason in enumerate(reasons) if reason}
             number += len(found)
             progress(len(found))
@@ -162,19 +162,19 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahe
             future.cancel()
 
 
-def _check(root: str, path: str, known: Known | None) -> tuple[bytes, int, int, str]:
-    """A file's digest and stamp (size -1 for none), and why it cannot be read."""
+def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str]:
+    """A file's digest and stamp, and why it cannot be read."""
     file = os.path.join(root, path)
     try:
         now = time.time_ns()
-        status = os.stat(file)
-        size, mtime = status.st_size, status.st_mtime_ns
-        if known is not None and known.size == size and known.mtime_ns == mtime:
-            return known.digest, size, mtime, ""
+        stamp = Stamp.of(os.stat(file))
+        if known is not None and known.stamp == stamp:
+            return known.digest, stamp, ""
         digest = bytes.fromhex(sha256_file(file))
+        settled = stamp.mtime_ns < now - RACY_NS and Stamp.of(os.stat(file)) == stamp
     except OSError as error:
-        return bytes(32), -1, 0, f"cannot be read: {error.strerror or error}"
-    return (digest, size, mtime, "") if mtime < now - RACY_NS else (digest, -1, 0, "")
+        return bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}"
+    return digest, stamp if settled else NO_STAMP, ""
 
 
 def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,15 +24,30 @@ class Row(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """Size and modification time (nanoseconds) by which an unchanged file is known."""
+    """What an unchanged file is known by.
+
+    Size and modification time alone would take a file for the one that had its name before, where both are of one size
+    and their times have been normalised: files that were renamed, folders too, and links that now lead elsewhere.
+    """
 
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Of the file itself, where its path leads over links."""
+        inode = status.st_ino & (2**63 - 1)  # so that it fits a signed column, whatever the file system counts in
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
+
+
+NO_STAMP = Stamp(-1, 0, 0, 0)  # of a file of which nothing could be trusted
 
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """Rows in columns, some fifty bytes each beside their samples; a `Row` is made when it is asked for.
+    """Rows in columns, 65 bytes each beside their samples; a `Row` is made when it is asked for.
 
     Attributes
     ----------
@@ -39,20 +55,19 @@ class Rows(Sequence[Row]):
     digests : ndarray of uint8, shape (n, 32)
         Zeros where the file could not be read.
     readable : ndarray of bool, shape (n,)
-    sizes, mtimes : ndarray of int64, shape (n,)
-        Stamp of each file; a size of -1 where there is none that could be trusted.
+    stamps : ndarray of int64, shape (n, 4)
+        `Stamp` of each file; a size of -1 where there is none that could be trusted.
     """
 
     samples: Sequence[Sample]
     digests: np.ndarray
     readable: np.ndarray
-    sizes: np.ndarray
-    mtimes: np.ndarray
+    stamps: np.ndarray
 
     @classmethod
     def gather(cls, lines: Iterable[tuple[Sample, str, Stamp | None]]) -> Rows:
         """From sample, hexadecimal digest and stamp of each row; a ValueError if a digest is none."""
-        samples, digests, readable, sizes, mtimes = Samples(), bytearray(), bytearray(), array("q"), array("q")
+        samples, digests, readable, stamps = Samples(), bytearray(), bytearray(), array("q")
         for sample, digest, stamp in lines:
             content = bytes.fromhex(digest) or bytes(32)
             if len(content) != 32:
@@ -60,14 +75,12 @@ class Rows(Sequence[Row]):
             samples.append(sample)
             digests += content
             readable.append(bool(digest))
-            sizes.append(stamp.size if stamp else -1)
-            mtimes.append(stamp.mtime_ns if stamp else 0)
+            stamps.extend(stamp or NO_STAMP)
         return cls(
             samples,
             np.frombuffer(digests, np.uint8).reshape(-1, 32),
             np.frombuffer(readable, bool),
-            np.frombuffer(sizes, np.int64),
-            np.frombuffer(mtimes, np.int64),
+            np.frombuffer(stamps, np.int64).reshape(-1, len(NO_STAMP)),
         )
 
     @classmethod
@@ -90,17 +103,16 @@ class Rows(Sequence[Row]):
         return Row(self.samples[index], self.digests[index].tobytes().hex() if self.readable[index] else "")
 
     def lines(self) -> Iterator[tuple[str, ...]]:
-        """Each row's cells as texts: id, path, label, split, digest, size, mtime_ns; '' for none."""
+        """Each row's cells as texts: id, path, label, split, digest, stamp; '' for none."""
         samples = iter(self.samples)
         for start in range(0, len(self), BLOCK):
             part = slice(start, start + BLOCK)
             digests, readable = self.digests[part].tobytes().hex(), self.readable[part].tolist()
-            stamps = zip(self.sizes[part].tolist(), self.mtimes[part].tolist(), strict=True)
-            for i, (size, mtime) in enumerate(stamps):
+            for i, stamp in enumerate(self.stamps[part].tolist()):
                 id_, path, label, split = next(samples)
                 digest = digests[64 * i : 64 * i + 64] if readable[i] else ""
-                stamp = (str(size), str(mtime)) if size >= 0 else ("", "")
-                yield id_, path, label or "", split or "", digest, *stamp
+                cells = map(str, stamp) if stamp[0] >= 0 else ("",) * len(stamp)
+                yield id_, path, label or "", split or "", digest, *cells
 
     def __iter__(self) -> Iterator[Row]:
         for sample, digest, known in zip(self.samples, self.digests, self.readable, strict=True):
@@ -109,7 +121,7 @@ class Rows(Sequence[Row]):
     def without_stamps(self, digests: Iterable[str]) -> Rows:
         """The same, but files of these digests are read again the next time."""
         doubtful = np.isin(self.keys, keys(digest_array(digests)))
-        return replace(self, sizes=np.where(doubtful, -1, self.sizes))
+        return replace(self, stamps=np.where(doubtful[:, None], NO_STAMP, self.stamps))
 
     @property
     def keys(self) -> np.ndarray:

@@ -60,7 +60,10 @@ class Writer:
         self.rejects = self.entry.rejects()
 
     def share(self, turn: int, count: int) -> Writer:
-        """One of `count` writers, each with every `count`-th shard to write; to be sent, so without the digests held."""
+        """One of `count` writers, each with every `count`-th shard to write, in a process of its own.
+
+        It is not sent the digests that the entry holds, since the plan has none of them.
+        """
         indexes = tuple(replace(index, digests=index.digests[:0]) for index in self.entry.indexes)
         entry = replace(self.entry, indexes=indexes)
         return replace(self, entry=entry, number=self.number + turn, step=count)
