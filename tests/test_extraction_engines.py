@@ -309,14 +309,23 @@ def timed(net, *, seconds=0.01, batches=16, workers=2, compile="auto"):
     return engine
 
 
-def test_compiling_is_wanted_once_and_only_if_the_images_left_take_six_times_as_long(net):
-    enough = int(6 * engines.COMPILE_SECONDS / 0.01) + 1  # at 10 ms of a lane
+def test_compiling_is_wanted_once_and_only_if_the_images_left_repay_it(net):
+    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN) / 0.01) + 1  # at 10 ms of a lane
     engine = timed(net)
     assert not engine.wants_compiling(0)
     assert not engine.wants_compiling(enough // 2)
     assert engine.wants_compiling(enough)
     assert not engine.wants_compiling(enough)
     assert not timed(net, seconds=0.005).wants_compiling(enough)
+
+
+def test_without_batch_norms_to_fold_compiling_gains_less_and_wants_a_longer_run(net):
+    transform = {"input_size": (3, 160, 160)}
+    vit = backbones.create("test_vit", random_weights=True, transform=transform, precision="fp32", device="cpu")
+    enough = int(engines.COMPILE_SECONDS / (1 - 1 / engines.COMPILE_GAIN_PLAIN) / 0.01) + 1
+    assert not timed(vit).wants_compiling(enough // 2)
+    assert timed(net).wants_compiling(enough // 2)
+    assert timed(vit).wants_compiling(enough)
 
 
 def test_compiling_must_be_over_before_half_of_the_run_however_many_threads_share_it(net):

@@ -18,9 +18,9 @@ from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
-# Compiling gained 1.1 (ViT-tiny) to 1.6 times (MobileNetV2), measured (benchmarks/README.md). So a sixth of what is
-# left must repay it, and it must be over before half of that is.
-COMPILE_SHARE, COMPILE_OVER = 1 / 6, 1 / 2
+# Measured (benchmarks/README.md): 1.25 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
+# convolutions, and 1.09 (ViT-tiny) without any. It must repay itself, and be over before half of the run is.
+COMPILE_GAIN, COMPILE_GAIN_PLAIN, COMPILE_OVER = 1.25, 1.09, 0.5
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer than that wait for the interpreter's lock rather than compute
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
@@ -92,7 +92,7 @@ class Engine:
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
-        ``auto`` compiles the network during the run where what is left takes six times as long as compiling. It is
+        ``auto`` compiles the network during the run where that repays itself, in runs of minutes. It is
         compiled for one batch size, thus not before that has been found; never on MPS.
 
     Attributes
@@ -122,6 +122,7 @@ class Engine:
         self.notes: deque[str] = deque()
         self.compile_seconds = 0.0
         self._compile = compile if isinstance(extractor, Backbone) else "off"
+        self._gain = COMPILE_GAIN if _has_batch_norms(extractor) else COMPILE_GAIN_PLAIN
         if kind == "mps" and self._compile != "off":  # the compiler would be a second thread on it
             if compile == "on":
                 self.notes.append("note: networks are not compiled on mps")
@@ -177,7 +178,7 @@ class Engine:
             if len(times) < TRIALS * self.infer_threads:
                 return False
             seconds = left * median(times)  # of all threads; compiling takes one
-            if min(COMPILE_SHARE, COMPILE_OVER / self.infer_threads) * seconds < COMPILE_SECONDS:
+            if min(1 - 1 / self._gain, COMPILE_OVER / self.infer_threads) * seconds < COMPILE_SECONDS:
                 return False
         elif self._compile == "off":
             return False
@@ -288,6 +289,12 @@ def lane_batch(extractor: Extractor) -> int:
     """Images per batch of one core: few large ones, more small ones."""
     _, height, width = extractor.transform.input_size
     return min(64, max(4, LANE_PIXELS // (height * width)))
+
+
+def _has_batch_norms(extractor: Extractor) -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return isinstance(extractor, Backbone) and any(isinstance(part, _BatchNorm) for part in extractor.module.modules())
 
 
 def _has_compiler() -> bool:

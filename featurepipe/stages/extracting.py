@@ -48,7 +48,7 @@ def extract(
     batch_size, workers, rows_per_shard : int
         Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
     compile : {'auto', 'on', 'off'}
-        Whether the network is compiled; ``auto`` does it in runs that take six times as long as compiling.
+        Whether the network is compiled; ``auto`` does it where that repays itself, in runs of minutes.
     devices : sequence of str
         More than one: each runs in a process of its own. A script must then guard its main part by
         ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
