@@ -172,9 +172,9 @@ def test_the_json_says_it_too(here):
 def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
     lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
-    assert len(lines) == len(plain) + 7
-    assert lines[-7].split() == ["step", "thread", "s", "ms/image", "share"]
-    assert [line.split()[0] for line in lines[-6:]] == ["load", "decode", "compile", "infer", "wait", "write"]
+    assert len(lines) == len(plain) + 8
+    assert lines[-8].split() == ["step", "thread", "s", "ms/image", "share"]
+    assert [line.split()[0] for line in lines[-7:]] == ["check", "load", "decode", "compile", "infer", "wait", "write"]
     assert result_of("extract", "data/digits", "-s", "u", *TINY, "--profile")["profile"]["infer"]["seconds"] > 0
 
 
