@@ -185,8 +185,12 @@ def make_parts(
     layout = memory_format(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
+    @torch.compiler.disable  # which would read channel by channel what is wanted pixel by pixel: a sixth slower in all
+    def normalise(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.to(torch.float32, memory_format=layout).sub_(shift).mul_(scale)  # (B, C, H, W)
+
     def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
-        x = pixels.to(torch.float32, memory_format=layout).sub(shift).mul(scale)  # (B, C, H, W)
+        x = normalise(pixels)
         with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
             maps = _features(module, x, layers)
         return [_pooled(module, m, layer, pooling) for m, layer in zip(maps, layers, strict=True)]

@@ -17,7 +17,7 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 20.0  # of one thread; measured: 8 to 30, the first time in a machine's life the longest
+COMPILE_SECONDS = 15.0  # of one thread; measured: 10 (MobileNetV2) to 25 (ViT-tiny)
 # Measured (benchmarks/README.md): 1.25 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
 # convolutions, and 1.09 (ViT-tiny) without any. It must repay itself, and be over before half of the run is.
 COMPILE_GAIN, COMPILE_GAIN_PLAIN, COMPILE_OVER = 1.25, 1.09, 0.5

@@ -14,6 +14,7 @@ import numpy as np
 
 from featurepipe.backbones import Extractor
 from featurepipe.errors import OutOfMemory
+from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.engines import Engine
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
@@ -162,6 +163,8 @@ def _lanes(engine: Engine) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecu
     threads = torch.get_num_threads()  # what this process has been given; the lanes share it
     each = 1 if engine.own_device else max(1, threads // engine.lanes)
     with ExitStack() as stack:
+        if not engine.own_device:
+            stack.enter_context(reuse_memory())
         stack.callback(torch.set_num_threads, threads)  # a lane's setting is its own, but new threads inherit the last
         pools = [ThreadPoolExecutor(engine.lanes, "lane", torch.set_num_threads, (each,))]
         if engine.own_device:
