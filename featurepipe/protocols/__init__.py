@@ -11,7 +11,9 @@ Examples
 """
 
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
+from featurepipe.protocols.evaluations import evaluate
 from featurepipe.protocols.outcomes import Outcome
-from featurepipe.protocols.running import named, run
+from featurepipe.protocols.running import choose_metric, named, run
+from featurepipe.protocols.shots import run_shots
 
-__all__ = ["PROTOCOLS", "Outcome", "Protocol", "named", "run"]
+__all__ = ["PROTOCOLS", "Outcome", "Protocol", "choose_metric", "evaluate", "named", "run", "run_shots"]

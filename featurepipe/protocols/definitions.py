@@ -251,7 +251,7 @@ _VISSL_LOWSHOT_SVM = Protocol(
         ONE_LABEL,
         SEEDED,
         "the published code reports the cost that is best on test; here nothing is selected on test",
-        "the standard deviation over draws is the sample's (n - 1)",
+        "the images of few shots are among those of more, draw by draw; the standard deviation is the sample's (n - 1)",
         "shots that some class has too few images for are left out",
     ),
     shots=(1, 2, 4, 8, 16, 32, 64, 96),

@@ -24,13 +24,16 @@ class Outcome:
         The chosen candidate; of one classifier per class, class → candidate.
     selected_on : str
     path : list of dict
-        Per fitted candidate, ascending: the parameter, its figures on the selection rows, and ``converged``.
+        Per fitted candidate, ascending: the parameter, its figures on the selection rows, and ``converged`` where that
+        can be known.
     scores : dict
-        The chosen candidate's figures on the selection rows, before the final fit.
+        The chosen candidate's figures on the selection rows, before the final fit; empty where each class chose.
     temperature : float
         See `featurepipe.probes.Probe`.
     certificate : Certificate or None
         Of the final logistic fit.
+    notes : list of str
+        What went otherwise than hoped for.
     """
 
     protocol: Protocol
@@ -42,6 +45,7 @@ class Outcome:
     scores: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     certificate: Certificate | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def linear(self) -> bool:

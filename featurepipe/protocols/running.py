@@ -7,8 +7,9 @@ import numpy as np
 from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import SMALL_BYTES
-from featurepipe.protocols import logistic
+from featurepipe.protocols import logistic, margins, neighbours
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
+from featurepipe.protocols.inputs import check
 from featurepipe.protocols.outcomes import Outcome
 
 
@@ -75,13 +76,8 @@ def run(
 
     if protocol.shots:
         raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
-    X, y, metric = finite(X), np.asarray(y), choose_metric(protocol, metric)
-    classes = np.unique(y)
-    if len(classes) < 2:
-        raise ProbeError(f"{len(classes)} classes to train on; a classifier needs at least two")
-    if X_val is not None:
-        X_val, y_val = finite(X_val), np.asarray(y_val)
-        probes.check_known(y_val, classes)
+    metric = choose_metric(protocol, metric)
+    X, y, X_val, y_val = check(X, y, X_val, y_val)
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
     # as in probes.linear: products of small matrices gain little from BLAS threads
     with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
@@ -103,14 +99,6 @@ def choose_metric(protocol: Protocol, metric: str | None) -> str:
     return metric
 
 
-def finite(X: np.ndarray) -> np.ndarray:
-    """X as float64, or a ProbeError."""
-    X = np.asarray(X, np.float64)
-    if not np.isfinite(X).all():
-        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
-    return X
-
-
 def _default(
     protocol: Protocol,
     X: np.ndarray,
@@ -126,4 +114,4 @@ def _default(
     return Outcome(protocol, metric, probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores)
 
 
-_RUNNERS = {"logistic": logistic.run}
+_RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}
