@@ -23,6 +23,7 @@ _HOMES = {
     "FeaturepipeError": "errors",
     "extract": "stages",
     "probe": "stages",
+    "probe_protocol": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

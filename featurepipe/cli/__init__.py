@@ -175,12 +175,17 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
+      $ featurepipe probe digits.store --protocol clip
     """
     from featurepipe import stages
 
     backbone = options.pop("backbone")
     options, probe_options = split_options(options)
-    result = stages.probe(store, output, backbone=backbone, listener=_Talk(), **options, **probe_options)
+    stage = stages.probe
+    if "protocol" in probe_options:
+        stage = stages.probe_protocol
+        options.pop("workers")  # only baselines read images
+    result = stage(store, output, backbone=backbone, listener=_Talk(), **options, **probe_options)
     _print(as_json, result, texts.probe_text)
 
 

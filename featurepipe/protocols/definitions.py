@@ -87,6 +87,11 @@ class Protocol:
         """What selects and is reported unless another is asked for."""
         return self.metrics[0]
 
+    @property
+    def linear(self) -> bool:
+        """Whether it leaves a linear classifier of raw embeddings, which a model file can hold."""
+        return self.method == "logistic"
+
 
 def _powers(start: float, stop: float, count: int) -> tuple[float, ...]:
     return tuple((10.0 ** np.linspace(start, stop, count)).tolist())

@@ -28,8 +28,6 @@ class Outcome:
         can be known.
     scores : dict
         The chosen candidate's figures on the selection rows, before the final fit; empty where each class chose.
-    temperature : float
-        See `featurepipe.probes.Probe`.
     certificate : Certificate or None
         Of the final logistic fit.
     notes : list of str
@@ -43,11 +41,5 @@ class Outcome:
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
-    temperature: float = 1.0
     certificate: Certificate | None = None
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def linear(self) -> bool:
-        """Whether it is a linear classifier of raw embeddings, which a model file can hold."""
-        return self.protocol.method == "logistic"

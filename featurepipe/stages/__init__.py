@@ -6,6 +6,7 @@ hears notes and progress.
 
 from featurepipe.stages.applying import evaluate, predict
 from featurepipe.stages.extracting import extract
+from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
@@ -19,6 +20,7 @@ __all__ = [
     "info",
     "predict",
     "probe",
+    "probe_protocol",
     "report",
     "run",
     "verify",

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import manifests, models, reports
+from featurepipe import manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ModelFileError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
+from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -29,6 +30,8 @@ def run(
     shots: Sequence[int] = (),
     repeats: int = 10,
     baselines: str = "simple",
+    protocol: str | None = None,
+    metric: str | None = None,
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -49,6 +52,10 @@ def run(
         Folder, by default ``NAME.featurepipe`` here; it gets ``store/`` and, for each backbone,
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
+    protocol, metric : str, optional
+        As in `probe_protocol`, instead of `kind`, `value`, `shots`, `repeats` and `baselines`. Of a protocol that
+        leaves no model file nothing is evaluated again or drawn.
+
     Other parameters are those of `extract` and `probe`.
 
     Returns
@@ -58,6 +65,8 @@ def run(
         later stage's stands), ``report`` (path) and ``seconds`` (in all).
     """
     started = time.perf_counter()
+    if protocol is not None:
+        protocols.choose_metric(protocols.named(protocol), metric)  # here, not after an hour of embedding
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
@@ -80,23 +89,27 @@ def run(
         listener=listener,
     )
     results = folder / Store.open(store).entry(extractor).folder.name
-    probed = probe(
-        store,
-        results / "model.safetensors",
-        backbone=extractor,
-        kind=kind,
-        value=value,
-        shots=shots,
-        repeats=repeats,
-        baselines=baselines,
-        include_backbone=include_backbone,
-        seed=seed,
-        device=device,
-        workers=workers,
-        listener=listener,
-    )
-    evaluated = evaluate(probed["model"], store, listener=listener)
-    drawn = report(probed["model"], results / "report.html")
+    model = results / "model.safetensors"
+    both = {"backbone": extractor, "seed": seed, "device": device, "listener": listener}
+    if protocol is None:
+        probed = probe(
+            store,
+            model,
+            kind=kind,
+            value=value,
+            shots=shots,
+            repeats=repeats,
+            baselines=baselines,
+            include_backbone=include_backbone,
+            workers=workers,
+            **both,
+        )
+    else:
+        output = model if protocols.named(protocol).linear else None
+        both |= {"include_backbone": include_backbone}
+        probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
+    evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
+    drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {
         **extracted,
         **probed,
