@@ -135,3 +135,5 @@ def test_run_follows_a_protocol(photos, tmp_path):
     assert other["test"]["map"] > 0
     with pytest.raises(ProbeError, match="lpft has no metric 'map'"):
         run(tmp_path / "nowhere", protocol="lpft", metric="map")
+    with pytest.raises(ProbeError, match="lpft decides for itself; leave out value and shots"):
+        run(tmp_path / "nowhere", protocol="lpft", shots=[1])

@@ -81,7 +81,7 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarra
     --------
     >>> truth = np.array(["ant", "bee", "ant"])
     >>> average_precisions(np.array([[3.0, 0], [2, 1], [1, 2]]), truth, np.array(["ant", "bee"]))["per_class"]
-    {'ant': 0.8333333333333334, 'bee': 0.5}
+    {'ant': 0.8333333333333333, 'bee': 0.5}
     """
     per_class = {
         str(label): _average_precision(scores[:, i], truth == label)

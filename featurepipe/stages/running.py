@@ -10,7 +10,7 @@ from typing import Any
 
 from featurepipe import manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ModelFileError
+from featurepipe.errors import ModelFileError, ProbeError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
@@ -67,6 +67,8 @@ def run(
     started = time.perf_counter()
     if protocol is not None:
         protocols.choose_metric(protocols.named(protocol), metric)  # here, not after an hour of embedding
+        if value is not None or shots:
+            raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
