@@ -66,9 +66,7 @@ def run(
     """
     started = time.perf_counter()
     if protocol is not None:
-        protocols.choose_metric(protocols.named(protocol), metric)  # here, not after an hour of embedding
-        if value is not None or shots:
-            raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
+        _check_protocol(protocol, metric, value, shots)  # here, not after an hour of embedding
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
@@ -92,24 +90,14 @@ def run(
     )
     results = folder / Store.open(store).entry(extractor).folder.name
     model = results / "model.safetensors"
-    both = {"backbone": extractor, "seed": seed, "device": device, "listener": listener}
-    if protocol is None:
-        probed = probe(
-            store,
-            model,
-            kind=kind,
-            value=value,
-            shots=shots,
-            repeats=repeats,
-            baselines=baselines,
-            include_backbone=include_backbone,
-            workers=workers,
-            **both,
-        )
-    else:
+    both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
+    both["listener"] = listener
+    if protocol is not None:
         output = model if protocols.named(protocol).linear else None
-        both |= {"include_backbone": include_backbone}
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
+    else:
+        few = {"shots": shots, "repeats": repeats}
+        probed = probe(store, model, kind=kind, value=value, **few, baselines=baselines, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {
@@ -124,6 +112,13 @@ def run(
     }
     write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _check_protocol(protocol: str, metric: str | None, value: float | None, shots: Sequence[int]) -> None:
+    """Refuse a protocol or metric that there is not, and what a protocol decides."""
+    protocols.choose_metric(protocols.named(protocol), metric)
+    if value is not None or shots:
+        raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
 
 
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:
