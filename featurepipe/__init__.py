@@ -24,6 +24,7 @@ _HOMES = {
     "extract": "stages",
     "probe": "stages",
     "probe_layers": "stages",
+    "probe_protocol": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

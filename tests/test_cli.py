@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import featurepipe
-from featurepipe import cli, probes, stages
+from featurepipe import cli, probes, protocols, stages
 from featurepipe.backbones.creation import BUNDLED_WEIGHTS
 
 DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
@@ -299,6 +299,27 @@ def test_options_reach_the_backbone_and_the_probe(here):
     assert (model["card"]["selection"]["chosen"], model["card"]["seed"]) == (0.25, 6)
 
 
+def test_the_protocols_on_offer_are_those_there_are():
+    assert list(cli.options.PROTOCOLS) == list(protocols.PROTOCOLS)
+
+
+def test_protocols_say_what_was_chosen_and_how_they_differ(here):
+    assert call("extract", "data/digits", "-s", "s", "-b", "pixels").exit_code == 0
+    text = call("probe", "s", "--protocol", "kornblith", "--metric", "balanced_accuracy", "-o", "m.safetensors").stdout
+    assert text.startswith("protocol kornblith, version 1, on pixels: C=")
+    assert "(chosen by balanced_accuracy on: 20 of 110 training rows held out)" in text
+    assert "test top-1 " in text
+    assert "differs from the published recipe:\n    - run to the optimum" in text
+    assert text.endswith("model → m.safetensors\n")
+    text = call("probe", "s", "--protocol", "dinov2-knn").stdout
+    assert re.search(r"on pixels: k=\d+ \(chosen by top1 on: leave-one-out on train\)", text)
+    assert re.findall(r"test top-1 .*k=(\d+)\)", text) == ["10", "20", "100"]
+    assert text.endswith("no model file: this protocol leaves no linear classifier of raw embeddings\n")
+    text = call("run", "data/digits", "-b", "pixels", "--protocol", "bigvision-fewshot").stdout
+    assert re.findall(r"(\d+) per class +top1 [\d.]+ % ± [\d.]+ on test", text) == ["1", "5", "10"]
+    assert "report →" not in text
+
+
 # -- exit codes ---------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +346,8 @@ def failing():
         "no such backbone": ["probe", "s", "-b", "nobody"],
         "too many shots": ["probe", "s", "--kind", "ridge", "--baselines", "none", "--shots", "12"],
         "C that is no number": ["probe", "s", "--C", "nan"],
+        "no such metric": ["probe", "s", "--protocol", "lpft", "--metric", "map"],
+        "no model file": ["probe", "s", "--protocol", "dinov2-knn", "-o", "m.safetensors"],
     }
 
 
@@ -363,6 +386,12 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--repeats", "0"],
         ["probe", "s", "--baselines", "all"],
         ["probe", "s", "--seed", "-1"],
+        ["probe", "s", "--protocol", "clap"],
+        ["probe", "s", "--protocol", "clip", "--kind", "logistic"],
+        ["probe", "s", "--protocol", "clip", "--C", "1"],
+        ["probe", "s", "--protocol", "clip", "--shots", "1"],
+        ["probe", "s", "--metric", "top1"],
+        ["run", "d", "--protocol", "clip", "--alpha", "1"],
         ["extract", "d", "--mean", "0.5"],
         ["extract", "d", "--precision", "int8"],
         ["extract", "d", "--decoder", "gd"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import featurepipe
-from featurepipe import probes
+from featurepipe import probes, protocols
 from featurepipe.backbones.creation import BUNDLED_WEIGHTS
 from featurepipe.cli import main
 
@@ -58,3 +58,15 @@ def test_the_readmes_table_names_every_command():
 def test_the_readmes_links_and_files_exist():
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README.read_text("utf-8")):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_protocols_says_what_they_are():
+    page = (ROOT / "docs" / "protocols.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in page.splitlines() if "| `" in line]
+    for row, protocol in zip(rows, protocols.PROTOCOLS.values(), strict=True):
+        shots = f"{', '.join(map(str, protocol.shots))} × {protocol.repeats}" if protocol.shots else "–"
+        rules = [protocol.candidates, protocol.normalisation, protocol.selection, protocol.refit]
+        metrics = ", ".join(protocol.metrics)
+        assert row == [f"`{protocol.name}`", str(protocol.version), protocol.source, *rules, metrics, shots]
+        remarks = page.split(f"### {protocol.name}\n")[1].split("###")[0]
+        assert re.findall(r"^- (.*)$", remarks, re.MULTILINE) == list(protocol.remarks)

@@ -32,7 +32,8 @@ def test_memory_is_kept_within_and_given_back_after_whatever_happens(monkeypatch
             libc.told.clear()
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert libc.told == [(-1, 2**26), (-8, 0), ("trim", 0)]
 
 

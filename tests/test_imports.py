@@ -21,6 +21,7 @@ ROWS = (
     ("matrices",),
     ("statistics",),
     ("probes",),
+    ("protocols",),
     ("models",),
     ("reports",),
     ("estimators",),

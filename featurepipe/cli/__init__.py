@@ -186,11 +186,15 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
       $ featurepipe extract data/digits -s digits.store --layers stages
       $ featurepipe probe digits.store --kind ridge --layers all
+      $ featurepipe probe digits.store --protocol clip
     """
     from featurepipe import stages
 
     options, probe_options = split_options(options)
     stage = stages.probe_layers if "layers" in options else stages.probe
+    if "protocol" in probe_options:
+        stage = stages.probe_protocol
+        options.pop("workers")  # only baselines read images
     result = stage(store, output, listener=_Talk(), **options, **probe_options)
     _print(as_json, result, texts.probe_text)
 

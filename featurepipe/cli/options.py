@@ -112,7 +112,30 @@ HELD = _options(
     click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
     click.option("--layer", help="Which layer of it, if the store holds several.  [default: penultimate]"),
 )
+PROTOCOLS = (
+    "featurepipe",
+    "clip",
+    "dinov2-logreg",
+    "dinov2-knn",
+    "kornblith",
+    "vissl-svm",
+    "vissl-lowshot-svm",
+    "bigvision-fewshot",
+    "lpft",
+)
+FIXED = {"kind": "--kind", "c": "--C", "alpha": "--alpha", "shots": "--shots", "repeats": "--repeats"}
+FIXED |= {"baselines": "--baselines"}  # all that a protocol decides or leaves no room for
 PROBE = _options(
+    click.option(
+        "--protocol",
+        type=click.Choice(PROTOCOLS),
+        help="A published recipe, by name, which fixes all but --metric and --seed.",
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice(["top1", "balanced_accuracy", "map"]),
+        help="Of --protocol: what selects and is reported.  [default: the protocol's first]",
+    ),
     click.option(
         "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
     ),
@@ -147,9 +170,32 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}
     probe_options: dict[str, Any] = {}
+    if "protocol" in options:
+        probe_options = _protocol_options(options)
     if "kind" in options:
         c, alpha = options.pop("c"), options.pop("alpha")
         if (options["kind"] == "ridge" and c is not None) or (options["kind"] == "logistic" and alpha is not None):
             raise click.UsageError("--C is for logistic, --alpha for ridge")
         probe_options["value"] = c if alpha is None else alpha
     return options, probe_options
+
+
+def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the protocol and its metric out of the options, and with a protocol all that it fixes."""
+    protocol, metric = options.pop("protocol"), options.pop("metric")
+    if protocol is None:
+        if metric is not None:
+            raise click.UsageError("--metric is for --protocol")
+        return {}
+    if "layers" in options:
+        raise click.UsageError("--protocol is for one layer; choose it with --layer")
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given = [flag for name, flag in FIXED.items() if context.get_parameter_source(name) is not default]
+    if given:
+        raise click.UsageError(
+            f"--protocol {protocol} fixes what {', '.join(given)} would choose; leave out one or other"
+        )
+    for name in FIXED:
+        options.pop(name)
+    return {"protocol": protocol, "metric": metric}

@@ -65,6 +65,8 @@ def _figures(figures: dict[str, Any], name: str) -> str:
 
 def probe_text(result: dict[str, Any]) -> str:
     """The result of `probe`."""
+    if result["protocol"] is not None:
+        return _protocol_text(result)
     parameter = "C" if result["kind"] == "logistic" else "alpha"
     chosen = f"{parameter}={result[parameter]:g}"
     on = result["evaluated_on"]
@@ -100,9 +102,57 @@ def _layers(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _protocol_text(result: dict[str, Any]) -> str:
+    """The result of `probe --protocol`."""
+    protocol, selection, on = result["protocol"], result["selection"], result["evaluated_on"]
+    chosen = _chosen(result)
+    lines = [
+        f"protocol {protocol['name']}, version {protocol['version']}, on {result['backbone']}"
+        + (f": {chosen} (chosen by {protocol['metric']} on: {selection['on']})" if chosen else ""),
+        *(_protocol_figures(result[on], on) if result[on] else []),
+        f"  {'baselines':<14} majority class {_percent(result['baselines']['majority'])}",
+    ]
+    for few in result["few_shot"]:
+        spread = f" ± {100 * few['std']:.1f}" if few["std"] is not None else ""
+        lines.append(
+            f"  {str(few['shots']) + ' per class':<14} {few['metric']} {_percent(few['mean'])}{spread} on {on}"
+        )
+    ours = protocol["name"] == "featurepipe"
+    lines.append("  why:" if ours else "  differs from the published recipe:")
+    lines += [f"    - {remark}" for remark in protocol["remarks"]]
+    gone = "no model file: this protocol leaves no linear classifier of raw embeddings"
+    return "\n".join([*lines, f"model → {result['model']}" if result["model"] else gone])
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    """What was chosen, of one classifier or of several."""
+    chosen = result["selection"]["chosen"]
+    parameter = "k" if result["kind"] == "knn" else "C"
+    if not isinstance(chosen, dict):
+        return "" if chosen is None else f"{parameter}={chosen:g}"
+    shown = ", ".join(f"{value:g} of {label}" for label, value in list(chosen.items())[:5])
+    return f"{parameter}={shown}" + (f", … ({len(chosen)} classes)" if len(chosen) > 5 else "")
+
+
+def _protocol_figures(figures: dict[str, Any], name: str) -> list[str]:
+    """Figures of logistic regression, of each k, or of SVMs."""
+    if "map" in figures:
+        return [
+            f"  {name + ' mAP':<14} {_percent(figures['map'])}   (n={figures['n']}, top-1 {_percent(figures['top1'])})"
+        ]
+    if "by_k" not in figures:
+        return [_figures(figures, name)]
+    return [
+        f"  {name + ' top-1':<14} {_percent(one['top1'])}   (n={figures['n']}, balanced "
+        f"{_percent(one['balanced_accuracy'])}, k={one['k']})"
+        for one in figures["by_k"]
+    ]
+
+
 def run_text(result: dict[str, Any]) -> str:
     """The result of `run`."""
-    parts = [extract_text(result["extract"]), probe_text(result["probe"]), f"report → {result['report']}"]
+    parts = [extract_text(result["extract"]), probe_text(result["probe"])]
+    parts += [f"report → {result['report']}"] if result["report"] else []
     return "\n".join([*parts, f"done in {result['seconds']:.1f} s"])
 
 

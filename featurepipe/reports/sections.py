@@ -16,6 +16,7 @@ from featurepipe.reports.markup import SPACE, Html, join, percent, section, tabl
 
 BASELINES = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
 OPEN = 30  # classes up to which the whole per-class table lies open
+TICKS = 12  # values named below a curve
 LOWEST = 10  # classes that lie open of a longer one
 NINETY_FIVE = f"95{SPACE}%"
 
@@ -139,6 +140,8 @@ def selection(model: models.Model) -> Html:
         used = f"{where} is also what is reported, so the figures above are too good."
     values = [step[name] for step in path]
     labels = [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]  # short: for a phone
+    every = math.ceil(len(labels) / TICKS)
+    labels = [label if i % every == 0 else "" for i, label in enumerate(labels)]
     charts, rows = [], []
     for key, what, scale in (("top1", "top-1 in %", 100), ("log_loss", "log-loss in nats", 1)):
         curve = [(step[key],) * 3 for step in path]
@@ -149,12 +152,19 @@ def selection(model: models.Model) -> Html:
     return section(
         f"How {name} was chosen",
         tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}"),
-        tag("small", "Of those within one standard error of the best top-1, the lowest log-loss wins.")
-        if len(path) > 1
-        else "",
+        tag("small", _rule(model.card)) if len(path) > 1 else "",
         tag("div", *charts, class_="pair"),
         table([name, "top-1", "log-loss", ""], rows, [value == chosen for value in values]) if path else "",
     )
+
+
+def _rule(card: Mapping[str, Any]) -> str:
+    """By which rule the candidate was chosen."""
+    protocol = card.get("protocol")
+    if protocol is None:
+        return "Of those within one standard error of the best top-1, the lowest log-loss wins."
+    by = f"Protocol {protocol['name']}, version {protocol['version']}, by {protocol['metric']}"
+    return f"{by}: {protocol['selection']}."
 
 
 def confusion(figures: Mapping[str, Any]) -> Html:
@@ -224,5 +234,7 @@ def how_made(model: models.Model) -> Html:
         "versions": ", ".join(f"{library} {version}" for library, version in card["versions"].items()),
         "created": card["created"],
     }
+    if protocol := card.get("protocol"):
+        facts["protocol"] = f"{protocol['name']}, version {protocol['version']}: {protocol['source']}"
     rows = [[tag("small", name), value] for name, value in facts.items()]
     return section("How it was made", table([], rows, class_="words"))

@@ -6,6 +6,7 @@ hears notes and progress.
 
 from featurepipe.stages.applying import evaluate, predict
 from featurepipe.stages.extracting import extract
+from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.layering import probe_layers
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
@@ -21,6 +22,7 @@ __all__ = [
     "predict",
     "probe",
     "probe_layers",
+    "probe_protocol",
     "report",
     "run",
     "verify",

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import manifests, models, reports
+from featurepipe import manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
-from featurepipe.errors import BackboneError, ModelFileError
+from featurepipe.errors import BackboneError, ModelFileError, ProbeError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
+from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import probe
 from featurepipe.stores import Store
@@ -29,6 +30,8 @@ def run(
     shots: Sequence[int] = (),
     repeats: int = 10,
     baselines: str = "simple",
+    protocol: str | None = None,
+    metric: str | None = None,
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -49,6 +52,10 @@ def run(
         Folder, by default ``NAME.featurepipe`` here; it gets ``store/`` and, for each backbone,
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
+    protocol, metric : str, optional
+        As in `probe_protocol`, instead of `kind`, `value`, `shots`, `repeats` and `baselines`. Of a protocol that
+        leaves no model file nothing is evaluated again or drawn.
+
     Other parameters are those of `extract` and `probe`.
 
     Returns
@@ -58,6 +65,8 @@ def run(
         later stage's stands), ``report`` (path) and ``seconds`` (in all).
     """
     started = time.perf_counter()
+    if protocol is not None:
+        _check_protocol(protocol, metric, value, shots)  # here, not after an hour of embedding
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
@@ -82,23 +91,17 @@ def run(
         listener=listener,
     )
     results = folder / Store.open(store).entry(extractor).folder.name
-    probed = probe(
-        store,
-        results / "model.safetensors",
-        backbone=extractor,
-        kind=kind,
-        value=value,
-        shots=shots,
-        repeats=repeats,
-        baselines=baselines,
-        include_backbone=include_backbone,
-        seed=seed,
-        device=device,
-        workers=workers,
-        listener=listener,
-    )
-    evaluated = evaluate(probed["model"], store, listener=listener)
-    drawn = report(probed["model"], results / "report.html")
+    model = results / "model.safetensors"
+    both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
+    both["listener"] = listener
+    if protocol is not None:
+        output = model if protocols.named(protocol).linear else None
+        probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
+    else:
+        few = {"shots": shots, "repeats": repeats}
+        probed = probe(store, model, kind=kind, value=value, **few, baselines=baselines, workers=workers, **both)
+    evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
+    drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {
         **extracted,
         **probed,
@@ -111,6 +114,13 @@ def run(
     }
     write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _check_protocol(protocol: str, metric: str | None, value: float | None, shots: Sequence[int]) -> None:
+    """Refuse a protocol or metric that there is not, and what a protocol decides."""
+    protocols.choose_metric(protocols.named(protocol), metric)
+    if value is not None or shots:
+        raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
 
 
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:

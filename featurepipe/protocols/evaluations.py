@@ -1,0 +1,102 @@
+"""Figures of a protocol's classifier on rows that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from featurepipe import probes
+from featurepipe.errors import ProbeError
+from featurepipe.protocols.outcomes import Outcome
+
+
+def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str]) -> dict[str, Any]:
+    """Figures on labelled embeddings.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    X : ndarray, shape (n, width)
+        Raw embeddings.
+    y : sequence, shape (n,)
+
+    Returns
+    -------
+    dict
+        Of logistic regression those of `featurepipe.probes.evaluate`. Of vissl-svm ``n, top1, map, classes, per_class``
+        (class → average precision). Of dinov2-knn ``n, top1, balanced_accuracy`` of the marked k, and ``by_k``: the
+        same of every k.
+
+    Raises
+    ------
+    ProbeError
+        A class that the classifier does not know, or no rows.
+    """
+    X, truth = np.asarray(X, np.float64), np.asarray(y)
+    method, estimator = outcome.protocol.method, outcome.estimator
+    if method == "logistic":
+        return probes.evaluate(estimator, X, truth)
+    if not len(truth):
+        raise ProbeError("there are no labelled samples to evaluate on")
+    probes.check_known(truth, estimator.classes_)
+    if method == "svm":
+        found = average_precisions(estimator.decision_function(X), truth, estimator.classes_)
+        return {"n": len(truth), "top1": float(np.mean(estimator.predict(X) == truth)), **found}
+    by_k = [{"k": step["k"], **_with_neighbours(estimator, step["k"], X, truth)} for step in outcome.path]
+    chosen = next(one for one in by_k if one["k"] == outcome.chosen)
+    return {"n": len(truth), "top1": chosen["top1"], "balanced_accuracy": chosen["balanced_accuracy"], "by_k": by_k}
+
+
+def _with_neighbours(estimator: Any, k: int, X: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Top-1 and balanced accuracy of the same neighbours' votes, but of k of them."""
+    guess = copy(estimator).set_params(n_neighbors=k).predict(X)
+    recalls = [np.mean(guess[truth == label] == label) for label in np.unique(truth)]
+    return {"top1": float(np.mean(guess == truth)), "balanced_accuracy": float(np.mean(recalls))}
+
+
+def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
+    """Average precision of every class, as VISSL computes it: the area under the interpolated curve.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, K)
+    truth : ndarray, shape (n,)
+        Labels.
+    classes : ndarray, shape (K,)
+
+    Returns
+    -------
+    dict
+        ``map, classes, per_class`` (class → average precision); classes without rows count in neither.
+
+    Notes
+    -----
+    Everingham et al. 2010, "The Pascal Visual Object Classes Challenge", as changed in 2010: precision at each recall
+    is the best at that or any higher recall, and recall takes every value, not eleven.
+
+    Examples
+    --------
+    >>> truth = np.array(["ant", "bee", "ant"])
+    >>> average_precisions(np.array([[3.0, 0], [2, 1], [1, 2]]), truth, np.array(["ant", "bee"]))["per_class"]
+    {'ant': 0.8333333333333333, 'bee': 0.5}
+    """
+    per_class = {
+        str(label): _average_precision(scores[:, i], truth == label)
+        for i, label in enumerate(classes.tolist())
+        if (truth == label).any()
+    }
+    return {
+        "map": float(np.mean(list(per_class.values()))),
+        "classes": [str(label) for label in classes.tolist()],
+        "per_class": per_class,
+    }
+
+
+def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    hits = positive[np.argsort(scores, kind="stable")[::-1]]  # (n,) highest score first
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(envelope[hits].mean())  # recall rises by the same at each hit

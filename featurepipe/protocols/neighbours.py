@@ -1,0 +1,75 @@
+"""The protocol dinov2-knn: nearest neighbours by cosine, which vote by their similarity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.metrics import figures, softmax
+from featurepipe.protocols.definitions import Protocol
+from featurepipe.protocols.outcomes import Outcome
+
+TEMPERATURE = 0.07  # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
+
+
+def run(
+    protocol: Protocol,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_val: np.ndarray | None,
+    y_val: np.ndarray | None,
+    *,
+    metric: str,
+    seed: int,
+) -> Outcome:
+    """Mark the best k on validation data, or by leaving out each training row; `seed` has nothing to decide."""
+    from sklearn.neighbors import NearestNeighbors
+
+    del seed
+    usable = [int(k) for k in protocol.grid if k <= len(X) - (X_val is None)]
+    if not usable:
+        raise ProbeError(f"{len(X)} training images are too few for {int(protocol.grid[0])} neighbours; add images")
+    classes, codes = np.unique(y, return_inverse=True)
+    search = NearestNeighbors(n_neighbors=usable[-1], metric="cosine", algorithm="brute").fit(X)
+    distances, rows = search.kneighbors(X_val)  # (m, k); without X_val of the training rows, each without itself
+    truth = y if X_val is None else y_val
+    found = [figures(_votes(distances[:, :k], codes[rows[:, :k]], len(classes)), truth, classes) for k in usable]
+    values = [one[metric] for one in found]
+    chosen = values.index(max(values))
+    return Outcome(
+        protocol=protocol,
+        metric=metric,
+        estimator=classifier(usable[chosen], X, y),
+        chosen=usable[chosen],
+        selected_on="val" if X_val is not None else "leave-one-out on train",
+        path=[
+            {
+                "k": k,
+                "top1": one["top1"],
+                "balanced_accuracy": one["balanced_accuracy"],
+            }
+            for k, one in zip(usable, found, strict=True)
+        ],
+        scores=found[chosen],
+    )
+
+
+def classifier(k: int, X: np.ndarray, y: np.ndarray) -> Any:
+    """The scikit-learn classifier of k neighbours."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(k, weights=weights, metric="cosine", algorithm="brute").fit(X, y)
+
+
+def weights(distances: np.ndarray) -> np.ndarray:
+    """How much each neighbour's vote weighs: softmax of its cosine over the temperature; (m, k) → (m, k)."""
+    return softmax(1 - distances, TEMPERATURE)
+
+
+def _votes(distances: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Shares of the votes, (m, count), of neighbours at `distances` with class numbers `labels`, both (m, k)."""
+    shares = np.zeros((len(labels), count))
+    np.add.at(shares, (np.arange(len(labels))[:, None], labels), weights(distances))
+    return shares

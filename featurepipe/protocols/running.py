@@ -1,0 +1,117 @@
+"""Running a protocol on embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurepipe import probes
+from featurepipe.errors import ProbeError
+from featurepipe.probes.linear import SMALL_BYTES
+from featurepipe.protocols import logistic, margins, neighbours
+from featurepipe.protocols.definitions import PROTOCOLS, Protocol
+from featurepipe.protocols.inputs import check
+from featurepipe.protocols.outcomes import Outcome
+
+
+def named(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises
+    ------
+    ProbeError
+        There is none.
+    """
+    if name not in PROTOCOLS:
+        raise ProbeError(f"protocol {name!r} is unknown; use one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def run(
+    protocol: Protocol,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_val: np.ndarray | None = None,
+    y_val: np.ndarray | None = None,
+    *,
+    metric: str | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Choose and fit a classifier as a protocol says.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        One without shots.
+    X : ndarray of float, shape (n, width)
+        Raw embeddings; the protocol's normalisation is folded into the estimator or done by it.
+    y : ndarray, shape (n,)
+        At least two classes.
+    X_val, y_val : ndarray, optional
+        Selection data. Without them the protocol selects inside X.
+    metric : {'top1', 'balanced_accuracy', 'map'}, optional
+        One of the protocol's; by default its first.
+    seed : int
+        Of rows held out, folds and the solver.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ProbeError
+        A few-shot protocol, a metric that is not the protocol's, a single class, a class in y_val only, values that
+        are not finite, or too few rows to select on.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["ant", "bee"], 30)
+    >>> X = rng.normal(size=(60, 4)) + (y == "bee")[:, None]
+    >>> outcome = run(named("dinov2-logreg"), X, y)
+    >>> len(outcome.path), outcome.selected_on, outcome.estimator.predict(X[:2]).tolist()
+    (45, '6 of 60 training rows held out', ['ant', 'ant'])
+    """
+    from threadpoolctl import threadpool_limits
+
+    if protocol.shots:
+        raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
+    metric = choose_metric(protocol, metric)
+    X, y, X_val, y_val = check(X, y, X_val, y_val)
+    runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
+    # as in probes.linear: products of small matrices gain little from BLAS threads
+    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
+        return runner(protocol, X, y, X_val, y_val, metric=metric, seed=seed)
+
+
+def choose_metric(protocol: Protocol, metric: str | None) -> str:
+    """The protocol's first metric, or the one that is asked for.
+
+    Raises
+    ------
+    ProbeError
+        It is not one of the protocol's.
+    """
+    if metric is None:
+        return protocol.metric
+    if metric not in protocol.metrics:
+        raise ProbeError(f"protocol {protocol.name} has no metric {metric!r}; use {' or '.join(protocol.metrics)}")
+    return metric
+
+
+def _default(
+    protocol: Protocol,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_val: np.ndarray | None,
+    y_val: np.ndarray | None,
+    *,
+    metric: str,
+    seed: int,
+) -> Outcome:
+    """What `probes.fit` does without a protocol, which is one of its own."""
+    probe = probes.fit("logistic", X, y, X_val, y_val, seed=seed)
+    return Outcome(protocol, metric, probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores)
+
+
+_RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}

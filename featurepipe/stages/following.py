@@ -1,0 +1,182 @@
+"""The stage `probe_protocol`: cached embeddings, and what a named protocol makes of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, matrices, models, probes, protocols
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ProbeError
+from featurepipe.extraction import now, versions
+from featurepipe.protocols import Outcome, Protocol
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.probing import Parts, choose_splits, copy_notes, cut, labelled, sizes
+from featurepipe.stores import Store
+
+KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
+NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
+
+
+def probe_protocol(
+    store: str | Path,
+    output: str | Path | None = None,
+    *,
+    protocol: str,
+    metric: str | None = None,
+    backbone: str | Extractor | None = None,
+    layer: str | None = None,
+    weights: str | Path | None = None,
+    include_backbone: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Follow a named protocol on cached embeddings; write a model file where it leaves a linear classifier.
+
+    Splits are used, or made, as by `probe`. A protocol selects on val where it is given and not what is reported, else
+    inside train as it says; few-shot protocols draw from train and val. Nothing is selected on what is reported.
+
+    Parameters
+    ----------
+    store : path
+    output : path, optional
+        Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
+    protocol : str
+        A name in `featurepipe.protocols.PROTOCOLS`.
+    metric : {'top1', 'balanced_accuracy', 'map'}, optional
+        One of the protocol's; by default its first.
+    backbone : str, Backbone or Descriptor, optional
+        Which entry of the store, if it holds several.
+    layer : str, optional
+        Which layer of it, if the store holds several and it is not the penultimate embedding.
+    weights : path, optional
+        Where the backbone's weights are now, if they have moved since the store was filled.
+    include_backbone : bool
+        Put the backbone's weights into the model file.
+    seed : int
+        Of splits, rows held out, folds, draws and the solver.
+
+    Returns
+    -------
+    dict
+        As `probe` returns, where a model file is written. Otherwise ``model`` is None, and ``kind`` is the protocol's
+        method. ``protocol`` holds its name, version, source, rules, metric and remarks.
+
+    Raises
+    ------
+    ProbeError
+        An unknown protocol or metric, a model file asked of a protocol that has none, or data that do not suffice.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> from featurepipe.stages import probe_protocol
+    >>> store = extract("data/digits", "/tmp/protocol.store", backbone="pixels")["store"]
+    >>> result = probe_protocol(store, protocol="bigvision-fewshot")
+    >>> result["model"], [one["shots"] for one in result["few_shot"]]
+    (None, [1, 5, 10, 25])
+    """
+    started = time.perf_counter()
+    chosen = protocols.named(protocol)
+    metric = protocols.choose_metric(chosen, metric)
+    if not chosen.linear and (output is not None or include_backbone):
+        raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
+    source = Store.open(store)
+    by_name = backbone is None or isinstance(backbone, str)
+    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
+    path = Path(output) if output is not None else entry.folder / "model.safetensors"
+    models.check_suffix(path)
+    origin = entry.provenance["source"] if by_name else backbone.source
+    module = None
+    if weights is not None or include_backbone:
+        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
+        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
+    matrix, notes = labelled(matrices.load(source, entry))
+    split, split_source = choose_splits(matrix, seed)
+    parts = cut(matrix, split)
+    listener.note(f"protocol {protocol} on {entry.title}: " + ", ".join(f"{n} {s}" for s, n in sizes(split).items()))
+    if split_source != "given":
+        listener.note(f"splits {split_source}")
+    estimator, found = _follow(chosen, parts, metric, seed)
+    notes += copy_notes(parts) + found.pop("notes")
+    card = {
+        "data": {"root": str(source.root), "samples": len(matrix), "classes": len(np.unique(matrix.y))},
+        "splits": sizes(split),
+        "split_source": split_source,
+        "evaluated_on": parts.reported,
+        **found,
+        **_described(chosen, metric, parts),
+        "licence": None,  # as in `probe`
+        "seed": seed,
+        "notes": notes,
+        "versions": versions(),
+        "created": now(),
+    }
+    if chosen.linear:
+        described = {"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": dict(origin)}
+        seen = models.digest_keys(_learned(parts, "digests"))
+        models.save(path, models.Model(chosen.method, estimator, 1.0, described, seen, card), module=module)
+    for note in notes:
+        listener.note(f"note: {note}")
+    identity = {
+        "model": str(path) if chosen.linear else None,
+        "backbone": entry.name,
+        "layer": entry.layer,
+        "kind": chosen.method,
+    }
+    result = {**identity, chosen.parameter: card["selection"]["chosen"], **card}
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _described(protocol: Protocol, metric: str, parts: Parts) -> dict[str, Any]:
+    """The protocol as it was when it was followed, and the one baseline that costs nothing."""
+    majority = probes.majority(parts.train.y, parts.report.y)
+    return {
+        "baselines": {"majority": majority, "pixels": None, "random_backbone": None},
+        "protocol": {key: asdict(protocol)[key] for key in KEPT} | {"metric": metric},
+    }
+
+
+def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """The classifier (None of few shots), and what a card says of selection and figures, with notes."""
+    X, y = parts.report.X, parts.report.y
+    if protocol.shots:
+        few = protocols.run_shots(protocol, _learned(parts, "X"), _learned(parts, "y"), X, y, seed=seed)
+        left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
+        notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
+        selection = {"on": "the shots of each draw", "chosen": None, "path": []}
+        return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
+    select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
+    outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, metric=metric, seed=seed)
+    figures = protocols.evaluate(outcome, X, y)
+    found = {
+        "selection": {"on": outcome.selected_on, "chosen": outcome.chosen, "path": outcome.path},
+        "val": figures if parts.reported == "val" else {"source": outcome.selected_on, **outcome.scores},
+        "test": figures if parts.reported == "test" else None,
+        "few_shot": [],
+        "notes": outcome.notes + _path_notes(outcome),
+    }
+    return outcome.estimator, found
+
+
+def _path_notes(outcome: Outcome) -> list[str]:
+    """Notes on a choice at the end of the grid, and on optima that were not reached."""
+    protocol = outcome.protocol
+    name, notes = protocol.parameter, []
+    if protocol.linear and outcome.chosen in (protocol.grid[0], protocol.grid[-1]):
+        notes.append(f"the chosen {name}={outcome.chosen:g} is the last of the grid; a better one may lie beyond")
+    stalled = [f"{step[name]:g}" for step in outcome.path if not step.get("converged", True)]
+    if outcome.certificate is not None and not outcome.certificate.converged:
+        stalled.append(f"{outcome.chosen:g} (final fit)")
+    return [*notes, f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else notes
+
+
+def _learned(parts: Parts, field: str) -> np.ndarray:
+    """A field of the rows of train, and of val where that is not reported."""
+    pieces = [parts.train] if parts.select is None else [parts.train, parts.select]
+    return np.concatenate([getattr(piece, field) for piece in pieces])

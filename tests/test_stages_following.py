@@ -1,0 +1,139 @@
+"""The stage probe_protocol: splits, model file, report, and what never influences a choice."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featurepipe import evaluate, extract, matrices, models, probe, probe_protocol, probes, protocols, report, run
+from featurepipe.errors import ProbeError
+from featurepipe.protocols import PROTOCOLS
+from featurepipe.stores import Store
+
+ALL = list(PROTOCOLS)
+LINEAR = [name for name in ALL if PROTOCOLS[name].linear]
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """A few candidates of each grid, and few draws."""
+    for name, protocol in PROTOCOLS.items():
+        grid = protocol.grid[10:40:6] if len(protocol.grid) > 12 else protocol.grid[:4]
+        few = {"shots": protocol.shots[:2], "repeats": 2} if protocol.shots else {}
+        monkeypatch.setitem(PROTOCOLS, name, replace(protocol, grid=grid, coarse=0, **few))
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))
+
+
+@pytest.fixture
+def stored(photos, tmp_path):
+    """Factory of stores of raw pixels of made-up photos."""
+
+    def make(splits=SPLITS, per_class=5):
+        data = photos(("ant", "bee", "cat"), per_class, splits)
+        return extract(data, tmp_path / "s.store", backbone="pixels", workers=1)["store"]
+
+    return make
+
+
+def relabel_test(store):
+    """Every test image another class."""
+    path = Store.open(store).path / "manifest.csv"
+    shifted = {"ant": "bee", "bee": "cat", "cat": "ant"}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["label"] = shifted[row["label"]] if row["split"] == "test" else row["label"]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_protocol_follows_the_splits_and_ignores_test_labels(stored, name):
+    store = stored()
+    before = probe_protocol(store, protocol=name)
+    json.dumps(before, allow_nan=False)
+    assert tuple(before["splits"].values()) == (15, 15, 15)
+    assert before["protocol"]["name"] == name
+    assert before["protocol"]["version"] == PROTOCOLS[name].version
+    assert before["evaluated_on"] == "test"
+    assert (before["model"] is not None) == PROTOCOLS[name].linear
+    old = models.load(before["model"]).estimator.coef_ if before["model"] else None
+    relabel_test(store)
+    after = probe_protocol(store, protocol=name)
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed <= {"test", "few_shot", "baselines", "seconds", "created"}
+    assert changed & {"test", "few_shot"}
+    if before["model"]:
+        np.testing.assert_array_equal(models.load(after["model"]).estimator.coef_, old)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_classifier_becomes_a_model_file_that_evaluates_and_reports(stored, name, tmp_path):
+    store = stored()
+    result = probe_protocol(store, tmp_path / "m.safetensors", protocol=name)
+    opened = Store.open(store)
+    matrix = matrices.load(opened, opened.choose("pixels"))
+    train, val, test = (matrix.take(matrix.split == split) for split in SPLITS)
+    outcome = protocols.run(PROTOCOLS[name], train.X, train.y, val.X, val.y)
+    model = models.load(result["model"])
+    assert model.kind == "logistic"
+    np.testing.assert_array_equal(model.estimator.coef_, outcome.estimator.coef_)
+    assert result["C"] == outcome.chosen
+    assert result["test"] == protocols.evaluate(outcome, test.X, test.y)
+    assert model.card["protocol"]["metric"] == "top1"
+    assert model.has_seen(val.digests).all()
+    assert not model.has_seen(test.digests).any()
+    assert evaluate(result["model"], store)["top1"] == result["test"]["top1"]
+    page = (tmp_path / "m.html").read_text() if report(result["model"]) else ""
+    assert f"Protocol {name}, version 1, by top1" in page
+    assert PROTOCOLS[name].source.split(";")[0].split(",")[0] in page
+
+
+def test_without_val_it_selects_inside_train_and_without_test_val_is_reported(stored):
+    result = probe_protocol(stored(("train", "val")), protocol="clip")
+    assert (result["evaluated_on"], result["test"]) == ("val", None)
+    assert result["selection"]["on"] == "3 of 15 training rows held out"
+
+
+def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "bigvision-fewshot", replace(PROTOCOLS["bigvision-fewshot"], shots=(1, 10, 25)))
+    result = probe_protocol(stored(), protocol="bigvision-fewshot")
+    assert [one["shots"] for one in result["few_shot"]] == [1, 10]
+    assert "shots left out, as some class has fewer training images: 25" in result["notes"]
+    assert (result["test"], result["selection"]["chosen"]) == (None, None)
+
+
+def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
+    store = stored()
+    one = probe_protocol(store, tmp_path / "a.safetensors", protocol="featurepipe")
+    other = probe(store, tmp_path / "b.safetensors", baselines="none")
+    assert (one["C"], one["test"], one["selection"]) == (other["C"], other["test"], other["selection"])
+
+
+def test_what_cannot_be_followed(stored, tmp_path):
+    store = stored(("train", "test"), 2)
+    with pytest.raises(ProbeError, match="'clap' is unknown"):
+        probe_protocol(store, protocol="clap")
+    with pytest.raises(ProbeError, match="dinov2-knn has no linear classifier of raw embeddings"):
+        probe_protocol(store, tmp_path / "m.safetensors", protocol="dinov2-knn")
+    with pytest.raises(ProbeError, match="'ant' has 2 images, fewer than the 3 folds"):
+        probe_protocol(store, protocol="vissl-svm")
+
+
+def test_run_follows_a_protocol(photos, tmp_path):
+    data = photos(("ant", "bee", "cat"), 5, SPLITS)
+    linear = run(data, tmp_path / "out", backbone="pixels", protocol="lpft", workers=1)
+    assert linear["top1"] == linear["test"]["top1"]
+    assert linear["report"].endswith("report.html")
+    other = run(data, tmp_path / "out", backbone="pixels", protocol="vissl-svm", workers=1)
+    assert (other["model"], other["report"], other["evaluate"]) == (None, None, {})
+    assert other["test"]["map"] > 0
+    with pytest.raises(ProbeError, match="lpft has no metric 'map'"):
+        run(tmp_path / "nowhere", protocol="lpft", metric="map")
+    with pytest.raises(ProbeError, match="lpft decides for itself; leave out value and shots"):
+        run(tmp_path / "nowhere", protocol="lpft", shots=[1])
