@@ -137,3 +137,27 @@ def test_run_follows_a_protocol(photos, tmp_path):
         run(tmp_path / "nowhere", protocol="lpft", metric="map")
     with pytest.raises(ProbeError, match="lpft decides for itself; leave out value and shots"):
         run(tmp_path / "nowhere", protocol="lpft", shots=[1])
+
+
+def test_a_protocol_is_for_one_layer_which_may_be_chosen(photos, tmp_path):
+    from click.testing import CliRunner
+
+    from featurepipe.cli import main
+
+    data = photos(("ant", "bee", "cat"), 5, SPLITS)
+    store = extract(
+        data,
+        tmp_path / "l.store",
+        backbone="test_resnet",
+        random_weights=True,
+        transform={"input_size": (3, 32, 32)},
+        device="cpu",
+        layers="stage1,penultimate",
+    )["store"]
+    chosen = probe_protocol(store, protocol="kornblith", layer="stage1")
+    assert chosen["layer"] == "stage1"
+    assert models.load(chosen["model"]).backbone["spec"]["layer"] == "stage1"
+    assert probe_protocol(store, protocol="kornblith")["layer"] == "penultimate"
+    refused = CliRunner().invoke(main, ["probe", store, "--protocol", "kornblith", "--layers", "all"])
+    assert refused.exit_code == 2
+    assert "--protocol is for one layer; choose it with --layer" in refused.stderr
