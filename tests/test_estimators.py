@@ -152,7 +152,7 @@ def test_changing_parameters_after_fit_is_noticed_where_it_would_mix_backbones()
     assert fitted.fit(IMAGES).transform(IMAGES).shape[0] == 8
 
 
-@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize("kind", ["logistic", "knn"])
 def test_pickles_are_small_and_work(kind):
     extractor = network().fit(IMAGES)
     model = TransferClassifier(network(), kind=kind, value=1.0).fit(IMAGES, LABELS)
@@ -365,13 +365,13 @@ def test_parallel_cross_validation_shares_a_store(files, tmp_path):
 # -- model files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize(("kind", "value"), [("logistic", 0.1), ("svm", 0.1), ("centroid", None), ("knn", 3)])
 @pytest.mark.parametrize("named", [str, int])
-def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, named):
+def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, value, named):
     data = photos(("0", "1", "2"), 4)
     paths = sorted(data.rglob("*.*"))
     y = [named(path.parent.name) for path in paths]
-    model = TransferClassifier(network(seed=2), kind=kind, value=0.1).fit(paths, y)
+    model = TransferClassifier(network(seed=2), kind=kind, value=value).fit(paths, y)
     model.save(tmp_path / "m.safetensors")
     predict(tmp_path / "m.safetensors", data, tmp_path / "p.csv", device="cpu")
     rows = (tmp_path / "p.csv").read_text().splitlines()[1:]

@@ -89,7 +89,8 @@ def probe(
     Returns
     -------
     dict
-        ``model, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source, evaluated_on, selection, val, test, baselines,
+        ``model, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source, evaluated_on,
+        selection, val, test, baselines,
         few_shot, notes, seconds``. All accuracies are fractions.
     """
     started = time.perf_counter()
