@@ -185,7 +185,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
-    """Classify images with a linear probe on a frozen pretrained backbone.
+    """Classify images with a probe on a frozen pretrained backbone.
 
     Parameters
     ----------
@@ -193,9 +193,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         A name, or an extractor for full control.
     weights : path, optional
         See `FeatureExtractor`; only with a name.
-    kind : {'logistic', 'ridge'}
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
+        See `featurepipe.probes`.
     value : float, optional
-        C of logistic, alpha of ridge; None chooses it by cross-validation inside the training data.
+        The kind's strength (C, alpha, …); None chooses it by cross-validation inside the training data.
     store : path, optional
         Directory that keeps embeddings; only with a name.
     seed : int

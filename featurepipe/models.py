@@ -1,18 +1,31 @@
 """The model file: one ``.safetensors`` file that holds a trained head and says what it belongs to.
 
-Tensors: ``head.weight`` and ``head.bias`` (scikit-learn's ``coef_`` and ``intercept_`` for raw embeddings, the
-standardisation folded in), ``seen`` (sorted first 8 bytes of the sha256 of every image used for training or
-selection), and, where it was asked for, the whole backbone as ``backbone.*``. The header's metadata has one key,
-``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model", ``encoding-version`` "1.0") gives ``kind``,
-``classes``, ``temperature``, ``head-sha256`` (of the bytes of head.weight and head.bias), ``backbone`` (name,
-fingerprint, spec, source) and ``card`` (data, selection, figures, baselines, versions). Loading runs no code from the
-file.
+Tensors: the head, ``seen`` (sorted first 8 bytes of the sha256 of every image used for training or selection), and,
+where it was asked for, the whole backbone as ``backbone.*``. The head takes raw embeddings x of width D, any
+standardisation folded in; with K classes it is, by ``kind``:
+
+logistic, ridge, svm, lda
+    ``head.weight`` (K, D) and ``head.bias`` (K,), scikit-learn's ``coef_`` and ``intercept_``; (1, D) and (1,) for two
+    classes. Scores are ``head.weight`` x + ``head.bias``.
+centroid (since 1.1)
+    ``head.weight`` (K, D), the class means; ``head.deviation`` (D,), scikit-learn's ``within_class_std_dev_``.
+knn (since 1.1)
+    ``head.rows`` (n, D) float32, of unit length; ``head.codes`` (n,) int64, the class number of each. The
+    ``selection.chosen`` rows of greatest cosine vote, each with weight exp(cosine / 0.07).
+mlp (since 1.1)
+    ``head.0.weight`` (H, D), ``head.0.bias`` (H,), ``head.1.weight`` (K, H), ``head.1.bias`` (K,); one output for two
+    classes. Scores are ``head.1.weight`` max(0, ``head.0.weight`` x + ``head.0.bias``) + ``head.1.bias``.
+
+The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
+``encoding-version`` "1.1") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's
+tensors, in the order above), ``backbone`` (name, fingerprint, spec, source) and ``card`` (data, selection, figures,
+baselines, versions). Loading runs no code from the file. Version 1.0 had the kinds logistic and ridge only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +37,23 @@ from featurepipe.digests import sha256_bytes
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import probabilities
+from featurepipe.probes.linear import linear_estimator
+from featurepipe.probes.neighbours import centroid_classifier, knn_classifier
+from featurepipe.probes.networks import mlp_classifier
 from featurepipe.statistics import ridge_classifier
 
 ENCODING_TYPE = "featurepipe-model"
-ENCODING_VERSION = "1.0"
+ENCODING_VERSION = "1.1"
+_LINEAR = ("head.weight", "head.bias")
+HEADS = {  # tensors of each kind's head
+    "logistic": _LINEAR,
+    "ridge": _LINEAR,
+    "svm": _LINEAR,
+    "lda": _LINEAR,
+    "centroid": ("head.weight", "head.deviation"),
+    "knn": ("head.rows", "head.codes"),
+    "mlp": ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +63,9 @@ class Model:
     Attributes
     ----------
     kind : str
-        ``logistic`` or ``ridge``.
-    estimator : LogisticRegression or RidgeClassifier
-        A scikit-learn estimator for raw embeddings.
+        One of `featurepipe.probes.KINDS`.
+    estimator : scikit-learn classifier
+        Of that kind, for raw embeddings.
     temperature : float
         See `featurepipe.probes.Probe`.
     backbone : dict
@@ -96,23 +122,18 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
     path = Path(path)
     check_suffix(path)
-    weight = np.ascontiguousarray(np.atleast_2d(model.estimator.coef_))  # a binary ridge's may be flat
-    bias = np.ascontiguousarray(np.atleast_1d(model.estimator.intercept_))
+    head = dict(zip(HEADS[model.kind], map(np.ascontiguousarray, _head(model)), strict=True))
     header = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
-        "head-sha256": _head_digest(weight, bias),
+        "head-sha256": _head_digest(head.values()),
         "kind": model.kind,
         "classes": model.classes.tolist(),
         "temperature": model.temperature,
         "backbone": model.backbone,
         "card": model.card,
     }
-    tensors = {
-        "head.weight": weight,
-        "head.bias": bias,
-        "seen": np.unique(model.seen),
-    }
+    tensors = {**head, "seen": np.unique(model.seen)}
     if module is not None:
         state = module.state_dict()  # whatever its layout in memory: the file takes an array's memory as it stands
         tensors |= {f"backbone.{key}": value.cpu().contiguous().numpy() for key, value in state.items()}
@@ -152,10 +173,12 @@ def load(path: str | Path) -> Model:
                 raise FormatTooNew(
                     f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
                 )
-            weight, bias, seen = (file.get_tensor(key) for key in ("head.weight", "head.bias", "seen"))
-        if header["head-sha256"] != _head_digest(weight, bias):
+            if header["kind"] not in HEADS:
+                raise ModelFileError(f"probe kind {header['kind']!r} is unknown to this featurepipe; upgrade it")
+            *head, seen = (file.get_tensor(key) for key in (*HEADS[header["kind"]], "seen"))
+        if header["head-sha256"] != _head_digest(head):
             raise ModelFileError(f"{path}: its weights do not match their digest; make it again with featurepipe probe")
-        estimator = _restore(header["kind"], np.array(header["classes"]), weight, bias, header["card"])
+        estimator = _restore(header["kind"], np.array(header["classes"]), head, header["card"])
         return Model(header["kind"], estimator, header["temperature"], header["backbone"], seen, header["card"])
     except FeaturepipeError:
         raise
@@ -190,8 +213,21 @@ def open_backbone(
     return backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
 
 
-def _head_digest(weight: np.ndarray, bias: np.ndarray) -> str:
-    return sha256_bytes(weight.tobytes() + bias.tobytes())
+def _head_digest(head: Iterable[np.ndarray]) -> str:
+    return sha256_bytes(b"".join(tensor.tobytes() for tensor in head))
+
+
+def _head(model: Model) -> tuple[np.ndarray, ...]:
+    """The head's tensors, in the order of `HEADS`."""
+    estimator = model.estimator
+    if model.kind == "centroid":
+        return estimator.centroids_, estimator.within_class_std_dev_
+    if model.kind == "knn":
+        return estimator._fit_X, estimator._y.astype(np.int64)
+    if model.kind == "mlp":
+        (first, last), (bias, last_bias) = estimator.coefs_, estimator.intercepts_
+        return first.T, bias, last.T, last_bias
+    return np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)  # a binary ridge's may be flat
 
 
 def _holds_backbone(path: Path) -> bool:
@@ -201,18 +237,53 @@ def _holds_backbone(path: Path) -> bool:
         return any(key.startswith("backbone.") for key in file.keys())  # noqa: SIM118  # not a dict
 
 
-def _restore(kind: str, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray, card: Mapping[str, Any]) -> Any:
+def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: Mapping[str, Any]) -> Any:
     """A scikit-learn estimator as if it had been fitted here."""
-    from sklearn.linear_model import LogisticRegression
-
-    rows = 1 if len(classes) == 2 else len(classes)
-    if weight.ndim != 2 or len(weight) != rows or bias.shape != (rows,):
-        raise ValueError(f"a head of shape {weight.shape} + {bias.shape} does not fit {len(classes)} classes")
+    chosen = card["selection"]["chosen"]
+    _check_head(kind, len(classes), head)
+    if kind == "centroid":
+        return centroid_classifier(classes, *head)
+    if kind == "knn":
+        return knn_classifier(classes, *head, _neighbours(chosen, len(head[0])))
+    if kind == "mlp":
+        first, bias, last, last_bias = head
+        return mlp_classifier(classes, [first.T, last.T], [bias, last_bias], chosen, card.get("seed", 0))
     if kind == "ridge":
-        return ridge_classifier(classes, weight, bias, card["selection"]["chosen"])
-    if kind != "logistic":
-        raise ModelFileError(f"probe kind {kind!r} is unknown to this featurepipe; upgrade it")
-    estimator = LogisticRegression(C=card["selection"]["chosen"])
-    estimator.classes_, estimator.coef_, estimator.intercept_ = classes, weight, bias
-    estimator.n_features_in_ = weight.shape[1]
-    return estimator
+        return ridge_classifier(classes, *head, chosen)
+    return linear_estimator(_unfitted(kind, chosen), classes, *head)
+
+
+def _unfitted(kind: str, chosen: float) -> Any:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    if kind == "lda":
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=chosen)
+    return LogisticRegression(C=chosen) if kind == "logistic" else LinearSVC(C=chosen)
+
+
+def _neighbours(chosen: float, rows: int) -> int:
+    k = int(chosen)
+    if not 1 <= k <= rows:
+        raise ValueError(f"{k} neighbours cannot be had of {rows} rows")
+    return k
+
+
+def _check_head(kind: str, classes: int, head: Sequence[np.ndarray]) -> None:
+    """Raise ValueError unless the head's tensors fit the classes and each other."""
+    outputs = 1 if classes == 2 else classes
+    shapes = [tensor.shape for tensor in head]
+    if kind == "mlp":
+        hidden, width = shapes[0]
+        fits = shapes == [(hidden, width), (hidden,), (outputs, hidden), (outputs,)]
+    elif kind == "knn":
+        codes = head[1]
+        fits = len(shapes[0]) == 2 and shapes[1] == shapes[0][:1] and codes.dtype.kind == "i"
+        fits = fits and np.array_equal(np.unique(codes), np.arange(classes))
+    elif kind == "centroid":
+        fits = shapes[0][:1] == (classes,) and shapes[0][1:] == shapes[1] and len(shapes[1]) == 1
+    else:
+        fits = len(shapes[0]) == 2 and len(head[0]) == outputs and shapes[1] == (outputs,)
+    if not fits:
+        raise ValueError(f"a head of shapes {', '.join(map(str, shapes))} does not fit {classes} classes")

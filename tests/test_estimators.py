@@ -170,7 +170,7 @@ def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatc
         pickle.loads(travelled)[0].set_params(precision=there).transform(IMAGES)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize("kind", ["logistic", "knn"])
 def test_pickles_are_small_and_work(kind):
     extractor = network().fit(IMAGES)
     model = TransferClassifier(network(), kind=kind, value=1.0).fit(IMAGES, LABELS)
@@ -283,8 +283,8 @@ def test_labels_must_match_and_classify(files):
         TransferClassifier("pixels").fit(IMAGES, np.linspace(0, 1, 8))
     with pytest.raises(ProbeError, match=r"only one class \(3\)"):
         TransferClassifier("pixels").fit(IMAGES, [3] * 8)
-    with pytest.raises(ProbeError, match="'svm' is unknown"):
-        TransferClassifier("pixels", kind="svm").fit(IMAGES, LABELS)
+    with pytest.raises(ProbeError, match="'tree' is unknown"):
+        TransferClassifier("pixels", kind="tree").fit(IMAGES, LABELS)
 
 
 def test_an_extractor_brings_its_own_weights_and_store():
@@ -383,13 +383,13 @@ def test_parallel_cross_validation_shares_a_store(files, tmp_path):
 # -- model files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+@pytest.mark.parametrize(("kind", "value"), [("logistic", 0.1), ("svm", 0.1), ("centroid", None), ("knn", 3)])
 @pytest.mark.parametrize("named", [str, int])
-def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, named):
+def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, value, named):
     data = photos(("0", "1", "2"), 4)
     paths = sorted(data.rglob("*.*"))
     y = [named(path.parent.name) for path in paths]
-    model = TransferClassifier(network(seed=2), kind=kind, value=0.1).fit(paths, y)
+    model = TransferClassifier(network(seed=2), kind=kind, value=value).fit(paths, y)
     model.save(tmp_path / "m.safetensors")
     predict(tmp_path / "m.safetensors", data, tmp_path / "p.csv", device="cpu")
     rows = (tmp_path / "p.csv").read_text().splitlines()[1:]

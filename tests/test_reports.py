@@ -42,7 +42,7 @@ def make(names=("ant", "bee", "wasp"), guesses=None, *, where="test", n=60, seed
     if guesses is None:
         figures = probes.evaluate(estimator, X, names[truth].astype(str))
     else:
-        figures = metrics.figures(np.eye(len(names))[guesses(truth)], names[truth], names)
+        figures = metrics.figures(700 * np.eye(len(names))[guesses(truth)], names[truth], names)
     filled = {
         "data": {"root": "photos/insects", "samples": 4321, "classes": len(names)},
         "splits": {"train": 3000, "val": 1000, "test": n} if where == "test" else {"train": 3000, "val": n, "test": 0},

@@ -462,7 +462,7 @@ def test_layers_that_rejected_other_images_are_probed_on_what_all_have(data, tmp
     [
         ({"layers": "stage1,stage7"}, StoreError, "no layer stage7 of test_resnet"),
         ({"backbone": "resnet50"}, StoreError, "no backbone resnet50 here"),
-        ({"kind": "svm"}, ProbeError, "'svm' is unknown"),
+        ({"kind": "tree"}, ProbeError, "'tree' is unknown"),
     ],
 )
 def test_what_cannot_be_probed_is_one_line(filled, options, error, message):

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from featurepipe import backbones, extract, matrices, models, probe, probes
+from featurepipe import backbones, evaluate, extract, matrices, models, probe, probes, report
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.probes import paths
 from featurepipe.stages import Listener
@@ -200,8 +200,8 @@ def test_wrong_words_are_refused(stored):
     store = stored(per_class=3)
     with pytest.raises(ProbeError, match="baselines 'all' is unknown; use none, simple, full"):
         probe(store, baselines="all")
-    with pytest.raises(ProbeError, match="'svm' is unknown"):
-        probe(store, kind="svm", baselines="none")
+    with pytest.raises(ProbeError, match="'tree' is unknown"):
+        probe(store, kind="tree", baselines="none")
     with pytest.raises(StoreError, match="no backbone resnet50 here; choose with -b from: pixels-"):
         probe(store, backbone="resnet50")
 
@@ -303,17 +303,42 @@ def test_a_rejected_image_takes_no_part(photos, tmp_path):
 # -- what is written down -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "parameter"), [("logistic", "C"), ("ridge", "alpha")])
-def test_the_keys_that_scripts_rely_on(stored, kind, parameter):
-    result = probe(stored(), kind=kind, value=0.5, baselines="simple")
+@pytest.mark.parametrize(
+    ("kind", "parameter", "value"),
+    [("logistic", "C", 0.5), ("ridge", "alpha", 0.5), ("lda", "shrinkage", 0.5), ("knn", "n_neighbors", 2)],
+)
+def test_the_keys_that_scripts_rely_on(stored, kind, parameter, value):
+    result = probe(stored(), kind=kind, value=value, baselines="simple")
     assert {"model", "kind", parameter, "splits", "val", "test", "baselines", "seconds"} <= set(result)
-    assert {"C", "alpha"} & set(result) == {parameter}
-    assert result[parameter] == 0.5
+    assert {"C", "alpha", "shrinkage", "n_neighbors"} & set(result) == {parameter}
+    assert result[parameter] == value
     assert set(result["splits"]) == {"train", "val", "test"}
     assert set(result["baselines"]) == {"majority", "pixels", "random_backbone"}
     assert "top1" in result["val"]
-    assert {"top1", "balanced_accuracy", "log_loss", "ece"} <= set(result["test"])
+    assert {"top1", "balanced_accuracy", "log_loss", "ece", "ece_uncalibrated"} <= set(result["test"])
+    assert {"temperature", "ece", "ece_uncalibrated"} <= set(result["selection"])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize("kind", probes.KINDS)
+def test_every_kind_is_probed_evaluated_and_reported(stored, kind, tmp_path):
+    result = probe(stored(("train", "test")), tmp_path / "m.safetensors", kind=kind, baselines="none")
+    again = evaluate(tmp_path / "m.safetensors", tmp_path / "s.store")
+    assert {key: again[key] for key in result["test"]} == result["test"]
+    page = (tmp_path / report(tmp_path / "m.safetensors", tmp_path / "r.html")["report"]).read_text()
+    parameter = probes.KINDS[kind][0]
+    assert f"{kind} probe" in page
+    assert parameter is None or f"How {parameter} was chosen" in page
+    assert not any("None" in note for note in result["notes"])
+
+
+def test_class_weights_reach_the_probe_and_the_card(stored):
+    store = stored()
+    edit(store, lambda row: {**row, "label": "bee" if row["label"] == "cat" else row["label"]})
+    plain = head(probe(store, kind="svm", value=0.01, baselines="none"))
+    result = probe(store, kind="svm", value=0.01, baselines="none", class_weight="balanced")
+    assert result["class_weight"] == "balanced"
+    assert head(result)[1] != plain[1]
 
 
 def test_the_model_file_carries_the_same_card(stored, tmp_path):
@@ -332,10 +357,10 @@ def test_by_default_the_model_lies_in_the_backbones_folder(stored):
 
 def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
     monkeypatch.setattr(paths, "MAX_STEPS", 0)
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0,)))
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0, 20.0)))
     notes = probe(stored(), baselines="none")["notes"]
     assert any("C=10 is the last of the grid" in note for note in notes)
-    assert any("the optimum was not reached at C=10" in note for note in notes)
+    assert any("the optimum was not reached at C=10, 20" in note for note in notes)
 
 
 def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):

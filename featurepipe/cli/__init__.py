@@ -85,7 +85,7 @@ class _Talk:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="featurepipe")
 def main() -> None:
-    """Embed images once with a frozen pretrained backbone, then train linear classifiers on them in seconds.
+    """Embed images once with a frozen pretrained backbone, then train classifiers on them in seconds.
 
     DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, or a
     CSV, TSV, JSONL or Parquet table with the columns path, label and split.
@@ -178,13 +178,14 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
 @SEED
 @AS_JSON
 def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Train a linear classifier on cached embeddings and write a model file.
+    """Train a classifier on cached embeddings and write a model file.
 
     \b
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
       $ featurepipe extract data/digits -s digits.store --layers stages
+      $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
     """

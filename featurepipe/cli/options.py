@@ -123,8 +123,28 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
-FIXED = {"kind": "--kind", "c": "--C", "alpha": "--alpha", "shots": "--shots", "repeats": "--repeats"}
-FIXED |= {"baselines": "--baselines"}  # all that a protocol decides or leaves no room for
+FIXED = {  # all that a protocol decides or leaves no room for
+    "kind": "--kind",
+    "c": "--C",
+    "alpha": "--alpha",
+    "shrinkage": "--shrinkage",
+    "k": "--neighbors",
+    "class_weight": "--class-weight",
+    "shots": "--shots",
+    "repeats": "--repeats",
+    "baselines": "--baselines",
+}
+# featurepipe.probes.KINDS and the names of their strengths, known here so that --help need not import scikit-learn.
+PROBES = {
+    "logistic": "C",
+    "ridge": "alpha",
+    "svm": "C",
+    "lda": "shrinkage",
+    "centroid": None,
+    "knn": "n_neighbors",
+    "mlp": "alpha",
+}
+STRENGTHS = {"c": "C", "alpha": "alpha", "shrinkage": "shrinkage", "k": "n_neighbors"}  # option → strength
 PROBE = _options(
     click.option(
         "--protocol",
@@ -137,10 +157,19 @@ PROBE = _options(
         help="Of --protocol: what selects and is reported.  [default: the protocol's first]",
     ),
     click.option(
-        "--kind", type=click.Choice(["logistic", "ridge"]), default="logistic", show_default=True, help="Probe."
+        "--kind",
+        type=click.Choice(list(PROBES)),
+        default="logistic",
+        show_default=True,
+        help="Probe; centroid is the nearest class mean, mlp has one hidden layer.",
     ),
-    click.option("--C", "c", type=click.FloatRange(0, min_open=True), help="Of logistic.  [default: chosen]"),
-    click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Of ridge.  [default: chosen]"),
+    click.option("--C", "c", type=click.FloatRange(0, min_open=True), help="Of logistic and svm.  [default: chosen]"),
+    click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Of ridge and mlp.  [default: chosen]"),
+    click.option("--shrinkage", type=click.FloatRange(0, 1), help="Of lda.  [default: chosen]"),
+    click.option("-k", "--neighbors", "k", type=click.IntRange(1), help="Of knn.  [default: chosen]"),
+    click.option(
+        "--class-weight", type=click.Choice(["balanced"]), help="Let every class count alike; not for centroid, knn."
+    ),
     click.option(
         "--shots", callback=_parse_shots, metavar="N,N,…", help="Also report top-1 with so many labels per class."
     ),
@@ -157,7 +186,7 @@ PROBE = _options(
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Gather the transform's options into one, and choose C or alpha by the probe's kind."""
+    """Gather the transform's options into one, and the probe's strength, whatever it is called."""
     options = dict(options)
     if options.get("layers") is not None and options["layer"] is not None:
         raise click.UsageError("--layer is for one layer, --layers for several; give one of them")
@@ -173,10 +202,12 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if "protocol" in options:
         probe_options = _protocol_options(options)
     if "kind" in options:
-        c, alpha = options.pop("c"), options.pop("alpha")
-        if (options["kind"] == "ridge" and c is not None) or (options["kind"] == "logistic" and alpha is not None):
-            raise click.UsageError("--C is for logistic, --alpha for ridge")
-        probe_options["value"] = c if alpha is None else alpha
+        given = {STRENGTHS[option]: options.pop(option) for option in STRENGTHS}
+        probe_options["value"] = given.pop(PROBES[options["kind"]], None)
+        if any(value is not None for value in given.values()):
+            raise click.UsageError(
+                "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn"
+            )
     return options, probe_options
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from featurepipe.cli.options import PROBES
+
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
@@ -57,9 +59,11 @@ def profile_text(profile: dict[str, dict[str, float]]) -> str:
 
 
 def _figures(figures: dict[str, Any], name: str) -> str:
+    before = figures["ece_uncalibrated"]
     return (
         f"  {name + ' top-1':<14} {_percent(figures['top1'])}   (n={figures['n']}, balanced "
-        f"{_percent(figures['balanced_accuracy'])}, log-loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f})"
+        f"{_percent(figures['balanced_accuracy'])}, log-loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}"
+        + (f", {before:.3f} before calibration)" if f"{before:.3f}" != f"{figures['ece']:.3f}" else ")")
     )
 
 
@@ -67,14 +71,15 @@ def probe_text(result: dict[str, Any]) -> str:
     """The result of `probe`."""
     if result["protocol"] is not None:
         return _protocol_text(result)
-    parameter = "C" if result["kind"] == "logistic" else "alpha"
-    chosen = f"{parameter}={result[parameter]:g}"
+    parameter = PROBES[result["kind"]]
+    on_what = f" (chosen on: {result['selection']['on']})"
+    chosen = f", {parameter}={result[parameter]:g}{on_what}" if parameter else ""
     on = result["evaluated_on"]
     names = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
     others = [f"{names[key]} {_percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
     lines = [
         *_layers(result),
-        f"{result['kind']} probe on {_title(result)}, {chosen} (chosen on: {result['selection']['on']})",
+        f"{result['kind']} probe on {_title(result)}{chosen}",
         _figures(result[on], on),
     ]
     if others:

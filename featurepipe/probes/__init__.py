@@ -1,11 +1,24 @@
-"""Probes: linear classifiers on frozen embeddings, and the figures that say how good they are.
+"""Probes: small classifiers on frozen embeddings, and the figures that say how good they are.
 
-Two kinds: ``logistic`` (scikit-learn's LogisticRegression, L2) and ``ridge`` (RidgeClassifier). Features are
-standardised, the strength of regularisation is chosen on validation data only, the chosen model is fitted again on
-all training and validation data, and the standardisation is folded into its coefficients: what comes out is a
-plain scikit-learn estimator that takes raw embeddings.
+========  ==========================================  =======================================================
+kind      scikit-learn's                              strength
+========  ==========================================  =======================================================
+logistic  LogisticRegression, L2                      C
+ridge     RidgeClassifier                             alpha
+svm       LinearSVC, squared hinge                    C
+lda       LinearDiscriminantAnalysis, solver lsqr     shrinkage
+centroid  NearestCentroid, Euclidean, raw features    none
+knn       KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes weigh exp(similarity / 0.07)
+mlp       MLPClassifier, one hidden layer of 128      alpha
+========  ==========================================  =======================================================
+
+Features are standardised where nothing else is said, the strength is chosen on validation data only, the chosen model
+is fitted again on all training and validation data, and the standardisation is folded into its coefficients: what
+comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are calibrated by one
+temperature, on the selection scores (logistic regression is fitted to its probabilities already).
 """
 
+from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, KINDS, at_edge
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
@@ -14,15 +27,17 @@ from featurepipe.probes.metrics import (
     majority,
     probabilities,
 )
-from featurepipe.probes.selection import ALPHA_GRID, C_GRID, FOLDS, KINDS, Probe, fit, fit_few_shot
+from featurepipe.probes.selection import FOLDS, Probe, fit, fit_few_shot
 
 __all__ = [
     "ALPHA_GRID",
+    "CLASS_WEIGHTS",
     "C_GRID",
     "ECE_BINS",
     "FOLDS",
     "KINDS",
     "Probe",
+    "at_edge",
     "check_known",
     "decision_scores",
     "evaluate",

@@ -18,9 +18,9 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
     Returns
     -------
     dict
-        ``n, top1, balanced_accuracy, log_loss, ece`` (15 equal-width bins; Guo et al. 2017), ``classes``,
-        ``per_class`` (class → precision, recall, f1, support) and ``confusion`` (rows true, columns predicted; None
-        for more than 100 classes).
+        ``n, top1, balanced_accuracy, log_loss, ece`` (15 equal-width bins; Guo et al. 2017), ``ece_uncalibrated`` (at
+        temperature 1), ``classes``, ``per_class`` (class → precision, recall, f1, support) and ``confusion`` (rows
+        true, columns predicted; None for more than 100 classes).
 
     Raises
     ------
@@ -31,7 +31,7 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
     if not len(truth):
         raise ProbeError("there are no labelled samples to evaluate on")
     check_known(truth, estimator.classes_)
-    return figures(probabilities(estimator, X, temperature), truth, estimator.classes_)
+    return figures(decision_scores(estimator, X), truth, estimator.classes_, temperature)
 
 
 def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
@@ -41,13 +41,30 @@ def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
 
 
 def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
-    """One score per class, (n, classes); a binary decision d becomes the pair (-d/2, d/2)."""
-    scores = estimator.decision_function(np.asarray(X, np.float64))
-    return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+    """One score per class, (n, classes), whose softmax is the kind's own probabilities where it has any.
+
+    A binary decision d becomes the pair (-d/2, d/2); of the nearest class mean it is minus half the squared distance
+    (but for a term that is the same for all classes); of the nearest neighbours the logarithm of their votes, to
+    which one vote is added that all classes share, so that none has probability 0 (Laplace's rule); of an mlp the
+    logarithm of its probabilities.
+    """
+    X = np.asarray(X, np.float64)
+    if hasattr(estimator, "centroids_"):
+        middle = estimator.centroids_.mean(axis=0)  # (D,): about it no digits are lost
+        centred = estimator.centroids_ - middle  # (K, D)
+        return (X - middle) @ centred.T - (centred**2).sum(axis=1) / 2
+    if hasattr(estimator, "decision_function"):
+        scores = estimator.decision_function(X)
+        return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
+    proba = estimator.predict_proba(X)
+    if hasattr(estimator, "n_neighbors"):
+        k = estimator.n_neighbors
+        proba = (k * proba + 1 / proba.shape[1]) / (k + 1)
+    return np.log(np.maximum(proba, np.finfo(np.float64).eps))  # 1 - p is 0 or no less
 
 
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Softmax of the scores over `temperature`; for logistic regression at 1 its own probabilities. (n, classes)."""
+    """Softmax of the scores over `temperature`, (n, classes)."""
     return softmax(decision_scores(estimator, X), temperature)
 
 
@@ -64,11 +81,12 @@ def log_loss(proba: np.ndarray, truth: np.ndarray) -> float:
     return float(-np.mean(np.log(np.maximum(picked, np.finfo(float).tiny))))
 
 
-def figures(proba: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
-    """`evaluate`'s figures of probabilities (n, classes)."""
+def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
+    """`evaluate`'s figures of scores (n, classes)."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     truth = np.searchsorted(classes, labels)  # column of each true class
+    proba, plain = softmax(scores, temperature), softmax(scores, 1.0)
     guess = proba.argmax(axis=1)
     every = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=every, zero_division=0)
@@ -78,6 +96,7 @@ def figures(proba: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[
         "balanced_accuracy": float(recall[support > 0].mean()),
         "log_loss": log_loss(proba, truth),
         "ece": _ece(proba.max(axis=1), guess == truth),
+        "ece_uncalibrated": _ece(plain.max(axis=1), guess == truth),
         "classes": [str(label) for label in classes],
         "per_class": {
             str(label): {

@@ -1,4 +1,4 @@
-"""The logistic C path: L2-penalised logistic regression at every strength, each to its optimum, with a certificate.
+"""The C path: L2-penalised logistic regression or linear SVM at every strength, each to its optimum, certified.
 
 What makes it fast, of which nothing changes the answer:
 
@@ -12,18 +12,19 @@ What makes it fast, of which nothing changes the answer:
 
 The certificate is a proof, not a stop rule: for the objective F = Σ wᵢ lossᵢ + ‖W‖²/(2C), with the intercept at its
 optimum, the duality gap at the dual point C⁻¹·(Y − P) is C/2 · ‖∇F‖², so F - F* can be no larger (the dual is in Yu,
-Huang and Lin 2011, "Dual coordinate descent methods for logistic regression and maximum entropy models").
+Huang and Lin 2011, "Dual coordinate descent methods for logistic regression and maximum entropy models"). For any
+convex loss it is the bound that the penalty's strong convexity gives, with the intercept in W where it is penalised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
 
 TOLERANCE = 1e-7  # relative to the objective
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
@@ -77,83 +78,6 @@ class Fit:
     certificate: Certificate
 
 
-class _Link(Protocol):
-    """From scores S (n, K) to losses and probabilities; Y holds the targets (n, K), w the weights (n, 1) or (n, K)."""
-
-    def loss(self, S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float: ...
-
-    def probabilities(self, S: np.ndarray) -> np.ndarray: ...
-
-    def curvature(self, P: np.ndarray, w: np.ndarray | float) -> Callable[[np.ndarray], np.ndarray]: ...
-
-    def covariance(self, P: np.ndarray, w: np.ndarray | float) -> np.ndarray: ...
-
-
-class _Softmax:
-    """One class of several; the probabilities of a row sum to 1."""
-
-    @staticmethod
-    def loss(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:
-        top = S.max(axis=1, keepdims=True)  # (n, 1)
-        log_sum = np.log(np.exp(S - top).sum(axis=1, keepdims=True)) + top
-        return float((w * (log_sum - (S * Y).sum(axis=1, keepdims=True))).sum())
-
-    @staticmethod
-    def probabilities(S: np.ndarray) -> np.ndarray:
-        P = np.exp(S - S.max(axis=1, keepdims=True))
-        P /= P.sum(axis=1, keepdims=True)
-        return P
-
-    @staticmethod
-    def curvature(P: np.ndarray, w: np.ndarray | float) -> Callable[[np.ndarray], np.ndarray]:
-        """The product w (diag(p) - p pᵀ) t of every row, in float32.
-
-        Adding the same number to all of t changes nothing, so the entry of the likeliest class is made 0: 1 - p of a
-        class that is all but certain has no correct digit in float32, and is not needed then.
-        """
-        top = P.argmax(axis=1)[:, None]  # (n, 1)
-        single = P.astype(np.float32)
-        weighted = (w * P).astype(np.float32)
-
-        def product(T: np.ndarray) -> np.ndarray:
-            T = T - np.take_along_axis(T, top, axis=1)
-            T -= np.einsum("ij,ij->i", single, T)[:, None]
-            T *= weighted
-            return T
-
-        return product
-
-    @staticmethod
-    def covariance(P: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-        """Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse."""
-        weighted = w * P
-        A = np.diag(weighted.sum(axis=0)) - weighted.T @ P  # (K, K)
-        return A + np.trace(A) / len(A) ** 2
-
-
-class _Sigmoid:
-    """Any number of labels, each with a probability of its own; two classes are one label."""
-
-    @staticmethod
-    def loss(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:
-        return float((w * (np.logaddexp(0, S) - S * Y)).sum())
-
-    @staticmethod
-    def probabilities(S: np.ndarray) -> np.ndarray:
-        from scipy.special import expit
-
-        return expit(S)
-
-    @staticmethod
-    def curvature(P: np.ndarray, w: np.ndarray | float) -> Callable[[np.ndarray], np.ndarray]:
-        slope = (w * P * (1 - P)).astype(np.float32)
-        return lambda T: slope * T
-
-    @staticmethod
-    def covariance(P: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-        return np.diag((w * P * (1 - P)).sum(axis=0))  # (K, K)
-
-
 class LogisticPath:
     """Logistic regression of one data set at any number of C, each fit starting from those before.
 
@@ -198,10 +122,15 @@ class LogisticPath:
         keep: bool = True,
     ) -> None:
         self._tolerance = tolerance
-        self._link, self._Y = _targets(np.asarray(Y), len(X))  # (n, K)
+        self._loss, self._Y = self._targets(np.asarray(Y), len(X))  # (n, K)
+        self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
         self._w = 1.0 if sample_weight is None else np.asarray(sample_weight, float)[:, None]  # (n, 1)
         self._rows = _Rows(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
         self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
+
+    @staticmethod
+    def _targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
+        return _logistic_targets(Y, rows)
 
     def fit(self, strengths: object) -> Iterator[Fit]:
         """Fit one C after another, lazily: what is not asked for is not computed.
@@ -236,7 +165,7 @@ class LogisticPath:
         return W, S
 
     def _objective(self, W: np.ndarray, S: np.ndarray, C: float) -> float:
-        return self._link.loss(S, self._Y, self._w) + float((W[:, :-1] ** 2).sum()) / (2 * C)
+        return self._loss.value(S, self._Y, self._w) + float((W[:, self._penalised] ** 2).sum()) / (2 * C)
 
     def _solve(self, C: float, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
         """Newton's method from W (K, r + 1) and its scores S (n, K); both at the optimum, and its certificate."""
@@ -245,8 +174,8 @@ class LogisticPath:
             W, S, P = self._balance(W, S)
             objective = self._objective(W, S, C)
             G = self._rows.backward(self._w * (P - self._Y))  # (K, r + 1)
-            G[:, :-1] += W[:, :-1] / C
-            gap = C / 2 * float((G[:, :-1] ** 2).sum()) / objective
+            G[:, self._penalised] += W[:, self._penalised] / C
+            gap = C / 2 * float((G[:, self._penalised] ** 2).sum()) / objective
             if gap <= self._tolerance or steps == MAX_STEPS:
                 break
             wanted = 0.5 * np.sqrt(self._tolerance / gap)  # of the gradient's norm: what this step must leave of it
@@ -260,29 +189,31 @@ class LogisticPath:
         return W, S, Certificate(C, objective, norm, gap, steps, products, gap <= self._tolerance)
 
     def _balance(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bring the intercept to its optimum, which the certificate rests on; W, S and the probabilities P (n, K)."""
+        """Bring a free intercept to its optimum, which the certificate rests on; W, S and the estimates P (n, K)."""
+        P = self._loss.estimates(S, self._Y)
+        if self._loss.penalises_intercept:
+            return W, S, P
         W, S = W.copy(), S.copy()
-        P = self._link.probabilities(S)
         total = float(np.sum(self._w * np.ones((len(S), 1))))
         for _ in range(MAX_STEPS):
             g = (self._w * (P - self._Y)).sum(axis=0)  # (K,)
             if np.abs(g).max() <= 1e-12 * total:
                 break
-            step = -np.linalg.lstsq(self._link.covariance(P, self._w), g, rcond=None)[0]
+            step = -np.linalg.lstsq(self._loss.covariance(P, self._Y, self._w), g, rcond=None)[0]
             step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))  # far from the optimum a full step may leap away
             W[:, -1] += step
             S += step
-            P = self._link.probabilities(S)
+            P = self._loss.estimates(S, self._Y)
         return W, S, P
 
     def _direction(self, G: np.ndarray, P: np.ndarray, C: float, exactness: float) -> tuple[np.ndarray, int]:
         """Newton's direction by preconditioned conjugate gradients, (K, r + 1), and the number of products it took."""
-        precondition, curvature = self._preconditioner(P, C), self._link.curvature(P, self._w)
+        precondition, curvature = self._preconditioner(P, C), self._loss.curvature(P, self._Y, self._w)
         ridge = np.float32(1 / C)
 
         def product(v: np.ndarray) -> np.ndarray:
             out = self._rows.backward32(curvature(self._rows.forward32(v)))
-            out[:, :-1] += ridge * v[:, :-1]
+            out[:, self._penalised] += ridge * v[:, self._penalised]
             return out
 
         size = np.linalg.norm(G)  # float32 must not underflow
@@ -307,12 +238,12 @@ class LogisticPath:
 
     def _preconditioner(self, P: np.ndarray, C: float) -> Callable[[np.ndarray], np.ndarray]:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
-        A = self._link.covariance(P, self._w) / self._rows.weight  # (K, K)
+        A = self._loss.covariance(P, self._Y, self._w) / self._rows.weight  # (K, K)
         a, U = np.linalg.eigh(A)
         a = np.maximum(a, 1e-30)  # rounding
         inverse = np.empty((len(a), self._rows.rank + 1))
         inverse[:, :-1] = 1 / (a[:, None] * self._rows.squares + 1 / C)
-        inverse[:, -1] = 1 / (self._rows.weight * a)
+        inverse[:, -1] = 1 / (self._rows.weight * a + (1 / C if self._loss.penalises_intercept else 0))
         inverse, U = inverse.astype(np.float32), U.astype(np.float32)
         return lambda v: U @ (inverse * (U.T @ v))
 
@@ -327,6 +258,25 @@ class LogisticPath:
                 return length, shift
             length /= 2
         return 0.0, shift
+
+
+class SvmPath(LogisticPath):
+    """Linear SVMs of one data set at any number of C, to the optimum of scikit-learn's LinearSVC.
+
+    The loss is the squared hinge, one class against the rest (two classes: the second against the first), and the
+    intercept is penalised, for features about their mean. Parameters, errors and methods as of `LogisticPath`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(60, 5)), np.arange(60) % 3
+    >>> [fit.coef.shape for fit in SvmPath(X, y).fit([0.01, 1.0])]
+    [(3, 5), (3, 5)]
+    """
+
+    @staticmethod
+    def _targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
+        return SquaredHinge(), _logistic_targets(Y, rows)[1]
 
 
 class _Rows:
@@ -419,18 +369,18 @@ class _Rows:
         return vectors / spread[:, None], squares
 
 
-def _targets(Y: np.ndarray, rows: int) -> tuple[_Link, np.ndarray]:
-    """The link, and targets (n, K) of 0 and 1."""
+def _logistic_targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
+    """The logistic loss of these targets, and them as a matrix (n, K) of 0 and 1."""
     if len(Y) != rows:
         raise ProbeError(f"{rows} rows of features, but {len(Y)} targets")
     if Y.ndim == 2:
-        return _Sigmoid(), Y.astype(np.float64)
+        return Sigmoid(), Y.astype(np.float64)
     classes = int(Y.max(initial=-1)) + 1
     if classes < 2:
         raise ProbeError("a classifier needs at least two classes")
     if classes == 2:
-        return _Sigmoid(), Y[:, None].astype(np.float64)
-    return _Softmax(), np.eye(classes)[Y]
+        return Sigmoid(), Y[:, None].astype(np.float64)
+    return Softmax(), np.eye(classes)[Y]
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:

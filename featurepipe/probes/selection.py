@@ -1,4 +1,4 @@
-"""Choosing the regularisation on validation data, and fitting the chosen probe."""
+"""Choosing the strength on validation data, and fitting the chosen probe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import fit_path
+from featurepipe.probes.kinds import KINDS, candidates_of, check_kind, fit_path
 from featurepipe.probes.metrics import check_known, decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.probes.paths import Certificate
 
-# Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
-C_GRID = tuple(10.0**e for e in range(-5, 4))
-ALPHA_GRID = tuple(10.0**e for e in range(-2, 6))
-KINDS = {"logistic": ("C", C_GRID), "ridge": ("alpha", ALPHA_GRID)}
 FOLDS = 5
 
 
@@ -27,25 +23,28 @@ class Probe:
     Attributes
     ----------
     kind : str
-        ``logistic`` or ``ridge``.
-    estimator : LogisticRegression or RidgeClassifier
-        Takes raw embeddings; the standardisation is folded in.
+        One of `KINDS`.
+    estimator : scikit-learn classifier
+        LogisticRegression, RidgeClassifier, LinearSVC, LinearDiscriminantAnalysis, NearestCentroid,
+        KNeighborsClassifier or MLPClassifier. Takes raw embeddings; the standardisation is folded in.
     temperature : float
-        Ridge scores are divided by it before the softmax that makes probabilities; 1 for logistic.
-    chosen : float
-        The selected C or alpha.
+        Scores are divided by it before the softmax that makes probabilities; 1 for logistic.
+    chosen : float or None
+        The selected strength; None for a kind that has none (centroid).
     selected_on : str
         ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
     path : list of dict
-        Per candidate: ``C`` or ``alpha``, ``top1`` and ``log_loss`` on the selection data, ``converged``.
+        Per candidate: its strength by the name that `KINDS` gives, ``top1`` and ``log_loss`` on the selection data,
+        ``converged``.
     scores : dict
-        `evaluate`'s figures of the chosen candidate on the selection data, before the final fit.
+        `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
+        ``ece_uncalibrated`` are those after and before the temperature.
     """
 
     kind: str
     estimator: Any
     temperature: float
-    chosen: float
+    chosen: float | None
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -68,22 +67,26 @@ def fit(
     y_val: np.ndarray | None = None,
     *,
     value: float | None = None,
+    class_weight: str | None = None,
     seed: int = 0,
 ) -> Probe:
-    """Choose the regularisation and fit a probe.
+    """Choose the strength and fit a probe.
 
     Parameters
     ----------
-    kind : {'logistic', 'ridge'}
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
     X : ndarray, shape (n, width)
     y : ndarray, shape (n,)
         At least two classes.
     X_val, y_val : ndarray, optional
         Selection data. Without them, stratified cross-validation inside X.
     value : float, optional
-        C or alpha to use without any selection.
+        The strength to use without any selection.
+    class_weight : {None, 'balanced'}
+        ``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the
+        standardisation, too); not for centroid and knn.
     seed : int
-        Of the folds.
+        Of the folds, and of an mlp's initialisation and batches.
 
     Returns
     -------
@@ -93,59 +96,62 @@ def fit(
     Raises
     ------
     ProbeError
-        An unknown kind, a single class, a class in y_val only, or values that are not finite.
+        An unknown kind, a single class, a class in y_val only, values that are not finite, or a strength or class
+        weights that the kind cannot have.
 
     Notes
     -----
     Of the candidates whose top-1 is within one standard error of the best, the one of lowest log-loss wins (after the
     one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3): top-1 alone
     lets single images decide. With one sample per class there is nothing to select on, and
-    the middle of the grid is used. Ridge's temperature minimises the log-loss on the same
+    the middle of the grid is used. The temperature minimises the log-loss on the same
     selection scores (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+
+    Examples
+    --------
+    >>> X, y = np.array([[0.0, 1], [1, 0], [3, 5], [4, 3]]), np.array(["a", "a", "b", "b"])
+    >>> fit("centroid", X, y).estimator.predict([[4, 4]]).tolist()
+    ['b']
     """
-    if kind not in KINDS:
-        raise ProbeError(f"probe {kind!r} is unknown; use {' or '.join(KINDS)}")
-    name, grid = KINDS[kind]
-    if value is not None and not 0 < value < np.inf:
-        raise ProbeError(f"{name} must be above 0 and finite; got {value}")
+    check_kind(kind, class_weight)
     X, y = _finite(X), np.asarray(y)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
         raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
-    candidates = grid if value is None else (value,)
-    folds = _folds(y, seed)
+    candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed)
+    how = {"class_weight": class_weight, "seed": seed}
     if X_val is not None:
         X_val, y_val = _finite(X_val), np.asarray(y_val)
         check_known(y_val, classes)
-        fitted = fit_path(kind, X, y, candidates)
+        fitted = fit_path(kind, X, y, candidates, **how)
         scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
         converged = [_converged(certificate) for _, certificate in fitted]
         truth, selected_on = y_val, "val"
         X, y = np.concatenate([X, X_val]), np.concatenate([y, y_val])
     elif (folds >= 0).any():
         held_out = folds >= 0
-        scores, converged = _cross_validate(kind, X, y, candidates, folds)
+        scores, converged = _cross_validate(kind, X, y, candidates, folds, **how)
         scores, truth = [s[held_out] for s in scores], y[held_out]
         selected_on = f"{FOLDS}-fold cross-validation on train"
     else:
         middle = candidates[len(candidates) // 2]
-        ((estimator, _),) = fit_path(kind, X, y, [middle])
+        ((estimator, _),) = fit_path(kind, X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
-        return Probe(kind, estimator, 1.0, float(middle), why)
+        return Probe(kind, estimator, 1.0, _number(middle), why)
     temperatures = [_temperature(kind, s, truth, classes) for s in scores]
-    found = [figures(softmax(s, t), truth, classes) for s, t in zip(scores, temperatures, strict=True)]
+    found = [figures(s, truth, classes, t) for s, t in zip(scores, temperatures, strict=True)]
     best = _best([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
-    ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1])
+    ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1], **how)
     converged[best] &= _converged(certificate)
     return Probe(
         kind=kind,
         estimator=estimator,
         temperature=temperatures[best],
-        chosen=float(candidates[best]),
+        chosen=_number(candidates[best]),
         selected_on=selected_on if value is None else "given",
         path=[
-            {name: float(c), "top1": f["top1"], "log_loss": f["log_loss"], "converged": bool(ok)}
+            _strength(kind, c) | {"top1": f["top1"], "log_loss": f["log_loss"], "converged": bool(ok)}
             for c, f, ok in zip(candidates, found, converged, strict=True)
         ],
         scores=found[best],
@@ -165,7 +171,7 @@ def fit_few_shot(
 ) -> dict[str, Any]:
     """Top-1 of probes on `shots` labelled examples per class, over seeded draws.
 
-    C or alpha is chosen by cross-validation inside each draw.
+    The strength is chosen by cross-validation inside each draw.
 
     Returns
     -------
@@ -199,7 +205,7 @@ def fit_few_shot(
 
 
 def _cross_validate(
-    kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float], folds: np.ndarray
+    kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Held-out scores of every candidate, (n, classes) each, and whether each converged in all folds."""
     classes = np.unique(y)
@@ -209,7 +215,7 @@ def _cross_validate(
         out = folds == fold
         if not out.any():
             continue
-        for i, (estimator, certificate) in enumerate(fit_path(kind, X[~out], y[~out], candidates)):
+        for i, (estimator, certificate) in enumerate(fit_path(kind, X[~out], y[~out], candidates, **how)):
             scores[i][out] = decision_scores(estimator, X[out])
             converged[i] &= _converged(certificate)
     return scores, converged
@@ -220,6 +226,16 @@ def _best(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
     top = max(top1)
     enough = top - np.sqrt(top * (1 - top) / count)
     return min((i for i, found in enumerate(top1) if found >= enough), key=log_loss.__getitem__)
+
+
+def _number(candidate: float | None) -> float | None:
+    return None if candidate is None else float(candidate)
+
+
+def _strength(kind: str, candidate: float | None) -> dict[str, float]:
+    """A candidate by its parameter's name; nothing for a kind without one."""
+    name = KINDS[kind][0]
+    return {} if name is None else {name: float(candidate)}
 
 
 def _converged(certificate: Certificate | None) -> bool:
@@ -247,10 +263,13 @@ def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.n
         return 1.0
     from scipy.optimize import minimize_scalar
 
-    def loss(log_temperature: float) -> float:
-        return log_loss(softmax(scores, np.exp(log_temperature)), np.searchsorted(classes, truth))
+    columns = np.searchsorted(classes, truth)
+    size = float(np.std(scores - scores.mean(axis=1, keepdims=True))) or 1.0  # squared distances may be any
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
+    def loss(log_temperature: float) -> float:
+        return log_loss(softmax(scores, size * np.exp(log_temperature)), columns)
+
+    return size * float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
 
 
 def _finite(X: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.metrics import figures, softmax
+from featurepipe.probes.metrics import figures
 from featurepipe.probes.paths import Fit, LogisticPath
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
 from featurepipe.protocols.outcomes import Outcome
@@ -87,7 +87,7 @@ class _Sweep:
         """Fit a candidate and give its metric on the selection rows."""
         C = self._protocol.grid[place]
         fit = self._raw(next(self._path.fit([C])))
-        found = figures(softmax(self._scores(fit), 1.0), self._val[1], self._classes)
+        found = figures(self._scores(fit), self._val[1], self._classes)
         self.rows[place] = {
             "C": C,
             "top1": found["top1"],

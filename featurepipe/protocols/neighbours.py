@@ -35,7 +35,8 @@ def run(
     search = NearestNeighbors(n_neighbors=usable[-1], metric="cosine", algorithm="brute").fit(X)
     distances, rows = search.kneighbors(X_val)  # (m, k); without X_val of the training rows, each without itself
     truth = y if X_val is None else y_val
-    found = [figures(_votes(distances[:, :k], codes[rows[:, :k]], len(classes)), truth, classes) for k in usable]
+    votes = [_votes(distances[:, :k], codes[rows[:, :k]], len(classes)) for k in usable]  # (m, K), sum 1
+    found = [figures(np.log(np.maximum(one, np.finfo(float).tiny)), truth, classes) for one in votes]
     values = [one[metric] for one in found]
     chosen = values.index(max(values))
     return Outcome(

@@ -6,7 +6,7 @@ import numpy as np
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import SMALL_BYTES
+from featurepipe.probes.kinds import SMALL_BYTES
 from featurepipe.protocols import logistic, margins, neighbours
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
 from featurepipe.protocols.inputs import check
@@ -79,7 +79,7 @@ def run(
     metric = choose_metric(protocol, metric)
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
-    # as in probes.linear: products of small matrices gain little from BLAS threads
+    # as in probes.kinds: products of small matrices gain little from BLAS threads
     with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
         return runner(protocol, X, y, X_val, y_val, metric=metric, seed=seed)
 

@@ -39,11 +39,14 @@ def curves(
     scale: float,
     chosen: float | None = None,
 ) -> Html:
-    """Curves of (low, value, high) over a logarithmic axis; the labels show values times `scale`."""
+    """Curves of (low, value, high) over a logarithmic axis, or a linear one where x begins at 0.
+
+    The labels show values times `scale`.
+    """
     if len(set(x)) < 2:
         return Html()
-    logs = np.log10(x)
-    at = [f"{place:.2f}%" for place in 14 + 82 * (logs - logs[0]) / (logs[-1] - logs[0])]
+    steps = np.log10(x) if min(x) > 0 else np.asarray(x, float)
+    at = [f"{place:.2f}%" for place in 14 + 82 * (steps - steps[0]) / (steps[-1] - steps[0])]
     ticks = _ticks(np.array(list(curves.values())))
 
     def y(value: float) -> float:

@@ -131,9 +131,11 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
 
 
 def selection(model: models.Model) -> Html:
-    """How C or alpha was chosen."""
+    """How the strength was chosen; nothing where there is none."""
     selection, where = model.card["selection"], model.card["evaluated_on"]
     name, path, chosen = probes.KINDS[model.kind][0], selection["path"], selection["chosen"]
+    if name is None:
+        return Html()
     how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"
     used = f"{where} was not used for it."
     if selection["on"] == where:

@@ -25,6 +25,7 @@ def probe_layers(
     backbone: str | None = None,
     kind: str = "logistic",
     value: float | None = None,
+    class_weight: str | None = None,
     seed: int = 0,
     listener: Listener = SILENT,
     **options: Any,
@@ -44,15 +45,15 @@ def probe_layers(
         ``'all'`` that the store holds, or names, in a list or between commas.
     backbone : str, optional
         Which backbone of the store, if it holds several.
-    kind, value, seed, **options
+    kind, value, class_weight, seed, **options
         As for `probe`, which is what is done with the chosen layer.
 
     Returns
     -------
     dict
-        `probe`'s, of the chosen layer, and ``layers``: for each ``layer, width, folder, fingerprint, C`` (or
-        ``alpha``), ``selection`` (``on, top1, log_loss``; None where there was nothing to select on), ``n, top1,
-        interval`` (95 %, Wilson) on the split in ``evaluated_on``, ``notes, chosen``.
+        `probe`'s, of the chosen layer, and ``layers``: for each ``layer, width, folder, fingerprint, C`` (or the kind's
+        own strength, if it has one), ``selection`` (``on, top1, log_loss``; None where there was nothing to select on),
+        ``n, top1, interval`` (95 %, Wilson) on the split in ``evaluated_on``, ``notes, chosen``.
 
     Raises
     ------
@@ -74,9 +75,8 @@ def probe_layers(
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table = []
     for entry in entries:
-        table.append(_row(entry, _matrix(source, entry, common), kind, value, seed))
-        name = probes.KINDS[kind][0]
-        listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} % with {name}={table[-1][name]:g}")
+        table.append(_row(entry, _matrix(source, entry, common), kind, value, seed, class_weight))
+        listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} %")
     best = _best(table)
     table[best]["chosen"] = True
     result = probe(
@@ -85,6 +85,7 @@ def probe_layers(
         backbone=entries[best].folder.name,
         kind=kind,
         value=value,
+        class_weight=class_weight,
         seed=seed,
         compared=table,
         listener=listener,
@@ -106,19 +107,22 @@ def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
     return matrix.take(np.array([digest in common for digest in matrix.digests], bool))
 
 
-def _row(entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, seed: int) -> dict[str, Any]:
+def _row(
+    entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, seed: int, class_weight: str | None
+) -> dict[str, Any]:
     """What one layer's probe chose, how good that was on the selection data, and its figure."""
     parts = cut(matrix, choose_splits(matrix, seed)[0])
-    fitted = fit_parts(kind, parts, value, seed)
+    fitted = fit_parts(kind, parts, value, seed, class_weight)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
+    name = probes.KINDS[kind][0]
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss")} if fitted.scores else None
     return {
         "layer": entry.layer,
         "width": matrix.X.shape[1],
         "folder": entry.folder.name,
         "fingerprint": entry.fingerprint,
-        probes.KINDS[kind][0]: fitted.chosen,
+        **({} if name is None else {name: fitted.chosen}),
         "selection": scores and {"on": on, **scores},
         "n": len(parts.report),
         "top1": top1,

@@ -46,6 +46,7 @@ def probe(
     weights: str | Path | None = None,
     kind: str = "logistic",
     value: float | None = None,
+    class_weight: str | None = None,
     shots: Sequence[int] = (),
     repeats: int = 10,
     baselines: str = "simple",
@@ -56,7 +57,7 @@ def probe(
     compared: Sequence[Mapping[str, Any]] = (),
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
-    """Train a linear classifier on cached embeddings and write it as a model file.
+    """Train a classifier on cached embeddings and write it as a model file.
 
     Given splits are used: with train, val and test, C (or alpha) is chosen on val; without val, by 5-fold
     cross-validation inside train; without test, val is what is reported and cross-validation chooses. Without splits
@@ -73,9 +74,12 @@ def probe(
         Which layer of it, if the store holds several and it is not the penultimate embedding.
     weights : path, optional
         Where the backbone's weights are now, if they have moved since the store was filled.
-    kind : {'logistic', 'ridge'}
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
+        See `featurepipe.probes`.
     value : float, optional
-        C or alpha, instead of selection.
+        C, alpha, shrinkage or number of neighbours, instead of selection.
+    class_weight : {None, 'balanced'}
+        See `featurepipe.probes.fit`.
     shots : sequence of int
         Also report top-1 with so many labels per class, over `repeats` seeded draws.
     baselines : {'none', 'simple', 'full'}
@@ -91,8 +95,8 @@ def probe(
     Returns
     -------
     dict
-        ``model, backbone, layer, kind, C`` (or ``alpha``), ``splits, split_source, evaluated_on, selection, val, test,
-        baselines, few_shot, notes, seconds``. All accuracies are fractions.
+        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source,
+        evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions.
     """
     started = time.perf_counter()
     if baselines not in BASELINES:
@@ -117,7 +121,7 @@ def probe(
     listener.note(f"{kind} probe on {entry.title}: " + ", ".join(f"{n} {s}" for s, n in sizes(split).items()))
     if split_source != "given":
         listener.note(f"splits {split_source}")
-    fitted = fit_parts(kind, parts, value, seed)
+    fitted = fit_parts(kind, parts, value, seed, class_weight)
     notes += fit_notes(fitted) + _layer_notes(entry, compared)
     few = _few_shot(kind, parts, shots, repeats, seed)
     others: dict[str, float | None] = {}
@@ -127,7 +131,7 @@ def probe(
         except StoreError as error:  # the images may be gone while their embeddings are still here
             notes.append(f"no figure for {extractor.name}: {error}")
             continue
-        estimator = fit_parts(kind, same, None, seed).estimator
+        estimator = fit_parts(kind, same, None, seed, class_weight).estimator
         others[name] = float(np.mean(estimator.predict(same.report.X) == same.report.y))
         for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
             one["baselines"][name] = other["mean"]
@@ -144,6 +148,7 @@ def probe(
         "protocol": None,  # no named one: see the module's docstring for what is done
         "licence": None,  # of the backbone's weights, where a later version can tell
         "seed": seed,
+        "class_weight": class_weight,
         "notes": notes,
         "versions": versions(),
         "created": now(),
@@ -152,8 +157,9 @@ def probe(
     for note in notes:
         listener.note(f"note: {note}")
     parameter = probes.KINDS[kind][0]
+    strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(path), "backbone": entry.name, "layer": entry.layer}
-    result = {**identity, "kind": kind, parameter: fitted.chosen, **card}
+    result = {**identity, "kind": kind, **strength, **card}
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -162,7 +168,14 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
     return {
         "evaluated_on": parts.reported,
-        "selection": {"on": fitted.selected_on, "chosen": fitted.chosen, "path": fitted.path},
+        "selection": {
+            "on": fitted.selected_on,
+            "chosen": fitted.chosen,
+            "path": fitted.path,
+            "temperature": fitted.temperature,
+            "ece": fitted.scores.get("ece"),  # None where there was nothing to select on
+            "ece_uncalibrated": fitted.scores.get("ece_uncalibrated"),
+        },
         "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
         "test": reported if parts.reported == "test" else None,
     }
@@ -243,18 +256,18 @@ def copy_notes(parts: Parts) -> list[str]:
     return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
 
 
-def fit_parts(kind: str, parts: Parts, value: float | None, seed: int) -> probes.Probe:
+def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_weight: str | None = None) -> probes.Probe:
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
-    if parts.select is None:
-        return probes.fit(kind, parts.train.X, parts.train.y, value=value, seed=seed)
-    return probes.fit(kind, parts.train.X, parts.train.y, parts.select.X, parts.select.y, value=value, seed=seed)
+    select = () if parts.select is None else (parts.select.X, parts.select.y)
+    options = {"value": value, "seed": seed, "class_weight": class_weight}
+    return probes.fit(kind, parts.train.X, parts.train.y, *select, **options)
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
     """Notes on a choice at the end of its grid, and on optima that were not reached."""
-    name, grid = probes.KINDS[fitted.kind]
+    name = probes.KINDS[fitted.kind][0]
     notes = []
-    if fitted.chosen in (grid[0], grid[-1]) and fitted.path and fitted.selected_on != "given":
+    if fitted.path and fitted.selected_on != "given" and probes.at_edge(fitted.kind, fitted.chosen):
         notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
     stalled = [f"{step[name]:g}" for step in fitted.path if not step["converged"]]
     if stalled:

@@ -27,6 +27,7 @@ def run(
     backbone: str | Extractor | None = None,
     kind: str = "logistic",
     value: float | None = None,
+    class_weight: str | None = None,
     shots: Sequence[int] = (),
     repeats: int = 10,
     baselines: str = "simple",
@@ -99,7 +100,8 @@ def run(
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
         few = {"shots": shots, "repeats": repeats}
-        probed = probe(store, model, kind=kind, value=value, **few, baselines=baselines, workers=workers, **both)
+        options = {"kind": kind, "value": value, "class_weight": class_weight, "baselines": baselines}
+        probed = probe(store, model, **options, **few, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {

@@ -1,0 +1,126 @@
+"""The kinds of probe: what their strength is called, which values are tried, and how they are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.linear import fit_lda, fit_logistic, fit_ridge, fit_svm
+from featurepipe.probes.neighbours import fit_centroid, fit_knn
+from featurepipe.probes.networks import fit_mlp
+from featurepipe.probes.paths import Certificate
+
+# Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
+C_GRID = tuple(10.0**e for e in range(-5, 4))
+SVM_GRID = tuple(10.0**e for e in range(-6, 3))  # the squared hinge bends twice, the logistic loss a quarter
+ALPHA_GRID = tuple(10.0**e for e in range(-2, 6))
+SHRINKAGE_GRID = (0.0, 0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+K_GRID = (1, 5, 10, 20, 50, 100, 200)
+DECAY_GRID = (0.01, 1.0, 10.0)
+KINDS: dict[str, tuple[str | None, tuple[float | None, ...]]] = {
+    "logistic": ("C", C_GRID),
+    "ridge": ("alpha", ALPHA_GRID),
+    "svm": ("C", SVM_GRID),
+    "lda": ("shrinkage", SHRINKAGE_GRID),
+    "centroid": (None, (None,)),  # nothing to choose
+    "knn": ("n_neighbors", K_GRID),
+    "mlp": ("alpha", DECAY_GRID),
+}
+CLASS_WEIGHTS = (None, "balanced")
+_UNWEIGHTED = ("centroid", "knn")
+_FITTERS = {
+    "logistic": fit_logistic,
+    "ridge": fit_ridge,
+    "svm": fit_svm,
+    "lda": fit_lda,
+    "centroid": fit_centroid,
+    "knn": fit_knn,
+}
+SMALL_BYTES = 2**26
+
+
+def fit_path(
+    kind: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    candidates: Sequence[float | None],
+    *,
+    class_weight: str | None = None,
+    seed: int = 0,
+) -> list[tuple[Any, Certificate | None]]:
+    """Fit every candidate.
+
+    Parameters
+    ----------
+    kind : str
+    X : ndarray of float64, shape (n, D)
+    y : ndarray, shape (n,)
+    candidates : sequence
+        Strengths, of the parameter that `KINDS` names.
+    class_weight : {None, 'balanced'}
+        See `featurepipe.probes.fit`.
+    seed : int
+        Of an mlp's initialisation and batches.
+
+    Returns
+    -------
+    list of (estimator, certificate)
+        scikit-learn estimators for raw X; None where there is no certificate.
+    """
+    from threadpoolctl import threadpool_limits
+
+    fitter = partial(fit_mlp, seed=seed) if kind == "mlp" else _FITTERS[kind]
+    weights = balanced(y) if class_weight == "balanced" else None
+    # Products of small matrices gain little from BLAS threads, and on a busy machine waiting for them costs tenfold.
+    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
+        return list(fitter(X, y, candidates, weights))
+
+
+def balanced(y: np.ndarray) -> np.ndarray:
+    """Weights (n,) of samples that make the classes count alike, as scikit-learn's: n / (K × count of the class)."""
+    _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    return (len(y) / (len(counts) * counts))[codes]
+
+
+def candidates_of(kind: str, value: float | None, rows: int) -> tuple[float | None, ...]:
+    """The strengths to try: the given one, or the kind's grid as far as it goes with so many rows.
+
+    Raises
+    ------
+    ProbeError
+        A value that the kind cannot have.
+    """
+    name, grid = KINDS[kind]
+    if value is None:
+        return tuple(k for k in grid if k <= rows) or grid[:1] if kind == "knn" else grid
+    if name is None:
+        raise ProbeError(f"a {kind} probe has no strength to set; leave {value} out")
+    if kind == "knn" and value not in range(1, rows + 1):
+        raise ProbeError(f"{name} must be a whole number from 1 to the {rows} training samples; got {value}")
+    if kind == "lda" and not 0 <= value <= 1:
+        raise ProbeError(f"{name} must be from 0 to 1; got {value}")
+    if kind != "lda" and not 0 < value < np.inf:
+        raise ProbeError(f"{name} must be above 0 and finite; got {value}")
+    return (value,)
+
+
+def check_kind(kind: str, class_weight: str | None) -> None:
+    """Raise ProbeError for an unknown kind, or class weights that it cannot have."""
+    if kind not in KINDS:
+        *others, last = KINDS
+        raise ProbeError(f"probe {kind!r} is unknown; use {', '.join(others)} or {last}")
+    if class_weight not in CLASS_WEIGHTS:
+        raise ProbeError(f"class_weight {class_weight!r} is unknown; use None or 'balanced'")
+    if class_weight is not None and kind in _UNWEIGHTED:
+        able = ", ".join(other for other in KINDS if other not in _UNWEIGHTED)
+        raise ProbeError(f"a {kind} probe has no class weights; leave them out, or use one of {able}")
+
+
+def at_edge(kind: str, chosen: float | None) -> bool:
+    """Whether better strengths may lie beyond the grid: the chosen one is its last, and no bound of its own."""
+    grid = KINDS[kind][1]
+    return len(grid) > 1 and kind != "lda" and chosen in (grid[0], grid[-1]) and not (kind == "knn" and chosen == 1)
