@@ -275,8 +275,8 @@ def _check_head(kind: str, classes: int, head: Sequence[np.ndarray]) -> None:
     outputs = 1 if classes == 2 else classes
     shapes = [tensor.shape for tensor in head]
     if kind == "mlp":
-        hidden, width = shapes[0]
-        fits = shapes == [(hidden, width), (hidden,), (outputs, hidden), (outputs,)]
+        hidden = len(head[1])
+        fits = len(shapes[0]) == 2 and shapes[1:] == [shapes[0][:1], (outputs, hidden), (outputs,)]
     elif kind == "knn":
         codes = head[1]
         fits = len(shapes[0]) == 2 and shapes[1] == shapes[0][:1] and codes.dtype.kind == "i"

@@ -159,21 +159,29 @@ def test_labels_come_back_as_they_were(kind, value, names):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_temperature_is_chosen_on_the_selection_scores_alone(kind):
     X, y = clusters(90, 8, 3, spread=2.5)
-    V, v = clusters(90, 8, 3, spread=2.5, seed=1)
+    V, v = clusters(600, 8, 3, spread=2.5, seed=1)
     value = {"logistic": 0.1, "ridge": 1.0, **NEW}[kind]
     probe = probes.fit(kind, X, y, V, v, value=value)
     ((estimator, _),) = kinds.fit_path(kind, X.astype(float), y, [value])
     before, after = probes.evaluate(estimator, V, v), probes.evaluate(estimator, V, v, probe.temperature)
     assert probe.scores["ece"] == pytest.approx(after["ece"])
-    assert probe.scores["ece_uncalibrated"] == pytest.approx(before["ece"]) == pytest.approx(before["ece_uncalibrated"])
-    assert probe.scores["log_loss"] == pytest.approx(after["log_loss"]) <= pytest.approx(before["log_loss"])
+    assert probe.scores["ece_uncalibrated"] == pytest.approx(before["ece"])
+    assert after["ece_uncalibrated"] == before["ece_uncalibrated"] == before["ece"]
+    assert probe.scores["log_loss"] == pytest.approx(after["log_loss"])
+    assert after["log_loss"] <= before["log_loss"]
     if kind == "logistic":
         assert probe.temperature == 1
         return
     for other in (0.9, 1.1):
-        assert probes.evaluate(estimator, V, v, other * probe.temperature)["log_loss"] > after["log_loss"]
-    if kind == "svm":
-        assert after["ece"] < before["ece"] - 0.05
+        assert probes.evaluate(estimator, V, v, other * probe.temperature)["log_loss"] > after["log_loss"] - 1e-5
+
+
+@pytest.mark.parametrize("kind", ["ridge", "svm"])
+def test_scores_that_are_no_probabilities_become_calibrated(kind):
+    X, y = clusters(90, 8, 3)
+    probe = probes.fit(kind, X, y)
+    figures = probes.evaluate(probe.estimator, *clusters(600, 8, 3, seed=1), probe.temperature)
+    assert figures["ece"] < figures["ece_uncalibrated"] - 0.1
 
 
 def test_distances_of_any_unit_are_calibrated():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,7 +42,10 @@ def knn_classifier(classes: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: 
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    estimator = KNeighborsClassifier(n_neighbors=k, weights=vote, metric="cosine", algorithm="brute").fit(rows, codes)
+    estimator = KNeighborsClassifier(n_neighbors=k, weights=vote, metric="cosine", algorithm="brute")
+    with warnings.catch_warnings():  # scikit-learn takes class numbers of few shots for targets of a regression
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        estimator.fit(rows, codes)
     estimator.classes_ = classes
     return estimator
 

@@ -66,7 +66,8 @@ def mlp_classifier(
     estimator = MLPClassifier(hidden, alpha=alpha, max_iter=EPOCHS, random_state=seed)
     estimator._label_binarizer = LabelBinarizer().fit(classes)
     estimator.classes_ = classes
-    estimator.coefs_, estimator.intercepts_ = list(coefs), list(intercepts)
+    estimator.coefs_ = [np.ascontiguousarray(coef) for coef in coefs]  # products depend on it, in their last digit
+    estimator.intercepts_ = list(intercepts)
     estimator.n_layers_, estimator.n_outputs_ = len(coefs) + 1, len(intercepts[-1])
     estimator.out_activation_ = "logistic" if len(classes) == 2 else "softmax"
     estimator.n_features_in_ = len(coefs[0])
