@@ -102,7 +102,7 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
 
 
 class Extractor(Protocol):
-    """What extraction needs of a backbone; `Backbone` and `Pixels` are the two."""
+    """What extraction needs of a backbone; `Backbone` and the descriptors have it."""
 
     name: str
     spec: dict[str, Any]

@@ -63,7 +63,9 @@ WEIGHTS = click.option(
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
 BACKBONE = _options(
-    click.option("-b", "--backbone", help="timm name, 'bundled' or 'pixels'.  [default: bundled]"),
+    click.option(
+        "-b", "--backbone", help="timm name, bundled, pixels, hog, color-histogram or sift.  [default: bundled]"
+    ),
     WEIGHTS,
     click.option(
         "--backbone-arg",

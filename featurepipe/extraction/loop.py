@@ -81,7 +81,7 @@ def fill(
     ----------
     plan : sequence of Pending
         What is retried comes last.
-    backbone : Backbone or Pixels
+    backbone : Backbone or Descriptor
     sink : Writer or Memory
         A Writer must be of the same backbone's entry.
     batch_size : int, optional

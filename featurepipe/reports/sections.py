@@ -25,8 +25,8 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
     card, where, backbone = model.card, model.card["evaluated_on"], model.backbone
     fitted_on = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
     seen = join("embeddings of the frozen backbone ", tag("b", backbone["name"]))
-    if backbone["spec"]["architecture"] == backbones.PIXELS:
-        seen = "raw pixels"
+    if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
+        seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
     interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
     no_test = "" if where == "test" else f" There is no test split: the figures are measured on {where}."
     size = f", trained on {fitted_on:,} images of {len(model.classes):,} classes from "

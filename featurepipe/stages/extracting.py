@@ -38,7 +38,7 @@ def extract(
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
-    backbone : str, Backbone or Pixels, optional
+    backbone : str, Backbone or Descriptor, optional
         See `featurepipe.backbones.create`, which also takes `options`. Precision and decoder, where they are left to
         choose, are those of the vectors of the same network that the store already holds.
     batch_size, workers, rows_per_shard : int
@@ -128,7 +128,7 @@ def make_extractor(
         if options:
             raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
         return backbone
-    local = backbone in (None, backbones.BUNDLED, backbones.PIXELS)
+    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS)
     if local or options.get("weights") is not None or options.get("random_weights"):
         return follow_store(store, backbones.create(backbone, **options), options)
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])

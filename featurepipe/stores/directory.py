@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featurepipe import shards
-from featurepipe.backbones import PIXELS, Extractor, check_same
+from featurepipe.backbones import DESCRIPTORS, Extractor, check_same
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
 from featurepipe.files import atomic, remove_partials, write_text
@@ -69,8 +69,8 @@ class Entry:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is raw pixels or a network with random weights."""
-        return self.spec["architecture"] == PIXELS or self.provenance["source"]["random_seed"] is not None
+        """Whether this is a hand-crafted descriptor or a network with random weights."""
+        return self.spec["architecture"] in DESCRIPTORS or self.provenance["source"]["random_seed"] is not None
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Digest → (position in `indexes`, row)."""
