@@ -28,7 +28,7 @@ BASELINES = ("none", "simple", "full")
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """A labelled matrix cut into training, selection and evaluation rows."""
 
     train: FeatureMatrix
@@ -102,15 +102,15 @@ def probe(
         made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
     matrix, notes = labelled(matrices.load(source, entry))
-    split, split_source = _splits(matrix, seed)
-    parts = _cut(matrix, split)
-    notes += _copies(parts)
+    split, split_source = choose_splits(matrix, seed)
+    parts = cut(matrix, split)
+    notes += copy_notes(parts)
     _check_shots(parts, shots)
-    listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in _sizes(split).items()))
+    listener.note(f"{kind} probe on {entry.name}: " + ", ".join(f"{n} {s}" for s, n in sizes(split).items()))
     if split_source != "given":
         listener.note(f"splits {split_source}")
-    fitted = _fit(kind, parts, value, seed)
-    notes += _fit_notes(fitted)
+    fitted = fit_parts(kind, parts, value, seed)
+    notes += fit_notes(fitted)
     few = _few_shot(kind, parts, shots, repeats, seed)
     others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
@@ -119,7 +119,7 @@ def probe(
         except StoreError as error:  # the images may be gone while their embeddings are still here
             notes.append(f"no figure for {extractor.name}: {error}")
             continue
-        estimator = _fit(kind, same, None, seed).estimator
+        estimator = fit_parts(kind, same, None, seed).estimator
         others[name] = float(np.mean(estimator.predict(same.report.X) == same.report.y))
         for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
             one["baselines"][name] = other["mean"]
@@ -127,7 +127,7 @@ def probe(
         others["majority"] = probes.majority(parts.train.y, parts.report.y)
     card = {
         "data": {"root": str(source.root), "samples": len(matrix), "classes": len(fitted.classes)},
-        "splits": _sizes(split),
+        "splits": sizes(split),
         "split_source": split_source,
         **_figures(fitted, parts),
         "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
@@ -147,7 +147,7 @@ def probe(
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _figures(fitted: probes.Probe, parts: _Parts) -> dict[str, Any]:
+def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     """How the probe was selected, and its figures on the reported split and on the selection data."""
     reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
     return {
@@ -159,7 +159,7 @@ def _figures(fitted: probes.Probe, parts: _Parts) -> dict[str, Any]:
 
 
 def _model(
-    fitted: probes.Probe, entry: Entry, origin: Mapping[str, Any], parts: _Parts, card: dict[str, Any]
+    fitted: probes.Probe, entry: Entry, origin: Mapping[str, Any], parts: Parts, card: dict[str, Any]
 ) -> models.Model:
     used = parts.train.digests if parts.select is None else np.concatenate([parts.train.digests, parts.select.digests])
     return models.Model(
@@ -172,7 +172,7 @@ def _model(
     )
 
 
-def _check_shots(parts: _Parts, shots: Sequence[int]) -> None:
+def _check_shots(parts: Parts, shots: Sequence[int]) -> None:
     """Refuse more shots than the smallest class has images, before anything is fitted."""
     y = parts.train.y if parts.select is None else np.concatenate([parts.train.y, parts.select.y])
     classes, counts = np.unique(y, return_counts=True)
@@ -193,7 +193,7 @@ def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
     return kept, [f"{missing} samples without a label are left out"] if missing else []
 
 
-def _splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
+def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
     """Each row's split as given, or made; and which of the two."""
     given = set(matrix.split)
     samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
@@ -210,33 +210,38 @@ def _splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
     return matrix.split, "given"
 
 
-def _cut(matrix: FeatureMatrix, split: np.ndarray) -> _Parts:
+def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:
+    """A labelled matrix by the split of each row, (n,): test is reported, or else val."""
     reported = "test" if (split == "test").any() else "val"
     select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
     report = matrix.take(split == reported)
     if not len(report):
         raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
-    return _Parts(matrix.take(split == "train"), select, report, reported)
+    return Parts(matrix.take(split == "train"), select, report, reported)
 
 
-def _sizes(split: np.ndarray) -> dict[str, int]:
+def sizes(split: np.ndarray) -> dict[str, int]:
+    """Split → number of rows."""
     return {name: int((split == name).sum()) for name in manifests.SPLITS}
 
 
-def _copies(parts: _Parts) -> list[str]:
+def copy_notes(parts: Parts) -> list[str]:
+    """A note where what is reported on has been learned from."""
     learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
     copies = sum(digest in learned for digest in parts.report.digests)
     verb = "image is an exact copy" if copies == 1 else "images are exact copies"
     return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
 
 
-def _fit(kind: str, parts: _Parts, value: float | None, seed: int) -> probes.Probe:
+def fit_parts(kind: str, parts: Parts, value: float | None, seed: int) -> probes.Probe:
+    """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
     if parts.select is None:
         return probes.fit(kind, parts.train.X, parts.train.y, value=value, seed=seed)
     return probes.fit(kind, parts.train.X, parts.train.y, parts.select.X, parts.select.y, value=value, seed=seed)
 
 
-def _fit_notes(fitted: probes.Probe) -> list[str]:
+def fit_notes(fitted: probes.Probe) -> list[str]:
+    """Notes on a choice at the end of its grid, and on optima that were not reached."""
     name, grid = probes.KINDS[fitted.kind]
     notes = []
     if fitted.chosen in (grid[0], grid[-1]) and fitted.path and fitted.selected_on != "given":
@@ -247,7 +252,7 @@ def _fit_notes(fitted: probes.Probe) -> list[str]:
     return notes
 
 
-def _few_shot(kind: str, parts: _Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
+def _few_shot(kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
     X, y = parts.train.X, parts.train.y
     if parts.select is not None:
         X, y = np.concatenate([X, parts.select.X]), np.concatenate([y, parts.select.y])
@@ -278,11 +283,11 @@ def _same_samples(
     split: np.ndarray,
     workers: int | None,
     listener: Listener,
-) -> _Parts:
+) -> Parts:
     """The samples of `matrix`, cut the same way, seen by another extractor; missing embeddings are computed."""
     with store.lock():
         fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
     other = matrices.load(store, store.entry(extractor))
     split_of = dict(zip(matrix.ids, split, strict=True))
     other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
-    return _cut(other, np.array([split_of[id_] for id_ in other.ids], object))
+    return cut(other, np.array([split_of[id_] for id_ in other.ids], object))
