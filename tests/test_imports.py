@@ -21,6 +21,7 @@ ROWS = (
     ("matrices",),
     ("probes",),
     ("models",),
+    ("comparisons",),
     ("reports",),
     ("estimators",),
     ("stages",),
