@@ -23,6 +23,7 @@ _HOMES = {
     "FeaturepipeError": "errors",
     "extract": "stages",
     "probe": "stages",
+    "compare": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

@@ -5,6 +5,7 @@ hears notes and progress.
 """
 
 from featurepipe.stages.applying import evaluate, predict
+from featurepipe.stages.comparing import compare
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
@@ -13,6 +14,7 @@ from featurepipe.stages.running import report, run
 
 __all__ = [
     "Listener",
+    "compare",
     "evaluate",
     "export",
     "extract",
