@@ -102,9 +102,10 @@ def test_the_table_says_what_the_rows_say():
 
 
 def test_what_is_not_known_is_a_dash():
-    page = reports.comparison_page(result(row("a", 0.5, selection_top1=None, images_per_second=None), row("b", 0.4)))
+    unknown = {"selection_top1": None, "images_per_second": None, "parameter": None, "chosen": None}
+    page = reports.comparison_page(result(row("a", 0.5, **unknown), row("b", 0.4)))
     first = cells(section(page, "Table"))[1]
-    assert (first[2], first[10]) == ("–", "–")
+    assert (first[1], first[2], first[10]) == ("ridge", "–", "–")
 
 
 def test_every_row_has_a_dot_inside_its_interval():

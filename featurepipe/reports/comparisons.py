@@ -84,7 +84,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[object]:
     tested = row["p"] is not None
     return [
         row["label"],
-        f"{row['kind']}, {row['parameter']}={row['chosen']:g}",
+        row["kind"] if row["chosen"] is None else f"{row['kind']}, {row['parameter']}={row['chosen']:g}",
         "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
         percent(row["top1"]),
         wilson_text(row["top1"], row["n"]),
