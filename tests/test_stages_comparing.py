@@ -217,6 +217,9 @@ def test_without_anything_to_select_on_no_row_is_the_best(store):
     assert result["reference"] is None
     assert {row["selection_top1"] for row in result["rows"]} == {row["p"] for row in result["rows"]} == {None}
     assert all("one sample per class" in row["selected_on"] for row in result["rows"])
+    given = plainly(store, reference="pixels")
+    assert given["reference"] == {"label": "pixels", "kind": "ridge", "given": True}
+    assert row_of(given, "color-histogram")["p"] is not None
 
 
 def test_rows_without_selection_come_last_and_are_tested_all_the_same(store, monkeypatch):

@@ -277,7 +277,7 @@ def _described(contender: Contender, kind: str) -> dict[str, Any]:
 
 
 def _speed(entry: Entry) -> float | None:
-    """Images per second of the extractions that made the shards, as far as these say."""
+    """Images per second of the extractions that made the shards, as far as these say; of one device of several."""
     timed = [(len(index.digests), index.provenance.get("seconds")) for index in entry.indexes]
     known = [(images, seconds) for images, seconds in timed if seconds]
     return round(sum(n for n, _ in known) / sum(seconds for _, seconds in known), 2) if known else None
@@ -309,9 +309,12 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
 
 
 def _reference(rows: Sequence[Mapping[str, Any]], may_be: Sequence[bool]) -> int | None:
-    """Which row the others are tested against: of those that may be it the best on selection data, if any was."""
-    eligible = [i for i, row in enumerate(rows) if may_be[i] and row["selection_top1"] is not None]
-    return min(eligible, key=lambda i: _rank(rows[i])) if eligible else None
+    """Which row the others are tested against: of those that may be it the best on selection data, or the only one."""
+    candidates = [i for i in range(len(rows)) if may_be[i]]
+    selected = [i for i in candidates if rows[i]["selection_top1"] is not None]
+    if not selected:
+        return candidates[0] if len(candidates) == 1 else None
+    return min(selected, key=lambda i: _rank(rows[i]))
 
 
 def _test(rows: Sequence[dict[str, Any]], rights: Sequence[np.ndarray], place: int | None) -> None:
