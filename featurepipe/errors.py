@@ -13,6 +13,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── FingerprintMismatch (ValueError)  vectors of one backbone offered where another's are needed
     ├── FormatTooNew (ValueError)         a file written by a later featurepipe
     ├── ProbeError (ValueError)           data that no probe can be fitted or evaluated on
+    ├── ComparisonError (ValueError)      stores or tables that cannot be compared
     ├── ModelFileError (ValueError)       a file that is not a featurepipe model
     └── DependencyMissing (ImportError)   an optional library that is not installed
 
@@ -62,6 +63,10 @@ class FormatTooNew(FeaturepipeError, ValueError):
 
 class ProbeError(FeaturepipeError, ValueError):
     """No probe can be fitted or evaluated on this data."""
+
+
+class ComparisonError(FeaturepipeError, ValueError):
+    """Stores, their entries or tables of figures cannot be compared."""
 
 
 class ModelFileError(FeaturepipeError, ValueError):

@@ -31,8 +31,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     Parameters
     ----------
     backbone : str, optional
-        timm name, ``'bundled'`` (the default) or ``'pixels'``; see `featurepipe.backbones.create`, which explains
-        `weights`, `arguments`, `random_weights`, `seed`, `layer`, `pooling`, `precision` and `device` too.
+        timm name, ``'bundled'`` (the default), ``'pixels'``, ``'hog'``, …; see `featurepipe.backbones.create`, which
+        explains `weights`, `arguments`, `random_weights`, `seed`, `layer`, `pooling`, `precision` and `device` too.
     image_transform : dict, optional
         Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
     store : path, optional

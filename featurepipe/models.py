@@ -188,7 +188,7 @@ def load(path: str | Path) -> Model:
 
 def open_backbone(
     model: Model, path: str | Path, *, weights: str | Path | None = None, device: str = "auto"
-) -> backbones.Backbone | backbones.Pixels:
+) -> backbones.Backbone | backbones.Descriptor:
     """Make the backbone that a model file belongs to, and check that it is the very same.
 
     Parameters

@@ -9,7 +9,7 @@ root attributes
     - ``fingerprint``: text, the sha256 of ``spec``. MUST be checked against it.
     - ``spec``: text, canonical JSON, everything that decides a vector.
     - ``provenance``: text, JSON, how the shard was made: ``name``, ``source``, library versions, device, batch
-      size, time. It decides nothing, and readers MAY ignore it.
+      size, time, and the ``seconds`` that its rows took. It decides nothing, and readers MAY ignore it.
 
 datasets, contiguous and uncompressed (so that embeddings MAY be memory-mapped)
     - ``embeddings``: (rows, width), little-endian float32 or float16, converted before HDF5 sees it.

@@ -1016,7 +1016,7 @@ def test_what_is_compiled_is_the_same_backbone(monkeypatch):
 
 def test_names_are_featurepipes_own_and_timms():
     everything = backbones.names()
-    assert everything[:2] == ["bundled", "pixels"]
+    assert everything[:5] == ["bundled", "pixels", "hog", "color-histogram", "sift"]
     assert {"resnet50", "test_vit", "vit_tiny_patch16_224"} < set(everything)
     assert backbones.names("test_resn*") == ["test_resnet"]
     assert backbones.names("pix*") == ["pixels"]

@@ -144,9 +144,10 @@ def test_what_cannot_be_is_one_line(settings, message):
         layers_of(**settings)
 
 
-def test_pixels_have_no_layers():
-    with pytest.raises(BackboneError, match="raw pixels have no layers"):
-        create_layers("pixels")
+@pytest.mark.parametrize("name", backbones.DESCRIPTORS)
+def test_descriptors_have_no_layers(name):
+    with pytest.raises(BackboneError, match=f"^{name} has no layers$"):
+        create_layers(name)
 
 
 @pytest.fixture

@@ -75,7 +75,18 @@ def test_help_loads_no_torch():
 
 
 def test_the_commands_are_the_designs():
-    assert set(COMMANDS) >= {"run", "extract", "probe", "evaluate", "predict", "report", "info", "verify", "export"}
+    assert set(COMMANDS) >= {
+        "run",
+        "extract",
+        "probe",
+        "compare",
+        "evaluate",
+        "predict",
+        "report",
+        "info",
+        "verify",
+        "export",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,13 +127,16 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
         "profile",
     } <= set(keys)  # fmt: skip
     assert (keys["samples"], keys["computed"], keys["reused"]) == (160, 160, 0)
-    keys = result_of("probe", "s", "-o", "m.safetensors", "--kind", "ridge")
+    keys = probed = result_of("probe", "s", "-o", "m.safetensors", "--kind", "ridge")
     assert {"model", "kind", "alpha", "splits", "val", "test", "baselines", "seconds"} <= set(keys)
     assert {"top1", "balanced_accuracy", "log_loss", "ece"} <= set(keys["test"])
     assert set(keys["baselines"]) == {"majority", "pixels", "random_backbone"}
     assert set(keys["splits"]) == {"train", "val", "test"}
+    keys = result_of("compare", "s", "--kind", "ridge", "--kind", "logistic", "--baselines", "none")
+    assert {"rows", "reference", "splits", "evaluated_on", "majority", "imagenet", "notes", "seconds"} <= set(keys)
+    assert {"label", "layer", "kind", "top1", "interval", "p", "p_holm", "width", "bytes"} <= set(keys["rows"][0])
     again = result_of("evaluate", "m.safetensors", "data/digits")
-    assert again["top1"] == keys["test"]["top1"]
+    assert again["top1"] == probed["test"]["top1"]
     assert (
         result_of("predict", "m.safetensors", "data/digits/test/3", "-o", "p.csv", "--probabilities")["predicted"] == 5
     )
@@ -285,6 +299,45 @@ def test_texts_say_what_the_json_says(here):
     assert call("verify", "r/store").stdout == "160 rows are as they were written\n"
 
 
+def test_a_comparison_says_what_its_json_says(here):
+    result_of("extract", "data/digits", "-s", "s", "-b", "color-histogram")
+    (here / "i.csv").write_text("model,top1\nresnet50,80\n")
+    arguments = ["compare", "s", "--kind", "ridge", "--kind", "logistic", "--seed", "2", "--imagenet", "i.csv"]
+    values = result_of(*arguments, "-o", "c.csv")
+    done = call(*arguments, "-o", "c.html")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "4 rows on the same 50 test images of 10 classes"
+    assert lines[1] == "  110 train, 50 test; splits given; majority class 10.0 %"
+    assert lines[2].split()[:2] == ["backbone,", "layer"]
+    for line, row in zip(lines[3:7], values["rows"], strict=True):
+        expected = [row["label"], row["kind"], f"{100 * row['selection_top1']:.1f}", f"{100 * row['top1']:.1f}"]
+        assert [word for word in line.split() if word not in "*%"][:4] == expected
+        assert line.startswith("  * ") is (
+            {"label": row["label"], "kind": row["kind"], "given": False} == values["reference"]
+        )
+        assert f"{row['width']}" in line
+    assert lines[7].startswith(
+        f"* The reference, {values['rows'][0]['label']}, {values['rows'][0]['kind']}, is the best"
+    )
+    assert lines[8:] == [
+        "rank correlation with ImageNet top-1 (ridge, 0 known): needs at least three backbones that differ",
+        "rank correlation with ImageNet top-1 (logistic, 0 known): needs at least three backbones that differ",
+        "comparison → c.html",
+    ]
+    assert len({len(line) for line in lines[2:7]}) == 1  # aligned
+    assert "ridge probe on pixels" in done.stderr
+    assert Path("c.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    assert len(Path("c.csv").read_text().splitlines()) == 5
+
+
+def test_the_first_of_equal_kinds_counts_and_logistic_is_the_default(here):
+    result_of("extract", "data/digits", "-s", "s", "-b", "color-histogram")
+    twice = result_of("compare", "s", "--kind", "ridge", "--kind", "ridge", "--reference", "pixels")
+    assert {(row["label"], row["kind"]) for row in twice["rows"]} == {("pixels", "ridge"), ("color-histogram", "ridge")}
+    assert twice["reference"] == {"label": "pixels", "kind": "ridge", "given": True}
+    assert {row["kind"] for row in result_of("compare", "s")["rows"]} == {"logistic"}
+
+
 def test_options_reach_the_backbone_and_the_probe(here):
     options = ["--mean", "0.1", "0.2", "0.3", "--crop-pct", "0.5", "--interpolation", "nearest", "--pooling", "max"]
     result_of("extract", "data/digits", "-s", "s", *TINY, *options, "--seed", "5", "--backbone-arg", "act_layer=gelu")
@@ -348,6 +401,13 @@ def failing():
         "C that is no number": ["probe", "s", "--C", "nan"],
         "no such metric": ["probe", "s", "--protocol", "lpft", "--metric", "map"],
         "no model file": ["probe", "s", "--protocol", "dinov2-knn", "-o", "m.safetensors"],
+        "no store to compare": ["compare", "s", "nowhere"],
+        "one row": ["compare", "s", "--baselines", "none"],
+        "no such reference": ["compare", "s", "--reference", "nobody"],
+        "comparison as xlsx": ["compare", "s", "-o", "c.xlsx"],
+        "no table of ImageNet": ["compare", "s", "--imagenet", "nowhere.csv"],
+        "no codebook": ["extract", "data/digits", "-b", "sift"],
+        "weights for pixels": ["extract", "data/digits", "-b", "pixels", "--weights", "text.safetensors"],
     }
 
 
@@ -389,6 +449,9 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--shots", "0"],
         ["probe", "s", "--repeats", "0"],
         ["probe", "s", "--baselines", "all"],
+        ["compare"],
+        ["compare", "s", "--kind", "oracle"],
+        ["compare", "s", "--baselines", "all"],
         ["probe", "s", "--seed", "-1"],
         ["probe", "s", "--protocol", "clap"],
         ["probe", "s", "--protocol", "clip", "--kind", "logistic"],

@@ -29,6 +29,7 @@ def test_every_error_is_ours_documented_and_carries_its_message(error):
         (errors.FingerprintMismatch, ValueError),
         (errors.FormatTooNew, ValueError),
         (errors.ProbeError, ValueError),
+        (errors.ComparisonError, ValueError),
         (errors.ModelFileError, ValueError),
         (errors.DependencyMissing, ImportError),
     ],

@@ -23,6 +23,7 @@ ROWS = (
     ("probes",),
     ("protocols",),
     ("models",),
+    ("comparisons",),
     ("reports",),
     ("estimators",),
     ("stages",),

@@ -155,7 +155,7 @@ def test_the_first_line_says_how_many_layers(data, tmp_path, net):
     [
         ({**TINY, "layers": "stages", "layer": "stage1"}, BackboneError, "one layer and several exclude each other"),
         ({**TINY, "layers": "stage9"}, BackboneError, "has no layer 'stage9'; use penultimate, or stage1 to stage5"),
-        ({"backbone": "pixels", "layers": "stages"}, BackboneError, "raw pixels have no layers"),
+        ({"backbone": "pixels", "layers": "stages"}, BackboneError, "pixels has no layers"),
         ({"backbone": backbones.Pixels(), "layers": "stages"}, TypeError, "layers: options are for a backbone by name"),
     ],
 )

@@ -706,3 +706,18 @@ def test_a_full_disk_keeps_what_is_finished_and_leaves_no_half(store, monkeypatc
     with pytest.raises(OSError, match="No space"):
         put(store, range(2, 4))
     assert [(path, path.read_bytes()) for path in sorted(before[0][0].parent.iterdir())] == before
+
+
+def test_every_shard_says_how_long_its_rows_took(store):
+    started = time.perf_counter()
+    sink = writer(store)
+    sink._since -= 7  # as if the first rows had taken seven seconds
+    for n in range(5):
+        sink.append([digest(n)], np.zeros((1, PIXELS.width), np.float32), {})
+    sink.commit()
+    passed = time.perf_counter() - started
+    seconds = [index.provenance["seconds"] for index in store.entry(PIXELS).indexes]
+    assert len(seconds) == 3
+    assert seconds[0] >= 7
+    assert min(seconds) >= 0
+    assert sum(seconds) <= 7 + passed + 0.002  # rounding

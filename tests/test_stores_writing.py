@@ -125,6 +125,19 @@ def test_each_layer_gets_its_columns_all_rows_and_all_rejects(store, whole):
     assert store.verify()["ok"]
 
 
+def test_every_layers_shards_say_how_long_the_pass_took(store):
+    sink, _ = sink_and_plan(store)
+    for writer in sink.writers:
+        writer._since -= 7  # as if the first rows had taken seven seconds
+    for n in range(ROWS + 1):
+        sink.append([digest(n)], vector(n)[None], {})
+    sink.commit()
+    for layer in LAYERS:
+        first, second = (index.provenance["seconds"] for index in store.entry(layer).indexes)
+        assert first >= 7
+        assert 0 <= second < 7
+
+
 class Stop(BaseException):
     """Ends a run without a word, as kill -9 does: no handler sees it."""
 

@@ -3,10 +3,13 @@
 Every vector is decided by a backbone's *spec*; the sha256 of the spec is its *fingerprint*. A spec holds the
 architecture and its arguments, the sha256 of the weights themselves, the resolved transform, layer, pooling
 and compute precision. Library versions are recorded beside it, not in it.
+
+Beside networks there are descriptors, hand-crafted extractors to compare them with; a store treats both alike.
 """
 
 from featurepipe.backbones.creation import (
     BUNDLED,
+    DESCRIPTORS,
     STAGES,
     create,
     create_layers,
@@ -15,29 +18,45 @@ from featurepipe.backbones.creation import (
     resolve_device,
     twin,
 )
+from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers
-from featurepipe.backbones.pixels import PIXELS, Pixels
+from featurepipe.backbones.networks import with_tag
 from featurepipe.backbones.precisions import cosines, drifting
+from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, check_same, stage_of
 
 __all__ = [
     "BUNDLED",
+    "COLOR_HISTOGRAM",
+    "DESCRIPTORS",
+    "HOG",
     "PENULTIMATE",
     "PIXELS",
+    "SIFT",
+    "SIFT_LENGTH",
     "STAGES",
     "Backbone",
+    "ColorHistogram",
+    "Descriptor",
     "Extractor",
+    "Hog",
     "Layers",
+    "Patches",
     "Pixels",
+    "Sift",
     "Transform",
     "check_same",
     "cosines",
     "create",
     "create_layers",
     "drifting",
+    "learn_codebook",
+    "learned_from",
     "names",
     "recreate",
     "resolve_device",
+    "save_codebook",
     "stage_of",
     "twin",
+    "with_tag",
 ]

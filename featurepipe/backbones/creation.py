@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurepipe.backbones.descriptors import ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.networks import (
     BUNDLED,
@@ -21,8 +22,8 @@ from featurepipe.backbones.networks import (
     set_pooling,
     stages_of,
 )
-from featurepipe.backbones.pixels import PIXELS, Pixels
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
+from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
 from featurepipe.backbones.weights import first_line, load_weights, read_weights
 from featurepipe.digests import sha256_state_dict
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 STAGES = "stages"  # all stages of a network, and its penultimate embedding
+DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift)}
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
 
 
@@ -47,14 +49,15 @@ def create(
     precision: str = "auto",
     device: str = "auto",
     transform: Mapping[str, Any] | None = None,
-) -> Backbone | Pixels:
+) -> Backbone | Descriptor:
     """Make a frozen backbone.
 
     Parameters
     ----------
     name : str, optional
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
-        inside the package) or ``'pixels'`` (raw pixels, no network).
+        inside the package), or one that is no network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
+        ``'sift'`` (a bag of visual words, whose codebook `weights` gives).
     weights : path, optional
         safetensors file, or a torch file that loads with ``weights_only``. Classifier keys are dropped; all others
         must fit. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
@@ -89,11 +92,11 @@ def create(
     >>> backbone.embed(np.zeros((2, *backbone.transform.input_size), np.uint8)).shape == (2, backbone.width)
     True
     """
-    if name == PIXELS:
-        chosen = (weights, arguments, random_weights, pooling, _chosen(transform))
+    if name in DESCRIPTORS:
+        chosen = (arguments, random_weights, pooling, _chosen(transform))
         if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
-            raise BackboneError("raw pixels take no weights, arguments, layer, pooling, precision or transform")
-        return Pixels()
+            raise BackboneError(f"{name} takes no arguments, random weights, layer, pooling, precision or transform")
+        return _descriptor(name, weights)
     name = name or BUNDLED
     given = _chosen(transform)
     if unknown := given.keys() - {field.name for field in fields(Transform)}:
@@ -184,8 +187,8 @@ def create_layers(
     [('stage2', 32), ('penultimate', 96)]
     """
     named = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
-    if name == PIXELS or not named:
-        raise BackboneError("raw pixels have no layers" if named else "name at least one layer")
+    if name in DESCRIPTORS or not named:
+        raise BackboneError(f"{name} has no layers" if named else "name at least one layer")
     if "layer" in options:
         raise BackboneError("one layer and several exclude each other; give either")
     tried = "fp32" if precision == "auto" else precision
@@ -238,7 +241,7 @@ def _check_penultimate(backbone: Layers) -> None:
 
 def recreate(
     spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None = None, device: str = "auto"
-) -> Backbone | Pixels:
+) -> Backbone | Descriptor:
     """Make the backbone that a store or a model file describes, and check that it is the same.
 
     Raises
@@ -246,10 +249,12 @@ def recreate(
     FingerprintMismatch
         What was made differs from `spec`: the message names the fields.
     """
-    if spec["architecture"] == PIXELS:
-        pixels = Pixels(transform=replace(Pixels.transform, decoder=spec["transform"]["decoder"]))
-        check_same(pixels.spec, spec)
-        return pixels
+    if spec["architecture"] in DESCRIPTORS:
+        descriptor = _descriptor(spec["architecture"], weights or source["weights"])
+        transform = replace(descriptor.transform, decoder=spec["transform"]["decoder"])
+        descriptor = replace(descriptor, transform=transform)
+        check_same(descriptor.spec, spec)
+        return descriptor
     file = weights or source["weights"]
     random_seed = None if file else source["random_seed"]
     several = not isinstance(spec["layer"], str)
@@ -272,7 +277,7 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
     Parameters
     ----------
     spec : mapping
-        Of the trained backbone; not of `Pixels`, which has no weights.
+        Of the trained backbone; a descriptor has no twin.
     name : str
         What to call it; ``(random weights, seed …)`` is added.
     """
@@ -294,13 +299,22 @@ def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names that `create` takes, filtered by a shell pattern: the bundled one, pixels, and timm's."""
+    """Names that `create` takes, filtered by a shell pattern: the bundled one, descriptors, and timm's."""
     import fnmatch
 
     import timm
 
-    own = [name for name in (BUNDLED, PIXELS) if fnmatch.fnmatch(name, pattern)]
+    own = [name for name in (BUNDLED, *DESCRIPTORS) if fnmatch.fnmatch(name, pattern)]
     return own + timm.list_models(pattern, pretrained=pretrained)
+
+
+def _descriptor(name: str, weights: str | Path | None) -> Descriptor:
+    """A descriptor by name; only a codebook is read from a file."""
+    if name == SIFT:
+        return Sift.load(weights)
+    if weights is not None:
+        raise BackboneError(f"{name} has no weights; leave {weights} out")
+    return DESCRIPTORS[name]()
 
 
 def resolve_device(device: str) -> str:

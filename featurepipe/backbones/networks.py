@@ -128,6 +128,21 @@ def check_name(name: str) -> None:
             raise BackboneError(f"{architecture} has no pretrained weights {tag!r}; {known_tags}")
 
 
+def with_tag(name: str) -> str:
+    """A timm name with the tag of the weights that it stands for.
+
+    Examples
+    --------
+    >>> with_tag("resnet50"), with_tag("hf-hub:timm/resnet18.a1_in1k"), with_tag("my own")
+    ('resnet50.a1_in1k', 'resnet18.a1_in1k', 'my own')
+    """
+    from timm.models import get_pretrained_cfg
+
+    name = name.rpartition("/")[2] if name.startswith("hf-hub:") else name
+    config = None if "." in name else get_pretrained_cfg(name)
+    return f"{name}.{config.tag}" if config is not None and config.tag else name
+
+
 def freeze(module: torch.nn.Module, device: str) -> torch.nn.Module:
     """Evaluation mode, no parameter that wants a gradient, on its device in the layout that is fastest there."""
     import torch

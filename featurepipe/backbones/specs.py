@@ -102,7 +102,7 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
 
 
 class Extractor(Protocol):
-    """What extraction needs of a backbone; `Backbone`, `Layers` and `Pixels` are those there are."""
+    """What extraction needs of a backbone; `Backbone`, `Layers` and the descriptors have it."""
 
     name: str
     spec: dict[str, Any]
@@ -158,7 +158,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_of(spec: Mapping[str, Any]) -> str | None:
-    """The layer of a spec where it is a stage; None for the penultimate embedding and for raw pixels."""
+    """The layer of a spec where it is a stage; None for the penultimate embedding and for descriptors."""
     return spec["layer"] if spec["layer"].startswith("stage") else None
 
 

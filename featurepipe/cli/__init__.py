@@ -23,6 +23,7 @@ from featurepipe.cli.options import (
     DEVICE,
     DEVICES,
     HELD,
+    KINDS,
     LAYERS,
     PROBE,
     SEED,
@@ -35,7 +36,7 @@ from featurepipe.errors import BackboneError, FeaturepipeError
 
 REHASH = click.option("--rehash", is_flag=True, help="Distrust size, times and inode; read every file.")
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130
-STORING = ("run", "extract", "probe")
+STORING = ("run", "extract", "probe", "compare")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
 AGAIN = "interrupted; nothing was written"
 
@@ -198,6 +199,40 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
         options.pop("workers")  # only baselines read images
     result = stage(store, output, listener=_Talk(), **options, **probe_options)
     _print(as_json, result, texts.probe_text)
+
+
+@main.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Also write the table: FILE.html or FILE.csv.")
+@KINDS
+@click.option(
+    "--baselines",
+    type=click.Choice(["none", "simple", "full"]),
+    default="simple",
+    show_default=True,
+    help="Rows to add. simple: raw pixels; full: also HOG, colour histogram, SIFT words, untrained copies.",
+)
+@click.option("--reference", help="Test the others against this backbone.  [default: the best on selection data]")
+@click.option("--imagenet", type=click.Path(), metavar="CSV", help="timm's results-imagenet.csv, to correlate with.")
+@DEVICE
+@WORKERS
+@SEED
+@AS_JSON
+def compare(stores: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> None:
+    """Compare all backbones and layers of some stores, probe by probe, on the same images.
+
+    The best row is chosen on selection data (val, or cross-validation), and the others are tested against it on the
+    images that are reported: McNemar's exact test, with Holm's correction for so many tests.
+
+    \b
+      $ featurepipe extract data/digits -s digits.store --layers stages
+      $ featurepipe compare digits.store --kind logistic --kind ridge
+      $ featurepipe compare digits.store --baselines full -o digits.html
+    """
+    from featurepipe import stages
+
+    result = stages.compare(stores, output, listener=_Talk(), **options)
+    _print(as_json, result, texts.compare_text)
 
 
 @main.command()

@@ -42,6 +42,15 @@ def _parse_shots(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return shots
 
 
+def _parse_kinds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    from featurepipe.probes import KINDS  # here: it loads NumPy, which --help does without
+
+    unknown = [value for value in values if value not in KINDS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(KINDS)}")
+    return tuple(dict.fromkeys(values))
+
+
 def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
@@ -63,7 +72,9 @@ WEIGHTS = click.option(
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
 BACKBONE = _options(
-    click.option("-b", "--backbone", help="timm name, 'bundled' or 'pixels'.  [default: bundled]"),
+    click.option(
+        "-b", "--backbone", help="timm name, bundled, pixels, hog, color-histogram or sift.  [default: bundled]"
+    ),
     WEIGHTS,
     click.option(
         "--backbone-arg",
@@ -182,6 +193,18 @@ PROBE = _options(
         help="simple: majority class and raw pixels; full: also a randomly initialised backbone.",
     ),
     click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
+)
+
+
+KINDS = click.option(
+    "--kind",
+    "kinds",
+    callback=_parse_kinds,
+    multiple=True,
+    metavar="KIND",
+    default=["logistic"],
+    show_default=True,
+    help="Probe, as for featurepipe probe; may be given again.",
 )
 
 

@@ -154,6 +154,60 @@ def _protocol_figures(figures: dict[str, Any], name: str) -> list[str]:
     ]
 
 
+def compare_text(result: dict[str, Any]) -> str:
+    """The result of `compare`."""
+    from featurepipe.comparisons import verdict
+
+    on, splits = result["evaluated_on"], ", ".join(f"{n} {name}" for name, n in result["splits"].items() if n)
+    head = ["", "backbone, layer", "probe", "selection", f"{on} top-1", "95 % interval", "differs by", "p", "p (Holm)"]
+    rows = [[*head, "width", "images/s", "MB"], *(_comparison_cells(result, row) for row in result["rows"])]
+    count, images = len(result["rows"]), result["rows"][0]["n"]
+    return "\n".join(
+        [
+            f"{count} rows on the same {images} {on} images of {result['classes']} classes",
+            f"  {splits}; splits {result['split_source']}; majority class {_percent(result['majority'])}",
+            *(f"  {line}" for line in _columns(rows, left=3)),
+            f"* {verdict(result)}" if result["reference"] else "nothing to select on, so no row is named the best",
+            *(_correlation(kind, found) for kind, found in (result["imagenet"] or {}).items()),
+            *([f"comparison → {result['output']}"] if result["output"] else []),
+        ]
+    )
+
+
+def _comparison_cells(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    from featurepipe.comparisons import is_reference, p_text
+
+    low, high = row["interval"]
+    return [
+        "*" if is_reference(result, row) else "",
+        row["label"],
+        row["kind"],
+        "–" if row["selection_top1"] is None else _percent(row["selection_top1"]),
+        _percent(row["top1"]),
+        f"{100 * low:.1f}–{_percent(high)}",
+        "–" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
+        p_text(row["p"]),
+        p_text(row["p_holm"]),
+        str(row["width"]),
+        "–" if row["images_per_second"] is None else f"{row['images_per_second']:.1f}",
+        f"{row['bytes'] / 1e6:.1f}",
+    ]
+
+
+def _columns(rows: list[list[str]], left: int) -> list[str]:
+    """Rows of cells as lines, the first `left` columns aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([*enumerate(zip(row, widths, strict=True))] for row in rows)
+    return ["  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in line).rstrip() for line in lines]
+
+
+def _correlation(kind: str, found: dict[str, Any]) -> str:
+    said = f"rank correlation with ImageNet top-1 ({kind}, {found['n']} known)"
+    if found["spearman"] is None:
+        return f"{said}: needs at least three backbones that differ"
+    return f"{said}: Spearman {found['spearman']:.2f}, Kendall {found['kendall']:.2f}"
+
+
 def run_text(result: dict[str, Any]) -> str:
     """The result of `run`."""
     parts = [extract_text(result["extract"]), probe_text(result["probe"])]

@@ -86,7 +86,7 @@ class Engine:
 
     Parameters
     ----------
-    extractor : Backbone or Pixels
+    extractor : Backbone or Descriptor
     batch_size : int, optional
         Images per forward pass; None chooses it.
     workers : int, optional

@@ -90,7 +90,7 @@ def fill(
     ----------
     plan : sequence of Pending
         What is retried comes last.
-    backbone : Backbone, Layers or Pixels
+    backbone : Backbone, Layers or Descriptor
     sink : Writer, Writers or Memory
         A Writer must be of the same backbone's entry, and Writers of its layers' entries.
     batch_size : int, optional

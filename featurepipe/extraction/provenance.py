@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from featurepipe.backbones import Extractor
 
 LIBRARIES = ("featurepipe", "torch", "torchvision", "timm", "scikit-learn", "numpy", "h5py", "pillow")
+OPTIONAL = ("scikit-image", "opencv-python-headless", "opencv-python")  # HOG's and SIFT's
 
 
 def provenance(extractor: Extractor, batch_size: int | None) -> dict[str, Any]:
@@ -24,8 +26,12 @@ def provenance(extractor: Extractor, batch_size: int | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that decide results."""
-    return {library: metadata.version(library) for library in LIBRARIES}
+    """Versions of the libraries that decide results; of the optional ones, those that are here."""
+    found = {library: metadata.version(library) for library in LIBRARIES}
+    for library in OPTIONAL:
+        with suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
 
 
 def now() -> str:

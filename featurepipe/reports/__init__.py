@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page of a model file, drawn from the model's own card.
+"""Reports: one self-contained HTML page of a model file, drawn from the model's own card, or of a comparison.
 
 No network and no script: the style is inline and the drawings are inline SVG. What comes from outside (class names,
 paths, notes) cannot become markup, because `tag` escapes every string that is not already `Html`.
@@ -11,10 +11,11 @@ from pathlib import Path
 from featurepipe import models
 from featurepipe.errors import ModelFileError
 from featurepipe.reports import sections
+from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.intervals import wilson
-from featurepipe.reports.markup import STYLE, tag
+from featurepipe.reports.markup import document
 
-__all__ = ["page", "wilson"]
+__all__ = ["comparison_page", "page", "wilson"]
 
 
 def page(model: models.Model) -> str:
@@ -41,7 +42,8 @@ def page(model: models.Model) -> str:
     figures = card[card["evaluated_on"]]
     data = Path(card["data"]["root"]).name or card["data"]["root"]
     title = f"{data}: {model.kind} probe"
-    parts = [
+    return document(
+        title,
         sections.headline(model, title, data, figures),
         sections.warnings(model),
         sections.baselines(card, figures),
@@ -51,10 +53,4 @@ def page(model: models.Model) -> str:
         sections.confusion(figures),
         sections.per_class(figures),
         sections.how_made(model),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
-        f"{tag('title', title)}<style>{STYLE}</style></head>\n<body>{tag('main', *parts)}</body></html>\n"
     )

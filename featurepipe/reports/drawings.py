@@ -31,6 +31,25 @@ def bars(values: Mapping[str, float], n: int) -> Html:
     return tag("figure", tag("svg", *parts, width="100%", height=52 * len(values), role="img"))
 
 
+def dots(rows: Sequence[tuple[str, float, float, float, str]]) -> Html:
+    """A dot on its interval for each (name, low, value, high, class); all fractions, on one axis that fits them."""
+    ticks, bottom = _ticks(np.array([row[1:4] for row in rows])), 44 * len(rows)
+
+    def x(value: float) -> str:
+        return f"{100 * (value - ticks[0]) / (ticks[-1] - ticks[0]):.2f}%"
+
+    parts = [tag("line", x1=x(tick), x2=x(tick), y1=0, y2=bottom) for tick in ticks]
+    parts += [tag("text", f"{100 * tick:g}", x=x(tick), y=bottom + 16, text_anchor="middle") for tick in ticks]
+    for i, (name, low, value, high, class_) in enumerate(rows):
+        y = 44 * i + 31
+        parts += [
+            tag("text", tag("tspan", percent(value)), f" {name}", x=0, y=y - 14, class_="name"),
+            tag("line", x1=x(low), x2=x(high), y1=y, y2=y, class_="whisker"),
+            tag("circle", cx=x(value), cy=y, r=5, class_=f"dot {class_}"),
+        ]
+    return tag("figure", tag("svg", *parts, width="100%", height=bottom + 22, role="img"))
+
+
 def curves(
     title: str,
     x: Sequence[float],

@@ -48,6 +48,7 @@ svg .halo { stroke: var(--paper); stroke-width: 5 } svg .whisker { stroke: var(-
 svg .curve line { stroke: var(--tone); stroke-width: 2 } svg .curve .whisker { stroke-width: 1 }
 svg .all-labels line { stroke-dasharray: 5 4 } .all-labels circle { display: none }
 svg .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
+.dot { fill: var(--other) } .dot.trained { fill: var(--muted) } .dot.reference { fill: var(--probe) }
 .key { display: inline-block; margin-right: 1.2rem; color: var(--ink) }
 .key::before { content: "■ "; color: var(--tone) }
 .matrix text { font: 12px ui-monospace, monospace; fill: var(--ink) } .matrix .full { fill: var(--on) }
@@ -83,6 +84,16 @@ def short(name: str) -> str:
         ends -= 1
         short = f"{name[:ends]}…{name[-ends:]}"
     return short
+
+
+def document(title: str, *parts: object) -> str:
+    """A whole HTML document that needs nothing beside it."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+        f"{tag('title', title)}<style>{STYLE}</style></head>\n<body>{tag('main', *parts)}</body></html>\n"
+    )
 
 
 def section(title: str, *parts: object) -> Html:

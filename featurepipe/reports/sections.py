@@ -27,8 +27,8 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
     fitted_on = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
     whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
     seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
-    if backbone["spec"]["architecture"] == backbones.PIXELS:
-        seen = "raw pixels"
+    if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
+        seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
     interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
     no_test = "" if where == "test" else f" There is no test split: the figures are measured on {where}."
     size = f", trained on {fitted_on:,} images of {len(model.classes):,} classes from "

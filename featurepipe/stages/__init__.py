@@ -5,6 +5,7 @@ hears notes and progress.
 """
 
 from featurepipe.stages.applying import evaluate, predict
+from featurepipe.stages.comparing import compare
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.layering import probe_layers
@@ -15,6 +16,7 @@ from featurepipe.stages.running import report, run
 
 __all__ = [
     "Listener",
+    "compare",
     "evaluate",
     "export",
     "extract",

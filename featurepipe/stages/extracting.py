@@ -39,7 +39,7 @@ def extract(
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
-    backbone : str, Backbone, Layers or Pixels, optional
+    backbone : str, Backbone, Layers or Descriptor, optional
         See `featurepipe.backbones.create`, which also takes `options`. Precision and decoder, where they are left to
         choose, are those of the vectors of the same network that the store already holds.
     layers : str or sequence of str, optional
@@ -142,7 +142,7 @@ def make_extractor(
             raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
         return backbone
     create = backbones.create_layers if "layers" in options else backbones.create
-    local = backbone in (None, backbones.BUNDLED, backbones.PIXELS)
+    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS)
     if local or options.get("weights") is not None or options.get("random_weights"):
         return follow_store(store, create(backbone, **options), options, listener)
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])

@@ -94,7 +94,7 @@ def verify(
     else:
         result = target.verify()
     if drift and not result["problems"]:
-        networks = [entry for entry in target.entries() if entry.spec["architecture"] != backbones.PIXELS]
+        networks = [entry for entry in target.entries() if entry.spec["architecture"] not in backbones.DESCRIPTORS]
         result["drift"] = [_drift(target, entry, images, weights, device, listener) for entry in networks]
     return result
 

@@ -68,7 +68,7 @@ def probe(
     store : path
     output : path, optional
         Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
-    backbone : str, Backbone or Pixels, optional
+    backbone : str, Backbone or Descriptor, optional
         Which entry of the store, if it holds several.
     layer : str, optional
         Which layer of it, if the store holds several and it is not the penultimate embedding.
@@ -303,7 +303,7 @@ def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> di
     if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
         return {}
     found: dict[str, Extractor] = {"pixels": backbones.Pixels()}
-    if which == "full":
+    if which == "full" and entry.spec["architecture"] not in backbones.DESCRIPTORS:
         name = entry.provenance["source"]["name"]
         found["random_backbone"] = backbones.twin(entry.spec, name, seed=seed, device=device)
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import PENULTIMATE, PIXELS, stage_of
+from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 
@@ -55,8 +55,8 @@ class Entry:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is raw pixels or a network with random weights."""
-        return self.spec["architecture"] == PIXELS or self.provenance["source"]["random_seed"] is not None
+        """Whether this is a hand-crafted descriptor or a network with random weights."""
+        return self.spec["architecture"] in DESCRIPTORS or self.provenance["source"]["random_seed"] is not None
 
     def is_sibling(self, other: Entry) -> bool:
         """Whether the two differ in nothing but the layer."""

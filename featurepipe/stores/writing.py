@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +34,7 @@ class Writer:
     entry : Entry
         Where the shards go.
     provenance : dict
-        Written into each shard.
+        Written into each shard, with the seconds since the one before it, or since the start.
     rows_per_shard : int
         Planned samples per shard.
     number, step : int
@@ -51,6 +52,7 @@ class Writer:
     number: int | None = None
     step: int = 1
     _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(init=False, default_factory=list)
+    _since: float = field(init=False, default_factory=time.perf_counter)
     rejects: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,15 +84,16 @@ class Writer:
         rejects = {digest: why for _, _, rejects in self._taken for digest, why in rejects.items()}
         if not digests and not rejects:
             return
+        now = time.perf_counter()
         shard = shards.Shard(
             spec=self.entry.spec,
-            provenance=self.provenance,
+            provenance={**self.provenance, "seconds": round(now - self._since, 3)},
             embeddings=np.concatenate([vectors for _, vectors, _ in self._taken]),
             digests=shards.digest_array(digests),
             rejects=rejects,
         )
         shards.write(self.entry.folder / f"shard-{self.number:05d}.h5", shard)
-        self.number, self._taken = self.number + self.step, []
+        self.number, self._taken, self._since = self.number + self.step, [], now
 
 
 @dataclass

@@ -1,0 +1,129 @@
+"""The page of a comparison: backbones, layers and probes on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurepipe.comparisons import is_reference, named, p_text, verdict
+from featurepipe.reports.drawings import dots
+from featurepipe.reports.markup import SPACE, Html, document, join, percent, section, table, tag, wilson_text
+
+NINETY_FIVE = f"95{SPACE}%"
+
+
+def comparison_page(result: Mapping[str, Any]) -> str:
+    """Draw the page of what `featurepipe.stages.compare` found.
+
+    Parameters
+    ----------
+    result : mapping
+        What it returns; nothing is computed again.
+
+    Returns
+    -------
+    str
+        A whole HTML document that needs nothing beside it.
+    """
+    title = f"{Path(result['root']).name or result['root']}: {len(result['rows'])} rows compared"
+    notes = [tag("li", note) for note in result["notes"]]
+    return document(
+        title,
+        _headline(result, title),
+        tag("div", tag("b", "Notes"), tag("ul", *notes), class_="box") if notes else "",
+        _figure(result),
+        _table(result),
+        _imagenet(result),
+        _how_made(result),
+    )
+
+
+def _headline(result: Mapping[str, Any], title: str) -> Html:
+    found = [row for row in result["rows"] if is_reference(result, row)]
+    if not found:
+        return join(tag("h1", title), tag("p", "There was nothing to select on, so no row is named the best."))
+    (row,) = found
+    where = tag("b", f"{result['evaluated_on']} top-1")
+    interval = f" on n = {row['n']:,} images; {NINETY_FIVE} interval {wilson_text(row['top1'], row['n'])} (Wilson)."
+    return join(
+        tag("h1", title),
+        tag("p", percent(row["top1"]), class_="top1"),
+        tag("p", where, " of ", tag("b", named(row)), interval),
+        tag("p", verdict(result)),
+    )
+
+
+def _figure(result: Mapping[str, Any]) -> Html:
+    rows = []
+    for row in result["rows"]:
+        kind = "reference" if is_reference(result, row) else "" if row["is_baseline"] else "trained"
+        low, high = row["interval"]
+        rows.append((named(row), low, row["top1"], high, kind))
+    legend = (
+        f"{result['evaluated_on']} top-1 in %, with {NINETY_FIVE} Wilson intervals, sorted by selection data. Blue: "
+        "the reference; pale: baselines. Intervals that overlap may still differ: the same images are compared. Always "
+        f"answering with the commonest class gives {percent(result['majority'])}."
+    )
+    return section("Top-1", dots(rows), tag("small", legend))
+
+
+def _table(result: Mapping[str, Any]) -> Html:
+    head = ["backbone, layer", "probe", "selection", f"{result['evaluated_on']} top-1", f"{NINETY_FIVE} interval"]
+    head += ["difference", "wins : losses", "p", "p (Holm)", "width", "images/s", "MB"]
+    marks = [is_reference(result, row) for row in result["rows"]]
+    legend = (
+        "Difference: percentage points from the reference. Wins, losses: images on which only this row, or only the "
+        f"reference, is right; from them p. Holm: corrected for {len(marks) - 1} comparisons. Images/s: what the "
+        "extractions that made the shards reached, on whatever device; – where they do not say."
+    )
+    return section("Table", table(head, [_cells(row) for row in result["rows"]], marks), tag("small", legend))
+
+
+def _cells(row: Mapping[str, Any]) -> Sequence[object]:
+    tested = row["p"] is not None
+    return [
+        row["label"],
+        row["kind"] if row["chosen"] is None else f"{row['kind']}, {row['parameter']}={row['chosen']:g}",
+        "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
+        percent(row["top1"]),
+        wilson_text(row["top1"], row["n"]),
+        f"{100 * row['difference']:+.1f}" if tested else "–",
+        f"{row['wins']:,} : {row['losses']:,}" if tested else "–",
+        p_text(row["p"]),
+        p_text(row["p_holm"]),
+        f"{row['width']:,}",
+        "–" if row["images_per_second"] is None else f"{row['images_per_second']:,.1f}",
+        f"{row['bytes'] / 1e6:.1f}",
+    ]
+
+
+def _imagenet(result: Mapping[str, Any]) -> Html:
+    if result["imagenet"] is None:
+        return Html()
+    rows = []
+    for kind, found in result["imagenet"].items():
+        figures = ["–" if found[name] is None else f"{found[name]:.2f}" for name in ("spearman", "kendall")]
+        rows.append([kind, found["n"], *figures])
+    what = "Rank correlation of top-1 here with top-1 on ImageNet, over the backbones whose figure is known"
+    few = any(found["spearman"] is None for found in result["imagenet"].values())
+    return section(
+        "Does ImageNet foretell it?",
+        tag("p", f"{what}; it takes at least three that differ." if few else f"{what}."),
+        table(["probe", "backbones", "Spearman's ρ", "Kendall's τ"], rows),
+    )
+
+
+def _how_made(result: Mapping[str, Any]) -> Html:
+    splits = ", ".join(f"{n:,} {name}" for name, n in result["splits"].items())
+    facts = {
+        "stores": ", ".join(result["stores"]),
+        "data": f"{result['root']}: {result['samples']:,} labelled images of {result['classes']:,} classes",
+        "splits": f"{splits} ({result['split_source']})",
+        "selection": "; ".join(sorted({row["selected_on"] for row in result["rows"]})),
+        "seed": result["seed"],
+        **{named(row): tag("span", row["fingerprint"], class_="code") for row in result["rows"]},
+    }
+    return section(
+        "How it was made", table([], [[tag("small", name), of] for name, of in facts.items()], class_="words")
+    )
