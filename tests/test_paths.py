@@ -177,3 +177,23 @@ def test_what_cannot_be_fitted():
         LogisticPath(X, y[1:])
     with pytest.raises(ProbeError, match="above 0 and finite; got -1"):
         list(LogisticPath(X, y).fit([-1]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.arange(20) % 3 - 1, r"class numbers are 0 to 2, each of which occurs; got \[-1, 0, 1\]"),
+        (2 * (np.arange(20) % 2), r"class numbers are 0 to 1, each of which occurs; got \[0, 2\]"),
+        (2 * np.eye(20), "holds 0 and 1 only"),
+    ],
+)
+def test_targets_that_are_none_are_refused(targets, message):
+    with pytest.raises(ProbeError, match=message):
+        LogisticPath(features(20, 5, 2)[0], targets)
+
+
+@pytest.mark.parametrize("weight", [np.ones(19), -np.ones(20), np.zeros(20), np.full(20, np.nan), np.ones((20, 1))])
+def test_weights_that_are_none_are_refused(weight):
+    X, y = features(20, 5, 2)
+    with pytest.raises(ProbeError, match="sample_weight is one number for each of 20 rows"):
+        LogisticPath(X, y, sample_weight=weight)

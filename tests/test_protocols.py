@@ -481,3 +481,12 @@ def test_what_a_protocol_has_not():
         protocols.run_shots(PROTOCOLS["clip"], X, y, X, y)
     with pytest.raises(ProbeError, match=r"holds out 10% of the training images .* of 9 that leaves none"):
         protocols.run(PROTOCOLS["dinov2-logreg"], X[:9], y[:9])
+
+
+def test_rows_and_labels_must_match():
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    for name in ("clip", "kornblith", "dinov2-logreg", "dinov2-knn", "vissl-svm", "featurepipe"):
+        with pytest.raises(ProbeError, match=r"n labels; got \(60, 4\) and \(59,\)"):
+            protocols.run(protocols.named(name), X, y[1:])
+        with pytest.raises(ProbeError, match="embeddings of width 4 and 3"):
+            protocols.run(protocols.named(name), X, y, X[:9, :3], y[:9])

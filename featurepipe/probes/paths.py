@@ -1,9 +1,10 @@
 """The C path: L2-penalised logistic regression or linear SVM at every strength, each to its optimum, certified.
 
-What makes it fast, of which nothing changes the answer:
+What makes it fast, of which nothing changes the answer beyond rounding:
 
 - **Axes.** Features are centred and rotated to their principal axes. The penalty does not notice a rotation, and the
-  intercept takes up the mean. Where there are fewer rows than features, the rows' span replaces the features.
+  intercept takes up the mean. Where there are fewer rows than features, the rows' span replaces the features. Axes
+  below 1e-6 of the largest singular value, where float32 features hold rounding only, are left out.
 - **Preconditioner.** On these axes the Hessian is close to A ⊗ diag(λ) + I/C, with A the mean covariance (K, K) of the
   predicted classes and λ the axes' sums of squares: rotated into A's eigenvectors it is a diagonal.
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
@@ -14,6 +15,8 @@ The certificate is a proof, not a stop rule: for the objective F = Σ wᵢ loss�
 optimum, the duality gap at the dual point C⁻¹·(Y − P) is C/2 · ‖∇F‖², so F - F* can be no larger (the dual is in Yu,
 Huang and Lin 2011, "Dual coordinate descent methods for logistic regression and maximum entropy models"). For any
 convex loss it is the bound that the penalty's strong convexity gives, with the intercept in W where it is penalised.
+It is of the features on the axes that are kept: where one feature's scale is a million times another's, standardise
+them first (``scale=True``), or the smaller one is among the axes left out and the proof says nothing of it.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ class LogisticPath:
         self._tolerance = tolerance
         self._loss, self._Y = self._targets(np.asarray(Y), len(X))  # (n, K)
         self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
-        self._w = 1.0 if sample_weight is None else np.asarray(sample_weight, float)[:, None]  # (n, 1)
+        self._w = 1.0 if sample_weight is None else _weights(sample_weight, len(X))  # (n, 1)
         self._rows = _Rows(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
         self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
 
@@ -374,13 +377,26 @@ def _logistic_targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
     if len(Y) != rows:
         raise ProbeError(f"{rows} rows of features, but {len(Y)} targets")
     if Y.ndim == 2:
+        if not np.isin(Y, (0, 1)).all():
+            raise ProbeError("a matrix of labels holds 0 and 1 only")
         return Sigmoid(), Y.astype(np.float64)
-    classes = int(Y.max(initial=-1)) + 1
+    found = np.unique(Y)
+    classes = len(found)
     if classes < 2:
         raise ProbeError("a classifier needs at least two classes")
+    if not np.array_equal(found, np.arange(classes)):
+        raise ProbeError(f"class numbers are 0 to {classes - 1}, each of which occurs; got {found[:8].tolist()}")
     if classes == 2:
         return Sigmoid(), Y[:, None].astype(np.float64)
     return Softmax(), np.eye(classes)[Y]
+
+
+def _weights(weights: np.ndarray, rows: int) -> np.ndarray:
+    """Sample weights as a column (n, 1)."""
+    found = np.asarray(weights, float)
+    if found.shape != (rows,) or not np.isfinite(found).all() or found.min() < 0 or found.sum() == 0:
+        raise ProbeError(f"sample_weight is one number for each of {rows} rows, none below 0 and not all 0")
+    return found[:, None]
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:

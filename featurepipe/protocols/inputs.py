@@ -16,17 +16,26 @@ def check(
     Raises
     ------
     ProbeError
-        A single class, values that are not finite, or a class in y_other only.
+        A single class, values that are not finite, a class in y_other only, or rows and labels that do not match.
     """
-    X, y = _finite(X), np.asarray(y)
+    X, y = _pair(X, y)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
         raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
     if X_other is not None:
-        X_other, y_other = _finite(X_other), np.asarray(y_other)
+        X_other, y_other = _pair(X_other, y_other)
+        if X_other.shape[1] != X.shape[1]:
+            raise ProbeError(f"embeddings of width {X.shape[1]} and {X_other.shape[1]}; all must be of one backbone")
         probes.check_known(y_other, classes)
     return X, y, X_other, y_other
+
+
+def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    X, y = _finite(X), np.asarray(y)
+    if X.ndim != 2 or y.shape != (len(X),):
+        raise ProbeError(f"embeddings are (n, width) with n labels; got {X.shape} and {y.shape}")
+    return X, y
 
 
 def _finite(X: np.ndarray) -> np.ndarray:
