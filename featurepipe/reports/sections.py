@@ -141,7 +141,9 @@ def selection(model: models.Model) -> Html:
     if selection["on"] == where:
         used = f"{where} is also what is reported, so the figures above are too good."
     values = [step[name] for step in path]
-    labels = [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]  # short: for a phone
+    labels = [f"{value:g}" for value in values]
+    if name in ("C", "alpha"):  # decades
+        labels = [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]  # short: for a phone
     every = math.ceil(len(labels) / TICKS)
     labels = [label if i % every == 0 else "" for i, label in enumerate(labels)]
     charts, rows = [], []
