@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes import paths
+from featurepipe.probes import axes, paths
 from featurepipe.probes.paths import LogisticPath
 
 STRENGTHS = np.logspace(-6, 5, 12)
@@ -106,7 +106,7 @@ def test_products_may_read_the_features_instead_of_keeping_a_copy(tmp_path):
 def test_rows_in_many_chunks_give_the_same(monkeypatch):
     X, y = features(300, 40, 5)
     whole = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
-    monkeypatch.setattr(paths, "CHUNK_BYTES", 8 * 40 * 7)
+    monkeypatch.setattr(axes, "CHUNK_BYTES", 8 * 40 * 7)
     parts = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
     np.testing.assert_allclose(parts, whole, rtol=2 * paths.TOLERANCE)
 
@@ -151,6 +151,45 @@ def test_a_rare_class_among_many_rows():
         theirs = scikit_learns(X, y, C)
         assert fit.certificate.objective <= objective(X, y, theirs.coef_, theirs.intercept_, C) * (1 + 1e-6)
         assert fit.certificate.converged
+
+
+def test_a_feature_hidden_by_anothers_scale_is_not_certified():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = np.stack([1e8 * rng.normal(size=200), y + 0.1 * rng.normal(size=200)], axis=1)  # the second tells all
+    (hidden,) = LogisticPath(X, y).fit([1.0])
+    theirs = scikit_learns(X / [1e8, 1], y, 1.0)  # but for the first's penalty the same
+    optimum = objective(X / [1e8, 1], y, theirs.coef_, theirs.intercept_, 1.0)
+    certificate = hidden.certificate
+    assert certificate.objective > 1.1 * optimum  # the feature is among the axes left out
+    assert not certificate.converged
+    assert certificate.objective - optimum <= certificate.gap * certificate.objective
+    (seen,) = LogisticPath(X, y, scale=True).fit([1.0])
+    assert seen.certificate.converged
+    assert seen.certificate.objective < 0.9 * certificate.objective
+
+
+def test_axes_of_rounding_are_no_reason_to_doubt():
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(300, 5)) @ rng.normal(size=(5, 200)) + 10).astype(np.float32)  # 195 axes hold rounding
+    assert all(fit.certificate.converged for fit in LogisticPath(X, np.arange(300) % 3).fit(STRENGTHS[:-1]))
+
+
+def test_the_intercept_of_a_rare_label_reaches_its_optimum_beside_common_ones():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(5000, 4)), np.zeros((5000, 2))
+    Y[::2, 0], Y[7, 1] = 1, 1
+    for fit in LogisticPath(X, Y).fit([1e-9, 1e-3]):
+        assert fit.certificate.converged
+        P = 1 / (1 + np.exp(-(X @ fit.coef.T + fit.intercept)))
+        np.testing.assert_allclose(P.sum(axis=0), [2500, 1], rtol=1e-6)
+
+
+def test_an_intercept_that_is_not_at_its_optimum_is_said(monkeypatch):
+    X, y = features(60, 5, 3)
+    path = LogisticPath(X, y)
+    monkeypatch.setattr(path, "_balance", lambda W, S: (W, S, path._loss.estimates(S, path._Y), False))
+    assert not next(path.fit([1.0])).certificate.converged
 
 
 def test_steps_used_up_are_said(monkeypatch):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.paths import ROUNDING, Certificate, LogisticPath, SvmPath
+from featurepipe.probes.axes import ROUNDING
+from featurepipe.probes.paths import Certificate, LogisticPath, SvmPath
 
 Fitted = Iterable[tuple[Any, Certificate | None]]
 

@@ -15,8 +15,8 @@ The certificate is a proof, not a stop rule: for the objective F = Σ wᵢ loss�
 optimum, the duality gap at the dual point C⁻¹·(Y − P) is C/2 · ‖∇F‖², so F - F* can be no larger (the dual is in Yu,
 Huang and Lin 2011, "Dual coordinate descent methods for logistic regression and maximum entropy models"). For any
 convex loss it is the bound that the penalty's strong convexity gives, with the intercept in W where it is penalised.
-It is of the features on the axes that are kept: where one feature's scale is a million times another's, standardise
-them first (``scale=True``), or the smaller one is among the axes left out and the proof says nothing of it.
+The gradient along the axes left out counts too: where one feature's scale is a million times another's, the smaller one
+may be among them, and a fit that would need it does not count as converged. Standardise then (``scale=True``).
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.axes import Rotated
 from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
 
 TOLERANCE = 1e-7  # relative to the objective
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
-ROUNDING = 1e-6  # of float32 features, relative to the largest singular value: axes below it hold nothing else
-CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
 LOOSEST, TIGHTEST = 0.1, 1e-4  # how exactly a Newton step is solved; float32 products can do no better than the latter
 
 
@@ -46,13 +45,13 @@ class Certificate:
     objective : float
         Σ wᵢ lossᵢ + ‖W‖²/(2C) in float64: scikit-learn's objective over C.
     gradient_norm : float
-        Of the objective, in float64.
+        Of the objective, in float64, along the axes that are kept.
     gap : float
         Proven bound on (objective - optimum) / objective.
     steps, products : int
         Newton steps, and products with the Hessian.
     converged : bool
-        Whether the gap is within the tolerance.
+        Whether the gap is within the tolerance, and the intercept at its optimum.
     """
 
     C: float
@@ -128,7 +127,7 @@ class LogisticPath:
         self._loss, self._Y = self._targets(np.asarray(Y), len(X))  # (n, K)
         self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
         self._w = 1.0 if sample_weight is None else _weights(sample_weight, len(X))  # (n, 1)
-        self._rows = _Rows(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
+        self._rows = Rotated(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
         self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
 
     @staticmethod
@@ -156,16 +155,15 @@ class LogisticPath:
 
     def _start(self, C: float) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (K, r + 1) to start from, the last column the intercept, and their scores (n, K)."""
-        if not self._solved:
-            return np.zeros((self._Y.shape[1], self._rows.rank + 1)), np.zeros(self._Y.shape)
-        at, *last = self._solved[-1]
-        before, *older = self._solved[0]
-        if before == at:
-            return last[0], last[1]
-        t = (np.log(C) - at) / (at - before)
-        ahead = [new + t * (new - old) for new, old in zip(last, older, strict=True)]
-        W, S = min((ahead, last), key=lambda pair: self._objective(*pair, C))
-        return W, S
+        starts = [(np.zeros((self._Y.shape[1], self._rows.rank + 1)), np.zeros(self._Y.shape))]
+        if self._solved:
+            at, W, S = self._solved[-1]
+            before, V, T = self._solved[0]
+            starts.append((W, S))
+            if before != at:
+                t = (np.log(C) - at) / (at - before)
+                starts.append((W + t * (W - V), S + t * (S - T)))
+        return min(starts, key=lambda pair: self._objective(*pair, C))
 
     def _objective(self, W: np.ndarray, S: np.ndarray, C: float) -> float:
         return self._loss.value(S, self._Y, self._w) + float((W[:, self._penalised] ** 2).sum()) / (2 * C)
@@ -174,9 +172,9 @@ class LogisticPath:
         """Newton's method from W (K, r + 1) and its scores S (n, K); both at the optimum, and its certificate."""
         steps = products = 0
         while True:
-            W, S, P = self._balance(W, S)
+            W, S, P, balanced = self._balance(W, S)
             objective = self._objective(W, S, C)
-            G = self._rows.backward(self._w * (P - self._Y))  # (K, r + 1)
+            G, lost = self._rows.backward(self._w * (P - self._Y))  # (K, r + 1)
             G[:, self._penalised] += W[:, self._penalised] / C
             gap = C / 2 * float((G[:, self._penalised] ** 2).sum()) / objective
             if gap <= self._tolerance or steps == MAX_STEPS:
@@ -188,26 +186,32 @@ class LogisticPath:
             if length == 0:  # rounding leaves nothing to gain
                 break
             W, S = W + length * direction, S + length * shift
-        norm = float(np.linalg.norm(G))
-        return W, S, Certificate(C, objective, norm, gap, steps, products, gap <= self._tolerance)
+        norm, gap = float(np.linalg.norm(G)), gap + C / 2 * lost / objective
+        converged = balanced and gap <= self._tolerance
+        return W, S, Certificate(C, objective, norm, gap, steps, products, converged)
 
-    def _balance(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bring a free intercept to its optimum, which the certificate rests on; W, S and the estimates P (n, K)."""
+    def _balance(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+        """Bring a free intercept to its optimum, which the certificate rests on.
+
+        W, S, the estimates P (n, K), and whether it is there.
+        """
         P = self._loss.estimates(S, self._Y)
         if self._loss.penalises_intercept:
-            return W, S, P
+            return W, S, P, True
         W, S = W.copy(), S.copy()
         total = float(np.sum(self._w * np.ones((len(S), 1))))
         for _ in range(MAX_STEPS):
             g = (self._w * (P - self._Y)).sum(axis=0)  # (K,)
             if np.abs(g).max() <= 1e-12 * total:
-                break
-            step = -np.linalg.lstsq(self._loss.covariance(P, self._Y, self._w), g, rcond=None)[0]
-            step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))  # far from the optimum a full step may leap away
+                return W, S, P, True
+            A = self._loss.covariance(P, self._Y, self._w)  # (K, K)
+            scale = 1 / np.sqrt(np.maximum(np.diag(A), 1e-300))  # or a rare label's curvature passes for rounding
+            step = -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
+            step = np.clip(step, -2.0, 2.0)  # far from the optimum a full one may leap away
             W[:, -1] += step
             S += step
             P = self._loss.estimates(S, self._Y)
-        return W, S, P
+        return W, S, P, False
 
     def _direction(self, G: np.ndarray, P: np.ndarray, C: float, exactness: float) -> tuple[np.ndarray, int]:
         """Newton's direction by preconditioned conjugate gradients, (K, r + 1), and the number of products it took."""
@@ -230,7 +234,7 @@ class LogisticPath:
                 return size * x.astype(np.float64), count
             h = product(q)
             bend = _dot(q, h)
-            if bend <= 0:  # rounding: what has been found so far still descends
+            if not bend > 0:  # rounding: what has been found so far still descends
                 return size * (x if count else z).astype(np.float64), count + 1
             x = x + np.float32(rz / bend) * q
             residual = residual - np.float32(rz / bend) * h
@@ -280,96 +284,6 @@ class SvmPath(LogisticPath):
     @staticmethod
     def _targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
         return SquaredHinge(), _logistic_targets(Y, rows)[1]
-
-
-class _Rows:
-    """The features, centred and on their principal axes, as products with them.
-
-    Attributes
-    ----------
-    rank : int
-        Axes, r.
-    squares : ndarray, shape (r,)
-        Weighted sum of squares along each axis.
-    weight : float
-        Sum of the weights.
-    """
-
-    def __init__(self, X: np.ndarray, w: np.ndarray, *, scale: bool, keep: bool) -> None:
-        self._X, self.weight = X, float(w.sum())
-        n, width = X.shape
-        self._step = max(1, CHUNK_BYTES // (8 * width))
-        self._mean = sum(w[at] @ chunk for at, chunk in self._chunks()) / self.weight  # (D,)
-        if not np.isfinite(self._mean).all():
-            raise ProbeError("features hold values that are not finite; check the store with featurepipe verify")
-        spread = np.ones(width)
-        if scale:
-            variance = sum(w[at] @ (chunk - self._mean) ** 2 for at, chunk in self._chunks()) / self.weight
-            spread = np.sqrt(variance)
-            spread[spread <= ROUNDING * np.abs(self._mean)] = 1.0  # constant but for rounding: not to be blown up
-        self._axes, self.squares = self._principal(w, spread)  # (D, r), (r,)
-        self.rank = len(self.squares)
-        self._offset = self._mean @ self._axes  # (r,)
-        self._kept = None
-        if keep:
-            self._kept = np.empty((n, self.rank), np.float32)
-            for at, chunk in self._chunks():
-                self._kept[at] = chunk @ self._axes - self._offset
-
-    def forward(self, V: np.ndarray) -> np.ndarray:
-        """Scores (n, K) of coefficients V (K, r + 1), in float64."""
-        full = self._axes @ V[:, :-1].T  # (D, K)
-        shift = V[:, -1] - self._offset @ V[:, :-1].T  # (K,)
-        S = np.empty((len(self._X), len(V)))
-        for at, chunk in self._chunks():
-            S[at] = chunk @ full + shift
-        return S
-
-    def backward(self, R: np.ndarray) -> np.ndarray:
-        """Rᵀ times the features and a column of ones, (K, r + 1), of R (n, K), in float64."""
-        total = R.sum(axis=0)  # (K,)
-        full = sum(R[at].T @ chunk for at, chunk in self._chunks()) - np.outer(total, self._mean)  # (K, D)
-        return np.concatenate([full @ self._axes, total[:, None]], axis=1)
-
-    def forward32(self, V: np.ndarray) -> np.ndarray:
-        """As `forward`, in float32 from the kept features."""
-        if self._kept is None:
-            return self.forward(V.astype(np.float64)).astype(np.float32)
-        return self._kept @ V[:, :-1].T + V[:, -1]
-
-    def backward32(self, R: np.ndarray) -> np.ndarray:
-        """As `backward`, in float32 from the kept features."""
-        if self._kept is None:
-            return self.backward(R.astype(np.float64)).astype(np.float32)
-        return np.concatenate([R.T @ self._kept, R.sum(axis=0)[:, None]], axis=1)
-
-    def unrotated(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (K, D) and intercept (K,) for the features as they were given, of W (K, r + 1)."""
-        coef = W[:, :-1] @ self._axes.T
-        return coef, W[:, -1] - coef @ self._mean
-
-    def _chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(self._X), self._step):
-            at = slice(start, start + self._step)
-            yield at, self._X[at].astype(np.float64, copy=False)
-
-    def _principal(self, w: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
-        n, width = self._X.shape
-        if n <= width:  # the representer theorem: coefficients lie in the rows' span
-            Z = (np.asarray(self._X, np.float64) - self._mean) / spread * np.sqrt(w)[:, None]  # (n, D)
-            squares, vectors = np.linalg.eigh(Z @ Z.T)
-            kept = squares > max(squares[-1], 0) * ROUNDING**2
-            squares, vectors = squares[kept], Z.T @ (vectors[:, kept] / np.sqrt(squares[kept]))  # (D, r)
-        else:
-            gram = np.zeros((width, width))
-            for at, chunk in self._chunks():
-                Z = (chunk - self._mean) / spread * np.sqrt(w[at])[:, None]
-                gram += Z.T @ Z
-            squares, vectors = np.linalg.eigh(gram)
-            kept = squares > max(squares[-1], 0) * ROUNDING**2
-            squares, vectors = squares[kept], vectors[:, kept]
-        return vectors / spread[:, None], squares
 
 
 def _logistic_targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:

@@ -1,0 +1,110 @@
+"""Features on their principal axes, as the C path multiplies with them: in float64, and in float32 where that does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+
+ROUNDING = 1e-6  # of float32 features, relative to the largest singular value: axes below it hold nothing else
+CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
+
+
+class Rotated:
+    """The features, centred and on their principal axes, as products with them.
+
+    Attributes
+    ----------
+    rank : int
+        Axes, r.
+    squares : ndarray, shape (r,)
+        Weighted sum of squares along each axis.
+    weight : float
+        Sum of the weights.
+    """
+
+    def __init__(self, X: np.ndarray, w: np.ndarray, *, scale: bool, keep: bool) -> None:
+        self._X, self.weight = X, float(w.sum())
+        n, width = X.shape
+        self._step = max(1, CHUNK_BYTES // (8 * width))
+        self._mean = sum(w[at] @ chunk for at, chunk in self._chunks()) / self.weight  # (D,)
+        if not np.isfinite(self._mean).all():
+            raise ProbeError("features hold values that are not finite; check the store with featurepipe verify")
+        spread = np.ones(width)
+        if scale:
+            variance = sum(w[at] @ (chunk - self._mean) ** 2 for at, chunk in self._chunks()) / self.weight
+            spread = np.sqrt(variance)
+            spread[spread <= ROUNDING * np.abs(self._mean)] = 1.0  # constant but for rounding: not to be blown up
+        self._spread = spread
+        self._axes, self.squares = self._principal(w, spread)  # (D, r), (r,)
+        self.rank = len(self.squares)
+        self._offset = self._mean @ self._axes  # (r,)
+        self._kept = None
+        if keep:
+            self._kept = np.empty((n, self.rank), np.float32)
+            for at, chunk in self._chunks():
+                self._kept[at] = chunk @ self._axes - self._offset
+
+    def forward(self, V: np.ndarray) -> np.ndarray:
+        """Scores (n, K) of coefficients V (K, r + 1), in float64."""
+        full = self._axes @ V[:, :-1].T  # (D, K)
+        shift = V[:, -1] - self._offset @ V[:, :-1].T  # (K,)
+        S = np.empty((len(self._X), len(V)))
+        for at, chunk in self._chunks():
+            S[at] = chunk @ full + shift
+        return S
+
+    def backward(self, R: np.ndarray) -> tuple[np.ndarray, float]:
+        """Rᵀ times the features and a column of ones, (K, r + 1), of R (n, K), in float64.
+
+        And the sum of squares of Rᵀ times what the features have beside their axes.
+        """
+        total = R.sum(axis=0)  # (K,)
+        full = sum(R[at].T @ chunk for at, chunk in self._chunks()) - np.outer(total, self._mean)  # (K, D)
+        along = full @ self._axes  # (K, r)
+        beside = float(((full / self._spread) ** 2).sum() - (along**2).sum())  # Pythagoras
+        return np.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
+
+    def forward32(self, V: np.ndarray) -> np.ndarray:
+        """As `forward`, in float32 from the kept features."""
+        if self._kept is None:
+            return self.forward(V.astype(np.float64)).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # some processors' BLAS flags numbers beside a vector's end
+            return self._kept @ V[:, :-1].T + V[:, -1]
+
+    def backward32(self, R: np.ndarray) -> np.ndarray:
+        """As `backward`, in float32 from the kept features."""
+        if self._kept is None:
+            return self.backward(R.astype(np.float64))[0].astype(np.float32)
+        with np.errstate(invalid="ignore"):  # as above
+            return np.concatenate([R.T @ self._kept, R.sum(axis=0)[:, None]], axis=1)
+
+    def unrotated(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (K, D) and intercept (K,) for the features as they were given, of W (K, r + 1)."""
+        coef = W[:, :-1] @ self._axes.T
+        return coef, W[:, -1] - coef @ self._mean
+
+    def _chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(self._X), self._step):
+            at = slice(start, start + self._step)
+            yield at, self._X[at].astype(np.float64, copy=False)
+
+    def _principal(self, w: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
+        n, width = self._X.shape
+        if n <= width:  # the representer theorem: coefficients lie in the rows' span
+            Z = (np.asarray(self._X, np.float64) - self._mean) / spread * np.sqrt(w)[:, None]  # (n, D)
+            squares, vectors = np.linalg.eigh(Z @ Z.T)
+            kept = squares > max(squares[-1], 0) * ROUNDING**2
+            squares, vectors = squares[kept], Z.T @ (vectors[:, kept] / np.sqrt(squares[kept]))  # (D, r)
+        else:
+            gram = np.zeros((width, width))
+            for at, chunk in self._chunks():
+                Z = (chunk - self._mean) / spread * np.sqrt(w[at])[:, None]
+                gram += Z.T @ Z
+            squares, vectors = np.linalg.eigh(gram)
+            kept = squares > max(squares[-1], 0) * ROUNDING**2
+            squares, vectors = squares[kept], vectors[:, kept]
+        return vectors / spread[:, None], squares
