@@ -184,6 +184,25 @@ def test_labels_without_meaning_score_no_better_than_chance():
     assert probes.fit("logistic", X, y, value=1.0).scores["top1"] < 0.7
 
 
+def test_rows_of_a_group_stay_in_the_same_fold():
+    y = np.repeat([0, 1, 2], [40, 9, 3])
+    groups = np.array([f"image {i // 3}" for i in range(40)] + [f"image {i}" for i in range(9)] + ["copy"] * 3)
+    folds = selection._folds(y, 3, groups)
+    for label in (0, 1):
+        for group in np.unique(groups[y == label]):
+            assert len(np.unique(folds[(y == label) & (groups == group)])) == 1
+        assert set(folds[y == label]) == set(range(probes.FOLDS))
+    assert folds[y == 2].tolist() == [-1] * 3  # one image, thrice: never held out
+    assert selection._folds(y, 3, np.arange(52)).tolist() == selection._folds(y, 3).tolist()
+
+
+def test_copies_do_not_flatter_the_selection():
+    rng = np.random.default_rng(0)
+    X, y = np.tile(rng.normal(size=(50, 30)), (3, 1)), np.tile(np.arange(50) % 2, 3)  # labels mean nothing
+    assert probes.fit("knn", X, y, value=1).scores["top1"] > 0.9
+    assert probes.fit("knn", X, y, value=1, groups=np.tile(np.arange(50), 3)).scores["top1"] < 0.7
+
+
 @pytest.mark.parametrize("sizes", [(50, 50), (23, 7, 2), (5, 3, 1), (2, 2, 2, 2)])
 def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes):
     y = np.repeat(np.arange(len(sizes)), sizes)

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from featurepipe import backbones, compare, comparisons, extract, manifests, matrices, probe, probes, reports, shards
-from featurepipe.errors import ComparisonError, ManifestError, StoreError
-from featurepipe.stages import Listener, probe_layers, quantising
+from featurepipe.errors import ComparisonError, ManifestError, ProbeError, StoreError
+from featurepipe.stages import Listener, probe_layers, probe_protocol, quantising
 from featurepipe.stores import Store
 
 try:
@@ -412,6 +412,10 @@ def test_words_that_have_seen_what_is_held_out_are_left_out(store):
     old = row_of(first, "sift")["folder"]
     assert row_of(second, next(r["label"] for r in second["rows"] if r["backbone"] == "sift"))["folder"] != old
     assert f"left out: the codebook of {store.path / old} was learned from images now held out" in second["notes"]
+    assert probe(store.path, backbone=old, seed=0, kind="ridge", baselines="none")["backbone"] == "sift"
+    for stage, options in ((probe, {"kind": "ridge"}), (probe_protocol, {"protocol": "kornblith"})):
+        with pytest.raises(ProbeError, match="learned from images that are held out now"):
+            stage(store.path, backbone=old, seed=1, **options)
 
 
 @needs_cv2

@@ -455,6 +455,9 @@ def test_layers_that_rejected_other_images_are_probed_on_what_all_have(data, tmp
     result = probe_layers(tmp_path / "s", kind="ridge", baselines="none")
     first = matrix(tmp_path / "s", net.members[0])
     assert {row["n"] for row in result["layers"]} == {int((first.split == "test").sum())}
+    (chosen,) = (row for row in result["layers"] if row["chosen"])
+    assert (result["test"]["n"], result["test"]["top1"]) == (chosen["n"], chosen["top1"])
+    assert result["data"]["samples"] == held[0]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def fit(
     *,
     value: float | None = None,
     class_weight: str | None = None,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Probe:
     """Choose the strength and fit a probe.
@@ -85,6 +86,8 @@ def fit(
     class_weight : {None, 'balanced'}
         ``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the
         standardisation, too); not for centroid and knn.
+    groups : ndarray, shape (n,), optional
+        Rows of the same class and group, such as exact copies of an image, stay in the same fold.
     seed : int
         Of the folds, and of an mlp's initialisation and batches.
 
@@ -119,7 +122,7 @@ def fit(
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
         raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
-    candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed)
+    candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed}
     if X_val is not None:
         X_val, y_val = _finite(X_val), np.asarray(y_val)
@@ -167,11 +170,12 @@ def fit_few_shot(
     *,
     shots: int,
     repeats: int = 10,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Top-1 of probes on `shots` labelled examples per class, over seeded draws.
 
-    The strength is chosen by cross-validation inside each draw.
+    The strength is chosen by cross-validation inside each draw; `groups` are as in `fit`.
 
     Returns
     -------
@@ -193,7 +197,8 @@ def fit_few_shot(
     for repeat in range(repeats):
         generator = np.random.default_rng([seed, repeat])
         drawn = np.concatenate([generator.choice(np.flatnonzero(y == c), shots, replace=False) for c in classes])
-        probe = fit(kind, X[drawn], y[drawn], seed=seed)
+        alike = None if groups is None else groups[drawn]
+        probe = fit(kind, X[drawn], y[drawn], groups=alike, seed=seed)
         top1.append(float(np.mean(probe.estimator.predict(X_test) == y_test)))
     return {
         "shots": shots,
@@ -242,18 +247,21 @@ def _converged(certificate: Certificate | None) -> bool:
     return certificate is None or certificate.converged
 
 
-def _folds(y: np.ndarray, seed: int) -> np.ndarray:
-    """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample.
+def _folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
-    Unlike scikit-learn's StratifiedKFold this takes classes smaller than the number of folds, and every class stays
-    in every training part.
+    Unlike scikit-learn's StratifiedGroupKFold this takes classes smaller than the number of folds, and every class
+    stays in every training part.
     """
     generator = np.random.default_rng(seed)
     folds = np.full(len(y), -1)
     for offset, label in enumerate(np.unique(y)):
         members = generator.permutation(np.flatnonzero(y == label))
-        if len(members) > 1:
-            folds[members] = (np.arange(len(members)) + offset) % FOLDS
+        names = members if groups is None else groups[members]
+        _, firsts, group = np.unique(names, return_index=True, return_inverse=True)
+        order = firsts.argsort().argsort()[group]  # of each member's group, as they were drawn
+        if len(firsts) > 1:
+            folds[members] = (order + offset) % FOLDS
     return folds
 
 

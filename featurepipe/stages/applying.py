@@ -19,7 +19,7 @@ from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import labelled
+from featurepipe.stages.preparing import labelled
 from featurepipe.stores import Entry, Pending, Store
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")

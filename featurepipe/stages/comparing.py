@@ -26,15 +26,8 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import (
-    BASELINES,
-    choose_splits,
-    copy_notes,
-    cut,
-    fit_notes,
-    fit_parts,
-    sizes,
-)
+from featurepipe.stages.preparing import choose_splits, copy_notes, cut, sizes
+from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stores import Entry, Store
 

@@ -10,7 +10,7 @@ import numpy as np
 from featurepipe import matrices
 from featurepipe.errors import ComparisonError
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.probing import labelled
+from featurepipe.stages.preparing import labelled
 from featurepipe.stores import Entry, Row, Store
 
 

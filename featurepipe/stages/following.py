@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, matrices, models, probes, protocols
+from featurepipe import models, probes, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import Parts, choose_splits, copy_notes, cut, labelled, sizes
-from featurepipe.stores import Store
+from featurepipe.stages.preparing import Parts, prepare, sizes
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
@@ -86,28 +85,28 @@ def probe_protocol(
     metric = protocols.choose_metric(chosen, metric)
     if not chosen.linear and (output is not None or include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
-    source = Store.open(store)
-    by_name = backbone is None or isinstance(backbone, str)
-    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
-    path = Path(output) if output is not None else entry.folder / "model.safetensors"
-    models.check_suffix(path)
-    origin = entry.provenance["source"] if by_name else backbone.source
-    module = None
-    if weights is not None or include_backbone:
-        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
-        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
-    matrix, notes = labelled(matrices.load(source, entry))
-    split, split_source = choose_splits(matrix, seed)
-    parts = cut(matrix, split)
-    listener.note(f"protocol {protocol} on {entry.title}: " + ", ".join(f"{n} {s}" for s, n in sizes(split).items()))
-    if split_source != "given":
-        listener.note(f"splits {split_source}")
+    ready = prepare(
+        store,
+        output,
+        backbone=backbone,
+        layer=layer,
+        weights=weights,
+        include_backbone=include_backbone,
+        seed=seed,
+        device=device,
+    )
+    parts = ready.parts
+    ready.announce(listener, f"protocol {protocol}")
     estimator, found = _follow(chosen, parts, metric, seed)
-    notes += copy_notes(parts) + found.pop("notes")
+    notes = ready.notes + found.pop("notes")
     card = {
-        "data": {"root": str(source.root), "samples": len(matrix), "classes": len(np.unique(matrix.y))},
-        "splits": sizes(split),
-        "split_source": split_source,
+        "data": {
+            "root": str(ready.store.root),
+            "samples": len(ready.matrix),
+            "classes": len(np.unique(ready.matrix.y)),
+        },
+        "splits": sizes(ready.split),
+        "split_source": ready.split_source,
         "evaluated_on": parts.reported,
         **found,
         **_described(chosen, metric, parts),
@@ -118,15 +117,13 @@ def probe_protocol(
         "created": now(),
     }
     if chosen.linear:
-        described = {"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": dict(origin)}
-        seen = models.digest_keys(_learned(parts, "digests"))
-        models.save(path, models.Model(chosen.method, estimator, 1.0, described, seen, card), module=module)
+        models.save(ready.path, ready.model(chosen.method, estimator, 1.0, card), module=ready.module)
     for note in notes:
         listener.note(f"note: {note}")
     identity = {
-        "model": str(path) if chosen.linear else None,
-        "backbone": entry.name,
-        "layer": entry.layer,
+        "model": str(ready.path) if chosen.linear else None,
+        "backbone": ready.entry.name,
+        "layer": ready.entry.layer,
         "kind": chosen.method,
     }
     result = {**identity, chosen.parameter: card["selection"]["chosen"], **card}
@@ -146,7 +143,7 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[A
     """The classifier (None of few shots), and what a card says of selection and figures, with notes."""
     X, y = parts.report.X, parts.report.y
     if protocol.shots:
-        few = protocols.run_shots(protocol, _learned(parts, "X"), _learned(parts, "y"), X, y, seed=seed)
+        few = protocols.run_shots(protocol, parts.learned.X, parts.learned.y, X, y, seed=seed)
         left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
         notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
         selection = {"on": "the shots of each draw", "chosen": None, "path": []}
@@ -174,9 +171,3 @@ def _path_notes(outcome: Outcome) -> list[str]:
     if outcome.certificate is not None and not outcome.certificate.converged:
         stalled.append(f"{outcome.chosen:g} (final fit)")
     return [*notes, f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else notes
-
-
-def _learned(parts: Parts, field: str) -> np.ndarray:
-    """A field of the rows of train, and of val where that is not reported."""
-    pieces = [parts.train] if parts.select is None else [parts.train, parts.select]
-    return np.concatenate([getattr(piece, field) for piece in pieces])

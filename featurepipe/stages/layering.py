@@ -13,7 +13,8 @@ from featurepipe import matrices, probes
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import choose_splits, cut, fit_notes, fit_parts, labelled, probe
+from featurepipe.stages.preparing import choose_splits, cut, labelled
+from featurepipe.stages.probing import fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
 
@@ -87,6 +88,7 @@ def probe_layers(
         value=value,
         class_weight=class_weight,
         seed=seed,
+        among=common,
         compared=table,
         listener=listener,
         **options,

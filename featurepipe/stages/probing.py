@@ -8,33 +8,22 @@ error of the best top-1, refitted on all that was not reported.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, manifests, matrices, models, probes
+from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ProbeError, StoreError
+from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
-from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stores import Entry, Store
+from featurepipe.stages.preparing import Parts, Prepared, cut, prepare, sizes
+from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A labelled matrix cut into training, selection and evaluation rows."""
-
-    train: FeatureMatrix
-    select: FeatureMatrix | None
-    report: FeatureMatrix
-    reported: str  # 'test', or 'val' where there is no test
 
 
 def probe(
@@ -54,6 +43,7 @@ def probe(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
+    among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
@@ -89,6 +79,8 @@ def probe(
         Put the backbone's weights into the model file.
     seed : int
         Of splits, folds, draws and random weights.
+    among : collection of str, optional
+        Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
         What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
 
@@ -101,33 +93,27 @@ def probe(
     started = time.perf_counter()
     if baselines not in BASELINES:
         raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
-    source = Store.open(store)
-    by_name = backbone is None or isinstance(backbone, str)
-    if layer is not None and not by_name:
-        raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
-    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
-    path = Path(output) if output is not None else entry.folder / "model.safetensors"
-    models.check_suffix(path)
-    origin = entry.provenance["source"] if by_name else backbone.source
-    module = None
-    if weights is not None or include_backbone:
-        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
-        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
-    matrix, notes = labelled(matrices.load(source, entry))
-    split, split_source = choose_splits(matrix, seed)
-    parts = cut(matrix, split)
-    notes += copy_notes(parts)
+    found = prepare(
+        store,
+        output,
+        backbone=backbone,
+        layer=layer,
+        weights=weights,
+        include_backbone=include_backbone,
+        among=among,
+        seed=seed,
+        device=device,
+    )
+    entry, parts = found.entry, found.parts
     _check_shots(parts, shots)
-    listener.note(f"{kind} probe on {entry.title}: " + ", ".join(f"{n} {s}" for s, n in sizes(split).items()))
-    if split_source != "given":
-        listener.note(f"splits {split_source}")
+    found.announce(listener, f"{kind} probe")
     fitted = fit_parts(kind, parts, value, seed, class_weight)
-    notes += fit_notes(fitted) + _layer_notes(entry, compared)
+    notes = found.notes + fit_notes(fitted) + _layer_notes(entry, compared)
     few = _few_shot(kind, parts, shots, repeats, seed)
     others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
         try:
-            same = _same_samples(source, extractor, matrix, split, workers, listener)
+            same = _same_samples(found, extractor, workers, listener)
         except StoreError as error:  # the images may be gone while their embeddings are still here
             notes.append(f"no figure for {extractor.name}: {error}")
             continue
@@ -138,9 +124,9 @@ def probe(
     if baselines != "none":
         others["majority"] = probes.majority(parts.train.y, parts.report.y)
     card = {
-        "data": {"root": str(source.root), "samples": len(matrix), "classes": len(fitted.classes)},
-        "splits": sizes(split),
-        "split_source": split_source,
+        "data": {"root": str(found.store.root), "samples": len(found.matrix), "classes": len(fitted.classes)},
+        "splits": sizes(found.split),
+        "split_source": found.split_source,
         **_figures(fitted, parts),
         "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
         "few_shot": few,
@@ -153,12 +139,12 @@ def probe(
         "versions": versions(),
         "created": now(),
     }
-    models.save(path, _model(fitted, entry, origin, parts, card), module=module)
+    models.save(found.path, found.model(kind, fitted.estimator, fitted.temperature, card), module=found.module)
     for note in notes:
         listener.note(f"note: {note}")
     parameter = probes.KINDS[kind][0]
     strength = {} if parameter is None else {parameter: fitted.chosen}
-    identity = {"model": str(path), "backbone": entry.name, "layer": entry.layer}
+    identity = {"model": str(found.path), "backbone": entry.name, "layer": entry.layer}
     result = {**identity, "kind": kind, **strength, **card}
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
@@ -181,24 +167,9 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _model(
-    fitted: probes.Probe, entry: Entry, origin: Mapping[str, Any], parts: Parts, card: dict[str, Any]
-) -> models.Model:
-    used = parts.train.digests if parts.select is None else np.concatenate([parts.train.digests, parts.select.digests])
-    return models.Model(
-        kind=fitted.kind,
-        estimator=fitted.estimator,
-        temperature=fitted.temperature,
-        backbone={"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": dict(origin)},
-        seen=models.digest_keys(used),
-        card=card,
-    )
-
-
 def _check_shots(parts: Parts, shots: Sequence[int]) -> None:
     """Refuse more shots than the smallest class has images, before anything is fitted."""
-    y = parts.train.y if parts.select is None else np.concatenate([parts.train.y, parts.select.y])
-    classes, counts = np.unique(y, return_counts=True)
+    classes, counts = np.unique(parts.learned.y, return_counts=True)
     if shots and max(shots) > counts.min():
         raise ProbeError(
             f"class {classes[counts.argmin()]!r} has {counts.min()} training images, fewer than {max(shots)} shots; "
@@ -206,60 +177,10 @@ def _check_shots(parts: Parts, shots: Sequence[int]) -> None:
         )
 
 
-def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
-    """The rows that have a label, and a note on those that have none."""
-    has_label = np.array([label is not None for label in matrix.y], bool)
-    kept = matrix.take(has_label)
-    missing = int((~has_label).sum())
-    if not len(kept):
-        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
-    return kept, [f"{missing} samples without a label are left out"] if missing else []
-
-
-def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
-    """Each row's split as given, or made; and which of the two."""
-    given = set(matrix.split)
-    samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
-    if None in given and len(given) > 1:
-        first = next(sample.id for sample in samples if sample.split is None)
-        raise ManifestError(f"some samples have a split and {first} has none; give every sample one, or none")
-    manifests.check_labels(samples)
-    if given in ({None}, {"train"}):
-        made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
-        manifests.check_labels([s._replace(split=part) for s, part in zip(samples, made, strict=True)])
-        return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
-    if "train" not in given:
-        raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
-    return matrix.split, "given"
-
-
-def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:
-    """A labelled matrix by the split of each row, (n,): test is reported, or else val."""
-    reported = "test" if (split == "test").any() else "val"
-    select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
-    report = matrix.take(split == reported)
-    if not len(report):
-        raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
-    return Parts(matrix.take(split == "train"), select, report, reported)
-
-
-def sizes(split: np.ndarray) -> dict[str, int]:
-    """Split → number of rows."""
-    return {name: int((split == name).sum()) for name in manifests.SPLITS}
-
-
-def copy_notes(parts: Parts) -> list[str]:
-    """A note where what is reported on has been learned from."""
-    learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
-    copies = sum(digest in learned for digest in parts.report.digests)
-    verb = "image is an exact copy" if copies == 1 else "images are exact copies"
-    return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
-
-
 def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_weight: str | None = None) -> probes.Probe:
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
-    options = {"value": value, "seed": seed, "class_weight": class_weight}
+    options = {"value": value, "seed": seed, "class_weight": class_weight, "groups": parts.train.digests}
     return probes.fit(kind, parts.train.X, parts.train.y, *select, **options)
 
 
@@ -286,9 +207,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
 
 
 def _few_shot(kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
-    X, y = parts.train.X, parts.train.y
-    if parts.select is not None:
-        X, y = np.concatenate([X, parts.select.X]), np.concatenate([y, parts.select.y])
+    X, y = parts.learned.X, parts.learned.y
     return [
         {
             **probes.fit_few_shot(kind, X, y, parts.report.X, parts.report.y, shots=n, repeats=repeats, seed=seed),
@@ -309,18 +228,12 @@ def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> di
     return found
 
 
-def _same_samples(
-    store: Store,
-    extractor: Extractor,
-    matrix: FeatureMatrix,
-    split: np.ndarray,
-    workers: int | None,
-    listener: Listener,
-) -> Parts:
-    """The samples of `matrix`, cut the same way, seen by another extractor; missing embeddings are computed."""
+def _same_samples(found: Prepared, extractor: Extractor, workers: int | None, listener: Listener) -> Parts:
+    """The same samples, cut the same way, seen by another extractor; missing embeddings are computed."""
+    store = found.store
     with store.lock():
         fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
     other = matrices.load(store, store.entry(extractor))
-    split_of = dict(zip(matrix.ids, split, strict=True))
+    split_of = dict(zip(found.matrix.ids, found.split, strict=True))
     other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
     return cut(other, np.array([split_of[id_] for id_ in other.ids], object))

@@ -1,0 +1,193 @@
+"""What every stage that probes begins with: a store's entry, its labelled rows, and how they are split."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, manifests, matrices, models
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.listening import Listener
+from featurepipe.stages.quantising import has_learned
+from featurepipe.stores import Entry, Store
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A labelled matrix cut into training, selection and evaluation rows."""
+
+    train: FeatureMatrix
+    select: FeatureMatrix | None
+    report: FeatureMatrix
+    reported: str  # 'test', or 'val' where there is no test
+
+    @property
+    def learned(self) -> FeatureMatrix:
+        """All rows but those that are reported."""
+        return self.train if self.select is None else self.train.joined(self.select)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An entry of a store, ready to be probed.
+
+    Attributes
+    ----------
+    store : Store
+    entry : Entry
+    path : Path
+        Where the model file goes.
+    origin : mapping
+        The backbone's source, as of where its weights are now.
+    module : torch.nn.Module or None
+        The backbone, where it goes into the model file.
+    matrix : FeatureMatrix
+        The labelled rows.
+    split : ndarray of object, shape (n,)
+    split_source : str
+    parts : Parts
+        The same rows by split.
+    notes : list of str
+    """
+
+    store: Store
+    entry: Entry
+    path: Path
+    origin: Mapping[str, Any]
+    module: Any
+    matrix: FeatureMatrix
+    split: np.ndarray
+    split_source: str
+    parts: Parts
+    notes: list[str]
+
+    def announce(self, listener: Listener, what: str) -> None:
+        """Say what is done on how many samples."""
+        counts = ", ".join(f"{n} {name}" for name, n in sizes(self.split).items())
+        listener.note(f"{what} on {self.entry.title}: {counts}")
+        if self.split_source != "given":
+            listener.note(f"splits {self.split_source}")
+
+    def model(self, kind: str, estimator: Any, temperature: float, card: dict[str, Any]) -> models.Model:
+        """What the model file holds of a classifier that has learned from all but the reported rows."""
+        entry = self.entry
+        return models.Model(
+            kind=kind,
+            estimator=estimator,
+            temperature=temperature,
+            backbone={
+                "name": entry.name,
+                "fingerprint": entry.fingerprint,
+                "spec": entry.spec,
+                "source": dict(self.origin),
+            },
+            seen=models.digest_keys(self.parts.learned.digests),
+            card=card,
+        )
+
+
+def prepare(
+    store: str | Path,
+    output: str | Path | None,
+    *,
+    backbone: str | Extractor | None,
+    layer: str | None,
+    weights: str | Path | None,
+    include_backbone: bool,
+    among: Collection[str] | None = None,
+    seed: int,
+    device: str,
+) -> Prepared:
+    """Find an entry, check where its model file goes, load its labelled rows and split them.
+
+    Parameters
+    ----------
+    store, output, backbone, layer, weights, include_backbone, seed, device
+        As for `featurepipe.stages.probe`.
+    among : collection of str, optional
+        Digests of the images to use; by default all.
+
+    Raises
+    ------
+    ManifestError, ProbeError, StoreError
+        As for `featurepipe.stages.probe`.
+    """
+    source = Store.open(store)
+    by_name = backbone is None or isinstance(backbone, str)
+    if layer is not None and not by_name:
+        raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
+    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
+    path = Path(output) if output is not None else entry.folder / "model.safetensors"
+    models.check_suffix(path)
+    origin = entry.provenance["source"] if by_name else backbone.source
+    module = None
+    if weights is not None or include_backbone:
+        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
+        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
+    matrix, notes = labelled(matrices.load(source, entry))
+    if among is not None:
+        matrix = matrix.take(np.array([digest in among for digest in matrix.digests], bool))
+    split, split_source = choose_splits(matrix, seed)
+    parts = cut(matrix, split)
+    if has_learned(entry, parts.train, matrix.take(split != "train")):
+        raise ProbeError(
+            f"the codebook of {entry.title} was learned from images that are held out now; use the seed and splits of "
+            "then, or learn another: featurepipe compare --baselines full"
+        )
+    return Prepared(source, entry, path, origin, module, matrix, split, split_source, parts, notes + copy_notes(parts))
+
+
+def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
+    """The rows that have a label, and a note on those that have none."""
+    has_label = np.array([label is not None for label in matrix.y], bool)
+    kept = matrix.take(has_label)
+    missing = int((~has_label).sum())
+    if not len(kept):
+        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    return kept, [f"{missing} samples without a label are left out"] if missing else []
+
+
+def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
+    """Each row's split as given, or made; and which of the two."""
+    given = set(matrix.split)
+    samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
+    if None in given and len(given) > 1:
+        first = next(sample.id for sample in samples if sample.split is None)
+        raise ManifestError(f"some samples have a split and {first} has none; give every sample one, or none")
+    manifests.check_labels(samples)
+    if given in ({None}, {"train"}):
+        made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
+        manifests.check_labels([s._replace(split=part) for s, part in zip(samples, made, strict=True)])
+        return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
+    if "train" not in given:
+        raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
+    return matrix.split, "given"
+
+
+def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:
+    """A labelled matrix by the split of each row, (n,): test is reported, or else val."""
+    reported = "test" if (split == "test").any() else "val"
+    select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
+    report = matrix.take(split == reported)
+    if not len(report):
+        raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
+    return Parts(matrix.take(split == "train"), select, report, reported)
+
+
+def sizes(split: np.ndarray) -> dict[str, int]:
+    """Split → number of rows."""
+    return {name: int((split == name).sum()) for name in manifests.SPLITS}
+
+
+def copy_notes(parts: Parts) -> list[str]:
+    """A note where what is reported on has been learned from."""
+    learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
+    copies = sum(digest in learned for digest in parts.report.digests)
+    verb = "image is an exact copy" if copies == 1 else "images are exact copies"
+    return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
