@@ -17,10 +17,10 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 15.0  # of one thread; measured: 10 (MobileNetV2) to 25 (ViT-tiny)
+COMPILE_SECONDS = 20.0  # all others wait; measured: 17 (MobileNetV2) to 29 (ViT-tiny), half of it the second time
 # Measured (benchmarks/README.md): 1.25 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
-# convolutions, and 1.09 (ViT-tiny) without any. It must repay itself, and be over before half of the run is.
-COMPILE_GAIN, COMPILE_GAIN_PLAIN, COMPILE_OVER = 1.25, 1.09, 0.5
+# convolutions, and 1.09 (ViT-tiny) without any. It must repay itself.
+COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.25, 1.09
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer than that wait for the interpreter's lock rather than compute
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
@@ -128,7 +128,6 @@ class Engine:
                 self.notes.append("note: networks are not compiled on mps")
             self._compile = "off"
         self._compiled_for = start
-        self._turns = _Turns()
         self._times: deque[float] = deque(maxlen=1000)  # seconds per image, of whole batches
         self._eager_time: float | None = None
         self._lock = threading.Lock()
@@ -138,7 +137,7 @@ class Engine:
         vectors, done, alone = np.empty((len(pixels), self.extractor.width), np.float32), 0, False
         while done < len(pixels):
             # What failed is tried again alone: for what others hold, half the size, and its half, would seem too much
-            with self._turns.alone() if alone else self._turns.shared():
+            with _TURNS.alone() if alone else _TURNS.shared():
                 found = self._try(pixels[done:])
             alone = found is None
             if found is not None:
@@ -177,8 +176,8 @@ class Engine:
                 times = list(self._times)
             if len(times) < TRIALS * self.infer_threads:
                 return False
-            seconds = left * median(times)  # of all threads; compiling takes one
-            if min(1 - 1 / self._gain, COMPILE_OVER / self.infer_threads) * seconds < COMPILE_SECONDS:
+            seconds = left * median(times) / self.infer_threads
+            if (1 - 1 / self._gain) * seconds < COMPILE_SECONDS:
                 return False
         elif self._compile == "off":
             return False
@@ -186,16 +185,19 @@ class Engine:
         return True
 
     def compile(self) -> None:
-        """Compile the network, in this thread while others go on; a failure leaves it as it was, and a note.
+        """Compile the network, while no other thread infers; a failure leaves it as it was, and a note.
 
-        So does a batch size that no longer holds when it is done.
+        So does a batch size that no longer holds when it is done. The others must wait: while torch traces, it has
+        replaced what every module does when it is called, by whichever thread. And they would hardly come on, as the
+        compiler keeps the interpreter's lock to itself.
         """
         if not self.own_device and not _has_compiler():
             self.notes.append("note: no C++ compiler found (g++, or the environment's CXX); not compiled")
             return
         started, size = time.perf_counter(), self.size.current
         try:
-            made = self._eager.compile(size)
+            with _TURNS.alone():
+                made = self._eager.compile(size)
         except BackboneError as error:
             self.notes.append(f"note: {error}; going on without")
             return
@@ -283,6 +285,9 @@ class _Turns:
             with self._changed:
                 self._alone = False
                 self._changed.notify_all()
+
+
+_TURNS = _Turns()  # of the whole process: memory and the compiler's tracing are all engines' affair
 
 
 def lane_batch(extractor: Extractor) -> int:

@@ -142,7 +142,7 @@ def _run(
     progress: Callable[[int], object],
     note: Callable[[str], object],
 ) -> None:
-    """Take results as they come, and let a lane compile when that is wanted: the others go on."""
+    """Take results as they come, and let a lane compile when that is wanted: the others wait for it to infer."""
     left = len(plan)
     if left and engine.wants_compiling(left):  # where it was asked for and nothing has to be found out before
         lanes.submit(engine.compile)
