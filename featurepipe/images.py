@@ -227,4 +227,4 @@ def _crop_tensor(tensor: torch.Tensor, transform: Transform) -> np.ndarray:
     tensor = functional.resize(
         tensor, scaled if squash else scaled[:1], InterpolationMode(transform.interpolation), antialias=True
     )
-    return functional.center_crop(tensor, [height, width]).contiguous().numpy()
+    return functional.center_crop(tensor, [height, width]).numpy()

@@ -118,3 +118,13 @@ def test_a_failure_inside_puts_the_switch_back(before):
     with pytest.raises(KeyError), networks._TF32.allowed(not before):
         raise KeyError
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_the_order_of_pixels_in_memory_changes_no_vector():
+    net = backbones.create("test_resnet", random_weights=True, precision="fp32", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *net.transform.input_size), np.uint8)
+    wanted = net.embed(pixels)
+    last = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # as extraction reads them
+    np.testing.assert_array_equal(net.embed(last), wanted)
+    np.testing.assert_array_equal(net.embed(pixels[::-1, :, ::-1, ::-1][::-1, :, ::-1, ::-1]), wanted)
+    np.testing.assert_array_equal(net.embed(pixels[:, :, ::-1]), net.embed(pixels[:, :, ::-1].copy()))

@@ -54,7 +54,9 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
     MemoryError
         There is none for the pixels of so many.
     """
-    pixels = np.empty((len(plan), *transform.input_size), np.uint8)  # (B, C, H, W)
+    channels, height, width = transform.input_size
+    pixels = np.empty((len(plan), height, width, channels), np.uint8)  # as decoders give them and networks want them
+    pixels = pixels.transpose(0, 3, 1, 2)  # (B, C, H, W)
     digests, rejects, unreadable = [], {}, {}
     load_seconds, before, before_cpu = 0.0, time.perf_counter(), time.thread_time()
     for pending in plan:
