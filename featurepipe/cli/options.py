@@ -189,7 +189,7 @@ PROBE = _options(
     click.option(
         "--semi",
         is_flag=True,
-        help="Beside --shots: self-training and label spreading, with the other training images unlabelled.",
+        help="Beside --shots: self-training and label spreading; all other training images help unlabelled, or harm.",
     ),
     click.option(
         "--baselines",

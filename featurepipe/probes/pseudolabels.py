@@ -30,7 +30,9 @@ def fit_self_training(probe: Probe, X: np.ndarray, known: np.ndarray, seed: int 
     """Fit a probe again and again, each time also on the images that it is confident of.
 
     Yarowsky 1995, "Unsupervised Word Sense Disambiguation Rivaling Supervised Methods". An image whose most probable
-    class has more than 0.9 keeps that label; after ten rounds, or as soon as one adds none, it ends.
+    class has more than 0.9 keeps that label; after ten rounds, or as soon as one adds none, it ends. That is up to
+    eleven fits, to all images. From one label per class probabilities cannot be calibrated, so what is confident there
+    may be wrong, and the probe may get worse.
 
     Parameters
     ----------

@@ -136,7 +136,7 @@ def draw(y: np.ndarray, shots: int, groups: np.ndarray | None = None, *, seed: i
     Examples
     --------
     >>> draw(np.array([0, 0, 1, 1]), 1, seed=0).tolist(), draw(np.array([0, 0, 1, 1]), 2, seed=0).tolist()
-    ([1, 2], [1, 0, 2, 3])
+    ([0, 2], [0, 1, 2, 3])
     """
     generator = np.random.default_rng(seed)
     drawn = []

@@ -133,14 +133,14 @@ def _span_text(span: tuple[float, float, float]) -> str:
 
 
 def _verdict_on_semi(few: Sequence[Mapping[str, Any]]) -> str:
-    """What unlabelled images bring, and where they harm."""
+    """What the lines know, and where that is of no use."""
     text = (
         "Self-training and label spreading know the same labels, and see all other training images without theirs; the"
         " reported images they do not see."
     )
     for key, name in SEMI.items():
-        worse = [f"{one['shots']:,}" for one in few if one["semi"][key]["mean"] < one["mean"]]
-        text += f" With {', '.join(worse)} per class, {name} is worse than the probe alone." if worse else ""
+        vain = [f"{one['shots']:,}" for one in few if one["semi"][key]["mean"] <= one["mean"]]
+        text += f" With {', '.join(vain)} per class, {name} is no better than the probe alone." if vain else ""
     return text
 
 
