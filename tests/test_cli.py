@@ -284,11 +284,15 @@ def test_texts_say_what_the_json_says(here):
         f"{100 * values['test']['top1']:.1f} %",
         f"majority class {100 * values['baselines']['majority']:.1f} %",
         f"alpha={values['alpha']:g}",
-        f"2 per class    {100 * values['few_shot'][0]['mean']:.1f} % ±",
+        "with few labels: test top-1, mean of 2 draws, with its 95 % interval",
         values["model"],
         values["report"],
     ):
         assert expected in text
+    (few,) = values["few_shot"]
+    low, high = few["interval"]
+    cells = ["20", "2", f"{100 * few['mean']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"]
+    assert cells in [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
     text = call("evaluate", values["model"], "data/digits", "--split", "all").stdout
     assert "the model was trained on 110 of these images; figures flatter" in text
     assert "lowest recall" in text
@@ -373,6 +377,39 @@ def test_protocols_say_what_was_chosen_and_how_they_differ(here):
     assert "report →" not in text
 
 
+def test_the_table_of_few_labels_says_what_the_json_says(here):
+    assert call("extract", "data/digits", "-s", "s", *TINY).exit_code == 0
+    options = (
+        "probe",
+        "s",
+        "-b",
+        "test_resnet (random weights, seed 0)",
+        "--kind",
+        "ridge",
+        "--shots",
+        "1,4",
+        "--repeats",
+        "3",
+        "--semi",
+    )
+    values, lines = result_of(*options), call(*options).stdout.splitlines()
+    start = lines.index("  with few labels: test top-1, mean of 3 draws, with its 95 % interval")
+    table = [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 : start + 5]]
+    assert table[0] == ["labels", "per class", "ridge probe", "self-training", "label spreading", "raw pixels"]
+    for cells, few in zip(table[1:3], values["few_shot"], strict=True):
+        spans = [
+            f"{100 * one['mean']:.1f} % ({100 * one['interval'][0]:.1f}–{100 * one['interval'][1]:.1f})"
+            for one in (few, *few["semi"].values())
+        ]
+        pixels = f"{100 * few['baselines']['pixels']:.1f} %"
+        assert cells == [str(few["labels"]), str(few["shots"]), *spans, pixels]
+    whole = [f"{100 * values['test']['top1']:.1f} %", f"{100 * values['baselines']['pixels']:.1f} %"]
+    assert table[3] == [str(values["splits"]["train"] + values["splits"]["val"]), "all", *whole]
+    alone = call(*options[:-3], "--repeats", "1", "--baselines", "none").stdout
+    assert "with few labels: test top-1, mean of 1 draw\n" in alone
+    assert "(" not in alone.split("with few labels")[1]
+
+
 # -- exit codes ---------------------------------------------------------------------------------------------------
 
 
@@ -448,6 +485,8 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--shots", "5,,10"],
         ["probe", "s", "--shots", "0"],
         ["probe", "s", "--repeats", "0"],
+        ["probe", "s", "--semi"],
+        ["probe", "s", "--protocol", "clip", "--semi"],
         ["probe", "s", "--baselines", "all"],
         ["compare"],
         ["compare", "s", "--kind", "oracle"],

@@ -23,9 +23,25 @@ SPEC = {
     "precision": "fp32",
 }
 SHOTS = [
-    {"shots": shots, "repeats": 3, "mean": mean, "std": std, "top1": [mean] * 3, "baselines": {"pixels": mean / 2}}
-    for shots, mean, std in ((10, 0.8, 0.01), (1, 0.4, 0.05))
+    {
+        "shots": shots,
+        "labels": 3 * shots,
+        "repeats": 3,
+        "mean": top1[1],
+        "std": top1[1] - top1[0],
+        "interval": probes.mean_interval(top1),
+        "top1": top1,
+        "semi": {},
+        "baselines": {"pixels": top1[1] / 2},
+    }
+    for shots, top1 in ((10, [0.79, 0.8, 0.81]), (1, [0.35, 0.4, 0.45]))
 ]
+
+
+def with_semi(few, **means):
+    """The same draws with lines of semi-supervised methods, 0.02 apart."""
+    lines = {name: {"mean": mean, "top1": [mean - 0.02, mean, mean + 0.02]} for name, mean in means.items()}
+    return {**few, "semi": lines}
 
 
 def step(c, top1, log_loss=0.5, converged=True):
@@ -199,28 +215,83 @@ def test_the_verdict_is_as_strong_as_the_figures(pixels, expected):
     assert ("may be chance" in verdict) == (pixels == 0.88)
 
 
-def test_few_labels_are_listed_in_order_with_their_spread():
-    page = reports.page(make(few_shot=SHOTS))
+def test_few_labels_are_listed_in_order_with_their_intervals_up_to_all_labels():
+    model = make(few_shot=SHOTS)
+    page, whole = reports.page(model), model.card["test"]["top1"]
     assert table_of(page, "With few labels") == [
-        ["shots", "this probe", "raw pixels", "draws"],
-        ["1", "40.0 % ± 5.0", "20.0 %", "3"],
-        ["10", "80.0 % ± 1.0", "40.0 %", "3"],
+        ["per class", "labels", "this probe", "raw pixels"],
+        ["1", "3", "40.0 % (27.6–52.4)", "20.0 %"],
+        ["10", "30", "80.0 % (77.5–82.5)", "40.0 %"],
+        ["all", "4,000", f"{100 * whole:.1f} %", "22.2 %"],
     ]
-    curves = {group.get("class"): group for group in section(page, "With few labels").iter("g")}
-    assert set(curves) == {"curve all-labels", "curve this-probe", "curve raw-pixels"}
-    first, second = curves["curve this-probe"].iter("circle")
-    assert (text(first), text(second)) == ("40", "80")
-    assert float(first.get("cy")) > float(second.get("cy"))  # y grows downwards
-    whisker = next(line for line in curves["curve this-probe"].iter("line") if line.get("class") == "whisker")
-    assert float(whisker.get("y1")) + float(whisker.get("y2")) == pytest.approx(2 * float(first.get("cy")), abs=0.2)
+    part = section(page, "With few labels")
+    assert "on the same 60 test images: mean over 3 random draws of labels, with its 95 % interval" in text(part)
+    assert "no better" not in text(part)
+    curves = {group.get("class"): group for group in part.iter("g")}
+    assert set(curves) == {"curve this-probe", "curve raw-pixels"}
+    dots = list(curves["curve this-probe"].iter("circle"))
+    assert [text(dot) for dot in dots] == ["40", "80", f"{100 * whole:.4g}"]
+    heights = [float(dot.get("cy")) for dot in dots]
+    assert heights[0] > heights[1] > heights[2]  # y grows downwards
+    steps = [float(dot.get("cx").rstrip("%")) for dot in dots]
+    ratio = np.log10(10) / np.log10(4000 / 3)  # a logarithmic axis, that ends at the mean of images per class
+    assert (steps[1] - steps[0]) / (steps[2] - steps[0]) == pytest.approx(ratio, abs=1e-3)
+    assert [label.text for label in part.iter("text") if label.get("y") == "190"] == ["1", "10", "all"]
     assert section(reports.page(make()), "With few labels") is None
 
 
-def test_one_draw_of_one_size_has_no_spread_and_no_curve():
-    one = {**SHOTS[0], "repeats": 1, "std": None, "baselines": {}}
+def test_the_band_of_a_curve_is_its_interval():
+    part = section(reports.page(make(few_shot=SHOTS)), "With few labels")
+    curves = {group.get("class"): group for group in part.iter("g")}
+    assert curves["curve raw-pixels"].find("svg") is None  # baselines are known by their means only
+    (corners,) = [area.get("points").split() for area in curves["curve this-probe"].iter("polygon")]
+    places = [corner.split(",")[0] for corner in corners]
+    heights = [float(corner.split(",")[1]) for corner in corners]
+    dots = list(curves["curve this-probe"].iter("circle"))
+    assert places == [dot.get("cx").rstrip("%") for dot in (*dots, *reversed(dots))]
+    for i, dot in enumerate(dots):
+        low, high = heights[i], heights[-1 - i]
+        assert low + high == pytest.approx(2 * float(dot.get("cy")), abs=0.2)
+        assert (low > high) == (i < 2)  # all labels are drawn once
+    gap, wide = heights[1] - heights[-2], heights[0] - heights[-1]
+    assert gap / wide == pytest.approx(0.01 / 0.05, abs=0.02)
+
+
+def test_semi_supervised_lines_stand_beside_the_probe_and_say_where_they_are_in_vain():
+    ten, one = SHOTS
+    few = [
+        with_semi(ten, self_training=0.7, label_spreading=0.9),
+        with_semi(one, self_training=0.3, label_spreading=0.6),
+    ]
+    page = reports.page(make(few_shot=few))
+    assert table_of(page, "With few labels")[:2] == [
+        ["per class", "labels", "this probe", "self-training", "label spreading", "raw pixels"],
+        ["1", "3", "40.0 % (27.6–52.4)", "30.0 % (25.0–35.0)", "60.0 % (55.0–65.0)", "20.0 %"],
+    ]
+    part = section(page, "With few labels")
+    assert "the reported images they do not see. With 1, 10 per class, self-training is no better than the" in text(
+        part
+    )
+    assert "label spreading is no better" not in text(part)
+    curves = {group.get("class"): group for group in part.iter("g")}
+    assert len(list(curves["curve label-spreading"].iter("circle"))) == 2  # of all labels there is none
+    assert len(list(curves["curve this-probe"].iter("circle"))) == 3
+
+
+def test_one_draw_of_one_size_has_no_interval():
+    one = {**SHOTS[0], "repeats": 1, "std": None, "interval": None, "top1": [0.8], "baselines": {}}
     part = section(reports.page(make(few_shot=[one])), "With few labels")
-    assert rows(part)[1:] == [["10", "80.0 %", "1"]]
-    assert part.find(".//svg") is None
+    assert rows(part)[1] == ["10", "30", "80.0 %"]
+    assert part.find(".//polygon") is None
+
+
+def test_where_the_draws_take_all_images_there_is_no_second_point_of_them():
+    splits = {"train": 30, "val": 0, "test": 60}
+    part = section(reports.page(make(few_shot=SHOTS, splits=splits)), "With few labels")
+    curve = next(group for group in part.iter("g") if group.get("class") == "curve this-probe")
+    assert len(list(curve.iter("circle"))) == 2
+    near = section(reports.page(make(few_shot=SHOTS, splits={**splits, "train": 36})), "With few labels")
+    assert [label.text for label in near.iter("text") if label.get("y") == "190"] == ["1", "10", None]
 
 
 def test_figures_stand_beside_those_of_the_selection():

@@ -9,7 +9,7 @@ import pytest
 
 from featurepipe import backbones, evaluate, extract, matrices, models, probe, probes, report
 from featurepipe.errors import ManifestError, ProbeError, StoreError
-from featurepipe.probes import paths
+from featurepipe.probes import paths, shots
 from featurepipe.stages import Listener
 from featurepipe.stores import Store
 
@@ -253,7 +253,8 @@ def test_baselines_are_what_they_say(network_store, tmp_path):
     assert found["majority"] == 13 / 37
     top1, train, test = by_hand(matrix_of(store.path, "pixels"))
     assert found["pixels"] == top1
-    few = probes.fit_few_shot("ridge", train.X, train.y, test.X, test.y, shots=3, repeats=2)
+    options = {"shots": [3], "repeats": 2, "groups": train.digests}
+    (few,) = probes.fit_few_shot("ridge", train.X, train.y, test.X, test.y, **options)
     assert result["few_shot"][0]["baselines"]["pixels"] == few["mean"]
     spec = store.choose("test_resnet (random weights, seed 7)").spec
     twin = backbones.twin(spec, "test_resnet", seed=0, device="cpu")
@@ -365,12 +366,60 @@ def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
 
 def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):
     store = stored(("train", "val", "test"))
-    result = probe(store, kind="ridge", shots=[2, 10], repeats=3, baselines="none", seed=4)
+    options = {"shots": [2, 10], "repeats": 3, "semi": True, "seed": 4}
+    result = probe(store, kind="ridge", baselines="none", **options)
     m = matrix_of(store)
     train, val, test = (m.take(m.split == split) for split in ("train", "val", "test"))
     X, y = np.concatenate([train.X, val.X]), np.concatenate([train.y, val.y])
-    for few, shots in zip(result["few_shot"], (2, 10), strict=True):
-        direct = probes.fit_few_shot("ridge", X, y, test.X, test.y, shots=shots, repeats=3, seed=4)
-        assert few == {**direct, "baselines": {}}
-    with pytest.raises(ProbeError, match="has 10 training images, fewer than 11"):
-        probe(store, kind="ridge", shots=[11], baselines="none")
+    groups = np.concatenate([train.digests, val.digests])
+    direct = probes.fit_few_shot("ridge", X, y, test.X, test.y, groups=groups, **options)
+    assert result["few_shot"] == [{**few, "baselines": {}} for few in direct]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_copy_is_no_second_label(stored):
+    store = stored(("train", "test"), ("ant", "bee"), 4)
+    folder = Store.open(store).root / "train" / "ant"
+    for name in ("1", "3"):
+        shutil.copyfile(folder / "0.jpg", folder / f"{name}.jpg")
+    extract(folder.parents[1], store, backbone="pixels", workers=1)
+    m = matrix_of(store)
+    train = m.take(m.split == "train")
+    assert len(set(train.digests[train.y == "ant"])) == 2
+    for seed in range(5):
+        result = probe(store, kind="ridge", baselines="none", shots=[2], repeats=2, seed=seed)
+        drawn = [shots.draw(train.y, 2, train.digests, seed=[seed, repeat]) for repeat in range(2)]
+        assert all(len(set(train.digests[rows])) == 4 for rows in drawn)
+        test = m.take(m.split == "test")
+        by_hand = [probes.fit("ridge", train.X[rows], train.y[rows], seed=seed).estimator for rows in drawn]
+        expected = [np.mean(estimator.predict(test.X) == test.y) for estimator in by_hand]
+        assert result["few_shot"][0]["top1"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shots": [1, 11]}, "has 10 training images, fewer than 11 shots; ask for at most 10"),
+        ({"shots": [1, 0]}, "at least 1"),
+        ({"shots": [1], "repeats": 0}, "at least 1"),
+        ({"semi": True}, "say how many per class: shots"),
+    ],
+)
+def test_few_shots_that_cannot_be_are_refused_before_anything_is_fitted(stored, monkeypatch, options, message):
+    store = stored(("train", "val", "test"))
+    monkeypatch.setattr(probes, "fit", None)
+    with pytest.raises(ProbeError, match=message):
+        probe(store, kind="ridge", baselines="none", **options)
+
+
+def test_reported_labels_and_images_change_no_semi_supervised_guess(stored):
+    store = stored(("train", "test"))
+    options = {"kind": "ridge", "shots": [1, 3], "repeats": 3, "semi": True, "baselines": "none"}
+    before = probe(store, **options)["few_shot"]
+    shifted = {"ant": "bee", "bee": "cat", "cat": "ant"}
+    sums = [np.array([line["top1"] for one in before for line in (one, *one["semi"].values())])]
+    for _ in range(2):
+        edit(store, lambda row: {**row, "label": shifted[row["label"]]} if row["split"] == "test" else row)
+        after = probe(store, **options)["few_shot"]
+        sums.append(np.array([line["top1"] for one in after for line in (one, *one["semi"].values())]))
+    np.testing.assert_allclose(np.sum(sums, axis=0), 1)  # every image has the same class, whatever its label says

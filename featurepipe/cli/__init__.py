@@ -185,6 +185,7 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
+      $ featurepipe probe digits.store --kind ridge --shots 1,10 --repeats 5 --semi
       $ featurepipe extract data/digits -s digits.store --layers stages
       $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all

@@ -143,6 +143,7 @@ FIXED = {  # all that a protocol decides or leaves no room for
     "class_weight": "--class-weight",
     "shots": "--shots",
     "repeats": "--repeats",
+    "semi": "--semi",
     "baselines": "--baselines",
 }
 # featurepipe.probes.KINDS and the names of their strengths, known here so that --help need not import scikit-learn.
@@ -186,6 +187,11 @@ PROBE = _options(
     ),
     click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Draws for each of --shots."),
     click.option(
+        "--semi",
+        is_flag=True,
+        help="Beside --shots: self-training and label spreading; all other training images help unlabelled, or harm.",
+    ),
+    click.option(
         "--baselines",
         type=click.Choice(["none", "simple", "full"]),
         default="simple",
@@ -221,6 +227,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if "mean" in options:
         fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}
+    if options.get("semi") and not options["shots"]:
+        raise click.UsageError("--semi stands beside few labels; say how many per class: --shots 1,5,10")
     probe_options: dict[str, Any] = {}
     if "protocol" in options:
         probe_options = _protocol_options(options)

@@ -6,6 +6,8 @@ from typing import Any
 
 from featurepipe.cli.options import PROBES
 
+SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
@@ -84,12 +86,34 @@ def probe_text(result: dict[str, Any]) -> str:
     ]
     if others:
         lines.append(f"  {'baselines':<14} {', '.join(others)}")
+    return "\n".join([*lines, *_few_labels(result, names), f"model → {result['model']}"])
+
+
+def _few_labels(result: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of `--shots`; nothing without."""
+    if not result["few_shot"]:
+        return []
+    first, on = result["few_shot"][0], result["evaluated_on"]
+    beside = [*first["semi"], *first["baselines"]]
+    rows = [["labels", "per class", f"{result['kind']} probe", *(names.get(key, SEMI.get(key)) for key in beside)]]
     for few in result["few_shot"]:
-        spread = f" ± {100 * few['std']:.1f}" if few["std"] is not None else ""
-        beside = ", ".join(f"{names[key]} {_percent(mean)}" for key, mean in few["baselines"].items())
-        label = f"{few['shots']} per class"
-        lines.append(f"  {label:<14} {_percent(few['mean'])}{spread}" + (f"   ({beside})" if beside else ""))
-    return "\n".join([*lines, f"model → {result['model']}"])
+        methods = [_mean(one) for one in (few, *few["semi"].values())]
+        others = [_percent(mean) for mean in few["baselines"].values()]
+        rows.append([str(few["labels"]), str(few["shots"]), *methods, *others])
+    whole = result["splits"]["train"] + (result["splits"]["val"] if on == "test" else 0)
+    full = [result["baselines"][key] for key in first["baselines"]]
+    rows.append([str(whole), "all", _percent(result[on]["top1"]), *("" for _ in first["semi"]), *map(_percent, full)])
+    draws = "1 draw" if first["repeats"] == 1 else f"{first['repeats']} draws, with its 95 % interval"
+    said = f"  with few labels: {on} top-1, mean of {draws}"
+    return [said, *(f"  {line}" for line in _columns(rows, left=0))]
+
+
+def _mean(one: dict[str, Any]) -> str:
+    """A mean and its interval, if it has one."""
+    if one["interval"] is None:
+        return _percent(one["mean"])
+    low, high = one["interval"]
+    return f"{_percent(one['mean'])} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _layers(result: dict[str, Any]) -> list[str]:

@@ -27,7 +27,8 @@ from featurepipe.probes.metrics import (
     majority,
     probabilities,
 )
-from featurepipe.probes.selection import FOLDS, Probe, fit, fit_few_shot
+from featurepipe.probes.selection import FOLDS, Probe, fit
+from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
     "ALPHA_GRID",
@@ -38,11 +39,14 @@ __all__ = [
     "KINDS",
     "Probe",
     "at_edge",
+    "check_enough",
+    "check_few",
     "check_known",
     "decision_scores",
     "evaluate",
     "fit",
     "fit_few_shot",
     "majority",
+    "mean_interval",
     "probabilities",
 ]

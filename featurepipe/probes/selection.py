@@ -117,7 +117,7 @@ def fit(
     ['b']
     """
     check_kind(kind, class_weight)
-    X, y = _finite(X), np.asarray(y)
+    X, y = check_finite(X), np.asarray(y)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
@@ -125,7 +125,7 @@ def fit(
     candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed}
     if X_val is not None:
-        X_val, y_val = _finite(X_val), np.asarray(y_val)
+        X_val, y_val = check_finite(X_val), np.asarray(y_val)
         check_known(y_val, classes)
         fitted = fit_path(kind, X, y, candidates, **how)
         scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
@@ -161,52 +161,12 @@ def fit(
     )
 
 
-def fit_few_shot(
-    kind: str,
-    X: np.ndarray,
-    y: np.ndarray,
-    X_test: np.ndarray,
-    y_test: np.ndarray,
-    *,
-    shots: int,
-    repeats: int = 10,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Top-1 of probes on `shots` labelled examples per class, over seeded draws.
-
-    The strength is chosen by cross-validation inside each draw; `groups` are as in `fit`.
-
-    Returns
-    -------
-    dict
-        ``shots, repeats, mean, std`` and ``top1`` (one figure per draw).
-
-    Raises
-    ------
-    ProbeError
-        A class has fewer than `shots` examples.
-    """
-    classes, counts = np.unique(y, return_counts=True)
-    if counts.min() < shots:
-        scarce = classes.tolist()[counts.argmin()]
-        raise ProbeError(f"class {scarce!r} has {counts.min()} training images, fewer than {shots}")
-    if repeats < 1 or shots < 1:
-        raise ProbeError("shots and repeats must be at least 1")
-    top1 = []
-    for repeat in range(repeats):
-        generator = np.random.default_rng([seed, repeat])
-        drawn = np.concatenate([generator.choice(np.flatnonzero(y == c), shots, replace=False) for c in classes])
-        alike = None if groups is None else groups[drawn]
-        probe = fit(kind, X[drawn], y[drawn], groups=alike, seed=seed)
-        top1.append(float(np.mean(probe.estimator.predict(X_test) == y_test)))
-    return {
-        "shots": shots,
-        "repeats": repeats,
-        "mean": float(np.mean(top1)),
-        "std": float(np.std(top1, ddof=1)) if repeats > 1 else None,
-        "top1": top1,
-    }
+def check_finite(X: np.ndarray) -> np.ndarray:
+    """Embeddings as float64; raises ProbeError for values that are not finite."""
+    X = np.asarray(X, np.float64)
+    if not np.isfinite(X).all():
+        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
+    return X
 
 
 def _cross_validate(
@@ -278,10 +238,3 @@ def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.n
         return log_loss(softmax(scores, size * np.exp(log_temperature)), columns)
 
     return size * float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
-
-
-def _finite(X: np.ndarray) -> np.ndarray:
-    X = np.asarray(X, np.float64)
-    if not np.isfinite(X).all():
-        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
-    return X

@@ -58,15 +58,15 @@ def curves(
     scale: float,
     chosen: float | None = None,
 ) -> Html:
-    """Curves of (low, value, high) over a logarithmic axis, or a linear one where x begins at 0.
+    """Curves of (low, value, high) in their bands, over a logarithmic axis, or a linear one where x begins at 0.
 
-    The labels show values times `scale`.
+    The labels show values times `scale`. A curve may end before the last x.
     """
     if len(set(x)) < 2:
         return Html()
     steps = np.log10(x) if min(x) > 0 else np.asarray(x, float)
     at = [f"{place:.2f}%" for place in 14 + 82 * (steps - steps[0]) / (steps[-1] - steps[0])]
-    ticks = _ticks(np.array(list(curves.values())))
+    ticks = _ticks(np.concatenate([*curves.values()]))
 
     def y(value: float) -> float:
         return round(20 + 150 * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
@@ -81,14 +81,21 @@ def curves(
             parts.append(tag("line", x1=place, x2=place, y1=12, y2=170, class_="mark"))
             parts.append(tag("text", "chosen", x=place, y=8, text_anchor="middle"))
     for name, points in curves.items():
-        drawn = list(zip(at, points, strict=True))
+        drawn = list(zip(at, points, strict=False))
         lines = [tag("line", x1=p, x2=q, y1=y(v[1]), y2=y(w[1])) for (p, v), (q, w) in pairwise(drawn)]
-        spans = [tag("line", x1=p, x2=p, y1=y(v[0]), y2=y(v[2]), class_="whisker") for p, v in drawn]
+        edge = [(p, y(v[0])) for p, v in drawn] + [(p, y(v[2])) for p, v in reversed(drawn)]
+        band = _area(edge) if any(low < high for low, _, high in points) else ""
         dots = [tag("circle", tag("title", f"{scale * v[1]:.4g}"), cx=p, cy=y(v[1]), r=3) for p, v in drawn]
-        parts.append(tag("g", *lines, *spans, *dots, class_=f"curve {name.replace(' ', '-')}"))
+        parts.append(tag("g", band, *lines, *dots, class_=f"curve {name.replace(' ', '-')}"))
     keys = [tag("span", name, class_=f"key curve {name.replace(' ', '-')}") for name in curves if name]
     caption = tag("figcaption", tag("div", title), *keys)
     return tag("figure", caption, tag("svg", *parts, width="100%", height=196, role="img"))
+
+
+def _area(edge: Sequence[tuple[str, float]]) -> Html:
+    """An area of `curves` by the places of its corners: a polygon takes no percentages, but an SVG in the SVG may."""
+    points = " ".join(f"{place.rstrip('%')},{height}" for place, height in edge)
+    return tag("svg", tag("polygon", points=points), viewBox="0 0 100 196", preserveAspectRatio="none")
 
 
 def _ticks(values: np.ndarray) -> list[float]:

@@ -13,10 +13,11 @@ LABEL = 24  # characters of a class name beside the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b2129; --muted: #596472; --line: #d8dee6; --panel: #f4f6f9;
-  --probe: #1d5fa6; --tint: #bdd3ea; --on: #fff; --other: #a3adb9; --wrong: #b8500f; --warn: #fff3d1; --edge: #c98a00 }
+  --probe: #1d5fa6; --tint: #bdd3ea; --on: #fff; --other: #a3adb9; --wrong: #b8500f; --warn: #fff3d1; --edge: #c98a00;
+  --self: #8b3fa8; --spread: #1f7a4d }
 @media screen and (prefers-color-scheme: dark) { :root { --paper: #12161c; --ink: #e5e9ee; --muted: #9ba6b4;
   --line: #2f3843; --panel: #1a2028; --probe: #72b3f5; --tint: #2b4767; --on: #0d1117; --other: #66727f;
-  --wrong: #f0a066; --warn: #3a2e0c; --edge: #d9a520 } }
+  --wrong: #f0a066; --warn: #3a2e0c; --edge: #d9a520; --self: #d39be8; --spread: #6fcf9f } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; print-color-adjust: exact }
@@ -44,9 +45,9 @@ svg .name { font-size: 15px; fill: var(--ink) } tspan { font-weight: 650 }
 svg line { stroke: var(--line) } rect { fill: var(--other) } rect.this-probe { fill: var(--probe) }
 svg .halo { stroke: var(--paper); stroke-width: 5 } svg .whisker { stroke: var(--ink); stroke-width: 1.5 }
 .curve { --tone: var(--probe); fill: var(--tone) } .raw-pixels { --tone: var(--wrong) }
-.majority-class, .random-backbone { --tone: var(--other) } .all-labels { --tone: var(--muted) }
-svg .curve line { stroke: var(--tone); stroke-width: 2 } svg .curve .whisker { stroke-width: 1 }
-svg .all-labels line { stroke-dasharray: 5 4 } .all-labels circle { display: none }
+.self-training { --tone: var(--self) } .label-spreading { --tone: var(--spread) }
+.majority-class, .random-backbone { --tone: var(--other) }
+svg .curve line { stroke: var(--tone); stroke-width: 2 } .curve polygon { fill-opacity: .15 }
 svg .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 .dot { fill: var(--other) } .dot.trained { fill: var(--muted) } .dot.reference { fill: var(--probe) }
 .key { display: inline-block; margin-right: 1.2rem; color: var(--ink) }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import SPACE, Html, join, percent, section, table, tag, wilson_text
 
 BASELINES = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
+SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+ROOM = 1.3  # between the last number of shots and all labels, so that both can be written below a curve
 OPEN = 30  # classes up to which the whole per-class table lies open
 TICKS = 12  # values named below a curve
 LOWEST = 10  # classes that lie open of a longer one
@@ -78,34 +80,68 @@ def _verdict(figures: Mapping[str, Any], present: Mapping[str, float]) -> str:
 
 
 def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
-    """Top-1 by shots; nothing where none were asked for."""
+    """Top-1 by shots, up to all labels; nothing where none were asked for."""
     few = sorted(card["few_shot"], key=lambda one: one["shots"])
     if not few:
         return Html()
-    lines = {"all labels": [(figures["top1"],) * 3] * len(few), "this probe": []}
+    where, classes = card["evaluated_on"], len(figures["classes"])
+    whole = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
+    lines = {"this probe": [_span(one) for one in few]}
+    for key, name in SEMI.items():
+        if all(key in one.get("semi", {}) for one in few):
+            lines[name] = [_span(one["semi"][key]) for one in few]
     for key, name in BASELINES.items():
         if all(one["baselines"].get(key) is not None for one in few):
             lines[name] = [(one["baselines"][key],) * 3 for one in few]
-    others = list(lines)[2:]
-    rows = []
-    for i, one in enumerate(few):
-        mean, std = one["mean"], one["std"] or 0.0  # a single draw has none
-        lines["this probe"].append((max(0.0, mean - std), mean, min(1.0, mean + std)))
-        spread = f" ± {100 * std:.1f}" if one["std"] is not None else ""
-        means = [percent(lines[name][i][1]) for name in others]
-        rows.append([f"{one['shots']:,}", percent(mean) + spread, *means, one["repeats"]])
-    shots = [one["shots"] for one in few]
+    rows = [
+        [f"{one['shots']:,}", f"{one['shots'] * classes:,}", *map(_span_text, spans)]
+        for one, *spans in zip(few, *lines.values(), strict=True)
+    ]
+    end = {"this probe": figures["top1"], **{name: card["baselines"].get(key) for key, name in BASELINES.items()}}
+    ends = [end.get(name) for name in lines]
+    rows.append(["all", f"{whole:,}", *("" if top1 is None else percent(top1) for top1 in ends)])
     what = (
-        "Top-1 of probes trained on a few labelled images per class (shots), on the same"
-        f" {figures['n']:,} {card['evaluated_on']} images: mean ± standard deviation over random draws. The"
-        " regularisation is chosen by cross-validation inside each draw."
+        f"Top-1 of probes trained on a few labelled images per class, on the same {figures['n']:,} {where} images: mean"
+        f" over {few[0]['repeats']:,} random draws of labels, with its {NINETY_FIVE} interval (Student's t; over draws,"
+        " not over test images). The strength is chosen by cross-validation inside each draw."
     )
+    x = [one["shots"] for one in few]
+    labels = [f"{count:,}" for count in x]
+    if whole / classes > x[-1]:  # else the last draws are of all labels
+        for name, top1 in zip(lines, ends, strict=True):
+            lines[name] += [] if top1 is None else [(top1,) * 3]
+        x.append(whole / classes)
+        labels.append("all" if x[-1] > ROOM * x[-2] else "")
     return section(
         "With few labels",
         tag("p", what),
-        curves("top-1 in %, by shots", shots, [f"{n:,}" for n in shots], lines, 100),
-        table(["shots", "this probe", *others, "draws"], rows),
+        tag("p", _verdict_on_semi(few)) if any(one.get("semi") for one in few) else "",
+        curves("top-1 in %, by labelled images per class", x, labels, lines, 100),
+        table(["per class", "labels", *lines], rows),
     )
+
+
+def _span(one: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The mean over draws between the ends of its interval."""
+    low, high = probes.mean_interval(one["top1"]) or (one["mean"], one["mean"])
+    return low, one["mean"], high
+
+
+def _span_text(span: tuple[float, float, float]) -> str:
+    low, mean, high = span
+    return percent(mean) if low == high else f"{percent(mean)} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _verdict_on_semi(few: Sequence[Mapping[str, Any]]) -> str:
+    """What the lines know, and where that is of no use."""
+    text = (
+        "Self-training and label spreading know the same labels, and see all other training images without theirs; the"
+        " reported images they do not see."
+    )
+    for key, name in SEMI.items():
+        vain = [f"{one['shots']:,}" for one in few if one["semi"][key]["mean"] <= one["mean"]]
+        text += f" With {', '.join(vain)} per class, {name} is no better than the probe alone." if vain else ""
+    return text
 
 
 def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:

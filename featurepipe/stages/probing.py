@@ -38,6 +38,7 @@ def probe(
     class_weight: str | None = None,
     shots: Sequence[int] = (),
     repeats: int = 10,
+    semi: bool = False,
     baselines: str = "simple",
     include_backbone: bool = False,
     seed: int = 0,
@@ -71,7 +72,11 @@ def probe(
     class_weight : {None, 'balanced'}
         See `featurepipe.probes.fit`.
     shots : sequence of int
-        Also report top-1 with so many labels per class, over `repeats` seeded draws.
+        Also report top-1 with so many labels per class, over `repeats` seeded draws: see
+        `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
+    semi : bool
+        Beside each of `shots`, self-training and label spreading: there all other images that are not reported help,
+        without their labels.
     baselines : {'none', 'simple', 'full'}
         ``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy
         of the backbone, which costs another extraction.
@@ -89,10 +94,21 @@ def probe(
     dict
         ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source,
         evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions.
+        ``few_shot`` has for each of `shots` the keys ``shots, labels`` (in all classes together), ``repeats, mean, std,
+        interval`` (95 % of the mean, by Student's t, over draws of labels and not over test images; None for a single
+        draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
+        ``mean, std, interval, top1`` on the same draws) and ``baselines`` (their means on the same draws).
+
+    Raises
+    ------
+    ProbeError
+        An unknown kind or baseline, more shots than the smallest class has images, `semi` without `shots`, or data
+        that do not suffice.
     """
     started = time.perf_counter()
     if baselines not in BASELINES:
         raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
+    probes.check_few(shots, repeats, semi)
     found = prepare(
         store,
         output,
@@ -105,11 +121,11 @@ def probe(
         device=device,
     )
     entry, parts = found.entry, found.parts
-    _check_shots(parts, shots)
+    probes.check_enough(parts.learned.y, shots)  # before anything is fitted
     found.announce(listener, f"{kind} probe")
     fitted = fit_parts(kind, parts, value, seed, class_weight)
     notes = found.notes + fit_notes(fitted) + _layer_notes(entry, compared)
-    few = _few_shot(kind, parts, shots, repeats, seed)
+    few = _few_shot(kind, parts, shots, repeats, seed, semi)
     others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
         try:
@@ -167,16 +183,6 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _check_shots(parts: Parts, shots: Sequence[int]) -> None:
-    """Refuse more shots than the smallest class has images, before anything is fitted."""
-    classes, counts = np.unique(parts.learned.y, return_counts=True)
-    if shots and max(shots) > counts.min():
-        raise ProbeError(
-            f"class {classes[counts.argmin()]!r} has {counts.min()} training images, fewer than {max(shots)} shots; "
-            f"ask for at most {counts.min()}"
-        )
-
-
 def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_weight: str | None = None) -> probes.Probe:
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
@@ -206,15 +212,14 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     return [f"{entry.layer} is the best of {len(compared)} layers on {on}, so its figures there flatter a little"]
 
 
-def _few_shot(kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
-    X, y = parts.learned.X, parts.learned.y
-    return [
-        {
-            **probes.fit_few_shot(kind, X, y, parts.report.X, parts.report.y, shots=n, repeats=repeats, seed=seed),
-            "baselines": {},
-        }
-        for n in shots
-    ]
+def _few_shot(
+    kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int, semi: bool = False
+) -> list[dict[str, Any]]:
+    """The figures of few labels, drawn from all that is not reported; room for the baselines' beside them."""
+    known, report = parts.learned, parts.report
+    options = {"shots": shots, "repeats": repeats, "groups": known.digests, "semi": semi, "seed": seed}
+    few = probes.fit_few_shot(kind, known.X, known.y, report.X, report.y, **options)
+    return [{**one, "baselines": {}} for one in few]
 
 
 def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> dict[str, Extractor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import manifests, models, protocols, reports
+from featurepipe import manifests, models, probes, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, ModelFileError, ProbeError
 from featurepipe.files import write_text
@@ -30,6 +30,7 @@ def run(
     class_weight: str | None = None,
     shots: Sequence[int] = (),
     repeats: int = 10,
+    semi: bool = False,
     baselines: str = "simple",
     protocol: str | None = None,
     metric: str | None = None,
@@ -54,8 +55,8 @@ def run(
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
     protocol, metric : str, optional
-        As in `probe_protocol`, instead of `kind`, `value`, `shots`, `repeats` and `baselines`. Of a protocol that
-        leaves no model file nothing is evaluated again or drawn.
+        As in `probe_protocol`, instead of `kind`, `value`, `shots`, `repeats`, `semi` and `baselines`. Of a
+        protocol that leaves no model file nothing is evaluated again or drawn.
 
     Other parameters are those of `extract` and `probe`.
 
@@ -68,6 +69,7 @@ def run(
     started = time.perf_counter()
     if protocol is not None:
         _check_protocol(protocol, metric, value, shots)  # here, not after an hour of embedding
+    probes.check_few(shots, repeats, semi)
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
@@ -99,7 +101,7 @@ def run(
         output = model if protocols.named(protocol).linear else None
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
-        few = {"shots": shots, "repeats": repeats}
+        few = {"shots": shots, "repeats": repeats, "semi": semi}
         options = {"kind": kind, "value": value, "class_weight": class_weight, "baselines": baselines}
         probed = probe(store, model, **options, **few, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}

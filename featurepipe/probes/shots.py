@@ -1,0 +1,178 @@
+"""Few labels: probes on a few labelled images per class, over seeded draws, and what unlabelled images add to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.metrics import check_known
+from featurepipe.probes.selection import check_finite, fit
+
+LEVEL = 0.95
+
+
+def fit_few_shot(
+    kind: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    shots: Sequence[int],
+    repeats: int = 10,
+    groups: np.ndarray | None = None,
+    semi: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Top-1 of probes that know few labels, over seeded draws of them.
+
+    The strength is chosen by cross-validation inside each draw. A draw of few shots is part of the same repeat's draw
+    of more, so that figures can be compared pair by pair. The test rows are predicted, and decide nothing.
+
+    Parameters
+    ----------
+    kind : str
+        As for `featurepipe.probes.fit`.
+    X, X_test : ndarray of float, shape (n, width)
+        Raw embeddings.
+    y, y_test : ndarray, shape (n,)
+        Labels; none in y_test only.
+    shots : sequence of int
+        Labelled images per class.
+    repeats : int
+        Draws for each of `shots`.
+    groups : ndarray, shape (n,), optional
+        Of the rows of one class and group, such as exact copies of an image, a draw takes one, as long as the class has
+        other groups left.
+    semi : bool
+        Also learn from the rows of X that were not drawn, without their labels: `pseudolabels.fit_self_training` and
+        `pseudolabels.LabelSpreader`.
+    seed : int
+        Repeat r draws under ``[seed, r]``.
+
+    Returns
+    -------
+    list of dict
+        Per number of shots: ``shots, labels`` (in all), ``repeats, mean, std, interval`` (see `mean_interval`),
+        ``top1`` (one figure per draw), and ``semi``: with `semi`, the last four of ``self_training`` and
+        ``label_spreading``, on the same draws.
+
+    Raises
+    ------
+    ProbeError
+        A class has fewer rows than shots, shots or repeats below 1, a class in y_test only, values that are not finite,
+        or what `featurepipe.probes.fit` refuses.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(80) % 2
+    >>> X = rng.normal(size=(80, 4)) + 2 * y[:, None]
+    >>> few = fit_few_shot("ridge", X[:40], y[:40], X[40:], y[40:], shots=[2, 10], repeats=5, semi=True)
+    >>> [(one["labels"], len(one["top1"]), list(one["semi"])) for one in few]
+    [(4, 5, ['self_training', 'label_spreading']), (20, 5, ['self_training', 'label_spreading'])]
+    """
+    X, X_test, y, y_test = check_finite(X), check_finite(X_test), np.asarray(y), np.asarray(y_test)
+    check_few(shots, repeats, semi)
+    check_enough(y, shots)
+    classes, codes = np.unique(y, return_inverse=True)
+    check_known(y_test, classes)
+    spreader = None
+    if semi:
+        from featurepipe.probes.pseudolabels import LabelSpreader, fit_self_training
+
+        spreader = LabelSpreader(X, X_test)
+    found = []
+    for count in shots:
+        lines: dict[str, list[float]] = {}
+        for repeat in range(repeats):
+            drawn = draw(y, count, groups, seed=[seed, repeat])  # (K × count,)
+            probe = fit(kind, X[drawn], y[drawn], groups=None if groups is None else groups[drawn], seed=seed)
+            guesses = {"supervised": probe.estimator.predict(X_test)}
+            if spreader is not None:
+                known = np.full(len(y), -1)  # unlabelled, in scikit-learn's words
+                known[drawn] = codes[drawn]
+                guesses["self_training"] = classes[fit_self_training(probe, X, known, seed).predict(X_test)]
+                guesses["label_spreading"] = classes[spreader.predict(known)]
+            for name, guessed in guesses.items():
+                lines.setdefault(name, []).append(float(np.mean(guessed == y_test)))
+        summaries = {name: _summary(top1) for name, top1 in lines.items()}
+        size = {"shots": int(count), "labels": int(count) * len(classes), "repeats": repeats}
+        found.append({**size, **summaries.pop("supervised"), "semi": summaries})
+    return found
+
+
+def check_few(shots: Sequence[int], repeats: int, semi: bool) -> None:
+    """Raise ProbeError for shots, repeats or semi-supervised lines that no data could have."""
+    if repeats < 1 or any(count < 1 for count in shots):
+        raise ProbeError("shots and repeats must be at least 1")
+    if semi and not shots:
+        raise ProbeError("semi-supervised probes are measured with few labels; say how many per class: shots")
+
+
+def check_enough(y: np.ndarray, shots: Sequence[int]) -> None:
+    """Raise ProbeError for more shots than the smallest class has rows."""
+    classes, counts = np.unique(y, return_counts=True)
+    if shots and max(shots) > counts.min():
+        scarce = classes.tolist()[counts.argmin()]
+        raise ProbeError(
+            f"class {scarce!r} has {counts.min()} training images, fewer than {max(shots)} shots; "
+            f"ask for at most {counts.min()}"
+        )
+
+
+def draw(y: np.ndarray, shots: int, groups: np.ndarray | None = None, *, seed: int | Sequence[int]) -> np.ndarray:
+    """Rows of so many labelled images per class; under the same seed, those of fewer shots are among them.
+
+    Returns
+    -------
+    ndarray of int, shape (classes × shots,)
+        Class after class. Of each of the `groups` the first comes before any second.
+
+    Examples
+    --------
+    >>> draw(np.array([0, 0, 1, 1]), 1, seed=0).tolist(), draw(np.array([0, 0, 1, 1]), 2, seed=0).tolist()
+    ([0, 2], [0, 1, 2, 3])
+    """
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for label in np.unique(y):
+        members = generator.permutation(np.flatnonzero(y == label))
+        if groups is not None:
+            firsts = np.sort(np.unique(groups[members], return_index=True)[1])
+            members = np.concatenate([members[firsts], np.delete(members, firsts)])
+        drawn.append(members[:shots])
+    return np.concatenate(drawn)
+
+
+def mean_interval(values: Sequence[float]) -> list[float] | None:
+    """The 95 % confidence interval of the mean of fractions, by Student's t, cut at 0 and 1; None for a single one.
+
+    Of the figures of several draws it says how far the mean over all possible draws of labels may lie, on the same test
+    images. How sure a figure is with so few test images it does not say: that is `featurepipe.reports.wilson`.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in mean_interval([0.5, 0.6, 0.7])]
+    [0.352, 0.848]
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    mean = np.mean(values)
+    return [max(0.0, float(mean - half)), min(1.0, float(mean + half))]
+
+
+def _summary(top1: list[float]) -> dict[str, Any]:
+    return {
+        "mean": float(np.mean(top1)),
+        "std": float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
+        "interval": mean_interval(top1),
+        "top1": top1,
+    }
