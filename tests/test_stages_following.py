@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featurepipe import evaluate, extract, matrices, models, probe, probe_protocol, probes, protocols, report, run
 from featurepipe.errors import ProbeError
@@ -100,6 +101,20 @@ def test_without_val_it_selects_inside_train_and_without_test_val_is_reported(st
     assert result["selection"]["on"] == "3 of 15 training rows held out"
 
 
+def test_copies_among_the_training_images_do_not_flatter_the_selection(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 6)):
+        for i in range(count):
+            folder = tmp_path / "noise" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+            for copy in range(3 if split == "train" else 1):
+                image.save(folder / f"{i}-{copy}.png")
+    store = extract(tmp_path / "noise", tmp_path / "n.store", backbone="pixels", workers=1)["store"]
+    for name in ("dinov2-knn", "kornblith", "featurepipe"):
+        assert probe_protocol(store, protocol=name)["val"]["top1"] < 0.75
+
+
 def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "bigvision-fewshot", replace(PROTOCOLS["bigvision-fewshot"], shots=(1, 10, 25)))
     result = probe_protocol(stored(), protocol="bigvision-fewshot")
@@ -122,7 +137,7 @@ def test_what_cannot_be_followed(stored, tmp_path):
         probe_protocol(store, protocol="clap")
     with pytest.raises(ProbeError, match="dinov2-knn has no linear classifier of raw embeddings"):
         probe_protocol(store, tmp_path / "m.safetensors", protocol="dinov2-knn")
-    with pytest.raises(ProbeError, match="'ant' has 2 images, fewer than the 3 folds"):
+    with pytest.raises(ProbeError, match="'ant' has 2 distinct images, fewer than the 3 folds"):
         probe_protocol(store, protocol="vissl-svm")
 
 

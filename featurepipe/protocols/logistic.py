@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ def run(
     y_val: np.ndarray | None,
     *,
     metric: str,
+    groups: Sequence[object] | None,
     seed: int,
 ) -> Outcome:
     """Choose C on validation data, or on training rows held out, and fit as the protocol says."""
     classes, on = np.unique(y), "val"
     if X_val is None:
-        fitted, held = hold_out(protocol, y, seed)
+        fitted, held = hold_out(protocol, y, seed, groups)
         on = f"{len(held)} of {len(y)} training rows held out"
         X, y, X_val, y_val = X[fitted], y[fitted], X[held], y[held]
     sweep = _Sweep(protocol, X, y, X_val, y_val, classes, metric)

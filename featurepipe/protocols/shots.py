@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.protocols import margins
+from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.evaluations import average_precisions
 from featurepipe.protocols.inputs import check
@@ -19,7 +20,14 @@ EPSILON = 1e-5  # beside the standard deviation
 
 
 def run_shots(
-    protocol: Protocol, X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray, *, seed: int = 0
+    protocol: Protocol,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    groups: Sequence[object] | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Follow a few-shot protocol: classifiers of few labels per class, over its draws.
 
@@ -33,6 +41,8 @@ def run_shots(
         Raw embeddings.
     y, y_test : ndarray, shape (n,)
         At least two classes, and none in y_test only.
+    groups : sequence, shape (n,), optional
+        Rows of the same class and group are copies of an image, of which a draw holds at most one.
     seed : int
         Draw r is that of seed + r.
 
@@ -58,12 +68,12 @@ def run_shots(
     if not protocol.shots:
         raise ProbeError(f"protocol {protocol.name} has no shots; use run")
     X, y, X_test, y_test = check(X, y, X_test, y_test)
-    scarcest = np.unique(y, return_counts=True)[1].min()
+    scarcest = np.unique(y[distinct(y, groups).firsts], return_counts=True)[1].min()
     found = []
     for shots in (shots for shots in protocol.shots if shots <= scarcest):
         values = [
             _value(protocol, X[rows], y[rows], X_test, y_test, shots, seed)
-            for rows in draws(y, shots, protocol.repeats, seed)
+            for rows in draws(y, shots, protocol.repeats, seed, groups)
         ]
         found.append(
             {
@@ -78,11 +88,15 @@ def run_shots(
     return found
 
 
-def draws(y: np.ndarray, shots: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+def draws(
+    y: np.ndarray, shots: int, repeats: int, seed: int, groups: Sequence[object] | None = None
+) -> Iterator[np.ndarray]:
     """Rows of so many images per class, for each draw; as big_vision draws them, more shots contain fewer."""
+    firsts = distinct(y, groups).firsts
+    members = [firsts[y[firsts] == label] for label in np.unique(y)]
     for repeat in range(repeats):
         generator = np.random.default_rng(seed + repeat)
-        yield np.concatenate([generator.permutation(np.flatnonzero(y == label))[:shots] for label in np.unique(y)])
+        yield np.concatenate([generator.permutation(rows)[:shots] for rows in members])
 
 
 def _value(

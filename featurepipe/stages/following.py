@@ -143,13 +143,15 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[A
     """The classifier (None of few shots), and what a card says of selection and figures, with notes."""
     X, y = parts.report.X, parts.report.y
     if protocol.shots:
-        few = protocols.run_shots(protocol, parts.learned.X, parts.learned.y, X, y, seed=seed)
+        learned = parts.learned
+        few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.digests, seed=seed)
         left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
         notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
         selection = {"on": "the shots of each draw", "chosen": None, "path": []}
         return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
-    outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, metric=metric, seed=seed)
+    how = {"metric": metric, "groups": parts.learned.digests, "seed": seed}
+    outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
     figures = protocols.evaluate(outcome, X, y)
     found = {
         "selection": {"on": outcome.selected_on, "chosen": outcome.chosen, "path": outcome.path},
