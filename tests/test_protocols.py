@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
@@ -225,6 +226,19 @@ def test_a_class_held_out_as_a_whole_counts_as_wrong(coarser):
     outcome = protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
     assert max(step["top1"] for step in outcome.path) <= 0.75
     assert outcome.estimator.classes_.tolist() == ["ant", "bee", "cat", "dog"]
+    (note,) = outcome.notes
+    assert note.startswith("class 'dog' was held out as a whole (1 image), so it counts as wrong in the selection")
+
+
+def test_a_hold_out_that_leaves_one_class_says_which_and_why():
+    X, y = clusters(40)
+    y = np.where(np.isin(np.arange(40), searches.hold_out(PROTOCOLS["dinov2-logreg"], y, 0)[1][:2]), "dog", "ant")
+    with pytest.raises(
+        ProbeError,
+        match="dinov2-logreg holds out 10% of the training images at random, which took all 2 images of class 'dog' "
+        "and left one class to fit; add images of 'dog', give a val split, or take another seed",
+    ):
+        protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
 
 
 @pytest.mark.parametrize("val", [True, False])
@@ -235,6 +249,8 @@ def test_the_featurepipe_protocol_is_probes_fit(monkeypatch, val):
     outcome = protocols.run(PROTOCOLS["featurepipe"], X, y, *rest, seed=2)
     probe = probes.fit("logistic", X, y, *rest, seed=2)
     assert (outcome.chosen, outcome.selected_on, outcome.path) == (probe.chosen, probe.selected_on, probe.path)
+    assert outcome.certificate == probe.certificate
+    assert outcome.chosen == outcome.certificate.C
     np.testing.assert_array_equal(outcome.estimator.coef_, probe.estimator.coef_)
 
 
@@ -405,6 +421,19 @@ def test_bigvision_fewshot_is_the_mean_over_its_draws():
         assert one["values"] == pytest.approx(values)
         assert (one["mean"], one["std"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
         assert one["metric"] == "top1"
+
+
+def test_the_interval_of_the_mean_over_draws_is_students():
+    X, y = clusters(spread=2)
+    Z, truth = clusters(50, spread=2, seed=1)
+    protocol = replace(PROTOCOLS["bigvision-fewshot"], repeats=5)
+    for one in protocols.run_shots(protocol, X, y, Z, truth):
+        error = one["std"] / np.sqrt(5)
+        assert one["interval"] == pytest.approx(scipy.stats.t.interval(0.95, 4, one["mean"], error))
+    easy = protocols.run_shots(PROTOCOLS["bigvision-fewshot"], *clusters(spread=0), *clusters(50, spread=0))
+    assert {tuple(one["interval"]) for one in easy} == {(1.0, 1.0)}
+    alone = protocols.run_shots(replace(protocol, repeats=1), X, y, Z, truth)
+    assert {(one["std"], one["interval"]) for one in alone} == {(None, None)}
 
 
 def test_vissl_lowshot_selects_inside_each_draw():

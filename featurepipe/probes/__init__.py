@@ -27,7 +27,8 @@ from featurepipe.probes.metrics import (
     majority,
     probabilities,
 )
-from featurepipe.probes.selection import FOLDS, Probe, fit, fit_few_shot
+from featurepipe.probes.paths import Certificate
+from featurepipe.probes.selection import FOLDS, Probe, choose, fit, fit_few_shot
 
 __all__ = [
     "ALPHA_GRID",
@@ -36,9 +37,11 @@ __all__ = [
     "ECE_BINS",
     "FOLDS",
     "KINDS",
+    "Certificate",
     "Probe",
     "at_edge",
     "check_known",
+    "choose",
     "decision_scores",
     "evaluate",
     "fit",

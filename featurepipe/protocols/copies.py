@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurepipe.errors import ProbeError
+from featurepipe.probes.inputs import check_groups
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def distinct(y: np.ndarray, groups: Sequence[object] | None = None) -> Images:
     """
     if groups is None:
         return Images(np.arange(len(y)), np.arange(len(y)))
-    if len(groups) != len(y):
-        raise ProbeError(f"{len(groups)} groups for {len(y)} rows; give one for each")
+    check_groups(groups, len(y))
     (_, classes), (_, codes) = (np.unique(values, return_inverse=True) for values in (y, groups))
     _, firsts, numbers = np.unique(classes * len(y) + codes, return_index=True, return_inverse=True)
     return Images(firsts.argsort().argsort()[numbers], np.sort(firsts))

@@ -8,10 +8,10 @@ import numpy as np
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
+from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import SMALL_BYTES
 from featurepipe.protocols import logistic, margins, neighbours
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
-from featurepipe.protocols.inputs import check
 from featurepipe.protocols.outcomes import Outcome
 
 
@@ -84,9 +84,7 @@ def run(
         raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
     metric = choose_metric(protocol, metric)
     X, y, X_val, y_val = check(X, y, X_val, y_val)
-    rows = len(X) + (0 if X_val is None else len(X_val))
-    if groups is not None and len(groups) != rows:
-        raise ProbeError(f"{len(groups)} groups for {rows} rows; give one for each, val's after train's")
+    check_groups(groups, len(X) + (0 if X_val is None else len(X_val)))
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
     # as in probes.kinds: products of small matrices gain little from BLAS threads
     with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
@@ -122,7 +120,8 @@ def _default(
     """What `probes.fit` does without a protocol, which is one of its own."""
     alike = None if groups is None else np.asarray(groups)[: len(X)]
     probe = probes.fit("logistic", X, y, X_val, y_val, groups=alike, seed=seed)
-    return Outcome(protocol, metric, probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores)
+    chosen = probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores, probe.certificate
+    return Outcome(protocol, metric, *chosen)
 
 
 _RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.inputs import check
 from featurepipe.protocols import margins
 from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.evaluations import average_precisions
-from featurepipe.protocols.inputs import check
 from featurepipe.statistics import ridge_classifier
 
 BIAS = 100.0  # a constant feature so large that the penalty hardly touches what it carries
@@ -49,7 +49,8 @@ def run_shots(
     Returns
     -------
     list of dict
-        Per number of shots: ``shots, repeats, metric, mean, std, values`` (a figure per draw).
+        Per number of shots: ``shots, repeats, metric, mean, std, interval, values`` (a figure per draw). The interval
+        is that of the mean over draws, 95 %, by Student's t; it and the standard deviation are None of a single draw.
 
     Raises
     ------
@@ -81,11 +82,23 @@ def run_shots(
                 "repeats": protocol.repeats,
                 "metric": protocol.metric,
                 "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                **_spread(values),
                 "values": values,
             }
         )
     return found
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Standard deviation of figures, and the 95 % interval of their mean as far as it lies between 0 and 1."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return {"std": None, "interval": None}
+    std = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * std / np.sqrt(len(values))
+    ends = np.clip([np.mean(values) - half, np.mean(values) + half], 0, 1)
+    return {"std": std, "interval": ends.tolist()}
 
 
 def draws(
