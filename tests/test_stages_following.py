@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from featurepipe import evaluate, extract, matrices, models, probe, probe_protocol, probes, protocols, report, run
+from featurepipe.cli.texts import probe_text
 from featurepipe.errors import ProbeError
+from featurepipe.probes import paths
 from featurepipe.protocols import PROTOCOLS
 from featurepipe.stores import Store
 
@@ -120,7 +122,18 @@ def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, mon
     result = probe_protocol(stored(), protocol="bigvision-fewshot")
     assert [one["shots"] for one in result["few_shot"]] == [1, 10]
     assert "shots left out, as some class has fewer training images: 25" in result["notes"]
-    assert (result["test"], result["selection"]["chosen"]) == (None, None)
+    assert result["test"] is None
+
+
+def test_few_shots_say_what_is_fixed_and_what_each_draw_chooses(stored):
+    store = stored()
+    fixed = probe_protocol(store, protocol="bigvision-fewshot")
+    assert (fixed["alpha"], fixed["selection"]["chosen"]) == (1024, 1024)
+    assert fixed["selection"]["on"] == "nothing, the protocol fixes it"
+    assert "bigvision-fewshot, version 1, on pixels: alpha=1024 (nothing, the protocol fixes it)" in probe_text(fixed)
+    each = probe_protocol(store, protocol="vissl-lowshot-svm")
+    assert (each["C"], each["selection"]["on"]) == (None, "the shots of each draw")
+    assert "95 % of the mean" in probe_text(each)
 
 
 def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
@@ -129,6 +142,17 @@ def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
     other = probe(store, tmp_path / "b.safetensors", baselines="none")
     assert (one["C"], one["test"]) == (other["C"], other["test"])
     assert one["selection"].items() <= other["selection"].items()
+
+
+def test_the_featurepipe_protocol_notes_the_optima_that_probe_notes(stored, tmp_path, monkeypatch):
+    store = stored()
+    same = replace(PROTOCOLS["featurepipe"], grid=probes.KINDS["logistic"][1])
+    monkeypatch.setitem(PROTOCOLS, "featurepipe", same)
+    monkeypatch.setattr(paths, "MAX_STEPS", 1)
+    one = probe_protocol(store, tmp_path / "a.safetensors", protocol="featurepipe")
+    other = probe(store, tmp_path / "b.safetensors", baselines="none")
+    assert one["notes"] == other["notes"]
+    assert any("not reached" in note and note.endswith(" (final fit)") for note in one["notes"])
 
 
 def test_what_cannot_be_followed(stored, tmp_path):

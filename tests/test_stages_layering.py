@@ -15,7 +15,7 @@ from featurepipe import backbones, matrices, models, probes, stages
 from featurepipe.backbones import create_layers
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.reports import wilson
-from featurepipe.stages import Listener, extract, probe_layers
+from featurepipe.stages import Listener, extract, layering, probe_layers
 from featurepipe.stores import Store
 
 NET = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -371,16 +371,27 @@ def test_each_row_is_the_probe_of_that_layer(filled, tmp_path):
             "on": "5-fold cross-validation on train",
             "top1": fitted.scores["top1"],
             "log_loss": fitted.scores["log_loss"],
+            "n": 16,
         }
         assert (row["n"], row["top1"]) == (figures["n"], figures["top1"])
         assert row["interval"] == list(wilson(row["top1"], row["n"]))
         assert row["folder"] == Store.open(filled).choose(layer=row["layer"]).folder.name
     (chosen,) = [row for row in result["layers"] if row["chosen"]]
-    assert chosen == min(result["layers"], key=lambda r: (-r["selection"]["top1"], r["selection"]["log_loss"]))
+    top1, loss = ([row["selection"][key] for row in result["layers"]] for key in ("top1", "log_loss"))
+    assert chosen == result["layers"][probes.choose(top1, loss, 16)]
     assert (result["layer"], result["alpha"], result["test"]["top1"]) == (
         chosen["layer"], chosen["alpha"], chosen["top1"],
     )  # fmt: skip
-    assert f"{chosen['layer']} is the best of 6 layers on 5-fold cross-validation on train" in " ".join(result["notes"])
+    assert f"{chosen['layer']} was chosen from 6 layers on 5-fold cross-validation on train" in " ".join(
+        result["notes"]
+    )
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(100, 0), (10_000, 1)])  # one standard error of top-1: 0.03, 0.003
+def test_the_layer_is_chosen_as_the_strength_is(count, chosen):
+    top1, loss = (0.90, 0.91, 0.5), (0.3, 0.4, 0.1)
+    table = [{"selection": {"top1": t, "log_loss": x, "n": count}} for t, x in zip(top1, loss, strict=True)]
+    assert layering._best(table) == probes.choose(top1, loss, count) == chosen
 
 
 def test_the_layer_is_never_chosen_by_test(filled, data, tmp_path):

@@ -190,10 +190,17 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
     notes = []
     if fitted.path and fitted.selected_on != "given" and probes.at_edge(fitted.kind, fitted.chosen):
         notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
-    stalled = [f"{step[name]:g}" for step in fitted.path if not step["converged"]]
-    if stalled:
-        notes.append(f"the optimum was not reached at {name}={', '.join(stalled)}")
-    return notes
+    return notes + optimum_notes(name, fitted.path, fitted.certificate)
+
+
+def optimum_notes(
+    name: str | None, path: Sequence[Mapping[str, Any]], certificate: probes.Certificate | None
+) -> list[str]:
+    """A note on the fits of a path of strengths called `name`, and a final one, that did not reach their optimum."""
+    stalled = [f"{step[name]:g}" for step in path if not step.get("converged", True)]
+    if certificate is not None and not certificate.converged:
+        stalled.append(f"{certificate.C:g} (final fit)")
+    return [f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else []
 
 
 def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -203,7 +210,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     if any(row["selection"] is None for row in compared):
         return [f"nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
     on = compared[0]["selection"]["on"]
-    return [f"{entry.layer} is the best of {len(compared)} layers on {on}, so its figures there flatter a little"]
+    return [f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there flatter a little"]
 
 
 def _few_shot(kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
