@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurepipe import backbones, matrices, models, probes, stages
-from featurepipe.backbones import create_layers
+from featurepipe import backbones, extraction, matrices, models, probes, stages
+from featurepipe.backbones import create_layers, creation
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.reports import wilson
 from featurepipe.stages import Listener, extract, layering, probe_layers
@@ -326,6 +326,29 @@ def test_info_export_and_drift_say_which_layer(filled, tmp_path):
     drift = stages.verify(filled, drift=True, images=3, device="cpu", listener=ears)["drift"]
     assert sorted(one["layer"] for one in drift) == sorted(EVERY)
     assert min(one["cosine_min"] for one in drift) > 0.99
+
+
+def test_drift_builds_a_network_once_for_all_its_layers(filled, data, tmp_path, monkeypatch):
+    import shutil
+
+    store = shutil.copytree(filled, tmp_path / "s")
+    extract(data, store, precision="fp32", layer="stage2", pooling="max", **TINY)  # pooled otherwise: by itself
+    built, passes = [], []
+    make, run = creation.make_network, extraction.fill
+    monkeypatch.setattr(creation, "make_network", lambda *a, **k: built.append(a) or make(*a, **k))
+    monkeypatch.setattr(extraction, "fill", lambda *a, **k: passes.append(a) or run(*a, **k))
+    drift = stages.verify(store, drift=True, images=3, device="cpu")["drift"]
+    assert (len(built), len(passes)) == (2, 2)
+    assert [one["folder"] for one in drift] == [entry.folder.name for entry in Store.open(store).entries()]
+    assert {one["images"] for one in drift} == {3}
+    assert min(one["cosine_min"] for one in drift) > 0.99
+
+    def refuse(*_, **__):
+        raise BackboneError("extract its stages and its penultimate embedding one after the other")
+
+    monkeypatch.setattr(creation, "create_layers", refuse)
+    assert stages.verify(store, drift=True, images=3, device="cpu")["drift"] == drift
+    assert len(built) == 2 + 7
 
 
 def test_probe_takes_the_penultimate_unless_told_otherwise(filled, tmp_path):
