@@ -13,7 +13,7 @@ from featurepipe import matrices, probes
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import choose_splits, cut, labelled
+from featurepipe.stages.preparing import check_finite, choose_splits, cut, labelled
 from featurepipe.stages.probing import fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
@@ -107,6 +107,7 @@ def _common(entries: Sequence[Entry]) -> set[str]:
 
 def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
     matrix, _ = labelled(matrices.load(store, entry))
+    check_finite(matrix, entry)
     return matrix.take(np.array([digest in common for digest in matrix.digests], bool))
 
 

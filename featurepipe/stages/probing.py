@@ -20,7 +20,7 @@ from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, Prepared, cut, prepare, sizes
+from featurepipe.stages.preparing import Parts, Prepared, check_finite, cut, prepare, sizes
 from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
@@ -241,6 +241,7 @@ def _same_samples(found: Prepared, extractor: Extractor, workers: int | None, li
     with store.lock():
         fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
     other = matrices.load(store, store.entry(extractor))
+    check_finite(other, store.entry(extractor))
     split_of = dict(zip(found.matrix.ids, found.split, strict=True))
     other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
     return cut(other, np.array([split_of[id_] for id_ in other.ids], object))
