@@ -116,7 +116,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     sure = [row["difference"] for row in others if row["p_holm"] < SIGNIFICANT]
     worse, better = sum(d < 0 for d in sure), sum(d > 0 for d in sure)
     on = next(row["selected_on"] for row in result["rows"] if is_reference(result, row))
-    chosen = "was given" if result["reference"]["given"] else f"is the best of all on selection data ({on})"
+    chosen = "was given" if result["reference"]["given"] else f"was chosen on selection data ({on})"
     return (
         f"The reference, {named(result['reference'])}, {chosen}. On {result['evaluated_on']}, {worse} of the other "
         f"{len(others)} {'is' if worse == 1 else 'are'} significantly worse and {better} better; "

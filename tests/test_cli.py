@@ -1,5 +1,6 @@
 """The command line: help, JSON, exit codes, errors, interruption."""
 
+import csv
 import glob
 import io
 import json
@@ -13,12 +14,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import featurepipe
-from featurepipe import cli, probes, protocols, stages
+from featurepipe import cli, matrices, probes, protocols, stages, stores
 from featurepipe.backbones.creation import BUNDLED_WEIGHTS
+from featurepipe.probes import networks
 
 DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
 PROGRAM = [sys.executable, "-c", "from featurepipe.cli import main; main(prog_name='featurepipe')"]
@@ -640,3 +643,32 @@ def test_rehash_reaches_the_stage(monkeypatch, command):
     monkeypatch.setattr(stages, command, stage)
     assert call(command, "data").exception.args == (False,)
     assert call(command, "data", "--rehash").exception.args == (True,)
+
+
+# -- model files of every kind ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(probes.KINDS))
+def test_a_model_file_of_every_kind_predicts_and_evaluates_as_its_estimator(photos, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(networks, "EPOCHS", 5)
+    monkeypatch.setattr(networks, "HIDDEN", 8)
+    data, store, model = photos(("ant", "bee", "cat"), 8, ("train", "test")), tmp_path / "s", tmp_path / "m.safetensors"
+    call("extract", data, "-s", store, "-b", "color-histogram")
+    probed = result_of("probe", store, "-o", model, "--kind", kind, "--baselines", "none")
+    opened = stores.Store.open(store)
+    matrix = matrices.load(opened, opened.choose("color-histogram"))
+    train, test = (matrix.take(matrix.split == split) for split in ("train", "test"))
+    fitted = probes.fit(kind, train.X, train.y)
+    predicted = result_of("predict", model, data, "-o", tmp_path / "p.csv", "--probabilities")
+    assert predicted["predicted"] == len(matrix)
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    rows = [rows[id_] for id_ in matrix.ids]
+    assert [row["label"] for row in rows] == fitted.estimator.predict(matrix.X.astype(float)).tolist()
+    proba = np.array([[float(row[f"p:{label}"]) for label in fitted.classes] for row in rows])
+    np.testing.assert_allclose(proba, fitted.predict_proba(matrix.X), atol=1e-5)
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows], proba.max(axis=1))
+    for where in (store, data):
+        evaluated = result_of("evaluate", model, where)
+        assert evaluated["top1"] == probed["test"]["top1"] == np.mean(fitted.estimator.predict(test.X) == test.y)
+        assert evaluated["log_loss"] == pytest.approx(probed["test"]["log_loss"], rel=1e-6)

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes import axes, paths
-from featurepipe.probes.paths import LogisticPath
+from featurepipe.probes.paths import LogisticPath, SvmPath
 
 STRENGTHS = np.logspace(-6, 5, 12)
 SHAPES = [(300, 40, 5), (60, 100, 4), (200, 20, 2), (50, 300, 2), (30, 5, 10), (12, 400, 12), (400, 30, 3)]
@@ -81,6 +81,23 @@ def test_the_order_of_strengths_changes_no_answer():
         C = min(up, key=lambda c: abs(np.log(c / fit.certificate.C)))
         assert fit.certificate.converged
         assert objective(X, y, fit.coef, fit.intercept, C) == pytest.approx(up[C].certificate.objective, rel=1e-8)
+
+
+def test_a_path_of_svms_takes_few_steps_and_products():
+    X, y = features(120, 300, 6)
+    fits = list(SvmPath(X, y, scale=True).fit(10.0 ** np.arange(-6, 3)))
+    assert all(fit.certificate.converged for fit in fits)
+    assert max(fit.certificate.steps for fit in fits) <= 4
+    assert sum(fit.certificate.products for fit in fits) <= 100
+
+
+def test_labels_beside_each_other_take_no_more_products_than_the_hardest_alone():
+    X, y = features(300, 80, 6)
+    Y = np.stack([(y == k).astype(int) for k in range(6)] + [(y % 2 == 0).astype(int)], axis=1)
+    together = next(LogisticPath(X, Y).fit([1.0])).certificate
+    alone = [next(LogisticPath(X, column).fit([1.0])).certificate for column in Y.T]
+    assert together.converged
+    assert together.products <= 1.1 * max(one.products for one in alone)
 
 
 def test_the_path_is_lazy(monkeypatch):

@@ -129,7 +129,7 @@ def test_the_best_candidate_on_val_is_chosen_and_refitted_on_train_and_val(kind)
     ],
 )
 def test_among_candidates_that_are_about_as_good_the_lowest_loss_wins(top1, loss, count, best):
-    assert selection._best(top1, loss, count) == best
+    assert probes.choose(top1, loss, count) == best
 
 
 def test_the_val_set_decides():
@@ -239,6 +239,44 @@ def test_values_that_are_not_finite_are_refused(bad):
     for arguments in ((broken, y), (X, y, broken, y)):
         with pytest.raises(ProbeError, match="not finite"):
             probes.fit("logistic", *arguments)
+
+
+GOOD = clusters()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((GOOD[0], None), r"n labels; got \(60, 8\) and \(\)"),
+        ((GOOD[0], [None, *GOOD[1][1:]]), "row 0 has no label"),
+        ((GOOD[0], np.where(GOOD[1] == 1, np.nan, GOOD[1])), "row 1 has no label"),
+        ((GOOD[0][:, 0], GOOD[1]), r"got \(60,\) and \(60,\)"),
+        ((GOOD[0][None], GOOD[1]), r"got \(1, 60, 8\) and \(60,\)"),
+        ((GOOD[0], GOOD[1][1:]), r"got \(60, 8\) and \(59,\)"),
+        ((GOOD[0][:, :0], GOOD[1]), r"embeddings have no features; got \(60, 0\)"),
+        ((*GOOD, GOOD[0][:0], GOOD[1][:0]), "no samples to select on"),
+        ((*GOOD, GOOD[0][:, :3], GOOD[1]), "embeddings of width 8 and 3"),
+        ((*GOOD, GOOD[0], None), "selection data are embeddings and labels; one of the two is missing"),
+        ((*GOOD, None, GOOD[1]), "selection data are embeddings and labels; one of the two is missing"),
+        ((*GOOD, GOOD[0], GOOD[1][1:]), r"got \(60, 8\) and \(59,\)"),
+        ((*GOOD, GOOD[0], [None] * 60), "row 0 has no label"),
+        ((GOOD[0].astype(str).astype(object), GOOD[1] * 0 + np.arange(60)), None),
+        (([["a", "b"]] * 60, GOOD[1]), "embeddings are numbers; could not convert string to float"),
+        (([[1.0, 2.0], [3.0]], ["a", "b"]), "embeddings are numbers; "),
+    ],
+)
+def test_rows_and_labels_that_do_not_fit_are_one_clear_line(arguments, message):
+    if message is None:  # numbers written as text are numbers
+        assert probes.fit("centroid", *arguments).classes.tolist() == list(range(60))
+        return
+    with pytest.raises(ProbeError, match=message) as raised:
+        probes.fit("ridge", *arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_groups_are_one_for_each_row():
+    with pytest.raises(ProbeError, match="59 groups for 60 rows"):
+        probes.fit("ridge", *GOOD, groups=np.arange(59))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sklearn.utils.validation import has_fit_parameter
 from featurepipe import probes
 from featurepipe.cli.options import PROBES
 from featurepipe.errors import ProbeError
-from featurepipe.probes import kinds, networks
+from featurepipe.probes import kinds, networks, selection
 
 KINDS = tuple(probes.KINDS)
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
@@ -176,6 +176,25 @@ def test_the_temperature_is_chosen_on_the_selection_scores_alone(kind):
         assert probes.evaluate(estimator, V, v, other * probe.temperature)["log_loss"] > after["log_loss"] - 1e-5
     if kind in ("ridge", "centroid"):  # whose scores were never meant for a softmax
         assert after["ece"] < before["ece"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "logistic"])
+def test_selection_data_without_a_mistake_make_no_probe_certain(kind):
+    X, y = clusters(90, 8, 3, spread=0.1)
+    probe = probes.fit(kind, X, y, *clusters(48, 8, 3, spread=0.1, seed=1), value=NEW.get(kind, 1.0))
+    if kind == "mlp":  # five epochs
+        assert np.isfinite(np.log(probe.temperature))
+        return
+    assert probe.scores["top1"] == 1
+    assert probe.scores["log_loss"] < 1 / 30
+    assert probe.scores["ece"] == pytest.approx(1 / 50, abs=1e-4)  # Laplace's rule: 49 of 50
+
+
+def test_scores_without_meaning_are_not_trusted():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 500)
+    scores = rng.normal(size=(500, 2)) - np.eye(2)[truth]  # worse than none
+    assert softmax(scores / selection._temperature("ridge", scores, truth, np.arange(2)), 1).max() < 0.51
 
 
 def test_distances_of_any_unit_are_calibrated():

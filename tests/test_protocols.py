@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
@@ -225,6 +226,19 @@ def test_a_class_held_out_as_a_whole_counts_as_wrong(coarser):
     outcome = protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
     assert max(step["top1"] for step in outcome.path) <= 0.75
     assert outcome.estimator.classes_.tolist() == ["ant", "bee", "cat", "dog"]
+    (note,) = outcome.notes
+    assert note.startswith("class 'dog' was held out as a whole (1 image), so it counts as wrong in the selection")
+
+
+def test_a_hold_out_that_leaves_one_class_says_which_and_why():
+    X, y = clusters(40)
+    y = np.where(np.isin(np.arange(40), searches.hold_out(PROTOCOLS["dinov2-logreg"], y, 0)[1][:2]), "dog", "ant")
+    with pytest.raises(
+        ProbeError,
+        match="dinov2-logreg holds out 10% of the training images at random, which took all 2 images of class 'dog' "
+        "and left one class to fit; add images of 'dog', give a val split, or take another seed",
+    ):
+        protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
 
 
 @pytest.mark.parametrize("val", [True, False])
@@ -235,6 +249,8 @@ def test_the_featurepipe_protocol_is_probes_fit(monkeypatch, val):
     outcome = protocols.run(PROTOCOLS["featurepipe"], X, y, *rest, seed=2)
     probe = probes.fit("logistic", X, y, *rest, seed=2)
     assert (outcome.chosen, outcome.selected_on, outcome.path) == (probe.chosen, probe.selected_on, probe.path)
+    assert outcome.certificate == probe.certificate
+    assert outcome.chosen == outcome.certificate.C
     np.testing.assert_array_equal(outcome.estimator.coef_, probe.estimator.coef_)
 
 
@@ -407,6 +423,19 @@ def test_bigvision_fewshot_is_the_mean_over_its_draws():
         assert one["metric"] == "top1"
 
 
+def test_the_interval_of_the_mean_over_draws_is_students():
+    X, y = clusters(spread=2)
+    Z, truth = clusters(50, spread=2, seed=1)
+    protocol = replace(PROTOCOLS["bigvision-fewshot"], repeats=5)
+    for one in protocols.run_shots(protocol, X, y, Z, truth):
+        error = one["std"] / np.sqrt(5)
+        assert one["interval"] == pytest.approx(scipy.stats.t.interval(0.95, 4, one["mean"], error))
+    easy = protocols.run_shots(PROTOCOLS["bigvision-fewshot"], *clusters(spread=0), *clusters(50, spread=0))
+    assert {tuple(one["interval"]) for one in easy} == {(1.0, 1.0)}
+    alone = protocols.run_shots(replace(protocol, repeats=1), X, y, Z, truth)
+    assert {(one["std"], one["interval"]) for one in alone} == {(None, None)}
+
+
 def test_vissl_lowshot_selects_inside_each_draw():
     X, y = clusters(60)
     Z, truth = clusters(40, seed=1)
@@ -431,6 +460,102 @@ def test_vissl_lowshot_selects_inside_each_draw():
             values.append(np.mean([area(scores[label], truth == label) for label in scores]))
         assert one["values"] == pytest.approx(values)
         assert one["metric"] == "map"
+
+
+# -- exact copies of an image ---------------------------------------------------------------------------------------
+
+
+def copied(n=40, times=3, width=6, names=("ant", "bee"), *, seed=0):
+    """Embeddings without meaning, each so many times, in random order; and the image that each row is of."""
+    images = np.random.default_rng(seed).permutation(np.tile(np.arange(n), times))
+    X, y = np.random.default_rng(seed + 1).normal(size=(n, width)), np.array(names)[np.arange(n) % len(names)]
+    return X[images], y[images], np.array([f"digest {image}" for image in images])
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2-logreg"])
+def test_copies_are_held_out_together(name):
+    _, y, groups = copied()
+    fitted, held = searches.hold_out(PROTOCOLS[name], y, 0, groups)
+    assert sorted([*fitted, *held]) == list(range(120))
+    assert not set(groups[fitted]) & set(groups[held])
+    assert len(held) == 120 * PROTOCOLS[name].held_out
+
+
+@pytest.mark.parametrize("name", ["clip", "kornblith", "lpft", "dinov2-logreg"])
+def test_without_copies_the_same_rows_are_held_out_in_the_same_order(name):
+    y = clusters(95)[1]
+    for one, other in zip(
+        searches.hold_out(PROTOCOLS[name], y, 4),
+        searches.hold_out(PROTOCOLS[name], y, 4, np.random.default_rng(0).permutation(95)),
+        strict=True,
+    ):
+        assert one.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("name", ["kornblith", "dinov2-knn", "vissl-svm", "featurepipe"])
+def test_copies_do_not_flatter_the_selection(name, monkeypatch):
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (1e4,)))  # learnt by heart
+    X, y, groups = copied(width=60)
+    protocol = replace(PROTOCOLS[name], grid=PROTOCOLS[name].grid[:1] if name == "dinov2-knn" else (1e4, 1e5))
+    key = "map" if name == "vissl-svm" else "top1"
+    alone = protocols.run(protocol, X, y)
+    together = protocols.run(protocol, X, y, groups=groups)
+    assert max(step[key] for step in alone.path) > 0.85
+    assert max(step[key] for step in together.path) < 0.75
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2-knn", "vissl-svm", "featurepipe"])
+def test_groups_of_single_rows_change_nothing(name, coarser):
+    X, y = clusters(60, spread=2)
+    Z, truth = clusters(30, spread=2, seed=1)
+    protocol = replace(PROTOCOLS["vissl-svm"], grid=(0.1, 10.0)) if name == "vissl-svm" else PROTOCOLS[name]
+    for val in ((), (Z, truth)):
+        one = protocols.run(protocol, X, y, *val)
+        other = protocols.run(protocol, X, y, *val, groups=np.arange(90 if val else 60)[::-1])
+        assert (one.path, one.chosen, one.selected_on) == (other.path, other.chosen, other.selected_on)
+        np.testing.assert_array_equal(one.estimator.predict(Z), other.estimator.predict(Z))
+
+
+def test_a_copys_own_votes_are_left_out_and_no_others():
+    X, y, groups = copied(20, 2)
+    outcome = protocols.run(PROTOCOLS["dinov2-knn"], X, y, groups=groups)
+    by_hand = [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 10)[0] == y[i] for i, g in enumerate(groups)])]
+    by_hand += [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 20)[0] == y[i] for i, g in enumerate(groups)])]
+    assert [step["top1"] for step in outcome.path] == pytest.approx(by_hand)
+    with pytest.raises(ProbeError, match="12 training images, of which 3 are one, are too few for 10 neighbours"):
+        protocols.run(PROTOCOLS["dinov2-knn"], X[:12], np.resize(["a", "b"], 12), groups=[0] * 5 + list(range(1, 8)))
+
+
+def test_a_class_of_copies_is_too_small_for_the_folds():
+    X, y = clusters(30)
+    groups = np.where(y == "cat", "the same", np.arange(30).astype(str))
+    with pytest.raises(ProbeError, match="'cat' has 1 distinct images, fewer than the 3 folds"):
+        protocols.run(PROTOCOLS["vissl-svm"], X, y, groups=groups)
+
+
+def test_copies_on_train_and_val_share_a_fold():
+    X, y, groups = copied(24, 2, width=60)
+    protocol = replace(PROTOCOLS["vissl-svm"], grid=(1e4, 1e5))
+    half = (X[:24], y[:24], X[24:], y[24:])
+    apart = protocols.run(protocol, *half).path[0]["map"]
+    assert protocols.run(protocol, *half, groups=groups).path[0]["map"] < apart - 0.1
+
+
+def test_no_draw_holds_an_image_twice():
+    _, y, groups = copied()
+    for rows in shots.draws(y, 5, 10, 0, groups):
+        assert len(set(groups[rows])) == len(rows) == 10
+    X, y, groups = copied(12, 4)
+    found = protocols.run_shots(PROTOCOLS["bigvision-fewshot"], X, y, X, y, groups=groups)
+    assert [one["shots"] for one in found] == [1, 5]
+
+
+def test_groups_are_one_for_each_row():
+    X, y = clusters(30)
+    with pytest.raises(ProbeError, match="30 groups for 60 rows"):
+        protocols.run(PROTOCOLS["clip"], X, y, X, y, groups=np.arange(30))
+    with pytest.raises(ProbeError, match="29 groups for 30 rows"):
+        protocols.run_shots(PROTOCOLS["bigvision-fewshot"], X, y, X, y, groups=np.arange(29))
 
 
 # -- nothing is selected on what is reported ------------------------------------------------------------------------

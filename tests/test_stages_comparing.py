@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from featurepipe import backbones, compare, comparisons, extract, manifests, matrices, probe, probes, reports, shards
 from featurepipe.errors import ComparisonError, ManifestError, ProbeError, StoreError
-from featurepipe.stages import Listener, probe_layers, probe_protocol, quantising
+from featurepipe.stages import Listener, comparing, probe_layers, probe_protocol, quantising
 from featurepipe.stores import Store
 
 try:
@@ -23,8 +23,8 @@ except ImportError:
 needs_cv2 = pytest.mark.skipif(cv2 is None, reason="needs OpenCV")
 KEYS = {
     "label", "backbone", "layer", "is_baseline", "kind", "parameter", "chosen", "selected_on", "selection_top1",
-    "selection_log_loss", "n", "top1", "interval", "difference", "wins", "losses", "p", "p_holm", "width",
-    "images_per_second", "device", "bytes", "imagenet_top1", "store", "folder", "fingerprint",
+    "selection_log_loss", "selection_n", "n", "top1", "interval", "difference", "wins", "losses", "p", "p_holm",
+    "width", "images_per_second", "device", "bytes", "imagenet_top1", "store", "folder", "fingerprint",
 }  # fmt: skip
 TINY = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu", "precision": "fp32"}
 
@@ -576,6 +576,32 @@ def test_one_row_is_nothing_to_compare(store):
         plainly(store)
     assert len(plainly(store, kinds=["ridge", "logistic"])["rows"]) == 2
     assert len(plainly(store, baselines="simple")["rows"]) == 2
+
+
+def test_the_advice_fits_what_was_asked(store, network_store, tmp_path):
+    shutil.rmtree(next(entry.folder for entry in network_store.entries() if entry.layer == "stage2"))
+    network_store.write_rows(tmp_path / "moved", network_store.rows())
+    with pytest.raises(ComparisonError, match="nothing to compare it with") as raised:
+        compare(network_store.path, kinds=["ridge"], baselines="simple")
+    said = str(raised.value)
+    assert "--baselines" not in said
+    assert "no row for pixels: none of the images can be read any more" in said
+    assert said.endswith("name another --kind, or extract another backbone where the images are")
+    shutil.rmtree(next(entry.folder for entry in store.entries() if entry.name != "pixels"))
+    with pytest.raises(ComparisonError, match=r"or add --baselines full$"):
+        compare(store.path, kinds=["ridge"], baselines="simple")
+    with pytest.raises(ComparisonError, match=r"or add --baselines full$"):
+        compare(store.path, kinds=["ridge"], baselines="none")
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(100, 0), (10_000, 1)])  # one standard error of top-1: 0.03, 0.003
+def test_the_reference_is_chosen_as_the_strength_is(count, chosen):
+    top1, loss = (0.90, 0.91, 0.5), (0.3, 0.4, 0.1)
+    rows = [
+        {"selection_top1": t, "selection_log_loss": x, "selection_n": count} for t, x in zip(top1, loss, strict=True)
+    ]
+    assert comparing._reference(rows, [True] * 3) == probes.choose(top1, loss, count) == chosen
+    assert comparing._reference(rows, [False, True, True]) == 1
 
 
 def test_no_images_to_report_on(store):

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featurepipe import evaluate, extract, matrices, models, probe, probe_protocol, probes, protocols, report, run
+from featurepipe.cli.texts import probe_text
 from featurepipe.errors import ProbeError
+from featurepipe.probes import paths
 from featurepipe.protocols import PROTOCOLS
 from featurepipe.stores import Store
 
@@ -100,12 +103,37 @@ def test_without_val_it_selects_inside_train_and_without_test_val_is_reported(st
     assert result["selection"]["on"] == "3 of 15 training rows held out"
 
 
+def test_copies_among_the_training_images_do_not_flatter_the_selection(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 6)):
+        for i in range(count):
+            folder = tmp_path / "noise" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+            for copy in range(3 if split == "train" else 1):
+                image.save(folder / f"{i}-{copy}.png")
+    store = extract(tmp_path / "noise", tmp_path / "n.store", backbone="pixels", workers=1)["store"]
+    for name in ("dinov2-knn", "kornblith", "featurepipe"):
+        assert probe_protocol(store, protocol=name)["val"]["top1"] < 0.75
+
+
 def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "bigvision-fewshot", replace(PROTOCOLS["bigvision-fewshot"], shots=(1, 10, 25)))
     result = probe_protocol(stored(), protocol="bigvision-fewshot")
     assert [one["shots"] for one in result["few_shot"]] == [1, 10]
     assert "shots left out, as some class has fewer training images: 25" in result["notes"]
-    assert (result["test"], result["selection"]["chosen"]) == (None, None)
+    assert result["test"] is None
+
+
+def test_few_shots_say_what_is_fixed_and_what_each_draw_chooses(stored):
+    store = stored()
+    fixed = probe_protocol(store, protocol="bigvision-fewshot")
+    assert (fixed["alpha"], fixed["selection"]["chosen"]) == (1024, 1024)
+    assert fixed["selection"]["on"] == "nothing, the protocol fixes it"
+    assert "bigvision-fewshot, version 1, on pixels: alpha=1024 (nothing, the protocol fixes it)" in probe_text(fixed)
+    each = probe_protocol(store, protocol="vissl-lowshot-svm")
+    assert (each["C"], each["selection"]["on"]) == (None, "the shots of each draw")
+    assert "95 % of the mean" in probe_text(each)
 
 
 def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
@@ -116,13 +144,24 @@ def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
     assert one["selection"].items() <= other["selection"].items()
 
 
+def test_the_featurepipe_protocol_notes_the_optima_that_probe_notes(stored, tmp_path, monkeypatch):
+    store = stored()
+    same = replace(PROTOCOLS["featurepipe"], grid=probes.KINDS["logistic"][1])
+    monkeypatch.setitem(PROTOCOLS, "featurepipe", same)
+    monkeypatch.setattr(paths, "MAX_STEPS", 1)
+    one = probe_protocol(store, tmp_path / "a.safetensors", protocol="featurepipe")
+    other = probe(store, tmp_path / "b.safetensors", baselines="none")
+    assert one["notes"] == other["notes"]
+    assert any("not reached" in note and note.endswith(" (final fit)") for note in one["notes"])
+
+
 def test_what_cannot_be_followed(stored, tmp_path):
     store = stored(("train", "test"), 2)
     with pytest.raises(ProbeError, match="'clap' is unknown"):
         probe_protocol(store, protocol="clap")
     with pytest.raises(ProbeError, match="dinov2-knn has no linear classifier of raw embeddings"):
         probe_protocol(store, tmp_path / "m.safetensors", protocol="dinov2-knn")
-    with pytest.raises(ProbeError, match="'ant' has 2 images, fewer than the 3 folds"):
+    with pytest.raises(ProbeError, match="'ant' has 2 distinct images, fewer than the 3 folds"):
         probe_protocol(store, protocol="vissl-svm")
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurepipe import backbones, matrices, models, probes, stages
-from featurepipe.backbones import create_layers
+from featurepipe import backbones, extraction, matrices, models, probes, stages
+from featurepipe.backbones import create_layers, creation
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.reports import wilson
-from featurepipe.stages import Listener, extract, probe_layers
+from featurepipe.stages import Listener, extract, layering, probe_layers
 from featurepipe.stores import Store
 
 NET = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -328,6 +328,29 @@ def test_info_export_and_drift_say_which_layer(filled, tmp_path):
     assert min(one["cosine_min"] for one in drift) > 0.99
 
 
+def test_drift_builds_a_network_once_for_all_its_layers(filled, data, tmp_path, monkeypatch):
+    import shutil
+
+    store = shutil.copytree(filled, tmp_path / "s")
+    extract(data, store, precision="fp32", layer="stage2", pooling="max", **TINY)  # pooled otherwise: by itself
+    built, passes = [], []
+    make, run = creation.make_network, extraction.fill
+    monkeypatch.setattr(creation, "make_network", lambda *a, **k: built.append(a) or make(*a, **k))
+    monkeypatch.setattr(extraction, "fill", lambda *a, **k: passes.append(a) or run(*a, **k))
+    drift = stages.verify(store, drift=True, images=3, device="cpu")["drift"]
+    assert (len(built), len(passes)) == (2, 2)
+    assert [one["folder"] for one in drift] == [entry.folder.name for entry in Store.open(store).entries()]
+    assert {one["images"] for one in drift} == {3}
+    assert min(one["cosine_min"] for one in drift) > 0.99
+
+    def refuse(*_, **__):
+        raise BackboneError("extract its stages and its penultimate embedding one after the other")
+
+    monkeypatch.setattr(creation, "create_layers", refuse)
+    assert stages.verify(store, drift=True, images=3, device="cpu")["drift"] == drift
+    assert len(built) == 2 + 7
+
+
 def test_probe_takes_the_penultimate_unless_told_otherwise(filled, tmp_path):
     for layer, wanted in ((None, "penultimate"), ("stage3", "stage3")):
         ears = Ears()
@@ -371,16 +394,27 @@ def test_each_row_is_the_probe_of_that_layer(filled, tmp_path):
             "on": "5-fold cross-validation on train",
             "top1": fitted.scores["top1"],
             "log_loss": fitted.scores["log_loss"],
+            "n": 16,
         }
         assert (row["n"], row["top1"]) == (figures["n"], figures["top1"])
         assert row["interval"] == list(wilson(row["top1"], row["n"]))
         assert row["folder"] == Store.open(filled).choose(layer=row["layer"]).folder.name
     (chosen,) = [row for row in result["layers"] if row["chosen"]]
-    assert chosen == min(result["layers"], key=lambda r: (-r["selection"]["top1"], r["selection"]["log_loss"]))
+    top1, loss = ([row["selection"][key] for row in result["layers"]] for key in ("top1", "log_loss"))
+    assert chosen == result["layers"][probes.choose(top1, loss, 16)]
     assert (result["layer"], result["alpha"], result["test"]["top1"]) == (
         chosen["layer"], chosen["alpha"], chosen["top1"],
     )  # fmt: skip
-    assert f"{chosen['layer']} is the best of 6 layers on 5-fold cross-validation on train" in " ".join(result["notes"])
+    assert f"{chosen['layer']} was chosen from 6 layers on 5-fold cross-validation on train" in " ".join(
+        result["notes"]
+    )
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(100, 0), (10_000, 1)])  # one standard error of top-1: 0.03, 0.003
+def test_the_layer_is_chosen_as_the_strength_is(count, chosen):
+    top1, loss = (0.90, 0.91, 0.5), (0.3, 0.4, 0.1)
+    table = [{"selection": {"top1": t, "log_loss": x, "n": count}} for t, x in zip(top1, loss, strict=True)]
+    assert layering._best(table) == probes.choose(top1, loss, count) == chosen
 
 
 def test_the_layer_is_never_chosen_by_test(filled, data, tmp_path):

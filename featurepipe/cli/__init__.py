@@ -170,7 +170,7 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
 @click.option(
     "--layers",
     metavar="L,L,…",
-    help="Probe several and keep the one that is best on validation data: all, or names.",
+    help="Probe several and keep the one that validation data choose, as they choose C: all, or names.",
 )
 @WEIGHTS
 @PROBE

@@ -135,17 +135,19 @@ def _protocol_text(result: dict[str, Any]) -> str:
     """The result of `probe --protocol`."""
     protocol, selection, on = result["protocol"], result["selection"], result["evaluated_on"]
     chosen = _chosen(result)
+    how = f"chosen by {protocol['metric']} on: {selection['on']}" if selection["path"] else selection["on"]
     lines = [
         f"protocol {protocol['name']}, version {protocol['version']}, on {result['backbone']}"
-        + (f": {chosen} (chosen by {protocol['metric']} on: {selection['on']})" if chosen else ""),
+        + (f": {chosen} ({how})" if chosen else ""),
         *(_protocol_figures(result[on], on) if result[on] else []),
         f"  {'baselines':<14} majority class {_percent(result['baselines']['majority'])}",
     ]
     for few in result["few_shot"]:
-        spread = f" ± {100 * few['std']:.1f}" if few["std"] is not None else ""
-        lines.append(
-            f"  {str(few['shots']) + ' per class':<14} {few['metric']} {_percent(few['mean'])}{spread} on {on}"
-        )
+        line = f"  {str(few['shots']) + ' per class':<14} {few['metric']} {_percent(few['mean'])}"
+        if few["interval"] is not None:
+            low, high = (100 * end for end in few["interval"])
+            line += f" ± {100 * few['std']:.1f}, 95 % of the mean {low:.1f} – {high:.1f},"
+        lines.append(f"{line} on {on}")
     ours = protocol["name"] == "featurepipe"
     lines.append("  why:" if ours else "  differs from the published recipe:")
     lines += [f"    - {remark}" for remark in protocol["remarks"]]
@@ -156,7 +158,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
 def _chosen(result: dict[str, Any]) -> str:
     """What was chosen, of one classifier or of several."""
     chosen = result["selection"]["chosen"]
-    parameter = "k" if result["kind"] == "knn" else "C"
+    parameter = {"knn": "k", "ridge": "alpha"}.get(result["kind"], "C")
     if not isinstance(chosen, dict):
         return "" if chosen is None else f"{parameter}={chosen:g}"
     shown = ", ".join(f"{value:g} of {label}" for label, value in list(chosen.items())[:5])

@@ -27,7 +27,8 @@ from featurepipe.probes.metrics import (
     majority,
     probabilities,
 )
-from featurepipe.probes.selection import FOLDS, Probe, fit
+from featurepipe.probes.paths import Certificate
+from featurepipe.probes.selection import FOLDS, Probe, choose, fit
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
@@ -37,11 +38,13 @@ __all__ = [
     "ECE_BINS",
     "FOLDS",
     "KINDS",
+    "Certificate",
     "Probe",
     "at_edge",
     "check_enough",
     "check_few",
     "check_known",
+    "choose",
     "decision_scores",
     "evaluate",
     "fit",

@@ -21,9 +21,15 @@ class Loss(Protocol):
     ----------
     penalises_intercept : bool
         Whether the intercept is a coefficient like the others.
+    separate : bool
+        Whether the second derivative is diagonal: no column of S touches another.
+    smooth : bool
+        Whether there is a third derivative.
     """
 
     penalises_intercept: bool
+    separate: bool
+    smooth: bool
 
     def value(self, S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:
         """Weighted sum over the rows."""
@@ -46,6 +52,8 @@ class Softmax:
     """One class of several; the estimates of a row sum to 1."""
 
     penalises_intercept = False
+    separate = False
+    smooth = True
 
     @staticmethod
     def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102
@@ -90,6 +98,8 @@ class Sigmoid:
     """Any number of labels, each with a probability of its own; two classes are one label."""
 
     penalises_intercept = False
+    separate = True
+    smooth = True
 
     @staticmethod
     def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102
@@ -119,6 +129,8 @@ class SquaredHinge:
     """
 
     penalises_intercept = True
+    separate = True
+    smooth = False
 
     @staticmethod
     def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102

@@ -8,8 +8,10 @@ What makes it fast, of which nothing changes the answer beyond rounding:
 - **Preconditioner.** On these axes the Hessian is close to A ⊗ diag(λ) + I/C, with A the mean covariance (K, K) of the
   predicted classes and λ the axes' sums of squares: rotated into A's eigenvectors it is a diagonal.
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
-  float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for.
-- **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points.
+  float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for. Labels or
+  classes whose losses do not touch each other share the products, and have their own conjugate gradients.
+- **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points; that
+  of the squared hinge bends wherever a row leaves the margin, and a fit starts from the one before it.
 
 The certificate is a proof, not a stop rule: for the objective F = Σ wᵢ lossᵢ + ‖W‖²/(2C), with the intercept at its
 optimum, the duality gap at the dual point C⁻¹·(Y − P) is C/2 · ‖∇F‖², so F - F* can be no larger (the dual is in Yu,
@@ -160,7 +162,7 @@ class LogisticPath:
             at, W, S = self._solved[-1]
             before, V, T = self._solved[0]
             starts.append((W, S))
-            if before != at:
+            if before != at and self._loss.smooth:
                 t = (np.log(C) - at) / (at - before)
                 starts.append((W + t * (W - V), S + t * (S - T)))
         return min(starts, key=lambda pair: self._objective(*pair, C))
@@ -223,24 +225,27 @@ class LogisticPath:
             out[:, self._penalised] += ridge * v[:, self._penalised]
             return out
 
+        dot = _dots if self._loss.separate else _dot  # columns that do not touch each other: one system each
         size = np.linalg.norm(G)  # float32 must not underflow
         residual = (-G / size).astype(np.float32)
         x = np.zeros_like(residual)
         z = precondition(residual)
-        q, rz = z, _dot(residual, z)
-        target = exactness**2 * rz
+        q, rz = z, dot(residual, z)  # (K, 1) or (1, 1), as all of these numbers
+        target = exactness**2 * rz.mean()
         for count in range(MAX_PRODUCTS):
-            if rz <= target:
+            unsolved = rz > target
+            if not unsolved.any():
                 return size * x.astype(np.float64), count
             h = product(q)
-            bend = _dot(q, h)
-            if not bend > 0:  # rounding: what has been found so far still descends
+            bend = dot(q, h)
+            if not (bend[unsolved] > 0).all():  # rounding: what has been found so far still descends
                 return size * (x if count else z).astype(np.float64), count + 1
-            x = x + np.float32(rz / bend) * q
-            residual = residual - np.float32(rz / bend) * h
+            length = _ratio(rz, bend, unsolved)
+            x = x + length * q
+            residual = residual - length * h
             z = precondition(residual)
-            rz, before = _dot(residual, z), rz
-            q = z + np.float32(rz / before) * q
+            rz, before = dot(residual, z), rz
+            q = z + _ratio(rz, before, unsolved) * q
         return size * x.astype(np.float64), MAX_PRODUCTS
 
     def _preconditioner(self, P: np.ndarray, C: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -313,6 +318,16 @@ def _weights(weights: np.ndarray, rows: int) -> np.ndarray:
     return found[:, None]
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    """The sum of products, in float64."""
-    return float(np.einsum("ij,ij->", a, b, dtype=np.float64))
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The sum of products, (1, 1), in float64."""
+    return _dots(a, b).sum(keepdims=True)
+
+
+def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Each row's sum of products, (K, 1), in float64."""
+    return np.einsum("ij,ij->i", a, b, dtype=np.float64)[:, None]
+
+
+def _ratio(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The quotient in float32, and 0 elsewhere."""
+    return np.divide(a, b, out=np.zeros_like(a), where=where).astype(np.float32)

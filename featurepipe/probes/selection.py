@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.errors import ProbeError
+from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import KINDS, candidates_of, check_kind, fit_path
-from featurepipe.probes.metrics import check_known, decision_scores, figures, log_loss, probabilities, softmax
+from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.probes.paths import Certificate
 
 FOLDS = 5
+COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Probe:
         ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
     path : list of dict
         Per candidate: its strength by the name that `KINDS` gives, ``top1`` and ``log_loss`` on the selection data,
-        ``converged``.
+        ``converged`` (before the final fit, which has its own `certificate`).
     scores : dict
         `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
         ``ece_uncalibrated`` are those after and before the temperature.
+    certificate : Certificate or None
+        Of the final fit, where its kind has one.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class Probe:
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
     @property
     def classes(self) -> np.ndarray:
@@ -99,16 +103,15 @@ def fit(
     Raises
     ------
     ProbeError
-        An unknown kind, a single class, a class in y_val only, values that are not finite, or a strength or class
-        weights that the kind cannot have.
+        An unknown kind, rows and labels that `featurepipe.probes.inputs.check` refuses, or a strength or class weights
+        that the kind cannot have.
 
     Notes
     -----
-    Of the candidates whose top-1 is within one standard error of the best, the one of lowest log-loss wins (after the
-    one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3): top-1 alone
-    lets single images decide. With one sample per class there is nothing to select on, and
-    the middle of the grid is used. The temperature minimises the log-loss on the same
-    selection scores (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+    The strength is chosen by `choose`. With one sample per class there is nothing to select on, and the middle of the
+    grid is used. The temperature minimises the log-loss on the same selection scores (Guo et al. 2017, "On Calibration
+    of Modern Neural Networks"), but makes them no surer than n right of n allow: of mean confidence (n + 1)/(n + 2),
+    Laplace's rule of succession. Scores without a mistake would be made certain otherwise.
 
     Examples
     --------
@@ -117,16 +120,12 @@ def fit(
     ['b']
     """
     check_kind(kind, class_weight)
-    X, y = check_finite(X), np.asarray(y)
+    X, y, X_val, y_val = check(X, y, X_val, y_val)
+    check_groups(groups, len(y))
     classes = np.unique(y)
-    if len(classes) < 2:
-        found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
-        raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
     candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed}
     if X_val is not None:
-        X_val, y_val = check_finite(X_val), np.asarray(y_val)
-        check_known(y_val, classes)
         fitted = fit_path(kind, X, y, candidates, **how)
         scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
         converged = [_converged(certificate) for _, certificate in fitted]
@@ -139,14 +138,13 @@ def fit(
         selected_on = f"{FOLDS}-fold cross-validation on train"
     else:
         middle = candidates[len(candidates) // 2]
-        ((estimator, _),) = fit_path(kind, X, y, [middle], **how)
+        ((estimator, certificate),) = fit_path(kind, X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
-        return Probe(kind, estimator, 1.0, _number(middle), why)
+        return Probe(kind, estimator, 1.0, _number(middle), why, certificate=certificate)
     temperatures = [_temperature(kind, s, truth, classes) for s in scores]
     found = [figures(s, truth, classes, t) for s, t in zip(scores, temperatures, strict=True)]
-    best = _best([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
+    best = choose([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
     ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1], **how)
-    converged[best] &= _converged(certificate)
     return Probe(
         kind=kind,
         estimator=estimator,
@@ -158,15 +156,8 @@ def fit(
             for c, f, ok in zip(candidates, found, converged, strict=True)
         ],
         scores=found[best],
+        certificate=certificate,
     )
-
-
-def check_finite(X: np.ndarray) -> np.ndarray:
-    """Embeddings as float64; raises ProbeError for values that are not finite."""
-    X = np.asarray(X, np.float64)
-    if not np.isfinite(X).all():
-        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
-    return X
 
 
 def _cross_validate(
@@ -186,8 +177,33 @@ def _cross_validate(
     return scores, converged
 
 
-def _best(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
-    """Which candidate is chosen, by figures on `count` samples."""
+def choose(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
+    """Which of several candidates (strengths, layers, backbones) is chosen, by figures on the same selection data.
+
+    Of those whose top-1 is within one standard error of the best, the one of lowest log-loss: top-1 alone lets single
+    images decide.
+
+    Parameters
+    ----------
+    top1, log_loss : sequence of float
+        A figure for each candidate.
+    count : int
+        Samples that they are measured on.
+
+    Returns
+    -------
+    int
+        Its place.
+
+    References
+    ----------
+    After the one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+
+    Examples
+    --------
+    >>> choose([0.90, 0.91, 0.50], [0.3, 0.4, 0.1], count=100)
+    0
+    """
     top = max(top1)
     enough = top - np.sqrt(top * (1 - top) / count)
     return min((i for i, found in enumerate(top1) if found >= enough), key=log_loss.__getitem__)
@@ -226,15 +242,25 @@ def _folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.nda
 
 
 def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
-    """The temperature of lowest log-loss; logistic regression is fitted to that already."""
+    """The temperature of lowest log-loss, but none that makes the scores surer than n right of n allow.
+
+    Logistic regression is fitted to its log-loss already.
+    """
     if kind == "logistic":
         return 1.0
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import brentq, minimize_scalar
 
     columns = np.searchsorted(classes, truth)
     size = float(np.std(scores - scores.mean(axis=1, keepdims=True))) or 1.0  # squared distances may be any
 
-    def loss(log_temperature: float) -> float:
-        return log_loss(softmax(scores, size * np.exp(log_temperature)), columns)
+    def proba(log_temperature: float) -> np.ndarray:
+        return softmax(scores, size * np.exp(log_temperature))
 
-    return size * float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
+    def excess(log_temperature: float) -> float:
+        return float(proba(log_temperature).max(axis=1).mean()) - (len(truth) + 1) / (len(truth) + 2)
+
+    coldest, hottest = -COLDEST, COLDEST
+    if excess(coldest) > 0 > excess(hottest):
+        coldest = brentq(excess, coldest, hottest)
+    found = minimize_scalar(lambda t: log_loss(proba(t), columns), bounds=(coldest, hottest), method="bounded").x
+    return size * float(np.exp(found))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.metrics import check_known
-from featurepipe.probes.selection import check_finite, fit
+from featurepipe.probes.inputs import check
+from featurepipe.probes.selection import fit
 
 LEVEL = 0.95
 
@@ -76,11 +76,10 @@ def fit_few_shot(
     >>> [(one["labels"], len(one["top1"]), list(one["semi"])) for one in few]
     [(4, 5, ['self_training', 'label_spreading']), (20, 5, ['self_training', 'label_spreading'])]
     """
-    X, X_test, y, y_test = check_finite(X), check_finite(X_test), np.asarray(y), np.asarray(y_test)
+    X, y, X_test, y_test = check(X, y, X_test, y_test)
     check_few(shots, repeats, semi)
     check_enough(y, shots)
     classes, codes = np.unique(y, return_inverse=True)
-    check_known(y_test, classes)
     spreader = None
     if semi:
         from featurepipe.probes.pseudolabels import LabelSpreader, fit_self_training

@@ -1,7 +1,9 @@
 """Named protocols: published recipes for classifiers on frozen features, each with a version.
 
 `PROTOCOLS` holds what each fixes, and in what our run differs from the published one; `run` follows it. Nothing is
-ever selected on what is reported, so where a published recipe takes the best on test, ours does not.
+ever selected on what is reported, so where a published recipe takes the best on test, ours does not. Exact copies of
+an image count as one where a recipe holds out, folds, leaves out or draws images, and stay together; without copies
+the recipe is as published.
 
 Examples
 --------

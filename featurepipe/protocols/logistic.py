@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from featurepipe.errors import ProbeError
 from featurepipe.probes.metrics import figures
 from featurepipe.probes.paths import Fit, LogisticPath
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
@@ -21,13 +23,15 @@ def run(
     y_val: np.ndarray | None,
     *,
     metric: str,
+    groups: Sequence[object] | None,
     seed: int,
 ) -> Outcome:
     """Choose C on validation data, or on training rows held out, and fit as the protocol says."""
-    classes, on = np.unique(y), "val"
+    classes, on, notes = np.unique(y), "val", []
     if X_val is None:
-        fitted, held = hold_out(protocol, y, seed)
+        fitted, held = hold_out(protocol, y, seed, groups)
         on = f"{len(held)} of {len(y)} training rows held out"
+        notes = _emptied(protocol, classes, y[fitted], y[held])
         X, y, X_val, y_val = X[fitted], y[fitted], X[held], y[held]
     sweep = _Sweep(protocol, X, y, X_val, y_val, classes, metric)
     found = search(sweep.score, len(protocol.grid), protocol.coarse)
@@ -45,7 +49,31 @@ def run(
         path=[sweep.rows[place] for place in sorted(found)],
         scores=sweep.figures,
         certificate=fit.certificate,
+        notes=notes,
     )
+
+
+def _emptied(protocol: Protocol, classes: np.ndarray, fitted: np.ndarray, held: np.ndarray) -> list[str]:
+    """Notes on classes that were held out as a whole, of labels that are fitted and held out.
+
+    Raises
+    ------
+    ProbeError
+        Only one class is left to fit.
+    """
+    gone = np.setdiff1d(classes, fitted).tolist()
+    if len(classes) - len(gone) < 2:
+        raise ProbeError(
+            f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training images at random, which took "
+            f"all {np.sum(held == gone[0])} images of class {gone[0]!r} and left one class to fit; add images of "
+            f"{gone[0]!r}, give a val split, or take another seed"
+        )
+    counts = {label: int(np.sum(held == label)) for label in gone}
+    return [
+        f"class {label!r} was held out as a whole ({count} image{'s' if count > 1 else ''}), so it counts as wrong in "
+        "the selection; the final fit has it again"
+        for label, count in counts.items()
+    ]
 
 
 class _Sweep:

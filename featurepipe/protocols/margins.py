@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.protocols.copies import Images, distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Outcome
 
@@ -58,13 +59,14 @@ def run(
     y_val: np.ndarray | None,
     *,
     metric: str,
+    groups: Sequence[object] | None,
     seed: int,
 ) -> Outcome:
     """Choose each class's cost by cross-validation on all rows, and fit it on them."""
     on = f"{FOLDS}-fold cross-validation on train"
     if X_val is not None:
         X, y, on = np.concatenate([X, X_val]), np.concatenate([y, y_val]), f"{on} and val"
-    estimator, path = fit(X, y, protocol.grid, folds=FOLDS, seed=seed)
+    estimator, path = fit(X, y, protocol.grid, folds=FOLDS, groups=groups, seed=seed)
     chosen = dict(zip(map(str, estimator.classes_.tolist()), estimator.costs, strict=True))
     stalled = [label for label, ended in zip(chosen, estimator.converged, strict=True) if not ended]
     notes = [f"stopped at {ITERATIONS:,} iterations, as published: {', '.join(stalled)}"] if stalled else []
@@ -72,7 +74,13 @@ def run(
 
 
 def fit(
-    X: np.ndarray, y: np.ndarray, costs: Sequence[float], *, folds: int, seed: int
+    X: np.ndarray,
+    y: np.ndarray,
+    costs: Sequence[float],
+    *,
+    folds: int,
+    groups: Sequence[object] | None = None,
+    seed: int,
 ) -> tuple[ClassSVMs, list[dict[str, Any]]]:
     """Fit one SVM per class, each with the cost of the best mean average precision over stratified folds.
 
@@ -84,6 +92,8 @@ def fit(
     costs : sequence of float
         The first of the best is taken. A single one is taken as it is.
     folds : int
+    groups : sequence, shape (n,), optional
+        Rows of the same class and group, copies of an image, stay in the same fold.
     seed : int
         Of the solver's order.
 
@@ -99,17 +109,20 @@ def fit(
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    classes, counts = np.unique(y, return_counts=True)
+    images = distinct(y, groups)
+    classes, counts = np.unique(y[images.firsts], return_counts=True)
     if len(costs) > 1 and counts.min() < folds:
-        scarce = classes.tolist()[counts.argmin()]
+        scarce, what = classes.tolist()[counts.argmin()], "images" if groups is None else "distinct images"
         raise ProbeError(
-            f"class {scarce!r} has {counts.min()} images, fewer than the {folds} folds that choose its cost; add images"
+            f"class {scarce!r} has {counts.min()} {what}, fewer than the {folds} folds that choose its cost; add images"
         )
     Z = normalise(X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says so for the fits that are kept
         # one after the other: liblinear's random numbers are the whole process's, so threads would change the fits
-        precisions = np.array([_cross_validate(Z, y == label, costs, folds, seed) for label in classes])  # (K, costs)
+        precisions = np.array(
+            [_cross_validate(Z, y == label, costs, folds, images, seed) for label in classes]
+        )  # (K, costs)
         chosen = [costs[place] for place in precisions.argmax(axis=1)]
         machines = [_machine(C, seed).fit(Z, _signs(y == label)) for label, C in zip(classes, chosen, strict=True)]
     estimator = ClassSVMs(
@@ -137,13 +150,17 @@ def _signs(positive: np.ndarray) -> np.ndarray:
     return np.where(positive, 1, -1)
 
 
-def _cross_validate(Z: np.ndarray, positive: np.ndarray, costs: Sequence[float], folds: int, seed: int) -> list[float]:
+def _cross_validate(
+    Z: np.ndarray, positive: np.ndarray, costs: Sequence[float], folds: int, images: Images, seed: int
+) -> list[float]:
     """Mean average precision of each cost over stratified folds; nothing to compare where there is but one cost."""
-    from sklearn.model_selection import cross_val_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     if len(costs) == 1:
         return [np.nan]
     signs = _signs(positive)
+    parts = StratifiedKFold(folds).split(images.firsts, signs[images.firsts])  # as cross_val_score does by itself
+    cv = [(images.rows(fitted), images.rows(held)) for fitted, held in parts]
     return [
-        float(cross_val_score(_machine(C, seed), Z, signs, cv=folds, scoring="average_precision").mean()) for C in costs
+        float(cross_val_score(_machine(C, seed), Z, signs, cv=cv, scoring="average_precision").mean()) for C in costs
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.metrics import figures, softmax
+from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Outcome
 
@@ -22,18 +24,20 @@ def run(
     y_val: np.ndarray | None,
     *,
     metric: str,
+    groups: Sequence[object] | None,
     seed: int,
 ) -> Outcome:
     """Mark the best k on validation data, or by leaving out each training row; `seed` has nothing to decide."""
-    from sklearn.neighbors import NearestNeighbors
-
     del seed
-    usable = [int(k) for k in protocol.grid if k <= len(X) - (X_val is None)]
+    images = distinct(y, groups if X_val is None else None).numbers  # (n,)
+    alike = np.bincount(images).max() if X_val is None else 0  # rows that are left out at once, at most
+    usable = [int(k) for k in protocol.grid if k <= len(X) - alike]
     if not usable:
-        raise ProbeError(f"{len(X)} training images are too few for {int(protocol.grid[0])} neighbours; add images")
+        which = f", of which {alike} are one," if alike > 1 else ""
+        needed = int(protocol.grid[0])
+        raise ProbeError(f"{len(X)} training images{which} are too few for {needed} neighbours; add images")
     classes, codes = np.unique(y, return_inverse=True)
-    search = NearestNeighbors(n_neighbors=usable[-1], metric="cosine", algorithm="brute").fit(X)
-    distances, rows = search.kneighbors(X_val)  # (m, k); without X_val of the training rows, each without itself
+    distances, rows = _nearest(X, X_val, usable[-1], images)  # (m, k)
     truth = y if X_val is None else y_val
     votes = [_votes(distances[:, :k], codes[rows[:, :k]], len(classes)) for k in usable]  # (m, K), sum 1
     found = [figures(np.log(np.maximum(one, np.finfo(float).tiny)), truth, classes) for one in votes]
@@ -55,6 +59,19 @@ def run(
         ],
         scores=found[chosen],
     )
+
+
+def _nearest(X: np.ndarray, X_val: np.ndarray | None, k: int, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and row numbers, (m, k) each, of the nearest rows; of each training row without its own image's."""
+    from sklearn.neighbors import NearestNeighbors
+
+    others = 0 if X_val is not None else np.bincount(images).max() - 1  # copies beside the row itself, at most
+    search = NearestNeighbors(n_neighbors=k + others, metric="cosine", algorithm="brute").fit(X)
+    distances, rows = search.kneighbors(X_val)  # (m, k + others); without X_val each row's without itself
+    if others:
+        last = np.argsort(images[rows] == images[:, None], axis=1, kind="stable")[:, :k]  # copies behind all others
+        distances, rows = np.take_along_axis(distances, last, axis=1), np.take_along_axis(rows, last, axis=1)
+    return distances, rows
 
 
 def classifier(k: int, X: np.ndarray, y: np.ndarray) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
+from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import SMALL_BYTES
 from featurepipe.protocols import logistic, margins, neighbours
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
-from featurepipe.protocols.inputs import check
 from featurepipe.protocols.outcomes import Outcome
 
 
@@ -34,6 +36,7 @@ def run(
     y_val: np.ndarray | None = None,
     *,
     metric: str | None = None,
+    groups: Sequence[object] | None = None,
     seed: int = 0,
 ) -> Outcome:
     """Choose and fit a classifier as a protocol says.
@@ -50,6 +53,9 @@ def run(
         Selection data. Without them the protocol selects inside X.
     metric : {'top1', 'balanced_accuracy', 'map'}, optional
         One of the protocol's; by default its first.
+    groups : sequence, shape (n,), or (n + m,) with m rows of X_val, optional
+        Rows of the same class and group are exact copies of an image. Wherever the protocol holds out rows, folds them
+        or leaves them out, these go together.
     seed : int
         Of rows held out, folds and the solver.
 
@@ -78,10 +84,11 @@ def run(
         raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
     metric = choose_metric(protocol, metric)
     X, y, X_val, y_val = check(X, y, X_val, y_val)
+    check_groups(groups, len(X) + (0 if X_val is None else len(X_val)))
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
     # as in probes.kinds: products of small matrices gain little from BLAS threads
     with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
-        return runner(protocol, X, y, X_val, y_val, metric=metric, seed=seed)
+        return runner(protocol, X, y, X_val, y_val, metric=metric, groups=groups, seed=seed)
 
 
 def choose_metric(protocol: Protocol, metric: str | None) -> str:
@@ -107,11 +114,14 @@ def _default(
     y_val: np.ndarray | None,
     *,
     metric: str,
+    groups: Sequence[object] | None,
     seed: int,
 ) -> Outcome:
     """What `probes.fit` does without a protocol, which is one of its own."""
-    probe = probes.fit("logistic", X, y, X_val, y_val, seed=seed)
-    return Outcome(protocol, metric, probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores)
+    alike = None if groups is None else np.asarray(groups)[: len(X)]
+    probe = probes.fit("logistic", X, y, X_val, y_val, groups=alike, seed=seed)
+    chosen = probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores, probe.certificate
+    return Outcome(protocol, metric, *chosen)
 
 
 _RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 
 
@@ -58,15 +59,20 @@ def best(found: dict[int, float]) -> int:
     return min(found, key=lambda place: (-found[place], place))
 
 
-def hold_out(protocol: Protocol, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    protocol: Protocol, y: np.ndarray, seed: int, groups: Sequence[object] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows to fit and rows to select on, where no validation data are given.
 
     Parameters
     ----------
     protocol : Protocol
         Its `held_out` share: of each class, rounded, or of torch's random permutation of all rows, rounded down.
+        Copies count as one, and go together.
     y : ndarray, shape (n,)
     seed : int
+    groups : sequence, shape (n,), optional
+        Rows of the same class and group are copies of one image.
 
     Returns
     -------
@@ -77,17 +83,20 @@ def hold_out(protocol: Protocol, y: np.ndarray, seed: int) -> tuple[np.ndarray, 
     ProbeError
         There are too few rows to hold any out.
     """
+    images = distinct(y, groups)
+    labels = y[images.firsts]
     if protocol.stratified:
         generator = np.random.default_rng(seed)
-        members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
-        held = np.sort(np.concatenate([rows[: round(protocol.held_out * len(rows))] for rows in members]))
+        members = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(y)]
+        held = np.sort(np.concatenate([found[: round(protocol.held_out * len(found))] for found in members]))
     else:
-        held = _permutation(len(y), seed)[: int(protocol.held_out * len(y))]
+        held = _permutation(len(labels), seed)[: int(protocol.held_out * len(labels))]
     if not len(held):
         raise ProbeError(
             f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training images to select on, and "
-            f"of {len(y)} that leaves none; add images or a val split"
+            f"of {len(labels)} that leaves none; add images or a val split"
         )
+    held = images.rows(held)
     return np.setdiff1d(np.arange(len(y)), held), held
 
 

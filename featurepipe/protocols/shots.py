@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes import mean_interval
+from featurepipe.probes.inputs import check
 from featurepipe.protocols import margins
+from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.evaluations import average_precisions
-from featurepipe.protocols.inputs import check
 from featurepipe.statistics import ridge_classifier
 
 BIAS = 100.0  # a constant feature so large that the penalty hardly touches what it carries
@@ -19,7 +21,14 @@ EPSILON = 1e-5  # beside the standard deviation
 
 
 def run_shots(
-    protocol: Protocol, X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray, *, seed: int = 0
+    protocol: Protocol,
+    X: np.ndarray,
+    y: np.ndarray,
+    X_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    groups: Sequence[object] | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Follow a few-shot protocol: classifiers of few labels per class, over its draws.
 
@@ -33,13 +42,16 @@ def run_shots(
         Raw embeddings.
     y, y_test : ndarray, shape (n,)
         At least two classes, and none in y_test only.
+    groups : sequence, shape (n,), optional
+        Rows of the same class and group are copies of an image, of which a draw holds at most one.
     seed : int
         Draw r is that of seed + r.
 
     Returns
     -------
     list of dict
-        Per number of shots: ``shots, repeats, metric, mean, std, values`` (a figure per draw).
+        Per number of shots: ``shots, repeats, metric, mean, std, interval, values`` (a figure per draw). The interval
+        is that of the mean over draws, 95 %, by Student's t; it and the standard deviation are None of a single draw.
 
     Raises
     ------
@@ -58,12 +70,12 @@ def run_shots(
     if not protocol.shots:
         raise ProbeError(f"protocol {protocol.name} has no shots; use run")
     X, y, X_test, y_test = check(X, y, X_test, y_test)
-    scarcest = np.unique(y, return_counts=True)[1].min()
+    scarcest = np.unique(y[distinct(y, groups).firsts], return_counts=True)[1].min()
     found = []
     for shots in (shots for shots in protocol.shots if shots <= scarcest):
         values = [
             _value(protocol, X[rows], y[rows], X_test, y_test, shots, seed)
-            for rows in draws(y, shots, protocol.repeats, seed)
+            for rows in draws(y, shots, protocol.repeats, seed, groups)
         ]
         found.append(
             {
@@ -72,17 +84,22 @@ def run_shots(
                 "metric": protocol.metric,
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "interval": mean_interval(values),
                 "values": values,
             }
         )
     return found
 
 
-def draws(y: np.ndarray, shots: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+def draws(
+    y: np.ndarray, shots: int, repeats: int, seed: int, groups: Sequence[object] | None = None
+) -> Iterator[np.ndarray]:
     """Rows of so many images per class, for each draw; as big_vision draws them, more shots contain fewer."""
+    firsts = distinct(y, groups).firsts
+    members = [firsts[y[firsts] == label] for label in np.unique(y)]
     for repeat in range(repeats):
         generator = np.random.default_rng(seed + repeat)
-        yield np.concatenate([generator.permutation(np.flatnonzero(y == label))[:shots] for label in np.unique(y)])
+        yield np.concatenate([generator.permutation(rows)[:shots] for rows in members])
 
 
 def _value(

@@ -19,7 +19,7 @@ from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import labelled
+from featurepipe.stages.preparing import check_finite, labelled
 from featurepipe.stores import Entry, Pending, Store
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -67,6 +67,7 @@ def evaluate(
         store = Store.open(data)
         entry = _entry(store, loaded)
         matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
+        check_finite(matrix, entry)
     else:
         manifest = manifests.read(data)
         _check_labels(manifest, loaded)

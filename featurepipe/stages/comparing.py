@@ -32,6 +32,7 @@ from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stores import Entry, Store
 
 SUFFIXES = (".html", ".csv")
+ABSENT = "no row for "  # how a note on a baseline begins that cannot be made
 
 
 def compare(
@@ -64,7 +65,8 @@ def compare(
         untrained copy of it.
     reference : str, optional
         Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection
-        data counts. By default the best of all rows.
+        data counts. By default that of all rows: of those within one standard error of the best top-1 the one of
+        lowest log-loss, as C is chosen (`featurepipe.probes.choose`).
     imagenet : path, optional
         Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see
         `featurepipe.comparisons.read_imagenet`.
@@ -77,9 +79,9 @@ def compare(
         ``stores, root, samples, classes, splits, split_source, evaluated_on, majority, seed, reference`` (``label,
         kind``, and whether it was ``given``), ``rows``, ``imagenet`` (None, or for each kind ``n, spearman, kendall``),
         ``notes, output, seconds``. Rows are sorted by top-1 on selection data, best first; each has ``label, backbone,
-        layer, is_baseline, kind, parameter, chosen, selected_on, selection_top1, selection_log_loss, n, top1,
-        interval`` (Wilson, 95 %), ``difference`` (to the reference), ``wins, losses`` (images on which only this row,
-        only the reference is right), ``p`` (exact McNemar), ``p_holm`` (corrected for all rows), ``width,
+        layer, is_baseline, kind, parameter, chosen, selected_on, selection_top1, selection_log_loss, selection_n, n,
+        top1, interval`` (Wilson, 95 %), ``difference`` (to the reference), ``wins, losses`` (images on which only this
+        row, only the reference is right), ``p`` (exact McNemar), ``p_holm`` (corrected for all rows), ``width,
         images_per_second`` (None where the shards do not say), ``device, bytes, imagenet_top1, store, folder,
         fingerprint``. All accuracies are fractions.
 
@@ -114,7 +116,7 @@ def compare(
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
     contenders = _untainted(contenders, samples, notes)
-    _check_rows(contenders, kinds, reference)
+    _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
     parts = cut(samples, samples.split)
     notes += copy_notes(parts)
     rows, rights = _measure(contenders, kinds, samples, published, seed, notes, listener)
@@ -176,13 +178,25 @@ def _untainted(contenders: Sequence[Contender], samples: FeatureMatrix, notes: l
     return kept
 
 
-def _check_rows(contenders: Sequence[Contender], kinds: Sequence[str], reference: str | None) -> None:
-    """Refuse a comparison of nothing, or with nothing, before anything is fitted."""
+def _check_rows(
+    contenders: Sequence[Contender],
+    kinds: Sequence[str],
+    reference: str | None,
+    baselines: str,
+    absent: Sequence[str],
+) -> None:
+    """Refuse a comparison of nothing, or with nothing, before anything is fitted; `absent` says what has no row."""
     known = ", ".join(contender.label for contender in contenders)
     if len(contenders) * len(kinds) < 2:
+        here = f"only a {kinds[0]} probe on {known} is here, and nothing to compare it with"
+        if absent:
+            why = "; ".join(absent)
+            raise ComparisonError(
+                f"{here} ({why}); name another --kind, or extract another backbone where the images are"
+            )
+        more = "simple" if baselines == "none" and known != backbones.PIXELS else "full"
         raise ComparisonError(
-            f"only a {kinds[0]} probe on {known} is here, and nothing to compare it with; extract another backbone "
-            "into the store, name another --kind, or add --baselines simple"
+            f"{here}; extract another backbone into the store, name another --kind, or add --baselines {more}"
         )
     if reference is not None and not any(contender.is_called(reference) for contender in contenders):
         raise ComparisonError(f"no row is called {reference!r}; choose the reference from: {known}")
@@ -219,7 +233,7 @@ def _add(
             if not store.entry(extractor).indexes:
                 raise StoreError("none of the images can be read any more")
         except (DependencyMissing, StoreError) as error:  # the images may be gone while their embeddings are still here
-            absent.append(f"no row for {name}: {error}")
+            absent.append(f"{ABSENT}{name}: {error}")
     return absent
 
 
@@ -284,6 +298,7 @@ def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:
         "selected_on": fitted.selected_on,
         "selection_top1": fitted.scores.get("top1"),
         "selection_log_loss": fitted.scores.get("log_loss"),
+        "selection_n": fitted.scores.get("n"),
         "n": len(right),
         "top1": top1,
         "interval": list(reports.wilson(top1, len(right))),
@@ -302,12 +317,13 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
 
 
 def _reference(rows: Sequence[Mapping[str, Any]], may_be: Sequence[bool]) -> int | None:
-    """Which row the others are tested against: of those that may be it the best on selection data, or the only one."""
+    """Which row the others are tested against: of those that may be it what `probes.choose` takes, or the only one."""
     candidates = [i for i in range(len(rows)) if may_be[i]]
     selected = [i for i in candidates if rows[i]["selection_top1"] is not None]
     if not selected:
         return candidates[0] if len(candidates) == 1 else None
-    return min(selected, key=lambda i: _rank(rows[i]))
+    top1, log_loss = ([rows[i][key] for i in selected] for key in ("selection_top1", "selection_log_loss"))
+    return selected[probes.choose(top1, log_loss, rows[selected[0]]["selection_n"])]  # the same images of all rows
 
 
 def _test(rows: Sequence[dict[str, Any]], rights: Sequence[np.ndarray], place: int | None) -> None:

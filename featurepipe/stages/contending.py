@@ -10,7 +10,7 @@ import numpy as np
 from featurepipe import matrices
 from featurepipe.errors import ComparisonError
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.preparing import labelled
+from featurepipe.stages.preparing import check_finite, labelled
 from featurepipe.stores import Entry, Row, Store
 
 
@@ -32,10 +32,12 @@ class Contender:
     label: str
 
     def matrix(self, samples: FeatureMatrix) -> FeatureMatrix:
-        """The embeddings of samples, in their order."""
+        """The embeddings of samples, in their order; ProbeError where one is not finite."""
         places = self.entry.places()
         X = matrices.gather(self.entry, [places[digest] for digest in samples.digests])
-        return FeatureMatrix(samples.ids, X, samples.y, samples.split, samples.digests)
+        found = FeatureMatrix(samples.ids, X, samples.y, samples.split, samples.digests)
+        check_finite(found, self.entry)
+        return found
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is its label, backbone, folder or the start of its fingerprint."""

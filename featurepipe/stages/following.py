@@ -16,6 +16,7 @@ from featurepipe.extraction import now, versions
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, prepare, sizes
+from featurepipe.stages.probing import optimum_notes
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
@@ -143,13 +144,17 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[A
     """The classifier (None of few shots), and what a card says of selection and figures, with notes."""
     X, y = parts.report.X, parts.report.y
     if protocol.shots:
-        few = protocols.run_shots(protocol, parts.learned.X, parts.learned.y, X, y, seed=seed)
+        learned = parts.learned
+        few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.digests, seed=seed)
         left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
         notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
-        selection = {"on": "the shots of each draw", "chosen": None, "path": []}
+        fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
+        on = "the shots of each draw" if fixed is None else "nothing, the protocol fixes it"
+        selection = {"on": on, "chosen": fixed, "path": []}
         return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
-    outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, metric=metric, seed=seed)
+    how = {"metric": metric, "groups": parts.learned.digests, "seed": seed}
+    outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
     figures = protocols.evaluate(outcome, X, y)
     found = {
         "selection": {"on": outcome.selected_on, "chosen": outcome.chosen, "path": outcome.path},
@@ -167,7 +172,4 @@ def _path_notes(outcome: Outcome) -> list[str]:
     name, notes = protocol.parameter, []
     if protocol.linear and outcome.chosen in (protocol.grid[0], protocol.grid[-1]):
         notes.append(f"the chosen {name}={outcome.chosen:g} is the last of the grid; a better one may lie beyond")
-    stalled = [f"{step[name]:g}" for step in outcome.path if not step.get("converged", True)]
-    if outcome.certificate is not None and not outcome.certificate.converged:
-        stalled.append(f"{outcome.chosen:g} (final fit)")
-    return [*notes, f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else notes
+    return notes + optimum_notes(name, outcome.path, outcome.certificate)

@@ -13,7 +13,7 @@ from featurepipe import matrices, probes
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import choose_splits, cut, labelled
+from featurepipe.stages.preparing import check_finite, choose_splits, cut, labelled
 from featurepipe.stages.probing import fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
@@ -33,8 +33,9 @@ def probe_layers(
 ) -> dict[str, Any]:
     """Train the same probe on each of several layers, and write a model file of the one that is best on validation.
 
-    All layers are probed on the same images, splits and folds. The layer is chosen by top-1, then log-loss, on the
-    data that C or alpha is chosen on (val, or cross-validation inside train), never on what is reported.
+    All layers are probed on the same images, splits and folds. The layer is chosen as C or alpha is, and on the same
+    data (val, or cross-validation inside train): of those within one standard error of the best top-1 the one of lowest
+    log-loss, see `featurepipe.probes.choose`. What is reported plays no part in it.
 
     Parameters
     ----------
@@ -53,8 +54,8 @@ def probe_layers(
     -------
     dict
         `probe`'s, of the chosen layer, and ``layers``: for each ``layer, width, folder, fingerprint, C`` (or the kind's
-        own strength, if it has one), ``selection`` (``on, top1, log_loss``; None where there was nothing to select on),
-        ``n, top1, interval`` (95 %, Wilson) on the split in ``evaluated_on``, ``notes, chosen``.
+        own strength, if it has one), ``selection`` (``on, top1, log_loss, n``; None where there was nothing to select
+        on), ``n, top1, interval`` (95 %, Wilson) on the split in ``evaluated_on``, ``notes, chosen``.
 
     Raises
     ------
@@ -106,6 +107,7 @@ def _common(entries: Sequence[Entry]) -> set[str]:
 
 def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
     matrix, _ = labelled(matrices.load(store, entry))
+    check_finite(matrix, entry)
     return matrix.take(np.array([digest in common for digest in matrix.digests], bool))
 
 
@@ -118,7 +120,7 @@ def _row(
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
     name = probes.KINDS[kind][0]
-    scores = {key: fitted.scores[key] for key in ("top1", "log_loss")} if fitted.scores else None
+    scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
     return {
         "layer": entry.layer,
         "width": matrix.X.shape[1],
@@ -135,8 +137,9 @@ def _row(
 
 
 def _best(table: Sequence[dict[str, Any]]) -> int:
-    """The layer of the best top-1, then log-loss, on the selection data; where there was none, the last."""
+    """The layer that `probes.choose` takes on the selection data; where there was none, the last."""
     scores = [row["selection"] for row in table]
     if None in scores:
         return len(table) - 1
-    return min(range(len(table)), key=lambda i: (-scores[i]["top1"], scores[i]["log_loss"]))
+    top1, log_loss = ([one[key] for one in scores] for key in ("top1", "log_loss"))
+    return probes.choose(top1, log_loss, scores[0]["n"])  # the same images of all layers

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featurepipe import backbones, extraction, matrices, models
-from featurepipe.errors import StoreError
+from featurepipe.digests import sha256_json
+from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stores import Entry, Pending, Store
@@ -94,40 +96,79 @@ def verify(
     else:
         result = target.verify()
     if drift and not result["problems"]:
-        networks = [entry for entry in target.entries() if entry.spec["architecture"] not in backbones.DESCRIPTORS]
-        result["drift"] = [_drift(target, entry, images, weights, device, listener) for entry in networks]
+        entries = target.entries()
+        measured = {
+            one["folder"]: one
+            for layers in _networks(entries)
+            for one in _drift(target, layers, images, weights, device, listener)
+        }
+        result["drift"] = [measured[entry.folder.name] for entry in entries if entry.folder.name in measured]
     return result
 
 
+def _networks(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries of networks, layers of the same one together, in its order: one forward pass gives them all."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.spec["architecture"] in backbones.DESCRIPTORS:
+            continue
+        network = {key: value for key, value in entry.spec.items() if key != "layer"}
+        found.setdefault(sha256_json(network), []).append(entry)
+    return [sorted(layers, key=_depth) for layers in found.values()]
+
+
+def _depth(entry: Entry) -> tuple[bool, int, str]:
+    """Sorts the layers of a network from the first stage to the penultimate embedding."""
+    return entry.layer == backbones.PENULTIMATE, len(entry.layer), entry.layer
+
+
 def _drift(
-    store: Store, entry: Entry, count: int, weights: str | Path | None, device: str, listener: Listener
-) -> dict[str, Any]:
-    places, root = entry.places(), store.root  # read from its file each time it is asked for
-    held = {row.digest: root / row.sample.path for row in store.rows() if row.digest in places}
+    store: Store, entries: Sequence[Entry], count: int, weights: str | Path | None, device: str, listener: Listener
+) -> list[dict[str, Any]]:
+    """The drift of each of a network's layers, of the same images."""
+    first, root = entries[0], store.root  # read from its file each time it is asked for, as places are
+    places = [entry.places() for entry in entries]
+    held = {row.digest: root / row.sample.path for row in store.rows() if all(row.digest in one for one in places)}
     digests = list(held)
     some = [digests[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
-    made = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
+    layers = [entry.layer for entry in entries]
+    spec = {**first.spec, "layer": layers if len(layers) > 1 else first.layer}
+    try:
+        made = backbones.recreate(spec, first.provenance["source"], weights=weights, device=device)
+    except BackboneError:
+        if len(entries) == 1:
+            raise  # of several no single pass may give the same vectors: see `backbones.create_layers`
+        return [one for entry in entries for one in _drift(store, [entry], count, weights, device, listener)]
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
-    with listener.progress(f"measuring the drift of {entry.title}", len(some)) as advance:
-        extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=advance)
+    with listener.progress(f"measuring the drift of {', '.join(entry.title for entry in entries)}", len(some)) as step:
+        extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=step)
     found = [digest for digest in some if digest in memory.vectors]
     if not found:
-        raise StoreError(f"no image of {entry.folder.name} can be read as it was; its drift cannot be measured")
-    stored = matrices.gather(entry, [places[digest] for digest in found])  # (n, D)
-    cosine = backbones.cosines(stored, np.stack([memory.vectors[digest] for digest in found]))
+        raise StoreError(f"no image of {first.folder.name} can be read as it was; its drift cannot be measured")
+    vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
     files = [held[digest].read_bytes() for digest in found]
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
+    pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
+    return [
+        _layer_drift(entry, [of[digest] for digest in found], wanted, pixels)
+        for entry, of, wanted in zip(entries, places, vectors, strict=True)
+    ]
+
+
+def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels: int) -> dict[str, Any]:
+    """How far the vectors at `places` lie from the exact ones (n, D), and their images' pixels from Pillow's."""
+    cosine = backbones.cosines(matrices.gather(entry, places), exact)  # (n,)
     return {
         "backbone": entry.name,
         "layer": entry.layer,
         "folder": entry.folder.name,
         "precision": entry.spec["precision"],
-        "decoder": made.transform.decoder,
-        "images": len(found),
+        "decoder": entry.spec["transform"]["decoder"],
+        "images": len(places),
         "cosine_median": float(np.median(cosine)),
         "cosine_min": float(cosine.min()),
-        "pixels_max": max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs),
+        "pixels_max": pixels,
     }
 
 

@@ -131,6 +131,7 @@ def prepare(
         made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
     matrix, notes = labelled(matrices.load(source, entry))
+    check_finite(matrix, entry)
     if among is not None:
         matrix = matrix.take(np.array([digest in among for digest in matrix.digests], bool))
     split, split_source = choose_splits(matrix, seed)
@@ -151,6 +152,23 @@ def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
     if not len(kept):
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
     return kept, [f"{missing} samples without a label are left out"] if missing else []
+
+
+def check_finite(matrix: FeatureMatrix, entry: Entry) -> None:
+    """Refuse embeddings that no classifier takes, which `extract` never writes.
+
+    Raises
+    ------
+    ProbeError
+        Some are not finite; the message names the first.
+    """
+    bad = ~np.isfinite(matrix.X).all(axis=1)
+    if bad.any():
+        holds = "holds a value that is" if bad.sum() == 1 else "hold values that are"
+        raise ProbeError(
+            f"{bad.sum()} of {len(matrix)} embeddings of {entry.title} {holds} not finite: {matrix.ids[bad][0]}; leave "
+            "such images out of the manifest, or extract them into a new store"
+        )
 
 
 def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:

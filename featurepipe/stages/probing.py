@@ -20,7 +20,7 @@ from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, Prepared, cut, prepare, sizes
+from featurepipe.stages.preparing import Parts, Prepared, check_finite, cut, prepare, sizes
 from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
@@ -196,10 +196,17 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
     notes = []
     if fitted.path and fitted.selected_on != "given" and probes.at_edge(fitted.kind, fitted.chosen):
         notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
-    stalled = [f"{step[name]:g}" for step in fitted.path if not step["converged"]]
-    if stalled:
-        notes.append(f"the optimum was not reached at {name}={', '.join(stalled)}")
-    return notes
+    return notes + optimum_notes(name, fitted.path, fitted.certificate)
+
+
+def optimum_notes(
+    name: str | None, path: Sequence[Mapping[str, Any]], certificate: probes.Certificate | None
+) -> list[str]:
+    """A note on the fits of a path of strengths called `name`, and a final one, that did not reach their optimum."""
+    stalled = [f"{step[name]:g}" for step in path if not step.get("converged", True)]
+    if certificate is not None and not certificate.converged:
+        stalled.append(f"{certificate.C:g} (final fit)")
+    return [f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else []
 
 
 def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -209,7 +216,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     if any(row["selection"] is None for row in compared):
         return [f"nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
     on = compared[0]["selection"]["on"]
-    return [f"{entry.layer} is the best of {len(compared)} layers on {on}, so its figures there flatter a little"]
+    return [f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there flatter a little"]
 
 
 def _few_shot(
@@ -239,6 +246,7 @@ def _same_samples(found: Prepared, extractor: Extractor, workers: int | None, li
     with store.lock():
         fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
     other = matrices.load(store, store.entry(extractor))
+    check_finite(other, store.entry(extractor))
     split_of = dict(zip(found.matrix.ids, found.split, strict=True))
     other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
     return cut(other, np.array([split_of[id_] for id_ in other.ids], object))

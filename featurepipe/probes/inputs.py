@@ -1,0 +1,72 @@
+"""What every probe and protocol asks of embeddings and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.metrics import check_known
+
+
+def check(
+    X: np.ndarray, y: np.ndarray, X_other: np.ndarray | None = None, y_other: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The same as arrays, features in float64.
+
+    Parameters
+    ----------
+    X, X_other : array-like, shape (n, width)
+    y, y_other : array-like, shape (n,)
+        Of X_other and y_other either both or none.
+
+    Raises
+    ------
+    ProbeError
+        A single class, no rows, values that are not finite or no numbers, a missing label, a class in y_other only, or
+        rows, labels and widths that do not match.
+    """
+    X, y = _pair(X, y)
+    classes = np.unique(y)
+    if len(classes) < 2:
+        found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
+        raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
+    if (X_other is None) != (y_other is None):
+        raise ProbeError("selection data are embeddings and labels; one of the two is missing")
+    if X_other is not None:
+        X_other, y_other = _pair(X_other, y_other)
+        if not len(y_other):
+            raise ProbeError("there are no samples to select on; leave the selection data out, or give some")
+        if X_other.shape[1] != X.shape[1]:
+            raise ProbeError(f"embeddings of width {X.shape[1]} and {X_other.shape[1]}; all must be of one backbone")
+        check_known(y_other, classes)
+    return X, y, X_other, y_other
+
+
+def check_groups(groups: Sequence[object] | None, rows: int) -> None:
+    """Raise ProbeError unless there is a group for each row, or there are none."""
+    if groups is not None and len(groups) != rows:
+        raise ProbeError(f"{len(groups)} groups for {rows} rows; give one for each")
+
+
+def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    X, y = _finite(X), np.asarray(y)
+    if X.ndim != 2 or y.shape != (len(X),):
+        raise ProbeError(f"embeddings are (n, width) with n labels; got {X.shape} and {y.shape}")
+    if len(X) and not X.shape[1]:
+        raise ProbeError(f"embeddings have no features; got {X.shape}")
+    for row, label in enumerate(y.tolist()):
+        if label is None or label != label:  # NaN is no label either
+            raise ProbeError(f"row {row} has no label; leave such rows out")
+    return X, y
+
+
+def _finite(X: np.ndarray) -> np.ndarray:
+    try:
+        X = np.asarray(X, np.float64)
+    except (TypeError, ValueError) as error:  # text, or rows of different lengths
+        raise ProbeError(f"embeddings are numbers; {error}") from error
+    if not np.isfinite(X).all():
+        raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
+    return X
