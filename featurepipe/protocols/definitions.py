@@ -276,7 +276,7 @@ _BIGVISION_FEWSHOT = Protocol(
     metrics=(TOP1,),
     remarks=(
         "float64 instead of float32",
-        "the published code reports each of the three seeds; here their mean, its 95 % interval and deviation",
+        "the published code reports each of the three seeds; here their mean, its 95 % interval and standard deviation",
         "shots that some class has too few images for are left out; published: such a class gives what it has",
     ),
     shots=(1, 5, 10, 25),
