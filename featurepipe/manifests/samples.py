@@ -81,6 +81,7 @@ class Texts(Sequence[str]):
         self._buffer, self._bounds = bytearray(), array("q", [0])
 
     def append(self, text: str) -> None:
+        """Add one at the end."""
         self._buffer += text.encode("utf-8", "surrogatepass")  # file names may be any bytes
         self._bounds.append(len(self._buffer))
 

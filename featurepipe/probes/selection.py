@@ -23,14 +23,15 @@ class Probe:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of `KINDS`, or ``multi-label``; see `featurepipe.probes.fit_labels`.
     estimator : scikit-learn classifier
         LogisticRegression, RidgeClassifier, LinearSVC, LinearDiscriminantAnalysis, NearestCentroid,
-        KNeighborsClassifier or MLPClassifier. Takes raw embeddings; the standardisation is folded in.
+        KNeighborsClassifier, MLPClassifier or, multi-label, OneVsRestClassifier. Takes raw embeddings; the
+        standardisation is folded in.
     temperature : float
         Scores are divided by it before the softmax that makes probabilities; 1 for logistic.
-    chosen : float or None
-        The selected strength; None for a kind that has none (centroid).
+    chosen : float, dict or None
+        The selected strength; None for a kind that has none (centroid); multi-label, that of each label.
     selected_on : str
         ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
     path : list of dict
@@ -39,15 +40,18 @@ class Probe:
     scores : dict
         `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
         ``ece_uncalibrated`` are those after and before the temperature.
+    notes : list of str
+        What went otherwise than hoped for.
     """
 
     kind: str
     estimator: Any
     temperature: float
-    chosen: float | None
+    chosen: float | dict[str, float] | None
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> np.ndarray:
@@ -117,7 +121,7 @@ def fit(
     ['b']
     """
     check_kind(kind, class_weight)
-    X, y = _finite(X), np.asarray(y)
+    X, y = finite(X), np.asarray(y)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
@@ -125,7 +129,7 @@ def fit(
     candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed}
     if X_val is not None:
-        X_val, y_val = _finite(X_val), np.asarray(y_val)
+        X_val, y_val = finite(X_val), np.asarray(y_val)
         check_known(y_val, classes)
         fitted = fit_path(kind, X, y, candidates, **how)
         scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
@@ -280,7 +284,8 @@ def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.n
     return size * float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method="bounded").x))
 
 
-def _finite(X: np.ndarray) -> np.ndarray:
+def finite(X: np.ndarray) -> np.ndarray:
+    """Embeddings in float64; a ProbeError if any number is not finite."""
     X = np.asarray(X, np.float64)
     if not np.isfinite(X).all():
         raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
