@@ -16,8 +16,8 @@ mlp (since 1.1)
     ``head.0.weight`` (H, D), ``head.0.bias`` (H,), ``head.1.weight`` (K, H), ``head.1.bias`` (K,); one output for two
     classes. Scores are ``head.1.weight`` max(0, ``head.0.weight`` x + ``head.0.bias``) + ``head.1.bias``.
 multi-label (since 1.1)
-    ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are log-odds of
-    each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
+    ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are the
+    log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
 ``encoding-version`` "1.1") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's

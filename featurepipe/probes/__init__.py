@@ -21,7 +21,7 @@ Where images have any number of labels, `fit_labels` fits a logistic regression 
 scikit-learn's OneVsRestClassifier.
 """
 
-from featurepipe.probes.indicators import average_precision, indicator, label_figures, labels_of
+from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, KINDS, at_edge
 from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier, listed
 from featurepipe.probes.metrics import (
@@ -46,6 +46,7 @@ __all__ = [
     "Probe",
     "at_edge",
     "average_precision",
+    "chance",
     "check_known",
     "decision_scores",
     "evaluate",

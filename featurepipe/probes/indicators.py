@@ -119,6 +119,14 @@ def label_figures(scores: np.ndarray, Y: np.ndarray, labels: np.ndarray) -> dict
     }
 
 
+def chance(y: Sequence[str]) -> float:
+    """Mean average precision to expect of a ranking that knows nothing: the mean share of images with a label.
+
+    Over the labels that occur in these sets; 0 where none does.
+    """
+    return float(np.mean(indicator(y, labels_of(y)).mean(axis=0))) if len(labels_of(y)) else 0.0
+
+
 def label_losses(scores: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Negative log-probability (nats) of what is true of each image and label, (n, K), of log-odds (n, K)."""
     return np.logaddexp(0, scores) - scores * Y
