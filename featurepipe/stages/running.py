@@ -55,8 +55,8 @@ def run(
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
     protocol, metric : str, optional
-        As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats` and `baselines`. Of a protocol that
-        leaves no model file nothing is evaluated again or drawn.
+        As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats` and `baselines`. Of
+        a protocol that leaves no model file nothing is evaluated again or drawn.
 
     Other parameters are those of `extract` and `probe`.
 
