@@ -86,10 +86,13 @@ def fit_labels(
     check_kind("logistic", class_weight)
     X, labels = finite(X), labels_of(y)
     if len(labels) < 2:
-        raise ProbeError(f"{len(labels)} labels to train on ({', '.join(labels) or 'none'}); multi-label needs two")
+        found = f"only one label ({labels.tolist()[0]!r})" if len(labels) else "no labels"
+        raise ProbeError(f"{found} to train on; a multi-label probe needs at least two")
     Y = indicator(y, labels)  # (n, K)
     if not _varied(Y).all():
-        raise ProbeError(f"label {labels[~_varied(Y)][0]!r} is on every row; a classifier needs rows without it, too")
+        raise ProbeError(
+            f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier needs rows without it, too"
+        )
     candidates = candidates_of("logistic", value, len(Y))
     if X_val is not None:
         X_val = finite(X_val)

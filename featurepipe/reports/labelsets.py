@@ -88,9 +88,8 @@ def per_label(model: models.Model, figures: Mapping[str, Any]) -> Html:
     """Average precision, C and the decisions of every label, lowest average precision first."""
     head = ["label", "average precision", "precision", "recall", "F1", "images", "C"]
     chosen = model.card["selection"]["chosen"]
-    order = sorted(
-        figures["per_class"].items(), key=lambda item: (not item[1]["support"], _precision(item[1]), item[0])
-    )
+    known = figures["per_class"].items()
+    order = sorted(known, key=lambda item: (not item[1]["support"], item[1]["average_precision"] or 0.0, item[0]))
     rows = [_row(label, one, chosen[label]) for label, one in order]
     first = len(rows) if len(rows) <= OPEN else LOWEST
     rest = [tag("summary", f"the other {len(rows) - first:,} labels"), table(head, rows[first:])]

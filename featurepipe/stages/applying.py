@@ -107,7 +107,7 @@ def _check_labels(manifest: Manifest, model: models.Model) -> None:
     if not labels:
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
     if model.is_multi_label:
-        labels = probes.labels_of(labels)
+        labels = probes.labels_of(labels).tolist()
     probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
 
 
