@@ -137,8 +137,8 @@ def probe(
     --------
     >>> from featurepipe import extract
     >>> store = extract("data/digits", "/tmp/probed.store")["store"]
-    >>> round(probe(store, kind="ridge", baselines="none")["test"]["top1"], 2)
-    0.97
+    >>> probe(store, kind="ridge", baselines="none")["test"]["top1"] > 0.95
+    True
     >>> result = probe(store, multi_label=True, baselines="none")  # every set has one label here
     >>> result["kind"], result["test"]["map"] > 0.97
     ('multi-label', True)
