@@ -180,6 +180,15 @@ def test_tables_that_cannot_be_used_are_refused_before_anything_is_fitted(
         probe_tasks(store, labels=write(tmp_path / "t.csv", change(animals(ids))), tasks=asked, **QUICK)
 
 
+def test_shots_that_one_task_lacks_are_refused_before_another_is_fitted(stored, tmp_path, monkeypatch):
+    store, ids = stored(("train", "test"))
+    rows = [{**row, "rare": str(i == ids.index("train/ant/0.jpg"))} for i, row in enumerate(animals(ids))]
+    table = write(tmp_path / "t.csv", rows)
+    monkeypatch.setattr(tasks, "probe_prepared", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(ProbeError, match="class 'True' has 1 training images, fewer than 2 shots"):
+        probe_tasks(store, labels=table, tasks="animal,rare", shots=[2], **QUICK)
+
+
 def test_other_wrong_words(stored, tmp_path):
     store, ids = stored(("train", "test"))
     rows = [{**row, "a/b": row["animal"], "a b": row["animal"]} for row in animals(ids)]

@@ -183,7 +183,7 @@ def probe_prepared(
         As for `probe`.
     """
     parts = found.parts
-    _check_shots(parts, recipe.shots)
+    check_shots(parts, recipe.shots)
     found.announce(listener, f"{probes.MULTI_LABEL if recipe.multi_label else recipe.kind} probe")
     fitted = _fit(parts, recipe)
     few = _few_shot(recipe, parts)
@@ -240,7 +240,7 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _check_shots(parts: Parts, shots: Sequence[int]) -> None:
+def check_shots(parts: Parts, shots: Sequence[int]) -> None:
     """Refuse more shots than the smallest class has images, before anything is fitted."""
     classes, counts = np.unique(parts.learned.y, return_counts=True)
     if shots and max(shots) > counts.min():

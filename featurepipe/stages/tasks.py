@@ -19,7 +19,7 @@ from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
-from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
+from featurepipe.stages.probing import Recipe, check_shots, load_baselines, probe_prepared
 
 KEYS = ("id", "path")  # columns that say which sample a row is of
 
@@ -99,7 +99,7 @@ def probe_tasks(
     matrices, split_source = _split(matrices, recipe.seed) if len(names) > 1 else (matrices, None)
     for name, matrix in matrices.items():  # the labels of all, before anything is fitted
         bare = replace(matrix, X=np.empty((len(matrix), 0), np.float32))
-        _divide(name, replace(source, matrix=bare), recipe)
+        check_shots(_divide(name, replace(source, matrix=bare), recipe).parts, recipe.shots)
     others = cache(lambda: load_baselines(source, recipe, device, workers, listener))
     results = {}
     for name, matrix in matrices.items():
