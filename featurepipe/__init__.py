@@ -25,6 +25,7 @@ _HOMES = {
     "probe": "stages",
     "probe_layers": "stages",
     "probe_protocol": "stages",
+    "probe_tasks": "stages",
     "compare": "stages",
     "evaluate": "stages",
     "predict": "stages",

@@ -15,6 +15,9 @@ knn (since 1.1)
 mlp (since 1.1)
     ``head.0.weight`` (H, D), ``head.0.bias`` (H,), ``head.1.weight`` (K, H), ``head.1.bias`` (K,); one output for two
     classes. Scores are ``head.1.weight`` max(0, ``head.0.weight`` x + ``head.0.bias``) + ``head.1.bias``.
+multi-label (since 1.1)
+    ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are the
+    log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
 ``encoding-version`` "1.1") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's
@@ -36,7 +39,7 @@ from featurepipe import backbones
 from featurepipe.digests import sha256_bytes
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
-from featurepipe.probes import probabilities
+from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.neighbours import centroid_classifier, knn_classifier
 from featurepipe.probes.networks import mlp_classifier
@@ -53,6 +56,7 @@ HEADS = {  # tensors of each kind's head
     "centroid": ("head.weight", "head.deviation"),
     "knn": ("head.rows", "head.codes"),
     "mlp": ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"),
+    MULTI_LABEL: _LINEAR,
 }
 
 
@@ -63,7 +67,7 @@ class Model:
     Attributes
     ----------
     kind : str
-        One of `featurepipe.probes.KINDS`.
+        One of `featurepipe.probes.KINDS`, or ``multi-label``.
     estimator : scikit-learn classifier
         Of that kind, for raw embeddings.
     temperature : float
@@ -87,6 +91,11 @@ class Model:
     def classes(self) -> np.ndarray:
         """Class labels in the order of the probability columns."""
         return self.estimator.classes_
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether each image gets a set of labels."""
+        return self.kind == MULTI_LABEL
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Probabilities of embeddings X (n, width); shape (n, classes)."""
@@ -227,6 +236,9 @@ def _head(model: Model) -> tuple[np.ndarray, ...]:
     if model.kind == "mlp":
         (first, last), (bias, last_bias) = estimator.coefs_, estimator.intercepts_
         return first.T, bias, last.T, last_bias
+    if model.is_multi_label:
+        coefs, intercepts = zip(*((one.coef_, one.intercept_) for one in estimator.estimators_), strict=True)
+        return np.concatenate(coefs), np.concatenate(intercepts)
     return np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)  # a binary ridge's may be flat
 
 
@@ -248,6 +260,8 @@ def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: M
     if kind == "mlp":
         first, bias, last, last_bias = head
         return mlp_classifier(classes, [first.T, last.T], [bias, last_bias], chosen, card.get("seed", 0))
+    if kind == MULTI_LABEL:
+        return labels_classifier(classes, *head, [chosen[label] for label in classes.tolist()])
     if kind == "ridge":
         return ridge_classifier(classes, *head, chosen)
     return linear_estimator(_unfitted(kind, chosen), classes, *head)
@@ -272,7 +286,7 @@ def _neighbours(chosen: float, rows: int) -> int:
 
 def _check_head(kind: str, classes: int, head: Sequence[np.ndarray]) -> None:
     """Raise ValueError unless the head's tensors fit the classes and each other."""
-    outputs = 1 if classes == 2 else classes
+    outputs = 1 if classes == 2 and kind != MULTI_LABEL else classes
     shapes = [tensor.shape for tensor in head]
     if kind == "mlp":
         hidden = len(head[1])

@@ -27,6 +27,7 @@ DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
 PROGRAM = [sys.executable, "-c", "from featurepipe.cli import main; main(prog_name='featurepipe')"]
 TINY = ["-b", "test_resnet", "--random-weights", "--input-size", "3", "32", "32", "--device", "cpu"]
 COMMANDS = sorted(cli.main.commands)
+CROSS = "5-fold cross-validation on train"
 
 
 def call(*arguments):
@@ -306,6 +307,40 @@ def test_texts_say_what_the_json_says(here):
     assert call("verify", "r/store").stdout == "160 rows are as they were written\n"
 
 
+def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
+    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1)))  # to be quick
+    result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
+    call("export", "s", "-o", "all.csv")
+    rows = [line.split(",")[:2] for line in Path("all.csv").read_text().splitlines()[1:]]
+    sets = {digit: ";".join(["even"] * (digit % 2 == 0) + ["big"] * (digit > 4)) or ";" for digit in range(10)}
+    lines = [f"{id_},{'odd' if int(digit) % 2 else 'even'},{sets[int(digit)]}" for id_, digit in rows]
+    Path("t.csv").write_text("\n".join(["id,parity,tags", *lines]))
+    arguments = ["probe", "s", "-o", "m.safetensors", "--labels", "t.csv", "--task"]
+    values = result_of(*arguments, "tags", "--multi-label")["tasks"]["tags"]
+    text = call(*arguments, "tags", "--multi-label").stdout
+    figures = values["test"]
+    lowest = min(figures["per_class"], key=lambda label: figures["per_class"][label]["average_precision"])
+    for expected in (
+        "tags: multi-label probe on pixels, C=",
+        f"{values['C']['big']:g} of big, {values['C']['even']:g} of even (chosen on: {CROSS})",
+        f"test mAP       {100 * figures['map']:.1f} %   (n=50, micro F1 {figures['micro_f1']:.3f}",
+        f"right sets {100 * figures['subset_accuracy']:.1f} %",
+        f"lowest AP      {lowest} ",
+        f"chance {100 * values['baselines']['chance']:.1f} %",
+        "model → m-tags.safetensors",
+    ):
+        assert expected in text
+    both = call(*arguments, "parity,tags", "--baselines", "none").stdout  # sets as classes
+    assert [line.split(":")[0] for line in both.splitlines() if " probe on " in line] == ["parity", "tags"]
+    result_of(*arguments, "tags", "--multi-label")
+    assert "2 classes" in call("info", "m-tags.safetensors").stdout
+    said = call("predict", "m-tags.safetensors", "data/digits/test/8", "-o", "p.csv").stdout
+    assert said.startswith("5 predictions (")
+    assert Path("p.csv").read_text().splitlines()[0] == "path,label,p:big,p:even"
+    Path("sets.csv").write_text(f"path,label\n{min(Path('data/digits/test/8').iterdir())},big\n")
+    assert "lowest AP      big 100.0 %" in call("evaluate", "m-tags.safetensors", "sets.csv", "--split", "all").stdout
+
+
 def test_a_comparison_says_what_its_json_says(here):
     result_of("extract", "data/digits", "-s", "s", "-b", "color-histogram")
     (here / "i.csv").write_text("model,top1\nresnet50,80\n")
@@ -500,6 +535,12 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--protocol", "clip", "--C", "1"],
         ["probe", "s", "--protocol", "clip", "--shots", "1"],
         ["probe", "s", "--metric", "top1"],
+        ["probe", "s", "--protocol", "clip", "--multi-label"],
+        ["probe", "s", "--labels", "t.csv"],
+        ["probe", "s", "--task", "colour"],
+        ["probe", "s", "--labels", "t.csv", "--task", "colour", "--layers", "all"],
+        ["probe", "s", "--labels", "t.csv", "--task", "colour", "--protocol", "clip"],
+        ["run", "d", "--labels", "t.csv", "--task", "colour"],
         ["run", "d", "--protocol", "clip", "--alpha", "1"],
         ["extract", "d", "--mean", "0.5"],
         ["extract", "d", "--precision", "int8"],

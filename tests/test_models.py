@@ -1,6 +1,7 @@
 """The model file: what goes in comes out, runs no code, and knows its backbone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from sklearn.base import ClassifierMixin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
@@ -90,6 +92,60 @@ def test_round_trip(tmp_path, kind, names):
         kind, model.temperature, json.loads(json.dumps(model.backbone)), model.card,
     )  # fmt: skip
     np.testing.assert_array_equal(back.seen, np.unique(model.seen))
+
+
+def labelled(names=("ant", "bee", "cat")):
+    """A multi-label model on made-up embeddings, with a C of its own for each label; and embeddings to try it on."""
+    model, X = trained()
+    rng = np.random.default_rng(1)
+    names = np.array(sorted(names))
+    strengths = 10.0 ** np.arange(len(names))
+    estimator = probes.labels_classifier(
+        names, rng.normal(size=(len(names), 5)), rng.normal(size=len(names)), strengths
+    )
+    chosen = dict(zip(names.tolist(), strengths.tolist(), strict=True))
+    card = {"selection": {"on": "val", "chosen": chosen, "path": []}}
+    return replace(model, kind="multi-label", estimator=estimator, temperature=1.0, card=card), X
+
+
+@pytest.mark.parametrize("names", [("yes", "no"), ("ant", "bee", "cat"), HOSTILE])
+def test_round_trip_of_sets_of_labels(tmp_path, names):
+    model, X = labelled(names)
+    models.save(tmp_path / "m.safetensors", model)
+    back = models.load(tmp_path / "m.safetensors")
+    assert back.is_multi_label
+    assert type(back.estimator) is OneVsRestClassifier
+    assert back.classes.tolist() == model.classes.tolist()
+    assert set(vars(back.estimator)) == set(vars(model.estimator))
+    assert [one.C for one in back.estimator.estimators_] == (10.0 ** np.arange(len(names))).tolist()
+    np.testing.assert_array_equal(back.predict_proba(X), model.estimator.predict_proba(X))
+    np.testing.assert_array_equal(back.estimator.predict(X), model.estimator.predict(X))
+    assert back.predict_proba(X).shape == (40, len(names))
+
+
+def test_a_reader_that_does_not_know_sets_of_labels_says_so(tmp_path, monkeypatch):
+    models.save(tmp_path / "m.safetensors", labelled()[0])
+    monkeypatch.delitem(models.HEADS, "multi-label")
+    with pytest.raises(ModelFileError, match="probe kind 'multi-label' is unknown to this featurepipe; upgrade it"):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("chosen", [0.1, None, {"ant": 1.0, "bee": 1.0}, {"ant": "many", "bee": 1.0, "cat": 1.0}])
+def test_labels_without_a_c_are_refused(tmp_path, chosen):
+    models.save(tmp_path / "m.safetensors", labelled()[0])
+    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "card": {"selection": {"chosen": chosen}}})
+    with pytest.raises(ModelFileError, match=r"m\.safetensors cannot be read as a model"):
+        models.load(tmp_path / "m.safetensors")
+
+
+def test_fewer_rows_than_labels_are_refused(tmp_path):
+    models.save(tmp_path / "m.safetensors", labelled(("no", "yes"))[0])
+    with safe_open(tmp_path / "m.safetensors", "np") as file:
+        weight, bias = file.get_tensor("head.weight")[:1], file.get_tensor("head.bias")[:1]
+    digest = models._head_digest([weight, bias])
+    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "head-sha256": digest}, head_weight=weight, head_bias=bias)
+    with pytest.raises(ModelFileError, match="does not fit 2 classes"):
+        models.load(tmp_path / "m.safetensors")
 
 
 SCIKIT_LEARNS = {

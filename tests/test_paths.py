@@ -253,3 +253,22 @@ def test_weights_that_are_none_are_refused(weight):
     X, y = features(20, 5, 2)
     with pytest.raises(ProbeError, match="sample_weight is one number for each of 20 rows"):
         LogisticPath(X, y, sample_weight=weight)
+
+
+def test_weights_of_every_label_count_as_if_each_were_alone():
+    X, y = features(120, 15, 3)
+    Y = np.stack([y == 0, y > 0, y % 2 == 0], axis=1).astype(int)
+    weight = np.random.default_rng(1).random(Y.shape) * (1, 10, 100)
+    (fit,) = LogisticPath(X, Y, sample_weight=weight, tolerance=1e-11).fit([0.1])
+    assert fit.certificate.converged
+    for label in range(3):
+        model = scikit_learns(X, Y[:, label], 0.1, sample_weight=weight[:, label])
+        np.testing.assert_allclose(fit.coef[label], model.coef_[0], atol=1e-3 * np.abs(model.coef_).max())
+        np.testing.assert_allclose(fit.intercept[label], model.intercept_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("weight", [np.ones((20, 2)), np.ones((20, 3)) * (1, 1, 0), -np.ones((20, 3))])
+def test_weights_of_labels_that_are_none_are_refused(weight):
+    X, y = features(20, 5, 3)
+    with pytest.raises(ProbeError, match="sample_weight is one number for each of 20 rows"):
+        LogisticPath(X, np.eye(3)[y], sample_weight=weight)

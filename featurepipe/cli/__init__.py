@@ -28,9 +28,11 @@ from featurepipe.cli.options import (
     PROBE,
     SEED,
     STRICT,
+    TASKS,
     WEIGHTS,
     WORKERS,
     split_options,
+    task_options,
 )
 from featurepipe.errors import BackboneError, FeaturepipeError
 
@@ -172,6 +174,7 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
     metavar="L,L,…",
     help="Probe several and keep the one that validation data choose, as they choose C: all, or names.",
 )
+@TASKS
 @WEIGHTS
 @PROBE
 @DEVICE
@@ -190,10 +193,17 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
+      $ featurepipe probe digits.store --multi-label
+      $ featurepipe export digits.store -o digits.csv
+      $ featurepipe probe digits.store --labels digits.csv --task label --kind ridge
     """
     from featurepipe import stages
 
     options, probe_options = split_options(options)
+    if task_options(options, probe_options):
+        result = stages.probe_tasks(store, output, listener=_Talk(), **options, **probe_options)
+        _print(as_json, result, texts.tasks_text)
+        return
     stage = stages.probe_layers if "layers" in options else stages.probe
     if "protocol" in probe_options:
         stage = stages.probe_protocol
@@ -268,7 +278,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, **options: Any)
 @click.argument("model", type=click.Path())
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="FILE.csv, FILE.jsonl or FILE.parquet.")
-@click.option("--probabilities", is_flag=True, help="Also one column per class.")
+@click.option("--probabilities", is_flag=True, help="Also one column per class; of sets of labels always.")
 @WEIGHTS
 @COMPUTE
 @STRICT

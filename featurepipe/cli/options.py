@@ -123,6 +123,10 @@ HELD = _options(
     click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
     click.option("--layer", help="Which layer of it, if the store holds several.  [default: penultimate]"),
 )
+TASKS = _options(
+    click.option("--labels", type=click.Path(), metavar="TABLE", help="Take labels from a table with id (or path)."),
+    click.option("--task", "tasks", metavar="T,T,…", help="Its label columns: a model file for each."),
+)
 PROTOCOLS = (
     "featurepipe",
     "clip",
@@ -141,11 +145,13 @@ FIXED = {  # all that a protocol decides or leaves no room for
     "shrinkage": "--shrinkage",
     "k": "--neighbors",
     "class_weight": "--class-weight",
+    "multi_label": "--multi-label",
     "shots": "--shots",
     "repeats": "--repeats",
     "semi": "--semi",
     "baselines": "--baselines",
 }
+MULTI_LABEL = "multi-label"  # featurepipe.probes.MULTI_LABEL, for the reason below
 # featurepipe.probes.KINDS and the names of their strengths, known here so that --help need not import scikit-learn.
 PROBES = {
     "logistic": "C",
@@ -181,6 +187,11 @@ PROBE = _options(
     click.option("-k", "--neighbors", "k", type=click.IntRange(1), help="Of knn.  [default: chosen]"),
     click.option(
         "--class-weight", type=click.Choice(["balanced"]), help="Let every class count alike; not for centroid, knn."
+    ),
+    click.option(
+        "--multi-label",
+        is_flag=True,
+        help="Labels are sets: cat;dog, or ; for none. A logistic probe, with a C for each label.",
     ),
     click.option(
         "--shots", callback=_parse_shots, metavar="N,N,…", help="Also report top-1 with so many labels per class."
@@ -240,6 +251,18 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
                 "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn"
             )
     return options, probe_options
+
+
+def task_options(options: dict[str, Any], probe_options: dict[str, Any]) -> bool:
+    """Whether labels come from a table; if not, its options are taken away."""
+    given = [name for name in ("labels", "tasks") if options[name] is not None]
+    if len(given) == 1:
+        raise click.UsageError("--labels names a table and --task its columns; give both")
+    if given and ("layers" in options or "protocol" in probe_options):
+        raise click.UsageError("--labels is for one layer and without --protocol; leave out --layers and --protocol")
+    for name in ("labels", "tasks") if not given else ():
+        options.pop(name)
+    return bool(given)
 
 
 def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featurepipe.cli.options import PROBES
+from featurepipe.cli.options import MULTI_LABEL, PROBES
 
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 
@@ -61,6 +61,13 @@ def profile_text(profile: dict[str, dict[str, float]]) -> str:
 
 
 def _figures(figures: dict[str, Any], name: str) -> str:
+    if "subset_accuracy" in figures:
+        return (
+            f"  {name + ' mAP':<14} {_percent(figures['map'])}   (n={figures['n']}, "
+            f"micro F1 {figures['micro_f1']:.3f}, macro F1 {figures['macro_f1']:.3f}, "
+            f"right sets {_percent(figures['subset_accuracy'])}, "
+            f"wrong decisions {_percent(figures['hamming'])})"
+        )
     before = figures["ece_uncalibrated"]
     return (
         f"  {name + ' top-1':<14} {_percent(figures['top1'])}   (n={figures['n']}, balanced "
@@ -73,16 +80,21 @@ def probe_text(result: dict[str, Any]) -> str:
     """The result of `probe`."""
     if result["protocol"] is not None:
         return _protocol_text(result)
-    parameter = PROBES[result["kind"]]
     on_what = f" (chosen on: {result['selection']['on']})"
-    chosen = f", {parameter}={result[parameter]:g}{on_what}" if parameter else ""
+    if result["kind"] == MULTI_LABEL:
+        chosen = f", {_chosen(result)}{on_what}"
+    else:
+        parameter = PROBES[result["kind"]]
+        chosen = f", {parameter}={result[parameter]:g}{on_what}" if parameter else ""
     on = result["evaluated_on"]
     names = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
+    names["chance"] = "chance"
     others = [f"{names[key]} {_percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
     lines = [
         *_layers(result),
         f"{result['kind']} probe on {_title(result)}{chosen}",
         _figures(result[on], on),
+        *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
     ]
     if others:
         lines.append(f"  {'baselines':<14} {', '.join(others)}")
@@ -114,6 +126,18 @@ def _mean(one: dict[str, Any]) -> str:
         return _percent(one["mean"])
     low, high = one["interval"]
     return f"{_percent(one['mean'])} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _lowest(figures: dict[str, Any], key: str, name: str) -> str:
+    """The three classes or labels of which a figure is lowest."""
+    known = [(one[key], label) for label, one in figures["per_class"].items() if one["support"]]
+    worst = sorted(known, key=lambda pair: pair[0])[:3]
+    return f"  {'lowest ' + name:<14} " + ", ".join(f"{label} {_percent(figure)}" for figure, label in worst)
+
+
+def tasks_text(result: dict[str, Any]) -> str:
+    """The result of `probe --labels`."""
+    return "\n".join(f"{name}: {probe_text(one)}" for name, one in result["tasks"].items())
 
 
 def _layers(result: dict[str, Any]) -> list[str]:
@@ -246,9 +270,8 @@ def evaluate_text(result: dict[str, Any]) -> str:
     lines = [_figures(result, result["split"])]
     if result["seen_in_training"]:
         lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images; figures flatter")
-    worst = sorted(result["per_class"].items(), key=lambda item: item[1]["recall"])
-    worst = [(label, figures) for label, figures in worst if figures["support"]][:3]
-    lines.append("  lowest recall  " + ", ".join(f"{label} {_percent(f['recall'])}" for label, f in worst))
+    multi_label = "subset_accuracy" in result
+    lines.append(_lowest(result, *(("average_precision", "AP") if multi_label else ("recall", "recall"))))
     return "\n".join([*lines, *_rejects(result)])
 
 

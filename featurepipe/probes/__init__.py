@@ -16,14 +16,20 @@ Features are standardised where nothing else is said, the strength is chosen on 
 is fitted again on all training and validation data, and the standardisation is folded into its coefficients: what
 comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are calibrated by one
 temperature, on the selection scores (logistic regression is fitted to its probabilities already).
+
+Where images have any number of labels, `fit_labels` fits a logistic regression for each, with a C of its own:
+scikit-learn's OneVsRestClassifier.
 """
 
+from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, KINDS, at_edge
+from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier, listed
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
     decision_scores,
     evaluate,
+    is_multi_label,
     majority,
     probabilities,
 )
@@ -38,9 +44,12 @@ __all__ = [
     "ECE_BINS",
     "FOLDS",
     "KINDS",
+    "MULTI_LABEL",
     "Certificate",
     "Probe",
     "at_edge",
+    "average_precision",
+    "chance",
     "check_enough",
     "check_few",
     "check_known",
@@ -49,6 +58,13 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_few_shot",
+    "fit_labels",
+    "indicator",
+    "is_multi_label",
+    "label_figures",
+    "labels_classifier",
+    "labels_of",
+    "listed",
     "majority",
     "mean_interval",
     "probabilities",

@@ -51,7 +51,7 @@ def check_groups(groups: Sequence[object] | None, rows: int) -> None:
 
 
 def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    X, y = _finite(X), np.asarray(y)
+    X, y = finite(X), np.asarray(y)
     if X.ndim != 2 or y.shape != (len(X),):
         raise ProbeError(f"embeddings are (n, width) with n labels; got {X.shape} and {y.shape}")
     if len(X) and not X.shape[1]:
@@ -62,7 +62,8 @@ def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def _finite(X: np.ndarray) -> np.ndarray:
+def finite(X: np.ndarray) -> np.ndarray:
+    """Embeddings in float64; ProbeError unless all are finite numbers."""
     try:
         X = np.asarray(X, np.float64)
     except (TypeError, ValueError) as error:  # text, or rows of different lengths

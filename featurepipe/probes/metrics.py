@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.indicators import indicator, label_figures, labels_of
 
 ECE_BINS = 15
 
@@ -20,16 +21,23 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
     dict
         ``n, top1, balanced_accuracy, log_loss, ece`` (15 equal-width bins; Guo et al. 2017), ``ece_uncalibrated`` (at
         temperature 1), ``classes``, ``per_class`` (class → precision, recall, f1, support) and ``confusion`` (rows
-        true, columns predicted; None for more than 100 classes).
+        true, columns predicted; None for more than 100 classes). Of a multi-label classifier, where y holds sets of
+        labels, those of `featurepipe.probes.label_figures`.
 
     Raises
     ------
     ProbeError
-        No samples, or a class that the classifier does not know.
+        No samples, a class that the classifier does not know, or sets of labels that are all empty.
     """
     truth = np.asarray(y)
     if not len(truth):
         raise ProbeError("there are no labelled samples to evaluate on")
+    if is_multi_label(estimator):
+        check_known(labels_of(y), estimator.classes_)
+        found = label_figures(decision_scores(estimator, X), indicator(y, estimator.classes_), estimator.classes_)
+        if found["map"] is None:
+            raise ProbeError(f"none of the {len(truth)} images to evaluate on has a label; add some that have")
+        return found
     check_known(truth, estimator.classes_)
     return figures(decision_scores(estimator, X), truth, estimator.classes_, temperature)
 
@@ -63,8 +71,15 @@ def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(proba, np.finfo(np.float64).eps))  # 1 - p is 0 or no less
 
 
+def is_multi_label(estimator: Any) -> bool:
+    """Whether it gives each image a set of labels."""
+    return getattr(estimator, "multilabel_", False)
+
+
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Softmax of the scores over `temperature`, (n, classes)."""
+    """Softmax of the scores over `temperature`, (n, classes); of a multi-label classifier each label's own."""
+    if is_multi_label(estimator):
+        return estimator.predict_proba(np.asarray(X, np.float64))
     return softmax(decision_scores(estimator, X), temperature)
 
 

@@ -91,8 +91,8 @@ class LogisticPath:
         Only read; a memory map will do.
     Y : ndarray, shape (n,) or (n, K)
         Class numbers 0…K-1 of which each occurs, or a matrix of 0 and 1: one column per label (multi-label).
-    sample_weight : ndarray, shape (n,), optional
-        Not negative.
+    sample_weight : ndarray, shape (n,), or (n, K) beside a matrix Y, optional
+        Not negative. One column per label weighs the losses alone, not the features where they are standardised.
     scale : bool
         Whether features are standardised first, which changes what is penalised; the coefficients are for X all the
         same.
@@ -128,8 +128,9 @@ class LogisticPath:
         self._tolerance = tolerance
         self._loss, self._Y = self._targets(np.asarray(Y), len(X))  # (n, K)
         self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
-        self._w = 1.0 if sample_weight is None else _weights(sample_weight, len(X))  # (n, 1)
-        self._rows = Rotated(X, np.ones(len(X)) if sample_weight is None else self._w[:, 0], scale=scale, keep=keep)
+        self._w = 1.0 if sample_weight is None else _weights(sample_weight, np.asarray(Y).shape)  # (n, 1) or (n, K)
+        weighs_rows = sample_weight is not None and np.ndim(sample_weight) == 1
+        self._rows = Rotated(X, self._w[:, 0] if weighs_rows else np.ones(len(X)), scale=scale, keep=keep)
         self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
 
     @staticmethod
@@ -201,7 +202,7 @@ class LogisticPath:
         if self._loss.penalises_intercept:
             return W, S, P, True
         W, S = W.copy(), S.copy()
-        total = float(np.sum(self._w * np.ones((len(S), 1))))
+        total = float((self._w * np.ones((len(S), 1))).sum(axis=0).min())  # of each label, where they differ
         for _ in range(MAX_STEPS):
             g = (self._w * (P - self._Y)).sum(axis=0)  # (K,)
             if np.abs(g).max() <= 1e-12 * total:
@@ -310,12 +311,13 @@ def _logistic_targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
     return Softmax(), np.eye(classes)[Y]
 
 
-def _weights(weights: np.ndarray, rows: int) -> np.ndarray:
-    """Sample weights as a column (n, 1)."""
+def _weights(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sample weights as a column (n, 1), or as (n, K), of targets of that shape."""
     found = np.asarray(weights, float)
-    if found.shape != (rows,) or not np.isfinite(found).all() or found.min() < 0 or found.sum() == 0:
-        raise ProbeError(f"sample_weight is one number for each of {rows} rows, none below 0 and not all 0")
-    return found[:, None]
+    fits = found.shape in (shape, shape[:1]) and np.isfinite(found).all()
+    if not fits or found.min() < 0 or not found.any(axis=0).all():
+        raise ProbeError(f"sample_weight is one number for each of {shape[0]} rows, none below 0 and not all 0")
+    return found.reshape(len(found), -1)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

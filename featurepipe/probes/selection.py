@@ -24,14 +24,15 @@ class Probe:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of `KINDS`, or ``multi-label``; see `featurepipe.probes.fit_labels`.
     estimator : scikit-learn classifier
         LogisticRegression, RidgeClassifier, LinearSVC, LinearDiscriminantAnalysis, NearestCentroid,
-        KNeighborsClassifier or MLPClassifier. Takes raw embeddings; the standardisation is folded in.
+        KNeighborsClassifier, MLPClassifier or, multi-label, OneVsRestClassifier. Takes raw embeddings; the
+        standardisation is folded in.
     temperature : float
         Scores are divided by it before the softmax that makes probabilities; 1 for logistic.
-    chosen : float or None
-        The selected strength; None for a kind that has none (centroid).
+    chosen : float, dict or None
+        The selected strength; None for a kind that has none (centroid); multi-label, that of each label.
     selected_on : str
         ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
     path : list of dict
@@ -42,16 +43,19 @@ class Probe:
         ``ece_uncalibrated`` are those after and before the temperature.
     certificate : Certificate or None
         Of the final fit, where its kind has one.
+    notes : list of str
+        What went otherwise than hoped for.
     """
 
     kind: str
     estimator: Any
     temperature: float
-    chosen: float | None
+    chosen: float | dict[str, float] | None
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> np.ndarray:

@@ -58,7 +58,7 @@ def _with_neighbours(estimator: Any, k: int, X: np.ndarray, truth: np.ndarray) -
 
 
 def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
-    """Average precision of every class, as VISSL computes it: the area under the interpolated curve.
+    """Average precision of every class, as VISSL computes it: `featurepipe.probes.average_precision`.
 
     Parameters
     ----------
@@ -72,11 +72,6 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarra
     dict
         ``map, classes, per_class`` (class → average precision); classes without rows count in neither.
 
-    Notes
-    -----
-    Everingham et al. 2010, "The Pascal Visual Object Classes Challenge", as changed in 2010: precision at each recall
-    is the best at that or any higher recall, and recall takes every value, not eleven.
-
     Examples
     --------
     >>> truth = np.array(["ant", "bee", "ant"])
@@ -84,7 +79,7 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarra
     {'ant': 0.8333333333333333, 'bee': 0.5}
     """
     per_class = {
-        str(label): _average_precision(scores[:, i], truth == label)
+        str(label): probes.average_precision(scores[:, i], truth == label)
         for i, label in enumerate(classes.tolist())
         if (truth == label).any()
     }
@@ -93,10 +88,3 @@ def average_precisions(scores: np.ndarray, truth: np.ndarray, classes: np.ndarra
         "classes": [str(label) for label in classes.tolist()],
         "per_class": per_class,
     }
-
-
-def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    hits = positive[np.argsort(scores, kind="stable")[::-1]]  # (n,) highest score first
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[hits].mean())  # recall rises by the same at each hit

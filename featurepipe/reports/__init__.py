@@ -10,7 +10,7 @@ from pathlib import Path
 
 from featurepipe import models
 from featurepipe.errors import ModelFileError
-from featurepipe.reports import sections
+from featurepipe.reports import labelsets, sections
 from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import document
@@ -42,6 +42,17 @@ def page(model: models.Model) -> str:
     figures = card[card["evaluated_on"]]
     data = Path(card["data"]["root"]).name or card["data"]["root"]
     title = f"{data}: {model.kind} probe"
+    if model.is_multi_label:
+        return document(
+            title,
+            labelsets.headline(model, title, data, figures),
+            sections.warnings(model),
+            labelsets.baselines(card, figures),
+            labelsets.figures(card, figures),
+            labelsets.selection(model),
+            labelsets.per_label(model, figures),
+            sections.how_made(model),
+        )
     return document(
         title,
         sections.headline(model, title, data, figures),

@@ -14,20 +14,20 @@ from featurepipe.reports.markup import Html, columns, percent, short, tag
 COUNTED = 20  # classes up to which the confusion matrix shows counts
 
 
-def bars(values: Mapping[str, float], n: int) -> Html:
-    """One bar for each fraction on a 0–100 % track, with its Wilson interval for n images."""
+def bars(values: Mapping[str, float], n: int | None) -> Html:
+    """One bar for each fraction on a 0–100 % track, with its Wilson interval for n images, if it is one of these."""
     parts = []
     for i, (name, value) in enumerate(values.items()):
-        low, high = (f"{100 * bound:.2f}%" for bound in wilson(value, n))
-        span = {"x1": low, "x2": high, "y1": 52 * i + 33, "y2": 52 * i + 33}
         width, colour = f"{100 * value:.2f}%", name.replace(" ", "-")
         parts += [
             tag("text", tag("tspan", percent(value)), f" {name}", x=0, y=52 * i + 18, class_="name"),
             tag("rect", x=0, y=52 * i + 25, width="100%", height=16, class_="field"),
             tag("rect", x=0, y=52 * i + 25, width=width, height=16, class_=colour),
-            tag("line", **span, class_="halo"),
-            tag("line", **span, class_="whisker"),
         ]
+        if n is not None:
+            low, high = (f"{100 * bound:.2f}%" for bound in wilson(value, n))
+            span = {"x1": low, "x2": high, "y1": 52 * i + 33, "y2": 52 * i + 33}
+            parts += [tag("line", **span, class_="halo"), tag("line", **span, class_="whisker")]
     return tag("figure", tag("svg", *parts, width="100%", height=52 * len(values), role="img"))
 
 

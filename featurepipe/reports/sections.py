@@ -25,21 +25,32 @@ NINETY_FIVE = f"95{SPACE}%"
 
 def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
     """The figure that counts, how sure it is, and of what."""
-    card, where, backbone = model.card, model.card["evaluated_on"], model.backbone
-    fitted_on = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
+    where = model.card["evaluated_on"]
+    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
+    return join(
+        tag("h1", title),
+        tag("p", percent(figures["top1"]), class_="top1"),
+        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test(where)),
+        what_it_is(model, data),
+    )
+
+
+def no_test(where: str) -> str:
+    """Says so where there is no test split."""
+    return "" if where == "test" else f" There is no test split: the figures are measured on {where}."
+
+
+def what_it_is(model: models.Model, data: str) -> Html:
+    """Which probe, on what, and trained on how much."""
+    card, backbone = model.card, model.backbone
+    fitted_on = card["splits"]["train"] + (card["splits"]["val"] if card["evaluated_on"] == "test" else 0)
     whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
     seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
         seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
-    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
-    no_test = "" if where == "test" else f" There is no test split: the figures are measured on {where}."
-    size = f", trained on {fitted_on:,} images of {len(model.classes):,} classes from "
-    return join(
-        tag("h1", title),
-        tag("p", percent(figures["top1"]), class_="top1"),
-        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test),
-        tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), "."),
-    )
+    kinds = "labels" if model.is_multi_label else "classes"
+    size = f", trained on {fitted_on:,} images of {len(model.classes):,} {kinds} from "
+    return tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), ".")
 
 
 def warnings(model: models.Model) -> Html:
@@ -268,7 +279,8 @@ def how_made(model: models.Model) -> Html:
         "weights": source["weights"] or random,
         "weights digest": tag("span", spec["weights"] or "none", class_="code"),
         "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
-        "data": f"{data['root']}: {data['samples']:,} labelled images of {data['classes']:,} classes",
+        "data": f"{data['root']}: {data['samples']:,} labelled images of {data['classes']:,} classes"
+        + (f"; labels {data['task']} of {data['labels']}" if "task" in data else ""),
         "splits": ", ".join(f"{n:,} {name}" for name, n in card["splits"].items()) + f" ({card['split_source']})",
         "seed": card["seed"],
         "versions": ", ".join(f"{library} {version}" for library, version in card["versions"].items()),

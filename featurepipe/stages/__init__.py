@@ -13,6 +13,7 @@ from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
 from featurepipe.stages.running import report, run
+from featurepipe.stages.tasks import probe_tasks
 
 __all__ = [
     "Listener",
@@ -25,6 +26,7 @@ __all__ = [
     "probe",
     "probe_layers",
     "probe_protocol",
+    "probe_tasks",
     "report",
     "run",
     "verify",

@@ -107,6 +107,8 @@ def _check_labels(manifest: Manifest, model: models.Model) -> None:
     labels = {sample.label for sample in manifest.samples} - {None}
     if not labels:
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    if model.is_multi_label:
+        labels = probes.labels_of(labels).tolist()
     probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
 
 
@@ -119,6 +121,8 @@ def _known_rejects(store: Store, entry: Entry) -> dict[str, str]:
 
 def _truth(matrix: FeatureMatrix, model: models.Model) -> np.ndarray:
     """The labels as the model's own classes: a manifest's are text, those of a notebook's model may be numbers."""
+    if model.is_multi_label:
+        return matrix.y
     own = {str(label): label for label in model.classes.tolist()}
     return np.array([own.get(label, label) for label in matrix.y], object)
 
@@ -155,18 +159,21 @@ def predict(
 ) -> dict[str, Any]:
     """Classify images with a model file and write ``path, label, confidence`` as CSV, JSONL or Parquet.
 
+    A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
+    ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
+
     Images that cannot be read have no row; they are in the result's ``rejects``.
 
     Parameters
     ----------
     model, data, output : path
     probabilities : bool
-        Also one column per class, named ``p:CLASS``.
+        Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
 
     Returns
     -------
     dict
-        ``model, output, predicted, labels`` (class → count), ``rejected, rejects, seconds``.
+        ``model, output, predicted, labels`` (class → count of images), ``rejected, rejects, seconds``.
     """
     started = time.perf_counter()
     path = Path(output)
@@ -178,20 +185,23 @@ def predict(
     extractor = models.open_backbone(loaded, model, weights=weights, device=device)
     matrix, paths, rejects = _embed(manifests.read(data), extractor, batch_size, workers, compile, listener)
     proba = loaded.predict_proba(matrix.X)  # (n, K)
-    labels = loaded.classes[proba.argmax(axis=1)]
-    columns: dict[str, list[Any]] = {
-        "path": paths,
-        "label": labels.tolist(),
-        "confidence": proba.max(axis=1).tolist(),
-    }
-    if probabilities:
+    columns, counts = {"path": paths}, Counter()
+    if loaded.is_multi_label:
+        sets = [loaded.classes[row].tolist() for row in proba > 0.5]
+        columns["label"] = [manifests.write_set(labels) for labels in sets]
+        counts.update(label for labels in sets for label in labels)
+    else:
+        labels = loaded.classes[proba.argmax(axis=1)].tolist()
+        columns |= {"label": labels, "confidence": proba.max(axis=1).tolist()}
+        counts.update(map(str, labels))
+    if probabilities or loaded.is_multi_label:
         columns |= {f"p:{label}": proba[:, i].tolist() for i, label in enumerate(loaded.classes)}
     _write_table(path, columns)
     return {
         "model": str(model),
         "output": str(path),
         "predicted": len(matrix),
-        "labels": dict(Counter(map(str, labels.tolist()))),
+        "labels": dict(counts),
         "rejected": len(rejects),
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),

@@ -15,7 +15,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, prepare, sizes
+from featurepipe.stages.preparing import Parts, divide, find, sizes
 from featurepipe.stages.probing import optimum_notes
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
@@ -86,16 +86,8 @@ def probe_protocol(
     metric = protocols.choose_metric(chosen, metric)
     if not chosen.linear and (output is not None or include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
-    ready = prepare(
-        store,
-        output,
-        backbone=backbone,
-        layer=layer,
-        weights=weights,
-        include_backbone=include_backbone,
-        seed=seed,
-        device=device,
-    )
+    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    ready = divide(find(store, output, **where, include_backbone=include_backbone, device=device), seed=seed)
     parts = ready.parts
     ready.announce(listener, f"protocol {protocol}")
     estimator, found = _follow(chosen, parts, metric, seed)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import matrices, probes
+from featurepipe.errors import ProbeError
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
 from featurepipe.stages.listening import SILENT, Listener
@@ -61,6 +62,8 @@ def probe_layers(
     ------
     StoreError
         The store lacks a layer, or holds but one.
+    ProbeError
+        As for `probe`, or sets of labels.
 
     Examples
     --------
@@ -71,6 +74,8 @@ def probe_layers(
     [('stage2', False), ('penultimate', True)]
     """
     started = time.perf_counter()
+    if options.get("multi_label"):
+        raise ProbeError("layers are chosen by top-1, which sets of labels have not; choose one layer for multi-label")
     source = Store.open(store)
     entries = source.choose_layers(backbone, layers)
     common = _common(entries)

@@ -34,8 +34,8 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An entry of a store, ready to be probed.
+class Source:
+    """An entry of a store with all of its rows.
 
     Attributes
     ----------
@@ -48,12 +48,6 @@ class Prepared:
     module : torch.nn.Module or None
         The backbone, where it goes into the model file.
     matrix : FeatureMatrix
-        The labelled rows.
-    split : ndarray of object, shape (n,)
-    split_source : str
-    parts : Parts
-        The same rows by split.
-    notes : list of str
     """
 
     store: Store
@@ -62,6 +56,21 @@ class Prepared:
     origin: Mapping[str, Any]
     module: Any
     matrix: FeatureMatrix
+
+
+@dataclass(frozen=True)
+class Prepared(Source):
+    """An entry of a store, ready to be probed: of its rows those that have a label.
+
+    Attributes
+    ----------
+    split : ndarray of object, shape (n,)
+    split_source : str
+    parts : Parts
+        The same rows by split.
+    notes : list of str
+    """
+
     split: np.ndarray
     split_source: str
     parts: Parts
@@ -92,7 +101,7 @@ class Prepared:
         )
 
 
-def prepare(
+def find(
     store: str | Path,
     output: str | Path | None,
     *,
@@ -100,22 +109,18 @@ def prepare(
     layer: str | None,
     weights: str | Path | None,
     include_backbone: bool,
-    among: Collection[str] | None = None,
-    seed: int,
     device: str,
-) -> Prepared:
-    """Find an entry, check where its model file goes, load its labelled rows and split them.
+) -> Source:
+    """Find an entry, check where its model file goes, and load its rows.
 
     Parameters
     ----------
-    store, output, backbone, layer, weights, include_backbone, seed, device
+    store, output, backbone, layer, weights, include_backbone, device
         As for `featurepipe.stages.probe`.
-    among : collection of str, optional
-        Digests of the images to use; by default all.
 
     Raises
     ------
-    ManifestError, ProbeError, StoreError
+    StoreError, ModelFileError
         As for `featurepipe.stages.probe`.
     """
     source = Store.open(store)
@@ -130,18 +135,45 @@ def prepare(
     if weights is not None or include_backbone:
         made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
-    matrix, notes = labelled(matrices.load(source, entry))
-    check_finite(matrix, entry)
+    return Source(source, entry, path, origin, module, matrices.load(source, entry))
+
+
+def divide(source: Source, *, seed: int, among: Collection[str] | None = None, multi_label: bool = False) -> Prepared:
+    """Take the labelled rows of a source and split them.
+
+    Parameters
+    ----------
+    source : Source
+    seed : int
+        Of splits, where they have to be made.
+    among : collection of str, optional
+        Digests of the images to use; by default all.
+    multi_label : bool
+        Whether labels are sets of labels.
+
+    Raises
+    ------
+    ManifestError, ProbeError
+        As for `featurepipe.stages.probe`.
+    """
+    matrix, notes = labelled(source.matrix)
+    check_finite(matrix, source.entry)
     if among is not None:
         matrix = matrix.take(np.array([digest in among for digest in matrix.digests], bool))
-    split, split_source = choose_splits(matrix, seed)
+    split, split_source = choose_splits(matrix, seed, multi_label)
     parts = cut(matrix, split)
-    if has_learned(entry, parts.train, matrix.take(split != "train")):
+    if has_learned(source.entry, parts.train, matrix.take(split != "train")):
         raise ProbeError(
-            f"the codebook of {entry.title} was learned from images that are held out now; use the seed and splits of "
-            "then, or learn another: featurepipe compare --baselines full"
+            f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
+            "splits of then, or learn another: featurepipe compare --baselines full"
         )
-    return Prepared(source, entry, path, origin, module, matrix, split, split_source, parts, notes + copy_notes(parts))
+    return Prepared(
+        **{**vars(source), "matrix": matrix},
+        split=split,
+        split_source=split_source,
+        parts=parts,
+        notes=notes + copy_notes(parts),
+    )
 
 
 def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
@@ -171,21 +203,41 @@ def check_finite(matrix: FeatureMatrix, entry: Entry) -> None:
         )
 
 
-def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
-    """Each row's split as given, or made; and which of the two."""
+def choose_splits(matrix: FeatureMatrix, seed: int, multi_label: bool = False) -> tuple[np.ndarray, str]:
+    """Each row's split as given, or made; and which of the two.
+
+    Sets of labels are not stratified by: most of them are too rare.
+    """
     given = set(matrix.split)
     samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
     if None in given and len(given) > 1:
         first = next(sample.id for sample in samples if sample.split is None)
         raise ManifestError(f"some samples have a split and {first} has none; give every sample one, or none")
-    manifests.check_labels(samples)
-    if given in ({None}, {"train"}):
-        made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
-        manifests.check_labels([s._replace(split=part) for s, part in zip(samples, made, strict=True)])
-        return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
+    check = manifests.check_label_sets if multi_label else manifests.check_labels
+    check(samples)
+    if is_unsplit(matrix):
+        made, how = split_by_content(matrix, seed) if multi_label else _split_by_class(matrix, seed)
+        check([s._replace(split=part) for s, part in zip(samples, made, strict=True)])
+        return made, how
     if "train" not in given:
         raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
     return matrix.split, "given"
+
+
+def is_unsplit(matrix: FeatureMatrix) -> bool:
+    """Whether splits have to be made: none is given, or train alone."""
+    return set(matrix.split) in ({None}, {"train"})
+
+
+def _split_by_class(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
+    made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
+    return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
+
+
+def split_by_content(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
+    """Each row's split, made whatever its label is; and how."""
+    made = manifests.assign_splits([""] * len(matrix), matrix.digests, seed=seed)
+    return np.array(made, object), f"made here: 60/20/20 by content, seed {seed}"
 
 
 def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:

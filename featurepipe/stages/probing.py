@@ -2,13 +2,15 @@
 
 What it does, since no named protocol says so: features standardised by the training data, L2, whole decades of C or
 alpha, on validation data or by stratified 5-fold cross-validation the lowest log-loss among those within one standard
-error of the best top-1, refitted on all that was not reported.
+error of the best top-1, refitted on all that was not reported. Of sets of labels `featurepipe.probes.labels` says how
+each label's C is chosen.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,39 @@ from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
+from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, Prepared, check_finite, cut, prepare, sizes
+from featurepipe.stages.preparing import Parts, Prepared, Source, check_finite, cut, divide, find, sizes
 from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
+Others = Callable[[], tuple[dict[str, FeatureMatrix], list[str]]]  # the baselines' embeddings, and why some are absent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a probe is fitted, and beside what it is put; the fields are `probe`'s parameters of the same names."""
+
+    kind: str = "logistic"
+    value: float | None = None
+    class_weight: str | None = None
+    multi_label: bool = False
+    shots: Sequence[int] = ()
+    repeats: int = 10
+    semi: bool = False
+    baselines: str = "simple"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ProbeError for what cannot be done, before anything is read."""
+        if self.baselines not in BASELINES:
+            raise ProbeError(f"baselines {self.baselines!r} is unknown; use {', '.join(BASELINES)}")
+        if self.multi_label and self.kind != "logistic":
+            raise ProbeError(f"a multi-label probe is logistic, not {self.kind}; leave out the kind, or multi-label")
+        if self.multi_label and self.shots:
+            raise ProbeError("shots are images per class, which sets of labels have not; leave out one or other")
+        probes.check_few(self.shots, self.repeats, self.semi)
 
 
 def probe(
@@ -36,6 +65,7 @@ def probe(
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
+    multi_label: bool = False,
     shots: Sequence[int] = (),
     repeats: int = 10,
     semi: bool = False,
@@ -70,7 +100,10 @@ def probe(
     value : float, optional
         C, alpha, shrinkage or number of neighbours, instead of selection.
     class_weight : {None, 'balanced'}
-        See `featurepipe.probes.fit`.
+        See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
+    multi_label : bool
+        Labels are sets: ``cat;dog``, ``;`` for the empty one. A logistic probe with a C for each label; splits that
+        are made here are not stratified. All is reported as mean average precision.
     shots : sequence of int
         Also report top-1 with so many labels per class, over `repeats` seeded draws: see
         `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
@@ -93,7 +126,10 @@ def probe(
     -------
     dict
         ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source,
-        evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions.
+        evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions. Of sets
+        of labels ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
+        `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
+        share of images that have a label) instead of ``majority``.
         ``few_shot`` has for each of `shots` the keys ``shots, labels`` (in all classes together), ``repeats, mean, std,
         interval`` (95 % of the mean, by Student's t, over draws of labels and not over test images; None for a single
         draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
@@ -101,68 +137,101 @@ def probe(
 
     Raises
     ------
+    ManifestError
+        Labels or splits that cannot be learned from.
     ProbeError
-        An unknown kind or baseline, more shots than the smallest class has images, `semi` without `shots`, or data
-        that do not suffice.
+        A probe that there is not, or not for these labels; more shots than the smallest class has images, `semi`
+        without `shots`, or embeddings that are not finite.
+    StoreError
+        Nothing of that backbone and layer in the store, or not all of it.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> store = extract("data/digits", "/tmp/probed.store")["store"]
+    >>> probe(store, kind="ridge", baselines="none")["test"]["top1"] > 0.95
+    True
+    >>> result = probe(store, multi_label=True, baselines="none")  # every set has one label here
+    >>> result["kind"], result["test"]["map"] > 0.97
+    ('multi-label', True)
     """
     started = time.perf_counter()
-    if baselines not in BASELINES:
-        raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
-    probes.check_few(shots, repeats, semi)
-    found = prepare(
-        store,
-        output,
-        backbone=backbone,
-        layer=layer,
-        weights=weights,
-        include_backbone=include_backbone,
-        among=among,
-        seed=seed,
-        device=device,
+    recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed)
+    recipe.check()
+    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    found = divide(source, seed=seed, among=among, multi_label=multi_label)
+    del source  # of its rows the labelled ones are copied
+    result = probe_prepared(
+        found,
+        recipe,
+        lambda: load_baselines(found, recipe, device, workers, listener),
+        compared=compared,
+        listener=listener,
     )
-    entry, parts = found.entry, found.parts
-    probes.check_enough(parts.learned.y, shots)  # before anything is fitted
-    found.announce(listener, f"{kind} probe")
-    fitted = fit_parts(kind, parts, value, seed, class_weight)
-    notes = found.notes + fit_notes(fitted) + _layer_notes(entry, compared)
-    few = _few_shot(kind, parts, shots, repeats, seed, semi)
-    others: dict[str, float | None] = {}
-    for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
-        try:
-            same = _same_samples(found, extractor, workers, listener)
-        except StoreError as error:  # the images may be gone while their embeddings are still here
-            notes.append(f"no figure for {extractor.name}: {error}")
-            continue
-        estimator = fit_parts(kind, same, None, seed, class_weight).estimator
-        others[name] = float(np.mean(estimator.predict(same.report.X) == same.report.y))
-        for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def probe_prepared(
+    found: Prepared,
+    recipe: Recipe,
+    others: Others,
+    *,
+    about: Mapping[str, Any] | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
+    listener: Listener,
+) -> dict[str, Any]:
+    """Fit a probe, measure it beside its baselines, and write the model file; as `probe`, without ``seconds``.
+
+    Parameters
+    ----------
+    found : Prepared
+    recipe : Recipe
+    others : callable
+        Gives what `load_baselines` returns, when the probe is fitted.
+    about : mapping, optional
+        What else the card says of the data.
+    compared : sequence of mapping
+        As for `probe`.
+    """
+    parts = found.parts
+    probes.check_enough(parts.learned.y, recipe.shots)  # before anything is fitted
+    found.announce(listener, f"{probes.MULTI_LABEL if recipe.multi_label else recipe.kind} probe")
+    fitted = _fit(parts, recipe)
+    few = _few_shot(recipe, parts)
+    beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
+    held, absent = others()
+    for name, matrix in held.items():
+        same = _same_samples(found, matrix)
+        beside[name] = _score(_fit(same, replace(recipe, value=None)), same.report)
+        for one, other in zip(few, _few_shot(replace(recipe, semi=False), same), strict=True):
             one["baselines"][name] = other["mean"]
-    if baselines != "none":
-        others["majority"] = probes.majority(parts.train.y, parts.report.y)
+    notes = [*found.notes, *fit_notes(fitted), *_layer_notes(found.entry, compared), *absent]
+    names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
+    data = {"root": str(found.store.root), "samples": len(found.matrix), "classes": len(fitted.classes)}
     card = {
-        "data": {"root": str(found.store.root), "samples": len(found.matrix), "classes": len(fitted.classes)},
+        "data": data | dict(about or {}),
         "splits": sizes(found.split),
         "split_source": found.split_source,
         **_figures(fitted, parts),
-        "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
+        "baselines": {name: beside.get(name) for name in names},
         "few_shot": few,
         **({"layers": list(compared)} if compared else {}),
         "protocol": None,  # no named one: see the module's docstring for what is done
         "licence": None,  # of the backbone's weights, where a later version can tell
-        "seed": seed,
-        "class_weight": class_weight,
+        "seed": recipe.seed,
+        "class_weight": recipe.class_weight,
         "notes": notes,
         "versions": versions(),
         "created": now(),
     }
-    models.save(found.path, found.model(kind, fitted.estimator, fitted.temperature, card), module=found.module)
+    models.save(found.path, found.model(fitted.kind, fitted.estimator, fitted.temperature, card), module=found.module)
     for note in notes:
         listener.note(f"note: {note}")
-    parameter = probes.KINDS[kind][0]
+    parameter = probes.KINDS[recipe.kind][0]
     strength = {} if parameter is None else {parameter: fitted.chosen}
-    identity = {"model": str(found.path), "backbone": entry.name, "layer": entry.layer}
-    result = {**identity, "kind": kind, **strength, **card}
-    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+    identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
+    return {**identity, "kind": fitted.kind, **strength, **card}
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
@@ -185,17 +254,45 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
 
 def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_weight: str | None = None) -> probes.Probe:
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
+    return _fit(parts, Recipe(kind, value, class_weight, seed=seed))
+
+
+def _fit(parts: Parts, recipe: Recipe) -> probes.Probe:
     select = () if parts.select is None else (parts.select.X, parts.select.y)
-    options = {"value": value, "seed": seed, "class_weight": class_weight, "groups": parts.train.digests}
-    return probes.fit(kind, parts.train.X, parts.train.y, *select, **options)
+    options = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
+    options["groups"] = parts.train.digests
+    if recipe.multi_label:
+        return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
+    return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options)
+
+
+def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
+    """Top-1; of sets of labels, mean average precision."""
+    if fitted.kind == probes.MULTI_LABEL:
+        return probes.evaluate(fitted.estimator, part.X, part.y)["map"]
+    return float(np.mean(fitted.estimator.predict(part.X) == part.y))
+
+
+def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
+    """The figure of who has learned nothing of the images."""
+    if multi_label:
+        return {"chance": probes.chance(parts.report.y)}
+    return {"majority": probes.majority(parts.train.y, parts.report.y)}
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
     """Notes on a choice at the end of its grid, and on optima that were not reached."""
-    name = probes.KINDS[fitted.kind][0]
-    notes = []
-    if fitted.path and fitted.selected_on != "given" and probes.at_edge(fitted.kind, fitted.chosen):
-        notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
+    kind = "logistic" if fitted.kind == probes.MULTI_LABEL else fitted.kind
+    name = probes.KINDS[kind][0]
+    notes = list(fitted.notes)
+    if fitted.path and fitted.selected_on != "given":
+        if isinstance(fitted.chosen, dict):
+            ends = [label for label, C in fitted.chosen.items() if probes.at_edge(kind, C)]
+            notes += (
+                [f"an end of the grid is the {name} of {probes.listed(ends)}; better may lie beyond"] if ends else []
+            )
+        elif probes.at_edge(kind, fitted.chosen):
+            notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
     return notes + optimum_notes(name, fitted.path, fitted.certificate)
 
 
@@ -219,14 +316,33 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     return [f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there flatter a little"]
 
 
-def _few_shot(
-    kind: str, parts: Parts, shots: Sequence[int], repeats: int, seed: int, semi: bool = False
-) -> list[dict[str, Any]]:
+def _few_shot(recipe: Recipe, parts: Parts) -> list[dict[str, Any]]:
     """The figures of few labels, drawn from all that is not reported; room for the baselines' beside them."""
+    if not recipe.shots:
+        return []
     known, report = parts.learned, parts.report
-    options = {"shots": shots, "repeats": repeats, "groups": known.digests, "semi": semi, "seed": seed}
-    few = probes.fit_few_shot(kind, known.X, known.y, report.X, report.y, **options)
+    options = {"shots": recipe.shots, "repeats": recipe.repeats, "semi": recipe.semi, "seed": recipe.seed}
+    few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.digests, **options)
     return [{**one, "baselines": {}} for one in few]
+
+
+def load_baselines(
+    source: Source, recipe: Recipe, device: str, workers: int | None, listener: Listener
+) -> tuple[dict[str, FeatureMatrix], list[str]]:
+    """What the baselines make of the store's images, by their names in the result; and why some are absent.
+
+    Embeddings that the store does not hold yet are computed.
+    """
+    store, held, absent = source.store, {}, []
+    for name, extractor in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device).items():
+        try:
+            with store.lock():
+                fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
+            held[name] = matrices.load(store, store.entry(extractor))
+            check_finite(held[name], store.entry(extractor))
+        except StoreError as error:  # the images may be gone while their embeddings are still here
+            absent.append(f"no figure for {extractor.name}: {error}")
+    return held, absent
 
 
 def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> dict[str, Extractor]:
@@ -240,13 +356,9 @@ def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> di
     return found
 
 
-def _same_samples(found: Prepared, extractor: Extractor, workers: int | None, listener: Listener) -> Parts:
-    """The same samples, cut the same way, seen by another extractor; missing embeddings are computed."""
-    store = found.store
-    with store.lock():
-        fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
-    other = matrices.load(store, store.entry(extractor))
-    check_finite(other, store.entry(extractor))
-    split_of = dict(zip(found.matrix.ids, found.split, strict=True))
-    other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
-    return cut(other, np.array([split_of[id_] for id_ in other.ids], object))
+def _same_samples(found: Prepared, other: FeatureMatrix) -> Parts:
+    """The same samples with the same labels, cut the same way, as another extractor sees them."""
+    known = {id_: (label, part) for id_, label, part in zip(found.matrix.ids, found.matrix.y, found.split, strict=True)}
+    other = other.take(np.array([id_ in known for id_ in other.ids], bool))
+    labels, split = (np.array([known[id_][column] for id_ in other.ids], object) for column in (0, 1))
+    return cut(replace(other, y=labels), split)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe import manifests, models, probes, protocols, reports
+from featurepipe import manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, ModelFileError, ProbeError
 from featurepipe.files import write_text
@@ -16,7 +16,7 @@ from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.probing import probe
+from featurepipe.stages.probing import Recipe, probe
 from featurepipe.stores import Store
 
 
@@ -28,6 +28,7 @@ def run(
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
+    multi_label: bool = False,
     shots: Sequence[int] = (),
     repeats: int = 10,
     semi: bool = False,
@@ -55,8 +56,8 @@ def run(
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
     protocol, metric : str, optional
-        As in `probe_protocol`, instead of `kind`, `value`, `shots`, `repeats`, `semi` and `baselines`. Of a
-        protocol that leaves no model file nothing is evaluated again or drawn.
+        As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi` and `baselines`.
+        Of a protocol that leaves no model file nothing is evaluated again or drawn.
 
     Other parameters are those of `extract` and `probe`.
 
@@ -67,15 +68,18 @@ def run(
         later stage's stands), ``report`` (path) and ``seconds`` (in all).
     """
     started = time.perf_counter()
+    recipe = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
+    recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines}
     if protocol is not None:
-        _check_protocol(protocol, metric, value, shots)  # here, not after an hour of embedding
-    probes.check_few(shots, repeats, semi)
+        _check_protocol(protocol, metric, value, shots, multi_label)  # here, not after an hour of embedding
+    Recipe(**recipe).check()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
     if backbone is None or isinstance(backbone, str):
         options = {**options, "device": device, "seed": seed}
     manifest = manifests.read(data)
-    manifests.check_labels(manifest.samples)  # here, not after an hour of embedding
+    check = manifests.check_label_sets if multi_label else manifests.check_labels
+    check(manifest.samples)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
     del manifest  # `extract` reads it again; two at a time would be one too many
@@ -101,9 +105,7 @@ def run(
         output = model if protocols.named(protocol).linear else None
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
-        few = {"shots": shots, "repeats": repeats, "semi": semi}
-        options = {"kind": kind, "value": value, "class_weight": class_weight, "baselines": baselines}
-        probed = probe(store, model, **options, **few, workers=workers, **both)
+        probed = probe(store, model, **recipe, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {
@@ -120,11 +122,15 @@ def run(
     return merged
 
 
-def _check_protocol(protocol: str, metric: str | None, value: float | None, shots: Sequence[int]) -> None:
+def _check_protocol(
+    protocol: str, metric: str | None, value: float | None, shots: Sequence[int], multi_label: bool
+) -> None:
     """Refuse a protocol or metric that there is not, and what a protocol decides."""
     protocols.choose_metric(protocols.named(protocol), metric)
     if value is not None or shots:
         raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
+    if multi_label:
+        raise ProbeError(f"protocol {protocol} is for one class per image; leave out multi-label, or the protocol")
 
 
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Which labels can be learned from, and how samples are split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from featurepipe.errors import ManifestError
+from featurepipe.manifests.samples import Sample
+
+VAL_SHARE = TEST_SHARE = 0.2
+
+
+def check_labels(samples: Iterable[Sample]) -> None:
+    """Check that a classifier can be trained on those of these samples that have a label.
+
+    Raises
+    ------
+    ManifestError
+        No labels at all, a single class, or a class that occurs outside ``train`` only.
+    """
+    first: dict[tuple[str, str | None], str] = {}  # of each class in each split, in order
+    for sample in samples:
+        if sample.label is not None:
+            first.setdefault((sample.label, sample.split), sample.id)
+    labels = {label for label, _ in first}
+    if not labels:
+        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    if len(labels) == 1:
+        raise ManifestError(f"only one class ({labels.pop()!r}); a classifier needs at least two")
+    if all(split is None for _, split in first):
+        return
+    trained = {label for label, split in first if split == "train"}
+    for (label, split), id_ in first.items():
+        if label not in trained:
+            raise ManifestError(f"class {label!r} occurs in {split} only, never in train ({id_})")
+
+
+def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) -> list[str]:
+    """Split labelled samples 60/20/20 into train, val and test, class by class.
+
+    The order inside a class is the sha256 of seed and content digest, so the split depends on nothing but
+    content, label and seed; exact copies always land in the same split.
+
+    Parameters
+    ----------
+    labels, digests : sequence of str
+        Class and content digest of each sample.
+    seed : int
+        Another seed gives another split.
+
+    Returns
+    -------
+    list of str
+        ``'train'``, ``'val'`` or ``'test'`` for each sample.
+
+    Notes
+    -----
+    A class with fewer than three distinct images gives none to val, one with a single image none to test.
+    """
+    members: dict[str, list[str]] = {}
+    for label, digest in sorted(set(zip(labels, digests, strict=True))):
+        members.setdefault(label, []).append(digest)
+    chosen: dict[str, str] = {}  # by digest alone: a copy under another label must not cross splits
+    for digests_of_class in members.values():
+        order = sorted(digests_of_class, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest())
+        test = max(1, round(TEST_SHARE * len(order))) if len(order) > 1 else 0
+        val = max(1, round(VAL_SHARE * len(order))) if len(order) > 2 else 0
+        for rank, digest in enumerate(order):
+            chosen.setdefault(digest, "test" if rank < test else "val" if rank < test + val else "train")
+    return [chosen[digest] for digest in digests]

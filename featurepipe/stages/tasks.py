@@ -1,0 +1,204 @@
+"""The stage `probe_tasks`: the labels of a table, a probe for each of its columns, on embeddings read once."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import manifests, probes
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
+from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
+
+KEYS = ("id", "path")  # columns that say which sample a row is of
+
+
+def probe_tasks(
+    store: str | Path,
+    output: str | Path | None = None,
+    *,
+    labels: str | Path,
+    tasks: str | Sequence[str],
+    backbone: str | Extractor | None = None,
+    layer: str | None = None,
+    weights: str | Path | None = None,
+    include_backbone: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    listener: Listener = SILENT,
+    **recipe: Any,
+) -> dict[str, Any]:
+    """Train a classifier for each of several tasks, whose labels stand in the columns of a table.
+
+    The store's own labels play no part, its splits do. Where it has none (or train alone), they are made as by `probe`
+    for a single task; for several once, by content alone, of the samples that have a label in any, so that no task's
+    test images are another's training images.
+
+    Parameters
+    ----------
+    store : path
+    output : path, optional
+        Model files: of ``DIR/NAME.safetensors`` each task's is ``DIR/NAME-TASK.safetensors``. By default
+        ``STORE/<backbone>-<fingerprint8>/model-TASK.safetensors``.
+    labels : path
+        CSV, TSV, JSONL or Parquet table with the column ``id`` (or ``path``, where that is the id) and one for each
+        task. A sample with an empty cell, or with no row, is unlabelled in that task and left out of it.
+    tasks : str or sequence of str
+        Columns, in a list or between commas.
+    backbone, layer, weights, include_backbone, device, workers
+        As for `probe`.
+    **recipe
+        ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed``, as for `probe`, of each.
+
+    Returns
+    -------
+    dict
+        ``tasks`` (name → what `probe` returns, with ``labels`` and ``task`` in ``data``), ``labels, notes, seconds``.
+
+    Raises
+    ------
+    ManifestError
+        A table without such columns, with two rows of one sample, or none of the store's samples in it; labels or
+        splits that cannot be learned from, where the message begins with the task's name.
+    ProbeError, StoreError
+        As for `probe`.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> from featurepipe.stages import export
+    >>> store = extract("data/digits/test", "/tmp/tasks.store", backbone="pixels")["store"]
+    >>> table = export(store, "/tmp/tasks.csv")["output"]  # has the columns id and label
+    >>> result = probe_tasks(store, labels=table, tasks="label", kind="ridge", baselines="none")
+    >>> result["tasks"]["label"]["test"]["top1"] > 0.8
+    True
+    """
+    started = time.perf_counter()
+    recipe = Recipe(**recipe)
+    recipe.check()
+    names = _names(tasks)
+    columns = _read(Path(labels), names)
+    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    paths = _paths(source.path, names)
+    notes = _match_notes(labels, columns, source.matrix.ids, {row.sample.id for row in source.store.rows()})
+    for note in notes:
+        listener.note(f"note: {note}")
+    matrices = {name: _relabelled(source.matrix, columns, number) for number, name in enumerate(names)}
+    matrices, split_source = _split(matrices, recipe.seed) if len(names) > 1 else (matrices, None)
+    for name, matrix in matrices.items():  # the labels of all, before anything is fitted
+        bare = replace(matrix, X=np.empty((len(matrix), 0), np.float32))
+        parts = _divide(name, replace(source, matrix=bare), recipe).parts
+        probes.check_enough(parts.learned.y, recipe.shots)
+    others = cache(lambda: load_baselines(source, recipe, device, workers, listener))
+    results = {}
+    for name, matrix in matrices.items():
+        begun = time.perf_counter()
+        listener.note(f"task {name}")
+        found = _divide(name, replace(source, matrix=matrix, path=paths[name]), recipe)
+        found = replace(found, split_source=split_source or found.split_source)
+        about = {"labels": str(labels), "task": name}
+        result = probe_prepared(found, recipe, others, about=about, listener=listener)
+        results[name] = {**result, "seconds": round(time.perf_counter() - begun, 3)}
+    seconds = round(time.perf_counter() - started, 3)
+    return {"tasks": results, "labels": str(labels), "notes": notes, "seconds": seconds}
+
+
+def _names(tasks: str | Sequence[str]) -> list[str]:
+    names = [name.strip() for name in tasks.split(",") if name.strip()] if isinstance(tasks, str) else list(tasks)
+    if not names:
+        raise ProbeError("no task is named; name columns of the table")
+    if len(set(names)) < len(names):
+        raise ProbeError(f"a task is named twice in {', '.join(names)}; name each once")
+    return names
+
+
+def _paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Each task's model file, beside `path`."""
+    found: dict[Path, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name)
+        own = path.with_name(f"{path.stem}-{plain}{path.suffix}")
+        if own in found:
+            raise ProbeError(f"tasks {found[own]!r} and {name!r} would both be written to {own.name}; rename a column")
+        found[own] = name
+    return {name: own for own, name in found.items()}
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """Sample id → its label in each task."""
+    if not path.is_file() or path.suffix.lower() not in manifests.TABLE_SUFFIXES:
+        why = "is none" if path.exists() else "does not exist"
+        raise ManifestError(
+            f"labels are read from a table ({' '.join(sorted(manifests.TABLE_SUFFIXES))}); {path} {why}"
+        )
+    found: dict[str, tuple[str | None, ...]] = {}
+    columns: dict[object, None] = {}
+    for number, row in enumerate(manifests.table_rows(path, names, KEYS), start=1):
+        columns |= dict.fromkeys(row)
+        id_, file = (manifests.cell_text(row.get(key)) for key in KEYS)
+        if None in row:
+            raise ManifestError(f"{path}: row {number} has more cells than the header; quote cells with commas")
+        if id_ is None and file is None:
+            there = ", ".join(map(str, row)) or "none"
+            raise ManifestError(f"{path}: row {number} has neither 'id' nor 'path' (its columns: {there})")
+        id_ = id_ or file.replace(os.sep, "/")
+        if id_ in found:
+            raise ManifestError(f"{path}: id {id_!r} stands in several rows; ids must be unique")
+        found[id_] = tuple(manifests.cell_text(row.get(name)) for name in names)
+    if not found:
+        raise ManifestError(f"{path} has no rows")
+    manifests.check_columns(path, columns, names)
+    return found
+
+
+def _match_notes(
+    table: str | Path, columns: Mapping[str, object], ids: np.ndarray, known: Collection[str]
+) -> list[str]:
+    """Notes on samples that are in the table or in the store only; a ManifestError if nothing is in both."""
+    absent = sum(id_ not in columns for id_ in ids)
+    strangers = [id_ for id_ in columns if id_ not in known]
+    if absent == len(ids):
+        raise ManifestError(
+            f"{table} has no row of any sample of the store: its ids are like {next(iter(columns))!r}, "
+            f"the store's like {ids[0]!r}"
+        )
+    notes = [f"{absent} of {len(ids)} samples have no row in {table}: unlabelled"] if absent else []
+    if strangers:
+        notes.append(f"{len(strangers)} rows of {table} are of no sample of the store (first {strangers[0]!r})")
+    return notes
+
+
+def _relabelled(matrix: FeatureMatrix, columns: Mapping[str, tuple[str | None, ...]], task: int) -> FeatureMatrix:
+    labels = np.array([columns[id_][task] if id_ in columns else None for id_ in matrix.ids], object)
+    return replace(matrix, y=labels)
+
+
+def _split(matrices: dict[str, FeatureMatrix], seed: int) -> tuple[dict[str, FeatureMatrix], str | None]:
+    """The same rows with splits for all tasks, and how they were made; as they are where the store gives splits."""
+    any_label = np.any([matrix.y != None for matrix in matrices.values()], axis=0)  # noqa: E711  # element by element
+    first = next(iter(matrices.values()))
+    used = first.take(any_label)
+    if not len(used) or not is_unsplit(used):
+        return matrices, None
+    split = np.full(len(first), None, object)
+    split[any_label], how = split_by_content(used, seed)
+    return {name: replace(matrix, split=split) for name, matrix in matrices.items()}, how
+
+
+def _divide(name: str, source: Source, recipe: Recipe) -> Prepared:
+    try:
+        return divide(source, seed=recipe.seed, multi_label=recipe.multi_label)
+    except ManifestError as error:
+        raise ManifestError(f"task {name}: {error}") from error
