@@ -18,16 +18,17 @@ comes out is a plain scikit-learn estimator that takes raw embeddings. Its proba
 temperature, on the selection scores (logistic regression is fitted to its probabilities already).
 """
 
-from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, KINDS, at_edge
+from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, FOLDS, KINDS, OUT_OF_CORE, at_edge
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
     decision_scores,
     evaluate,
     majority,
+    predict,
     probabilities,
 )
-from featurepipe.probes.selection import FOLDS, Probe, fit, fit_few_shot
+from featurepipe.probes.selection import Probe, fit, fit_few_shot
 
 __all__ = [
     "ALPHA_GRID",
@@ -36,6 +37,7 @@ __all__ = [
     "ECE_BINS",
     "FOLDS",
     "KINDS",
+    "OUT_OF_CORE",
     "Probe",
     "at_edge",
     "check_known",
@@ -44,5 +46,6 @@ __all__ = [
     "fit",
     "fit_few_shot",
     "majority",
+    "predict",
     "probabilities",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.stacks import Rows, Stack, chunks
 
 ECE_BINS = 15
 
@@ -40,7 +41,7 @@ def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
     return float(np.mean(y_test == classes[counts.argmax()]))
 
 
-def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
+def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
     """One score per class, (n, classes), whose softmax is the kind's own probabilities where it has any.
 
     A binary decision d becomes the pair (-d/2, d/2); of the nearest class mean it is minus half the squared distance
@@ -48,7 +49,15 @@ def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
     which one vote is added that all classes share, so that none has probability 0 (Laplace's rule); of an mlp the
     logarithm of its probabilities.
     """
-    X = np.asarray(X, np.float64)
+    X = X if isinstance(X, Stack) else np.asanyarray(X)
+    scores = np.empty((len(X), len(estimator.classes_)))
+    for at, chunk in chunks(X):
+        scores[at] = _scores(estimator, chunk)
+    return scores
+
+
+def _scores(estimator: Any, X: np.ndarray) -> np.ndarray:
+    """`decision_scores` of a chunk in float64."""
     if hasattr(estimator, "centroids_"):
         middle = estimator.centroids_.mean(axis=0)  # (D,): about it no digits are lost
         centred = estimator.centroids_ - middle  # (K, D)
@@ -61,6 +70,11 @@ def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
         k = estimator.n_neighbors
         proba = (k * proba + 1 / proba.shape[1]) / (k + 1)
     return np.log(np.maximum(proba, np.finfo(np.float64).eps))  # 1 - p is 0 or no less
+
+
+def predict(estimator: Any, X: Rows) -> np.ndarray:
+    """The estimator's own `predict`, (n,), a few megabytes of rows at a time."""
+    return np.concatenate([estimator.predict(chunk) for _, chunk in chunks(X)])
 
 
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:
