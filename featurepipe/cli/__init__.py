@@ -25,6 +25,7 @@ from featurepipe.cli.options import (
     HELD,
     KINDS,
     LAYERS,
+    MEMORY,
     PROBE,
     SEED,
     STRICT,
@@ -174,6 +175,7 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
 )
 @WEIGHTS
 @PROBE
+@MEMORY
 @DEVICE
 @WORKERS
 @SEED
@@ -189,6 +191,7 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
+      $ featurepipe probe digits.store --memory 500MB
     """
     from featurepipe import stages
 

@@ -212,7 +212,7 @@ def fit_few_shot(
 def _cross_validate(
     kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
 ) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Scores of every candidate on the rows that are ever held out, (m, classes); whether each converged in all folds."""
+    """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
     classes = np.unique(y)
     scores = [np.zeros((len(y), len(classes))) for _ in candidates]
     converged = np.ones(len(candidates), bool)

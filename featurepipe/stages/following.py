@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import models, probes, protocols
+from featurepipe import matrices, models, probes, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, prepare, sizes
+from featurepipe.stages.preparing import Parts, cut, prepare, sizes
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
@@ -95,17 +95,17 @@ def probe_protocol(
         seed=seed,
         device=device,
     )
-    parts = ready.parts
     ready.announce(listener, f"protocol {protocol}")
+    parts = cut(matrices.fill(ready.entry, ready.samples))
     estimator, found = _follow(chosen, parts, metric, seed)
     notes = ready.notes + found.pop("notes")
     card = {
         "data": {
             "root": str(ready.store.root),
-            "samples": len(ready.matrix),
-            "classes": len(np.unique(ready.matrix.y)),
+            "samples": len(ready.samples),
+            "classes": len(np.unique(ready.samples.y)),
         },
-        "splits": sizes(ready.split),
+        "splits": sizes(ready.samples.split),
         "split_source": ready.split_source,
         "evaluated_on": parts.reported,
         **found,

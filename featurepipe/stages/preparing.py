@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,27 @@ from featurepipe.stores import Entry, Store
 
 @dataclass(frozen=True)
 class Parts:
-    """A labelled matrix cut into training, selection and evaluation rows."""
+    """A labelled matrix cut into training, selection and evaluation rows, each of them a slice of it.
+
+    Attributes
+    ----------
+    train : FeatureMatrix
+    select : FeatureMatrix or None
+    report : FeatureMatrix
+    learned : FeatureMatrix
+        All rows but those that are reported.
+    reported : str
+        'test', or 'val' where there is no test.
+    elsewhere : str or None
+        Why the features are not in memory; None if they are.
+    """
 
     train: FeatureMatrix
     select: FeatureMatrix | None
     report: FeatureMatrix
-    reported: str  # 'test', or 'val' where there is no test
-
-    @property
-    def learned(self) -> FeatureMatrix:
-        """All rows but those that are reported."""
-        return self.train if self.select is None else self.train.joined(self.select)
+    learned: FeatureMatrix
+    reported: str
+    elsewhere: str | None
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,11 @@ class Prepared:
         The backbone's source, as of where its weights are now.
     module : torch.nn.Module or None
         The backbone, where it goes into the model file.
-    matrix : FeatureMatrix
-        The labelled rows.
-    split : ndarray of object, shape (n,)
+    samples : FeatureMatrix
+        The labelled rows by split, before their embeddings are read: see `featurepipe.matrices.outline`.
     split_source : str
     parts : Parts
-        The same rows by split.
+        The same.
     notes : list of str
     """
 
@@ -61,15 +70,14 @@ class Prepared:
     path: Path
     origin: Mapping[str, Any]
     module: Any
-    matrix: FeatureMatrix
-    split: np.ndarray
+    samples: FeatureMatrix
     split_source: str
     parts: Parts
     notes: list[str]
 
     def announce(self, listener: Listener, what: str) -> None:
         """Say what is done on how many samples."""
-        counts = ", ".join(f"{n} {name}" for name, n in sizes(self.split).items())
+        counts = ", ".join(f"{n} {name}" for name, n in sizes(self.samples.split).items())
         listener.note(f"{what} on {self.entry.title}: {counts}")
         if self.split_source != "given":
             listener.note(f"splits {self.split_source}")
@@ -104,7 +112,7 @@ def prepare(
     seed: int,
     device: str,
 ) -> Prepared:
-    """Find an entry, check where its model file goes, load its labelled rows and split them.
+    """Find an entry, check where its model file goes, find its labelled rows and split them.
 
     Parameters
     ----------
@@ -130,17 +138,24 @@ def prepare(
     if weights is not None or include_backbone:
         made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
-    matrix, notes = labelled(matrices.load(source, entry))
-    if among is not None:
-        matrix = matrix.take(np.array([digest in among for digest in matrix.digests], bool))
-    split, split_source = choose_splits(matrix, seed)
-    parts = cut(matrix, split)
-    if has_learned(entry, parts.train, matrix.take(split != "train")):
+    samples, notes = outline(source, entry, among)
+    split, split_source = choose_splits(samples, seed)
+    samples = arrange(samples, split)
+    parts = cut(samples)
+    if has_learned(entry, parts.train, samples.take(samples.split != "train")):
         raise ProbeError(
             f"the codebook of {entry.title} was learned from images that are held out now; use the seed and splits of "
             "then, or learn another: featurepipe compare --baselines full"
         )
-    return Prepared(source, entry, path, origin, module, matrix, split, split_source, parts, notes + copy_notes(parts))
+    return Prepared(source, entry, path, origin, module, samples, split_source, parts, notes + copy_notes(parts))
+
+
+def outline(store: Store, entry: Entry, among: Collection[str] | None) -> tuple[FeatureMatrix, list[str]]:
+    """The labelled rows before their embeddings are read, of some digests if they are given; and notes."""
+    samples, notes = labelled(matrices.outline(store, entry))
+    if among is None:
+        return samples, notes
+    return samples.take(np.array([digest in among for digest in samples.digests], bool)), notes
 
 
 def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
@@ -170,14 +185,26 @@ def choose_splits(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
     return matrix.split, "given"
 
 
-def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:
-    """A labelled matrix by the split of each row, (n,): test is reported, or else val."""
-    reported = "test" if (split == "test").any() else "val"
-    select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
-    report = matrix.take(split == reported)
-    if not len(report):
+def arrange(matrix: FeatureMatrix, split: np.ndarray) -> FeatureMatrix:
+    """A matrix with the split of each row, (n,), in the order of the splits, so that each part is a slice."""
+    order = np.argsort([manifests.SPLITS.index(name) for name in split], kind="stable")
+    return replace(matrix.take(order), split=split[order])
+
+
+def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
+    """The parts of an arranged matrix: test is reported, or else val."""
+    train, val, test = sizes(matrix.split).values()
+    if not val + test:
         raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
-    return Parts(matrix.take(split == "train"), select, report, reported)
+    learned = train + val if test else train
+    return Parts(
+        train=matrix.take(slice(train)),
+        select=matrix.take(slice(train, learned)) if learned > train else None,
+        report=matrix.take(slice(learned, None)),
+        learned=matrix.take(slice(learned)),
+        reported="test" if test else "val",
+        elsewhere=elsewhere,
+    )
 
 
 def sizes(split: np.ndarray) -> dict[str, int]:

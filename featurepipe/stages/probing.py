@@ -18,9 +18,11 @@ from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
+from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
+from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, Prepared, cut, prepare, sizes
+from featurepipe.stages.preparing import Parts, Prepared, arrange, prepare, sizes
 from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
@@ -45,6 +47,7 @@ def probe(
     workers: int | None = None,
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
+    memory: int | str | None = None,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Train a classifier on cached embeddings and write it as a model file.
@@ -83,14 +86,27 @@ def probe(
         Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
         What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
+    memory : int or str, optional
+        Bytes, or say ``"8GB"``; by default what the machine has available. Where the features and a working copy of
+        them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
+        result to the tolerance of each fit. A knn and an mlp cannot do that.
 
     Returns
     -------
     dict
-        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source,
-        evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions.
+        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
+        features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
+        few_shot, notes, seconds``. All accuracies are fractions.
+
+    Raises
+    ------
+    ProbeError
+        Words that are not among the known ones, a strength or shots that cannot be, data that no probe can be fitted
+        on, or features of a knn or mlp that exceed the memory.
+    ManifestError, StoreError
+        Labels, splits or embeddings that cannot be used.
     """
-    started = time.perf_counter()
+    started, limit = time.perf_counter(), parse_size(memory)
     if baselines not in BASELINES:
         raise ProbeError(f"baselines {baselines!r} is unknown; use {', '.join(BASELINES)}")
     found = prepare(
@@ -104,28 +120,35 @@ def probe(
         seed=seed,
         device=device,
     )
-    entry, parts = found.entry, found.parts
-    _check_shots(parts, shots)
+    entry = found.entry
+    _check_shots(found.parts, shots)
     found.announce(listener, f"{kind} probe")
+    parts = hold(entry, found.samples, kind, limit)
     fitted = fit_parts(kind, parts, value, seed, class_weight)
-    notes = found.notes + fit_notes(fitted) + _layer_notes(entry, compared)
+    notes = found.notes + held_notes(parts) + fit_notes(fitted) + _layer_notes(entry, compared)
     few = _few_shot(kind, parts, shots, repeats, seed)
+    held = 0 if parts.elsewhere else parts.learned.X.nbytes + parts.report.X.nbytes
     others: dict[str, float | None] = {}
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
         try:
-            same = _same_samples(found, extractor, workers, listener)
-        except StoreError as error:  # the images may be gone while their embeddings are still here
-            notes.append(f"no figure for {extractor.name}: {error}")
+            same = hold(
+                *_same_samples(found, extractor, workers, listener),
+                kind,
+                None if limit is None else max(limit - held, 0),
+            )
+        except (StoreError, ProbeError) as error:  # the images may be gone while their embeddings are still here, or
+            notes.append(f"no figure for {extractor.name}: {error}")  # the features too large for the kind
             continue
+        notes += [f"{extractor.name}: {note}" for note in held_notes(same)]
         estimator = fit_parts(kind, same, None, seed, class_weight).estimator
-        others[name] = float(np.mean(estimator.predict(same.report.X) == same.report.y))
+        others[name] = float(np.mean(probes.predict(estimator, same.report.X) == same.report.y))
         for one, other in zip(few, _few_shot(kind, same, shots, repeats, seed), strict=True):
             one["baselines"][name] = other["mean"]
     if baselines != "none":
         others["majority"] = probes.majority(parts.train.y, parts.report.y)
     card = {
-        "data": {"root": str(found.store.root), "samples": len(found.matrix), "classes": len(fitted.classes)},
-        "splits": sizes(found.split),
+        "data": {"root": str(found.store.root), "samples": len(found.samples), "classes": len(fitted.classes)},
+        "splits": sizes(found.samples.split),
         "split_source": found.split_source,
         **_figures(fitted, parts),
         "baselines": {name: others.get(name) for name in ("majority", "pixels", "random_backbone")},
@@ -146,7 +169,11 @@ def probe(
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": entry.name, "layer": entry.layer}
     result = {**identity, "kind": kind, **strength, **card}
-    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+    return {
+        **result,
+        "out_of_core": parts.elsewhere is not None,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
@@ -181,7 +208,13 @@ def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_wei
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
     options = {"value": value, "seed": seed, "class_weight": class_weight, "groups": parts.train.digests}
+    options["keep"] = parts.elsewhere is None
     return probes.fit(kind, parts.train.X, parts.train.y, *select, **options)
+
+
+def held_notes(parts: Parts) -> list[str]:
+    """A note where the features did not fit into memory."""
+    return [] if parts.elsewhere is None else [parts.elsewhere]
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
@@ -228,12 +261,15 @@ def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> di
     return found
 
 
-def _same_samples(found: Prepared, extractor: Extractor, workers: int | None, listener: Listener) -> Parts:
-    """The same samples, cut the same way, seen by another extractor; missing embeddings are computed."""
+def _same_samples(
+    found: Prepared, extractor: Extractor, workers: int | None, listener: Listener
+) -> tuple[Entry, FeatureMatrix]:
+    """The same samples, in the same splits, of another extractor's entry; missing embeddings are computed."""
     store = found.store
     with store.lock():
         fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
-    other = matrices.load(store, store.entry(extractor))
-    split_of = dict(zip(found.matrix.ids, found.split, strict=True))
+    entry = store.entry(extractor)
+    other = matrices.outline(store, entry)
+    split_of = dict(zip(found.samples.ids, found.samples.split, strict=True))
     other = other.take(np.array([id_ in split_of for id_ in other.ids], bool))
-    return cut(other, np.array([split_of[id_] for id_ in other.ids], object))
+    return entry, arrange(other, np.array([split_of[id_] for id_ in other.ids], object))
