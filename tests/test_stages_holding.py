@@ -1,6 +1,7 @@
 """Features in memory or in a scratch file: the same results, nothing left behind, and clear refusals."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ def files(store):
 
 def maps():
     """What this process has mapped of scratch files, which have no name any more."""
+    if not os.path.exists("/proc/self/maps"):
+        pytest.skip("needs Linux, to see what is mapped")
     with open("/proc/self/maps") as file:
         return [line for line in file if line.rstrip().endswith("(deleted)") and ".store/" in line]
 
@@ -65,11 +68,9 @@ def test_sizes(size, count):
     assert parse_size(size) == count
 
 
-@pytest.mark.parametrize(
-    "size", ["", "GB", "8 bytes", "-1GB", "1e9", "8PB", "nan", -1, "0.1B", 0, "0GB", 2.5j, "8 G B"]
-)
-def test_what_is_no_size(size, stored):
-    with pytest.raises(ProbeError, match="memory .* is (not a size|none)") as caught:
+@pytest.mark.parametrize("size", ["", "GB", "8 bytes", "-1GB", "1e9", "8PB", "nan", -1, "0.1B", 0, "0GB", "8 G B"])
+def test_what_is_no_size(size):
+    with pytest.raises(ProbeError, match=r"memory .* is (not a size|none)") as caught:
         parse_size(size)
     assert "\n" not in str(caught.value)
 
@@ -143,7 +144,7 @@ def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
 
 def test_a_full_disk_is_found_before_it_is_written_to(stored, monkeypatch):
     store = stored()
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (0, 0, 1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(StoreError, match=r"of scratch more than the 1 kB left in .*color-histogram"):
         probe(store, memory=TINY, baselines="none")
 
@@ -157,10 +158,10 @@ def test_a_full_disk_is_found_before_it_is_written_to(stored, monkeypatch):
 def test_results_are_those_in_memory(stored, kind, splits, backbone):
     store = stored(splits, 8, backbone)
     options = {"kind": kind, "baselines": "none", "shots": [3], "repeats": 2}
-    results = [probe(store, memory=memory, **options) for memory in ("1GB", TINY)]
-    heads = [models.load(results[0]["model"])]
-    probe(store, memory="1GB", **options)
-    heads.append(models.load(results[0]["model"]))
+    results, heads = [], []
+    for memory in ("1GB", TINY):
+        results.append(probe(store, memory=memory, **options))
+        heads.append(models.load(results[-1]["model"]))
     inside, outside = results
     assert (inside["out_of_core"], outside["out_of_core"]) == (False, True)
     assert any(note.startswith("out of core: the features and a working copy take") for note in outside["notes"])
@@ -171,8 +172,8 @@ def test_results_are_those_in_memory(stored, kind, splits, backbone):
     assert outside["few_shot"] == inside["few_shot"]
     for one, other in zip(inside["selection"]["path"], outside["selection"]["path"], strict=True):
         assert other == pytest.approx(one, rel=1e-3, abs=1e-6)
-    weights = [getattr(head.estimator, "coef_", getattr(head.estimator, "centroids_", None)) for head in heads]
-    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-2, atol=2e-3 * np.abs(weights[1]).max())
+    weights = [head.estimator.centroids_ if kind == "centroid" else head.estimator.coef_ for head in heads]
+    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-2, atol=2e-3 * np.abs(weights[0]).max())
 
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
@@ -186,11 +187,11 @@ def test_baselines_keep_to_the_memory_that_the_features_leave(stored):
     width = matrices.load(*samples_of(store)[:2]).X.shape[1]
     size = 4 * 72 * width
     for memory, told in ((2 * size, True), ("1GB", False)):  # pixels are the wider ones
-        result = probe(store, kind="ridge", memory=memory)
+        result = probe(store, backbone="color-histogram", kind="ridge", memory=memory)
         assert not result["out_of_core"]
         assert any(note.startswith("pixels: out of core") for note in result["notes"]) == told
         assert result["baselines"]["pixels"] is not None
-    result = probe(store, kind="knn", memory=2 * size)
+    result = probe(store, backbone="color-histogram", kind="knn", memory=2 * size)
     assert result["baselines"]["pixels"] is None
     assert any("no figure for pixels: the features and a working copy take" in note for note in result["notes"])
 
