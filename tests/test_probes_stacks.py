@@ -7,7 +7,7 @@ import pytest
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import stacks
+from featurepipe.probes import kinds, stacks
 from featurepipe.probes.stacks import Stack, check_finite, chunks, weighted_moments
 
 
@@ -80,3 +80,37 @@ def test_no_probe_copies_the_features_in_float64(kind, monkeypatch):
     scores = 8 * 2 * len(y)  # of two classes: these are no features
     assert peaks[True] < 1.1 * X.nbytes + 12 * scores
     assert peaks[False] < 12 * scores
+
+
+@pytest.mark.parametrize("kind", ["ridge", "lda", "centroid"])
+def test_folds_added_up_are_folds_fitted_one_by_one(kind):
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(91) % 3)
+    X = rng.normal(size=(91, 6)) + np.eye(3, 6)[y] + 5  # more than six rows per feature: one pass for all folds
+    y[0], folds = 3, np.arange(91) % kinds.FOLDS
+    folds[0] = -1  # the only row of its class
+    grid = probes.KINDS[kind][1]
+    for fold, (out, fitted) in enumerate(kinds.fit_folds(kind, X, y, grid, folds)):
+        assert out.tolist() == (folds == fold).tolist()
+        for (one, _), (other, _) in zip(fitted, kinds.fit_path(kind, X[~out], y[~out], grid), strict=True):
+            scores = probes.decision_scores(one, X[out]), probes.decision_scores(other, X[out])
+            np.testing.assert_allclose(*scores, rtol=1e-7, atol=1e-8)
+    assert fold == kinds.FOLDS - 1
+
+
+@pytest.mark.parametrize("kind", probes.OUT_OF_CORE)
+def test_a_memory_map_gives_what_memory_gives(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    X = (rng.normal(size=(120, 9)) + np.eye(3, 9)[y]).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for train, select in ((slice(None), None), (slice(80), slice(80, None))):
+        one, other = (
+            probes.fit(kind, of[train], y[train], *(() if select is None else (of[select], y[select])), keep=of is X)
+            for of in (X, mapped)
+        )
+        assert other.chosen == one.chosen
+        assert other.temperature == pytest.approx(one.temperature, rel=1e-3)
+        scores = probes.decision_scores(other.estimator, mapped), probes.decision_scores(one.estimator, X)
+        np.testing.assert_allclose(*scores, atol=2e-3 * np.abs(scores[1]).max())

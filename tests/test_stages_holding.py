@@ -142,6 +142,11 @@ def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
         probe(stored(), kind=kind, memory=TINY, baselines="none")
 
 
+def test_an_unknown_kind_is_still_said_to_be_unknown(stored):
+    with pytest.raises(ProbeError, match="'tree' is unknown"):
+        probe(stored(), kind="tree", memory=TINY, baselines="none")
+
+
 def test_a_full_disk_is_found_before_it_is_written_to(stored, monkeypatch):
     store = stored()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))

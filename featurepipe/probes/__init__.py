@@ -18,7 +18,7 @@ comes out is a plain scikit-learn estimator that takes raw embeddings. Its proba
 temperature, on the selection scores (logistic regression is fitted to its probabilities already).
 """
 
-from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, FOLDS, KINDS, OUT_OF_CORE, at_edge
+from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, FOLDS, IN_MEMORY, KINDS, OUT_OF_CORE, at_edge
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
@@ -36,6 +36,7 @@ __all__ = [
     "C_GRID",
     "ECE_BINS",
     "FOLDS",
+    "IN_MEMORY",
     "KINDS",
     "OUT_OF_CORE",
     "Probe",

@@ -36,7 +36,8 @@ KINDS: dict[str, tuple[str | None, tuple[float | None, ...]]] = {
 }
 CLASS_WEIGHTS = (None, "balanced")
 _UNWEIGHTED = ("centroid", "knn")
-OUT_OF_CORE = ("logistic", "ridge", "svm", "lda", "centroid")  # kinds that need not hold the features
+IN_MEMORY = ("knn", "mlp")  # kinds that are made of a copy of the features
+OUT_OF_CORE = tuple(kind for kind in KINDS if kind not in IN_MEMORY)
 SMALL_BYTES = 2**26
 
 

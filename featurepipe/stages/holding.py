@@ -96,7 +96,7 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None) ->
     if limit is None or 2 * size <= limit:
         return cut(matrices.fill(entry, samples))
     much = f"the features and a working copy take {_said(2 * size)}, more than the {_said(limit)} of memory"
-    if kind not in probes.OUT_OF_CORE:
+    if kind in probes.IN_MEMORY:
         raise ProbeError(
             f"{much}, and a {kind} probe needs both; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
         )

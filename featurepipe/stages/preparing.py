@@ -42,6 +42,11 @@ class Parts:
     reported: str
     elsewhere: str | None
 
+    @property
+    def nbytes(self) -> int:
+        """What the features take of the memory."""
+        return 0 if self.elsewhere else self.learned.X.nbytes + self.report.X.nbytes
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -127,17 +127,13 @@ def probe(
     fitted = fit_parts(kind, parts, value, seed, class_weight)
     notes = found.notes + held_notes(parts) + fit_notes(fitted) + _layer_notes(entry, compared)
     few = _few_shot(kind, parts, shots, repeats, seed)
-    held = 0 if parts.elsewhere else parts.learned.X.nbytes + parts.report.X.nbytes
     others: dict[str, float | None] = {}
+    budget = None if limit is None else max(limit - parts.nbytes, 0)
     for name, extractor in _baseline_extractors(entry, baselines, seed, device).items():
         try:
-            same = hold(
-                *_same_samples(found, extractor, workers, listener),
-                kind,
-                None if limit is None else max(limit - held, 0),
-            )
-        except (StoreError, ProbeError) as error:  # the images may be gone while their embeddings are still here, or
-            notes.append(f"no figure for {extractor.name}: {error}")  # the features too large for the kind
+            same = hold(*_same_samples(found, extractor, workers, listener), kind, budget)
+        except (StoreError, ProbeError) as error:  # images that are gone, or features too large for the kind
+            notes.append(f"no figure for {extractor.name}: {error}")
             continue
         notes += [f"{extractor.name}: {note}" for note in held_notes(same)]
         estimator = fit_parts(kind, same, None, seed, class_weight).estimator
@@ -165,14 +161,20 @@ def probe(
     models.save(found.path, found.model(kind, fitted.estimator, fitted.temperature, card), module=found.module)
     for note in notes:
         listener.note(f"note: {note}")
+    result = {**_identity(found, kind, fitted), **card, "out_of_core": parts.elsewhere is not None}
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _identity(found: Prepared, kind: str, fitted: probes.Probe) -> dict[str, Any]:
+    """What was fitted on what, and where it is."""
     parameter = probes.KINDS[kind][0]
     strength = {} if parameter is None else {parameter: fitted.chosen}
-    identity = {"model": str(found.path), "backbone": entry.name, "layer": entry.layer}
-    result = {**identity, "kind": kind, **strength, **card}
     return {
-        **result,
-        "out_of_core": parts.elsewhere is not None,
-        "seconds": round(time.perf_counter() - started, 3),
+        "model": str(found.path),
+        "backbone": found.entry.name,
+        "layer": found.entry.layer,
+        "kind": kind,
+        **strength,
     }
 
 
