@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +44,9 @@ class FeatureMatrix:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, which: np.ndarray) -> FeatureMatrix:
-        """The rows that a boolean mask or an index array picks."""
+    def take(self, which: np.ndarray | slice) -> FeatureMatrix:
+        """The rows that a boolean mask or an index array picks, copied, or those of a slice, where they are."""
         return FeatureMatrix(self.ids[which], self.X[which], self.y[which], self.split[which], self.digests[which])
-
-    def joined(self, other: FeatureMatrix) -> FeatureMatrix:
-        """These rows, then those of another of the same width."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return FeatureMatrix(*(np.concatenate(pair) for pair in pairs))
 
 
 def load(store: Store, entry: Entry) -> FeatureMatrix:
@@ -66,8 +61,39 @@ def load(store: Store, entry: Entry) -> FeatureMatrix:
     ShardCorrupt
         A row fails its checksum.
     """
+    return fill(entry, outline(store, entry))
+
+
+def outline(store: Store, entry: Entry) -> FeatureMatrix:
+    """The rows of `load` without their embeddings: X (n, 2) says where these lie, as position of the shard and row.
+
+    Raises
+    ------
+    StoreError
+        As `load`.
+    """
     rows, numbers, places = _placed(store, entry)
-    return from_rows(_pick(rows, numbers), gather(entry, places))
+    return from_rows(_pick(rows, numbers), places)
+
+
+def fill(entry: Entry, outlined: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
+    """The rows of an outline, or some of them, with their embeddings.
+
+    Parameters
+    ----------
+    entry : Entry
+        The outline's.
+    outlined : FeatureMatrix
+        See `outline`.
+    X : ndarray of float32, shape (n, width), optional
+        Where to put the embeddings, such as a memory map.
+
+    Raises
+    ------
+    ShardCorrupt
+        A row fails its checksum.
+    """
+    return replace(outlined, X=gather(entry, outlined.X, X))
 
 
 def stream(store: Store, entry: Entry) -> Iterator[FeatureMatrix]:
@@ -142,14 +168,15 @@ def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
     )
 
 
-def gather(entry: Entry, places: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
+def gather(entry: Entry, places: Sequence[tuple[int, int]] | np.ndarray, X: np.ndarray | None = None) -> np.ndarray:
     """Rows of an entry's shards, by (position of the shard, row), one shard in memory at a time.
 
     Returns
     -------
     ndarray of float32, shape (len(places), width)
+        X, where it is given.
     """
-    X = np.empty((len(places), entry.indexes[0].width), np.float32)
+    X = np.empty((len(places), entry.indexes[0].width), np.float32) if X is None else X
     wanted = np.array(places)  # (n, 2): shard, row
     for number in np.unique(wanted[:, 0]):
         mine = np.flatnonzero(wanted[:, 0] == number)

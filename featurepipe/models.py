@@ -41,9 +41,9 @@ from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
 from featurepipe.probes.linear import linear_estimator
-from featurepipe.probes.neighbours import centroid_classifier, knn_classifier
+from featurepipe.probes.neighbours import knn_classifier
 from featurepipe.probes.networks import mlp_classifier
-from featurepipe.statistics import ridge_classifier
+from featurepipe.statistics import centroid_classifier, ridge_classifier
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.1"

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes import axes, paths
+from featurepipe.probes import paths, stacks
 from featurepipe.probes.paths import LogisticPath, SvmPath
 
 STRENGTHS = np.logspace(-6, 5, 12)
@@ -123,7 +123,7 @@ def test_products_may_read_the_features_instead_of_keeping_a_copy(tmp_path):
 def test_rows_in_many_chunks_give_the_same(monkeypatch):
     X, y = features(300, 40, 5)
     whole = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
-    monkeypatch.setattr(axes, "CHUNK_BYTES", 8 * 40 * 7)
+    monkeypatch.setattr(stacks, "CHUNK_BYTES", 8 * 40 * 7)
     parts = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]
     np.testing.assert_allclose(parts, whole, rtol=2 * paths.TOLERANCE)
 

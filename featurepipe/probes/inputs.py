@@ -8,12 +8,13 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.metrics import check_known
+from featurepipe.probes.stacks import chunks
 
 
 def check(
     X: np.ndarray, y: np.ndarray, X_other: np.ndarray | None = None, y_other: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The same as arrays, features in float64.
+    """The same as arrays, features uncopied where they are numbers.
 
     Parameters
     ----------
@@ -63,11 +64,13 @@ def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finite(X: np.ndarray) -> np.ndarray:
-    """Embeddings in float64; ProbeError unless all are finite numbers."""
-    try:
-        X = np.asarray(X, np.float64)
-    except (TypeError, ValueError) as error:  # text, or rows of different lengths
-        raise ProbeError(f"embeddings are numbers; {error}") from error
-    if not np.isfinite(X).all():
+    """Embeddings as an array of real numbers, uncopied where they are one; ProbeError unless all are finite."""
+    X = np.asanyarray(X)  # a memory map stays one
+    if X.dtype.kind not in "fiu":
+        try:
+            X = X.astype(np.float64)
+        except (TypeError, ValueError) as error:  # text, or rows of different lengths
+            raise ProbeError(f"embeddings are numbers; {error}") from error
+    if X.ndim == 2 and not all(np.isfinite(chunk).all() for _, chunk in chunks(X)):
         raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
     return X

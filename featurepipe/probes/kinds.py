@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import fit_lda, fit_logistic, fit_ridge, fit_svm
-from featurepipe.probes.neighbours import fit_centroid, fit_knn
+from featurepipe.probes.linear import fit_logistic, fit_svm
+from featurepipe.probes.neighbours import fit_knn
 from featurepipe.probes.networks import fit_mlp
 from featurepipe.probes.paths import Certificate
+from featurepipe.probes.quadratics import QUADRATIC, describe, describe_folds, fit_quadratic
+from featurepipe.probes.stacks import Rows, Stack
 
+Fitted = tuple[Any, Certificate | None]
+FOLDS = 5
 # Standardised features: from "nearly the class means" to "nearly separable" in whole decades.
 C_GRID = tuple(10.0**e for e in range(-5, 4))
 SVM_GRID = tuple(10.0**e for e in range(-6, 3))  # the squared hinge bends twice, the logistic loss a quarter
@@ -32,32 +36,27 @@ KINDS: dict[str, tuple[str | None, tuple[float | None, ...]]] = {
 }
 CLASS_WEIGHTS = (None, "balanced")
 _UNWEIGHTED = ("centroid", "knn")
-_FITTERS = {
-    "logistic": fit_logistic,
-    "ridge": fit_ridge,
-    "svm": fit_svm,
-    "lda": fit_lda,
-    "centroid": fit_centroid,
-    "knn": fit_knn,
-}
+IN_MEMORY = ("knn", "mlp")  # kinds that are made of a copy of the features
+OUT_OF_CORE = tuple(kind for kind in KINDS if kind not in IN_MEMORY)
 SMALL_BYTES = 2**26
 
 
 def fit_path(
     kind: str,
-    X: np.ndarray,
+    X: Rows,
     y: np.ndarray,
     candidates: Sequence[float | None],
     *,
     class_weight: str | None = None,
     seed: int = 0,
-) -> list[tuple[Any, Certificate | None]]:
+    keep: bool = True,
+) -> list[Fitted]:
     """Fit every candidate.
 
     Parameters
     ----------
     kind : str
-    X : ndarray of float64, shape (n, D)
+    X : ndarray or Stack, shape (n, D)
     y : ndarray, shape (n,)
     candidates : sequence
         Strengths, of the parameter that `KINDS` names.
@@ -65,19 +64,62 @@ def fit_path(
         See `featurepipe.probes.fit`.
     seed : int
         Of an mlp's initialisation and batches.
+    keep : bool
+        See `featurepipe.probes.fit`.
 
     Returns
     -------
     list of (estimator, certificate)
         scikit-learn estimators for raw X; None where there is no certificate.
     """
+    weights = balanced(y) if class_weight == "balanced" else None
+    with _threads(X):
+        if kind in QUADRATIC:
+            return [(estimator, None) for estimator in fit_quadratic(kind, describe(X, y, weights), candidates)]
+        if kind == "knn":
+            return list(fit_knn(X, y, candidates))
+        if kind == "mlp":
+            return list(fit_mlp(X, y, candidates, weights, seed=seed))
+        fitter = fit_logistic if kind == "logistic" else fit_svm
+        return list(fitter(X, y, candidates, weights, keep=keep))
+
+
+def fit_folds(
+    kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+) -> Iterator[tuple[np.ndarray, list[Fitted]]]:
+    """Fit every candidate on all rows but those of a fold, fold after fold.
+
+    Parameters
+    ----------
+    kind, X, y, candidates, **how
+        As of `fit_path`.
+    folds : ndarray of int, shape (n,)
+        From 0 to `FOLDS` - 1, or -1 for a row that is never held out. Every class stays when a fold is left out.
+
+    Yields
+    ------
+    out : ndarray of bool, shape (n,)
+        The rows held out.
+    list of (estimator, certificate)
+    """
+    # One pass serves all folds, but for weights, which balance each training part by itself; and the folds' X'X are to
+    # take no more memory than twice the features.
+    if kind in QUADRATIC and how.get("class_weight") is None and len(X) >= (FOLDS + 1) * X.shape[1]:
+        with _threads(X):
+            for fold, found in describe_folds(X, y, folds, FOLDS):
+                yield folds == fold, [(estimator, None) for estimator in fit_quadratic(kind, found, candidates)]
+        return
+    for fold in range(FOLDS):
+        out = folds == fold
+        if out.any():
+            yield out, fit_path(kind, Stack(X).take(~out), y[~out], candidates, **how)
+
+
+def _threads(X: Rows) -> AbstractContextManager:
+    """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
     from threadpoolctl import threadpool_limits
 
-    fitter = partial(fit_mlp, seed=seed) if kind == "mlp" else _FITTERS[kind]
-    weights = balanced(y) if class_weight == "balanced" else None
-    # Products of small matrices gain little from BLAS threads, and on a busy machine waiting for them costs tenfold.
-    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
-        return list(fitter(X, y, candidates, weights))
+    return threadpool_limits(1 if 8 * X.shape[0] * X.shape[1] < SMALL_BYTES else None, "blas")
 
 
 def balanced(y: np.ndarray) -> np.ndarray:

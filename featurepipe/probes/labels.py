@@ -20,11 +20,11 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import finite
-from featurepipe.probes.kinds import SMALL_BYTES, candidates_of, check_kind
+from featurepipe.probes.kinds import FOLDS, SMALL_BYTES, candidates_of, check_kind
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.metrics import check_known
 from featurepipe.probes.paths import TOLERANCE, Fit, LogisticPath
-from featurepipe.probes.selection import FOLDS, Probe
+from featurepipe.probes.selection import Probe
 
 MULTI_LABEL = "multi-label"
 

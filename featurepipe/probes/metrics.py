@@ -9,6 +9,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, labels_of
+from featurepipe.probes.stacks import Rows, Stack, chunks
 
 ECE_BINS = 15
 
@@ -48,7 +49,7 @@ def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
     return float(np.mean(y_test == classes[counts.argmax()]))
 
 
-def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
+def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
     """One score per class, (n, classes), whose softmax is the kind's own probabilities where it has any.
 
     A binary decision d becomes the pair (-d/2, d/2); of the nearest class mean it is minus half the squared distance
@@ -56,7 +57,15 @@ def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
     which one vote is added that all classes share, so that none has probability 0 (Laplace's rule); of an mlp the
     logarithm of its probabilities.
     """
-    X = np.asarray(X, np.float64)
+    X = X if isinstance(X, Stack) else np.asanyarray(X)
+    scores = np.empty((len(X), len(estimator.classes_)))
+    for at, chunk in chunks(X):
+        scores[at] = _scores(estimator, chunk)
+    return scores
+
+
+def _scores(estimator: Any, X: np.ndarray) -> np.ndarray:
+    """`decision_scores` of a chunk in float64."""
     if hasattr(estimator, "centroids_"):
         middle = estimator.centroids_.mean(axis=0)  # (D,): about it no digits are lost
         centred = estimator.centroids_ - middle  # (K, D)
@@ -74,6 +83,11 @@ def decision_scores(estimator: Any, X: np.ndarray) -> np.ndarray:
 def is_multi_label(estimator: Any) -> bool:
     """Whether it gives each image a set of labels."""
     return getattr(estimator, "multilabel_", False)
+
+
+def predict(estimator: Any, X: Rows) -> np.ndarray:
+    """The estimator's own `predict`, (n,), a few megabytes of rows at a time."""
+    return np.concatenate([estimator.predict(chunk) for _, chunk in chunks(X)])
 
 
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:

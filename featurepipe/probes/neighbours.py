@@ -1,4 +1,4 @@
-"""Classifiers by distance: the nearest class mean, and votes of the nearest neighbours."""
+"""Votes of the nearest neighbours."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.linear import Fitted, class_means
+from featurepipe.probes.linear import Fitted
+from featurepipe.probes.stacks import Rows, chunks
 
 # "Emerging Properties in Self-Supervised Vision Transformers" (Caron et al. 2021) and DINOv2's eval/knn.py, after
 # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
 TEMPERATURE = 0.07
 
 
-def fit_knn(X: np.ndarray, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None = None) -> Fitted:
+def fit_knn(X: Rows, y: np.ndarray, candidates: Iterable[float]) -> Fitted:
     """KNeighborsClassifier at each number of neighbours (or all rows, where there are fewer)."""
-    norms = np.linalg.norm(X, axis=1, keepdims=True)
-    unit = (X / np.where(norms > 0, norms, 1.0)).astype(np.float32)  # (n, D)
+    unit = np.empty(X.shape, np.float32)  # (n, D)
+    for at, chunk in chunks(X):
+        norms = np.linalg.norm(chunk, axis=1, keepdims=True)
+        unit[at] = chunk / np.where(norms > 0, norms, 1.0)
     classes, codes = np.unique(y, return_inverse=True)
     for k in candidates:
         yield knn_classifier(classes, unit, codes, min(int(k), len(unit))), None
@@ -59,39 +62,3 @@ def vote(distances: np.ndarray) -> np.ndarray:
         1 - cosine.
     """
     return np.exp(-distances / TEMPERATURE)
-
-
-def fit_centroid(
-    X: np.ndarray, y: np.ndarray, candidates: Iterable[float | None], weights: np.ndarray | None = None
-) -> Fitted:
-    """NearestCentroid (Euclidean); there is no strength."""
-    classes, codes = np.unique(y, return_inverse=True)
-    centroids = class_means(X, codes, np.ones(len(X)))  # (K, D)
-    freedom = max(len(X) - len(classes), 1)
-    deviations = np.sqrt(((X - centroids[codes]) ** 2).sum(axis=0) / freedom)  # (D,)
-    for _ in candidates:
-        yield centroid_classifier(classes, centroids, deviations), None
-
-
-def centroid_classifier(classes: np.ndarray, centroids: np.ndarray, deviations: np.ndarray) -> Any:
-    """A NearestCentroid with these class means.
-
-    Parameters
-    ----------
-    classes : ndarray, shape (K,)
-        Sorted.
-    centroids : ndarray, shape (K, D)
-    deviations : ndarray, shape (D,)
-        Within the classes; scikit-learn's own `decision_function` divides by them, `predict` does not.
-
-    Returns
-    -------
-    NearestCentroid
-    """
-    from sklearn.neighbors import NearestCentroid
-
-    estimator = NearestCentroid()
-    estimator.classes_, estimator.centroids_, estimator.within_class_std_dev_ = classes, centroids, deviations
-    estimator.class_prior_ = np.full(len(classes), 1 / len(classes))
-    estimator.n_features_in_ = centroids.shape[1]
-    return estimator

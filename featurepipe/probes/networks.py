@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import Fitted, standardise
+from featurepipe.probes.linear import Fitted
+from featurepipe.probes.stacks import Rows, chunks, weighted_moments
+from featurepipe.statistics import is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance
 
 
 def fit_mlp(
-    X: np.ndarray, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, seed: int = 0
+    X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, *, seed: int = 0
 ) -> Fitted:
     """MLPClassifier (ReLU, Adam) at each alpha, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
@@ -27,8 +29,11 @@ def fit_mlp(
         if not has_fit_parameter(MLPClassifier(), "sample_weight"):
             raise ProbeError("class weights of an mlp need scikit-learn 1.7 or later; upgrade it, or leave them out")
         given = {"sample_weight": weights}
-    scaled = standardise(X, weights)
-    Z = scaled.Z.astype(np.float32)  # half the time of float64
+    mean, deviations = weighted_moments(X, np.ones(len(X)) if weights is None else weights)
+    scale = np.where(is_constant(deviations, mean), 1.0, deviations)
+    Z = np.empty(X.shape, np.float32)  # half the time of float64
+    for at, chunk in chunks(X):
+        Z[at] = (chunk - mean) / scale
     classes, codes = np.unique(y, return_inverse=True)
     for alpha in candidates:
         made = MLPClassifier((HIDDEN,), alpha=alpha, max_iter=EPOCHS, random_state=seed)
@@ -37,8 +42,8 @@ def fit_mlp(
             made.fit(Z, codes, **given)
         first, *others = (coef.astype(np.float64) for coef in made.coefs_)
         bias, *biases = (intercept.astype(np.float64) for intercept in made.intercepts_)
-        first = first / scaled.scale[:, None]  # (D, H)
-        yield mlp_classifier(classes, [first, *others], [bias - scaled.mean @ first, *biases], alpha, seed), None
+        first = first / scale[:, None]  # (D, H)
+        yield mlp_classifier(classes, [first, *others], [bias - mean @ first, *biases], alpha, seed), None
 
 
 def mlp_classifier(

@@ -31,6 +31,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.axes import Rotated
 from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
+from featurepipe.probes.stacks import Rows
 
 TOLERANCE = 1e-7  # relative to the objective
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
@@ -87,7 +88,7 @@ class LogisticPath:
 
     Parameters
     ----------
-    X : ndarray of float32 or float64, shape (n, D)
+    X : ndarray of float32 or float64, or Stack, shape (n, D)
         Only read; a memory map will do.
     Y : ndarray, shape (n,) or (n, K)
         Class numbers 0…K-1 of which each occurs, or a matrix of 0 and 1: one column per label (multi-label).
@@ -117,7 +118,7 @@ class LogisticPath:
 
     def __init__(
         self,
-        X: np.ndarray,
+        X: Rows,
         Y: np.ndarray,
         *,
         sample_weight: np.ndarray | None = None,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from featurepipe.probes.inputs import check, check_groups
-from featurepipe.probes.kinds import KINDS, candidates_of, check_kind, fit_path
+from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fit_folds, fit_path
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.probes.paths import Certificate
+from featurepipe.probes.stacks import Stack
 
-FOLDS = 5
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
 
@@ -78,6 +78,7 @@ def fit(
     class_weight: str | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
+    keep: bool = True,
 ) -> Probe:
     """Choose the strength and fit a probe.
 
@@ -85,6 +86,7 @@ def fit(
     ----------
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
     X : ndarray, shape (n, width)
+        Only read, and never copied to another precision as a whole; a memory map will do.
     y : ndarray, shape (n,)
         At least two classes.
     X_val, y_val : ndarray, optional
@@ -98,6 +100,9 @@ def fit(
         Rows of the same class and group, such as exact copies of an image, stay in the same fold.
     seed : int
         Of the folds, and of an mlp's initialisation and batches.
+    keep : bool
+        Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in
+        every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.
 
     Returns
     -------
@@ -128,27 +133,24 @@ def fit(
     check_groups(groups, len(y))
     classes = np.unique(y)
     candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
-    how = {"class_weight": class_weight, "seed": seed}
+    how = {"class_weight": class_weight, "seed": seed, "keep": keep}
     if X_val is not None:
-        fitted = fit_path(kind, X, y, candidates, **how)
-        scores = [decision_scores(estimator, X_val) for estimator, _ in fitted]
-        converged = [_converged(certificate) for _, certificate in fitted]
         truth, selected_on = y_val, "val"
-        X, y = np.concatenate([X, X_val]), np.concatenate([y, y_val])
+        fitted = fit_path(kind, X, y, candidates, **how)
+        scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
+        converged = np.array([_converged(certificate) for _, certificate in fitted])
+        rows, y = Stack(X, X_val), np.concatenate([y, truth])
     elif (folds >= 0).any():
-        held_out = folds >= 0
+        rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
         scores, converged = _cross_validate(kind, X, y, candidates, folds, **how)
-        scores, truth = [s[held_out] for s in scores], y[held_out]
-        selected_on = f"{FOLDS}-fold cross-validation on train"
     else:
         middle = candidates[len(candidates) // 2]
         ((estimator, certificate),) = fit_path(kind, X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
         return Probe(kind, estimator, 1.0, _number(middle), why, certificate=certificate)
-    temperatures = [_temperature(kind, s, truth, classes) for s in scores]
-    found = [figures(s, truth, classes, t) for s, t in zip(scores, temperatures, strict=True)]
+    temperatures, found = zip(*(_judge(kind, s, truth, classes) for s in scores), strict=True)
     best = choose([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
-    ((estimator, certificate),) = fit_path(kind, X, y, candidates[best : best + 1], **how)
+    ((estimator, certificate),) = fit_path(kind, rows, y, candidates[best : best + 1], **how)
     return Probe(
         kind=kind,
         estimator=estimator,
@@ -166,19 +168,23 @@ def fit(
 
 def _cross_validate(
     kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Held-out scores of every candidate, (n, classes) each, and whether each converged in all folds."""
+) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
     classes = np.unique(y)
     scores = [np.zeros((len(y), len(classes))) for _ in candidates]
     converged = np.ones(len(candidates), bool)
-    for fold in range(FOLDS):
-        out = folds == fold
-        if not out.any():
-            continue
-        for i, (estimator, certificate) in enumerate(fit_path(kind, X[~out], y[~out], candidates, **how)):
-            scores[i][out] = decision_scores(estimator, X[out])
+    for out, fitted in fit_folds(kind, X, y, candidates, folds, **how):
+        held_out = Stack(X).take(out)
+        for i, (estimator, certificate) in enumerate(fitted):
+            scores[i][out] = decision_scores(estimator, held_out)
             converged[i] &= _converged(certificate)
-    return scores, converged
+    return (one[folds >= 0] for one in scores), converged
+
+
+def _judge(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any]]:
+    """The temperature of selection scores (m, classes), and their figures at it."""
+    temperature = _temperature(kind, scores, truth, classes)
+    return temperature, figures(scores, truth, classes, temperature)
 
 
 def choose(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check
+from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
 
 LEVEL = 0.95
@@ -91,7 +92,7 @@ def fit_few_shot(
         for repeat in range(repeats):
             drawn = draw(y, count, groups, seed=[seed, repeat])  # (K × count,)
             probe = fit(kind, X[drawn], y[drawn], groups=None if groups is None else groups[drawn], seed=seed)
-            guesses = {"supervised": probe.estimator.predict(X_test)}
+            guesses = {"supervised": predict(probe.estimator, X_test)}
             if spreader is not None:
                 known = np.full(len(y), -1)  # unlabelled, in scikit-learn's words
                 known[drawn] = codes[drawn]

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.metrics import figures, softmax
+from featurepipe.probes.metrics import figures
+from featurepipe.probes.neighbours import vote
 from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Outcome
-
-TEMPERATURE = 0.07  # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
 
 
 def run(
@@ -78,16 +77,11 @@ def classifier(k: int, X: np.ndarray, y: np.ndarray) -> Any:
     """The scikit-learn classifier of k neighbours."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    return KNeighborsClassifier(k, weights=weights, metric="cosine", algorithm="brute").fit(X, y)
-
-
-def weights(distances: np.ndarray) -> np.ndarray:
-    """How much each neighbour's vote weighs: softmax of its cosine over the temperature; (m, k) → (m, k)."""
-    return softmax(1 - distances, TEMPERATURE)
+    return KNeighborsClassifier(k, weights=vote, metric="cosine", algorithm="brute").fit(X, y)
 
 
 def _votes(distances: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Shares of the votes, (m, count), of neighbours at `distances` with class numbers `labels`, both (m, k)."""
     shares = np.zeros((len(labels), count))
-    np.add.at(shares, (np.arange(len(labels))[:, None], labels), weights(distances))
-    return shares
+    np.add.at(shares, (np.arange(len(labels))[:, None], labels), vote(distances))
+    return shares / shares.sum(axis=1, keepdims=True)

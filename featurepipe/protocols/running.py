@@ -84,6 +84,7 @@ def run(
         raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
     metric = choose_metric(protocol, metric)
     X, y, X_val, y_val = check(X, y, X_val, y_val)
+    X, X_val = X.astype(np.float64), None if X_val is None else X_val.astype(np.float64)
     check_groups(groups, len(X) + (0 if X_val is None else len(X_val)))
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
     # as in probes.kinds: products of small matrices gain little from BLAS threads

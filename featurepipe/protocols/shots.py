@@ -70,6 +70,7 @@ def run_shots(
     if not protocol.shots:
         raise ProbeError(f"protocol {protocol.name} has no shots; use run")
     X, y, X_test, y_test = check(X, y, X_test, y_test)
+    X, X_test = X.astype(np.float64), X_test.astype(np.float64)
     scarcest = np.unique(y[distinct(y, groups).firsts], return_counts=True)[1].min()
     found = []
     for shots in (shots for shots in protocol.shots if shots <= scarcest):

@@ -10,7 +10,6 @@ import csv
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +25,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import choose_splits, copy_notes, cut, sizes
+from featurepipe.stages.preparing import arrange, choose_splits, copy_notes, cut, sizes
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stores import Entry, Store
@@ -108,16 +107,16 @@ def compare(
     opened = _open(stores)
     contenders, samples, notes = gather(opened)
     split, split_source = choose_splits(samples, seed)
-    samples = replace(samples, split=split)
+    samples = arrange(samples, split)
     if baselines != "none":
-        learn = partial(learn_sift, opened[0], samples.take(split == "train"), seed, workers, listener)
+        learn = partial(learn_sift, opened[0], samples.take(samples.split == "train"), seed, workers, listener)
         absent = _add(opened[0], _wanted(contenders, baselines, seed, device, learn), workers, listener)
         contenders, held, notes = gather(opened)
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
     contenders = _untainted(contenders, samples, notes)
     _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
-    parts = cut(samples, samples.split)
+    parts = cut(samples)
     notes += copy_notes(parts)
     rows, rights = _measure(contenders, kinds, samples, published, seed, notes, listener)
     place = _reference(rows, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
@@ -252,7 +251,7 @@ def _measure(
     """A row for each contender and kind, and on which of the reported images it is right, bool (n,) each."""
     rows, rights = [], []
     for contender in contenders:
-        parts = cut(contender.matrix(samples), samples.split)  # one backbone's embeddings in memory at a time
+        parts = cut(contender.matrix(samples))  # one backbone's embeddings in memory at a time
         for kind in kinds:
             listener.note(f"{kind} probe on {contender.label}")
             fitted = fit_parts(kind, parts, None, seed)

@@ -14,8 +14,9 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.protocols import Outcome, Protocol
+from featurepipe.stages.holding import read
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, divide, find, sizes
+from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
 from featurepipe.stages.probing import optimum_notes
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
@@ -88,17 +89,17 @@ def probe_protocol(
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     ready = divide(find(store, output, **where, include_backbone=include_backbone, device=device), seed=seed)
-    parts = ready.parts
     ready.announce(listener, f"protocol {protocol}")
+    parts = cut(read(ready.entry, ready.samples))
     estimator, found = _follow(chosen, parts, metric, seed)
     notes = ready.notes + found.pop("notes")
     card = {
         "data": {
             "root": str(ready.store.root),
-            "samples": len(ready.matrix),
-            "classes": len(np.unique(ready.matrix.y)),
+            "samples": len(ready.samples),
+            "classes": len(np.unique(ready.samples.y)),
         },
-        "splits": sizes(ready.split),
+        "splits": sizes(ready.samples.split),
         "split_source": ready.split_source,
         "evaluated_on": parts.reported,
         **found,

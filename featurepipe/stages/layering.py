@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from featurepipe import matrices, probes
+from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports import wilson
+from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import check_finite, choose_splits, cut, labelled
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, outline
 from featurepipe.stages.probing import fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
@@ -29,6 +27,7 @@ def probe_layers(
     value: float | None = None,
     class_weight: str | None = None,
     seed: int = 0,
+    memory: int | str | None = None,
     listener: Listener = SILENT,
     **options: Any,
 ) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def probe_layers(
         ``'all'`` that the store holds, or names, in a list or between commas.
     backbone : str, optional
         Which backbone of the store, if it holds several.
-    kind, value, class_weight, seed, **options
+    kind, value, class_weight, seed, memory, **options
         As for `probe`, which is what is done with the chosen layer.
 
     Returns
@@ -73,7 +72,7 @@ def probe_layers(
     >>> [(row["layer"], row["chosen"]) for row in result["layers"]]
     [('stage2', False), ('penultimate', True)]
     """
-    started = time.perf_counter()
+    started, limit = time.perf_counter(), parse_size(memory)
     if options.get("multi_label"):
         raise ProbeError("layers are chosen by top-1, which sets of labels have not; choose one layer for multi-label")
     source = Store.open(store)
@@ -82,7 +81,10 @@ def probe_layers(
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table = []
     for entry in entries:
-        table.append(_row(entry, _matrix(source, entry, common), kind, value, seed, class_weight))
+        samples, _ = outline(source, entry, common)
+        parts = hold(entry, arrange(samples, choose_splits(samples, seed)[0]), kind, limit)
+        table.append(_row(entry, parts, kind, value, seed, class_weight))
+        del parts  # one layer's features at a time
         listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} %")
     best = _best(table)
     table[best]["chosen"] = True
@@ -94,6 +96,7 @@ def probe_layers(
         value=value,
         class_weight=class_weight,
         seed=seed,
+        memory=limit,
         among=common,
         compared=table,
         listener=listener,
@@ -110,17 +113,10 @@ def _common(entries: Sequence[Entry]) -> set[str]:
     return common
 
 
-def _matrix(store: Store, entry: Entry, common: set[str]) -> FeatureMatrix:
-    matrix, _ = labelled(matrices.load(store, entry))
-    check_finite(matrix, entry)
-    return matrix.take(np.array([digest in common for digest in matrix.digests], bool))
-
-
 def _row(
-    entry: Entry, matrix: FeatureMatrix, kind: str, value: float | None, seed: int, class_weight: str | None
+    entry: Entry, parts: Parts, kind: str, value: float | None, seed: int, class_weight: str | None
 ) -> dict[str, Any]:
     """What one layer's probe chose, how good that was on the selection data, and its figure."""
-    parts = cut(matrix, choose_splits(matrix, seed)[0])
     fitted = fit_parts(kind, parts, value, seed, class_weight)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
@@ -128,7 +124,7 @@ def _row(
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
     return {
         "layer": entry.layer,
-        "width": matrix.X.shape[1],
+        "width": parts.train.X.shape[1],
         "folder": entry.folder.name,
         "fingerprint": entry.fingerprint,
         **({} if name is None else {name: fitted.chosen}),

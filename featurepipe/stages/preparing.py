@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,42 @@ from featurepipe.stages.listening import Listener
 from featurepipe.stages.quantising import has_learned
 from featurepipe.stores import Entry, Store
 
+STEP = 8192  # rows that are checked at once
+
 
 @dataclass(frozen=True)
 class Parts:
-    """A labelled matrix cut into training, selection and evaluation rows."""
+    """A labelled matrix cut into training, selection and evaluation rows, each of them a slice of it.
+
+    Attributes
+    ----------
+    train : FeatureMatrix
+    select : FeatureMatrix or None
+    report : FeatureMatrix
+    learned : FeatureMatrix
+        All rows but those that are reported.
+    reported : str
+        'test', or 'val' where there is no test.
+    elsewhere : str or None
+        Why the features are not in memory; None if they are.
+    """
 
     train: FeatureMatrix
     select: FeatureMatrix | None
     report: FeatureMatrix
-    reported: str  # 'test', or 'val' where there is no test
+    learned: FeatureMatrix
+    reported: str
+    elsewhere: str | None
 
     @property
-    def learned(self) -> FeatureMatrix:
-        """All rows but those that are reported."""
-        return self.train if self.select is None else self.train.joined(self.select)
+    def nbytes(self) -> int:
+        """What the features take of the memory."""
+        return 0 if self.elsewhere else self.learned.X.nbytes + self.report.X.nbytes
 
 
 @dataclass(frozen=True)
 class Source:
-    """An entry of a store with all of its rows.
+    """An entry of a store with all of its rows, before their embeddings are read.
 
     Attributes
     ----------
@@ -47,7 +64,8 @@ class Source:
         The backbone's source, as of where its weights are now.
     module : torch.nn.Module or None
         The backbone, where it goes into the model file.
-    matrix : FeatureMatrix
+    samples : FeatureMatrix
+        See `featurepipe.matrices.outline`.
     """
 
     store: Store
@@ -55,30 +73,28 @@ class Source:
     path: Path
     origin: Mapping[str, Any]
     module: Any
-    matrix: FeatureMatrix
+    samples: FeatureMatrix
 
 
 @dataclass(frozen=True)
 class Prepared(Source):
-    """An entry of a store, ready to be probed: of its rows those that have a label.
+    """An entry of a store, ready to be probed: of its rows those that have a label, by split.
 
     Attributes
     ----------
-    split : ndarray of object, shape (n,)
     split_source : str
     parts : Parts
-        The same rows by split.
+        The same rows.
     notes : list of str
     """
 
-    split: np.ndarray
     split_source: str
     parts: Parts
     notes: list[str]
 
     def announce(self, listener: Listener, what: str) -> None:
         """Say what is done on how many samples."""
-        counts = ", ".join(f"{n} {name}" for name, n in sizes(self.split).items())
+        counts = ", ".join(f"{n} {name}" for name, n in sizes(self.samples.split).items())
         listener.note(f"{what} on {self.entry.title}: {counts}")
         if self.split_source != "given":
             listener.note(f"splits {self.split_source}")
@@ -111,7 +127,7 @@ def find(
     include_backbone: bool,
     device: str,
 ) -> Source:
-    """Find an entry, check where its model file goes, and load its rows.
+    """Find an entry, check where its model file goes, and list its rows.
 
     Parameters
     ----------
@@ -135,7 +151,7 @@ def find(
     if weights is not None or include_backbone:
         made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
-    return Source(source, entry, path, origin, module, matrices.load(source, entry))
+    return Source(source, entry, path, origin, module, matrices.outline(source, entry))
 
 
 def divide(source: Source, *, seed: int, among: Collection[str] | None = None, multi_label: bool = False) -> Prepared:
@@ -156,24 +172,31 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
     ManifestError, ProbeError
         As for `featurepipe.stages.probe`.
     """
-    matrix, notes = labelled(source.matrix)
-    check_finite(matrix, source.entry)
+    samples, notes = labelled(source.samples)
     if among is not None:
-        matrix = matrix.take(np.array([digest in among for digest in matrix.digests], bool))
-    split, split_source = choose_splits(matrix, seed, multi_label)
-    parts = cut(matrix, split)
-    if has_learned(source.entry, parts.train, matrix.take(split != "train")):
+        samples = samples.take(np.array([digest in among for digest in samples.digests], bool))
+    split, split_source = choose_splits(samples, seed, multi_label)
+    samples = arrange(samples, split)
+    parts = cut(samples)
+    if has_learned(source.entry, parts.train, samples.take(samples.split != "train")):
         raise ProbeError(
             f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
             "splits of then, or learn another: featurepipe compare --baselines full"
         )
     return Prepared(
-        **{**vars(source), "matrix": matrix},
-        split=split,
+        **{**vars(source), "samples": samples},
         split_source=split_source,
         parts=parts,
         notes=notes + copy_notes(parts),
     )
+
+
+def outline(store: Store, entry: Entry, among: Collection[str] | None) -> tuple[FeatureMatrix, list[str]]:
+    """The labelled rows before their embeddings are read, of some digests if they are given; and notes."""
+    samples, notes = labelled(matrices.outline(store, entry))
+    if among is None:
+        return samples, notes
+    return samples.take(np.array([digest in among for digest in samples.digests], bool)), notes
 
 
 def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
@@ -194,7 +217,9 @@ def check_finite(matrix: FeatureMatrix, entry: Entry) -> None:
     ProbeError
         Some are not finite; the message names the first.
     """
-    bad = ~np.isfinite(matrix.X).all(axis=1)
+    bad = np.zeros(len(matrix), bool)
+    for start in range(0, len(matrix), STEP):
+        bad[start : start + STEP] = ~np.isfinite(matrix.X[start : start + STEP]).all(axis=1)
     if bad.any():
         holds = "holds a value that is" if bad.sum() == 1 else "hold values that are"
         raise ProbeError(
@@ -240,14 +265,26 @@ def split_by_content(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]
     return np.array(made, object), f"made here: 60/20/20 by content, seed {seed}"
 
 
-def cut(matrix: FeatureMatrix, split: np.ndarray) -> Parts:
-    """A labelled matrix by the split of each row, (n,): test is reported, or else val."""
-    reported = "test" if (split == "test").any() else "val"
-    select = matrix.take(split == "val") if reported == "test" and (split == "val").any() else None
-    report = matrix.take(split == reported)
-    if not len(report):
+def arrange(matrix: FeatureMatrix, split: np.ndarray) -> FeatureMatrix:
+    """A matrix with the split of each row, (n,), in the order of the splits, so that each part is a slice."""
+    order = np.argsort([manifests.SPLITS.index(name) for name in split], kind="stable")
+    return replace(matrix.take(order), split=split[order])
+
+
+def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
+    """The parts of an arranged matrix: test is reported, or else val."""
+    train, val, test = sizes(matrix.split).values()
+    if not val + test:
         raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
-    return Parts(matrix.take(split == "train"), select, report, reported)
+    learned = train + val if test else train
+    return Parts(
+        train=matrix.take(slice(train)),
+        select=matrix.take(slice(train, learned)) if learned > train else None,
+        report=matrix.take(slice(learned, None)),
+        learned=matrix.take(slice(learned)),
+        reported="test" if test else "val",
+        elsewhere=elsewhere,
+    )
 
 
 def sizes(split: np.ndarray) -> dict[str, int]:

@@ -22,12 +22,14 @@ from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
+from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, Prepared, Source, check_finite, cut, divide, find, sizes
+from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes
 from featurepipe.stores import Entry
 
 BASELINES = ("none", "simple", "full")
-Others = Callable[[], tuple[dict[str, FeatureMatrix], list[str]]]  # the baselines' embeddings, and why some are absent
+# The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
+Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def probe(
     workers: int | None = None,
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
+    memory: int | str | None = None,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Train a classifier on cached embeddings and write it as a model file.
@@ -121,13 +124,18 @@ def probe(
         Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
         What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
+    memory : int or str, optional
+        Bytes, or say ``"8GB"``; by default what the machine has available. Where the features and a working copy of
+        them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
+        result to the tolerance of each fit. A knn, an mlp and sets of labels cannot do that.
 
     Returns
     -------
     dict
-        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``splits, split_source,
-        evaluated_on, selection, val, test, baselines, few_shot, notes, seconds``. All accuracies are fractions. Of sets
-        of labels ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
+        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
+        features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
+        few_shot, notes, seconds``. All accuracies are fractions. Of sets of labels
+        ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
         `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
         share of images that have a label) instead of ``majority``.
         ``few_shot`` has for each of `shots` the keys ``shots, labels`` (in all classes together), ``repeats, mean, std,
@@ -155,18 +163,18 @@ def probe(
     >>> result["kind"], result["test"]["map"] > 0.97
     ('multi-label', True)
     """
-    started = time.perf_counter()
+    started, limit = time.perf_counter(), parse_size(memory)
     recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed)
     recipe.check()
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     found = divide(source, seed=seed, among=among, multi_label=multi_label)
-    del source  # of its rows the labelled ones are copied
     result = probe_prepared(
         found,
         recipe,
         lambda: load_baselines(found, recipe, device, workers, listener),
         compared=compared,
+        limit=limit,
         listener=listener,
     )
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
@@ -179,6 +187,7 @@ def probe_prepared(
     *,
     about: Mapping[str, Any] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
+    limit: int | None = None,
     listener: Listener,
 ) -> dict[str, Any]:
     """Fit a probe, measure it beside its baselines, and write the model file; as `probe`, without ``seconds``.
@@ -193,25 +202,35 @@ def probe_prepared(
         What else the card says of the data.
     compared : sequence of mapping
         As for `probe`.
+    limit : int, optional
+        Bytes of memory; by default what is available.
     """
-    parts = found.parts
-    probes.check_enough(parts.learned.y, recipe.shots)  # before anything is fitted
-    found.announce(listener, f"{probes.MULTI_LABEL if recipe.multi_label else recipe.kind} probe")
+    probes.check_enough(found.parts.learned.y, recipe.shots)  # before anything is fitted
+    kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
+    found.announce(listener, f"{kind} probe")
+    parts = hold(found.entry, found.samples, kind, limit)
     fitted = _fit(parts, recipe)
     few = _few_shot(recipe, parts)
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
+    notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
     held, absent = others()
-    for name, matrix in held.items():
-        same = _same_samples(found, matrix)
+    budget = None if limit is None else max(limit - parts.nbytes, 0)
+    for name, (entry, rows) in held.items():
+        try:
+            same = hold(entry, _same_samples(found, rows), kind, budget)
+        except ProbeError as error:  # features too large for the kind
+            absent = [*absent, f"no figure for {entry.name}: {error}"]
+            continue
+        notes += [f"{entry.name}: {note}" for note in held_notes(same)]
         beside[name] = _score(_fit(same, replace(recipe, value=None)), same.report)
         for one, other in zip(few, _few_shot(replace(recipe, semi=False), same), strict=True):
             one["baselines"][name] = other["mean"]
-    notes = [*found.notes, *fit_notes(fitted), *_layer_notes(found.entry, compared), *absent]
+    notes += absent
     names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
-    data = {"root": str(found.store.root), "samples": len(found.matrix), "classes": len(fitted.classes)}
+    data = {"root": str(found.store.root), "samples": len(found.samples), "classes": len(fitted.classes)}
     card = {
         "data": data | dict(about or {}),
-        "splits": sizes(found.split),
+        "splits": sizes(found.samples.split),
         "split_source": found.split_source,
         **_figures(fitted, parts),
         "baselines": {name: beside.get(name) for name in names},
@@ -231,7 +250,7 @@ def probe_prepared(
     parameter = probes.KINDS[recipe.kind][0]
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
-    return {**identity, "kind": fitted.kind, **strength, **card}
+    return {**identity, "kind": fitted.kind, **strength, **card, "out_of_core": parts.elsewhere is not None}
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
@@ -263,14 +282,14 @@ def _fit(parts: Parts, recipe: Recipe) -> probes.Probe:
     options["groups"] = parts.train.digests
     if recipe.multi_label:
         return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
-    return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options)
+    return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options, keep=parts.elsewhere is None)
 
 
 def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
     """Top-1; of sets of labels, mean average precision."""
     if fitted.kind == probes.MULTI_LABEL:
         return probes.evaluate(fitted.estimator, part.X, part.y)["map"]
-    return float(np.mean(fitted.estimator.predict(part.X) == part.y))
+    return float(np.mean(probes.predict(fitted.estimator, part.X) == part.y))
 
 
 def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
@@ -278,6 +297,11 @@ def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
     if multi_label:
         return {"chance": probes.chance(parts.report.y)}
     return {"majority": probes.majority(parts.train.y, parts.report.y)}
+
+
+def held_notes(parts: Parts) -> list[str]:
+    """A note where the features did not fit into memory."""
+    return [] if parts.elsewhere is None else [parts.elsewhere]
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
@@ -328,8 +352,8 @@ def _few_shot(recipe: Recipe, parts: Parts) -> list[dict[str, Any]]:
 
 def load_baselines(
     source: Source, recipe: Recipe, device: str, workers: int | None, listener: Listener
-) -> tuple[dict[str, FeatureMatrix], list[str]]:
-    """What the baselines make of the store's images, by their names in the result; and why some are absent.
+) -> tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]:
+    """The baselines' entries and rows, by their names in the result; and why some are absent.
 
     Embeddings that the store does not hold yet are computed.
     """
@@ -338,8 +362,8 @@ def load_baselines(
         try:
             with store.lock():
                 fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
-            held[name] = matrices.load(store, store.entry(extractor))
-            check_finite(held[name], store.entry(extractor))
+            entry = store.entry(extractor)
+            held[name] = entry, matrices.outline(store, entry)
         except StoreError as error:  # the images may be gone while their embeddings are still here
             absent.append(f"no figure for {extractor.name}: {error}")
     return held, absent
@@ -356,9 +380,10 @@ def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> di
     return found
 
 
-def _same_samples(found: Prepared, other: FeatureMatrix) -> Parts:
-    """The same samples with the same labels, cut the same way, as another extractor sees them."""
-    known = {id_: (label, part) for id_, label, part in zip(found.matrix.ids, found.matrix.y, found.split, strict=True)}
+def _same_samples(found: Prepared, other: FeatureMatrix) -> FeatureMatrix:
+    """The same samples with the same labels and splits, of another entry's rows."""
+    mine = found.samples
+    known = {id_: (label, part) for id_, label, part in zip(mine.ids, mine.y, mine.split, strict=True)}
     other = other.take(np.array([id_ in known for id_ in other.ids], bool))
     labels, split = (np.array([known[id_][column] for id_ in other.ids], object) for column in (0, 1))
-    return cut(replace(other, y=labels), split)
+    return arrange(replace(other, y=labels), split)

@@ -17,6 +17,7 @@ from featurepipe import manifests, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.holding import parse_size
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
 from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
@@ -36,6 +37,7 @@ def probe_tasks(
     include_backbone: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    memory: int | str | None = None,
     listener: Listener = SILENT,
     **recipe: Any,
 ) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def probe_tasks(
         task. A sample with an empty cell, or with no row, is unlabelled in that task and left out of it.
     tasks : str or sequence of str
         Columns, in a list or between commas.
-    backbone, layer, weights, include_backbone, device, workers
+    backbone, layer, weights, include_backbone, device, workers, memory
         As for `probe`.
     **recipe
         ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed``, as for `probe`, of each.
@@ -84,7 +86,7 @@ def probe_tasks(
     >>> result["tasks"]["label"]["test"]["top1"] > 0.8
     True
     """
-    started = time.perf_counter()
+    started, limit = time.perf_counter(), parse_size(memory)
     recipe = Recipe(**recipe)
     recipe.check()
     names = _names(tasks)
@@ -92,24 +94,23 @@ def probe_tasks(
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     paths = _paths(source.path, names)
-    notes = _match_notes(labels, columns, source.matrix.ids, {row.sample.id for row in source.store.rows()})
+    notes = _match_notes(labels, columns, source.samples.ids, {row.sample.id for row in source.store.rows()})
     for note in notes:
         listener.note(f"note: {note}")
-    matrices = {name: _relabelled(source.matrix, columns, number) for number, name in enumerate(names)}
-    matrices, split_source = _split(matrices, recipe.seed) if len(names) > 1 else (matrices, None)
-    for name, matrix in matrices.items():  # the labels of all, before anything is fitted
-        bare = replace(matrix, X=np.empty((len(matrix), 0), np.float32))
-        parts = _divide(name, replace(source, matrix=bare), recipe).parts
-        probes.check_enough(parts.learned.y, recipe.shots)
+    samples = {name: _relabelled(source.samples, columns, number) for number, name in enumerate(names)}
+    samples, split_source = _split(samples, recipe.seed) if len(names) > 1 else (samples, None)
+    ready = {}
+    for name, mine in samples.items():  # the labels of all, before anything is fitted
+        found = _divide(name, replace(source, samples=mine, path=paths[name]), recipe)
+        ready[name] = replace(found, split_source=split_source or found.split_source)
+        probes.check_enough(found.parts.learned.y, recipe.shots)
     others = cache(lambda: load_baselines(source, recipe, device, workers, listener))
     results = {}
-    for name, matrix in matrices.items():
+    for name, found in ready.items():
         begun = time.perf_counter()
         listener.note(f"task {name}")
-        found = _divide(name, replace(source, matrix=matrix, path=paths[name]), recipe)
-        found = replace(found, split_source=split_source or found.split_source)
         about = {"labels": str(labels), "task": name}
-        result = probe_prepared(found, recipe, others, about=about, listener=listener)
+        result = probe_prepared(found, recipe, others, about=about, limit=limit, listener=listener)
         results[name] = {**result, "seconds": round(time.perf_counter() - begun, 3)}
     seconds = round(time.perf_counter() - started, 3)
     return {"tasks": results, "labels": str(labels), "notes": notes, "seconds": seconds}

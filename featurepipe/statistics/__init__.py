@@ -4,9 +4,11 @@
 the sum of their features, and X'X. With targets of one column per class, 1 for its rows and 0 for the others, X'Y is
 nothing but the class sums and Y'Y nothing but the counts, so these statistics are sufficient for every method that is
 quadratic in the features: ridge regression for every alpha and every fold (`ridge_path`, `cross_validate_ridge`),
-linear discriminant analysis, the nearest class mean, standardisation (`to_lda`, `to_centroids`, `to_scaler`), and the
-scores of transferability H-score and LogME (`h_score`, `logme`). What is fitted is a scikit-learn estimator, equal to
-scikit-learn's own fit on the same rows in float64. A class without rows is left out, as scikit-learn would not know it.
+linear discriminant analysis for every shrinkage (`lda_path`, `to_lda`), the nearest class mean and standardisation
+(`to_centroids`, `to_scaler`), and the scores of transferability H-score and LogME (`h_score`, `logme`). What is fitted
+is a scikit-learn estimator, equal to scikit-learn's own fit on the same rows in float64. A class without rows is left
+out, as scikit-learn would not know it. Of fewer rows than features the rows themselves are smaller than X'X:
+`gather_rows` keeps those, and all that is made of statistics can be made of them.
 
 What cannot come from here: logistic regression and SVMs, which are not quadratic; Ledoit and Wolf's choice of a
 shrinkage (``shrinkage="auto"``), which needs fourth moments; medians and neighbours.
@@ -24,22 +26,30 @@ Examples
 array(['ant'], dtype='<U3')
 """
 
-from featurepipe.statistics.discriminants import to_centroids, to_lda, to_scaler
-from featurepipe.statistics.gathering import Chunk, Statistics, gather
+from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
+from featurepipe.statistics.gathering import ROUNDING, Chunk, Statistics, gather, is_constant, row_eigenpairs
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
+from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scores import h_score, logme
 from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
 __all__ = [
+    "ROUNDING",
     "Chunk",
     "RidgeScores",
+    "RowStatistics",
     "Statistics",
+    "centroid_classifier",
     "cross_validate_ridge",
     "gather",
+    "gather_rows",
     "h_score",
+    "is_constant",
+    "lda_path",
     "logme",
     "ridge_classifier",
     "ridge_path",
+    "row_eigenpairs",
     "to_centroids",
     "to_lda",
     "to_scaler",

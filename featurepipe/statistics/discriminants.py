@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Statistics, eigenpairs
+from featurepipe.statistics.gathering import EPSILON, Statistics
 
 
 def to_lda(statistics: Statistics, *, shrinkage: float | None = None) -> Any:
@@ -30,8 +31,8 @@ def to_lda(statistics: Statistics, *, shrinkage: float | None = None) -> Any:
     Raises
     ------
     ProbeError
-        Fewer than two classes have rows, no class has two rows, no feature varies within a class, or a shrinkage
-        out of range.
+        Fewer than two classes have rows, or a shrinkage out of range; without shrinkage also if no class has two rows,
+        or no feature varies within a class.
 
     Examples
     --------
@@ -42,28 +43,104 @@ def to_lda(statistics: Statistics, *, shrinkage: float | None = None) -> Any:
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+    if shrinkage is not None:
+        return _with_covariance(lda_path(statistics, [shrinkage])[0], statistics.for_classifier())
     statistics = statistics.for_classifier()
-    if shrinkage is not None and not 0 <= shrinkage <= 1:
-        raise ProbeError(f"shrinkage must be from 0 to 1; got {shrinkage}")
     if statistics.rows == len(statistics.classes):
         raise ProbeError("every class has a single row; discriminant analysis needs rows that differ within a class")
-    estimator = LinearDiscriminantAnalysis(solver="svd" if shrinkage is None else "lsqr", shrinkage=shrinkage)
+    estimator = LinearDiscriminantAnalysis()
+    _describe(estimator, statistics)
+    covariance = statistics.within_scatter() / statistics.rows  # (D, D)
+    rounding = statistics.width * EPSILON * statistics.scales() ** 2
+    varies = np.diag(covariance) > rounding  # within classes, (D,)
+    if not varies.any():
+        raise ProbeError("no feature varies within a class; discriminant analysis is not defined")
+    _solve_svd(estimator, statistics, covariance, varies)
+    _set_scores(estimator, estimator.coef_, estimator.intercept_)
+    return estimator
+
+
+def lda_path(statistics: Statistics, shrinkages: Sequence[float], *, scale: bool = False) -> list[Any]:
+    """Fit linear discriminant analysis (solver ``lsqr``) at each shrinkage, from one eigendecomposition.
+
+    The shrunk covariances (1 − s) S + s t I share the eigenvectors of S, the covariance within the classes, with t
+    their mean variance. Beside these axes the covariance is s t I, or without shrinkage nothing, and what the class
+    means have there is left out, as by least squares of least norm. Where nothing varies within a class (single rows)
+    t is 1: the nearest class mean.
+
+    Parameters
+    ----------
+    statistics : Statistics
+        Their folds are put together.
+    shrinkages : sequence of float
+        Each from 0 to 1.
+    scale : bool
+        Standardise the features first; this is folded into the coefficients, so that the estimators take raw rows.
+
+    Returns
+    -------
+    list of LinearDiscriminantAnalysis
+        Without scikit-learn's ``covariance_`` (D, D), which no prediction needs; `to_lda` has it.
+
+    Raises
+    ------
+    ProbeError
+        Fewer than two classes have rows, or a shrinkage out of range.
+
+    Examples
+    --------
+    >>> from featurepipe.statistics import gather
+    >>> X, y = np.array([[0.0, 1], [1, 0], [3, 5], [4, 3]]), np.array([0, 0, 1, 1])
+    >>> [one.predict(X).tolist() for one in lda_path(gather([(X, y)], y), [0.1, 1.0])]
+    [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    statistics = statistics.for_classifier()
+    scales, origin = np.ones(statistics.width), np.zeros(statistics.width)
+    if scale:
+        scales, origin = statistics.scales(np.inf), statistics.mean
+    means = (statistics.class_means - origin) / scales  # (K, D)
+    values, vectors = statistics.principal(scales, within=True)  # (r,), (D, r)
+    values = values / statistics.rows
+    typical = values.sum() / statistics.width or 1.0
+    along = means @ vectors  # (K, r)
+    beside = means - along @ vectors.T if len(values) < statistics.width else np.zeros_like(means)  # (K, D)
+    found = []
+    for shrinkage in shrinkages:
+        if not 0 <= shrinkage <= 1:
+            raise ProbeError(f"shrinkage must be from 0 to 1; got {shrinkage}")
+        coef = along / ((1 - shrinkage) * values + shrinkage * typical) @ vectors.T
+        if shrinkage:
+            coef += beside / (shrinkage * typical)
+        estimator = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=float(shrinkage))
+        _describe(estimator, statistics)
+        intercept = np.log(estimator.priors_) - np.einsum("kd,kd->k", means, coef) / 2
+        _set_scores(estimator, coef / scales, intercept - coef / scales @ origin)
+        found.append(estimator)
+    return found
+
+
+def _describe(estimator: Any, statistics: Statistics) -> None:
+    """What any fitted LinearDiscriminantAnalysis has."""
     estimator.classes_, estimator.means_ = statistics.classes, statistics.class_means
     estimator.priors_ = statistics.class_counts / statistics.rows
     estimator.n_features_in_ = statistics.width
     estimator._max_components = estimator._n_features_out = min(len(statistics.classes) - 1, statistics.width)
+
+
+def _set_scores(estimator: Any, coef: np.ndarray, intercept: np.ndarray) -> None:
+    """Coefficients (K, D) and intercepts (K,), of two classes their difference."""
+    if len(estimator.classes_) == 2:
+        coef, intercept = np.diff(coef, axis=0), np.diff(intercept)
+    estimator.coef_, estimator.intercept_ = coef, intercept
+
+
+def _with_covariance(estimator: Any, statistics: Statistics) -> Any:
+    """scikit-learn's shrunk ``covariance_``; its shrinkage of each class's is one of theirs together."""
     covariance = statistics.within_scatter() / statistics.rows  # (D, D)
-    rounding = statistics.width * np.finfo(np.float64).eps * statistics.scales() ** 2
-    varies = np.diag(covariance) > rounding  # within classes, (D,)
-    if not varies.any():
-        raise ProbeError("no feature varies within a class; discriminant analysis is not defined")
-    if shrinkage is None:
-        _solve_svd(estimator, statistics, covariance, varies)
-    else:
-        _solve_lsqr(estimator, covariance)
-    if len(statistics.classes) == 2:
-        estimator.coef_ = np.diff(estimator.coef_, axis=0)  # (1, D)
-        estimator.intercept_ = np.diff(estimator.intercept_)  # (1,)
+    target = np.trace(covariance) / statistics.width * np.eye(statistics.width)
+    estimator.covariance_ = (1 - estimator.shrinkage) * covariance + estimator.shrinkage * target
     return estimator
 
 
@@ -85,16 +162,6 @@ def _solve_svd(estimator: Any, statistics: Statistics, covariance: np.ndarray, v
     estimator.intercept_ = np.log(estimator.priors_) - (projected**2).sum(1) / 2 - estimator.coef_ @ estimator.xbar_
 
 
-def _solve_lsqr(estimator: Any, covariance: np.ndarray) -> None:
-    """scikit-learn's solver ``lsqr``; pooled, its shrinkage of each class's covariance is one of theirs together."""
-    width = len(covariance)
-    target = np.trace(covariance) / width * np.eye(width)
-    estimator.covariance_ = (1 - estimator.shrinkage) * covariance + estimator.shrinkage * target
-    values, vectors = eigenpairs(estimator.covariance_)  # (r,), (D, r)
-    estimator.coef_ = estimator.means_ @ vectors / values @ vectors.T
-    estimator.intercept_ = np.log(estimator.priors_) - np.einsum("kd,kd->k", estimator.means_, estimator.coef_) / 2
-
-
 def to_centroids(statistics: Statistics) -> Any:
     """The nearest class mean, by Euclidean distance.
 
@@ -110,7 +177,7 @@ def to_centroids(statistics: Statistics) -> Any:
     Raises
     ------
     ProbeError
-        Fewer than two classes have rows, or all features are constant.
+        Fewer than two classes have rows.
 
     Examples
     --------
@@ -119,28 +186,45 @@ def to_centroids(statistics: Statistics) -> Any:
     >>> to_centroids(gather([(X, y)], y)).centroids_.tolist()
     [[0.5, 0.5], [3.5, 4.0]]
     """
-    from sklearn.neighbors import NearestCentroid
-
     statistics = statistics.for_classifier()
     counts, rows, known = statistics.class_counts, statistics.rows, len(statistics.classes)
-    if statistics.constant().all():
-        raise ProbeError("all features are constant; there is no nearest class mean")
-    estimator = NearestCentroid()
-    estimator.classes_, estimator.centroids_ = statistics.classes, statistics.class_means
-    estimator.n_features_in_ = statistics.width
-    estimator.class_prior_ = np.full(known, 1 / known)
-    squares = np.maximum(np.diag(statistics.within_scatter()), 0)  # (D,)
+    squares = statistics.within_squares()  # (D,)
     # As in scikit-learn nan or infinite where nothing varies within a class; `predict` does not use them.
     with np.errstate(divide="ignore", invalid="ignore"):
         deviations = np.sqrt(squares / (rows - known))
         standard_errors = np.sqrt(1 / counts - 1 / rows)[:, None] * (deviations + np.median(deviations))  # (K, D)
-        estimator.deviations_ = (estimator.centroids_ - statistics.mean) / standard_errors
-    estimator.within_class_std_dev_ = deviations
+        shifts = (statistics.class_means - statistics.mean) / standard_errors
+    estimator = centroid_classifier(statistics.classes, statistics.class_means, deviations)
+    estimator.deviations_ = shifts
+    return estimator
+
+
+def centroid_classifier(classes: np.ndarray, centroids: np.ndarray, deviations: np.ndarray) -> Any:
+    """A NearestCentroid with these class means.
+
+    Parameters
+    ----------
+    classes : ndarray, shape (K,)
+        Sorted.
+    centroids : ndarray, shape (K, D)
+    deviations : ndarray, shape (D,)
+        Within the classes; scikit-learn's own `decision_function` divides by them, `predict` does not.
+
+    Returns
+    -------
+    NearestCentroid
+    """
+    from sklearn.neighbors import NearestCentroid
+
+    estimator = NearestCentroid()
+    estimator.classes_, estimator.centroids_, estimator.within_class_std_dev_ = classes, centroids, deviations
+    estimator.class_prior_ = np.full(len(classes), 1 / len(classes))
+    estimator.n_features_in_ = centroids.shape[1]
     return estimator
 
 
 def to_scaler(statistics: Statistics) -> Any:
-    """Standardisation to mean 0 and variance 1.
+    """Standardisation to mean 0 and variance 1, but for features that are constant in float32 (see `is_constant`).
 
     Parameters
     ----------
@@ -161,6 +245,6 @@ def to_scaler(statistics: Statistics) -> Any:
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
-    scaler.n_samples_seen_, scaler.n_features_in_ = np.int64(statistics.rows), statistics.width
+    scaler.n_samples_seen_, scaler.n_features_in_ = statistics.counts.sum(), statistics.width
     scaler.mean_, scaler.var_, scaler.scale_ = statistics.mean, statistics.variances(), statistics.scales()
     return scaler

@@ -13,6 +13,8 @@ from featurepipe.errors import ProbeError
 
 Chunk = tuple[Any, ...]  # X (n, D), labels (n,), and optionally the fold of each row (n,)
 BLOCK_BYTES = 2**25  # of rows in float64 that are worked on at once
+ROUNDING = 1e-6  # of float32 features: what is smaller than this, beside what it is part of, holds nothing else
+EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Statistics:
         Sorted labels.
     shift : ndarray of float64, shape (D,)
     counts : ndarray of int64, shape (F + 1, K)
-        Rows of each fold and class; the last of the F + 1 parts are the rows that are never held out.
+        Rows of each fold and class; the last of the F + 1 parts are the rows that are never held out. Of float64,
+        their weights added up, where classes are weighted: then a row of weight 2 is two rows in all that follows.
     sums : ndarray of float64, shape (F + 1, K, D)
         Of X − shift. For one-hot targets this is X'Y.
     grams : ndarray of float64, shape (F + 1, D, D)
@@ -49,9 +52,9 @@ class Statistics:
         return len(self.counts) - 1
 
     @property
-    def rows(self) -> int:
-        """How many rows there are in all."""
-        return int(self.counts.sum())
+    def rows(self) -> int | float:
+        """How many rows there are in all, or what they weigh."""
+        return self.counts.sum().item()
 
     @property
     def width(self) -> int:
@@ -94,30 +97,57 @@ class Statistics:
     def scatter(self) -> np.ndarray:
         """(X − mean)'(X − mean) of all rows, (D, D)."""
         total = self.sums.sum(axis=(0, 1))  # (D,)
-        return self.grams.sum(axis=0) - np.outer(total, total / self.rows)
+        return self.gram() - np.outer(total, total / self.rows)
 
     def within_scatter(self) -> np.ndarray:
         """The sum over the classes of (X − class mean)'(X − class mean), (D, D)."""
-        scaled = self.class_sums / np.sqrt(np.maximum(self.class_counts, 1))[:, None]  # (K, D); no rows, no sums
-        return self.grams.sum(axis=0) - scaled.T @ scaled
+        counts = np.where(self.class_counts > 0, self.class_counts, 1)  # no rows, no sums
+        scaled = self.class_sums / np.sqrt(counts)[:, None]  # (K, D)
+        return self.gram() - scaled.T @ scaled
+
+    def gram(self) -> np.ndarray:
+        """(X − shift)'(X − shift) of all rows, (D, D)."""
+        return self.grams.sum(axis=0)
+
+    def squares(self) -> np.ndarray:
+        """The diagonal of `gram`, (D,)."""
+        return np.einsum("pii->i", self.grams)
+
+    def within_squares(self) -> np.ndarray:
+        """The diagonal of `within_scatter`, (D,)."""
+        counts = np.where(self.class_counts > 0, self.class_counts, 1)
+        return np.maximum(self.squares() - (self.class_sums**2 / counts[:, None]).sum(axis=0), 0)
+
+    def principal(self, scales: np.ndarray, *, within: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues (r,) and eigenvectors (D, r) of a scatter, without those that are zero but for rounding.
+
+        Parameters
+        ----------
+        scales : ndarray, shape (D,)
+            What the features are divided by.
+        within : bool
+            Whether of `within_scatter`, instead of `scatter`. It is a difference, in which the rounding of the total
+            remains where nothing varies within the classes, and which is therefore measured by that.
+        """
+        scatter = self.within_scatter() if within else self.scatter()
+        return eigenpairs(scatter / np.outer(scales, scales), self._floor(scales) if within else 0.0)
+
+    def _floor(self, scales: np.ndarray) -> float:
+        """Below what the eigenvalues of a within-class scatter are rounding."""
+        return self.width * EPSILON * self.rows * float((self.variances() / scales**2).sum())
 
     def variances(self) -> np.ndarray:
         """Variance of each feature over all rows, (D,), as scikit-learn's StandardScaler takes it (over n)."""
         total = self.sums.sum(axis=(0, 1))
-        squares = np.einsum("pii->i", self.grams) - total**2 / self.rows
-        return np.maximum(squares, 0) / self.rows
+        return np.maximum(self.squares() - total**2 / self.rows, 0) / self.rows
 
     def constant(self) -> np.ndarray:
-        """Which features are constant but for rounding, bool (D,).
+        """Which features are constant but for rounding, bool (D,); see `is_constant`."""
+        return is_constant(np.sqrt(self.variances()), self.mean)
 
-        By scikit-learn's rule (Chan, Golub & LeVeque 1983, "Algorithms for Computing the Sample Variance").
-        """
-        variances, rounding = self.variances(), self.rows * np.finfo(np.float64).eps
-        return variances <= rounding * variances + (rounding * self.mean) ** 2
-
-    def scales(self) -> np.ndarray:
-        """Standard deviation of each feature, (D,); 1 for a constant one."""
-        return np.where(self.constant(), 1.0, np.sqrt(self.variances()))
+    def scales(self, constant: float = 1.0) -> np.ndarray:
+        """Standard deviation of each feature, (D,); `constant` for a constant one, which infinity makes nothing of."""
+        return np.where(self.constant(), constant, np.sqrt(self.variances()))
 
     def for_classifier(self) -> Statistics:
         """The total without classes that have no rows.
@@ -146,7 +176,26 @@ class Statistics:
         return replace(self, counts=counts, sums=sums, grams=grams)
 
 
-def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -> Statistics:
+def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Which features are constant but for rounding: they deviate by less than 1e-6 of their mean.
+
+    Float32, in which embeddings are kept, has seven digits, so that standardising such a feature would blow up rounding
+    into a feature like the others. scikit-learn's rule has the sixteen digits of float64 in mind.
+
+    Parameters
+    ----------
+    deviations, means : ndarray, shape (D,)
+
+    Returns
+    -------
+    ndarray of bool, shape (D,)
+    """
+    return deviations <= ROUNDING * np.abs(means)
+
+
+def gather(
+    chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0, class_weight: np.ndarray | None = None
+) -> Statistics:
     """Take the statistics of rows in one pass; memory is O(folds × width²), whatever the number of rows.
 
     Parameters
@@ -158,6 +207,8 @@ def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -
         Every label that may occur.
     folds : int
         How many folds to keep apart.
+    class_weight : ndarray, shape (K,), optional
+        What a row of each class (sorted) weighs, above 0; by default 1.
 
     Returns
     -------
@@ -183,13 +234,9 @@ def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -
     >>> found.without(0).mean.tolist() == X[2:].mean(axis=0).tolist()
     True
     """
-    from scipy.sparse import csr_array
-
-    if any(label is None for label in classes):
-        raise ProbeError("None is among the classes; leave out rows that have no label")
-    classes = np.unique(np.asarray(classes))
+    classes = sorted_classes(classes)
     parts, known = folds + 1, len(classes)
-    counts = np.zeros(parts * known, np.int64)
+    counts = np.zeros(parts * known, np.int64 if class_weight is None else np.float64)
     shift = sums = grams = None
     for X, cells in blocks(chunks, classes, folds):
         if shift is None:
@@ -197,14 +244,31 @@ def gather(chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0) -
             sums = np.zeros((parts * known, X.shape[1]))
             grams = np.zeros((parts, X.shape[1], X.shape[1]))
         X -= shift
-        counts += np.bincount(cells, minlength=len(counts))
+        weights = None if class_weight is None else class_weight[cells % known]
+        counts += np.bincount(cells, weights, len(counts))
+        sums += sum_cells(X, cells, weights, len(counts))
+        if weights is not None:
+            X *= np.sqrt(weights)[:, None]
         for part, rows in by_fold(cells, known):
             grams[part] += X[rows].T @ X[rows]  # NumPy sees that this is symmetric, and computes one half
-        one_hot = csr_array((np.ones(len(X)), cells, np.arange(len(X) + 1)), shape=(len(X), len(counts)))
-        sums += one_hot.T @ X
     if shift is None:
         raise ProbeError("there are no rows to take statistics of")
     return Statistics(classes, shift, counts.reshape(parts, known), sums.reshape(parts, known, -1), grams)
+
+
+def sorted_classes(classes: Sequence[Any]) -> np.ndarray:
+    """Every class once, sorted; raises ProbeError for None."""
+    if any(label is None for label in classes):
+        raise ProbeError("None is among the classes; leave out rows that have no label")
+    return np.unique(np.asarray(classes))
+
+
+def sum_cells(X: np.ndarray, cells: np.ndarray, weights: np.ndarray | None, count: int) -> np.ndarray:
+    """Sums of the (weighted) rows X (n, D) of each cell, (count, D)."""
+    from scipy.sparse import csr_array
+
+    weights = np.ones(len(X)) if weights is None else weights
+    return csr_array((weights, cells, np.arange(len(X) + 1)), shape=(len(X), count)).T @ X
 
 
 def blocks(
@@ -258,11 +322,24 @@ def by_fold(cells: np.ndarray, classes: int) -> Iterator[tuple[int, slice]]:
         yield int(folds[start]), slice(start, end)
 
 
-def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (r,) and eigenvectors (D, r) of an X'X, ascending, without those that are zero but for rounding."""
+def eigenpairs(matrix: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (r,) and eigenvectors (D, r) of an X'X, ascending, without those that are zero but for rounding.
+
+    Those up to `floor` are left out, too.
+    """
     values, vectors = np.linalg.eigh(matrix)
-    kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
+    kept = values > max(values[-1] * len(values) * EPSILON, floor)
     return values[kept], vectors[:, kept]
+
+
+def row_eigenpairs(rows: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """As `eigenpairs` of rows' X'X, by way of XX': for fewer rows (n, D) than features, which span no more than n axes.
+
+    Axes below the rounding of float32 features are left out: enlarged small images have few others.
+    """
+    values, vectors = np.linalg.eigh(rows @ rows.T)  # (n,), (n, n)
+    kept = values > max(values[-1] * ROUNDING**2, floor)
+    return values[kept], rows.T @ (vectors[:, kept] / np.sqrt(values[kept]))  # (r,), (D, r)
 
 
 def _sorted(block: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Statistics, eigenpairs
+from featurepipe.statistics.gathering import Statistics
 
 
 def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool = False) -> list[Any]:
@@ -99,8 +99,8 @@ class Ridge:
 
 def solve_ridge(statistics: Statistics, scale: bool = False) -> Ridge:
     """The eigendecomposition from which every alpha's coefficients follow; `scale` as in `ridge_path`."""
-    scales = statistics.scales() if scale else np.ones(statistics.width)
-    values, vectors = eigenpairs(statistics.scatter() / np.outer(scales, scales))
+    scales = statistics.scales(np.inf) if scale else np.ones(statistics.width)
+    values, vectors = statistics.principal(scales)
     axes = vectors / scales[:, None]
     targets = 2 * statistics.class_counts / statistics.rows - 1
     return Ridge(statistics.mean, targets, values, axes, axes.T @ target_products(statistics))

@@ -48,7 +48,7 @@ def h_score(statistics: Statistics, *, shrinkage: float = 0.0) -> float:
     if not 0 <= shrinkage < 1:
         raise ProbeError(f"shrinkage must be from 0 to below 1; got {shrinkage}")
     statistics = statistics.for_classifier()
-    values, vectors = eigenpairs(statistics.scatter())  # (r,), (D, r)
+    values, vectors = statistics.principal(np.ones(statistics.width))  # (r,), (D, r)
     values = (1 - shrinkage) * values + shrinkage * values.sum() / statistics.width
     centred = np.sqrt(statistics.class_counts)[:, None] * (statistics.class_means - statistics.mean)  # (K, D)
     return float((1 - shrinkage) * ((centred @ vectors) ** 2 / values).sum())
@@ -93,7 +93,7 @@ def logme(statistics: Statistics) -> float:
     statistics = statistics.for_classifier()
     shift, rows, counts = statistics.shift, statistics.rows, statistics.class_counts
     total, sums = statistics.sums.sum(axis=(0, 1)), statistics.class_sums
-    gram = statistics.grams[0] + np.outer(total, shift) + np.outer(shift, total) + rows * np.outer(shift, shift)
+    gram = statistics.gram() + np.outer(total, shift) + np.outer(shift, total) + rows * np.outer(shift, shift)
     values, vectors = eigenpairs(gram)  # X'X about zero: (r,), (D, r)
     if not len(values):
         raise ProbeError("all features are zero; LogME is not defined")

@@ -72,7 +72,8 @@ def cross_validate_ridge(
     Raises
     ------
     ProbeError
-        No fold has rows, a fold leaves fewer than two classes to train on, or the chunks are not the same rows.
+        No fold has rows, a fold leaves fewer than two classes to train on, rows are weighted, or the chunks are not the
+        same rows.
 
     Examples
     --------
@@ -85,6 +86,8 @@ def cross_validate_ridge(
     (5, 3)
     """
     checked = check_alphas(alphas)
+    if statistics.counts.dtype.kind == "f":
+        raise ProbeError("accuracy counts rows, and these statistics are weighted; take them without class_weight")
     held_out = [fold for fold in range(statistics.folds) if statistics.counts[fold].any()]
     if not held_out:
         raise ProbeError("no fold has rows to hold out; give each row's fold to gather")

@@ -1,0 +1,87 @@
+"""Rows that are read where they lie: some rows of one or several matrices, in chunks, never copied as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+
+CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
+
+
+class Stack:
+    """Rows of matrices that lie one below the other, as far as a matrix's rows are asked for in slices.
+
+    Parameters
+    ----------
+    *parts : ndarray, shape (n_i, D)
+        Only read; memory maps will do.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n, D).
+
+    Examples
+    --------
+    >>> stack = Stack(np.zeros((2, 3)), np.ones((2, 3)))
+    >>> stack.take(np.array([1, 2]))[:].tolist()
+    [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+
+    def __init__(self, *parts: np.ndarray) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])  # (parts + 1,)
+        self._rows: np.ndarray = np.arange(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:  # noqa: D102
+        return len(self._rows), self._parts[0].shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: slice) -> np.ndarray:
+        """A copy of these rows, (m, D)."""
+        rows = self._rows[at]
+        if len(self._parts) == 1:
+            return self._parts[0][rows]
+        found = np.empty((len(rows), self.shape[1]), np.result_type(*self._parts))
+        for part, start in zip(self._parts, self._starts[:-1], strict=True):
+            mine = (rows >= start) & (rows < start + len(part))
+            found[mine] = part[rows[mine] - start]
+        return found
+
+    def take(self, which: np.ndarray) -> Stack:
+        """The rows that a boolean mask or an index array picks."""
+        taken = Stack(*self._parts)
+        taken._rows = self._rows[which]
+        return taken
+
+
+Rows = np.ndarray | Stack
+
+
+def chunks(X: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+    """Where rows are, and the rows in float64, (m, D), a few megabytes at a time."""
+    step = max(1, CHUNK_BYTES // (8 * max(X.shape[1], 1)))
+    for start in range(0, len(X), step):
+        at = slice(start, min(start + step, len(X)))
+        yield at, X[at].astype(np.float64, copy=False)
+
+
+def weighted_moments(X: Rows, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation of each feature, (D,), with weights w (n,).
+
+    Raises
+    ------
+    ProbeError
+        Values that are not finite.
+    """
+    total = w.sum()
+    mean = sum(w[at] @ chunk for at, chunk in chunks(X)) / total
+    if not np.isfinite(mean).all():
+        raise ProbeError("features hold values that are not finite; check the store with featurepipe verify")
+    return mean, np.sqrt(sum(w[at] @ (chunk - mean) ** 2 for at, chunk in chunks(X)) / total)

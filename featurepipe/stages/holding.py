@@ -1,0 +1,128 @@
+"""Where a probe's features are held: in memory, or where that is too small, in a scratch file beside the shards."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from featurepipe import matrices, probes
+from featurepipe.errors import ProbeError, StoreError
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.preparing import Parts, check_finite, cut
+from featurepipe.stores import Entry
+
+UNITS = "KMGT"
+SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*(?:([{UNITS}])(i?))?B?", re.IGNORECASE)
+
+
+def parse_size(size: int | str | None) -> int | None:
+    """A number of bytes, as such or as ``8GB`` (10⁹), ``500MB`` or ``2.5GiB`` (2³⁰); None stays None.
+
+    Raises
+    ------
+    ProbeError
+        It is not a size above 0.
+
+    Examples
+    --------
+    >>> parse_size("2.5MB"), parse_size("1 gib"), parse_size(7)
+    (2500000, 1073741824, 7)
+    """
+    if size is None:
+        return None
+    found = SIZE.fullmatch(str(size).strip())
+    if found is None:
+        raise ProbeError(f"memory {size!r} is not a size; give bytes, or say 8GB, 500MB or 2.5GiB")
+    number, unit, binary = found.groups()
+    power = 0 if unit is None else 1 + UNITS.index(unit.upper())
+    count = int(float(number) * (1024 if binary else 1000) ** power)
+    if count < 1:
+        raise ProbeError(f"memory {size!r} is none; give bytes above 0, or say 8GB, 500MB or 2.5GiB")
+    return count
+
+
+def available() -> int | None:
+    """Bytes of memory that can be had now, as the kernel estimates; where it does not, all that there is, or None.
+
+    A container's limit (cgroup v2) counts, less what its processes hold themselves.
+    """
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(fields["MemAvailable"].split()[0])
+    except FileNotFoundError:  # no Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["anon"]
+    except OSError:  # the root group, or cgroup v1
+        return free
+    return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
+
+
+def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None) -> Parts:
+    """Read the embeddings of samples, and cut them into parts.
+
+    Where the features and a working copy of them exceed the memory, they lie in a file in the entry's folder instead.
+    It has no name, so that nothing is left of it when its last array is gone, however this process ends.
+
+    Parameters
+    ----------
+    entry : Entry
+    samples : FeatureMatrix
+        Of `featurepipe.matrices.outline`, in the order of `featurepipe.stages.preparing.arrange`.
+    kind : str
+        Of the probe.
+    memory : int or None
+        Bytes; by default what is available.
+
+    Raises
+    ------
+    ProbeError
+        The features do not fit, and the kind has to hold them.
+    StoreError
+        They fit on the disk neither.
+    ShardCorrupt
+        A row fails its checksum.
+    """
+    shape = len(samples), entry.indexes[0].width
+    size = 4 * shape[0] * shape[1]
+    limit = available() if memory is None else memory
+    if limit is None or 2 * size <= limit:
+        return cut(read(entry, samples))
+    much = f"the features and a working copy take {_said(2 * size)}, more than the {_said(limit)} of memory"
+    if kind in (*probes.IN_MEMORY, probes.MULTI_LABEL):
+        raise ProbeError(
+            f"{much}, and a {kind} probe needs both; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
+        )
+    free = shutil.disk_usage(entry.folder).free
+    if size > free:
+        raise StoreError(f"{much}, and {_said(size)} of scratch more than the {_said(free)} left in {entry.folder}")
+    X = _scratch(entry.folder, shape)
+    return cut(read(entry, samples, X), f"out of core: {much}, so they were read from disk")
+
+
+def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
+    """The embeddings of samples, as `featurepipe.matrices.fill` reads them; ProbeError where one is not finite."""
+    matrix = matrices.fill(entry, samples, X)
+    check_finite(matrix, entry)
+    return matrix
+
+
+def _scratch(folder: Path, shape: tuple[int, int]) -> np.memmap:
+    """A float32 array in a file without a name; its space is free again when the array is."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def _said(size: int) -> str:
+    """A size with its decimal unit."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.3g} {unit}"
+    return f"{size} bytes"
