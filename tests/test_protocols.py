@@ -357,6 +357,13 @@ def test_vissl_svm_is_vissls(names, val):
     assert outcome.selected_on == "3-fold cross-validation on train" + " and val" * val
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_average_precision_of_equal_scores_does_not_depend_on_the_order_of_rows(order):
+    positive, scores = np.array([True, False, False, True]), np.array([1.0, 1, 1, 0])  # 1 of 3, then 2 of 4
+    found = probes.average_precision(scores[order], positive[order])
+    assert found == 0.5
+
+
 def test_average_precision_is_the_interpolated_area():
     rng = np.random.default_rng(0)
     for seed in range(20):

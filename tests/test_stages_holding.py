@@ -142,6 +142,26 @@ def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
         probe(stored(), kind=kind, memory=TINY, baselines="none")
 
 
+def test_semi_supervised_lines_need_the_features_in_memory(stored):
+    with pytest.raises(ProbeError, match="leave out --semi, or give more --memory"):
+        probe(stored(), kind="ridge", shots=[2], semi=True, memory=TINY)
+
+
+def test_a_baseline_that_fits_nowhere_costs_its_figure_and_not_the_probe(stored, monkeypatch):
+    store, real = stored(), holding.hold
+
+    def full(entry, *of, **how):
+        if entry.name == "pixels":
+            raise StoreError("no room for features")
+        return real(entry, *of, **how)
+
+    monkeypatch.setattr("featurepipe.stages.probing.hold", full)
+    result = probe(store, kind="ridge")
+    assert result["baselines"]["pixels"] is None
+    assert "no figure for pixels: no room for features" in result["notes"]
+    assert models.load(result["model"]).kind == "ridge"
+
+
 def test_an_unknown_kind_is_still_said_to_be_unknown(stored):
     with pytest.raises(ProbeError, match="'tree' is unknown"):
         probe(stored(), kind="tree", memory=TINY, baselines="none")

@@ -1,4 +1,4 @@
-"""The stage probe_tasks: labels from a table's columns, on embeddings read once."""
+"""The stage probe_tasks: labels from a table's columns."""
 
 import csv
 import json
@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from featurepipe import extract, matrices, models, probe, probe_tasks, report
+from featurepipe import extract, manifests, matrices, models, probe, probe_tasks, report
 from featurepipe.errors import ManifestError, ProbeError
-from featurepipe.stages import Listener, tasks
+from featurepipe.stages import Listener, probing, tasks
 from featurepipe.stores import Store
 
 
@@ -103,19 +103,31 @@ def test_several_tasks_share_splits_that_are_made(stored, tmp_path):
     assert sum(found["animal"]["splits"].values()) == len(used["animal"])
 
 
-def test_embeddings_are_read_once_those_of_baselines_too(stored, tmp_path, monkeypatch):
+def test_tasks_and_their_baselines_embed_nothing_again(stored, tmp_path, monkeypatch):
     store, ids = stored(("train", "test"))
     extract(tmp_path / "photos", store, backbone="color-histogram", workers=1)
-    loads, real = [], matrices.load
-    monkeypatch.setattr(matrices, "load", lambda s, entry: loads.append(entry.name) or real(s, entry))
+    fills, real = [], probing.fill
+    monkeypatch.setattr(probing, "fill", lambda *of, **how: fills.append(of[4].name) or real(*of, **how))
     table = write(tmp_path / "t.csv", animals(ids))
     result = probe_tasks(store, labels=table, tasks="animal,insect", backbone="color-histogram", kind="ridge")
-    assert loads == ["color-histogram", "pixels"]
+    assert fills == ["pixels"]
     for task, labels in (("animal", 3), ("insect", 2)):
         assert len(result["tasks"][task]["test"]["classes"]) == labels
         assert result["tasks"][task]["baselines"]["pixels"] is not None
     alone = probe_tasks(store, labels=table, tasks="insect", backbone="color-histogram", kind="ridge")
     assert alone["tasks"]["insect"]["baselines"] == result["tasks"]["insect"]["baselines"]
+
+
+def test_a_task_that_the_common_splits_leave_nothing_to_measure_is_refused(stored, tmp_path):
+    store, ids = stored()
+    rows = animals(ids)
+    opened = Store.open(store)
+    m = matrices.load(opened, opened.choose("pixels"))
+    split = manifests.assign_splits([""] * len(m), m.digests, seed=0)
+    train = {id_ for id_, part in zip(m.ids, split, strict=True) if part == "train"}
+    few = [{**row, "insect": row["insect"] if row["id"] in train else ""} for row in rows]
+    with pytest.raises(ManifestError, match=r"task insect: all of its \d+ labelled images fall into train"):
+        probe_tasks(store, labels=write(tmp_path / "few.csv", few), tasks="animal,insect", **QUICK)
 
 
 def test_sets_of_labels_in_a_column(stored, tmp_path):

@@ -9,7 +9,7 @@ from featurepipe import matrices
 from featurepipe.backbones import Pixels
 from featurepipe.errors import ProbeError
 from featurepipe.manifests import Sample
-from featurepipe.statistics import gather, gathering
+from featurepipe.statistics import gather, gathering, ridge_path
 from featurepipe.stores import Row, Store, Writer
 
 CLASSES = np.array(["ant", "bee", "cow"])
@@ -107,6 +107,21 @@ def test_folds_are_those_rows_alone():
     for fold in (-1, 3):
         with pytest.raises(ProbeError, match=f"no fold {fold}; these statistics have 3"):
             found.without(fold)
+
+
+def test_a_feature_that_varies_in_the_fold_held_out_only_is_constant_in_the_others():
+    rng = np.random.default_rng(0)
+    X, y, folds = rng.normal(size=(300, 8)), np.arange(300) % 3, np.arange(300) % 5
+    X[:, 4:] = 0
+    X[folds == 0, 4:] = rng.random((60, 4))
+    found = gather([(X, y, folds)], range(3), folds=5)
+    assert found.without(0).constant().tolist() == [False] * 4 + [True] * 4
+    assert not found.without(1).constant().any()
+    one, other = (
+        ridge_path(of, [1.0], scale=True)[0]
+        for of in (found.without(0), gather([(X[folds > 0], y[folds > 0])], range(3)))
+    )
+    np.testing.assert_allclose(one.decision_function(X), other.decision_function(X), atol=1e-9)
 
 
 def test_a_feature_that_is_constant_is_told_from_one_that_hardly_varies():

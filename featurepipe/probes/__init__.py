@@ -22,7 +22,18 @@ scikit-learn's OneVsRestClassifier.
 """
 
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
-from featurepipe.probes.kinds import ALPHA_GRID, C_GRID, CLASS_WEIGHTS, FOLDS, IN_MEMORY, KINDS, OUT_OF_CORE, at_edge
+from featurepipe.probes.kinds import (
+    ALPHA_GRID,
+    C_GRID,
+    CLASS_WEIGHTS,
+    FOLDS,
+    IN_MEMORY,
+    KINDS,
+    OUT_OF_CORE,
+    at_edge,
+    candidates_of,
+    check_kind,
+)
 from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier, listed
 from featurepipe.probes.metrics import (
     ECE_BINS,
@@ -52,9 +63,11 @@ __all__ = [
     "Probe",
     "at_edge",
     "average_precision",
+    "candidates_of",
     "chance",
     "check_enough",
     "check_few",
+    "check_kind",
     "check_known",
     "choose",
     "decision_scores",

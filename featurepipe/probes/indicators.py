@@ -66,7 +66,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     >>> average_precision(np.array([3.0, 2, 1]), np.array([True, False, True]))
     0.8333333333333333
     """
-    hits = positive[np.argsort(scores, kind="stable")[::-1]]  # (n,) highest score first
+    hits = positive[np.lexsort((positive, -scores))]  # (n,) highest score first; of equal ones the hits come last
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(envelope[hits].mean())  # recall rises by the same at each hit

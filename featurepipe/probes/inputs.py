@@ -28,11 +28,21 @@ def check(
         A single class, no rows, values that are not finite or no numbers, a missing label, a class in y_other only, or
         rows, labels and widths that do not match.
     """
-    X, y = _pair(X, y)
+    X, y, X_other, y_other = check_rows(X, y, X_other, y_other)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
         raise ProbeError(f"{found} to train on; a classifier needs at least two classes")
+    if y_other is not None:
+        check_known(y_other, classes)
+    return X, y, X_other, y_other
+
+
+def check_rows(
+    X: np.ndarray, y: np.ndarray, X_other: np.ndarray | None = None, y_other: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """As `check`, whatever the labels are, if there are any."""
+    X, y = _pair(X, y)
     if (X_other is None) != (y_other is None):
         raise ProbeError("selection data are embeddings and labels; one of the two is missing")
     if X_other is not None:
@@ -41,7 +51,6 @@ def check(
             raise ProbeError("there are no samples to select on; leave the selection data out, or give some")
         if X_other.shape[1] != X.shape[1]:
             raise ProbeError(f"embeddings of width {X.shape[1]} and {X_other.shape[1]}; all must be of one backbone")
-        check_known(y_other, classes)
     return X, y, X_other, y_other
 
 

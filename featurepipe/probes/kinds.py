@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -73,7 +74,7 @@ def fit_path(
         scikit-learn estimators for raw X; None where there is no certificate.
     """
     weights = balanced(y) if class_weight == "balanced" else None
-    with _threads(X):
+    with threads(X):
         if kind in QUADRATIC:
             return [(estimator, None) for estimator in fit_quadratic(kind, describe(X, y, weights), candidates)]
         if kind == "knn":
@@ -105,7 +106,7 @@ def fit_folds(
     # One pass serves all folds, but for weights, which balance each training part by itself; and the folds' X'X are to
     # take no more memory than twice the features.
     if kind in QUADRATIC and how.get("class_weight") is None and len(X) >= (FOLDS + 1) * X.shape[1]:
-        with _threads(X):
+        with threads(X):
             for fold, found in describe_folds(X, y, folds, FOLDS):
                 yield folds == fold, [(estimator, None) for estimator in fit_quadratic(kind, found, candidates)]
         return
@@ -115,7 +116,7 @@ def fit_folds(
             yield out, fit_path(kind, Stack(X).take(~out), y[~out], candidates, **how)
 
 
-def _threads(X: Rows) -> AbstractContextManager:
+def threads(X: Rows) -> AbstractContextManager:
     """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
     from threadpoolctl import threadpool_limits
 
@@ -128,8 +129,10 @@ def balanced(y: np.ndarray) -> np.ndarray:
     return (len(y) / (len(counts) * counts))[codes]
 
 
-def candidates_of(kind: str, value: float | None, rows: int) -> tuple[float | None, ...]:
+def candidates_of(kind: str, value: float | None, rows: int = sys.maxsize) -> tuple[float | None, ...]:
     """The strengths to try: the given one, or the kind's grid as far as it goes with so many rows.
+
+    Without their number, whatever any rows could have.
 
     Raises
     ------

@@ -19,12 +19,13 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
-from featurepipe.probes.inputs import finite
-from featurepipe.probes.kinds import FOLDS, SMALL_BYTES, candidates_of, check_kind
+from featurepipe.probes.inputs import check_groups, check_rows
+from featurepipe.probes.kinds import FOLDS, candidates_of, check_kind, threads
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.metrics import check_known
 from featurepipe.probes.paths import TOLERANCE, Fit, LogisticPath
 from featurepipe.probes.selection import Probe
+from featurepipe.probes.stacks import chunks
 
 MULTI_LABEL = "multi-label"
 
@@ -85,7 +86,9 @@ def fit_labels(
     (['right', 'up'], [[0, 1], [1, 1]])
     """
     check_kind("logistic", class_weight)
-    X, labels = finite(X), labels_of(y)
+    X, y, X_val, y_val = check_rows(X, y, X_val, y_val)
+    check_groups(groups, len(y))
+    labels = labels_of(y)
     if len(labels) < 2:
         found = f"only one label ({labels.tolist()[0]!r})" if len(labels) else "no labels"
         raise ProbeError(f"{found} to train on; a multi-label probe needs at least two")
@@ -96,7 +99,6 @@ def fit_labels(
         )
     candidates = candidates_of("logistic", value, len(Y))
     if X_val is not None:
-        X_val = finite(X_val)
         check_known(labels_of(y_val), labels)
         truth, on = indicator(y_val, labels), "val"
         fits = _fits(X, Y, candidates, class_weight)
@@ -236,16 +238,14 @@ def _final(
 
 def _fits(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float], class_weight: str | None) -> list[Fit]:
     """All labels (n, K) at each C, ascending."""
-    from threadpoolctl import threadpool_limits
-
     weights = _balanced(Y) if class_weight == "balanced" else None
-    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):  # as in `fit_path`
+    with threads(X):
         path = LogisticPath(X, Y, sample_weight=weights, scale=True, tolerance=TOLERANCE / Y.shape[1])
         return list(path.fit(strengths))
 
 
 def _scores(fit: Fit, X: np.ndarray) -> np.ndarray:
-    return X @ fit.coef.T + fit.intercept  # (n, K)
+    return np.concatenate([chunk @ fit.coef.T + fit.intercept for _, chunk in chunks(X)])  # (n, K)
 
 
 def _mean_losses(scores: np.ndarray, Y: np.ndarray, class_weight: str | None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
     """
     X = X if isinstance(X, Stack) else np.asanyarray(X)
     scores = np.empty((len(X), len(estimator.classes_)))
-    for at, chunk in chunks(X):
+    for at, chunk in _pieces(estimator, X):
         scores[at] = _scores(estimator, chunk)
     return scores
 
@@ -87,7 +87,14 @@ def is_multi_label(estimator: Any) -> bool:
 
 def predict(estimator: Any, X: Rows) -> np.ndarray:
     """The estimator's own `predict`, (n,), a few megabytes of rows at a time."""
-    return np.concatenate([estimator.predict(chunk) for _, chunk in chunks(X)])
+    return np.concatenate([estimator.predict(chunk) for _, chunk in _pieces(estimator, X)])
+
+
+def _pieces(estimator: Any, X: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows in float64, a few megabytes at a time; of neighbours all, as each call prepares the training rows anew."""
+    if hasattr(estimator, "n_neighbors"):
+        return iter([(slice(None), X[:].astype(np.float64, copy=False))])
+    return chunks(X)
 
 
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.inputs import check
+from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
 
@@ -78,6 +78,7 @@ def fit_few_shot(
     [(4, 5, ['self_training', 'label_spreading']), (20, 5, ['self_training', 'label_spreading'])]
     """
     X, y, X_test, y_test = check(X, y, X_test, y_test)
+    check_groups(groups, len(y))
     check_few(shots, repeats, semi)
     check_enough(y, shots)
     classes, codes = np.unique(y, return_inverse=True)

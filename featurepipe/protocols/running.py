@@ -9,7 +9,7 @@ import numpy as np
 from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
-from featurepipe.probes.kinds import SMALL_BYTES
+from featurepipe.probes.kinds import threads
 from featurepipe.protocols import logistic, margins, neighbours
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
 from featurepipe.protocols.outcomes import Outcome
@@ -78,8 +78,6 @@ def run(
     >>> len(outcome.path), outcome.selected_on, outcome.estimator.predict(X[:2]).tolist()
     (45, '6 of 60 training rows held out', ['ant', 'ant'])
     """
-    from threadpoolctl import threadpool_limits
-
     if protocol.shots:
         raise ProbeError(f"protocol {protocol.name} fits few shots, draw by draw; use run_shots")
     metric = choose_metric(protocol, metric)
@@ -87,8 +85,7 @@ def run(
     X, X_val = X.astype(np.float64), None if X_val is None else X_val.astype(np.float64)
     check_groups(groups, len(X) + (0 if X_val is None else len(X_val)))
     runner = _default if protocol.name == "featurepipe" else _RUNNERS[protocol.method]
-    # as in probes.kinds: products of small matrices gain little from BLAS threads
-    with threadpool_limits(1 if X.nbytes < SMALL_BYTES else None, "blas"):
+    with threads(X):
         return runner(protocol, X, y, X_val, y_val, metric=metric, groups=groups, seed=seed)
 
 

@@ -74,6 +74,9 @@ def evaluate(
         extractor = models.open_backbone(loaded, model, weights=weights, device=device)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     matrix, notes = labelled(matrix)
+    if "task" in loaded.card.get("data", {}):
+        of = loaded.card["data"]
+        notes.append(f"the model has learned column {of['task']} of {of['labels']}; these are the data's own labels")
     for note in notes:
         listener.note(f"note: {note}")
     which, mask = _evaluated(matrix, loaded, split)

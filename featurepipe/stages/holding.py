@@ -17,6 +17,7 @@ from featurepipe.stages.preparing import Parts, check_finite, cut
 from featurepipe.stores import Entry
 
 UNITS = "KMGT"
+SCORES = 18  # float64 arrays (n, classes): of each candidate on selection data, and of the C path
 SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*(?:([{UNITS}])(i?))?B?", re.IGNORECASE)
 
 
@@ -65,7 +66,7 @@ def available() -> int | None:
     return free if limit == "max" else max(min(free, int(limit) - int(used)), 0)
 
 
-def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None) -> Parts:
+def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *, whole: bool = False) -> Parts:
     """Read the embeddings of samples, and cut them into parts.
 
     Where the features and a working copy of them exceed the memory, they lie in a file in the entry's folder instead.
@@ -80,6 +81,8 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None) ->
         Of the probe.
     memory : int or None
         Bytes; by default what is available.
+    whole : bool
+        Whether something else than the probe needs all features in memory (semi-supervised lines).
 
     Raises
     ------
@@ -92,19 +95,28 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None) ->
     """
     shape = len(samples), entry.indexes[0].width
     size = 4 * shape[0] * shape[1]
+    copies = 4 if kind == probes.MULTI_LABEL else 2
+    scores = 8 * len(samples) * len(set(samples.y)) * SCORES
     limit = available() if memory is None else memory
-    if limit is None or 2 * size <= limit:
+    if limit is None or copies * size + scores <= limit:
         return cut(read(entry, samples))
-    much = f"the features and a working copy take {_said(2 * size)}, more than the {_said(limit)} of memory"
-    if kind in (*probes.IN_MEMORY, probes.MULTI_LABEL):
+    much = (
+        f"the features and working copies take {_said(copies * size)} and the scores of all classes up to "
+        f"{_said(scores)}, together more than the {_said(limit)} of memory"
+    )
+    if whole:
+        raise ProbeError(f"{much}, and semi-supervised lines need them there; leave out --semi, or give more --memory")
+    if kind == probes.MULTI_LABEL:
+        raise ProbeError(f"{much}, and a multi-label probe needs them there; give more --memory")
+    if kind in probes.IN_MEMORY:
         raise ProbeError(
-            f"{much}, and a {kind} probe needs both; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
+            f"{much}, and a {kind} probe needs them there; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
         )
     free = shutil.disk_usage(entry.folder).free
     if size > free:
         raise StoreError(f"{much}, and {_said(size)} of scratch more than the {_said(free)} left in {entry.folder}")
     X = _scratch(entry.folder, shape)
-    return cut(read(entry, samples, X), f"out of core: {much}, so they were read from disk")
+    return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
 
 
 def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
@@ -117,6 +129,11 @@ def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> F
 def _scratch(folder: Path, shape: tuple[int, int]) -> np.memmap:
     """A float32 array in a file without a name; its space is free again when the array is."""
     with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # or a disk that another fills meanwhile kills this process
+            try:
+                os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+            except OSError as error:
+                raise StoreError(f"no room for features in {folder}: {error.strerror or error}") from error
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from featurepipe.errors import ProbeError
 from featurepipe.reports import wilson
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, arrange, choose_splits, outline
-from featurepipe.stages.probing import fit_notes, fit_parts, probe
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, outline
+from featurepipe.stages.probing import Recipe, fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
 
@@ -75,6 +76,9 @@ def probe_layers(
     started, limit = time.perf_counter(), parse_size(memory)
     if options.get("multi_label"):
         raise ProbeError("layers are chosen by top-1, which sets of labels have not; choose one layer for multi-label")
+    known = {field.name for field in fields(Recipe)} & options.keys()
+    recipe = Recipe(kind, value, class_weight, seed=seed, **{name: options[name] for name in known})
+    recipe.check()
     source = Store.open(store)
     entries = source.choose_layers(backbone, layers)
     common = _common(entries)
@@ -82,7 +86,9 @@ def probe_layers(
     table = []
     for entry in entries:
         samples, _ = outline(source, entry, common)
-        parts = hold(entry, arrange(samples, choose_splits(samples, seed)[0]), kind, limit)
+        samples = arrange(samples, choose_splits(samples, seed)[0])
+        probes.check_enough(cut(samples).learned.y, recipe.shots)
+        parts = hold(entry, samples, kind, limit)
         table.append(_row(entry, parts, kind, value, seed, class_weight))
         del parts  # one layer's features at a time
         listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} %")

@@ -55,6 +55,8 @@ class Recipe:
         if self.multi_label and self.shots:
             raise ProbeError("shots are images per class, which sets of labels have not; leave out one or other")
         probes.check_few(self.shots, self.repeats, self.semi)
+        probes.check_kind(self.kind, self.class_weight)
+        probes.candidates_of(self.kind, self.value)
 
 
 def probe(
@@ -208,7 +210,7 @@ def probe_prepared(
     probes.check_enough(found.parts.learned.y, recipe.shots)  # before anything is fitted
     kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
     found.announce(listener, f"{kind} probe")
-    parts = hold(found.entry, found.samples, kind, limit)
+    parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
     fitted = _fit(parts, recipe)
     few = _few_shot(recipe, parts)
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
@@ -218,7 +220,7 @@ def probe_prepared(
     for name, (entry, rows) in held.items():
         try:
             same = hold(entry, _same_samples(found, rows), kind, budget)
-        except ProbeError as error:  # features too large for the kind
+        except (ProbeError, StoreError) as error:  # too large for the kind or the disk, or broken: the probe stands
             absent = [*absent, f"no figure for {entry.name}: {error}"]
             continue
         notes += [f"{entry.name}: {note}" for note in held_notes(same)]

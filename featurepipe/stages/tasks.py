@@ -1,4 +1,4 @@
-"""The stage `probe_tasks`: the labels of a table, a probe for each of its columns, on embeddings read once."""
+"""The stage `probe_tasks`: the labels of a table, a probe for each of its columns."""
 
 from __future__ import annotations
 
@@ -101,6 +101,8 @@ def probe_tasks(
     samples, split_source = _split(samples, recipe.seed) if len(names) > 1 else (samples, None)
     ready = {}
     for name, mine in samples.items():  # the labels of all, before anything is fitted
+        if split_source is not None:
+            _check_held_out(name, mine)
         found = _divide(name, replace(source, samples=mine, path=paths[name]), recipe)
         ready[name] = replace(found, split_source=split_source or found.split_source)
         probes.check_enough(found.parts.learned.y, recipe.shots)
@@ -196,6 +198,16 @@ def _split(matrices: dict[str, FeatureMatrix], seed: int) -> tuple[dict[str, Fea
     split = np.full(len(first), None, object)
     split[any_label], how = split_by_content(used, seed)
     return {name: replace(matrix, split=split) for name, matrix in matrices.items()}, how
+
+
+def _check_held_out(name: str, samples: FeatureMatrix) -> None:
+    """Refuse a task that the common splits leave no image to measure: its own would mix with other tasks' images."""
+    mine = samples.split[samples.y != None]  # noqa: E711  # element by element
+    if len(mine) and set(mine) == {"train"}:
+        raise ManifestError(
+            f"task {name}: all of its {len(mine)} labelled images fall into train; label more, give splits in the "
+            "manifest, or try another seed"
+        )
 
 
 def _divide(name: str, source: Source, recipe: Recipe) -> Prepared:

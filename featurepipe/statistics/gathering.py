@@ -142,8 +142,12 @@ class Statistics:
         return np.maximum(self.squares() - total**2 / self.rows, 0) / self.rows
 
     def constant(self) -> np.ndarray:
-        """Which features are constant but for rounding, bool (D,); see `is_constant`."""
-        return is_constant(np.sqrt(self.variances()), self.mean)
+        """Which features are constant but for rounding, bool (D,); see `is_constant`.
+
+        What has been added up is about the shift, to which rows of other folds belong too, so rounding is that of the
+        distance from there as well.
+        """
+        return is_constant(np.sqrt(self.variances()), np.abs(self.mean) + np.abs(self.mean - self.shift))
 
     def scales(self, constant: float = 1.0) -> np.ndarray:
         """Standard deviation of each feature, (D,); `constant` for a constant one, which infinity makes nothing of."""
