@@ -99,10 +99,10 @@ def test_parts_are_slices_of_one_matrix_wherever_it_lies(stored, splits, learned
     store = stored(splits)
     opened, entry, samples = samples_of(store)
     whole, before = matrices.load(opened, entry), files(store)
-    size = 4 * whole.X.size
-    for memory in (2 * size, 2 * size - 1):
+    size = 8 * whole.X.size + 8 * len(samples) * 3 * holding.SCORES  # of three classes
+    for memory in (size, size - 1):
         parts = hold(entry, samples, "ridge", memory)
-        assert (parts.elsewhere is None) == (memory == 2 * size)
+        assert (parts.elsewhere is None) == (memory == size)
         assert isinstance(parts.learned.X, np.memmap) == (parts.elsewhere is not None)
         assert len(parts.learned) == learned
         assert files(store) == before  # the scratch file has no name
@@ -124,7 +124,7 @@ def test_the_message_says_how_much(stored):
     _, entry, samples = samples_of(stored())
     size = 8 * len(samples) * entry.indexes[0].width
     note = hold(entry, samples, "svm", 1000).elsewhere
-    assert f"take {size / 1000:.3g} kB, more than the 1 kB of memory" in note
+    assert f"take {size / 1000:.3g} kB, class scores up to 31.1 kB; that is more than the 1 kB of memory" in note
 
 
 def test_no_memory_given_is_what_is_available(stored, monkeypatch):
@@ -138,7 +138,7 @@ def test_no_memory_given_is_what_is_available(stored, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["knn", "mlp"])
 def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
-    with pytest.raises(ProbeError, match=f"more than the 10 kB of memory, and a {kind} probe needs both; .*logistic"):
+    with pytest.raises(ProbeError, match=f"more than the 10 kB of memory, and a {kind} probe needs both there; use logistic"):
         probe(stored(), kind=kind, memory=TINY, baselines="none")
 
 
@@ -211,12 +211,13 @@ def test_baselines_keep_to_the_memory_that_the_features_leave(stored):
     store = stored()
     width = matrices.load(*samples_of(store)[:2]).X.shape[1]
     size = 4 * 72 * width
-    for memory, told in ((2 * size, True), ("1GB", False)):  # pixels are the wider ones
+    room = 2 * size + 8 * 72 * 3 * holding.SCORES
+    for memory, told in ((room, True), ("1GB", False)):  # pixels are the wider ones
         result = probe(store, backbone="color-histogram", kind="ridge", memory=memory)
         assert not result["out_of_core"]
         assert any(note.startswith("pixels: out of core") for note in result["notes"]) == told
         assert result["baselines"]["pixels"] is not None
-    result = probe(store, backbone="color-histogram", kind="knn", memory=2 * size)
+    result = probe(store, backbone="color-histogram", kind="knn", memory=room)
     assert result["baselines"]["pixels"] is None
     assert any("no figure for pixels: the features and a working copy take" in note for note in result["notes"])
 

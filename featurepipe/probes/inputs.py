@@ -74,12 +74,12 @@ def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def finite(X: np.ndarray) -> np.ndarray:
     """Embeddings as an array of real numbers, uncopied where they are one; ProbeError unless all are finite."""
-    X = np.asanyarray(X)  # a memory map stays one
-    if X.dtype.kind not in "fiu":
-        try:
+    try:
+        X = np.asanyarray(X)  # a memory map stays one
+        if X.dtype.kind not in "fiu":
             X = X.astype(np.float64)
-        except (TypeError, ValueError) as error:  # text, or rows of different lengths
-            raise ProbeError(f"embeddings are numbers; {error}") from error
+    except (TypeError, ValueError) as error:  # text, or rows of different lengths
+        raise ProbeError(f"embeddings are numbers; {error}") from error
     if X.ndim == 2 and not all(np.isfinite(chunk).all() for _, chunk in chunks(X)):
         raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
     return X

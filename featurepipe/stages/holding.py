@@ -101,16 +101,16 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     if limit is None or copies * size + scores <= limit:
         return cut(read(entry, samples))
     much = (
-        f"the features and working copies take {_said(copies * size)} and the scores of all classes up to "
-        f"{_said(scores)}, together more than the {_said(limit)} of memory"
+        f"the features and a working copy take {_said(copies * size)}, class scores up to {_said(scores)}; "
+        f"that is more than the {_said(limit)} of memory"
     )
     if whole:
         raise ProbeError(f"{much}, and semi-supervised lines need them there; leave out --semi, or give more --memory")
     if kind == probes.MULTI_LABEL:
-        raise ProbeError(f"{much}, and a multi-label probe needs them there; give more --memory")
+        raise ProbeError(f"{much}, and a multi-label probe needs both there; give more --memory")
     if kind in probes.IN_MEMORY:
         raise ProbeError(
-            f"{much}, and a {kind} probe needs them there; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
+            f"{much}, and a {kind} probe needs both there; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
         )
     free = shutil.disk_usage(entry.folder).free
     if size > free:
