@@ -138,7 +138,8 @@ def test_no_memory_given_is_what_is_available(stored, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["knn", "mlp"])
 def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
-    with pytest.raises(ProbeError, match=f"more than the 10 kB of memory, and a {kind} probe needs both there; use logistic"):
+    message = f"more than the 10 kB of memory, and a {kind} probe needs both there; use logistic"
+    with pytest.raises(ProbeError, match=message):
         probe(stored(), kind=kind, memory=TINY, baselines="none")
 
 
