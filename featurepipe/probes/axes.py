@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from featurepipe.probes.stacks import Rows, chunks, weighted_moments
@@ -34,7 +32,7 @@ class Rotated:
         self._kept = None
         if keep:
             self._kept = np.empty((len(X), self.rank), np.float32)
-            for at, chunk in self._chunks():
+            for at, chunk in chunks(self._X):
                 self._kept[at] = chunk @ self._axes - self._offset
 
     def forward(self, V: np.ndarray) -> np.ndarray:
@@ -42,7 +40,7 @@ class Rotated:
         full = self._axes @ V[:, :-1].T  # (D, K)
         shift = V[:, -1] - self._offset @ V[:, :-1].T  # (K,)
         S = np.empty((len(self._X), len(V)))
-        for at, chunk in self._chunks():
+        for at, chunk in chunks(self._X):
             S[at] = chunk @ full + shift
         return S
 
@@ -52,7 +50,7 @@ class Rotated:
         And the sum of squares of Rᵀ times what the features have beside their axes.
         """
         total = R.sum(axis=0)  # (K,)
-        full = sum(R[at].T @ chunk for at, chunk in self._chunks()) - np.outer(total, self._mean)  # (K, D)
+        full = sum(R[at].T @ chunk for at, chunk in chunks(self._X)) - np.outer(total, self._mean)  # (K, D)
         along = full @ self._axes  # (K, r)
         beside = float(((full / self._spread) ** 2).sum() - (along**2).sum())  # Pythagoras
         return np.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
@@ -76,14 +74,11 @@ class Rotated:
         coef = W[:, :-1] @ self._axes.T
         return coef, W[:, -1] - coef @ self._mean
 
-    def _chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        return chunks(self._X)
-
     def _principal(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
         n, width = self._X.shape
         standardised = (
-            (chunk - self._mean) / self._spread * np.sqrt(w[at])[:, None] for at, chunk in self._chunks()
+            (chunk - self._mean) / self._spread * np.sqrt(w[at])[:, None] for at, chunk in chunks(self._X)
         )  # (m, D)
         if n <= width:  # the representer theorem: coefficients lie in the rows' span
             squares, vectors = row_eigenpairs(np.concatenate(list(standardised)))

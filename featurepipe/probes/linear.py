@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.paths import Certificate, LogisticPath, SvmPath
+from featurepipe.probes.paths import Certificate, Fit, LogisticPath, SvmPath
 from featurepipe.probes.stacks import Rows
 
 Fitted = Iterable[tuple[Any, Certificate | None]]
@@ -42,10 +42,14 @@ def _along_path(
 ) -> Fitted:
     classes, codes = np.unique(y, return_inverse=True)
     for fit in path(X, codes, sample_weight=weights, scale=True, keep=keep).fit(candidates):
-        certificate = fit.certificate
-        estimator = linear_estimator(make(C=certificate.C), classes, fit.coef, fit.intercept)
-        estimator.n_iter_ = np.array([certificate.steps], np.int32)
-        yield estimator, certificate
+        yield path_estimator(make, classes, fit), fit.certificate
+
+
+def path_estimator(make: Any, classes: np.ndarray, fit: Fit) -> Any:
+    """A point of a path as an estimator of class `make`, LogisticRegression or LinearSVC."""
+    estimator = linear_estimator(make(C=fit.certificate.C), classes, fit.coef, fit.intercept)
+    estimator.n_iter_ = np.array([fit.certificate.steps], np.int32)
+    return estimator
 
 
 def linear_estimator(estimator: Any, classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.linear import path_estimator
 from featurepipe.probes.metrics import figures
 from featurepipe.probes.paths import Fit, LogisticPath
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
@@ -27,6 +28,8 @@ def run(
     seed: int,
 ) -> Outcome:
     """Choose C on validation data, or on training rows held out, and fit as the protocol says."""
+    from sklearn.linear_model import LogisticRegression
+
     classes, on, notes = np.unique(y), "val", []
     if X_val is None:
         fitted, held = hold_out(protocol, y, seed, groups)
@@ -43,7 +46,7 @@ def run(
     return Outcome(
         protocol=protocol,
         metric=metric,
-        estimator=_estimator(fit, known),
+        estimator=path_estimator(LogisticRegression, known, fit),
         chosen=protocol.grid[chosen],
         selected_on=on,
         path=[sweep.rows[place] for place in sorted(found)],
@@ -140,13 +143,3 @@ class _Sweep:
         scores = np.full((len(found), len(self._classes)), -np.inf)
         scores[:, self._columns] = found
         return scores
-
-
-def _estimator(fit: Fit, classes: np.ndarray) -> Any:
-    """A LogisticRegression as if it had been fitted by scikit-learn."""
-    from sklearn.linear_model import LogisticRegression
-
-    estimator = LogisticRegression(C=fit.certificate.C)
-    estimator.classes_, estimator.coef_, estimator.intercept_ = classes, fit.coef, fit.intercept
-    estimator.n_iter_, estimator.n_features_in_ = np.array([fit.certificate.steps], np.int32), fit.coef.shape[1]
-    return estimator

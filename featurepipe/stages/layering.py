@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from featurepipe import probes
+from featurepipe import matrices, probes
 from featurepipe.errors import ProbeError
 from featurepipe.reports import wilson
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, outline
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, labelled
 from featurepipe.stages.probing import Recipe, fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 
@@ -85,7 +85,7 @@ def probe_layers(
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table = []
     for entry in entries:
-        samples, _ = outline(source, entry, common)
+        samples, _ = labelled(matrices.outline(source, entry), common)
         samples = arrange(samples, choose_splits(samples, seed)[0])
         probes.check_enough(cut(samples).learned.y, recipe.shots)
         parts = hold(entry, samples, kind, limit)

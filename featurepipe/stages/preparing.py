@@ -172,9 +172,7 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
     ManifestError, ProbeError
         As for `featurepipe.stages.probe`.
     """
-    samples, notes = labelled(source.samples)
-    if among is not None:
-        samples = samples.take(np.array([digest in among for digest in samples.digests], bool))
+    samples, notes = labelled(source.samples, among)
     split, split_source = choose_splits(samples, seed, multi_label)
     samples = arrange(samples, split)
     parts = cut(samples)
@@ -191,22 +189,15 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
     )
 
 
-def outline(store: Store, entry: Entry, among: Collection[str] | None) -> tuple[FeatureMatrix, list[str]]:
-    """The labelled rows before their embeddings are read, of some digests if they are given; and notes."""
-    samples, notes = labelled(matrices.outline(store, entry))
-    if among is None:
-        return samples, notes
-    return samples.take(np.array([digest in among for digest in samples.digests], bool)), notes
-
-
-def labelled(matrix: FeatureMatrix) -> tuple[FeatureMatrix, list[str]]:
-    """The rows that have a label, and a note on those that have none."""
+def labelled(matrix: FeatureMatrix, among: Collection[str] | None = None) -> tuple[FeatureMatrix, list[str]]:
+    """The rows that have a label, of some digests if they are given, and a note on rows that have none."""
     has_label = np.array([label is not None for label in matrix.y], bool)
-    kept = matrix.take(has_label)
     missing = int((~has_label).sum())
-    if not len(kept):
+    if not has_label.any():
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
-    return kept, [f"{missing} samples without a label are left out"] if missing else []
+    if among is not None:
+        has_label &= [digest in among for digest in matrix.digests]
+    return matrix.take(has_label), [f"{missing} samples without a label are left out"] if missing else []
 
 
 def check_finite(matrix: FeatureMatrix, entry: Entry) -> None:
