@@ -175,8 +175,9 @@ def test_run_follows_a_protocol(photos, tmp_path):
     assert other["test"]["map"] > 0
     with pytest.raises(ProbeError, match="lpft has no metric 'map'"):
         run(tmp_path / "nowhere", protocol="lpft", metric="map")
-    with pytest.raises(ProbeError, match="lpft decides for itself; leave out value and shots"):
-        run(tmp_path / "nowhere", protocol="lpft", shots=[1])
+    for decided in ({"value": 1.0}, {"shots": [1]}, {"class_weight": "balanced"}):
+        with pytest.raises(ProbeError, match="lpft decides for itself; leave out value, shots and class_weight"):
+            run(tmp_path / "nowhere", protocol="lpft", **decided)
 
 
 def test_a_protocol_is_for_one_layer_which_may_be_chosen(photos, tmp_path):

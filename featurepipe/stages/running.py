@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def run(
     recipe = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
     recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines}
     if protocol is not None:
-        _check_protocol(protocol, metric, value, shots, multi_label)  # here, not after an hour of embedding
+        _check_protocol(protocol, metric, recipe)  # here, not after an hour of embedding
     Recipe(**recipe).check()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
@@ -122,14 +122,12 @@ def run(
     return merged
 
 
-def _check_protocol(
-    protocol: str, metric: str | None, value: float | None, shots: Sequence[int], multi_label: bool
-) -> None:
+def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]) -> None:
     """Refuse a protocol or metric that there is not, and what a protocol decides."""
     protocols.choose_metric(protocols.named(protocol), metric)
-    if value is not None or shots:
-        raise ProbeError(f"protocol {protocol} decides for itself; leave out value and shots")
-    if multi_label:
+    if recipe["value"] is not None or recipe["shots"] or recipe["class_weight"] is not None:
+        raise ProbeError(f"protocol {protocol} decides for itself; leave out value, shots and class_weight")
+    if recipe["multi_label"]:
         raise ProbeError(f"protocol {protocol} is for one class per image; leave out multi-label, or the protocol")
 
 
