@@ -13,6 +13,8 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── FingerprintMismatch (ValueError)  vectors of one backbone offered where another's are needed
     ├── FormatTooNew (ValueError)         a file written by a later featurepipe
     ├── ProbeError (ValueError)           data that no probe can be fitted or evaluated on
+    ├── FinetuningError (ValueError)      a recipe, model or data that no network can be tuned with
+    │   └── TrainingDiverged (ArithmeticError)  a loss that is not finite any more
     ├── ComparisonError (ValueError)      stores or tables that cannot be compared
     ├── ModelFileError (ValueError)       a file that is not a featurepipe model
     └── DependencyMissing (ImportError)   an optional library that is not installed
@@ -63,6 +65,14 @@ class FormatTooNew(FeaturepipeError, ValueError):
 
 class ProbeError(FeaturepipeError, ValueError):
     """No probe can be fitted or evaluated on this data."""
+
+
+class FinetuningError(FeaturepipeError, ValueError):
+    """No network can be tuned in this way, from this model or on this data."""
+
+
+class TrainingDiverged(FinetuningError, ArithmeticError):
+    """The loss of a network that is tuned is not finite any more."""
 
 
 class ComparisonError(FeaturepipeError, ValueError):

@@ -23,6 +23,8 @@ ROWS = (
     ("probes",),
     ("protocols",),
     ("models",),
+    ("finetuning",),
+    ("advice",),
     ("comparisons",),
     ("reports",),
     ("estimators",),
