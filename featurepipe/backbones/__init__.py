@@ -23,7 +23,7 @@ from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.networks import with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
-from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, check_same, stage_of
+from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, check_same, stage_of
 
 __all__ = [
     "BUNDLED",
@@ -45,6 +45,7 @@ __all__ = [
     "Pixels",
     "Sift",
     "Transform",
+    "View",
     "check_same",
     "cosines",
     "create",

@@ -93,6 +93,28 @@ class Transform:
                 raise BackboneError(f"the transform cannot be used: {says}")
 
 
+@dataclass(frozen=True)
+class View(Transform):
+    """One of many random views of each image, for training; drawn from its numbers and the image's content alone.
+
+    Attributes
+    ----------
+    augmentation : str
+        One of `featurepipe.images.AUGMENTATIONS`.
+    seed, number : int
+        Different numbers give different views.
+    """
+
+    augmentation: str = "standard"
+    seed: int = 0
+    number: int = 0
+
+    @classmethod
+    def of(cls, transform: Transform, augmentation: str, seed: int, number: int) -> View:
+        """A view that ends in what `transform` ends in: the same size, interpolation and normalisation."""
+        return cls(**asdict(transform), augmentation=augmentation, seed=seed, number=number)
+
+
 def _choose(field: str, value: str, known: tuple[str, ...]) -> str:
     return f"{field} {value!r} is unknown; use {', '.join(known)}"
 

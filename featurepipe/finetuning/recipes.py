@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.depths import ALL, check_depth
+from featurepipe.images import AUGMENTATIONS
 
 OPTIMIZERS = ("adamw", "sgd")
-AUGMENTATIONS = ("none", "crop", "standard")
 PROBE, RANDOM = "probe", "random"
+NO_AUGMENTATION = "none"
 LEARNING_RATES = {"adamw": 5e-4, "sgd": 3e-2}  # for batches of 256; see `Recipe.lr`
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 0.0}
 
@@ -98,7 +99,7 @@ class Recipe:
         for name, known in (
             ("head", (PROBE, RANDOM)),
             ("optimizer", OPTIMIZERS),
-            ("augment", AUGMENTATIONS),
+            ("augment", (NO_AUGMENTATION, *AUGMENTATIONS)),
             ("batch_norm", ("eval", "train")),
             ("precision", ("auto", "fp32", "bf16", "fp16")),
         ):

@@ -1,21 +1,4 @@
-"""Images: bytes → uint8 pixels, as timm's evaluation transform makes them.
-
-Three decoders, named in a backbone's transform and thus in its fingerprint:
-
-``pillow``
-    Pillow and timm's own transform: its very pixels.
-``torchvision``
-    JPEG by torchvision, resizing by its antialiased uint8 tensors: about twice as fast. No pixel of the photos that it
-    was tried on was further than 2/255 from Pillow's; images that are no photos can be (JPEGs of noise: 9/255).
-``draft``
-    As ``torchvision``, but libjpeg decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which for photos of many
-    megapixels is several times faster again. The pixels drift more (5/255 on the same photos); never chosen unasked.
-
-Whatever the decoder: EXIF orientation is applied; 16-bit greyscale is scaled to 8 bits; palette, CMYK, 1-bit and
-greyscale images become RGB; an alpha channel is dropped, as timm and torchvision do; of several frames the first
-is taken; what Pillow would refuse is refused. All of them let go of the interpreter lock while they work, so
-threads decode in parallel.
-"""
+"""One image: opened, made upright and 8-bit, resized and cropped; see the package's docstring for the decoders."""
 
 from __future__ import annotations
 
@@ -28,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from featurepipe.backbones import Transform
+from featurepipe.backbones import Transform, View
 from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
+from featurepipe.images.augmenting import augment
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +71,7 @@ def decode(data: bytes | bytearray, transform: Transform) -> np.ndarray:
 def to_pixels(image: Image.Image, transform: Transform) -> np.ndarray:
     """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
     image = convert(image, transform.input_size[0])
-    if transform.decoder != "pillow":
+    if transform.decoder != "pillow" or isinstance(transform, View):
         return _crop_tensor(_to_tensor(image), transform)
     _check_narrow(image.size, transform)
     return _resize_and_crop(transform)(image).numpy()
@@ -217,6 +201,8 @@ def _crop_tensor(tensor: torch.Tensor, transform: Transform) -> np.ndarray:
 
     height, width = transform.input_size[1:]
     _check_narrow((tensor.shape[2], tensor.shape[1]), transform)
+    if isinstance(transform, View):
+        return augment(tensor, transform)
     squash = transform.crop_mode == "squash"
     square = transform.crop_mode == "center" and height == width
     known = ("bilinear",) if squash else ("bilinear", "bicubic")
