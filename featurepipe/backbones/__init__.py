@@ -19,8 +19,8 @@ from featurepipe.backbones.creation import (
     twin,
 )
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
-from featurepipe.backbones.extractors import Backbone, Layers
-from featurepipe.backbones.networks import with_tag
+from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
+from featurepipe.backbones.networks import freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, check_same, stage_of
@@ -51,6 +51,9 @@ __all__ = [
     "create",
     "create_layers",
     "drifting",
+    "embedding_forward",
+    "freeze",
+    "is_out_of_memory",
     "learn_codebook",
     "learned_from",
     "names",

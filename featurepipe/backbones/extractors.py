@@ -148,6 +148,13 @@ class Backbone:
             ) from error
 
 
+def embedding_forward(backbone: Backbone, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A backbone's forward pass in a precision that may not be its own, through which gradients flow where they are
+    wanted: pixels, uint8 or float of 0…255, (B, C, H, W) on its device → float32 (B, width).
+    """
+    return make_forward(backbone.module, backbone.transform, backbone.layers, backbone.spec["pooling"], precision)
+
+
 @dataclass(frozen=True)
 class Layers(Backbone):
     """Several layers of one frozen network, all of one forward pass; `embed` gives their vectors side by side.

@@ -4,7 +4,39 @@ Linear probing, then fine-tuning (LP-FT): Kumar et al., *Fine-Tuning can Distort
 Out-of-Distribution*, ICLR 2022.
 """
 
+from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.depths import check_depth, layers_of, trainable
-from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.heads import LINEAR, head_estimator, linear_head, random_head
+from featurepipe.finetuning.networks import Network
+from featurepipe.finetuning.peers import Peers, join
+from featurepipe.finetuning.promotion import Head, Promoted, promote
+from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
+from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
 
-__all__ = ["Recipe", "check_depth", "layers_of", "trainable"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "LINEAR",
+    "PROBE",
+    "RANDOM",
+    "SWITCHES",
+    "Head",
+    "Network",
+    "Outcome",
+    "Peers",
+    "PixelBatches",
+    "Promoted",
+    "Recipe",
+    "Samples",
+    "Step",
+    "better",
+    "check_depth",
+    "head_estimator",
+    "join",
+    "layers_of",
+    "linear_head",
+    "promote",
+    "random_head",
+    "trainable",
+    "tune",
+]

@@ -45,7 +45,7 @@ class Recipe:
     warmup : float
         Share of the steps in which the learning rate rises; it then falls along a cosine.
     augment : {'standard', 'crop', 'none'}
-        ``standard``: random resized crops of at least a third of the image, and half of the images mirrored; ``crop``:
+        ``standard``: random resized crops of at least half of the image, and half of the images mirrored; ``crop``:
         no mirroring, for letters and digits; ``none``: the pixels that the probe saw.
     label_smoothing, mixup : float
         Share of the label that is spread over all classes; alpha of mixup's Beta distribution. 0 is none.
@@ -59,8 +59,10 @@ class Recipe:
         Whether batch norms keep the statistics of the pretraining, or follow the batches.
     checkpointing : bool
         Compute activations again in the backward pass instead of keeping them: slower, with less memory.
-    precision : {'auto', 'fp32', 'bf16', 'fp16'}
-        Of the tuned network's forward pass; ``auto`` is the backbone's own.
+    precision : {'auto', 'fp32', 'bf16'}
+        Of the forward pass in training; ``auto`` is the backbone's own. Validation is always in the backbone's own.
+    class_weight : {None, 'balanced'}
+        ``balanced`` lets every class count alike in the loss.
     patience : int
         Epochs without a better validation after which tuning stops; 0 is never.
     views : int
@@ -89,6 +91,7 @@ class Recipe:
     batch_norm: str = "eval"
     checkpointing: bool = False
     precision: str = "auto"
+    class_weight: str | None = None
     patience: int = 5
     views: int = 4
     seed: int = 0
@@ -101,10 +104,11 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("augment", (NO_AUGMENTATION, *AUGMENTATIONS)),
             ("batch_norm", ("eval", "train")),
-            ("precision", ("auto", "fp32", "bf16", "fp16")),
+            ("precision", ("auto", "fp32", "bf16")),
+            ("class_weight", (None, "balanced")),
         ):
             if getattr(self, name) not in known:
-                raise FinetuningError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(known)}")
+                raise FinetuningError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(map(str, known))}")
         for name, fits, says in (
             ("epochs", self.epochs is None or self.epochs >= 1, "at least 1"),
             ("head_epochs", self.head_epochs >= 0, "0 or more"),

@@ -2,7 +2,7 @@
 
 ``standard``
     Random resized crops, and half of the views mirrored: what image networks are commonly fine-tuned with (Szegedy et
-    al., *Going Deeper with Convolutions*, 2015), but of at least a third of the image, as fine-tuning is short.
+    al., *Going Deeper with Convolutions*, 2015), but of at least half of the image: fine-tuning is short.
 ``crop``
     The same without mirroring, for letters and digits and whatever else a mirror would make something different.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 AUGMENTATIONS = ("standard", "crop")
-LEAST, RATIO = 1 / 3, 4 / 3  # of the image's area; of the crop's sides
+LEAST, RATIO = 1 / 2, 4 / 3  # of the image's area; of the crop's sides
 TRIES = 10  # to fit a crop into the image, as torchvision's RandomResizedCrop
 
 

@@ -58,14 +58,37 @@ def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 
     -----
     A class with fewer than three distinct images gives none to val, one with a single image none to test.
     """
-    members: dict[str, list[str]] = {}
-    for label, digest in sorted(set(zip(labels, digests, strict=True))):
-        members.setdefault(label, []).append(digest)
     chosen: dict[str, str] = {}  # by digest alone: a copy under another label must not cross splits
-    for digests_of_class in members.values():
-        order = sorted(digests_of_class, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest())
+    for order in _drawn(labels, digests, seed):
         test = max(1, round(TEST_SHARE * len(order))) if len(order) > 1 else 0
         val = max(1, round(VAL_SHARE * len(order))) if len(order) > 2 else 0
         for rank, digest in enumerate(order):
             chosen.setdefault(digest, "test" if rank < test else "val" if rank < test + val else "train")
     return [chosen[digest] for digest in digests]
+
+
+def hold_out(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) -> list[bool]:
+    """Choose a fifth of each class for validation, in the way of `assign_splits`.
+
+    Returns
+    -------
+    list of bool
+        Whether each sample is held out. A class with a single distinct image gives none.
+    """
+    chosen: dict[str, bool] = {}
+    for order in _drawn(labels, digests, seed):
+        count = max(1, round(VAL_SHARE * len(order))) if len(order) > 1 else 0
+        for rank, digest in enumerate(order):
+            chosen.setdefault(digest, rank < count)
+    return [chosen[digest] for digest in digests]
+
+
+def _drawn(labels: Sequence[str], digests: Sequence[str], seed: int) -> list[list[str]]:
+    """The distinct contents of each class, in an order that seed and content decide."""
+    members: dict[str, list[str]] = {}
+    for label, digest in sorted(set(zip(labels, digests, strict=True))):
+        members.setdefault(label, []).append(digest)
+    return [
+        sorted(of_class, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest())
+        for of_class in members.values()
+    ]

@@ -46,7 +46,7 @@ from featurepipe.probes.metrics import (
     probabilities,
 )
 from featurepipe.probes.paths import Certificate
-from featurepipe.probes.selection import Probe, choose, fit
+from featurepipe.probes.selection import Probe, choose, fit, fit_temperature
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "fit",
     "fit_few_shot",
     "fit_labels",
+    "fit_temperature",
     "indicator",
     "is_multi_label",
     "label_figures",

@@ -252,12 +252,26 @@ def _folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.nda
 
 
 def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
+    """`fit_temperature`'s; 1 of logistic regression, which is fitted to its log-loss already."""
+    return 1.0 if kind == "logistic" else fit_temperature(scores, truth, classes)
+
+
+def fit_temperature(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
     """The temperature of lowest log-loss, but none that makes the scores surer than n right of n allow.
 
-    Logistic regression is fitted to its log-loss already.
+    Parameters
+    ----------
+    scores : ndarray, shape (n, K)
+        Of data that the classifier has not been fitted on.
+    truth : ndarray, shape (n,)
+        Labels, all of them among `classes`.
+    classes : ndarray, shape (K,)
+        Sorted.
+
+    References
+    ----------
+    Guo et al. 2017, "On Calibration of Modern Neural Networks"; the limit is Laplace's rule of succession, see `fit`.
     """
-    if kind == "logistic":
-        return 1.0
     from scipy.optimize import brentq, minimize_scalar
 
     columns = np.searchsorted(classes, truth)

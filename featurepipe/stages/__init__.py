@@ -12,6 +12,7 @@ from featurepipe.stages.layering import probe_layers
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
+from featurepipe.stages.promoting import finetune
 from featurepipe.stages.running import report, run
 from featurepipe.stages.tasks import probe_tasks
 
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate",
     "export",
     "extract",
+    "finetune",
     "info",
     "predict",
     "probe",

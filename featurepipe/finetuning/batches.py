@@ -1,0 +1,158 @@
+"""Batches for tuning: images decoded ahead by threads, in an order and under views that a seed decides."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurepipe.backbones import Transform, View
+from featurepipe.errors import FinetuningError
+from featurepipe.extraction import Batch, default_workers, read_batch
+from featurepipe.finetuning.peers import Peers
+from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.stores import Pending
+
+if TYPE_CHECKING:
+    import torch
+
+AHEAD = 2  # batches that are decoded while one is learned from
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with what they show.
+
+    Attributes
+    ----------
+    images : sequence of Pending
+    targets : ndarray of int64, shape (n,)
+        Class numbers.
+    """
+
+    images: Sequence[Pending]
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch: what the network takes, on its device, and the classes.
+
+    Attributes
+    ----------
+    inputs : tuple of torch.Tensor
+        Each (B, …).
+    targets : torch.Tensor of int64, shape (B,)
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class PixelBatches:
+    """Training images, decoded anew in every epoch.
+
+    Parameters
+    ----------
+    samples : Samples
+    transform : Transform
+        The backbone's.
+    recipe : Recipe
+    device : str
+    workers : int, optional
+        Threads that decode; one per core by default.
+    peers : Peers
+        The processes of which each takes its share of every batch.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Transform,
+        recipe: Recipe,
+        device: str,
+        workers: int | None = None,
+        peers: Peers = Peers(),  # noqa: B008  # frozen
+    ) -> None:
+        self.samples, self._transform, self._recipe = samples, transform, recipe
+        self._device, self._workers, self._peers = device, workers, peers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
+        """The batches of an epoch, from the `first` on.
+
+        Raises
+        ------
+        FinetuningError
+            No image of a batch can be read any more.
+        """
+        order = epoch_order(len(self), self._recipe.seed, number)
+        size = self._recipe.batch_size
+        parts = [order[start : start + size] for start in range(first * size, len(order), size)]
+        return decoded(self.samples, self._peers.parts(parts), self._view(number), self._device, self._workers)
+
+    def _view(self, number: int) -> Transform:
+        if self._recipe.augment == NO_AUGMENTATION:
+            return self._transform
+        return View.of(self._transform, self._recipe.augment, self._recipe.seed, number)
+
+
+def epoch_order(count: int, seed: int, number: int) -> np.ndarray:
+    """The order in which an epoch takes its samples, int64 (n,)."""
+    return np.random.default_rng([seed, number]).permutation(count)
+
+
+def in_order(
+    samples: Samples, transform: Transform, size: int, device: str, workers: int | None, peers: Peers
+) -> Iterator[Step]:
+    """All samples once, as they are, for validation."""
+    parts = [np.arange(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+    return decoded(samples, peers.parts(parts), transform, device, workers)
+
+
+def decoded(
+    samples: Samples, parts: Sequence[np.ndarray], transform: Transform, device: str, workers: int | None
+) -> Iterator[Step]:
+    """The samples of each part as a step, the next ones decoded meanwhile; unreadable images are left out."""
+    import torch
+
+    workers = workers or default_workers()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[np.ndarray, list[Future[Batch]]]] = deque()
+        todo = iter(parts)
+        try:
+            while True:
+                while len(waiting) <= AHEAD and (part := next(todo, None)) is not None:
+                    pieces = [piece for piece in np.array_split(part, workers) if len(piece)]
+                    plans = [[samples.images[i] for i in piece] for piece in pieces]
+                    waiting.append((part, [pool.submit(read_batch, plan, transform) for plan in plans]))
+                if not waiting:
+                    return
+                part, futures = waiting.popleft()
+                batches = [future.result() for future in futures]
+                bad = {digest: why for one in batches for digest, why in {**one.rejects, **one.unreadable}.items()}
+                kept = [i for i in part.tolist() if samples.images[i].digest not in bad]
+                if bad and not kept:
+                    why = next(iter(bad.values()))
+                    raise FinetuningError(f"no image of a whole batch can be read any more: {why}; put them back")
+                channels, *size = transform.input_size
+                none = np.zeros((0, *size, channels), np.uint8)  # a process may have no share of a last, small batch
+                pixels = np.concatenate([none, *(one.pixels.transpose(0, 2, 3, 1) for one in batches)])  # (B, H, W, C)
+                tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, C, H, W), pixel by pixel
+                yield Step((tensor,), torch.from_numpy(samples.targets[kept]).to(device))
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()

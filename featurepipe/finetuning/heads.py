@@ -1,0 +1,89 @@
+"""The head that tuning starts from: a probe's, so that the first logits are the probe's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import FinetuningError
+
+LINEAR = ("logistic", "ridge", "svm", "lda")
+UNSEEN = 10.0  # nats by which a class that the probe has never seen starts below the least likely that it has
+
+
+def linear_head(
+    kind: str, estimator: Any, temperature: float = 1.0, classes: Sequence[Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A probe as a linear layer whose logits, after a softmax, are the probe's probabilities.
+
+    The standardisation is folded into a probe's coefficients already, and its temperature is folded in here. The one
+    score of two classes is split in half: softmax(-s/2, s/2) is the sigmoid of s.
+
+    Parameters
+    ----------
+    kind : {'logistic', 'ridge', 'svm', 'lda'}
+    estimator : scikit-learn classifier
+        With ``coef_, intercept_, classes_``.
+    temperature : float
+        See `featurepipe.probes.Probe`.
+    classes : sequence, optional
+        What the outputs stand for; by default the estimator's own. Those that it has not seen get no weights, and a
+        bias that makes them unlikely.
+
+    Returns
+    -------
+    weight : ndarray of float32, shape (K, D)
+    bias : ndarray of float32, shape (K,)
+
+    Raises
+    ------
+    FinetuningError
+        A kind that is not linear, or classes of the estimator's that `classes` lacks.
+
+    References
+    ----------
+    Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution".
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> X, y = np.array([[0.0], [1], [2], [3]]), ["a", "a", "b", "b"]
+    >>> weight, bias = linear_head("logistic", LogisticRegression().fit(X, y))
+    >>> weight.shape, bias.shape
+    ((2, 1), (2,))
+    """
+    if kind not in LINEAR:
+        raise FinetuningError(f"a {kind} probe has no linear head to tune; use one of {', '.join(LINEAR)}")
+    coef, intercept = np.atleast_2d(estimator.coef_) / temperature, np.atleast_1d(estimator.intercept_) / temperature
+    if len(estimator.classes_) == 2:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    own = estimator.classes_.tolist()
+    wanted = own if classes is None else list(classes)
+    if missing := set(own) - set(wanted):
+        raise FinetuningError(f"the probe's class {sorted(map(str, missing))[0]} is not among those to tune for")
+    weight = np.zeros((len(wanted), coef.shape[1]), np.float32)  # (K, D)
+    bias = np.full(len(wanted), intercept.min() - UNSEEN, np.float32)  # (K,)
+    places = [wanted.index(one) for one in own]
+    weight[places], bias[places] = coef, intercept
+    return weight, bias
+
+
+def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A small random linear layer, (K, D) and (K,): what plain fine-tuning starts from."""
+    rng = np.random.default_rng([seed, classes, width])
+    return rng.normal(0, 0.01, (classes, width)).astype(np.float32), np.zeros(classes, np.float32)
+
+
+def head_estimator(weight: np.ndarray, bias: np.ndarray, classes: np.ndarray, strength: float) -> Any:
+    """A linear layer, (K, D) and (K,), as scikit-learn's LogisticRegression of the same probabilities."""
+    from sklearn.linear_model import LogisticRegression
+
+    weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    if len(classes) == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    estimator = LogisticRegression(C=strength)
+    estimator.classes_, estimator.coef_, estimator.intercept_ = np.asarray(classes), weight, bias
+    estimator.n_features_in_ = weight.shape[1]
+    return estimator

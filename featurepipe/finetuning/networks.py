@@ -1,0 +1,161 @@
+"""A network with its head, as it is tuned: which parts train, in which mode, at which learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurepipe.backbones import Backbone, embedding_forward
+from featurepipe.errors import FinetuningError
+from featurepipe.finetuning.depths import trainable
+from featurepipe.finetuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[..., "torch.Tensor"]  # what a batch holds → float32 (B, D)
+
+
+class Network:
+    """A backbone under a linear head.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its module is changed by tuning: let nobody else use it meanwhile.
+    weight, bias : ndarray of float32, shape (K, D) and (K,)
+        Of the head.
+    recipe : Recipe
+    forward : callable, optional
+        What a batch of the training data holds → float32 (B, D), if that is not pixels.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The backbone's.
+    head : torch.nn.Linear
+    names : set of str
+        The module's parameters that train, once the head alone does not.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        recipe: Recipe,
+        forward: Forward | None = None,
+    ) -> None:
+        import torch
+
+        if weight.shape[1] != backbone.width:
+            raise FinetuningError(
+                f"the head takes {weight.shape[1]} features and {backbone.name} gives {backbone.width}; "
+                "give the model file and the backbone that belong together"
+            )
+        self.backbone, self.module = backbone, backbone.module
+        self.names = trainable(self.module, recipe.tune, backbone.name)
+        own = backbone.spec["precision"]
+        self.evaluated = embedding_forward(backbone, own)
+        trained = training_precision(recipe, own)
+        self.trained = forward or (self.evaluated if trained == own else embedding_forward(backbone, trained))
+        self.head = torch.nn.Linear(weight.shape[1], len(weight), device=backbone.device)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(weight))
+            self.head.bias.copy_(torch.from_numpy(bias))
+        self._keeps_norms = recipe.batch_norm == "eval"
+        if recipe.checkpointing:
+            if not hasattr(self.module, "set_grad_checkpointing"):
+                raise FinetuningError(f"{backbone.name} cannot compute activations again; leave out checkpointing")
+            self.module.set_grad_checkpointing(True)
+
+    def set_trained(self, head_alone: bool) -> None:
+        """Let gradients reach what trains, and the head."""
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(not head_alone and name in self.names)
+
+    def logits(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Float32 (B, K) of a training batch, with what trains in training mode."""
+        import torch
+
+        _set_mode(self.module, active=True, keep_norms=self._keeps_norms)
+        if any(parameter.requires_grad for parameter in self.module.parameters()):
+            return self.head(self.trained(*inputs))
+        with torch.no_grad():
+            embeddings = self.trained(*inputs)  # (B, D)
+        return self.head(embeddings)
+
+    def predict(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Float32 (B, K) of pixels, uint8 (B, C, H, W), just as the finished model will compute them."""
+        import torch
+
+        self.module.eval()
+        with torch.no_grad():  # not inference mode, whose tensors a later backward pass could not use
+            return self.head(self.evaluated(pixels))
+
+    def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Parameter groups of what trains: layer-wise learning rates as ``lr_scale``, no decay of biases and norms."""
+        from timm.optim import param_groups_layer_decay
+
+        groups: list[dict[str, Any]] = []
+        if any(parameter.requires_grad for parameter in self.module.parameters()):
+            spared = self.module.no_weight_decay() if hasattr(self.module, "no_weight_decay") else ()
+            options = {"weight_decay": recipe.decay, "no_weight_decay_list": spared, "layer_decay": recipe.layer_decay}
+            groups = param_groups_layer_decay(self.module, **options)
+        groups.append({"params": [self.head.weight], "weight_decay": recipe.decay, "lr_scale": 1.0})
+        groups.append({"params": [self.head.bias], "weight_decay": 0.0, "lr_scale": 1.0})
+        return groups
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that tuning changes, by name: what trains, the head, and what batch norms keep; copied to the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.changing()}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `state` gave."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.changing():
+                value.copy_(state[name])
+
+    def changing(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of `state` themselves."""
+        yield from ((f"head.{name}", value) for name, value in self.head.named_parameters())
+        yield from ((name, value) for name, value in self.module.named_parameters() if name in self.names)
+        if not self._keeps_norms:
+            yield from ((name, value) for name, value in self.module.named_buffers() if value.is_floating_point())
+
+    @contextmanager
+    def holding(self, state: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Within, other values than one's own, such as an average's."""
+        own = self.state()
+        self.load(state)
+        try:
+            yield
+        finally:
+            self.load(own)
+
+
+def training_precision(recipe: Recipe, own: str) -> str:
+    """The precision of the training forward pass; fp16 would need its gradients scaled, so bf16 stands for it."""
+    chosen = own if recipe.precision == "auto" else recipe.precision
+    return "bf16" if chosen == "fp16" else chosen
+
+
+def _set_mode(module: torch.nn.Module, *, active: bool, keep_norms: bool) -> None:
+    """Training mode for what trains, evaluation mode for what is frozen, and for batch norms that keep their figures.
+
+    Parts without parameters, such as dropout, are as what holds them is; of a network that is frozen in part nothing
+    but its trained blocks.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    parameters = list(module.parameters())
+    if parameters:
+        active = all(parameter.requires_grad for parameter in parameters)
+    module.training = active and not (keep_norms and isinstance(module, _BatchNorm))
+    for child in module.children():
+        _set_mode(child, active=active, keep_norms=keep_norms)

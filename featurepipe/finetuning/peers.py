@@ -1,0 +1,70 @@
+"""Several processes that tune one network together, as ``torchrun`` starts them; mostly there is but one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Peers:
+    """One process among those that share every batch.
+
+    Attributes
+    ----------
+    rank, world : int
+        Its number, and how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Put into each tensor the sum over all processes."""
+        if self.world == 1:
+            return
+        import torch.distributed
+
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+    def parts(self, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Of each batch, the samples that are this process's."""
+        return [batch[self.rank :: self.world] for batch in batches]
+
+    def share(self, value: Any) -> Any:
+        """What the first process has, in every process."""
+        if self.world == 1:
+            return value
+        import torch.distributed
+
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        return box[0]
+
+
+def join(device: str) -> tuple[Peers, str]:
+    """Meet the processes that ``torchrun`` has started beside this one, if it has: it says so in the environment.
+
+    Returns
+    -------
+    peers : Peers
+    device : str
+        ``auto`` and ``cuda`` become each process's own GPU.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Peers(), device
+    import torch
+
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Peers(torch.distributed.get_rank(), torch.distributed.get_world_size()), device

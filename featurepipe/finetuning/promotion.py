@@ -1,0 +1,146 @@
+"""From a probe to a tuned network: a copy of the backbone is tuned, and becomes a backbone of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import probes
+from featurepipe.backbones import Backbone, freeze
+from featurepipe.digests import sha256_state_dict
+from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
+from featurepipe.finetuning.heads import head_estimator
+from featurepipe.finetuning.networks import Forward, Network
+from featurepipe.finetuning.peers import Peers
+from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.training import Batches, Outcome, tune
+
+SCORED = 64  # images that are validated at once
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer that tuning starts from.
+
+    Attributes
+    ----------
+    weight, bias : ndarray of float32, shape (K, D) and (K,)
+    classes : ndarray, shape (K,)
+        Sorted, what the outputs stand for.
+    strength : float
+        The C of the probe that it comes from.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: np.ndarray
+    strength: float
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A tuned network, taken apart again into a backbone and a classifier of its embeddings.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        With the weights of the best epoch, and a fingerprint of its own.
+    estimator : sklearn.linear_model.LogisticRegression
+    temperature : float
+        Fitted on the validation data.
+    outcome : Outcome
+    tuned, parameters : int
+        How many of the network's parameters trained, and how many there are.
+    """
+
+    backbone: Backbone
+    estimator: Any
+    temperature: float
+    outcome: Outcome
+    tuned: int
+    parameters: int
+
+
+def promote(
+    backbone: Backbone,
+    head: Head,
+    train: Samples,
+    validation: Samples,
+    recipe: Recipe,
+    *,
+    name: str,
+    cached: Callable[[Backbone], tuple[Batches, Forward]] | None = None,
+    checkpoint: Path | None = None,
+    workers: int | None = None,
+    peers: Peers | None = None,
+    progress: Callable[[str, int], Any] | None = None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Promoted:
+    """Tune a copy of a backbone together with a head.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    head : Head
+    train, validation : Samples
+        Their targets are places among ``head.classes``.
+    recipe : Recipe
+    name : str
+        What to call the tuned backbone.
+    cached : callable, optional
+        Given the copy, makes training batches that are no pixels, and what takes them to embeddings.
+    checkpoint, peers, progress, note
+        As for `featurepipe.finetuning.tune`.
+    workers : int, optional
+        Threads that decode; one per core by default.
+
+    Raises
+    ------
+    FinetuningError
+        A depth or trick that this network has not, or a head of another width.
+    """
+    copied = replace(backbone, module=copy.deepcopy(backbone.module))
+    batches, forward = cached(copied) if cached is not None else (None, None)
+    network = Network(copied, head.weight, head.bias, recipe, forward)
+    batches = batches or PixelBatches(train, copied.transform, recipe, copied.device, workers, peers or Peers())
+
+    def validating(among: Peers | None = peers) -> Iterator[Step]:
+        return in_order(validation, copied.transform, SCORED, copied.device, workers, among or Peers())
+
+    identity = {
+        "backbone": backbone.fingerprint,
+        "head": sha256_state_dict({"weight": network.head.weight, "bias": network.head.bias}),
+        "train": [[one.digest for one in train.images], train.targets.tolist()],
+        "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
+    }
+    options = {"checkpoint": checkpoint, "identity": identity, "peers": peers, "progress": progress, "note": note}
+    outcome = tune(network, batches, validating, recipe, **options)
+    network.load(outcome.state)
+    freeze(copied.module, copied.device)
+    weight, bias = (part.detach().cpu().numpy() for part in (network.head.weight, network.head.bias))
+    tuned = replace(
+        copied, name=name, spec={**copied.spec, "weights": sha256_state_dict(copied.module.state_dict())}, compiled=None
+    )
+    sizes = {key: value.numel() for key, value in copied.module.named_parameters()}
+    return Promoted(
+        backbone=tuned,
+        estimator=head_estimator(weight, bias, head.classes, head.strength),
+        temperature=_temperature(network, validating(None), head.classes),
+        outcome=outcome,
+        tuned=sum(size for key, size in sizes.items() if key in network.names),
+        parameters=sum(sizes.values()),
+    )
+
+
+def _temperature(network: Network, steps: Iterator[Step], classes: np.ndarray) -> float:
+    """Fitted on validation images, which the network has not learned from."""
+    logits, targets = [], []
+    for step in steps:
+        logits.append(network.predict(*step.inputs).double().cpu().numpy())  # (B, K)
+        targets.append(step.targets.cpu().numpy())
+    return probes.fit_temperature(np.concatenate(logits), classes[np.concatenate(targets)], classes)
