@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FeatureExtractor": "estimators",
+    "FineTuner": "estimators",
     "TransferClassifier": "estimators",
     "FeaturepipeError": "errors",
     "extract": "stages",

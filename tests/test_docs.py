@@ -26,7 +26,7 @@ EXAMPLES = [
 
 
 def test_there_are_examples():
-    assert {"featurepipe", "featurepipe.estimators.FeatureExtractor", "featurepipe.manifests.reading.read"} <= {
+    assert {"featurepipe", "featurepipe.estimators.extractor.FeatureExtractor", "featurepipe.manifests.reading.read"} <= {
         example.name for example in EXAMPLES
     }
 

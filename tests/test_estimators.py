@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurepipe import FeatureExtractor, TransferClassifier, extract, models, predict, probe
+from featurepipe import FeatureExtractor, FineTuner, TransferClassifier, backbones, extract, models, predict, probe
 from featurepipe.backbones import creation
-from featurepipe.errors import FingerprintMismatch, ImageError, ProbeError
+from featurepipe.errors import FinetuningError, FingerprintMismatch, ImageError, ProbeError
 from featurepipe.stores import Store
 
 TINY = {"random_weights": True, "image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -164,7 +164,7 @@ def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatc
     new_extractor, new_model = pickle.loads(travelled)
     for old, new in ((extractor, new_extractor), (model.extractor_, new_model.extractor_)):
         np.testing.assert_allclose(new.transform(IMAGES), old.transform(IMAGES), atol=1e-6)
-        assert new._extractor().spec["precision"] == here
+        assert new.network().spec["precision"] == here
     assert extractor.fit(IMAGES).precision_ == there
     with pytest.raises(FingerprintMismatch, match="fit it again"):
         pickle.loads(travelled)[0].set_params(precision=there).transform(IMAGES)
@@ -174,7 +174,7 @@ def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatc
 def test_pickles_are_small_and_work(kind):
     extractor = network().fit(IMAGES)
     model = TransferClassifier(network(), kind=kind, value=1.0).fit(IMAGES, LABELS)
-    weights = sum(tensor.numel() * 4 for tensor in extractor._extractor().module.state_dict().values())
+    weights = sum(tensor.numel() * 4 for tensor in extractor.network().module.state_dict().values())
     for estimator, use in ((extractor, "transform"), (model, "predict_proba")):
         data = pickle.dumps(estimator)
         assert len(data) < weights / 20
@@ -398,3 +398,70 @@ def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, v
     loaded = models.load(tmp_path / "m.safetensors")
     assert loaded.classes.tolist() == model.classes_.tolist()
     assert len(loaded.seen) == 12
+
+
+def labelled_images(count=24, seed=0):
+    """Bright and dark noise, so that a probe can learn it."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(["bright", "dark"] * (count // 2))
+    images = rng.integers(0, 128, (count, 24, 24, 3), np.uint8)
+    images[labels == "bright"] += 127
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def tuner():
+    X, y = labelled_images()
+    return FineTuner(tune="last-1", epochs=2, recipe={"lr": 1e-3, "patience": 0}).fit(X, y)
+
+
+def test_a_fine_tuner_predicts_with_what_it_has_kept(tuner):
+    X, y = labelled_images(seed=1)
+    assert tuner.predict(X).tolist() == y.tolist()
+    np.testing.assert_allclose(tuner.predict_proba(X).sum(axis=1), 1)
+    assert [row["epoch"] for row in tuner.curve_] == [0, 1, 2]
+    frozen = backbones.create()
+    assert (tuner.backbone_.fingerprint != frozen.fingerprint) == tuner.promoted_
+
+
+def test_a_fine_tuner_travels_by_pickle_and_by_model_file(tuner, tmp_path):
+    X, _ = labelled_images(seed=1)
+    proba = tuner.predict_proba(X)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(tuner)).predict_proba(X), proba, atol=1e-6)
+    tuner.save(tmp_path / "tuned.safetensors")
+    model = models.load(tmp_path / "tuned.safetensors")
+    backbone = models.open_backbone(model, tmp_path / "tuned.safetensors")
+    assert backbone.fingerprint == tuner.backbone_.fingerprint
+    assert clone(tuner).get_params()["recipe"] == {"lr": 1e-3, "patience": 0}
+
+
+def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
+    X, y = labelled_images()
+    model = TransferClassifier().fit(X, y)
+    promoted = model.promote(X, y, tune="last-1", epochs=1, lr=1e-12, augment="none")
+    assert promoted.probe_ is model.probe_
+    if not promoted.promoted_:
+        np.testing.assert_array_equal(promoted.predict_proba(X), model.predict_proba(X))
+    with pytest.raises(FinetuningError, match="not in both"):
+        model.promote(X, ["bright"] * len(X))
+    with pytest.raises(FinetuningError, match="no linear head"):
+        TransferClassifier(kind="knn").fit(X, y).promote(X, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"recipe": {"speed": 1}}, "has no 'speed'"),
+        ({"tune": "half"}, "unknown"),
+        ({"backbone": "pixels"}, "no network"),
+    ],
+)
+def test_a_fine_tuner_refuses_what_cannot_be_tuned(options, says):
+    with pytest.raises(FinetuningError, match=says):
+        FineTuner(**options).fit(*labelled_images())
+
+
+def test_a_fine_tuner_needs_something_to_validate_on():
+    X, y = labelled_images(2)
+    with pytest.raises(FinetuningError, match="held back"):
+        FineTuner().fit(X, y)

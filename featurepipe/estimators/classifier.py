@@ -1,0 +1,154 @@
+"""`TransferClassifier`: images → classes, by a probe on a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from featurepipe import extraction, models, probes
+from featurepipe.errors import FinetuningError
+from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
+from featurepipe.estimators.images import check_labelled, file_keys, image_tags
+from featurepipe.estimators.tuner import FineTuner
+
+
+class TransferClassifier(ClassifierMixin, BaseEstimator):
+    """Classify images with a probe on a frozen pretrained backbone.
+
+    Parameters
+    ----------
+    backbone : str or FeatureExtractor, optional
+        A name, or an extractor for full control.
+    weights : path, optional
+        See `FeatureExtractor`; only with a name.
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
+        See `featurepipe.probes`.
+    value : float, optional
+        The kind's strength (C, alpha, …); None chooses it by cross-validation inside the training data.
+    store : path, optional
+        Directory that keeps embeddings; only with a name.
+    seed : int
+        Of the folds.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+    probe_ : featurepipe.probes.Probe
+        ``probe_.estimator`` is a scikit-learn estimator for embeddings.
+    extractor_ : FeatureExtractor
+    seen_ : ndarray of uint64
+        The files trained on; see `featurepipe.models.Model`.
+
+    Examples
+    --------
+    >>> images = np.zeros((6, 16, 16), np.uint8)
+    >>> images[3:] = 255
+    >>> model = TransferClassifier().fit(images, ["dark"] * 3 + ["bright"] * 3)
+    >>> model.predict(images[[0, 5]]).tolist()
+    ['dark', 'bright']
+    """
+
+    def __init__(
+        self,
+        backbone: str | FeatureExtractor | None = None,
+        *,
+        weights: str | PathLike[str] | None = None,
+        kind: str = "logistic",
+        value: float | None = None,
+        store: str | PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.kind = kind
+        self.value = value
+        self.store = store
+        self.seed = seed
+
+    def fit(self, X: Sequence[Any], y: Sequence[Any]) -> TransferClassifier:
+        """Embed the images and train the probe.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read.
+        ProbeError
+            Fewer than two classes, or an unknown kind.
+        ValueError
+            X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
+        """
+        y = check_labelled(X, y)
+        self.extractor_ = make_extractor(self.backbone, self.weights, self.store)
+        features = self.extractor_.fit_transform(X)  # (n, D)
+        self.probe_ = probes.fit(self.kind, features, y, value=self.value, seed=self.seed)
+        self.classes_ = self.probe_.classes
+        self.seen_ = file_keys(X)
+        return self
+
+    def predict(self, X: Sequence[Any]) -> np.ndarray:
+        """Class of each image."""
+        proba = self.predict_proba(X)  # (n, K)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
+        """Class probabilities, shape (n, classes), columns as in ``classes_``."""
+        check_is_fitted(self, "probe_")
+        return self.probe_.predict_proba(self.extractor_.transform(X))
+
+    def promote(self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", **recipe: Any) -> FineTuner:
+        """Tune the network from where this probe stopped.
+
+        Parameters
+        ----------
+        X, y
+            What it was fitted on.
+        tune : str
+            How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+        **recipe
+            Other fields of `featurepipe.finetuning.Recipe`.
+
+        Returns
+        -------
+        FineTuner
+            Fitted. If no epoch was better than the probe on what is held back, it predicts as this probe does.
+
+        Raises
+        ------
+        FinetuningError
+            The kind is not linear, or as for `FineTuner.fit`.
+        """
+        check_is_fitted(self, "probe_")
+        y = check_labelled(X, y)
+        if missing := set(self.classes_.tolist()) ^ set(y.tolist()):
+            raise FinetuningError(f"class {missing.pop()!r} is not in both y and the probe; give what it was fitted on")
+        options = {"weights": self.weights, "store": self.store, "seed": self.seed}
+        tuner = FineTuner(self.backbone, tune=tune, recipe=recipe, **options)
+        features = self.extractor_.transform(X)  # (n, D)
+        return tuner.tune_from(self.probe_, X, y, features, self.extractor_)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a model file that ``featurepipe predict`` and ``featurepipe.evaluate`` take.
+
+        It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
+        """
+        check_is_fitted(self, "probe_")
+        extractor = self.extractor_.network()
+        selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
+        identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}
+        model = models.Model(
+            kind=self.probe_.kind,
+            estimator=self.probe_.estimator,
+            temperature=self.probe_.temperature,
+            backbone={**identity, "spec": extractor.spec, "source": extractor.source},
+            seen=self.seen_,
+            card={"selection": selection, "seed": self.seed, "versions": extraction.versions()},
+        )
+        models.save(path, model)
+
+    def __sklearn_tags__(self) -> Any:
+        return image_tags(super().__sklearn_tags__())

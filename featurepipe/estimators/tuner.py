@@ -1,0 +1,187 @@
+"""`FineTuner`: images → classes, by a probe that is promoted to a tuned network where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from featurepipe import extraction, finetuning, manifests, models, probes
+from featurepipe.backbones import Backbone
+from featurepipe.errors import FinetuningError, ImageError
+from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
+from featurepipe.estimators.images import check_images, check_labelled, file_keys, image_tags, pending
+from featurepipe.stores import Pending
+
+
+class FineTuner(ClassifierMixin, BaseEstimator):
+    """Classify images with a network that is tuned from where its probe stops (LP-FT).
+
+    A fifth of each class is held back for validation. If no epoch is better there than the probe, the probe is what
+    predicts.
+
+    Parameters
+    ----------
+    backbone : str or FeatureExtractor, optional
+        A name, or an extractor for full control.
+    weights : path, optional
+        See `FeatureExtractor`; only with a name.
+    tune : str
+        How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+    epochs : int, optional
+        See `featurepipe.finetuning.Recipe`, which says the default.
+    recipe : dict, optional
+        Other fields of it: ``{"lr": 1e-4, "augment": "crop"}``.
+    store : path, optional
+        Directory that keeps embeddings; only with a name.
+    seed : int
+        Of what is held back, and of the recipe.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+    promoted_ : bool
+        Whether the tuned network predicts, rather than the probe.
+    probe_ : featurepipe.probes.Probe
+        Fitted on all of the training data.
+    curve_ : list of dict
+        See `featurepipe.finetuning.Outcome`.
+    backbone_ : featurepipe.backbones.Backbone
+        The tuned network without its head, or the frozen one.
+    estimator_ : scikit-learn classifier
+        Of its embeddings.
+    seen_ : ndarray of uint64
+        The files trained on; see `featurepipe.models.Model`.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), np.uint8)
+    >>> tuner = FineTuner(tune="last-1", epochs=1).fit(images, ["a", "b"] * 6)
+    >>> tuner.predict_proba(images).shape, len(tuner.curve_)
+    ((12, 2), 2)
+    """
+
+    def __init__(
+        self,
+        backbone: str | FeatureExtractor | None = None,
+        *,
+        weights: str | PathLike[str] | None = None,
+        tune: str = "all",
+        epochs: int | None = None,
+        recipe: dict[str, Any] | None = None,
+        store: str | PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.tune = tune
+        self.epochs = epochs
+        self.recipe = recipe
+        self.store = store
+        self.seed = seed
+
+    def fit(self, X: Sequence[Any], y: Sequence[Any]) -> FineTuner:
+        """Embed the images, train the probe, and tune the network from there.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read.
+        ProbeError
+            Fewer than two classes.
+        FinetuningError
+            A recipe or a depth that there is not, or a single image in every class.
+        ValueError
+            X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
+        """
+        recipe = self._recipe()
+        y = check_labelled(X, y)
+        extractor = make_extractor(self.backbone, self.weights, self.store)
+        features = extractor.fit_transform(X)  # (n, D)
+        probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
+        return self.tune_from(probe, X, y, features, extractor)
+
+    def predict(self, X: Sequence[Any]) -> np.ndarray:
+        """Class of each image."""
+        proba = self.predict_proba(X)  # (n, K)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
+        """Class probabilities, shape (n, classes), columns as in ``classes_``."""
+        check_is_fitted(self, "estimator_")
+        items = [pending(item, i, self.backbone_.transform) for i, item in enumerate(check_images(X))]
+        memory = extraction.Memory()
+        outcome = extraction.fill(list({item.digest: item for item in items}.values()), self.backbone_, memory)
+        for digest, why in outcome.rejects.items():
+            index = next(i for i, item in enumerate(items) if item.digest == digest)
+            raise ImageError(f"image {index}: {why}; leave it out of X")
+        vectors = np.stack([memory.vectors[item.digest] for item in items])  # (n, D)
+        return probes.probabilities(self.estimator_, vectors, self.temperature_)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a model file with its backbone, which ``featurepipe predict`` and ``featurepipe extract -b`` take."""
+        check_is_fitted(self, "estimator_")
+        made = self.backbone_
+        source = {**made.source, "weights": str(path), "random_seed": None} if self.promoted_ else made.source
+        selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
+        identity = {"name": made.name, "fingerprint": made.fingerprint, "spec": made.spec, "source": source}
+        kind = "logistic" if self.promoted_ else self.probe_.kind
+        card = {"selection": selection, "seed": self.seed, "versions": extraction.versions()}
+        model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
+        models.save(path, model, module=made.module)
+
+    def _recipe(self) -> finetuning.Recipe:
+        given = self.recipe or {}
+        if unknown := given.keys() - set(finetuning.SWITCHES):
+            raise FinetuningError(f"a recipe has no {unknown.pop()!r}; it has {', '.join(finetuning.SWITCHES)}")
+        recipe = finetuning.Recipe(**{"tune": self.tune, "epochs": self.epochs, "seed": self.seed, **given})
+        recipe.check()
+        return recipe
+
+    def tune_from(
+        self, probe: probes.Probe, X: Sequence[Any], y: np.ndarray, features: np.ndarray, extractor: FeatureExtractor
+    ) -> FineTuner:
+        """Tune from a probe that has been fitted on all of X, whose embeddings are `features` (n, D)."""
+        recipe = self._recipe()
+        frozen = extractor.network()
+        if not isinstance(frozen, Backbone):
+            raise FinetuningError(f"{frozen.name} is no network, so there is nothing to tune; choose another backbone")
+        items = [pending(item, i, frozen.transform) for i, item in enumerate(check_images(X))]
+        digests = np.array([item.digest for item in items], object)
+        out = np.array(manifests.hold_out(list(map(str, y)), digests.tolist(), seed=self.seed))
+        if not out.any():
+            raise FinetuningError("every class has a single image, so none can be held back to validate on; add some")
+        options = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": digests[~out]}
+        begin = probes.fit(probe.kind, features[~out], y[~out], value=probe.chosen, **options)
+        weight, bias = finetuning.linear_head(probe.kind, begin.estimator, begin.temperature, probe.classes.tolist())
+        head = finetuning.Head(weight, bias, probe.classes, probe.chosen)
+        codes = np.searchsorted(probe.classes, y).astype(np.int64)
+        train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
+        made = finetuning.promote(frozen, head, train, validation, recipe, name=f"{frozen.name} (tuned)")
+        if made.outcome.error is not None:
+            raise made.outcome.error
+        self.promoted_ = made.outcome.best_epoch > 0
+        self.curve_, self.probe_, self.classes_ = made.outcome.curve, probe, probe.classes
+        self.backbone_ = made.backbone if self.promoted_ else frozen
+        self.estimator_ = made.estimator if self.promoted_ else probe.estimator
+        self.temperature_ = made.temperature if self.promoted_ else probe.temperature
+        self.seen_ = file_keys(X)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "backbone_" in state:
+            state["backbone_"] = replace(state["backbone_"])  # without what it has made of itself since
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        return image_tags(super().__sklearn_tags__())
+
+
+def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:
+    return finetuning.Samples([items[i] for i in which], codes[which])
