@@ -27,6 +27,7 @@ _HOMES = {
     "probe_protocol": "stages",
     "probe_tasks": "stages",
     "compare": "stages",
+    "advise": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",
