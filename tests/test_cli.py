@@ -651,7 +651,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
     bar, stream = tqdm.tqdm, Stream()
     monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0}))
     monkeypatch.setattr(sys, "stderr", stream)
-    with cli._Talk().progress("embedding", 2) as advance:
+    with cli.Talk().progress("embedding", 2) as advance:
         advance(1)
         advance(1)
     assert ("embedding" in stream.getvalue()) is terminal

@@ -132,7 +132,7 @@ def fit(
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
     classes = np.unique(y)
-    candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
+    candidates, folds = candidates_of(kind, value, len(y)), assign_folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed, "keep": keep}
     if X_val is not None:
         truth, selected_on = y_val, "val"
@@ -233,7 +233,7 @@ def _converged(certificate: Certificate | None) -> bool:
     return certificate is None or certificate.converged
 
 
-def _folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
     Unlike scikit-learn's StratifiedGroupKFold this takes classes smaller than the number of folds, and every class

@@ -273,20 +273,13 @@ def _described(contender: Contender, kind: str) -> dict[str, Any]:
         "is_baseline": entry.is_baseline,
         "kind": kind,
         "width": entry.indexes[0].width,
-        "images_per_second": _speed(entry),
+        "images_per_second": entry.images_per_second,
         "device": entry.provenance.get("device"),
         "bytes": sum(index.path.stat().st_size for index in entry.indexes),
         "store": str(contender.store.path),
         "folder": entry.folder.name,
         "fingerprint": entry.fingerprint,
     }
-
-
-def _speed(entry: Entry) -> float | None:
-    """Images per second of the extractions that made the shards, as far as these say; of one device of several."""
-    timed = [(len(index.digests), index.provenance.get("seconds")) for index in entry.indexes]
-    known = [(images, seconds) for images, seconds in timed if seconds]
-    return round(sum(n for n, _ in known) / sum(seconds for _, seconds in known), 2) if known else None
 
 
 def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:

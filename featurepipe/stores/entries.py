@@ -58,6 +58,13 @@ class Entry:
         """Whether this is a hand-crafted descriptor or a network with random weights."""
         return self.spec["architecture"] in DESCRIPTORS or self.provenance["source"]["random_seed"] is not None
 
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the extractions that made the shards, as far as these say; of one device of several."""
+        timed = [(len(index.digests), index.provenance.get("seconds")) for index in self.indexes]
+        known = [(images, seconds) for images, seconds in timed if seconds]
+        return round(sum(n for n, _ in known) / sum(seconds for _, seconds in known), 2) if known else None
+
     def is_sibling(self, other: Entry) -> bool:
         """Whether the two differ in nothing but the layer."""
         return {**self.spec, "layer": other.layer} == other.spec
