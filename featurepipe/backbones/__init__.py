@@ -24,9 +24,11 @@ from featurepipe.backbones.networks import with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, check_same, stage_of
+from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
     "BUNDLED",
+    "CARRIED",
     "COLOR_HISTOGRAM",
     "DESCRIPTORS",
     "HOG",
@@ -45,11 +47,13 @@ __all__ = [
     "Pixels",
     "Sift",
     "Transform",
+    "carried_backbone",
     "check_same",
     "cosines",
     "create",
     "create_layers",
     "drifting",
+    "is_model_name",
     "learn_codebook",
     "learned_from",
     "names",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def find(
     store: str | Path,
     output: str | Path | None,
     *,
-    backbone: str | Extractor | None,
+    backbone: str | PathLike[str] | Extractor | None,
     layer: str | None,
     weights: str | Path | None,
     include_backbone: bool,
@@ -140,7 +141,7 @@ def find(
         As for `featurepipe.stages.probe`.
     """
     source = Store.open(store)
-    by_name = backbone is None or isinstance(backbone, str)
+    by_name = backbone is None or isinstance(backbone, str | PathLike)
     if layer is not None and not by_name:
         raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
     entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
