@@ -224,7 +224,7 @@ def open_backbone(
         The weights cannot be found.
     """
     source: Mapping[str, Any] = model.backbone["source"]
-    if weights is None and _holds_backbone(Path(path)):
+    if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
     return backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
 
@@ -255,7 +255,8 @@ def _head(model: Model) -> tuple[np.ndarray, ...]:
     return np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)  # a binary ridge's may be flat
 
 
-def _holds_backbone(path: Path) -> bool:
+def carries_backbone(path: str | Path) -> bool:
+    """Whether a model file holds the weights of its backbone, too."""
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
