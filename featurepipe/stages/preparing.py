@@ -12,7 +12,7 @@ import numpy as np
 
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.errors import ManifestError, ModelFileError, ProbeError
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.quantising import has_learned
@@ -182,6 +182,11 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
             f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
             "splits of then, or learn another: featurepipe compare --baselines full"
         )
+    if tuned := tuned_on(source.entry, parts):
+        raise ProbeError(
+            f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
+            "the seed and splits of then, or images that it has not seen"
+        )
     return Prepared(
         **{**vars(source), "samples": samples},
         split_source=split_source,
@@ -282,6 +287,26 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
 def sizes(split: np.ndarray) -> dict[str, int]:
     """Split → number of rows."""
     return {name: int((split == name).sum()) for name in manifests.SPLITS}
+
+
+def tuned_on(entry: Entry, parts: Parts) -> int:
+    """How many of the reported images an entry's network was tuned on, as far as its model file is still there to say.
+
+    Copies of images that are learned from here are not counted: of them `copy_notes` speaks.
+    """
+    path = Path(entry.provenance["source"]["weights"] or "")
+    if not backbones.is_model_name(path) or not path.is_file():
+        return 0
+    try:
+        model = models.load(path)
+    except ModelFileError:  # mere weights
+        return 0
+    if model.backbone["spec"]["weights"] != entry.spec["weights"]:
+        return 0
+    if not model.card.get("finetuning", {}).get("promoted"):  # what a probe has seen has not shaped its backbone
+        return 0
+    new = sorted({*parts.report.digests} - {*parts.learned.digests})
+    return int(model.has_seen(new).sum())
 
 
 def copy_notes(parts: Parts) -> list[str]:
