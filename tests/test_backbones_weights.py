@@ -103,8 +103,10 @@ def test_layers_of_it_are_its_own(file):
     assert [one.fingerprint for one in several.members] == [one.fingerprint for one in alone]
 
 
-def test_layers_keep_to_the_pooling_of_the_file(tmp_path):
-    write(tmp_path / "m.safetensors", tuned(pooling="max"))
+@pytest.mark.parametrize("layer", ["penultimate", "stage3"])
+def test_layers_keep_to_the_pooling_of_the_file(tmp_path, layer):
+    larger = {**TRANSFORM, "input_size": (3, 96, 96)}  # whose last feature map is more than one place
+    write(tmp_path / "m.safetensors", tuned(pooling="max", layer=layer, transform=larger))
     several = backbones.create_layers(tmp_path / "m.safetensors", "stage2,penultimate", device="cpu")
     assert [one.spec["pooling"] for one in several.members] == ["max", "max"]
     np.testing.assert_array_equal(
