@@ -26,9 +26,12 @@ EXAMPLES = [
 
 
 def test_there_are_examples():
-    assert {"featurepipe", "featurepipe.estimators.extractor.FeatureExtractor", "featurepipe.manifests.reading.read"} <= {
-        example.name for example in EXAMPLES
-    }
+    names = {example.name for example in EXAMPLES}
+    assert {
+        "featurepipe",
+        "featurepipe.estimators.extractor.FeatureExtractor",
+        "featurepipe.advice.rules.decide",
+    } <= names
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)

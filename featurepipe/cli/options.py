@@ -86,7 +86,10 @@ WEIGHTS = click.option(
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
 BACKBONE = _options(
     click.option(
-        "-b", "--backbone", help="timm name, bundled, pixels, hog, color-histogram or sift.  [default: bundled]"
+        "-b",
+        "--backbone",
+        help="timm name, bundled, pixels, hog, color-histogram, sift, or a model file that carries its backbone "
+        "(tuned.safetensors).  [default: bundled]",
     ),
     WEIGHTS,
     click.option(

@@ -7,6 +7,7 @@ from typing import Any
 from featurepipe.cli.options import MULTI_LABEL, PROBES
 
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
 
 
 def _percent(fraction: float) -> str:
@@ -284,11 +285,7 @@ def predict_text(result: dict[str, Any]) -> str:
 def info_text(result: dict[str, Any]) -> str:
     """The result of `info`."""
     if "model" in result:
-        backbone = result["backbone"]
-        return (
-            f"{result['model']}: {result['kind']} probe, {len(result['classes'])} classes, on {backbone['name']} "
-            f"({backbone['spec']['architecture']}, {backbone['spec']['layer']}, {backbone['fingerprint'][:8]})"
-        )
+        return _model_text(result)
     splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items())
     lines = [
         f"{result['store']}: {result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
@@ -302,6 +299,26 @@ def info_text(result: dict[str, Any]) -> str:
             f"{one['rejected']} rejected",
         ]
         lines.append(f"  {one['folder']}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def _model_text(result: dict[str, Any]) -> str:
+    """What a model file holds: its head, its backbone, and whether that was tuned."""
+    backbone, tuning = result["backbone"], result["card"].get("finetuning")
+    lines = [
+        f"{result['model']}: {result['kind']} {'head' if tuning and tuning['promoted'] else 'probe'}, "
+        f"{len(result['classes'])} classes, on {backbone['name']} "
+        f"({backbone['spec']['architecture']}, {backbone['spec']['layer']}, {backbone['fingerprint'][:8]})"
+    ]
+    if tuning and tuning["promoted"]:
+        lines.append(
+            f"  fine-tuned from {STARTS[tuning['start']]}: {tuning['tune']}, {tuning['tuned_parameters']:,} of "
+            f"{tuning['parameters']:,} parameters, epoch {tuning['best_epoch']} of {len(tuning['curve']) - 1}"
+        )
+    elif tuning:
+        lines.append("  fine-tuning did not beat the probe on validation data; this is the probe")
+    if result["carries_backbone"]:
+        lines.append(f"  carries its backbone, so that it is one: featurepipe extract DATA -b {result['model']}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def run(
     data: str | Path,
     output: str | Path | None = None,
     *,
-    backbone: str | Extractor | None = None,
+    backbone: str | PathLike[str] | Extractor | None = None,
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
@@ -75,7 +76,7 @@ def run(
     Recipe(**recipe).check()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
-    if backbone is None or isinstance(backbone, str):
+    if backbone is None or isinstance(backbone, str | PathLike):
         options = {**options, "device": device, "seed": seed}
     manifest = manifests.read(data)
     check = manifests.check_label_sets if multi_label else manifests.check_labels

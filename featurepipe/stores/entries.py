@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, stage_of
+from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, carried_backbone, is_model_name, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 
@@ -134,7 +134,8 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
     """Entries called `name` (backbone name, folder name, or fingerprint prefix if there is but one); all for None.
 
-    Baselines count only where nothing else is there: a trained backbone and its random twin share a source name.
+    The name of a model file stands for the network that it carries. Baselines count only where nothing else is there:
+    a trained backbone and its random twin share a source name.
     """
     if name is None:
         return [entry for entry in entries if not entry.is_baseline] or list(entries)
@@ -144,4 +145,6 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
 
 
 def _is_called(entry: Entry, name: str | None) -> bool:
+    if is_model_name(name):
+        return entry.spec["weights"] == carried_backbone(name)["spec"]["weights"]
     return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])
