@@ -33,13 +33,12 @@ from featurepipe.cli.options import (
     split_options,
     task_options,
 )
-from featurepipe.cli.promotion import advise
-from featurepipe.cli.terminal import Talk, show
+from featurepipe.cli.promotion import advise, finetune
+from featurepipe.cli.terminal import FAILED, INTERRUPTED, REJECTED, Talk, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
 REHASH = click.option("--rehash", is_flag=True, help="Distrust size, times and inode; read every file.")
-FAILED, REJECTED, INTERRUPTED = 1, 3, 130
-STORING = ("run", "extract", "probe", "compare")
+STORING = ("run", "extract", "probe", "compare", "finetune")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
 AGAIN = "interrupted; nothing was written"
 
@@ -96,6 +95,7 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE
+@click.option("--promote", metavar="DEPTH", help="Also fine-tune: auto (if advice says so), last-N, stageK+, all.")
 @SEED
 @STRICT
 @AS_JSON
@@ -381,3 +381,4 @@ def _exit_strict(strict: bool, result: dict[str, Any]) -> None:
 
 
 main.add_command(advise)
+main.add_command(finetune)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from featurepipe.cli.texts import _columns as columns
-from featurepipe.cli.texts import _percent as percent
+from featurepipe.cli.texts import columns, figures_line, percent
 
 WIDTH = 100
 SAID = {
@@ -119,3 +118,24 @@ def _duration(minutes: float) -> str:
 
 def _hanging(text: str, bullet: str) -> list[str]:
     return wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+
+
+def finetune_text(result: dict[str, Any]) -> str:
+    """The result of `finetune`: what was kept and what it is worth, beside the probe."""
+    told, on = result["finetuning"], result["evaluated_on"]
+    curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
+    start = "its probe" if told["start"] == "probe" else "a random head"
+    lines = [
+        f"{told['of']}, {told['tune']} tuned from {start}: {len(curve) - 1} epochs, {told['stopped']}",
+        f"  validation     before tuning {percent(curve[0]['top1'])}, epoch {best} {percent(curve[best]['top1'])} "
+        f"(on {validation['on']}, n={validation['n']})",
+        figures_line(result[on], on),
+    ]
+    beside = [f"probe {percent(told['probe']['top1'])}"] if told["promoted"] else []
+    beside += [f"from scratch {percent(told['scratch']['top1'])}"] if told["scratch"] else []
+    lines += [f"  {'beside':<14} {', '.join(beside)}"] if beside else []
+    if told["advice"] and told["advice"]["tune"] is None:
+        lines.append("  the file holds the probe; for the reasons: featurepipe advise")
+    elif not told["promoted"]:
+        lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
+    return "\n".join([*lines, f"model → {result['model']}"])

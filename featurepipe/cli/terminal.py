@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+FAILED, REJECTED, INTERRUPTED = 1, 3, 130  # exit codes
+
 
 class Talk:
     """The listener that writes notes and progress bars to stderr."""

@@ -5,7 +5,7 @@ Out-of-Distribution*, ICLR 2022.
 """
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
-from featurepipe.finetuning.depths import check_depth, layers_of, trainable
+from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import LINEAR, head_estimator, linear_head, random_head
 from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.peers import Peers, join
@@ -14,7 +14,10 @@ from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
 
 __all__ = [
+    "ALL",
+    "AUTO",
     "FAILED",
+    "HEAD",
     "INTERRUPTED",
     "LINEAR",
     "PROBE",

@@ -17,6 +17,7 @@ from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Head, Peers, Promoted, Recipe, Samples
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
@@ -151,7 +152,8 @@ def finetune(
         As for `featurepipe.probe`.
     listener : Listener
     **recipe
-        The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …
+        The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …; with ``tune="auto"`` the depth
+        is what `advise` says, and where that is a probe, nothing is tuned.
 
     Returns
     -------
@@ -185,13 +187,23 @@ def finetune(
         find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
         seed=seed,
     )
+    advised = None
+    if plan.tune == finetuning.AUTO:
+        advised = advise(store, backbone=extractor, seed=seed, listener=listener)
+        listener.note(f"advice: {advised['option']}" + "".join(f"\n  {reason}" for reason in advised["reasons"]))
+        plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
     begin = _start(found, loaded, plan, limit, listener)
     task = _task(begin, extractor, plan, work / "checkpoint.pt")
+    if advised is not None and advised["tune"] is None:
+        peers.share(None)
+        return _write(
+            begin, task, path, extractor, _untuned(begin, extractor), None, workers, listener, started, advised
+        )
     made = _tune(peers.share(task), extractor, device, workers, peers, listener)
     whole = made.outcome.stopped not in (finetuning.FAILED, finetuning.INTERRUPTED)
     scratch = _from_scratch(begin, task, device, workers, peers, listener) if from_scratch and whole else None
     peers.share(None)
-    result = _write(begin, task, path, extractor, made, scratch, workers, listener, started)
+    result = _write(begin, task, path, extractor, made, scratch, workers, listener, started, advised)
     if made.outcome.error is not None:
         raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
     if whole:
@@ -377,6 +389,15 @@ def _start_notes(begin: Start, task: Task, first: Mapping[str, Any]) -> list[str
     return [f"before tuning the network had {share}: its embeddings are not those of the store"]
 
 
+def _untuned(begin: Start, extractor: Backbone) -> Promoted:
+    """What stands where advice is against tuning: the start, and not a step."""
+    first = {key: begin.figures[key] for key in ("top1", "log_loss", "n")}
+    curve = [{"epoch": 0, "train_loss": None, "lr": None, **first, "seconds": 0.0}]
+    outcome = finetuning.Outcome(curve, 0, {}, "not begun: the advice is to keep a probe")
+    parameters = sum(one.numel() for one in extractor.module.parameters())
+    return Promoted(extractor, None, 1.0, outcome, 0, parameters)
+
+
 def _measure(
     made: Promoted, samples: Samples, part: FeatureMatrix, workers: int | None, listener: Listener
 ) -> dict[str, Any]:
@@ -400,6 +421,7 @@ def _write(
     workers: int | None,
     listener: Listener,
     started: float,
+    advised: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
     promoted = _pays(begin, task, made)
@@ -431,7 +453,7 @@ def _write(
             "random_backbone": None,
         },
         "few_shot": [],
-        "finetuning": _told(begin, task, made, of_probe, scratch, promoted, time.perf_counter() - started),
+        "finetuning": _told(begin, task, made, of_probe, scratch, promoted, advised, time.perf_counter() - started),
         "protocol": None,
         "licence": None,
         "seed": task.recipe.seed,
@@ -467,12 +489,14 @@ def _told(
     of_probe: Mapping[str, Any],
     scratch: dict[str, Any] | None,
     promoted: bool,
+    advised: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """What the card says of the tuning."""
     outcome, recipe = made.outcome, task.recipe
     return {
         "promoted": promoted,
+        "of": begin.found.entry.name,
         "start": "probe" if recipe.head == finetuning.PROBE else "random head",
         "tune": recipe.tune,
         "tuned_parameters": made.tuned,
@@ -485,6 +509,7 @@ def _told(
         "stopped": outcome.stopped,
         "probe": {key: of_probe[key] for key in ("top1", "log_loss", "n")},
         "cached_bottom": False,
+        "advice": advised and {key: advised[key] for key in ("option", "tune", "layer", "expected_gain", "reasons")},
         "scratch": scratch,
         "seconds": round(seconds, 3),
     }
