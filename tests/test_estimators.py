@@ -15,7 +15,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurepipe import FeatureExtractor, FineTuner, TransferClassifier, advice, backbones, extract, models, predict, probe
+from featurepipe import (
+    FeatureExtractor,
+    FineTuner,
+    TransferClassifier,
+    advice,
+    backbones,
+    extract,
+    models,
+    predict,
+    probe,
+)
 from featurepipe.backbones import creation
 from featurepipe.errors import FinetuningError, FingerprintMismatch, ImageError, ProbeError
 from featurepipe.stores import Store

@@ -25,6 +25,7 @@ from featurepipe.stages.preparing import Parts, Prepared, divide, find, sizes
 from featurepipe.stages.probing import held_notes
 from featurepipe.stores import Pending, Store
 
+FIGURES = ("top1", "log_loss", "n")
 CACHES = ("auto", "on", "off")
 SCRATCH = "scratch.pt"
 SCRATCH_RATE = 10.0  # times the learning rate: random weights learn at the usual recipes' rates
@@ -377,7 +378,7 @@ def _pays(begin: Start, task: Task, made: Promoted) -> bool:
     epoch, curve = made.outcome.best_epoch, made.outcome.curve
     if task.recipe.head == finetuning.PROBE:
         return epoch > 0
-    return finetuning.better([{key: begin.figures[key] for key in ("top1", "log_loss", "n")}, curve[epoch]], 0)
+    return finetuning.better([{key: begin.figures[key] for key in FIGURES}, curve[epoch]], 0)
 
 
 def _start_notes(begin: Start, task: Task, first: Mapping[str, Any]) -> list[str]:
@@ -391,7 +392,7 @@ def _start_notes(begin: Start, task: Task, first: Mapping[str, Any]) -> list[str
 
 def _untuned(begin: Start, extractor: Backbone) -> Promoted:
     """What stands where advice is against tuning: the start, and not a step."""
-    first = {key: begin.figures[key] for key in ("top1", "log_loss", "n")}
+    first = {key: begin.figures[key] for key in FIGURES}
     curve = [{"epoch": 0, "train_loss": None, "lr": None, **first, "seconds": 0.0}]
     outcome = finetuning.Outcome(curve, 0, {}, "not begun: the advice is to keep a probe")
     parameters = sum(one.numel() for one in extractor.module.parameters())
@@ -427,9 +428,11 @@ def _write(
     promoted = _pays(begin, task, made)
     parts, found, probe = begin.parts, begin.found, begin.probe
     of_probe = probes.evaluate(probe.estimator, parts.report.X, parts.report.y, probe.temperature)
-    reported, validated = of_probe, begin.figures
+    reported, validated, of_network = of_probe, begin.figures, None
+    if made.outcome.best_epoch:
+        of_network = _measure(made, begin.samples(parts.report), parts.report, workers, listener)
     if promoted:
-        reported = _measure(made, begin.samples(parts.report), parts.report, workers, listener)
+        reported = of_network
         validated = _measure(made, task.validation, begin.validation, workers, listener)
     on = parts.reported
     card = {
@@ -453,7 +456,9 @@ def _write(
             "random_backbone": None,
         },
         "few_shot": [],
-        "finetuning": _told(begin, task, made, of_probe, scratch, promoted, advised, time.perf_counter() - started),
+        "finetuning": _told(
+            begin, task, made, of_probe, of_network, scratch, promoted, advised, time.perf_counter() - started
+        ),
         "protocol": None,
         "licence": None,
         "seed": task.recipe.seed,
@@ -487,6 +492,7 @@ def _told(
     task: Task,
     made: Promoted,
     of_probe: Mapping[str, Any],
+    of_network: Mapping[str, Any] | None,
     scratch: dict[str, Any] | None,
     promoted: bool,
     advised: Mapping[str, Any] | None,
@@ -507,7 +513,8 @@ def _told(
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,
         "stopped": outcome.stopped,
-        "probe": {key: of_probe[key] for key in ("top1", "log_loss", "n")},
+        "probe": {key: of_probe[key] for key in FIGURES},
+        "network": of_network and {key: of_network[key] for key in FIGURES},
         "cached_bottom": False,
         "advice": advised and {key: advised[key] for key in ("option", "tune", "layer", "expected_gain", "reasons")},
         "scratch": scratch,
