@@ -513,7 +513,7 @@ def _told(
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,
         "stopped": outcome.stopped,
-        "probe": {key: of_probe[key] for key in FIGURES},
+        "probe": {"kind": begin.kind, **{key: of_probe[key] for key in FIGURES}},
         "network": of_network and {key: of_network[key] for key in FIGURES},
         "cached_bottom": False,
         "advice": advised and {key: advised[key] for key in ("option", "tune", "layer", "expected_gain", "reasons")},
