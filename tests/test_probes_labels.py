@@ -62,6 +62,17 @@ def test_every_labels_coefficients_are_scikit_learns(value, class_weight):
         assert value == one.C
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_labels_of_few_rows_are_standardised_by_one_scale(class_weight):
+    X, Y = data(9)
+    fitted = probes.fit_labels(X, sets(Y), value=1.0, class_weight=class_weight)
+    Z = (X - X.mean(axis=0)).astype(float) / np.sqrt(X.var(axis=0).mean())
+    for i, one in enumerate(fitted.estimator.estimators_):
+        theirs = LogisticRegression(class_weight=class_weight, solver="newton-cg", tol=1e-10).fit(Z, Y[:, i])
+        found = X @ one.coef_[0] + one.intercept_
+        np.testing.assert_allclose(found, theirs.decision_function(Z), atol=2e-3 * np.abs(found).max())
+
+
 def test_it_is_as_if_scikit_learn_had_fitted_it():
     X, Y = data()
     fitted = probes.fit_labels(X, sets(Y), value=1.0)

@@ -1,9 +1,9 @@
 """The stage `probe`: cached embeddings → a model file.
 
-What it does, since no named protocol says so: features standardised by the training data, L2, whole decades of C or
-alpha, on validation data or by stratified 5-fold cross-validation the lowest log-loss among those within one standard
-error of the best top-1, refitted on all that was not reported. Of sets of labels `featurepipe.probes.labels` says how
-each label's C is chosen.
+What it does, since no named protocol says so: features standardised by the rows of the fit (of fewer than ten all by
+one deviation), L2, whole decades of C or alpha, on validation data or by stratified 5-fold cross-validation the lowest
+log-loss among those within one standard error of the best top-1, refitted on all that was not reported. Of sets of
+labels `featurepipe.probes.labels` says how each label's C is chosen.
 """
 
 from __future__ import annotations
