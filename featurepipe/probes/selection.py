@@ -41,8 +41,9 @@ class Probe:
     scores : dict
         `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
         ``ece_uncalibrated`` are those after and before the temperature.
-    certificate : Certificate or None
-        Of the final fit, where its kind has one.
+    certificate : Certificate, dict or None
+        Of the final fit, where its kind has one; multi-label, label → that of the final fit at its C. All labels are
+        fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
     notes : list of str
         What went otherwise than hoped for.
     """
@@ -54,7 +55,7 @@ class Probe:
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
-    certificate: Certificate | None = None
+    certificate: Certificate | dict[str, Certificate] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
