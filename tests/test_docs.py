@@ -26,9 +26,11 @@ EXAMPLES = [
 
 
 def test_there_are_examples():
-    assert {"featurepipe", "featurepipe.estimators.extractor.FeatureExtractor", "featurepipe.manifests.reading.read"} <= {
-        example.name for example in EXAMPLES
-    }
+    assert {
+        "featurepipe",
+        "featurepipe.estimators.extractor.FeatureExtractor",
+        "featurepipe.manifests.reading.read",
+    } <= {example.name for example in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)

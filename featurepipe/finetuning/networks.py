@@ -65,7 +65,8 @@ class Network:
         self.trained = forward or (self.evaluated if trained == own else embedding_forward(backbone, trained))
         self._exact = own == "fp32"
         self._at_once = SCORED
-        self.head = torch.nn.Linear(weight.shape[1], len(weight), device=backbone.device)
+        # not initialised, which would draw from the generator that is everybody's
+        self.head = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], len(weight), device=backbone.device)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(weight))
             self.head.bias.copy_(torch.from_numpy(bias))

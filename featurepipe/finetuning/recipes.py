@@ -41,7 +41,7 @@ class Recipe:
         The highest learning rate, of the head and the last layer. By default 5e-4 (adamw) or 3e-2 (sgd) for a batch of
         256, in proportion for others: a tenth of what the usual recipes train such networks with.
     layer_decay : float
-        Each layer's learning rate is this times that of the next. Layers are timm's: a last norm counts as one.
+        Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`.
     weight_decay : float, optional
         By default 0.05 (adamw) or 0 (sgd); biases and norms have none.
     warmup : float
