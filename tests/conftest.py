@@ -78,3 +78,41 @@ def _auto_is_fp32():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: "fp32")
         yield
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Factory of backbones for 32×32 images, with random weights; each with a module of its own."""
+    import copy
+    from dataclasses import replace
+
+    from featurepipe import backbones
+
+    made = {}
+
+    def make(name="test_resnet", **arguments):
+        key = name, tuple(sorted(arguments.items()))
+        if key not in made:
+            shape = {"img_size": 32} if name == "test_vit" else {}
+            size = {"input_size": (3, 32, 32)}
+            options = {"random_weights": True, "transform": size, "precision": "fp32", "device": "cpu"}
+            made[key] = backbones.create(name, arguments={**shape, **arguments}, **options)
+        return replace(made[key], module=copy.deepcopy(made[key].module))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tinted():
+    """Factory of `Samples` of noisy 32×32 pictures, each class with a tint of its own."""
+    from featurepipe.digests import sha256_bytes
+    from featurepipe.finetuning import Samples
+
+    def make(count, classes=3, seed=0):
+        rng, targets = np.random.default_rng(seed), np.arange(count) % classes
+        tints = np.random.default_rng(99).integers(0, 120, (classes, 3))
+        pixels = (rng.integers(0, 136, (count, 32, 32, 3)) + tints[targets][:, None, None]).astype(np.uint8)
+        images = [Pending(sha256_bytes(one.tobytes()), Image.fromarray(one)) for one in pixels]
+        return Samples(images, targets.astype(np.int64))
+
+    return make

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featurepipe.backbones import Transform, View
-from featurepipe.errors import FinetuningError
 from featurepipe.extraction import Batch, default_workers, read_batch
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
@@ -50,10 +49,13 @@ class Step:
     inputs : tuple of torch.Tensor
         Each (B, …).
     targets : torch.Tensor of int64, shape (B,)
+    lost : mapping
+        Digest → reason, of the images that were to be in it and cannot be read any more.
     """
 
     inputs: tuple[torch.Tensor, ...]
     targets: torch.Tensor
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -91,13 +93,7 @@ class PixelBatches:
         return len(self.samples)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
-        """The batches of an epoch, from the `first` on.
-
-        Raises
-        ------
-        FinetuningError
-            No image of a batch can be read any more.
-        """
+        """The batches of an epoch, from the `first` on."""
         order = epoch_order(len(self), self._recipe.seed, number)
         size = self._recipe.batch_size
         parts = [order[start : start + size] for start in range(first * size, len(order), size)]
@@ -125,7 +121,7 @@ def in_order(
 def decoded(
     samples: Samples, parts: Sequence[np.ndarray], transform: Transform, device: str, workers: int | None
 ) -> Iterator[Step]:
-    """The samples of each part as a step, the next ones decoded meanwhile; unreadable images are left out."""
+    """The samples of each part as a step, the next ones decoded meanwhile; images that cannot be read are `lost`."""
     import torch
 
     workers = workers or default_workers()
@@ -142,16 +138,13 @@ def decoded(
                     return
                 part, futures = waiting.popleft()
                 batches = [future.result() for future in futures]
-                bad = {digest: why for one in batches for digest, why in {**one.rejects, **one.unreadable}.items()}
-                kept = [i for i in part.tolist() if samples.images[i].digest not in bad]
-                if bad and not kept:
-                    why = next(iter(bad.values()))
-                    raise FinetuningError(f"no image of a whole batch can be read any more: {why}; put them back")
+                lost = {digest: why for one in batches for digest, why in {**one.rejects, **one.unreadable}.items()}
+                kept = [i for i in part.tolist() if samples.images[i].digest not in lost]
                 channels, *size = transform.input_size
                 none = np.zeros((0, *size, channels), np.uint8)  # a process may have no share of a last, small batch
                 pixels = np.concatenate([none, *(one.pixels.transpose(0, 2, 3, 1) for one in batches)])  # (B, H, W, C)
                 tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, C, H, W), pixel by pixel
-                yield Step((tensor,), torch.from_numpy(samples.targets[kept]).to(device))
+                yield Step((tensor,), torch.from_numpy(samples.targets[kept]).to(device), lost)
         finally:
             for _, futures in waiting:
                 for future in futures:

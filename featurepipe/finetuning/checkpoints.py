@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from featurepipe.digests import sha256_json
 from featurepipe.errors import FinetuningError
 from featurepipe.files import atomic
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT = 1
 
 
-def save(path: Path, identity: Mapping[str, Any], progress: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def save(path: Path, identity: str, progress: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Parameters
     ----------
     path : Path
-    identity : mapping
-        JSON of all that decides the run; another run does not go on from here.
+    identity : str
+        Digest of all that decides the run; another run does not go on from here.
     progress : mapping
         JSON: epoch, step, curve.
     tensors : mapping
@@ -32,13 +28,12 @@ def save(path: Path, identity: Mapping[str, Any], progress: Mapping[str, Any], t
     """
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = json.dumps({"format": FORMAT, "identity": sha256_json(dict(identity)), "progress": dict(progress)})
+    header = json.dumps({"format": FORMAT, "identity": identity, "progress": dict(progress)})
     with atomic(path) as temporary:
         torch.save({"header": header, "tensors": dict(tensors)}, temporary)
 
 
-def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+def load(path: Path, identity: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Progress and tensors of the same run's checkpoint; None where there is none, or another run's.
 
     Raises
@@ -52,9 +47,8 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         return None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        header = json.loads(found["header"])
+        header, tensors = json.loads(found["header"]), found["tensors"]
+        same, progress = (header["format"], header["identity"]) == (FORMAT, identity), header["progress"]
     except Exception as error:  # a file can be broken in more ways than its reader has exceptions for
         raise FinetuningError(f"{path} cannot be read as a checkpoint; remove it to start again") from error
-    if header["format"] != FORMAT or header["identity"] != sha256_json(dict(identity)):
-        return None
-    return header["progress"], found["tensors"]
+    return (progress, tensors) if same else None

@@ -10,7 +10,7 @@ import numpy as np
 from featurepipe.errors import FinetuningError
 
 LINEAR = ("logistic", "ridge", "svm", "lda")
-UNSEEN = 10.0  # nats by which a class that the probe has never seen starts below the least likely that it has
+UNSEEN = 10.0  # by which a class that the probe has never seen starts below the mean of the logits of those it has
 
 
 def linear_head(
@@ -29,8 +29,8 @@ def linear_head(
     temperature : float
         See `featurepipe.probes.Probe`.
     classes : sequence, optional
-        What the outputs stand for; by default the estimator's own. Those that it has not seen get no weights, and a
-        bias that makes them unlikely.
+        What the outputs stand for, as text; by default the estimator's own. A class that it has not seen has the mean
+        of the others' logits less ten: whatever the embedding, it is not the first.
 
     Returns
     -------
@@ -59,15 +59,15 @@ def linear_head(
     coef, intercept = np.atleast_2d(estimator.coef_) / temperature, np.atleast_1d(estimator.intercept_) / temperature
     if len(estimator.classes_) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    own = estimator.classes_.tolist()
-    wanted = own if classes is None else list(classes)
+    own = [str(one) for one in estimator.classes_.tolist()]
+    wanted = own if classes is None else [str(one) for one in classes]
     if missing := set(own) - set(wanted):
-        raise FinetuningError(f"the probe's class {sorted(map(str, missing))[0]} is not among those to tune for")
-    weight = np.zeros((len(wanted), coef.shape[1]), np.float32)  # (K, D)
-    bias = np.full(len(wanted), intercept.min() - UNSEEN, np.float32)  # (K,)
+        raise FinetuningError(f"the probe's class {min(missing)!r} is not among those to tune for; add it")
+    weight = np.tile(coef.mean(axis=0), (len(wanted), 1))  # (K, D)
+    bias = np.full(len(wanted), intercept.mean() - UNSEEN)  # (K,)
     places = [wanted.index(one) for one in own]
     weight[places], bias[places] = coef, intercept
-    return weight, bias
+    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

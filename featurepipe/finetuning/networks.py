@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, embedding_forward
-from featurepipe.errors import FinetuningError
+from featurepipe.backbones import Backbone, embedding_forward, is_out_of_memory
+from featurepipe.errors import FinetuningError, OutOfMemory
 from featurepipe.finetuning.depths import trainable
 from featurepipe.finetuning.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
 
+SCORED = 64  # images that are validated at once
 Forward = Callable[..., "torch.Tensor"]  # what a batch holds → float32 (B, D)
 
 
@@ -62,26 +63,30 @@ class Network:
         self.evaluated = embedding_forward(backbone, own)
         trained = training_precision(recipe, own)
         self.trained = forward or (self.evaluated if trained == own else embedding_forward(backbone, trained))
-        self.head = torch.nn.Linear(weight.shape[1], len(weight), device=backbone.device)
+        self._exact = own == "fp32"
+        self._at_once = SCORED
+        # not initialised, which would draw from the generator that is everybody's
+        self.head = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], len(weight), device=backbone.device)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(weight))
             self.head.bias.copy_(torch.from_numpy(bias))
         self._keeps_norms = recipe.batch_norm == "eval"
         if recipe.checkpointing:
-            if not hasattr(self.module, "set_grad_checkpointing"):
-                raise FinetuningError(f"{backbone.name} cannot compute activations again; leave out checkpointing")
-            self.module.set_grad_checkpointing(True)
+            self._checkpoint(backbone.name)
+        self.set_trained(head_alone=False)
 
     def set_trained(self, head_alone: bool) -> None:
         """Let gradients reach what trains, and the head."""
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(not head_alone and name in self.names)
+        self._modes = list(_modes(self.module, active=True, keep_norms=self._keeps_norms))
 
     def logits(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Float32 (B, K) of a training batch, with what trains in training mode."""
         import torch
 
-        _set_mode(self.module, active=True, keep_norms=self._keeps_norms)
+        for module, training in self._modes:
+            module.training = training
         if any(parameter.requires_grad for parameter in self.module.parameters()):
             return self.head(self.trained(*inputs))
         with torch.no_grad():
@@ -89,12 +94,29 @@ class Network:
         return self.head(embeddings)
 
     def predict(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Float32 (B, K) of pixels, uint8 (B, C, H, W), just as the finished model will compute them."""
+        """Float32 (B, K) of pixels, uint8 (B, C, H, W), as the finished model will compute them; in as many pieces as
+        memory asks for.
+
+        Raises
+        ------
+        OutOfMemory
+            There is none for a single image.
+        """
         import torch
 
         self.module.eval()
-        with torch.no_grad():  # not inference mode, whose tensors a later backward pass could not use
-            return self.head(self.evaluated(pixels))
+        while True:
+            try:
+                # not inference mode, whose tensors a later backward pass could not use
+                with torch.no_grad(), _tf32(not self._exact):
+                    return torch.cat([self.head(self.evaluated(some)) for some in pixels.split(self._at_once)])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._at_once == 1:
+                    where = f"{self.backbone.name} has no memory on {self.backbone.device}"
+                    raise OutOfMemory(f"{where} for a single image; try another --device") from error
+            self._at_once = max(1, min(self._at_once, len(pixels)) // 2)
 
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Parameter groups of what trains: layer-wise learning rates as ``lr_scale``, no decay of biases and norms."""
@@ -111,7 +133,11 @@ class Network:
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that tuning changes, by name: what trains, the head, and what batch norms keep; copied to the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.changing()}
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.changing()}
+
+    def copy(self) -> dict[str, torch.Tensor]:
+        """As `state`, but on the device."""
+        return {name: value.detach().clone() for name, value in self.changing()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Put back what `state` gave."""
@@ -127,6 +153,12 @@ class Network:
         yield from ((name, value) for name, value in self.module.named_parameters() if name in self.names)
         if not self._keeps_norms:
             yield from ((name, value) for name, value in self.module.named_buffers() if value.is_floating_point())
+
+    def _checkpoint(self, name: str) -> None:
+        try:
+            self.module.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:  # the latter is how timm says so of some
+            raise FinetuningError(f"{name} cannot compute activations again; leave out checkpointing") from error
 
     @contextmanager
     def holding(self, state: dict[str, torch.Tensor]) -> Iterator[None]:
@@ -145,8 +177,22 @@ def training_precision(recipe: Recipe, own: str) -> str:
     return "bf16" if chosen == "fp16" else chosen
 
 
-def _set_mode(module: torch.nn.Module, *, active: bool, keep_norms: bool) -> None:
-    """Training mode for what trains, evaluation mode for what is frozen, and for batch norms that keep their figures.
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Within, cuDNN computes in TF32 or not, as `featurepipe.backbones.Backbone.embed` has it."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, allowed
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+def _modes(module: torch.nn.Module, *, active: bool, keep_norms: bool) -> Iterator[tuple[torch.nn.Module, bool]]:
+    """Each module, and whether it is in training mode: what trains is, what is frozen and batch norms that keep their
+    figures are not.
 
     Parts without parameters, such as dropout, are as what holds them is; of a network that is frozen in part nothing
     but its trained blocks.
@@ -156,6 +202,6 @@ def _set_mode(module: torch.nn.Module, *, active: bool, keep_norms: bool) -> Non
     parameters = list(module.parameters())
     if parameters:
         active = all(parameter.requires_grad for parameter in parameters)
-    module.training = active and not (keep_norms and isinstance(module, _BatchNorm))
+    yield module, active and not (keep_norms and isinstance(module, _BatchNorm))
     for child in module.children():
-        _set_mode(child, active=active, keep_norms=keep_norms)
+        yield from _modes(child, active=active, keep_norms=keep_norms)

@@ -66,5 +66,5 @@ def join(device: str) -> tuple[Peers, str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     return Peers(torch.distributed.get_rank(), torch.distributed.get_world_size()), device

@@ -15,12 +15,12 @@ from featurepipe.backbones import Backbone, freeze
 from featurepipe.digests import sha256_state_dict
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
 from featurepipe.finetuning.heads import head_estimator
-from featurepipe.finetuning.networks import Forward, Network
+from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.finetuning.training import Batches, Outcome, tune
 
-SCORED = 64  # images that are validated at once
+Cached = Callable[[Backbone], "tuple[Batches, Forward] | None"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Head:
     classes : ndarray, shape (K,)
         Sorted, what the outputs stand for.
     strength : float
-        The C of the probe that it comes from.
+        The C of the logistic regression that it is the head of.
     """
 
     weight: np.ndarray
@@ -56,6 +56,8 @@ class Promoted:
     outcome : Outcome
     tuned, parameters : int
         How many of the network's parameters trained, and how many there are.
+    cached : bool
+        Whether what is frozen was computed once and kept.
     """
 
     backbone: Backbone
@@ -64,6 +66,7 @@ class Promoted:
     outcome: Outcome
     tuned: int
     parameters: int
+    cached: bool
 
 
 def promote(
@@ -74,10 +77,10 @@ def promote(
     recipe: Recipe,
     *,
     name: str,
-    cached: Callable[[Backbone], tuple[Batches, Forward]] | None = None,
+    cached: Cached | None = None,
     checkpoint: Path | None = None,
     workers: int | None = None,
-    peers: Peers | None = None,
+    peers: Peers = Peers(),  # noqa: B008  # frozen
     progress: Callable[[str, int], Any] | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> Promoted:
@@ -93,7 +96,7 @@ def promote(
     name : str
         What to call the tuned backbone.
     cached : callable, optional
-        Given the copy, makes training batches that are no pixels, and what takes them to embeddings.
+        Given the copy, makes training batches that are no pixels, and what takes them to embeddings; or None.
     checkpoint, peers, progress, note
         As for `featurepipe.finetuning.tune`.
     workers : int, optional
@@ -105,22 +108,26 @@ def promote(
         A depth or trick that this network has not, or a head of another width.
     """
     copied = replace(backbone, module=copy.deepcopy(backbone.module))
-    batches, forward = cached(copied) if cached is not None else (None, None)
+    from_cache = cached(copied) if cached is not None else None
+    batches, forward = from_cache or (None, None)
     network = Network(copied, head.weight, head.bias, recipe, forward)
-    batches = batches or PixelBatches(train, copied.transform, recipe, copied.device, workers, peers or Peers())
+    batches = batches or PixelBatches(train, copied.transform, recipe, copied.device, workers, peers)
 
-    def validating(among: Peers | None = peers) -> Iterator[Step]:
-        return in_order(validation, copied.transform, SCORED, copied.device, workers, among or Peers())
+    def validating(among: Peers = peers) -> Iterator[Step]:
+        return in_order(validation, copied.transform, SCORED, copied.device, workers, among)
 
     identity = {
         "backbone": backbone.fingerprint,
         "head": sha256_state_dict({"weight": network.head.weight, "bias": network.head.bias}),
         "train": [[one.digest for one in train.images], train.targets.tolist()],
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
+        "cached": from_cache is not None,
     }
     options = {"checkpoint": checkpoint, "identity": identity, "peers": peers, "progress": progress, "note": note}
     outcome = tune(network, batches, validating, recipe, **options)
     network.load(outcome.state)
+    if recipe.checkpointing:
+        copied.module.set_grad_checkpointing(False)
     freeze(copied.module, copied.device)
     weight, bias = (part.detach().cpu().numpy() for part in (network.head.weight, network.head.bias))
     tuned = replace(
@@ -130,10 +137,11 @@ def promote(
     return Promoted(
         backbone=tuned,
         estimator=head_estimator(weight, bias, head.classes, head.strength),
-        temperature=_temperature(network, validating(None), head.classes),
+        temperature=_temperature(network, validating(Peers()), head.classes),
         outcome=outcome,
         tuned=sum(size for key, size in sizes.items() if key in network.names),
         parameters=sum(sizes.values()),
+        cached=from_cache is not None,
     )
 
 
@@ -141,6 +149,6 @@ def _temperature(network: Network, steps: Iterator[Step], classes: np.ndarray) -
     """Fitted on validation images, which the network has not learned from."""
     logits, targets = [], []
     for step in steps:
-        logits.append(network.predict(*step.inputs).double().cpu().numpy())  # (B, K)
+        logits.append(network.predict(*step.inputs).cpu().double().numpy())  # (B, K)
         targets.append(step.targets.cpu().numpy())
     return probes.fit_temperature(np.concatenate(logits), classes[np.concatenate(targets)], classes)

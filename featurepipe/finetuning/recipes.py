@@ -28,18 +28,20 @@ class Recipe:
     epochs : int, optional
         By default 20, or as many as make 500 steps, but no more than 100.
     head_epochs : int
-        Epochs before these in which the head alone trains: for a random head; a probe's is trained already.
+        Epochs before these in which the head alone trains, at ten times the learning rate: for a random head; a
+        probe's is trained already.
     batch_size : int
         Images per step.
     accumulate : int
-        Pieces that a batch is cut into, one after the other in memory; the step is the same.
+        Pieces that a batch is cut into, one after the other in memory. The step is the same, but for rounding,
+        dropout, and batch norms in training.
     optimizer : {'adamw', 'sgd'}
         SGD has momentum 0.9.
     lr : float, optional
         The highest learning rate, of the head and the last layer. By default 5e-4 (adamw) or 3e-2 (sgd) for a batch of
         256, in proportion for others: a tenth of what the usual recipes train such networks with.
     layer_decay : float
-        Each layer's learning rate is this times that of the next.
+        Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`.
     weight_decay : float, optional
         By default 0.05 (adamw) or 0 (sgd); biases and norms have none.
     warmup : float
@@ -48,13 +50,15 @@ class Recipe:
         ``standard``: random resized crops of at least half of the image, and half of the images mirrored; ``crop``:
         no mirroring, for letters and digits; ``none``: the pixels that the probe saw.
     label_smoothing, mixup : float
-        Share of the label that is spread over all classes; alpha of mixup's Beta distribution. 0 is none.
+        Share of the label that is spread over all classes; alpha of mixup's Beta distribution, one draw per batch.
+        0 is none. Of several processes each mixes within its share of the batch.
     clip_grad : float
         Largest norm of the gradient; 0 is any.
     ema : float
-        Decay of the moving average of the weights, which is what is validated and kept; 0 is none.
+        Decay of the moving average of the weights, which is what is validated and kept; lower in the first steps. 0 is
+        none.
     l2_sp : float
-        Strength of the pull to the weights that tuning started from (L2-SP); 0 is none.
+        Strength of the pull to the weights that tuning started from (L2-SP), the head's included; 0 is none.
     batch_norm : {'eval', 'train'}
         Whether batch norms keep the statistics of the pretraining, or follow the batches.
     checkpointing : bool

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from featurepipe.backbones import is_out_of_memory
-from featurepipe.errors import FeaturepipeError, OutOfMemory, TrainingDiverged
+from featurepipe.digests import sha256_json
+from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, TrainingDiverged
 from featurepipe.finetuning import checkpoints
-from featurepipe.finetuning.batches import Step
+from featurepipe.finetuning.batches import Samples, Step
+from featurepipe.finetuning.gradients import Gradients
 from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
@@ -32,6 +33,8 @@ INTERRUPTED, FAILED = "interrupted", "failed"
 class Batches(Protocol):
     """Training data, as `featurepipe.finetuning.batches.PixelBatches` gives them."""
 
+    samples: Samples
+
     def __len__(self) -> int: ...
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
@@ -46,8 +49,8 @@ class Outcome:
     Attributes
     ----------
     curve : list of dict
-        Of epoch 0 (before any step) and every epoch that was finished: ``epoch, train_loss, top1, log_loss`` (on
-        validation data), ``lr`` (its highest), ``seconds``.
+        Of epoch 0 (before any step) and every epoch that was finished: ``epoch, train_loss, top1, log_loss, n`` (on
+        validation data, and how many these are), ``lr`` (its highest), ``seconds``.
     best_epoch : int
         The one that was kept.
     state : dict
@@ -64,10 +67,15 @@ class Outcome:
     stopped: str = EVERY_EPOCH
     error: FeaturepipeError | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end: nothing is left to go on with."""
+        return self.stopped not in (INTERRUPTED, FAILED)
+
 
 @dataclass
 class _Run:
-    """Where a run is; all of it goes into a checkpoint, but for the network's own state."""
+    """Where a run is; all of it goes into a checkpoint, beside the network's and the optimizer's own state."""
 
     curve: list[dict[str, Any]]
     best_epoch: int
@@ -77,6 +85,7 @@ class _Run:
     loss: float = 0.0  # sum over its images so far
     weight: float = 0.0  # and what to divide that by
     seconds: float = 0.0  # spent on it
+    rate: float = 0.0  # its highest so far
     average: dict[str, torch.Tensor] | None = None
     updates: int = 0  # of the average
 
@@ -89,15 +98,14 @@ def tune(
     *,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
-    peers: Peers | None = None,
+    peers: Peers = Peers(),  # noqa: B008  # frozen
     progress: Callable[[str, int], Any] | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> Outcome:
     """Tune a network.
 
-    The epoch that is kept is chosen as C is: it has to be within one standard error of the best validation top-1, and
-    of those to have the lowest log-loss. Epoch 0 takes part, so that what is returned is never worse on validation
-    data than what tuning started from.
+    The epoch that is kept is chosen much as C is, but on the way, by `better`. Epoch 0 takes part, so that what is
+    returned is never worse, by that rule, than what tuning started from.
 
     Parameters
     ----------
@@ -121,10 +129,15 @@ def tune(
     -------
     Outcome
         The network itself is left as the last step has made it.
+
+    Raises
+    ------
+    FinetuningError
+        A checkpoint that cannot be read, or images none of which can be read any more.
+    OutOfMemory
+        There is none to validate a single image.
     """
-    return _Tuning(
-        network, train, validation, recipe, checkpoint, identity or {}, peers or Peers(), progress, note
-    ).run()
+    return _Tuning(network, train, validation, recipe, checkpoint, identity or {}, peers, progress, note).run()
 
 
 class _Tuning:
@@ -140,24 +153,20 @@ class _Tuning:
         progress: Callable[[str, int], Any] | None,
         note: Callable[[str], object],
     ) -> None:
-        from dataclasses import asdict
-
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
-        self.checkpoint, self.identity, self.peers = checkpoint, {**identity, "recipe": asdict(recipe)}, peers
-        self.progress, self.note = progress, note
+        self.checkpoint, self.identity = checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
+        self.peers, self.progress, self.note = peers, progress, note
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.piece = -(-recipe.batch_size // recipe.accumulate)  # images that are in memory at once
+        self.gradients = Gradients(network, train.samples.targets, recipe, peers, note)
         self.saved = time.perf_counter()
-        self.start: dict[str, torch.Tensor] = {}
+        self.lost = ""  # why the first of the images that cannot be read any more cannot
 
     def run(self) -> Outcome:
         import torch
 
         device = torch.device(self.network.backbone.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            self.network.set_trained(self._head_alone(1))
-            self.start = {name: value.detach().clone() for name, value in self.network.changing()}
             run, optimizer_state = self._begin()
             stopped, error = EVERY_EPOCH, None
             try:
@@ -166,22 +175,31 @@ class _Tuning:
                 stopped = INTERRUPTED
             except (TrainingDiverged, OutOfMemory) as failure:
                 stopped, error = FAILED, failure
+            except (RuntimeError, MemoryError) as failure:  # a step of the optimizer has no memory, say
+                if not is_out_of_memory(failure) or self.peers.world > 1:
+                    raise
+                stopped, error = FAILED, OutOfMemory("no memory to tune this network; try a smaller --tune depth")
         return Outcome(run.curve, run.best_epoch, run.best, stopped, error)
 
     def _begin(self) -> tuple[_Run, dict[str, Any] | None]:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
-        found = checkpoints.load(self.checkpoint, self.identity) if self.checkpoint is not None else None
+        found = None
+        if self.checkpoint is not None:  # the other processes may not see the first one's files
+            found = self.peers.share(None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity))
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
             self.note(f"before tuning: val top-1 {100 * first['top1']:.1f} %, log-loss {first['log_loss']:.3f}")
-            run = _Run([first], 0, self.network.state())
-            run.average = self.network.state() if self.recipe.ema else None
-            return run, None
+            return _Run(
+                [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
+            ), None
         told, tensors = found
         self.network.load(tensors["state"])
-        run = _Run(**told, best=tensors["best"], average=tensors["average"] or None)
+        average = {name: value.to(self.network.head.weight.device) for name, value in tensors["average"].items()}
+        run = _Run(**told, best=tensors["best"], average=average or None)
         self.note(f"going on from {self.checkpoint}: epoch {run.epoch} of {self.epochs}, {run.step} steps of it done")
-        return run, tensors["optimizer"]
+        # the whole network, after the head alone, begins with an optimizer of its own
+        begins = run.step == 0 and run.epoch == self.recipe.head_epochs + 1
+        return run, None if begins else tensors["optimizer"]
 
     def _epochs(self, run: _Run, optimizer_state: dict[str, Any] | None) -> str:
         """All epochs that are left; why they ended."""
@@ -214,127 +232,85 @@ class _Tuning:
     def _epoch(self, run: _Run, optimizer: torch.optim.Optimizer) -> None:
         """The rest of an epoch, its validation, and a checkpoint."""
         started, before = time.perf_counter(), run.seconds
-        label = f"epoch {run.epoch} of {self.epochs}"
-        rate = 0.0
-        with self._bar(label, len(self.train)) as advance:
-            advance(run.step * self.recipe.batch_size)
+        with self._bar(f"epoch {run.epoch} of {self.epochs}", len(self.train)) as advance:
+            advance(self._done(run))
             for step in self.train.epoch(run.epoch, run.step):
-                rate = max(rate, self._set_rate(optimizer, run))
+                done = self._done(run)
+                run.rate = max(run.rate, self._set_rate(optimizer, run))
                 self._step(step, optimizer, run)
                 run.step += 1
                 run.seconds = before + time.perf_counter() - started
-                advance(len(step))
+                advance(self._done(run) - done)  # of all processes
                 if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
                     self._save(run, optimizer)
-        if run.average is None:
+        if not run.weight:
+            raise FinetuningError(f"no training image can be read any more: {self.lost}; put them back")
+        with nullcontext() if run.average is None else self.network.holding(run.average):
             figures = self._validate()
-        else:
-            with self.network.holding(run.average):
-                figures = self._validate()
         run.seconds = before + time.perf_counter() - started
-        row = {"epoch": run.epoch, "train_loss": run.loss / run.weight, "lr": rate, **figures, "seconds": run.seconds}
+        told = {"epoch": run.epoch, "train_loss": run.loss / run.weight, "lr": run.rate}
+        row = {**told, **figures, "seconds": run.seconds}
         if not math.isfinite(row["log_loss"]):
             raise TrainingDiverged(self._diverged("the validation loss", run))
         run.curve.append(row)
         if better(run.curve, run.best_epoch):
             run.best_epoch = run.epoch
-            run.best = self.network.state() if run.average is None else dict(run.average)
+            kept = self.network.changing() if run.average is None else run.average.items()
+            run.best = {name: value.detach().to("cpu", copy=True) for name, value in kept}
         self._tell(run)
-        run.epoch, run.step, run.loss, run.weight, run.seconds = run.epoch + 1, 0, 0.0, 0.0, 0.0
+        run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
         self._save(run, optimizer)
 
     def _step(self, step: Step, optimizer: torch.optim.Optimizer, run: _Run) -> None:
         """One step of the optimizer, in as many pieces as memory asks for."""
         import torch
 
-        seed = [self.recipe.seed, run.epoch, run.step]
-        while True:
-            torch.manual_seed(int(np.random.default_rng([*seed, self.peers.rank]).integers(2**62)))
-            try:
-                loss, weight = self._gradients(step, np.random.default_rng(seed))
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                optimizer.zero_grad(set_to_none=True)
-                if self.piece == 1 or self.peers.world > 1:  # the others would wait for gradients
-                    raise OutOfMemory(
-                        f"no memory for {self.piece} images at once in training; try --checkpointing, a smaller --tune "
-                        "depth, --accumulate, or another --device"
-                    ) from error
-                self.piece //= 2
-                self.note(f"memory ran out: each batch is now computed in pieces of {self.piece} images")
+        self._miss(step)
+        loss, weight = self.gradients.fill(step, [self.recipe.seed, run.epoch, run.step])
+        if not weight:  # none of its images can be read any more
+            return
         if not math.isfinite(loss):
             raise TrainingDiverged(self._diverged("the loss", run))
         if self.recipe.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self._trained(), self.recipe.clip_grad)
+            torch.nn.utils.clip_grad_norm_(self.gradients.parameters(), self.recipe.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self._share_statistics()
         run.loss, run.weight = run.loss + loss, run.weight + weight
         if run.average is not None:
             run.updates += 1
             decay = min(self.recipe.ema, (1 + run.updates) / (10 + run.updates))
             for name, value in self.network.changing():
-                run.average[name].lerp_(value.detach().cpu(), 1 - decay)
+                run.average[name].lerp_(value.detach(), 1 - decay)
 
-    def _gradients(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
-        """Fill in the gradients of a batch's mean loss; its sum of losses, and of the images' weights."""
+    def _share_statistics(self) -> None:
+        """Batch norms that follow the batches have followed other ones in each process: the mean of them goes on."""
+        if self.peers.world == 1 or self.recipe.batch_norm == "eval":
+            return
         import torch
 
-        inputs, other, share = step.inputs, step.targets, 1.0
-        if self.recipe.mixup:
-            share = float(rng.beta(self.recipe.mixup, self.recipe.mixup))
-            inputs = tuple(share * one.float() + (1 - share) * one.float().flip(0) for one in inputs)
-            other = step.targets.flip(0)
-        weights = self._class_weights(step.targets.device)
-        total = torch.zeros(2, device=step.targets.device, dtype=torch.float64)  # of losses, of weights
-        for start in range(0, len(step), self.piece):
-            some = slice(start, start + self.piece)
-            logits = self.network.logits(tuple(one[some] for one in inputs))  # (B, K)
-            loss = torch.zeros((), device=logits.device)
-            for targets, part in ((step.targets[some], share), (other[some], 1 - share)):
-                if part:
-                    smoothing = {"label_smoothing": self.recipe.label_smoothing, "weight": weights}
-                    loss = loss + part * torch.nn.functional.cross_entropy(
-                        logits, targets, reduction="sum", **smoothing
-                    )
-                    total[1] += part * (len(targets) if weights is None else weights[targets].sum())
-            loss.backward()
-            total[0] += loss.detach()
-        parameters = self._trained()
-        for parameter in parameters:  # one that has no part in the output, or a process without a share of the batch
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        self.peers.add([total, *(parameter.grad for parameter in parameters)])
-        for parameter in parameters:
-            parameter.grad /= total[1].to(parameter.grad.dtype)
-        if self.recipe.l2_sp:
-            for name, value in self.network.changing():
-                if value.grad is not None:
-                    value.grad += self.recipe.l2_sp * (value.detach() - self.start[name])
-        return total[0].item(), total[1].item()
-
-    def _class_weights(self, device: torch.device) -> torch.Tensor | None:
-        import torch
-
-        if self.recipe.class_weight is None:
-            return None
-        counts = np.bincount(self.train.samples.targets, minlength=self.network.head.out_features)
-        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-        return torch.tensor(weights, dtype=torch.float32, device=device)
+        statistics = [value for _, value in self.network.changing() if not isinstance(value, torch.nn.Parameter)]
+        self.peers.add(statistics)
+        for value in statistics:
+            value /= self.peers.world
 
     def _validate(self) -> dict[str, float]:
-        """Top-1 and log-loss of the validation data, in float64."""
+        """Top-1 and log-loss of the validation data, in float64, which not every device has."""
         import torch
 
         started = time.perf_counter()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.network.head.weight.device)  # right, loss, images
+        sums = torch.zeros(3, dtype=torch.float64)  # right, loss, images
         for step in self.validation():
-            logits = self.network.predict(*step.inputs).double()  # (B, K)
-            sums[0] += (logits.argmax(1) == step.targets).sum()
-            sums[1] += torch.nn.functional.cross_entropy(logits, step.targets, reduction="sum")
-            sums[2] += len(step)
+            self._miss(step)
+            if len(step):
+                logits, targets = self.network.predict(*step.inputs).cpu().double(), step.targets.cpu()  # (B, K), (B,)
+                sums[0] += (logits.argmax(1) == targets).sum()
+                sums[1] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+                sums[2] += len(step)
         self.peers.add([sums])
         right, loss, count = sums.tolist()
+        if not count:
+            raise FinetuningError(f"no validation image can be read any more: {self.lost}; put them back")
         return {
             "top1": right / count,
             "log_loss": loss / count,
@@ -342,9 +318,15 @@ class _Tuning:
             "seconds": time.perf_counter() - started,
         }
 
-    def _trained(self) -> list[torch.nn.Parameter]:
-        head = list(self.network.head.parameters())
-        return [*head, *(one for one in self.network.module.parameters() if one.requires_grad)]
+    def _miss(self, step: Step) -> None:
+        """Say once that images are left out."""
+        if step.lost and not self.lost:
+            self.lost = next(iter(step.lost.values()))
+            self.note(f"images that cannot be read any more are left out; the first: {self.lost}")
+
+    def _done(self, run: _Run) -> int:
+        """Images of the epoch that were learned from, in all processes."""
+        return min(run.step * self.recipe.batch_size, len(self.train))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         import torch
@@ -380,8 +362,6 @@ class _Tuning:
         self.saved = time.perf_counter()
 
     def _bar(self, label: str, total: int) -> Any:
-        from contextlib import nullcontext
-
         return self.progress(label, total) if self.progress is not None else nullcontext(lambda done: None)
 
     def _tell(self, run: _Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,19 +14,20 @@ import numpy as np
 
 from featurepipe import backbones, extraction, finetuning, manifests, models, probes
 from featurepipe.backbones import Backbone
-from featurepipe.errors import FinetuningError
-from featurepipe.finetuning import Head, Peers, Promoted, Recipe, Samples
+from featurepipe.errors import FinetuningError, StoreError
+from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, Prepared, divide, find, sizes
-from featurepipe.stages.probing import held_notes
+from featurepipe.stages.probing import fit_parts, held_notes
 from featurepipe.stores import Pending, Store
 
 FIGURES = ("top1", "log_loss", "n")
 CACHES = ("auto", "on", "off")
+ACTIVATIONS = "activations"  # in the store's folder, a store by itself
 SCRATCH = "scratch.pt"
 SCRATCH_RATE = 10.0  # times the learning rate: random weights learn at the usual recipes' rates
 
@@ -43,14 +44,14 @@ class Start:
     train, validation : FeatureMatrix
         What is learned from, and what is validated on: no row of them is reported.
     validated_on : str
-    kind : str
-        Of the probe.
     probe : Probe
         Fitted on all rows but those that are reported; it stands if tuning does not pay.
     head : Head
         The probe, fitted without the validation rows.
     figures : dict
         Of the probe without the validation rows, on their embeddings.
+    seen : ndarray of uint64
+        Contents that the promoted model has seen; see `featurepipe.models.Model`.
     notes : list of str
     """
 
@@ -59,10 +60,10 @@ class Start:
     train: FeatureMatrix
     validation: FeatureMatrix
     validated_on: str
-    kind: str
     probe: probes.Probe
     head: Head
     figures: dict[str, Any]
+    seen: np.ndarray
     notes: list[str]
 
     @cached_property
@@ -167,8 +168,8 @@ def finetune(
     ------
     FinetuningError
         A recipe, kind of probe, depth or network that cannot be tuned.
-    TrainingDiverged
-        A loss that is not finite; the best epoch until then has been written.
+    TrainingDiverged, OutOfMemory
+        A loss that is not finite, or no memory for a single image; the best epoch until then has been written.
     ManifestError, StoreError, ProbeError
         As for `featurepipe.probe`.
     """
@@ -201,13 +202,15 @@ def finetune(
             begin, task, path, extractor, _untuned(begin, extractor), None, workers, listener, started, advised
         )
     made = _tune(peers.share(task), extractor, device, workers, peers, listener)
-    whole = made.outcome.stopped not in (finetuning.FAILED, finetuning.INTERRUPTED)
-    scratch = _from_scratch(begin, task, device, workers, peers, listener) if from_scratch and whole else None
+    finished, scratch = made.outcome.finished, None
+    if from_scratch and finished:
+        scratch = _from_scratch(begin, task, device, workers, peers, listener)
+        finished = scratch["stopped"] != finetuning.INTERRUPTED
     peers.share(None)
     result = _write(begin, task, path, extractor, made, scratch, workers, listener, started, advised)
     if made.outcome.error is not None:
         raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
-    if whole:
+    if finished:
         for checkpoint in (task.checkpoint, task.checkpoint.with_name(SCRATCH)):
             checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # it may hold a store or activations, which serve again
@@ -262,12 +265,28 @@ def _open(
     if not isinstance(extractor, Backbone):
         raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another with -b")
     if extractor.spec["layer"] != backbones.PENULTIMATE:
-        raise FinetuningError(f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}")
+        raise FinetuningError(
+            f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; "
+            "extract and probe without --layer"
+        )
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
     store = Path(source) if loaded is None else work / "store"
+    samples = manifests.read(data).samples
+    manifests.check_labels(samples)  # before anything is embedded
+    _check_classes(loaded, {sample.label for sample in samples})
     extract(data, store, backbone=extractor, workers=workers, listener=listener)
     return store, extractor, loaded
+
+
+def _check_classes(loaded: models.Model | None, labels: Collection[str | None]) -> None:
+    """Refuse data that lack a class of the model's, which tuning would unlearn."""
+    for label in () if loaded is None else map(str, loaded.classes.tolist()):
+        if label not in labels:
+            raise FinetuningError(
+                f"no image shows {label!r}, which the model knows and tuning would unlearn; add some, or tune from a "
+                "store of these images instead of the model"
+            )
 
 
 def _start(
@@ -276,32 +295,48 @@ def _start(
     """Fit the probe, and once more without what tuning will be validated on."""
     kind = "logistic" if loaded is None else loaded.kind
     found.announce(listener, f"{kind} probe")
+    _check_classes(loaded, set(found.samples.y))
     parts = hold(found.entry, found.samples, kind, limit)
     train, validation, validated_on = _hold_out(parts, recipe.seed)
-    options = {"class_weight": recipe.class_weight, "seed": recipe.seed}
+    class_weight = recipe.class_weight if loaded is None else loaded.card.get("class_weight")
+    classes, notes, seen = np.unique(train.y), held_notes(parts), np.zeros(0, np.uint64)
     if loaded is None:
-        select = () if parts.select is None else (parts.select.X, parts.select.y)
-        probe = probes.fit(kind, parts.train.X, parts.train.y, *select, groups=parts.train.digests, **options)
+        probe = fit_parts(kind, parts, None, recipe.seed, class_weight)
     else:
-        selection = loaded.card["selection"]
-        probe = probes.Probe(kind, loaded.estimator, loaded.temperature, selection["chosen"], selection["on"])
-    notes = held_notes(parts)
-    classes = np.array(sorted({*map(str, probe.classes), *train.y}), object)
+        probe, seen = _own_probe(loaded, classes), loaded.seen
+        notes += _seen_notes(loaded, parts)
     if loaded is not None and not loaded.has_seen(validation.digests).any():
         fitted = probe
     else:
-        fitted = probes.fit(kind, train.X, train.y, value=probe.chosen, groups=train.digests, **options)
+        options = {"groups": train.digests, "class_weight": class_weight, "seed": recipe.seed}
+        fitted = probes.fit(kind, train.X, train.y, value=probe.chosen, **options, keep=parts.elsewhere is None)
         if loaded is not None:
             notes.append(
                 f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them"
             )
-    weight, bias = finetuning.linear_head(kind, fitted.estimator, fitted.temperature, classes.tolist())
-    estimator = finetuning.head_estimator(weight, bias, classes, probe.chosen)
-    figures = probes.evaluate(estimator, validation.X, validation.y)
+    weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
+    strength = probe.chosen if kind == "logistic" else 1.0  # of the other kinds it is no C
+    figures = probes.evaluate(finetuning.head_estimator(weight, bias, classes, strength), validation.X, validation.y)
     if recipe.head == finetuning.RANDOM:
         weight, bias = finetuning.random_head(*weight.shape, recipe.seed)
-    head = Head(weight, bias, classes, probe.chosen)
-    return Start(found, parts, train, validation, validated_on, kind, probe, head, figures, notes)
+    head = Head(weight, bias, classes, strength)
+    return Start(found, parts, train, validation, validated_on, probe, head, figures, seen, notes)
+
+
+def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
+    """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
+    chosen = loaded.card["selection"]["chosen"]
+    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, chosen, loaded.card["selection"]["on"])
+    if probe.classes.tolist() == classes.tolist():
+        return probe
+    head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)
+    return replace(probe, kind="logistic", estimator=finetuning.head_estimator(*head, classes, 1.0), temperature=1.0)
+
+
+def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
+    """A note where the model has learned from what is reported."""
+    count = int(loaded.has_seen(parts.report.digests).sum())
+    return [f"the model has seen {count} of the {parts.reported} images before: figures flatter"] if count else []
 
 
 def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, str]:
@@ -322,8 +357,40 @@ def _task(begin: Start, extractor: Backbone, recipe: Recipe, checkpoint: Path) -
     return Task(extractor.spec, extractor.source, name, begin.head, *both, recipe, checkpoint)
 
 
+def _cached(
+    begin: Start, task: Task, cache: str, peers: Peers, workers: int | None, listener: Listener
+) -> Cached | None:
+    """What makes training batches of cached activations, where that is wanted and can be."""
+    why = finetuning.why_not(task.recipe, task.spec["precision"], peers)
+    if cache == "off" or (cache == "auto" and why is not None):
+        return None
+    if why is not None:
+        raise FinetuningError(f"activations cannot be cached: {why}; leave out --cache on")
+    store, wanted = begin.found.store, set(begin.train.digests)
+    rows = [row for row in store.rows() if row.digest in wanted]
+    folder = store.path / ACTIVATIONS
+
+    def made(backbone: Backbone) -> tuple[finetuning.CachedBatches, finetuning.Forward] | None:
+        options = {"workers": workers, "progress": listener.progress, "note": listener.note}
+        try:
+            return finetuning.cached_batches(backbone, task.train, task.recipe, rows, store.root, folder, **options)
+        except (FinetuningError, StoreError) as error:
+            if cache == "on":
+                raise
+            listener.note(f"note: {error}; trained without a cache")
+            return None
+
+    return made
+
+
 def _tune(
-    task: Task, extractor: Backbone | None, device: str, workers: int | None, peers: Peers, listener: Listener
+    task: Task,
+    extractor: Backbone | None,
+    device: str,
+    workers: int | None,
+    peers: Peers,
+    listener: Listener,
+    cached: Cached | None = None,
 ) -> Promoted:
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
@@ -335,6 +402,7 @@ def _tune(
         task.validation,
         task.recipe,
         name=task.name,
+        cached=cached,
         checkpoint=task.checkpoint,
         workers=workers,
         peers=peers,
@@ -366,6 +434,8 @@ def _from_scratch(
     task = replace(task, head=head, recipe=recipe, **other)
     listener.note(f"the same from scratch: {twin.name}")
     made = _tune(peers.share(task), twin, device, workers, peers, listener)
+    if made.outcome.error is not None:
+        listener.note(f"from scratch: {made.outcome.error}")
     seconds = time.perf_counter() - began
     report = begin.parts.report
     top1 = _measure(made, begin.samples(report), report, workers, listener)["top1"]
@@ -396,7 +466,7 @@ def _untuned(begin: Start, extractor: Backbone) -> Promoted:
     curve = [{"epoch": 0, "train_loss": None, "lr": None, **first, "seconds": 0.0}]
     outcome = finetuning.Outcome(curve, 0, {}, "not begun: the advice is to keep a probe")
     parameters = sum(one.numel() for one in extractor.module.parameters())
-    return Promoted(extractor, None, 1.0, outcome, 0, parameters)
+    return Promoted(extractor, None, 1.0, outcome, 0, parameters, False)
 
 
 def _measure(
@@ -408,6 +478,11 @@ def _measure(
     with listener.progress(f"measuring {made.backbone.name}", len(todo)) as advance:
         outcome = extraction.fill(todo, made.backbone, memory, workers=workers, progress=advance)
     kept = [digest not in outcome.rejects for digest in part.digests]
+    if not all(kept):
+        why = next(iter(outcome.rejects.values()))
+        if not any(kept):
+            raise FinetuningError(f"no image of {part.split[0]} can be read any more: {why}; put them back")
+        listener.note(f"{len(kept) - sum(kept)} images cannot be read any more, and are not measured; the first: {why}")
     vectors = np.stack([memory.vectors[digest] for digest in part.digests[kept]])
     return probes.evaluate(made.estimator, vectors, part.y[kept], made.temperature)
 
@@ -442,7 +517,7 @@ def _write(
         "evaluated_on": on,
         "selection": {
             "on": probe.selected_on,
-            "chosen": probe.chosen,
+            "chosen": begin.head.strength if promoted else probe.chosen,
             "path": probe.path,
             "temperature": made.temperature if promoted else probe.temperature,
             "ece": validated["ece"],
@@ -474,11 +549,11 @@ def _write(
         {"name": backbone.name, "weights": str(path.resolve()), "random_seed": None} if promoted else dict(found.origin)
     )
     model = models.Model(
-        kind="logistic" if promoted else begin.kind,
+        kind="logistic" if promoted else probe.kind,
         estimator=made.estimator if promoted else probe.estimator,
         temperature=made.temperature if promoted else probe.temperature,
         backbone={"name": backbone.name, "fingerprint": backbone.fingerprint, "spec": backbone.spec, "source": origin},
-        seen=models.digest_keys(parts.learned.digests),
+        seen=np.concatenate([begin.seen, models.digest_keys(parts.learned.digests)]),
         card=card,
     )
     models.save(path, model, module=backbone.module)
@@ -515,7 +590,7 @@ def _told(
         "stopped": outcome.stopped,
         "probe": {"kind": begin.kind, **{key: of_probe[key] for key in FIGURES}},
         "network": of_network and {key: of_network[key] for key in FIGURES},
-        "cached_bottom": False,
+        "cached_bottom": made.cached,
         "advice": advised and {key: advised[key] for key in ("option", "tune", "layer", "expected_gain", "reasons")},
         "scratch": scratch,
         "seconds": round(seconds, 3),

@@ -1,0 +1,145 @@
+"""The gradients of a batch's loss, computed in as many pieces as memory asks for and shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurepipe.backbones import is_out_of_memory
+from featurepipe.errors import OutOfMemory
+from featurepipe.finetuning.batches import Step
+from featurepipe.finetuning.networks import Network
+from featurepipe.finetuning.peers import Peers
+from featurepipe.finetuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Gradients:
+    """The gradients of a network under a recipe's loss.
+
+    Parameters
+    ----------
+    network : Network
+        As tuning starts from it: L2-SP pulls back to here.
+    targets : ndarray of int64, shape (n,)
+        Class numbers of all training images, for class weights.
+    recipe : Recipe
+    peers : Peers
+    note : callable
+        Hears when memory has run out.
+
+    Attributes
+    ----------
+    piece : int
+        Images that are in memory at once.
+    """
+
+    def __init__(
+        self, network: Network, targets: np.ndarray, recipe: Recipe, peers: Peers, note: Callable[[str], object]
+    ) -> None:
+        self._network, self._recipe, self._peers, self._note = network, recipe, peers, note
+        self.piece = -(-recipe.batch_size // (recipe.accumulate * peers.world))
+        self._weights = _balanced(targets, network.head.weight) if recipe.class_weight else None  # (K,)
+        self._start = network.copy() if recipe.l2_sp else {}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What trains, the head included."""
+        head = list(self._network.head.parameters())
+        return [*head, *(one for one in self._network.module.parameters() if one.requires_grad)]
+
+    def fill(self, step: Step, seed: list[int]) -> tuple[float, float]:
+        """Give what trains the gradients of a batch's mean loss.
+
+        Parameters
+        ----------
+        step : Step
+            This process's share of the batch.
+        seed : list of int
+            Of mixup and dropout.
+
+        Returns
+        -------
+        loss, weight : float
+            Sums over the whole batch: of the images' losses, and of their weights.
+
+        Raises
+        ------
+        OutOfMemory
+            There is none for a single image.
+        """
+        import torch
+
+        parameters = self.parameters()
+        while True:
+            torch.manual_seed(int(np.random.default_rng([*seed, self._peers.rank]).integers(2**62)))
+            try:
+                (loss, weight), failed = self._sum_up(step, np.random.default_rng(seed)), 0
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                loss, weight, failed = 0.0, 0.0, 1
+            totals = torch.tensor([loss, weight, failed], dtype=torch.float64)
+            self._peers.add([totals])  # if one of the processes has no memory, all of them cut their batches
+            loss, weight, failed = totals.tolist()
+            if not failed:
+                break
+            for parameter in parameters:
+                parameter.grad = None
+            self._halve()
+        for parameter in parameters:  # one that has no part in the output, or a process without a share of the batch
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self._peers.add(parameter.grad for parameter in parameters)
+        for parameter in parameters:
+            parameter.grad /= weight or 1.0  # no image could be read
+        self._pull()
+        return loss, weight
+
+    def _halve(self) -> None:
+        if self.piece == 1:
+            raise OutOfMemory(
+                "no memory for a single image in training; try --checkpointing, a smaller --tune depth, or another "
+                "--device"
+            )
+        self.piece //= 2
+        images = "single images" if self.piece == 1 else f"pieces of {self.piece} images"
+        self._note(f"memory ran out: each batch is now computed in {images}")
+
+    def _sum_up(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
+        """Fill in the gradients of the sum of a batch's losses; that sum, and the sum of the images' weights."""
+        import torch
+
+        inputs, other, share = step.inputs, step.targets, 1.0
+        if self._recipe.mixup:
+            share = float(rng.beta(self._recipe.mixup, self._recipe.mixup))
+            inputs = tuple(share * one.float() + (1 - share) * one.float().flip(0) for one in inputs)
+            other = step.targets.flip(0)
+        options = {"reduction": "sum", "label_smoothing": self._recipe.label_smoothing, "weight": self._weights}
+        total = torch.zeros((), device=step.targets.device)
+        for start in range(0, len(step), self.piece):
+            some = slice(start, start + self.piece)
+            logits = self._network.logits(tuple(one[some] for one in inputs))  # (B, K)
+            loss = share * torch.nn.functional.cross_entropy(logits, step.targets[some], **options)
+            if share < 1:
+                loss = loss + (1 - share) * torch.nn.functional.cross_entropy(logits, other[some], **options)
+            loss.backward()
+            total += loss.detach()
+        if self._weights is None:
+            return total.item(), float(len(step))
+        weights = share * self._weights[step.targets].sum() + (1 - share) * self._weights[other].sum()
+        return total.item(), weights.item()
+
+    def _pull(self) -> None:
+        """L2-SP: Xuhong et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"."""
+        for name, value in self._network.changing() if self._start else ():
+            if value.grad is not None:
+                value.grad += self._recipe.l2_sp * (value.detach() - self._start[name])
+
+
+def _balanced(targets: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Weights under which every class counts alike, (K,), where the head's weights `like` (K, D) are."""
+    counts = np.bincount(targets, minlength=len(like))
+    return like.new_tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)))
