@@ -67,8 +67,8 @@ def decide(evidence: Mapping[str, Any]) -> dict[str, Any]:
     -----
     What tuning can gain is headroom: what the probe gets wrong on images that it has not seen. How much of it tuning
     takes depends on the number of images and on the similarity, by constants from the literature and not from the data
-    at hand: nobody has tuned here yet. Low and high are the spread over twelve published tasks. The gains say nothing about
-    images from elsewhere, on which tuning may lose what it gains here (Kumar et al. 2022).
+    at hand: nobody has tuned here yet. Low and high are the spread over twelve published tasks. The gains say nothing
+    about images from elsewhere, on which tuning may lose what it gains here (Kumar et al. 2022).
 
     Examples
     --------
