@@ -1,0 +1,680 @@
+"""The stage finetune: from a store or a model file to a model file that carries its backbone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from featurepipe import FeatureExtractor, TransferClassifier, evaluate, extract, models, predict, probe
+from featurepipe.errors import (
+    FeaturepipeError,
+    FinetuningError,
+    ManifestError,
+    ModelFileError,
+    OutOfMemory,
+    TrainingDiverged,
+)
+from featurepipe.finetuning import training
+from featurepipe.stages import Listener, finetune
+
+CLASSES = ("ant", "bee", "cat")
+SPLITS = ("train", "val", "test")
+QUICK = {"epochs": 2, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0, "device": "cpu", "workers": 1}
+FIGURES = ("n", "top1", "log_loss", "per_class", "confusion", "classes")
+SMALL = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "precision": "fp32", "device": "cpu"}
+
+
+class Notes(Listener):
+    """Hears notes, and may interrupt once so many images have been learned from."""
+
+    def __init__(self, interrupt_at=None):
+        self.notes, self.left = [], interrupt_at
+
+    def note(self, text):
+        self.notes.append(text)
+
+    @contextmanager
+    def progress(self, label, total):
+        def advance(done):
+            if self.left is not None and label.startswith("epoch"):
+                self.left -= done
+                if self.left <= 0:
+                    self.left = None
+                    raise KeyboardInterrupt
+
+        yield advance
+
+
+@pytest.fixture
+def store(photos, tmp_path):
+    """Factory of a store of small pictures under a small network."""
+
+    def make(splits=SPLITS, classes=CLASSES, per_class=6, name="photos", backbone="test_vit", **options):
+        data = photos(classes, per_class, splits, name=name, size=(32, 32), seed=3)
+        shape = {"arguments": {"img_size": 32}} if backbone == "test_vit" else {}
+        extract(data, tmp_path / f"{name}.store", backbone=backbone, workers=1, **{**SMALL, **shape, **options})
+        return data, tmp_path / f"{name}.store"
+
+    return make
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """What was learned last is kept, so that tests do not hang on a figure."""
+    monkeypatch.setattr(training, "better", lambda curve, best: True)
+
+
+@pytest.fixture
+def never(monkeypatch):
+    monkeypatch.setattr(training, "better", lambda curve, best: False)
+
+
+def curve(result):
+    return [[row[key] for key in ("train_loss", "top1", "log_loss", "lr")] for row in result["finetuning"]["curve"]]
+
+
+def assert_same_curve(found, wanted, tolerance=1e-6):
+    found, wanted = np.array(curve(found), float), np.array(curve(wanted), float)
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def weights(path, without=("seen",)):
+    return {name: value.tobytes() for name, value in load_file(path).items() if name not in without}
+
+
+# -- what is written ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_a_promoted_probe_is_a_model_file_like_any_other(store, tmp_path, always, backbone):
+    data, path = store(backbone=backbone)
+    result = finetune(path, **QUICK)
+    assert result["model"] == str(path / "tuned.safetensors")
+    assert result["promoted"]
+    json.dumps(result, allow_nan=False)
+    told = result["finetuning"]
+    assert [row["epoch"] for row in told["curve"]] == [0, 1, 2]
+    assert (told["best_epoch"], told["stopped"], told["start"]) == (2, "after all epochs", "probe")
+    assert told["tuned_parameters"] == told["parameters"]
+    assert told["recipe"]["lr"] == 3e-3
+    evaluated = evaluate(result["model"], data, device="cpu")
+    assert evaluated["split"] == "test"
+    assert {key: evaluated[key] for key in FIGURES if key != "log_loss"} == {
+        key: result["test"][key] for key in FIGURES if key != "log_loss"
+    }
+    assert evaluated["log_loss"] == pytest.approx(result["test"]["log_loss"], abs=1e-5)
+    assert result["top1"] == result["test"]["top1"]
+    assert result["val"]["top1"] == told["curve"][2]["top1"]
+    predicted = predict(result["model"], data / "test", tmp_path / "p.csv", device="cpu")
+    assert predicted["predicted"] == 18
+
+
+def test_its_backbone_is_the_tuned_one_with_a_fingerprint_of_its_own(store, always):
+    data, path = store()
+    result = finetune(path, **QUICK)
+    loaded = models.load(result["model"])
+    opened = models.open_backbone(loaded, result["model"], device="cpu")
+    assert opened.fingerprint == result["fingerprint"] == loaded.backbone["fingerprint"]
+    entry = extract(data, path, backbone=opened, workers=1)
+    assert entry["fingerprint"] == result["fingerprint"]
+    from featurepipe.stores import Store
+
+    assert len({one.fingerprint for one in Store.open(path).entries()}) == 2
+    probed = probe(path, backbone=opened, baselines="none")
+    assert probed["test"]["n"] == 18
+
+
+def test_seen_are_train_and_val_and_nothing_else(store, always):
+    data, path = store()
+    loaded = models.load(finetune(path, **QUICK)["model"])
+    from featurepipe.digests import sha256_file
+
+    for split in SPLITS:
+        digests = [sha256_file(file) for file in sorted((data / split).rglob("*.*"))]
+        assert loaded.has_seen(digests).all() == (split != "test")
+        assert loaded.has_seen(digests).any() == (split != "test")
+
+
+@pytest.mark.parametrize("kind", [None, "ridge", "svm", "lda"])
+def test_where_tuning_does_not_pay_the_probe_itself_is_written(store, tmp_path, never, kind):
+    data, path = store(per_class=8)
+    probed = probe(path, tmp_path / "p.safetensors", kind=kind or "logistic", baselines="none")
+    source = (path,) if kind is None else (probed["model"], path)
+    result = finetune(*source, output=tmp_path / "m.safetensors", **QUICK)
+    assert (result["promoted"], result["kind"], result["finetuning"]["best_epoch"]) == (False, kind or "logistic", 0)
+    loaded, wanted = models.load(result["model"]), models.load(probed["model"])
+    np.testing.assert_array_equal(loaded.estimator.coef_, wanted.estimator.coef_)
+    np.testing.assert_array_equal(loaded.estimator.intercept_, wanted.estimator.intercept_)
+    assert (loaded.kind, loaded.temperature) == (wanted.kind, wanted.temperature)
+    assert loaded.backbone == wanted.backbone
+    assert loaded.seen.tolist() == wanted.seen.tolist()
+    assert {key: result["test"][key] for key in FIGURES} == {key: probed["test"][key] for key in FIGURES}
+    again = evaluate(result["model"], data, device="cpu")
+    assert {key: again[key] for key in FIGURES} == {key: probed["test"][key] for key in FIGURES}
+
+
+@pytest.mark.parametrize(("figure", "promoted"), [(1.0, False), (0.0, True)])
+def test_a_random_head_has_to_beat_the_probe(store, monkeypatch, always, figure, promoted):
+    """Whatever it has learned since it was random."""
+    from featurepipe.stages import promoting
+
+    _, path = store()
+    start = promoting._start
+
+    def with_figures(*arguments):
+        begin = start(*arguments)
+        begin.figures.update(top1=figure, log_loss=1e-9 if figure else 99.0)
+        return begin
+
+    monkeypatch.setattr(promoting, "_start", with_figures)
+    result = finetune(path, head="random", **QUICK)
+    assert result["promoted"] is promoted
+    assert result["finetuning"]["start"] == "random head"
+    assert result["finetuning"]["best_epoch"] == 2
+
+
+def test_a_temperature_and_a_strength_go_with_the_tuned_head(store, tmp_path, always):
+    _, path = store(per_class=8)
+    ridge = probe(path, tmp_path / "r.safetensors", kind="ridge", value=100.0, baselines="none")
+    result = finetune(ridge["model"], path, **QUICK)
+    loaded = models.load(result["model"])
+    assert (result["kind"], loaded.kind) == ("logistic", "logistic")
+    assert loaded.card["selection"]["chosen"] == loaded.estimator.C == 1.0  # alpha is no C
+    assert loaded.temperature == loaded.card["selection"]["temperature"] != ridge["selection"]["temperature"]
+    assert str(tmp_path / "r-tuned.safetensors") == result["model"]
+
+
+# -- what is validated on -----------------------------------------------------------------------------------------
+
+
+def test_given_val_is_validated_on_and_step_0_is_the_probe_without_it(store, always):
+    _, path = store()
+    result = finetune(path, **QUICK)
+    assert result["finetuning"]["validation"] == {"on": "val", "n": 18}
+    assert result["splits"] == {"train": 18, "val": 18, "test": 18}
+    assert result["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("splits", "reported", "held", "learned"), [(("train", "test"), "test", 6, 30), (("train", "val"), "val", 6, 30)]
+)
+def test_without_both_a_fifth_of_train_is_held_back(store, always, splits, reported, held, learned):
+    _, path = store(splits, per_class=12)
+    result = finetune(path, **QUICK)
+    assert result["evaluated_on"] == reported
+    assert result["finetuning"]["validation"]["on"] == "a fifth of train, held back here, seed 0"
+    assert result["finetuning"]["validation"]["n"] == held
+    assert result[reported]["n"] == 36
+    assert held + learned == 36
+    assert result["top1"] == result[reported]["top1"]
+
+
+def test_what_is_held_back_is_a_fifth_of_each_class_by_content(store):
+    from featurepipe.stages import promoting
+    from featurepipe.stages.preparing import divide, find
+
+    _, path = store(("train", "test"), per_class=10)
+    options = {"backbone": None, "layer": None, "weights": None, "include_backbone": False, "device": "cpu"}
+    parts = divide(find(path, None, **options), seed=0).parts
+    held = {}
+    for seed in (0, 0, 1):
+        train, out, _ = promoting._hold_out(parts, seed)
+        assert sorted(out.y) == sorted(CLASSES * 2)
+        assert sorted([*train.ids, *out.ids]) == sorted(parts.train.ids)
+        assert held.setdefault(seed, out.ids.tolist()) == out.ids.tolist()
+    assert held[0] != held[1]
+
+
+def test_without_splits_all_of_it_is_made_here(store, always):
+    data, path = store((), per_class=15)
+    result = finetune(path, seed=4, **QUICK)
+    assert "made here" in result["split_source"]
+    assert result["splits"] == {"train": 27, "val": 9, "test": 9}
+    assert evaluate(result["model"], data, device="cpu")["top1"] == result["test"]["top1"]
+
+
+def test_what_is_reported_decides_nothing(store, photos, tmp_path, monkeypatch):
+    one = finetune(store()[1], output=tmp_path / "one.safetensors", **QUICK)
+    data = tmp_path / "photos"
+    for number, label in enumerate(CLASSES):  # other images, under other labels
+        shutil.rmtree(data / "test" / label)
+        (data / "test" / label).mkdir()
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(data / "test" / label / "x.png")
+    shape = {"arguments": {"img_size": 32}}
+    extract(data, tmp_path / "other.store", backbone="test_vit", workers=1, **SMALL, **shape)
+    two = finetune(tmp_path / "other.store", output=tmp_path / "two.safetensors", **QUICK)
+    assert one["test"]["n"] != two["test"]["n"]
+    assert curve(one) == curve(two)
+    assert weights(one["model"]) == weights(two["model"])
+
+
+# -- from a model file --------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_has_not_seen_the_validation_images_starts_from_its_own_head(store, photos, tmp_path, always):
+    _, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none", include_backbone=True)
+    new = photos(CLASSES, 6, SPLITS, name="new", size=(32, 32), seed=8)
+    result = finetune(probed["model"], new, tmp_path / "t.safetensors", **QUICK)
+    assert result["notes"] == []
+    wanted = evaluate(probed["model"], new, split="val", device="cpu")
+    first = result["finetuning"]["curve"][0]
+    assert first["top1"] == wanted["top1"]
+    assert first["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-4)
+    seen = models.load(result["model"]).seen.tolist()
+    assert set(models.load(probed["model"]).seen.tolist()) < set(seen)
+    assert len(seen) == 36 + 36
+
+
+def test_a_model_that_has_seen_them_starts_from_its_probe_fitted_without_them(store, tmp_path, always):
+    data, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none", kind="ridge")
+    result = finetune(probed["model"], data, **QUICK)
+    assert result["notes"] == ["the model has seen images of val; tuning starts from its probe fitted without them"]
+    from_store = finetune(path, output=tmp_path / "s.safetensors", **QUICK)
+    assert result["finetuning"]["probe"]["top1"] == probed["test"]["top1"]
+    assert result["finetuning"]["curve"][0]["n"] == from_store["finetuning"]["curve"][0]["n"] == 18
+
+
+def test_a_model_that_has_seen_what_is_reported_says_so(store, tmp_path, always):
+    _, path = store((), per_class=10)
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none", seed=0)
+    result = finetune(probed["model"], path, seed=1, **QUICK)
+    flattering = [note for note in result["notes"] if "figures flatter" in note]
+    assert len(flattering) == 1
+    assert "the model has seen " in flattering[0]
+
+
+def test_weights_of_classes_that_the_probe_was_given_are_the_refitted_ones_too(store, tmp_path, always):
+    _, path = store(per_class=8)
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none", class_weight="balanced")
+    result = finetune(probed["model"], path, **QUICK)
+    assert result["class_weight"] is None  # of the recipe; the probe had its own
+    assert result["finetuning"]["curve"][0]["top1"] >= 0
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_classes_that_the_model_does_not_know_are_learned(store, photos, tmp_path, monkeypatch, pays):
+    monkeypatch.setattr(training, "better", lambda curve, best: pays)
+    _, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none")
+    more = photos((*CLASSES, "dog"), 6, SPLITS, name="more", size=(32, 32), seed=8)
+    result = finetune(probed["model"], more, tmp_path / "t.safetensors", **QUICK)
+    loaded = models.load(result["model"])
+    assert loaded.classes.tolist() == [*CLASSES, "dog"]
+    evaluated = evaluate(result["model"], more, device="cpu")
+    assert evaluated["top1"] == result["test"]["top1"]
+    told = result["finetuning"]
+    assert told["probe"]["n"] == 24
+    assert told["probe"]["top1"] <= 0.75  # it never says dog
+    if not pays:
+        assert evaluated["top1"] == told["probe"]["top1"]
+
+
+def test_a_notebooks_model_whose_classes_are_numbers_is_promoted(photos, tmp_path, never):
+    data = photos(("2", "10", "30"), 6, SPLITS, name="numbers", size=(32, 32))
+    files = sorted((data / "train").rglob("*.*"))
+    small = {"image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+    classifier = TransferClassifier(FeatureExtractor("test_resnet", random_weights=True, **small))
+    classifier.fit(files, [int(file.parent.name) for file in files]).save(tmp_path / "n.safetensors")
+    result = finetune(tmp_path / "n.safetensors", data, tmp_path / "t.safetensors", **QUICK)
+    assert models.load(result["model"]).classes.tolist() == ["10", "2", "30"]
+    assert evaluate(result["model"], data, device="cpu")["top1"] == result["test"]["top1"]
+    wanted = evaluate(tmp_path / "n.safetensors", data, split="val", device="cpu")
+    assert result["finetuning"]["curve"][0]["top1"] == wanted["top1"]
+    assert result["finetuning"]["curve"][0]["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-4)
+
+
+def test_a_tuned_model_is_promoted_once_more(store, tmp_path, always):
+    data, path = store()
+    first = finetune(path, **QUICK)
+    second = finetune(first["model"], data, tmp_path / "again.safetensors", **QUICK)
+    assert second["promoted"]
+    assert len({first["fingerprint"], second["fingerprint"]}) == 2
+    assert evaluate(second["model"], data, device="cpu")["top1"] == second["test"]["top1"]
+
+
+# -- what cannot be tuned -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_embedding(monkeypatch):
+    """Whatever is expensive fails."""
+
+    def refuse(*_, **__):
+        raise AssertionError("too late")
+
+    from featurepipe import finetuning, stages
+
+    monkeypatch.setattr(stages.promoting, "extract", refuse)
+    monkeypatch.setattr(finetuning, "promote", refuse)
+
+
+def assert_one_line(caught, *says):
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, FeaturepipeError)
+    for one in says:
+        assert one in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["knn", "mlp", "centroid", "multi-label"])
+def test_a_model_without_a_linear_head_is_refused(store, tmp_path, no_embedding, kind):
+    data, path = store()
+    options = {"multi_label": True} if kind == "multi-label" else {"kind": kind}
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none", **options)
+    with pytest.raises(FinetuningError) as caught:
+        finetune(probed["model"], data, **QUICK)
+    assert_one_line(caught, f"is a {kind} model", "promote one of logistic, ridge, svm, lda")
+
+
+def test_descriptors_are_no_networks(photos, tmp_path, no_embedding):
+    store = extract(photos(CLASSES, 4), tmp_path / "p.store", backbone="pixels", workers=1)["store"]
+    with pytest.raises(FinetuningError) as caught:
+        finetune(store, **QUICK)
+    assert_one_line(caught, "pixels is no network, so there is nothing to tune")
+
+
+def test_an_earlier_stage_is_no_start(store, no_embedding):
+    _, path = store(backbone="test_resnet", layer="stage3")
+    with pytest.raises(FinetuningError) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, "not from stage3; extract and probe without --layer")
+
+
+def test_one_class_and_no_labels_are_refused_before_anything_is_embedded(store, photos, tmp_path, no_embedding):
+    _, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none")
+    for classes, says in ((("ant",), "only one class ('ant')"), ((), "no sample has a label")):
+        folder = photos(classes or ("x",), 4, name=f"few{len(classes)}")
+        with pytest.raises(ManifestError) as caught:
+            finetune(probed["model"], folder if classes else folder / "x", **QUICK)
+        assert_one_line(caught, says)
+
+
+@pytest.mark.parametrize("as_store", [True, False])
+def test_a_class_of_the_model_that_the_data_lack_is_named(store, photos, tmp_path, monkeypatch, as_store):
+    _, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="none")
+    if as_store:
+        data = store(classes=("ant", "cat"), name="fewer")[1]
+    else:
+        data = photos(("ant", "cat"), 4, name="fewer")
+        monkeypatch.setattr("featurepipe.stages.promoting.extract", None)
+    monkeypatch.setattr("featurepipe.finetuning.promote", None)
+    with pytest.raises(FinetuningError) as caught:
+        finetune(probed["model"], data, **QUICK)
+    assert_one_line(caught, "no image shows 'bee', which the model knows and tuning would unlearn; add some")
+
+
+def test_a_model_file_without_data_is_refused(store, tmp_path, no_embedding):
+    probed = probe(store()[1], tmp_path / "m.safetensors", baselines="none")
+    with pytest.raises(FinetuningError) as caught:
+        finetune(probed["model"], **QUICK)
+    assert_one_line(caught, "holds no images; give the folder, table or store that it is to learn from")
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "test")])
+def test_single_images_cannot_be_held_back(store, monkeypatch, splits):
+    monkeypatch.setattr("featurepipe.finetuning.promote", None)
+    _, path = store(splits, per_class=1)
+    with pytest.raises(FeaturepipeError) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, "classes are too small" if not splits else "every class has a single training image")
+
+
+def test_a_class_in_val_alone_is_named(store, tmp_path, no_embedding):
+    data, path = store()
+    shutil.copytree(data / "val" / "ant", data / "val" / "emu")
+    for file in (data / "val" / "emu").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
+    shape = {"arguments": {"img_size": 32}}
+    extract(data, path, backbone="test_vit", workers=1, **SMALL, **shape)
+    with pytest.raises(ManifestError) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, "class 'emu' occurs in val only")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"epochs": 0}, FinetuningError, "epochs is 0"),
+        ({"cache": "maybe"}, FinetuningError, "cache 'maybe' is unknown"),
+        ({"output": "model.pt"}, ModelFileError, "ends in .safetensors"),
+        ({"tune": "stage9+"}, FinetuningError, "has stage1 to stage6"),
+        ({"backbone": "resnet50"}, FeaturepipeError, "resnet50"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(store, options, error, says):
+    _, path = store()
+    with pytest.raises(error) as caught:
+        finetune(path, **{**QUICK, **options})
+    assert_one_line(caught, says)
+    assert not (path / "tuned.safetensors").exists()
+
+
+def test_a_parameter_that_there_is_not_is_a_type_error(store):
+    with pytest.raises(TypeError, match="learning_rate: no such parameter; a recipe has tune, head"):
+        finetune(store()[1], learning_rate=1, **QUICK)
+
+
+def test_a_source_that_there_is_not(tmp_path):
+    with pytest.raises(ModelFileError, match="does not exist"):
+        finetune(tmp_path / "nothing.safetensors", **QUICK)
+
+
+def test_images_that_have_moved_are_said_to_be_gone(store):
+    data, path = store()
+    data.rename(data.with_name("elsewhere"))
+    with pytest.raises(FinetuningError) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, "no validation image can be read any more", "put them back")
+
+
+# -- what goes wrong, and going on --------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_writes_the_best_and_then_says_so(store):
+    data, path = store()
+    with pytest.raises(TrainingDiverged) as caught:
+        finetune(path, **{**QUICK, "lr": 1e10, "warmup": 0.0})
+    model = path / "tuned.safetensors"
+    assert_one_line(caught, "is not finite in epoch 1", f"{model} holds what was best until then")
+    card = models.load(model).card
+    assert (card["finetuning"]["promoted"], card["finetuning"]["stopped"]) == (False, "failed")
+    assert evaluate(model, data, device="cpu")["top1"] == card["test"]["top1"]
+
+
+def test_no_memory_writes_the_best_and_then_says_so(store, monkeypatch, always):
+    _, path = store()
+    from featurepipe.finetuning import Network
+
+    logits, calls = Network.logits, []
+
+    def failing(self, inputs):
+        calls.append(1)
+        if len(calls) > 3:  # all of the first epoch
+            raise RuntimeError("CUDA out of memory")
+        return logits(self, inputs)
+
+    monkeypatch.setattr(Network, "logits", failing)
+    with pytest.raises(OutOfMemory) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, "no memory for a single image in training", "holds what was best until then")
+    card = models.load(path / "tuned.safetensors").card
+    assert (card["finetuning"]["best_epoch"], card["finetuning"]["promoted"]) == (1, True)
+
+
+def test_interrupted_it_keeps_the_best_and_the_same_call_goes_on(store, tmp_path, always):
+    _, path = store()
+    options = {**QUICK, "epochs": 3, "ema": 0.9, "augment": "standard"}
+    whole = finetune(path, output=tmp_path / "whole.safetensors", **options)
+    output = tmp_path / "m.safetensors"
+    first = finetune(path, output=output, listener=Notes(interrupt_at=20), **options)
+    assert first["finetuning"]["stopped"] == "interrupted"
+    assert (first["finetuning"]["best_epoch"], first["promoted"]) == (1, True)
+    assert models.load(output).card["finetuning"]["stopped"] == "interrupted"
+    assert curve(first) == curve(whole)[:2]
+    assert (tmp_path / "m.tuning" / "checkpoint.pt").exists()
+    heard = Notes()
+    second = finetune(path, output=output, listener=heard, **options)
+    assert any(note.startswith("going on from") for note in heard.notes)
+    assert_same_curve(second, whole)
+    assert weights(output) == weights(tmp_path / "whole.safetensors")
+    assert not (tmp_path / "m.tuning").exists()
+
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+from featurepipe.finetuning import training
+from featurepipe.stages import Listener, finetune
+
+class Loud(Listener):
+    def note(self, text):
+        print(text, flush=True)
+
+if __name__ == "__main__":
+    store, output, seconds, options = sys.argv[1:]
+    training.CHECKPOINT_SECONDS = float(seconds)
+    step = training._Tuning._step
+    def loud(self, *arguments):
+        step(self, *arguments)
+        print("step", flush=True)
+    training._Tuning._step = loud
+    result = finetune(store, output=output, listener=Loud(), **eval(options))
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options"),
+    [("300", {"optimizer": "sgd"}), ("0", {"ema": 0.9, "head_epochs": 1, "augment": "standard", "mixup": 0.3})],
+    ids=str,
+)
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_along_the_same_curve(store, tmp_path, seconds, options):
+    _, path = store()
+    options = {**QUICK, "epochs": 3, **options}
+    script, output = tmp_path / "script.py", tmp_path / "m.safetensors"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(path), str(output), seconds, repr(options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        steps = 0
+        for line in process.stdout:
+            steps += line == "step\n"
+            if steps == 5:  # of three an epoch
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not output.exists()
+    heard = Notes()
+    result = finetune(path, output=output, listener=heard, **options)
+    assert any(note.startswith("going on from") for note in heard.notes)
+    assert_same_curve(result, finetune(path, output=tmp_path / "whole.safetensors", **options))
+
+
+def test_a_broken_checkpoint_is_named(store):
+    _, path = store()
+    checkpoint = path / "tuned.tuning" / "checkpoint.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"half of one")
+    with pytest.raises(FinetuningError) as caught:
+        finetune(path, **QUICK)
+    assert_one_line(caught, str(checkpoint), "remove it to start again")
+
+
+# -- from scratch -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_network_from_scratch_stands_beside(store, always):
+    _, path = store()
+    result = finetune(path, from_scratch=True, tune="last-1", l2_sp=0.1, **{**QUICK, "lr": 1e-3})
+    scratch = result["finetuning"]["scratch"]
+    assert [row["epoch"] for row in scratch["curve"]] == [0, 1, 2]
+    assert max(row["lr"] for row in scratch["curve"][1:]) > 5 * max(row[3] for row in curve(result)[1:])
+    assert scratch["stopped"] == "after all epochs"
+    assert 0 <= scratch["top1"] <= 1
+    assert scratch["curve"][0]["log_loss"] != result["finetuning"]["curve"][0]["log_loss"]
+    assert not (path / "tuned.tuning").exists()
+
+
+def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
+    _, path = store()
+    whole = finetune(path, output=tmp_path / "whole.safetensors", from_scratch=True, **QUICK)
+    output = tmp_path / "m.safetensors"
+    first = finetune(path, output=output, from_scratch=True, listener=Notes(interrupt_at=36 + 20), **QUICK)
+    assert first["finetuning"]["stopped"] == "after all epochs"
+    assert first["finetuning"]["scratch"]["stopped"] == "interrupted"
+    assert sorted(file.name for file in (tmp_path / "m.tuning").iterdir()) == ["checkpoint.pt", "scratch.pt"]
+    heard = Notes()
+    second = finetune(path, output=output, from_scratch=True, listener=heard, **QUICK)
+    assert len([note for note in heard.notes if note.startswith("going on from")]) == 2
+    for one, other in zip(
+        second["finetuning"]["scratch"]["curve"], whole["finetuning"]["scratch"]["curve"], strict=True
+    ):
+        assert one["log_loss"] == other["log_loss"]
+    assert not (tmp_path / "m.tuning").exists()
+
+
+def test_from_scratch_may_diverge_and_the_tuned_network_stands(store, monkeypatch, always):
+    from featurepipe.stages import promoting
+
+    monkeypatch.setattr(promoting, "SCRATCH_RATE", 1e13)
+    _, path = store()
+    heard = Notes()
+    result = finetune(path, from_scratch=True, listener=heard, **QUICK)
+    assert result["finetuning"]["scratch"]["stopped"] == "failed"
+    assert result["promoted"]
+    assert any(note.startswith("from scratch: ") and "not finite" in note for note in heard.notes)
+
+
+# -- several processes --------------------------------------------------------------------------------------------
+
+SHARED = """
+import json, os, sys
+import torch
+torch.set_num_threads(1)
+from featurepipe.stages import finetune
+
+if __name__ == "__main__":
+    store, output, told, options = sys.argv[1:]
+    rank = os.environ["RANK"]
+    result = finetune(store, output=f"{output}-{rank}.safetensors", **eval(options))
+    with open(f"{told}-{rank}.json", "w") as file:
+        json.dump(result, file)
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [("test_vit", {"augment": "standard", "ema": 0.9, "class_weight": "balanced", "from_scratch": True})],
+)
+def test_two_processes_learn_what_one_does(store, tmp_path, backbone, options):
+    _, path = store(per_class=7, backbone=backbone)
+    options = {**QUICK, "batch_size": 4, **options}  # of 21 images the last batch is a single one
+    script = tmp_path / "script.py"
+    script.write_text(SHARED)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    arguments = [str(script), str(path), str(tmp_path / "m"), str(tmp_path / "told"), repr(options)]
+    run = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in (0, 1))
+    assert second == {}
+    assert not (tmp_path / "m-1.safetensors").exists()
+    alone = finetune(path, output=tmp_path / "alone.safetensors", **options)
+    assert_same_curve(first, alone, tolerance=2e-3)
+    assert first["finetuning"]["best_epoch"] == alone["finetuning"]["best_epoch"]
+    found, wanted = load_file(tmp_path / "m-0.safetensors"), load_file(tmp_path / "alone.safetensors")
+    assert found.keys() == wanted.keys()
+    scratch = [one["finetuning"]["scratch"]["curve"] for one in (first, alone)]
+    for one, other in zip(*scratch, strict=True):
+        assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
