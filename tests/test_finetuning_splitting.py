@@ -78,7 +78,16 @@ def test_both_parts_give_what_the_network_gives_and_the_same_gradients(name, tun
             torch.testing.assert_close(parameter.grad, gradients[key], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "tune"), [("test_resnet", "last-2"), ("test_convnext", "last-1")])
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [
+        ("test_resnet", "last-2"),
+        ("test_convnext", "last-1"),
+        ("mobilenetv2_035", "last-2"),  # what is cut is added to, in bf16
+        ("mobilenetv3_small_050", "last-3"),  # its head has weights, which are not autocast
+        ("mobilenetv3_small_050", "last-1"),
+    ],
+)
 def test_under_autocast_tensors_kept_as_float32_give_the_same(name, tune):
     module, _, made = cut(name, tune)
     x = images(SIZE)
@@ -150,6 +159,26 @@ def test_the_network_keeps_its_mode_and_its_checkpointing():
     assert module.training
     assert not module.blocks[0].training
     assert module.blocks[1].training
+
+
+class Overwriting(Twice):
+    """A network whose top overwrites what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Sequential(torch.nn.ReLU(inplace=True), self.last)
+
+    def forward_features(self, x):
+        return self.last(self.stem(x))
+
+
+def test_what_is_kept_is_not_overwritten():
+    made = split(Overwriting().eval(), {"last.1.weight", "last.1.bias", "body.weight"}, SIZE, "Overwriting")
+    (kept,) = made.bottom(images(SIZE))
+    before = kept.clone()
+    made.top(kept)
+    assert torch.equal(kept, before)
+    assert float(kept.min()) < 0
 
 
 class Branching(Twice):
