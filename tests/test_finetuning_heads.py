@@ -42,11 +42,15 @@ def test_the_softmax_of_a_head_is_the_probes_probabilities(kind, classes):
 
 @pytest.mark.parametrize("shift", [-300.0, 0.0, 300.0])  # which decides the intercepts
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_class_that_the_probe_has_not_seen_is_never_the_first(classes, shift):
+@pytest.mark.parametrize("kind", LINEAR)
+def test_a_class_that_the_probe_has_not_seen_is_never_the_first(kind, classes, shift):
     X, y = data(classes, shift=shift)
-    probe = probes.fit("logistic", X, y, value=1.0)
+    probe = probes.fit(kind, X, y)
     known, every = probe.classes.tolist(), ["a new one", *probe.classes.tolist(), "zebra"]
-    found = softmax(logits(linear_head("logistic", probe.estimator, 1.0, every), X).astype(np.float64), axis=1)
+    found = logits(linear_head(kind, probe.estimator, probe.temperature, every), X).astype(np.float64)
+    mean = found[:, 1:-1].mean(axis=1)
+    np.testing.assert_allclose(found[:, [0, -1]] - mean[:, None], -10, atol=1e-2)
+    found = softmax(found, axis=1)
     assert found[:, [0, -1]].max() < 1e-4
     np.testing.assert_allclose(found[:, 1:-1], probe.predict_proba(X), atol=2e-3)
     assert [every[i] for i in found.argmax(axis=1)] == [known[i] for i in probe.predict_proba(X).argmax(axis=1)]
