@@ -6,7 +6,7 @@ from PIL import Image
 
 from featurepipe import backbones, manifests
 from featurepipe.errors import FinetuningError
-from featurepipe.finetuning import Head, Peers, Recipe, Samples, cached_batches, promote, random_head, why_not
+from featurepipe.finetuning import Head, Peers, Recipe, Samples, make_cache, promote, random_head, why_not
 from featurepipe.stages import Listener
 from featurepipe.stores import Pending, digest_rows
 
@@ -37,7 +37,7 @@ def curves(name, recipe, pictures, folder, precision="fp32"):
 
     def cached(copied):
         talk = {"progress": listener.progress, "note": listener.note}
-        return cached_batches(copied, samples, recipe, rows, root, folder / f"{name}-{recipe.tune}", **talk)
+        return make_cache(copied, samples, samples, recipe, rows, root, folder / f"{name}-{recipe.tune}", **talk)
 
     options = {"name": "tuned", "workers": 1}
     plain = promote(backbone, head, samples, samples, recipe, **options)

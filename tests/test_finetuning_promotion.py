@@ -9,7 +9,8 @@ from featurepipe.backbones import embedding_forward
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.extraction import read_batch
-from featurepipe.finetuning import Head, PixelBatches, Recipe, Samples, linear_head, promote, training
+from featurepipe.finetuning import Cache, Head, Peers, PixelBatches, Recipe, Samples, linear_head, promote, training
+from featurepipe.finetuning.batches import in_order
 
 QUICK = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0}
 CLASSES = np.array(["ant", "bee", "cat"], object)
@@ -164,15 +165,17 @@ def test_cached_batches_take_the_place_of_pixels(small, tinted):
 
     def cached(copied):
         assert copied.module is not backbone.module
-        return Fake(copied), embedding_forward(copied, "fp32")
+        validating = lambda: asked.append("validation") or in_order(validation, copied.transform, 4, "cpu", 1, Peers())  # noqa: E731
+        return Cache(Fake(copied), validating, embedding_forward(copied, "fp32"))
 
     head = Head(np.zeros((3, 96), np.float32), np.zeros(3, np.float32), CLASSES, 1.0)
     options = {"name": "x", "workers": 1}
     found = promote(backbone, head, train, validation, Recipe(**QUICK), cached=cached, **options)
     wanted = promote(backbone, head, train, validation, Recipe(**QUICK), **options)
-    assert asked == [1, 2, 3]
+    assert [one for one in asked if one != "validation"] == [1, 2, 3]
+    assert asked.count("validation") == 5  # after every epoch, and before; and for the temperature
     for one, other in zip(found.outcome.curve, wanted.outcome.curve, strict=True):
-        assert one["log_loss"] == other["log_loss"]
+        assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-5)
 
 
 def test_repeated_images_under_two_labels_do_no_harm(small, tinted):

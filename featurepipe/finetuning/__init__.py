@@ -5,12 +5,12 @@ Out-of-Distribution*, ICLR 2022.
 """
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
-from featurepipe.finetuning.caching import CachedBatches, cached_batches, why_not
+from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import LINEAR, head_estimator, linear_head, random_head
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
-from featurepipe.finetuning.promotion import Cached, Head, Promoted, promote
+from featurepipe.finetuning.promotion import Cache, Cached, Head, Promoted, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
 
@@ -24,6 +24,7 @@ __all__ = [
     "PROBE",
     "RANDOM",
     "SWITCHES",
+    "Cache",
     "Cached",
     "CachedBatches",
     "Forward",
@@ -37,12 +38,12 @@ __all__ = [
     "Samples",
     "Step",
     "better",
-    "cached_batches",
     "check_depth",
     "head_estimator",
     "join",
     "layers_of",
     "linear_head",
+    "make_cache",
     "promote",
     "random_head",
     "trainable",

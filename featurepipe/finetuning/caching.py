@@ -1,8 +1,8 @@
-"""Training from cached activations: the frozen bottom runs once for each view of an image, not once for each epoch."""
+"""Tuning from cached activations: the frozen bottom runs once for each view of an image, not once for each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.activations import Activations, cache
 from featurepipe.finetuning.batches import Samples, Step, epoch_order
 from featurepipe.finetuning.depths import ALL, HEAD, trainable
-from featurepipe.finetuning.networks import Forward, training_precision
+from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
+from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
 from featurepipe.finetuning.splitting import split
 from featurepipe.stores import Row
@@ -57,11 +58,17 @@ class CachedBatches:
         ShardCorrupt
             A row that fails its checksum.
         """
-        import torch
-
         order, size = epoch_order(len(self), self._recipe.seed, number), self._recipe.batch_size
         parts = [order[start : start + size] for start in range(first * size, len(order), size)]
-        view = (number - 1) % len(self._activations.views)
+        return self._steps((number - 1) % len(self._activations.views), parts)
+
+    def in_order(self, size: int) -> Iterator[Step]:
+        """The first view of all images once, in their order, so many at a time."""
+        numbers = np.arange(len(self))
+        return self._steps(0, [numbers[start : start + size] for start in range(0, len(self), size)])
+
+    def _steps(self, view: int, parts: Sequence[np.ndarray]) -> Iterator[Step]:
+        import torch
 
         def read(part: np.ndarray) -> Step:
             rows = self._activations.rows(view, self._digests[part])  # (B, …) each
@@ -70,7 +77,7 @@ class CachedBatches:
 
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(read, parts[0]) if parts else None
-            for following in [*parts[1:], None]:
+            for following in [*parts[1:], None] if parts else []:
                 step = waiting.result()
                 waiting = None if following is None else pool.submit(read, following)
                 yield step
@@ -95,9 +102,10 @@ def why_not(recipe: Recipe, precision: str, peers: Peers) -> str | None:
     return "several processes train" if peers.world > 1 else None
 
 
-def cached_batches(
+def make_cache(
     backbone: Backbone,
-    samples: Samples,
+    train: Samples,
+    validation: Samples,
     recipe: Recipe,
     rows: Sequence[Row],
     root: Path,
@@ -106,14 +114,14 @@ def cached_batches(
     workers: int | None = None,
     progress: Callable[[str, int], Any],
     note: Callable[[str], object],
-) -> tuple[CachedBatches, Forward]:
-    """Split a network, cache what its frozen part makes of the training images, and give batches of that.
+) -> Cache:
+    """Split a network, cache what its frozen part makes of images, and give batches of that.
 
     Parameters
     ----------
     backbone : Backbone
         Whose network is to be tuned.
-    samples : Samples
+    train, validation : Samples
     recipe : Recipe
     rows, root : sequence of Row, Path
         The same images, as a store's manifest has them.
@@ -122,36 +130,39 @@ def cached_batches(
     workers, progress, note
         As for `featurepipe.finetuning.activations.cache`.
 
-    Returns
-    -------
-    batches : CachedBatches
-    forward : callable
-        What a batch holds → float32 (B, D), through the network's own parameters.
-
     Raises
     ------
     FinetuningError
-        A network that cannot be split.
+        A network that cannot be split, or images none of which can be read any more.
     StoreError
         The disk has no room.
     """
     trained = trainable(backbone.module, recipe.tune, backbone.name)
     parts = split(backbone.module, trained, backbone.transform.input_size, backbone.name)
-    options = {"workers": workers, "progress": progress, "note": note}
-    held = cache(folder, rows, root, backbone, parts, _views(backbone.transform, recipe), **options)
-    kept = np.array([one.digest not in held.rejects for one in samples.images], bool)
-    if not kept.any():
-        raise FinetuningError(f"no image can be read any more: {next(iter(held.rejects.values()))}; put them back")
-    samples = Samples(
-        [one for one, is_kept in zip(samples.images, kept, strict=True) if is_kept], samples.targets[kept]
-    )
+
+    def kept(samples: Samples, views: Sequence[Transform]) -> CachedBatches:
+        wanted = {one.digest for one in samples.images}
+        own = [row for row in rows if row.digest in wanted]
+        options = {"workers": workers, "progress": progress, "note": note}
+        held = cache(folder, own, root, backbone, parts, views, **options)
+        return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
+
+    of_train, of_validation = kept(train, _views(backbone.transform, recipe)), kept(validation, [backbone.transform])
     device = next(backbone.module.parameters()).device
 
     def forward(*tensors: torch.Tensor) -> torch.Tensor:
         with autocast(device, backbone.spec["precision"]):
             return parts.top(*tensors)
 
-    return CachedBatches(samples, held, recipe, backbone.device), forward
+    return Cache(of_train, lambda: of_validation.in_order(SCORED), forward)
+
+
+def _without(samples: Samples, rejects: Mapping[str, str]) -> Samples:
+    """The samples that are not rejected."""
+    kept = np.array([one.digest not in rejects for one in samples.images], bool)
+    if not kept.any():
+        raise FinetuningError(f"no image can be read any more: {next(iter(rejects.values()))}; put them back")
+    return Samples([one for one in samples.images if one.digest not in rejects], samples.targets[kept])
 
 
 def _views(transform: Transform, recipe: Recipe) -> list[Transform]:

@@ -31,7 +31,7 @@ class Network:
         Of the head.
     recipe : Recipe
     forward : callable, optional
-        What a batch of the training data holds → float32 (B, D), if that is not pixels.
+        What a batch holds → float32 (B, D), if that is not pixels.
 
     Attributes
     ----------
@@ -60,9 +60,9 @@ class Network:
         self.backbone, self.module = backbone, backbone.module
         self.names = trainable(self.module, recipe.tune, backbone.name)
         own = backbone.spec["precision"]
-        self.evaluated = embedding_forward(backbone, own)
+        self.evaluated = forward or embedding_forward(backbone, own)
         trained = training_precision(recipe, own)
-        self.trained = forward or (self.evaluated if trained == own else embedding_forward(backbone, trained))
+        self.trained = self.evaluated if forward or trained == own else embedding_forward(backbone, trained)
         self._exact = own == "fp32"
         self._at_once = SCORED
         # not initialised, which would draw from the generator that is everybody's
@@ -93,9 +93,9 @@ class Network:
             embeddings = self.trained(*inputs)  # (B, D)
         return self.head(embeddings)
 
-    def predict(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Float32 (B, K) of pixels, uint8 (B, C, H, W), as the finished model will compute them; in as many pieces as
-        memory asks for.
+    def predict(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Float32 (B, K) of what a batch holds, as the finished model will compute them of its images; in as many
+        pieces as memory asks for.
 
         Raises
         ------
@@ -109,14 +109,15 @@ class Network:
             try:
                 # not inference mode, whose tensors a later backward pass could not use
                 with torch.no_grad(), _tf32(not self._exact):
-                    return torch.cat([self.head(self.evaluated(some)) for some in pixels.split(self._at_once)])
+                    pieces = zip(*(one.split(self._at_once) for one in inputs), strict=True)
+                    return torch.cat([self.head(self.evaluated(*some)) for some in pieces])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if self._at_once == 1:
                     where = f"{self.backbone.name} has no memory on {self.backbone.device}"
                     raise OutOfMemory(f"{where} for a single image; try another --device") from error
-            self._at_once = max(1, min(self._at_once, len(pixels)) // 2)
+            self._at_once = max(1, min(self._at_once, len(inputs[0])) // 2)
 
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Parameter groups of what trains: layer-wise learning rates as ``lr_scale``, no decay of biases and norms."""

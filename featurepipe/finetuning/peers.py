@@ -38,6 +38,16 @@ class Peers:
         """Of each batch, the samples that are this process's."""
         return [batch[self.rank :: self.world] for batch in batches]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed
+
+        values = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def share(self, value: Any) -> Any:
         """What the first process has, in every process."""
         if self.world == 1:

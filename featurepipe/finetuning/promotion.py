@@ -20,7 +20,26 @@ from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.finetuning.training import Batches, Outcome, tune
 
-Cached = Callable[[Backbone], "tuple[Batches, Forward] | None"]
+
+@dataclass(frozen=True)
+class Cache:
+    """Activations of a network's frozen bottom instead of pixels.
+
+    Attributes
+    ----------
+    train : Batches
+    validation : callable
+        Gives the validation images as steps, in their order.
+    forward : callable
+        What a step holds → float32 (B, D), through the parameters that train.
+    """
+
+    train: Batches
+    validation: Callable[[], Iterator[Step]]
+    forward: Forward
+
+
+Cached = Callable[[Backbone], Cache | None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,7 @@ def promote(
     name : str
         What to call the tuned backbone.
     cached : callable, optional
-        Given the copy, makes training batches that are no pixels, and what takes them to embeddings; or None.
+        Given the copy, makes a `Cache` of these samples; or None.
     checkpoint, peers, progress, note
         As for `featurepipe.finetuning.tune`.
     workers : int, optional
@@ -108,12 +127,15 @@ def promote(
         A depth or trick that this network has not, or a head of another width.
     """
     copied = replace(backbone, module=copy.deepcopy(backbone.module))
-    from_cache = cached(copied) if cached is not None else None
-    batches, forward = from_cache or (None, None)
-    network = Network(copied, head.weight, head.bias, recipe, forward)
-    batches = batches or PixelBatches(train, copied.transform, recipe, copied.device, workers, peers)
+    kept = cached(copied) if cached is not None else None
+    network = Network(copied, head.weight, head.bias, recipe, None if kept is None else kept.forward)
+    batches: Batches = PixelBatches(train, copied.transform, recipe, copied.device, workers, peers)
+    if kept is not None:
+        batches = kept.train
 
     def validating(among: Peers = peers) -> Iterator[Step]:
+        if kept is not None:
+            return kept.validation()
         return in_order(validation, copied.transform, SCORED, copied.device, workers, among)
 
     identity = {
@@ -121,7 +143,7 @@ def promote(
         "head": sha256_state_dict({"weight": network.head.weight, "bias": network.head.bias}),
         "train": [[one.digest for one in train.images], train.targets.tolist()],
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
-        "cached": from_cache is not None,
+        "cached": kept is not None,
     }
     options = {"checkpoint": checkpoint, "identity": identity, "peers": peers, "progress": progress, "note": note}
     outcome = tune(network, batches, validating, recipe, **options)
@@ -141,7 +163,7 @@ def promote(
         outcome=outcome,
         tuned=sum(size for key, size in sizes.items() if key in network.names),
         parameters=sum(sizes.values()),
-        cached=from_cache is not None,
+        cached=kept is not None,
     )
 
 

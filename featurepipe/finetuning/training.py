@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from featurepipe import probes
 from featurepipe.backbones import is_out_of_memory
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, TrainingDiverged
@@ -19,6 +22,7 @@ from featurepipe.finetuning.gradients import Gradients
 from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.probes.metrics import log_loss, softmax
 
 if TYPE_CHECKING:
     import torch
@@ -295,28 +299,27 @@ class _Tuning:
             value /= self.peers.world
 
     def _validate(self) -> dict[str, float]:
-        """Top-1 and log-loss of the validation data, in float64, which not every device has."""
-        import torch
+        """Top-1 and log-loss of the validation data.
 
+        The log-loss is that at the temperature that suits these very logits best, as the finished model will have it:
+        a network grows sure of itself long before it grows worse.
+        """
         started = time.perf_counter()
-        sums = torch.zeros(3, dtype=torch.float64)  # right, loss, images
+        logits, targets = [], []
         for step in self.validation():
             self._miss(step)
             if len(step):
-                logits, targets = self.network.predict(*step.inputs).cpu().double(), step.targets.cpu()  # (B, K), (B,)
-                sums[0] += (logits.argmax(1) == targets).sum()
-                sums[1] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-                sums[2] += len(step)
-        self.peers.add([sums])
-        right, loss, count = sums.tolist()
-        if not count:
+                logits.append(self.network.predict(*step.inputs).cpu().double().numpy())  # (B, K)
+                targets.append(step.targets.cpu().numpy())  # (B,)
+        pieces = [pair for own in self.peers.gather([*zip(logits, targets, strict=True)]) for pair in own]
+        if not pieces:
             raise FinetuningError(f"no validation image can be read any more: {self.lost}; put them back")
-        return {
-            "top1": right / count,
-            "log_loss": loss / count,
-            "n": int(count),
-            "seconds": time.perf_counter() - started,
-        }
+        scores, truth = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        found = {"top1": float((scores.argmax(axis=1) == truth).mean()), "log_loss": math.nan, "n": len(truth)}
+        if np.isfinite(scores).all():
+            proba = softmax(scores, probes.fit_temperature(scores, truth, np.arange(scores.shape[1])))
+            found["log_loss"] = log_loss(proba, truth)
+        return {**found, "seconds": time.perf_counter() - started}
 
     def _miss(self, step: Step) -> None:
         """Say once that images are left out."""

@@ -244,14 +244,13 @@ def _cached(
         return None
     if why is not None:
         raise FinetuningError(f"activations cannot be cached: {why}; leave out --cache on")
-    store, wanted = start.found.store, set(start.train.digests)
-    rows = [row for row in store.rows() if row.digest in wanted]
-    folder = store.path / ACTIVATIONS
+    store = start.found.store
+    options = {"workers": workers, "progress": listener.progress, "note": listener.note}
 
-    def made(backbone: Backbone) -> tuple[finetuning.CachedBatches, finetuning.Forward] | None:
-        options = {"workers": workers, "progress": listener.progress, "note": listener.note}
+    def made(backbone: Backbone) -> finetuning.Cache | None:
+        parts, images = (task.train, task.validation, task.recipe), (store.rows(), store.root, store.path / ACTIVATIONS)
         try:
-            return finetuning.cached_batches(backbone, task.train, task.recipe, rows, store.root, folder, **options)
+            return finetuning.make_cache(backbone, *parts, *images, **options)
         except (FinetuningError, StoreError) as error:
             if cache == "on":
                 raise

@@ -38,7 +38,7 @@ class Start:
     head : Head
         The probe, fitted without the validation rows.
     figures : dict
-        Of the probe without the validation rows, on their embeddings.
+        Of the probe without the validation rows, on their embeddings, calibrated on them as every epoch will be.
     seen : ndarray of uint64
         Contents that the promoted model has seen; see `featurepipe.models.Model`.
     notes : list of str
@@ -92,7 +92,9 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
             )
     weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
     strength = probe.chosen if kind == "logistic" else 1.0  # of the other kinds it is no C
-    figures = probes.evaluate(finetuning.head_estimator(weight, bias, classes, strength), validation.X, validation.y)
+    estimator = finetuning.head_estimator(weight, bias, classes, strength)
+    temperature = probes.fit_temperature(probes.decision_scores(estimator, validation.X), validation.y, classes)
+    figures = probes.evaluate(estimator, validation.X, validation.y, temperature)
     if recipe.head == finetuning.RANDOM:
         weight, bias = finetuning.random_head(*weight.shape, recipe.seed)
     head = Head(weight, bias, classes, strength)
