@@ -29,6 +29,7 @@ _HOMES = {
     "probe_tasks": "stages",
     "compare": "stages",
     "finetune": "stages",
+    "advise": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

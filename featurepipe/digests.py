@@ -42,7 +42,8 @@ def sha256_json(value: Any) -> str:
 def sha256_state_dict(state: Mapping[str, torch.Tensor]) -> str:
     """Hexadecimal sha256 of a state dict: every name, dtype, shape and byte, in name order.
 
-    BatchNorm's ``num_batches_tracked`` is left out: it decides no vector, and files differ in carrying it.
+    BatchNorm's ``num_batches_tracked`` is left out: it decides no vector, and files differ in carrying it. Floats of
+    half precision count as the float32 that they are read as.
     """
     import torch
 
@@ -51,6 +52,8 @@ def sha256_state_dict(state: Mapping[str, torch.Tensor]) -> str:
         if name.endswith("num_batches_tracked"):
             continue
         tensor = state[name].detach().cpu().contiguous()
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            tensor = tensor.float()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,8 +1,8 @@
 """The model file: one ``.safetensors`` file that holds a trained head and says what it belongs to.
 
 Tensors: the head, ``seen`` (sorted first 8 bytes of the sha256 of every image used for training or selection), and,
-where it was asked for, the whole backbone as ``backbone.*``. The head takes raw embeddings x of width D, any
-standardisation folded in; with K classes it is, by ``kind``:
+where it was asked for, the whole backbone as ``backbone.*``, floats as float32. The head takes raw embeddings x of
+width D, any standardisation folded in; with K classes it is, by ``kind``:
 
 logistic, ridge, svm, lda
     ``head.weight`` (K, D) and ``head.bias`` (K,), scikit-learn's ``coef_`` and ``intercept_``; (1, D) and (1,) for two
@@ -31,12 +31,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featurepipe import backbones
-from featurepipe.digests import sha256_bytes
+from featurepipe.digests import sha256_bytes, sha256_state_dict
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
@@ -44,6 +44,9 @@ from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.neighbours import knn_classifier
 from featurepipe.probes.networks import mlp_classifier
 from featurepipe.statistics import centroid_classifier, ridge_classifier
+
+if TYPE_CHECKING:
+    import torch
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.1"
@@ -120,12 +123,12 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
         Ends in ``.safetensors``.
     model : Model
     module : torch.nn.Module, optional
-        The backbone itself, to make the file independent of where the weights came from.
+        The backbone itself, to make the file independent of where the weights came from: as tuned weights must be.
 
     Raises
     ------
     ModelFileError
-        Another suffix.
+        Another suffix, or a module whose weights are not those of the spec.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -144,8 +147,12 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     }
     tensors = {**head, "seen": np.unique(model.seen)}
     if module is not None:
-        state = module.state_dict()  # whatever its layout in memory: the file takes an array's memory as it stands
-        tensors |= {f"backbone.{key}": value.cpu().contiguous().numpy() for key, value in state.items()}
+        state = module.state_dict()
+        if sha256_state_dict(state) != model.backbone["spec"]["weights"]:  # nothing could open such a file
+            raise ModelFileError(
+                f"the network is not the one that the spec of {path.name} describes; its weights differ"
+            )
+        tensors |= {backbones.CARRIED + key: _array(value) for key, value in state.items()}
     with atomic(path, verify=load) as temporary:
         # not save_file, whose files only their owner may read
         temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))
@@ -217,9 +224,15 @@ def open_backbone(
         The weights cannot be found.
     """
     source: Mapping[str, Any] = model.backbone["source"]
-    if weights is None and _holds_backbone(Path(path)):
+    if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
     return backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as the file takes it: on the CPU, in float32 if it is of floats, in the plain layout in memory."""
+    tensor = tensor.cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()
 
 
 def _head_digest(head: Iterable[np.ndarray]) -> str:
@@ -242,11 +255,12 @@ def _head(model: Model) -> tuple[np.ndarray, ...]:
     return np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)  # a binary ridge's may be flat
 
 
-def _holds_backbone(path: Path) -> bool:
+def carries_backbone(path: str | Path) -> bool:
+    """Whether a model file holds the weights of its backbone, too."""
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
-        return any(key.startswith("backbone.") for key in file.keys())  # noqa: SIM118  # not a dict
+        return any(key.startswith(backbones.CARRIED) for key in file.keys())  # noqa: SIM118  # not a dict
 
 
 def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: Mapping[str, Any]) -> Any:

@@ -142,6 +142,60 @@ def read_index(path: Path) -> ShardIndex:
         return _index(path, file)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Reads single rows of a shard, each compared with its checksum.
+
+    It opens the file anew each time: nothing is held of it in between but what the system caches, and threads may
+    share a reader.
+
+    Attributes
+    ----------
+    index : ShardIndex
+    sums : ndarray of uint32, shape (rows,)
+        The checksums.
+    offset : int
+        Where in the file the embeddings begin.
+    """
+
+    index: ShardIndex
+    sums: np.ndarray
+    offset: int
+
+    @classmethod
+    def open(cls, path: Path) -> Reader:
+        """Raises as `read`, but compares no checksums yet."""
+        with _opened(path) as file:
+            index, offset = _index(path, file), file["embeddings"].id.get_offset()
+            if offset is None and len(index.digests):
+                raise ShardCorrupt(f"{path}: its embeddings are not contiguous; {_mend(path)}")
+            return cls(index, file["checksums"][()], offset or 0)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Embeddings (n, width) of these rows (n,), in their order.
+
+        Raises
+        ------
+        ShardCorrupt
+            The file is gone or cut short, or a row fails its checksum.
+        """
+        path, found = self.index.path, np.empty((len(rows), self.index.width), np.dtype(self.index.dtype))
+        try:
+            with open(path, "rb", buffering=0) as file:
+                for row, vector in zip(rows.tolist(), found, strict=True):
+                    file.seek(self.offset + row * vector.nbytes)
+                    if file.readinto(vector) != vector.nbytes:
+                        raise ShardCorrupt(f"{path} is cut short; {_mend(path)}")
+        except OSError as error:
+            if isinstance(error, ShardCorrupt):
+                raise
+            raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
+        wrong = np.flatnonzero(checksums(self.index.digests[rows], found) != self.sums[rows])
+        if len(wrong):
+            raise ShardCorrupt(f"{path}: row {rows[wrong[0]]} fails its checksum; {_mend(path)}")
+        return found
+
+
 def checksums(digests: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """CRC-32 of each row's digest and embedding bytes; uint32 of shape (rows,)."""
     pairs = zip(np.ascontiguousarray(digests), np.ascontiguousarray(embeddings), strict=True)

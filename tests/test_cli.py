@@ -57,6 +57,28 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def described(**card):
+    """What `info` says of a model file."""
+    spec = {"architecture": "resnet18", "layer": "penultimate"}
+    backbone = {"name": "resnet18 tuned", "spec": spec, "fingerprint": "ab" * 32}
+    return {"model": "m.safetensors", "kind": "logistic", "classes": ["a", "b"], "backbone": backbone, "card": card}
+
+
+def test_info_says_whether_a_model_was_tuned_and_carries_its_backbone():
+    tuning = {"promoted": True, "start": "probe", "tune": "stage4+", "tuned_parameters": 1200, "parameters": 34567}
+    tuning |= {"best_epoch": 3, "curve": [{}] * 6}
+    said = cli.texts.info_text({**described(finetuning=tuning), "carries_backbone": True}).splitlines()
+    assert said[0] == "m.safetensors: logistic head, 2 classes, on resnet18 tuned (resnet18, penultimate, abababab)"
+    assert said[1] == "  fine-tuned from the probe: stage4+, 1,200 of 34,567 parameters, epoch 3 of 5"
+    assert said[2].endswith("featurepipe extract DATA -b m.safetensors")
+    refused = cli.texts.info_text(
+        {**described(finetuning={**tuning, "promoted": False}), "carries_backbone": False}
+    ).splitlines()
+    assert refused[0].startswith("m.safetensors: logistic probe, 2 classes")
+    assert refused[1:] == ["  fine-tuning did not beat the probe on validation data; this is the probe"]
+    assert len(cli.texts.info_text({**described(), "carries_backbone": False}).splitlines()) == 1
+
+
 # -- help ---------------------------------------------------------------------------------------------------------
 
 
@@ -458,6 +480,10 @@ def failing():
         "unknown name": ["extract", "data/digits", "-b", "resnet5O"],
         "unknown tag": ["extract", "data/digits", "-b", "resnet50.nobody"],
         "no weights": ["extract", "data/digits", "-b", "test_resnet", "--weights", "gone.safetensors"],
+        "no model to extract with": ["extract", "data/digits", "-b", "gone.safetensors"],
+        "a text for a backbone": ["run", "data/digits", "-b", "text.safetensors"],
+        "weights for a backbone": ["extract", "data/digits", "-b", str(BUNDLED_WEIGHTS)],
+        "no model to probe": ["probe", "s", "-b", "gone.safetensors"],
         "no layer": ["extract", "data/digits", *TINY, "--layer", "stage9"],
         "no argument": ["extract", "data/digits", *TINY, "--backbone-arg", "wings=2"],
         "no device": ["extract", "data/digits", *TINY, "--device", "abacus"],
@@ -651,7 +677,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
     bar, stream = tqdm.tqdm, Stream()
     monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0}))
     monkeypatch.setattr(sys, "stderr", stream)
-    with cli._Talk().progress("embedding", 2) as advance:
+    with cli.Talk().progress("embedding", 2) as advance:
         advance(1)
         advance(1)
     assert ("embedding" in stream.getvalue()) is terminal

@@ -15,7 +15,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurepipe import FeatureExtractor, FineTuner, TransferClassifier, backbones, extract, models, predict, probe
+from featurepipe import (
+    FeatureExtractor,
+    FineTuner,
+    TransferClassifier,
+    advice,
+    backbones,
+    extract,
+    models,
+    predict,
+    probe,
+)
 from featurepipe.backbones import creation
 from featurepipe.errors import FinetuningError, FingerprintMismatch, ImageError, ProbeError
 from featurepipe.stores import Store
@@ -465,3 +475,23 @@ def test_a_fine_tuner_needs_something_to_validate_on():
     X, y = labelled_images(2)
     with pytest.raises(FinetuningError, match="held back"):
         FineTuner().fit(X, y)
+
+
+def test_a_strategy_asks_for_advice_and_follows_it(monkeypatch):
+    X, y = labelled_images()
+    plain = TransferClassifier(strategy="auto").fit(X, y)
+    assert plain.advice_["option"] == "linear"
+    assert plain.tuner_ is None
+    monkeypatch.setattr(advice, "decide", lambda evidence: {"option": "tune-last", "tune": "last-1"})
+    monkeypatch.setattr(FineTuner, "tune_from", fake_tuning)
+    tuned = TransferClassifier(strategy="auto").fit(X, y)
+    assert tuned.tuner_.tune == "last-1"
+    np.testing.assert_array_equal(tuned.predict_proba(X), np.tile([0.25, 0.75], (len(X), 1)))
+    with pytest.raises(ProbeError, match="use probe, auto"):
+        TransferClassifier(strategy="best").fit(X, y)
+
+
+def fake_tuning(tuner, probe, X, y, features, extractor):
+    tuner.promoted_, tuner.classes_ = True, probe.classes
+    tuner.predict_proba = lambda images: np.tile([0.25, 0.75], (len(images), 1))
+    return tuner

@@ -396,10 +396,19 @@ def test_a_backbone_inside_the_file_needs_no_other(tmp_path, network):
 
 def test_a_damaged_backbone_inside_the_file_is_noticed(tmp_path, network):
     model, _ = trained(backbone=network[1])
-    other = backbones.create("test_resnet", **TINY, seed=1)
-    models.save(tmp_path / "m.safetensors", model, module=other.module)
+    models.save(tmp_path / "m.safetensors", model, module=network[1].module)
+    key = next(key for key in load_all(network[0]) if key.endswith("conv1.weight"))
+    rewrite(tmp_path / "m.safetensors", **{f"backbone.{key}": load_all(network[0])[key] + 1})
     with pytest.raises(FingerprintMismatch, match="weights is"):
         models.open_backbone(model, tmp_path / "m.safetensors", device="cpu")
+
+
+def test_a_network_that_is_not_the_specs_is_not_written(tmp_path, network):
+    model, _ = trained(backbone=network[1])
+    other = backbones.create("test_resnet", **TINY, seed=1)
+    with pytest.raises(ModelFileError, match=r"the spec of m\.safetensors describes; its weights differ"):
+        models.save(tmp_path / "m.safetensors", model, module=other.module)
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_weights_are_made_again(file):

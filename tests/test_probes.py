@@ -166,7 +166,7 @@ def test_one_sample_per_class_takes_the_middle_of_the_grid():
 
 def test_cross_validated_scores_are_those_of_a_plain_loop():
     X, y = clusters(53, classes=3, spread=4)
-    folds = selection._folds(y, 7)
+    folds = selection.assign_folds(y, 7)
     by_hand = np.empty((53, 3))
     for fold in np.unique(folds):  # statistics, too, come from the training part only
         pipeline = explicit("ridge", 10.0).fit(X[folds != fold].astype(float), y[folds != fold])
@@ -187,13 +187,13 @@ def test_labels_without_meaning_score_no_better_than_chance():
 def test_rows_of_a_group_stay_in_the_same_fold():
     y = np.repeat([0, 1, 2], [40, 9, 3])
     groups = np.array([f"image {i // 3}" for i in range(40)] + [f"image {i}" for i in range(9)] + ["copy"] * 3)
-    folds = selection._folds(y, 3, groups)
+    folds = selection.assign_folds(y, 3, groups)
     for label in (0, 1):
         for group in np.unique(groups[y == label]):
             assert len(np.unique(folds[(y == label) & (groups == group)])) == 1
         assert set(folds[y == label]) == set(range(probes.FOLDS))
     assert folds[y == 2].tolist() == [-1] * 3  # one image, thrice: never held out
-    assert selection._folds(y, 3, np.arange(52)).tolist() == selection._folds(y, 3).tolist()
+    assert selection.assign_folds(y, 3, np.arange(52)).tolist() == selection.assign_folds(y, 3).tolist()
 
 
 def test_copies_do_not_flatter_the_selection():
@@ -206,7 +206,7 @@ def test_copies_do_not_flatter_the_selection():
 @pytest.mark.parametrize("sizes", [(50, 50), (23, 7, 2), (5, 3, 1), (2, 2, 2, 2)])
 def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes):
     y = np.repeat(np.arange(len(sizes)), sizes)
-    folds = selection._folds(y, 0)
+    folds = selection.assign_folds(y, 0)
     for label, size in enumerate(sizes):
         mine = folds[y == label]
         if size == 1:
@@ -215,8 +215,8 @@ def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes
         counts = np.bincount(mine, minlength=probes.FOLDS)
         assert counts.max() - counts.min() <= 1
         assert all((mine != fold).any() for fold in range(probes.FOLDS))
-    assert selection._folds(y, 0).tolist() == folds.tolist()
-    assert max(sizes) < 10 or selection._folds(y, 1).tolist() != folds.tolist()
+    assert selection.assign_folds(y, 0).tolist() == folds.tolist()
+    assert max(sizes) < 10 or selection.assign_folds(y, 1).tolist() != folds.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -204,6 +204,60 @@ def test_distances_of_any_unit_are_calibrated():
     np.testing.assert_allclose(other.predict_proba(X.astype(float) * 1e6), one.predict_proba(X), atol=1e-4)
 
 
+# -- few rows -----------------------------------------------------------------------------------------------------
+
+
+def one_scale(X, rows, w=None):
+    """Features standardised by hand: each by its own deviation, of fewer than ten rows all by one."""
+    mean = np.average(X, axis=0, weights=w)
+    variances = np.average((X - mean) ** 2, axis=0, weights=w)
+    varies = variances > 0
+    if rows < 10:
+        variances[varies] = variances[varies].mean()
+    return (X - mean) / np.sqrt(np.where(varies, variances, 1.0))
+
+
+@pytest.mark.parametrize("weight", [None, "balanced"])
+@pytest.mark.parametrize("kind", WEIGHTED[:-1])
+@pytest.mark.parametrize("rows", [9, 10])
+def test_fewer_than_ten_rows_are_standardised_by_one_scale(kind, rows, weight):
+    X, y = clusters(rows, 30, 2)
+    X = np.concatenate([X, np.full((rows, 1), 7.25)], axis=1).astype(float)
+    Z = one_scale(X, rows, None if weight is None else rows / (2 * np.bincount(y))[y])
+    value = {"logistic": 0.1, "ridge": 10.0, "svm": 0.01, "lda": 0.1}[kind]
+    theirs = {
+        "logistic": LogisticRegression(C=value, class_weight=weight, tol=1e-9, max_iter=10_000),
+        "ridge": RidgeClassifier(alpha=value, class_weight=weight),
+        "svm": LinearSVC(C=value, class_weight=weight, dual=False, tol=1e-9, max_iter=100_000),
+        "lda": LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage=value, priors=None if weight is None else [0.5, 0.5]
+        ),
+    }[kind].fit(Z, y)
+    ours = probes.fit(kind, X, y, value=value, class_weight=weight).estimator.decision_function(X)
+    np.testing.assert_allclose(ours, theirs.decision_function(Z), atol=2e-3 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("rows", [2, 9, 10])
+def test_an_mlp_of_fewer_than_ten_rows_has_one_scale(rows):
+    X, y = clusters(rows, 30, 2)
+    probe, Z = probes.fit("mlp", X, y, value=1.0), one_scale(X.astype(float), rows).astype(np.float32)
+    theirs = MLPClassifier((8,), alpha=1.0, max_iter=5, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        theirs.fit(Z, y)
+    np.testing.assert_allclose(probe.estimator.predict_proba(X), theirs.predict_proba(Z), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", WEIGHTED[:-1])
+def test_one_sample_per_class_says_more_where_they_lie_far_apart(kind):
+    rng = np.random.default_rng(0)
+    y = np.arange(100) % 2
+    X = np.concatenate([40.0 * y[:, None], np.zeros((100, 1)), np.full((100, 1), 1e6)], axis=1)
+    X = np.concatenate([X, rng.normal(size=(100, 200))], axis=1).astype(np.float32)  # and noise
+    for pair in range(0, 20, 2):
+        guess = check(probes.fit(kind, X[pair : pair + 2], y[:2]), X)
+        assert (guess == y).all()  # by their own deviations, all features would count alike, 200 of which are noise
+
+
 # -- class weights ------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.manifests import write_set
 from featurepipe.probes import labels, paths
 from featurepipe.probes.paths import LogisticPath
+from featurepipe.stages.probing import fit_notes
 
 NAMES = np.array(["ant", "bee", "cat"])
 GRID = (0.01, 0.1, 1.0, 10.0)
@@ -60,6 +61,17 @@ def test_every_labels_coefficients_are_scikit_learns(value, class_weight):
         np.testing.assert_allclose(one.coef_[0], coef, atol=2e-3 * np.abs(coef).max())
         np.testing.assert_allclose(one.intercept_, intercept, atol=2e-3 * max(1, abs(intercept)))
         assert value == one.C
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_labels_of_few_rows_are_standardised_by_one_scale(class_weight):
+    X, Y = data(9)
+    fitted = probes.fit_labels(X, sets(Y), value=1.0, class_weight=class_weight)
+    Z = (X - X.mean(axis=0)).astype(float) / np.sqrt(X.var(axis=0).mean())
+    for i, one in enumerate(fitted.estimator.estimators_):
+        theirs = LogisticRegression(class_weight=class_weight, solver="newton-cg", tol=1e-10).fit(Z, Y[:, i])
+        found = X @ one.coef_[0] + one.intercept_
+        np.testing.assert_allclose(found, theirs.decision_function(Z), atol=2e-3 * np.abs(found).max())
 
 
 def test_it_is_as_if_scikit_learn_had_fitted_it():
@@ -168,7 +180,37 @@ def test_folds_deal_out_rare_labels_and_keep_groups_together():
 def test_a_path_that_does_not_converge_says_so(grid, monkeypatch):
     monkeypatch.setattr(paths, "MAX_STEPS", 0)
     X, Y = data()
-    assert not any(step["converged"] for step in probes.fit_labels(X, sets(Y)).path)
+    fitted = probes.fit_labels(X, sets(Y))
+    assert not any(step["converged"] for step in fitted.path)
+    assert not any(one.converged for one in fitted.certificate.values())
+
+
+@pytest.mark.parametrize("on_val", [False, True])
+def test_each_label_has_the_certificate_of_the_final_fit_at_its_c(grid, on_val):
+    (X, Y), (X_val, Y_val) = data(), data(seed=1)
+    fitted = probes.fit_labels(X, sets(Y), *((X_val, sets(Y_val)) if on_val else ()))
+    assert len(set(fitted.chosen.values())) > 1
+    assert {label: one.C for label, one in fitted.certificate.items()} == fitted.chosen
+    if on_val:
+        X, Y = np.concatenate([X, X_val]), np.concatenate([Y, Y_val])
+    for one in fitted.certificate.values():
+        assert one.converged
+        total = 0.0  # all labels' objectives at this C
+        for label in range(3):
+            coef, intercept = scikit_learns(X, Y[:, label], one.C)
+            losses = np.logaddexp(0, X @ coef + intercept) - (X @ coef + intercept) * Y[:, label]
+            total += losses.sum() + ((coef * X.astype(float).std(axis=0)) ** 2).sum() / (2 * one.C)
+        assert one.objective == pytest.approx(total, rel=1e-6)
+
+
+def test_a_final_fit_that_does_not_converge_is_noted(grid, monkeypatch):
+    final = labels._final
+    monkeypatch.setattr(labels, "_final", lambda *args: monkeypatch.setattr(paths, "MAX_STEPS", 0) or final(*args))
+    X, Y = data()
+    fitted = probes.fit_labels(X, sets(Y))
+    stalled = ", ".join(f"{C:g} (final fit)" for C in sorted(set(fitted.chosen.values())))
+    assert f"the optimum was not reached at C={stalled}" in fit_notes(fitted)
+    assert all(step["converged"] for step in fitted.path)
 
 
 @pytest.mark.parametrize(

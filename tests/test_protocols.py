@@ -50,7 +50,7 @@ def test_there_are_nine():
     ]
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
-        assert protocol.version == 1
+        assert protocol.version == (2 if name == "featurepipe" else 1)
         assert protocol.source
         assert protocol.remarks
         assert list(protocol.grid) == sorted(protocol.grid)

@@ -1,18 +1,23 @@
 """The stages evaluate and predict: a model file on images it knows and images it does not."""
 
 import csv
+import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
 from featurepipe import TransferClassifier, backbones, evaluate, extract, manifests, models, predict, probe
+from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, ProbeError, StoreError
-from featurepipe.stages import Listener
+from featurepipe.stages import Listener, compare, info, run
+from featurepipe.stores import Store
 
 FIGURES = ("n", "top1", "balanced_accuracy", "log_loss", "ece", "per_class", "confusion", "classes")
 
@@ -246,3 +251,82 @@ def test_a_model_with_its_backbone_inside_outlives_the_weights(photos, tmp_path)
     save_file({key: value.numpy() for key, value in other.state_dict().items()}, tmp_path / "other.safetensors")
     with pytest.raises(FingerprintMismatch, match="weights is"):
         predict(slim["model"], data, tmp_path / "p.csv", weights=tmp_path / "other.safetensors", device="cpu")
+
+
+@pytest.fixture
+def tuned(photos, tmp_path):
+    """Factory: photos, their store with a network and a probe on it, and a model file with that network, changed."""
+
+    def make(splits=("train", "test"), per_class=5):
+        data, network = photos(("ant", "bee"), per_class, splits), "test_resnet"
+        options = {"transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+        module = backbones.create(network, random_weights=True, seed=3, **options).module
+        save_file({key: value.numpy() for key, value in module.state_dict().items()}, tmp_path / "w.safetensors")
+        options["weights"] = tmp_path / "w.safetensors"
+        store = extract(data, tmp_path / "s", backbone=network, **options)["store"]
+        probed = models.load(probe(store, tmp_path / "m.safetensors", baselines="none", device="cpu")["model"])
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.add_(0.01)
+        spec = {**probed.backbone["spec"], "weights": sha256_state_dict(module.state_dict())}
+        source = {"name": network, "weights": None, "random_seed": None}
+        backbone = {"name": "tuned", "fingerprint": sha256_json(spec), "spec": spec, "source": source}
+        card = {**probed.card, "finetuning": {"promoted": True}}
+        path = tmp_path / "tuned.safetensors"
+        models.save(path, dataclasses.replace(probed, backbone=backbone, card=card), module=module)
+        return data, store, path
+
+    return make
+
+
+def test_a_model_that_carries_its_backbone_is_one_beside_others(tuned):
+    data, store, model = tuned()
+    with pytest.raises(
+        StoreError, match=r"holds no embeddings of the model's backbone tuned \(.*, penultimate, fp32\)"
+    ):
+        evaluate(model, store)
+    made = extract(data, store, backbone=model, device="cpu")
+    assert (made["backbone"], made["computed"]) == ("tuned", 20)
+    assert made["fingerprint"] == models.load(model).backbone["fingerprint"]
+    again = extract(data, store, backbone=str(model), device="cpu")
+    assert (again["fingerprint"], again["computed"]) == (made["fingerprint"], 0)
+    by_store, by_images = evaluate(model, store), evaluate(model, data, device="cpu")
+    assert by_store["log_loss"] == pytest.approx(by_images["log_loss"], rel=1e-4)
+    assert {one["name"] for one in info(store)["backbones"]} == {"test_resnet", "tuned"}
+    held = Store.open(store)
+    assert held.choose("tuned").fingerprint == held.choose(str(model)).fingerprint == made["fingerprint"]
+    assert held.choose("test_resnet").name == "test_resnet"
+    compared = compare([store], baselines="none")
+    assert {row["label"] for row in compared["rows"]} == {"test_resnet", "tuned"}
+    probed = probe(store, model.with_name("p.safetensors"), backbone=model, baselines="full", device="cpu")
+    assert probed["backbone"] == "tuned"
+    assert probed["baselines"]["random_backbone"] is not None
+
+
+def test_run_takes_a_model_as_a_backbone(tuned, tmp_path):
+    data, _, model = tuned()
+    result = run(data, tmp_path / "r", backbone=str(model), baselines="none", device="cpu")
+    assert result["backbone"] == "tuned"
+    assert result["fingerprint"] == models.load(model).backbone["fingerprint"]
+    assert models.load(result["model"]).backbone["source"]["weights"] == str(model)
+
+
+def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
+    data, store, model = tuned((), 20)
+    extract(data, store, backbone=model, device="cpu")
+    options = {"baselines": "none", "backbone": "tuned"}
+    assert probe(store, tmp_path / "p.safetensors", **options)["test"]["n"] == 8
+    with pytest.raises(ProbeError, match=r"tuned was tuned on \d of the 8 images that would be reported; use the seed"):
+        probe(store, tmp_path / "p.safetensors", seed=1, **options)
+    probe(store, tmp_path / "q.safetensors", seed=1, baselines="none", backbone="test_resnet")
+    assert len(compare([store], baselines="simple")["rows"]) == 3
+    others = compare([store], baselines="simple", seed=1)
+    assert {row["label"] for row in others["rows"]} == {"test_resnet", "pixels"}
+    assert any(re.search(r"left out: .*tuned-\w{8} was tuned on \d of the images", note) for note in others["notes"])
+
+
+def test_a_probe_that_carries_its_backbone_has_not_shaped_it(tuned, tmp_path):
+    data, store, _ = tuned((), 20)
+    whole = probe(store, tmp_path / "whole.safetensors", include_backbone=True, baselines="none", device="cpu")["model"]
+    other = extract(data, tmp_path / "other", backbone=whole, device="cpu")["store"]
+    assert probe(other, tmp_path / "p.safetensors", seed=1, baselines="none")["test"]["n"] == 8

@@ -93,7 +93,7 @@ def test_a_linear_classifier_becomes_a_model_file_that_evaluates_and_reports(sto
     assert not model.has_seen(test.digests).any()
     assert evaluate(result["model"], store)["top1"] == result["test"]["top1"]
     page = (tmp_path / "m.html").read_text() if report(result["model"]) else ""
-    assert f"Protocol {name}, version 1, by top1" in page
+    assert f"Protocol {name}, version {PROTOCOLS[name].version}, by top1" in page
     assert PROTOCOLS[name].source.split(";")[0].split(",")[0] in page
 
 

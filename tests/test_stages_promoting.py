@@ -23,7 +23,7 @@ from featurepipe.errors import (
     TrainingDiverged,
 )
 from featurepipe.finetuning import training
-from featurepipe.stages import Listener, finetune
+from featurepipe.stages import Listener, finetune, starting
 
 CLASSES = ("ant", "bee", "cat")
 SPLITS = ("train", "val", "test")
@@ -167,14 +167,14 @@ def test_a_random_head_has_to_beat_the_probe(store, monkeypatch, always, figure,
     from featurepipe.stages import promoting
 
     _, path = store()
-    start = promoting._start
+    start = starting.begin
 
     def with_figures(*arguments):
         begin = start(*arguments)
         begin.figures.update(top1=figure, log_loss=1e-9 if figure else 99.0)
         return begin
 
-    monkeypatch.setattr(promoting, "_start", with_figures)
+    monkeypatch.setattr(promoting, "begin", with_figures)
     result = finetune(path, head="random", **QUICK)
     assert result["promoted"] is promoted
     assert result["finetuning"]["start"] == "random head"
@@ -218,7 +218,6 @@ def test_without_both_a_fifth_of_train_is_held_back(store, always, splits, repor
 
 
 def test_what_is_held_back_is_a_fifth_of_each_class_by_content(store):
-    from featurepipe.stages import promoting
     from featurepipe.stages.preparing import divide, find
 
     _, path = store(("train", "test"), per_class=10)
@@ -226,7 +225,7 @@ def test_what_is_held_back_is_a_fifth_of_each_class_by_content(store):
     parts = divide(find(path, None, **options), seed=0).parts
     held = {}
     for seed in (0, 0, 1):
-        train, out, _ = promoting._hold_out(parts, seed)
+        train, out, _ = starting._hold_out(parts, seed)
         assert sorted(out.y) == sorted(CLASSES * 2)
         assert sorted([*train.ids, *out.ids]) == sorted(parts.train.ids)
         assert held.setdefault(seed, out.ids.tolist()) == out.ids.tolist()

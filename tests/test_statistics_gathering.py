@@ -129,7 +129,8 @@ def test_a_feature_that_is_constant_is_told_from_one_that_hardly_varies():
     X = np.stack([np.full(500, 0.1), np.full(500, 1e8 / 3), 0.1 + 1e-6 * rng.normal(size=500), np.zeros(500)], axis=1)
     found = gather([(X, np.zeros(500, int))], [0])
     assert found.constant().tolist() == [True, True, False, True]
-    np.testing.assert_allclose(found.scales(), [1, 1, X[:, 2].std(), 1], 1e-6)
+    np.testing.assert_allclose(found.deviations(), [1, 1, X[:, 2].std(), 1], 1e-6)
+    np.testing.assert_allclose(found.scales(), [np.inf, np.inf, X[:, 2].std(), np.inf], 1e-6)
 
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch):

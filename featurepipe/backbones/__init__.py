@@ -24,9 +24,11 @@ from featurepipe.backbones.networks import freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, check_same, stage_of
+from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
     "BUNDLED",
+    "CARRIED",
     "COLOR_HISTOGRAM",
     "DESCRIPTORS",
     "HOG",
@@ -46,6 +48,7 @@ __all__ = [
     "Sift",
     "Transform",
     "View",
+    "carried_backbone",
     "check_same",
     "cosines",
     "create",
@@ -53,6 +56,7 @@ __all__ = [
     "drifting",
     "embedding_forward",
     "freeze",
+    "is_model_name",
     "is_out_of_memory",
     "learn_codebook",
     "learned_from",

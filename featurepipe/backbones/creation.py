@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from os import PathLike
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ from featurepipe.backbones.networks import (
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
-from featurepipe.backbones.weights import first_line, load_weights, read_weights
+from featurepipe.backbones.weights import carried_backbone, first_line, is_model_name, load_weights, read_weights
 from featurepipe.digests import sha256_state_dict
-from featurepipe.errors import BackboneError
+from featurepipe.errors import BackboneError, FingerprintMismatch
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
 
 
 def create(
-    name: str | None = None,
+    name: str | PathLike[str] | None = None,
     *,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -54,10 +55,12 @@ def create(
 
     Parameters
     ----------
-    name : str, optional
+    name : str or path, optional
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
         inside the package), or one that is no network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
-        ``'sift'`` (a bag of visual words, whose codebook `weights` gives).
+        ``'sift'`` (a bag of visual words, whose codebook `weights` gives). Or a model file (``tuned.safetensors``) that
+        carries its backbone, as those of tuned networks do: weights, architecture, arguments, transform and pooling
+        are then the file's, where nothing else is given; layer and precision are not.
     weights : path, optional
         safetensors file, or a torch file that loads with ``weights_only``. Classifier keys are dropped; all others
         must fit. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
@@ -85,6 +88,8 @@ def create(
         An unknown name (the nearest ones are listed), or weights, arguments or transform that do not fit.
     WeightsUnavailable
         Weights that cannot be downloaded, or a file that does not exist.
+    FingerprintMismatch
+        A model file whose backbone is not the one that it describes.
 
     Examples
     --------
@@ -97,6 +102,10 @@ def create(
         if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
             raise BackboneError(f"{name} takes no arguments, random weights, layer, pooling, precision or transform")
         return _descriptor(name, weights)
+    if is_model_name(name):
+        if weights is not None or random_weights:
+            raise BackboneError(f"{name} brings its own weights; leave out other ones")
+        return _create_carried(Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform))
     name = name or BUNDLED
     given = _chosen(transform)
     if unknown := given.keys() - {field.name for field in fields(Transform)}:
@@ -119,6 +128,8 @@ def create(
     if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
         arguments = {**plain(repository_arguments(timm_name)), **arguments}
     if state is not None:
+        if config.get("pooling") is not None and config.get("layer") == PENULTIMATE:
+            set_pooling(module, config["pooling"], name)  # it may have taken weights out, which the file then lacks
         load_weights(module, state, file, timm_name)
     if pooling is not None and layer == PENULTIMATE:
         set_pooling(module, pooling, name)
@@ -148,8 +159,45 @@ def create(
     return made if precision == tried else made.adapted(precision=choose_precision(made))
 
 
+def _create_carried(
+    path: Path,
+    arguments: Mapping[str, Any],
+    layer: str,
+    pooling: str | None,
+    precision: str,
+    device: str,
+    transform: Mapping[str, Any],
+) -> Backbone:
+    """The backbone that a model file carries, under the name that it has there."""
+    held = carried_backbone(path)
+    spec, source = held["spec"], held["source"]
+    of_file = {
+        key: value for key, value in spec["transform"].items() if key != "input_size" or "img_size" not in arguments
+    }
+    made = create(
+        spec["architecture"],
+        weights=path,
+        arguments={**spec["arguments"], **arguments},
+        layer=layer,
+        pooling=pooling or spec["pooling"],
+        precision=precision,
+        device=device,
+        transform={**of_file, **transform},
+    )
+    repooled = made.spec["pooling"] is not None and (made.spec["pooling"], layer) != (spec["pooling"], spec["layer"])
+    if made.spec["weights"] != spec["weights"] and not arguments and not repooled:  # which may change what there is
+        raise FingerprintMismatch(f"{path}: the weights of its backbone do not match their digest; make it again")
+    seed = source["random_seed"]
+    origin = {
+        "name": held["name"] if seed is None else source["name"],
+        "weights": str(path.resolve()),
+        "random_seed": seed,
+    }
+    return replace(made, name=held["name"], source=origin)
+
+
 def create_layers(
-    name: str | None = None,
+    name: str | PathLike[str] | None = None,
     layers: str | Sequence[str] = STAGES,
     *,
     pooling: str | None = None,
@@ -194,6 +242,7 @@ def create_layers(
     tried = "fp32" if precision == "auto" else precision
     of_stages = set(named) != {PENULTIMATE}
     first = create(name, layer="stage1" if of_stages else PENULTIMATE, pooling=pooling, precision=tried, **options)
+    pooling = first.spec["pooling"]  # a model file's, where none is given
     chosen = _in_order(named, first) if of_stages else [PENULTIMATE]
     if pooling is not None and of_stages and PENULTIMATE in chosen:
         set_pooling(first.module, pooling, first.name)

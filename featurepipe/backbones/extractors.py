@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, quiet
 from featurepipe.backbones.precisions import bears_compiling, sample_pixels
-from featurepipe.backbones.specs import Transform, plain
+from featurepipe.backbones.specs import Extractor, Transform, plain
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
@@ -128,24 +129,32 @@ class Backbone:
         -------
         ndarray of float32, shape (B, width)
         """
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.transform.input_size:
-            size = self.transform.input_size
-            raise BackboneError(f"pixels are uint8 of shape (B, {size}); got {pixels.dtype} {pixels.shape}")
-        try:
+        with failures_named(self, pixels):
             if self.compiled is None or len(pixels) > self.batch_size:
                 return embed(self.forward, self.module, pixels, self.spec["precision"])
             missing = self.batch_size - len(pixels)  # another size would be compiled anew
             filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
             return embed(self.compiled, self.module, filled, self.spec["precision"])[: len(pixels)]
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(
-                    f"{self.name} has no memory on {self.device} for {len(pixels)} images at once; "
-                    "try a smaller --batch-size, fewer --workers, or another --device"
-                ) from error
-            raise BackboneError(  # an operation that the device lacks
-                f"{self.name} failed on {len(pixels)} images on {self.device}: {first_line(error)}; try --device cpu"
+
+
+@contextmanager
+def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
+    """Check pixels (B, C, H, W); within, what torch says when it fails on them becomes one of the package's errors."""
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != extractor.transform.input_size:
+        size = extractor.transform.input_size
+        raise BackboneError(f"pixels are uint8 of shape (B, {size}); got {pixels.dtype} {pixels.shape}")
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{extractor.name} has no memory on {extractor.device} for {len(pixels)} images at once; "
+                "try a smaller --batch-size, fewer --workers, or another --device"
             ) from error
+        raise BackboneError(  # an operation that the device lacks
+            f"{extractor.name} failed on {len(pixels)} images on {extractor.device}: {first_line(error)}; "
+            "try --device cpu"
+        ) from error
 
 
 def embedding_forward(backbone: Backbone, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -190,15 +190,27 @@ def make_parts(
 
     The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling.
     """
+    device = next(module.parameters()).device
+    normalise = make_normalisation(transform, device)
+
+    def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
+        x = normalise(pixels)
+        with autocast(device, precision):
+            maps = _features(module, x, layers)
+        return [_pooled(module, m, layer, pooling) for m, layer in zip(maps, layers, strict=True)]
+
+    return parts
+
+
+def make_normalisation(transform: Transform, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function from pixels to a network's input: uint8 (B, C, H, W) on the device → float32, in its fast layout."""
     import torch
 
-    device = next(module.parameters()).device
     mean, std = (torch.tensor(v) for v in (transform.mean, transform.std))  # (C,)
     # Of pixels 0…255, so that no pass is needed to bring them to 0…1. Not computed on the device: the stream of the
     # thread that calls `forward` would not wait for it, but a copy is over when `to` returns.
     shift, scale = (255 * mean).to(device), (1 / (255 * std)).to(device)
     layout = memory_format(device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     @torch.compiler.disable  # which would read channel by channel what is wanted pixel by pixel: a sixth slower in all
     def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -211,13 +223,15 @@ def make_parts(
         rows.sub_(shift.repeat(width)).mul_(scale.repeat(width))
         return x
 
-    def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
-        x = normalise(pixels)
-        with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-            maps = _features(module, x, layers)
-        return [_pooled(module, m, layer, pooling) for m, layer in zip(maps, layers, strict=True)]
+    return normalise
 
-    return parts
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in a precision."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def embed(

@@ -6,13 +6,61 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurepipe.errors import BackboneError, WeightsUnavailable
+from featurepipe.backbones.specs import SPEC_FORMAT
+from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
+
+CARRIED = "backbone."  # what the names of a backbone's tensors begin with in a model file
+
+
+def is_model_name(name: str | PathLike[str] | None) -> bool:
+    """Whether a backbone is called by the name of a model file; no timm name ends so."""
+    return name is not None and str(name).endswith(".safetensors")
+
+
+def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a model file says of the backbone that it carries: ``name, fingerprint, spec, source``.
+
+    Raises
+    ------
+    WeightsUnavailable
+        There is no such file.
+    BackboneError
+        It is no model file, or carries no backbone.
+    FormatTooNew
+        A later featurepipe described the backbone.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise WeightsUnavailable(f"model file {path} does not exist; give its place, or a backbone's name")
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
+            carries = any(key.startswith(CARRIED) for key in file.keys())  # noqa: SIM118  # not a dict
+        found = header.get("backbone")
+        known = None if found is None else (found["name"], found["source"]["name"], found["spec"]["weights"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{path} cannot be read as a model file: {first_line(error)}") from error
+    if known is None:
+        raise BackboneError(
+            f"{path} is not a featurepipe model file; for a file of mere weights also name the architecture: "
+            "-b NAME --weights FILE"
+        )
+    if not carries:
+        raise BackboneError(
+            f"{path} carries no backbone, only a head for {known[0]}; use the backbone's own name, "
+            "or put it into the file with: featurepipe probe --include-backbone"
+        )
+    if found["spec"]["format"] > SPEC_FORMAT:
+        raise FormatTooNew(f"{path} has a backbone of format {found['spec']['format']}; upgrade featurepipe")
+    return found
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -36,8 +84,8 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise BackboneError(
             f"{path} cannot be read as weights: {first_line(error)}; give a state dict saved as .safetensors"
         ) from error
-    if any(key.startswith("backbone.") for key in state):  # a model file that carries its backbone
-        state = {key[9:]: value for key, value in state.items() if key.startswith("backbone.")}
+    if any(key.startswith(CARRIED) for key in state):  # a model file that carries its backbone
+        state = {key.removeprefix(CARRIED): value for key, value in state.items() if key.startswith(CARRIED)}
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise BackboneError(f"{path} holds no weights")

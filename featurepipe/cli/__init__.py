@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -35,11 +33,12 @@ from featurepipe.cli.options import (
     split_options,
     task_options,
 )
+from featurepipe.cli.promotion import advise, finetune
+from featurepipe.cli.terminal import FAILED, INTERRUPTED, REJECTED, Talk, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
 REHASH = click.option("--rehash", is_flag=True, help="Distrust size, times and inode; read every file.")
-FAILED, REJECTED, INTERRUPTED = 1, 3, 130
-STORING = ("run", "extract", "probe", "compare")
+STORING = ("run", "extract", "probe", "compare", "finetune")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
 AGAIN = "interrupted; nothing was written"
 
@@ -71,21 +70,6 @@ class _Group(click.Group):
         ctx.exit(code)
 
 
-class _Talk:
-    """The listener that writes notes and progress bars to stderr."""
-
-    def note(self, text: str) -> None:
-        click.echo(text, err=True)
-
-    @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
-        from tqdm import tqdm
-
-        # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
-        with tqdm(total=total, desc=label, unit="image", delay=2, disable=None, file=sys.stderr) as bar:
-            yield bar.update
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="featurepipe")
 def main() -> None:
@@ -111,6 +95,7 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE
+@click.option("--promote", metavar="DEPTH", help="Also fine-tune: auto (if advice says so), last-N, stageK+, all.")
 @SEED
 @STRICT
 @AS_JSON
@@ -124,8 +109,8 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     from featurepipe import stages
 
     options, probe_options = split_options(options)
-    result = stages.run(data, output, listener=_Talk(), **options, **probe_options)
-    _print(as_json, result, texts.run_text)
+    result = stages.run(data, output, listener=Talk(), **options, **probe_options)
+    show(as_json, result, texts.run_text)
     _exit_strict(strict, result)
 
 
@@ -159,8 +144,8 @@ def extract(data: str, store: str | None, profile: bool, strict: bool, as_json: 
     from featurepipe import stages
 
     options, _ = split_options(options)
-    result = stages.extract(data, store, listener=_Talk(), **options)
-    _print(as_json, result, texts.extract_text)
+    result = stages.extract(data, store, listener=Talk(), **options)
+    show(as_json, result, texts.extract_text)
     if profile and not as_json:
         click.echo(texts.profile_text(result["profile"]))
     _exit_strict(strict, result)
@@ -204,15 +189,15 @@ def probe(store: str, output: str | None, as_json: bool, **options: Any) -> None
 
     options, probe_options = split_options(options)
     if task_options(options, probe_options):
-        result = stages.probe_tasks(store, output, listener=_Talk(), **options, **probe_options)
-        _print(as_json, result, texts.tasks_text)
+        result = stages.probe_tasks(store, output, listener=Talk(), **options, **probe_options)
+        show(as_json, result, texts.tasks_text)
         return
     stage = stages.probe_layers if "layers" in options else stages.probe
     if "protocol" in probe_options:
         stage = stages.probe_protocol
         options.pop("workers")  # only baselines read images
-    result = stage(store, output, listener=_Talk(), **options, **probe_options)
-    _print(as_json, result, texts.probe_text)
+    result = stage(store, output, listener=Talk(), **options, **probe_options)
+    show(as_json, result, texts.probe_text)
 
 
 @main.command()
@@ -245,8 +230,8 @@ def compare(stores: tuple[str, ...], output: str | None, as_json: bool, **option
     """
     from featurepipe import stages
 
-    result = stages.compare(stores, output, listener=_Talk(), **options)
-    _print(as_json, result, texts.compare_text)
+    result = stages.compare(stores, output, listener=Talk(), **options)
+    show(as_json, result, texts.compare_text)
 
 
 @main.command()
@@ -272,8 +257,8 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, **options: Any)
     """
     from featurepipe import stages
 
-    result = stages.evaluate(model, data, listener=_Talk(), **options)
-    _print(as_json, result, texts.evaluate_text)
+    result = stages.evaluate(model, data, listener=Talk(), **options)
+    show(as_json, result, texts.evaluate_text)
     _exit_strict(strict, result)
 
 
@@ -295,8 +280,8 @@ def predict(model: str, data: str, output: str, strict: bool, as_json: bool, **o
     """
     from featurepipe import stages
 
-    result = stages.predict(model, data, output, listener=_Talk(), **options)
-    _print(as_json, result, texts.predict_text)
+    result = stages.predict(model, data, output, listener=Talk(), **options)
+    show(as_json, result, texts.predict_text)
     _exit_strict(strict, result)
 
 
@@ -313,7 +298,7 @@ def report(model: str, output: str | None, as_json: bool) -> None:
     """
     from featurepipe import stages
 
-    _print(as_json, stages.report(model, output), lambda r: f"report → {r['report']}")
+    show(as_json, stages.report(model, output), lambda r: f"report → {r['report']}")
 
 
 @main.command()
@@ -328,7 +313,7 @@ def info(path: str, as_json: bool) -> None:
     """
     from featurepipe import stages
 
-    _print(as_json, stages.info(path), texts.info_text)
+    show(as_json, stages.info(path), texts.info_text)
 
 
 @main.command()
@@ -348,8 +333,8 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
     """
     from featurepipe import stages
 
-    result = stages.verify(store, listener=_Talk(), **options)
-    _print(as_json, result, texts.verify_text)
+    result = stages.verify(store, listener=Talk(), **options)
+    show(as_json, result, texts.verify_text)
     if not result["ok"]:
         raise click.exceptions.Exit(FAILED)
 
@@ -369,7 +354,7 @@ def export(store: str, output: str, backbone: str | None, layer: str | None, as_
     from featurepipe import stages
 
     result = stages.export(store, output, backbone=backbone, layer=layer)
-    _print(as_json, result, texts.export_text)
+    show(as_json, result, texts.export_text)
 
 
 @main.command()
@@ -387,13 +372,13 @@ def backbones(pattern: str, pretrained: bool, as_json: bool) -> None:
     found = names(pattern, pretrained=pretrained)
     if not found:
         raise BackboneError(f"no name matches {pattern!r}; try '*{pattern}*', and --pretrained for names with a tag")
-    _print(as_json, {"backbones": found}, lambda r: "\n".join(r["backbones"]))
-
-
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
-    click.echo(json.dumps(result) if as_json else text(result))
+    show(as_json, {"backbones": found}, lambda r: "\n".join(r["backbones"]))
 
 
 def _exit_strict(strict: bool, result: dict[str, Any]) -> None:
     if strict and result["rejected"]:
         raise click.exceptions.Exit(REJECTED)
+
+
+main.add_command(advise)
+main.add_command(finetune)

@@ -11,7 +11,9 @@ import click
 from featurepipe.errors import ProbeError
 
 
-def _options(*decorators: Callable) -> Callable:
+def options(*decorators: Callable) -> Callable:
+    """Several decorators as one, the first of them the first in --help."""
+
     def decorate(function: Callable) -> Callable:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -84,9 +86,12 @@ WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
-BACKBONE = _options(
+BACKBONE = options(
     click.option(
-        "-b", "--backbone", help="timm name, bundled, pixels, hog, color-histogram or sift.  [default: bundled]"
+        "-b",
+        "--backbone",
+        help="timm name, bundled, pixels, hog, color-histogram, sift, or a model file that carries its backbone "
+        "(tuned.safetensors).  [default: bundled]",
     ),
     WEIGHTS,
     click.option(
@@ -121,7 +126,7 @@ BACKBONE = _options(
     click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="How the crop is made."),
     click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input of the network."),
 )
-COMPUTE = _options(DEVICE, BATCH, WORKERS, COMPILE)
+COMPUTE = options(DEVICE, BATCH, WORKERS, COMPILE)
 DEVICES = click.option(
     "--devices",
     callback=_parse_devices,
@@ -138,11 +143,11 @@ MEMORY = click.option(
     metavar="SIZE",
     help="8GB, 500MB, …; features larger than half of it are read from disk.  [default: what is available]",
 )
-HELD = _options(
+HELD = options(
     click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
     click.option("--layer", help="Which layer of it, if the store holds several.  [default: penultimate]"),
 )
-TASKS = _options(
+TASKS = options(
     click.option("--labels", type=click.Path(), metavar="TABLE", help="Take labels from a table with id (or path)."),
     click.option("--task", "tasks", metavar="T,T,…", help="Its label columns: a model file for each."),
 )
@@ -182,7 +187,7 @@ PROBES = {
     "mlp": "alpha",
 }
 STRENGTHS = {"c": "C", "alpha": "alpha", "shrinkage": "shrinkage", "k": "n_neighbors"}  # option → strength
-PROBE = _options(
+PROBE = options(
     click.option(
         "--protocol",
         type=click.Choice(PROTOCOLS),

@@ -7,9 +7,11 @@ from typing import Any
 from featurepipe.cli.options import MULTI_LABEL, PROBES
 
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """A fraction in percent."""
     return f"{100 * fraction:.1f} %"
 
 
@@ -56,22 +58,23 @@ def profile_text(profile: dict[str, dict[str, float]]) -> str:
     """The table of `--profile`."""
     lines = [f"  {'step':<8} {'thread s':>10} {'ms/image':>10} {'share':>7}"]
     for step, of in profile.items():
-        lines.append(f"  {step:<8} {of['seconds']:>10.2f} {of['ms_per_image']:>10.2f} {_percent(of['share']):>7}")
+        lines.append(f"  {step:<8} {of['seconds']:>10.2f} {of['ms_per_image']:>10.2f} {percent(of['share']):>7}")
     return "\n".join(lines)
 
 
-def _figures(figures: dict[str, Any], name: str) -> str:
+def figures_line(figures: dict[str, Any], name: str) -> str:
+    """The figures on one split."""
     if "subset_accuracy" in figures:
         return (
-            f"  {name + ' mAP':<14} {_percent(figures['map'])}   (n={figures['n']}, "
+            f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, "
             f"micro F1 {figures['micro_f1']:.3f}, macro F1 {figures['macro_f1']:.3f}, "
-            f"right sets {_percent(figures['subset_accuracy'])}, "
-            f"wrong decisions {_percent(figures['hamming'])})"
+            f"right sets {percent(figures['subset_accuracy'])}, "
+            f"wrong decisions {percent(figures['hamming'])})"
         )
     before = figures["ece_uncalibrated"]
     return (
-        f"  {name + ' top-1':<14} {_percent(figures['top1'])}   (n={figures['n']}, balanced "
-        f"{_percent(figures['balanced_accuracy'])}, log-loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}"
+        f"  {name + ' top-1':<14} {percent(figures['top1'])}   (n={figures['n']}, balanced "
+        f"{percent(figures['balanced_accuracy'])}, log-loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}"
         + (f", {before:.3f} before calibration)" if f"{before:.3f}" != f"{figures['ece']:.3f}" else ")")
     )
 
@@ -89,11 +92,11 @@ def probe_text(result: dict[str, Any]) -> str:
     on = result["evaluated_on"]
     names = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
     names["chance"] = "chance"
-    others = [f"{names[key]} {_percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
+    others = [f"{names[key]} {percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
     lines = [
         *_layers(result),
         f"{result['kind']} probe on {_title(result)}{chosen}",
-        _figures(result[on], on),
+        figures_line(result[on], on),
         *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
     ]
     if others:
@@ -110,29 +113,29 @@ def _few_labels(result: dict[str, Any], names: dict[str, str]) -> list[str]:
     rows = [["labels", "per class", f"{result['kind']} probe", *(names.get(key, SEMI.get(key)) for key in beside)]]
     for few in result["few_shot"]:
         methods = [_mean(one) for one in (few, *few["semi"].values())]
-        others = [_percent(mean) for mean in few["baselines"].values()]
+        others = [percent(mean) for mean in few["baselines"].values()]
         rows.append([str(few["labels"]), str(few["shots"]), *methods, *others])
     whole = result["splits"]["train"] + (result["splits"]["val"] if on == "test" else 0)
     full = [result["baselines"][key] for key in first["baselines"]]
-    rows.append([str(whole), "all", _percent(result[on]["top1"]), *("" for _ in first["semi"]), *map(_percent, full)])
+    rows.append([str(whole), "all", percent(result[on]["top1"]), *("" for _ in first["semi"]), *map(percent, full)])
     draws = "1 draw" if first["repeats"] == 1 else f"{first['repeats']} draws, with its 95 % interval"
     said = f"  with few labels: {on} top-1, mean of {draws}"
-    return [said, *(f"  {line}" for line in _columns(rows, left=0))]
+    return [said, *(f"  {line}" for line in columns(rows, left=0))]
 
 
 def _mean(one: dict[str, Any]) -> str:
     """A mean and its interval, if it has one."""
     if one["interval"] is None:
-        return _percent(one["mean"])
+        return percent(one["mean"])
     low, high = one["interval"]
-    return f"{_percent(one['mean'])} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{percent(one['mean'])} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _lowest(figures: dict[str, Any], key: str, name: str) -> str:
     """The three classes or labels of which a figure is lowest."""
     known = [(one[key], label) for label, one in figures["per_class"].items() if one["support"]]
     worst = sorted(known, key=lambda pair: pair[0])[:3]
-    return f"  {'lowest ' + name:<14} " + ", ".join(f"{label} {_percent(figure)}" for figure, label in worst)
+    return f"  {'lowest ' + name:<14} " + ", ".join(f"{label} {percent(figure)}" for figure, label in worst)
 
 
 def tasks_text(result: dict[str, Any]) -> str:
@@ -147,10 +150,10 @@ def _layers(result: dict[str, Any]) -> list[str]:
     on = result["evaluated_on"]
     lines = [f"  {'layer':<12} {'width':>6} {'selection':>10} {on + ' top-1':>11}   95 % interval"]
     for row in result["layers"]:
-        selection = _percent(row["selection"]["top1"]) if row["selection"] else "–"
+        selection = percent(row["selection"]["top1"]) if row["selection"] else "–"
         interval = " – ".join(f"{100 * end:.1f}" for end in row["interval"])
         mark = "  ← chosen" if row["chosen"] else ""
-        figures = f"{selection:>10} {_percent(row['top1']):>11}   {interval:<13}{mark}"
+        figures = f"{selection:>10} {percent(row['top1']):>11}   {interval:<13}{mark}"
         lines.append(f"  {row['layer']:<12} {row['width']:>6} {figures}".rstrip())
     return lines
 
@@ -164,10 +167,10 @@ def _protocol_text(result: dict[str, Any]) -> str:
         f"protocol {protocol['name']}, version {protocol['version']}, on {result['backbone']}"
         + (f": {chosen} ({how})" if chosen else ""),
         *(_protocol_figures(result[on], on) if result[on] else []),
-        f"  {'baselines':<14} majority class {_percent(result['baselines']['majority'])}",
+        f"  {'baselines':<14} majority class {percent(result['baselines']['majority'])}",
     ]
     for few in result["few_shot"]:
-        line = f"  {str(few['shots']) + ' per class':<14} {few['metric']} {_percent(few['mean'])}"
+        line = f"  {str(few['shots']) + ' per class':<14} {few['metric']} {percent(few['mean'])}"
         if few["interval"] is not None:
             low, high = (100 * end for end in few["interval"])
             line += f" ± {100 * few['std']:.1f}, 95 % of the mean {low:.1f} – {high:.1f},"
@@ -193,13 +196,13 @@ def _protocol_figures(figures: dict[str, Any], name: str) -> list[str]:
     """Figures of logistic regression, of each k, or of SVMs."""
     if "map" in figures:
         return [
-            f"  {name + ' mAP':<14} {_percent(figures['map'])}   (n={figures['n']}, top-1 {_percent(figures['top1'])})"
+            f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, top-1 {percent(figures['top1'])})"
         ]
     if "by_k" not in figures:
-        return [_figures(figures, name)]
+        return [figures_line(figures, name)]
     return [
-        f"  {name + ' top-1':<14} {_percent(one['top1'])}   (n={figures['n']}, balanced "
-        f"{_percent(one['balanced_accuracy'])}, k={one['k']})"
+        f"  {name + ' top-1':<14} {percent(one['top1'])}   (n={figures['n']}, balanced "
+        f"{percent(one['balanced_accuracy'])}, k={one['k']})"
         for one in figures["by_k"]
     ]
 
@@ -215,8 +218,8 @@ def compare_text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{count} rows on the same {images} {on} images of {result['classes']} classes",
-            f"  {splits}; splits {result['split_source']}; majority class {_percent(result['majority'])}",
-            *(f"  {line}" for line in _columns(rows, left=3)),
+            f"  {splits}; splits {result['split_source']}; majority class {percent(result['majority'])}",
+            *(f"  {line}" for line in columns(rows, left=3)),
             f"* {verdict(result)}" if result["reference"] else "nothing to select on, so no row is named the best",
             *(_correlation(kind, found) for kind, found in (result["imagenet"] or {}).items()),
             *([f"comparison → {result['output']}"] if result["output"] else []),
@@ -232,9 +235,9 @@ def _comparison_cells(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
         "*" if is_reference(result, row) else "",
         row["label"],
         row["kind"],
-        "–" if row["selection_top1"] is None else _percent(row["selection_top1"]),
-        _percent(row["top1"]),
-        f"{100 * low:.1f}–{_percent(high)}",
+        "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
+        percent(row["top1"]),
+        f"{100 * low:.1f}–{percent(high)}",
         "–" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
         p_text(row["p"]),
         p_text(row["p_holm"]),
@@ -244,7 +247,7 @@ def _comparison_cells(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _columns(rows: list[list[str]], left: int) -> list[str]:
+def columns(rows: list[list[str]], left: int) -> list[str]:
     """Rows of cells as lines, the first `left` columns aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ([*enumerate(zip(row, widths, strict=True))] for row in rows)
@@ -260,14 +263,18 @@ def _correlation(kind: str, found: dict[str, Any]) -> str:
 
 def run_text(result: dict[str, Any]) -> str:
     """The result of `run`."""
+    from featurepipe.cli.promotion_texts import finetune_text  # it builds on this module
+
     parts = [extract_text(result["extract"]), probe_text(result["probe"])]
     parts += [f"report → {result['report']}"] if result["report"] else []
+    if "finetune" in result:
+        parts += [finetune_text(result["finetune"]), f"report → {result['finetune']['report']}"]
     return "\n".join([*parts, f"done in {result['seconds']:.1f} s"])
 
 
 def evaluate_text(result: dict[str, Any]) -> str:
     """The result of `evaluate`."""
-    lines = [_figures(result, result["split"])]
+    lines = [figures_line(result, result["split"])]
     if result["seen_in_training"]:
         lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images; figures flatter")
     multi_label = "subset_accuracy" in result
@@ -284,11 +291,7 @@ def predict_text(result: dict[str, Any]) -> str:
 def info_text(result: dict[str, Any]) -> str:
     """The result of `info`."""
     if "model" in result:
-        backbone = result["backbone"]
-        return (
-            f"{result['model']}: {result['kind']} probe, {len(result['classes'])} classes, on {backbone['name']} "
-            f"({backbone['spec']['architecture']}, {backbone['spec']['layer']}, {backbone['fingerprint'][:8]})"
-        )
+        return _model_text(result)
     splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items())
     lines = [
         f"{result['store']}: {result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
@@ -302,6 +305,26 @@ def info_text(result: dict[str, Any]) -> str:
             f"{one['rejected']} rejected",
         ]
         lines.append(f"  {one['folder']}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def _model_text(result: dict[str, Any]) -> str:
+    """What a model file holds: its head, its backbone, and whether that was tuned."""
+    backbone, tuning = result["backbone"], result["card"].get("finetuning")
+    lines = [
+        f"{result['model']}: {result['kind']} {'head' if tuning and tuning['promoted'] else 'probe'}, "
+        f"{len(result['classes'])} classes, on {backbone['name']} "
+        f"({backbone['spec']['architecture']}, {backbone['spec']['layer']}, {backbone['fingerprint'][:8]})"
+    ]
+    if tuning and tuning["promoted"]:
+        lines.append(
+            f"  fine-tuned from {STARTS[tuning['start']]}: {tuning['tune']}, {tuning['tuned_parameters']:,} of "
+            f"{tuning['parameters']:,} parameters, epoch {tuning['best_epoch']} of {len(tuning['curve']) - 1}"
+        )
+    elif tuning:
+        lines.append("  fine-tuning did not beat the probe on validation data; this is the probe")
+    if result["carries_backbone"]:
+        lines.append(f"  carries its backbone, so that it is one: featurepipe extract DATA -b {result['model']}")
     return "\n".join(lines)
 
 

@@ -10,11 +10,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import extraction, models, probes
-from featurepipe.errors import FinetuningError
+from featurepipe import advice, extraction, finetuning, models, probes
+from featurepipe.errors import FinetuningError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
 from featurepipe.estimators.images import check_labelled, file_keys, image_tags
 from featurepipe.estimators.tuner import FineTuner
+
+STRATEGIES = ("probe", "auto")
+MEASURED = 5000  # images: of more, advice would take minutes
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
@@ -32,15 +35,21 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         The kind's strength (C, alpha, …); None chooses it by cross-validation inside the training data.
     store : path, optional
         Directory that keeps embeddings; only with a name.
+    strategy : {'probe', 'auto'}
+        ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
     seed : int
         Of the folds.
 
     Attributes
     ----------
+    advice_ : dict
+        With ``auto``: see `featurepipe.advice.decide`.
     classes_ : ndarray
     probe_ : featurepipe.probes.Probe
         ``probe_.estimator`` is a scikit-learn estimator for embeddings.
     extractor_ : FeatureExtractor
+    tuner_ : FineTuner or None
+        What predicts instead of the probe, where it has been promoted.
     seen_ : ndarray of uint64
         The files trained on; see `featurepipe.models.Model`.
 
@@ -61,6 +70,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         kind: str = "logistic",
         value: float | None = None,
         store: str | PathLike[str] | None = None,
+        strategy: str = "probe",
         seed: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -68,6 +78,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.kind = kind
         self.value = value
         self.store = store
+        self.strategy = strategy
         self.seed = seed
 
     def fit(self, X: Sequence[Any], y: Sequence[Any]) -> TransferClassifier:
@@ -82,13 +93,29 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
+        if self.strategy not in STRATEGIES:
+            raise ProbeError(f"strategy {self.strategy!r} is unknown; use {', '.join(STRATEGIES)}")
         y = check_labelled(X, y)
         self.extractor_ = make_extractor(self.backbone, self.weights, self.store)
         features = self.extractor_.fit_transform(X)  # (n, D)
         self.probe_ = probes.fit(self.kind, features, y, value=self.value, seed=self.seed)
         self.classes_ = self.probe_.classes
         self.seen_ = file_keys(X)
+        self.tuner_ = None
+        if self.strategy == "auto":
+            self.advice_ = self._advise(features, y)
+            if self.advice_["tune"] is not None and self.kind in finetuning.LINEAR:
+                tuner = self.promote(X, y, tune=self.advice_["tune"])
+                self.tuner_ = tuner if tuner.promoted_ else None
         return self
+
+    def _advise(self, features: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+        """What `featurepipe.advice` says of embeddings (n, D); of many, a draw is measured."""
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
+        extractor = self.extractor_.network()
+        measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], labels=len(y), seed=self.seed)
+        masked = advice.is_masked(extractor.name, extractor.source["name"])
+        return advice.decide({**advice.count(y), **measured, "masked": masked})
 
     def predict(self, X: Sequence[Any]) -> np.ndarray:
         """Class of each image."""
@@ -98,6 +125,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "probe_")
+        if self.tuner_ is not None:
+            return self.tuner_.predict_proba(X)
         return self.probe_.predict_proba(self.extractor_.transform(X))
 
     def promote(self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", **recipe: Any) -> FineTuner:
@@ -137,6 +166,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
         """
         check_is_fitted(self, "probe_")
+        if self.tuner_ is not None:
+            self.tuner_.save(path)
+            return
         extractor = self.extractor_.network()
         selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
         identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}

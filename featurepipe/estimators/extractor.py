@@ -22,9 +22,10 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     Parameters
     ----------
-    backbone : str, optional
-        timm name, ``'bundled'`` (the default), ``'pixels'``, ``'hog'``, …; see `featurepipe.backbones.create`, which
-        explains `weights`, `arguments`, `random_weights`, `seed`, `layer`, `pooling`, `precision` and `device` too.
+    backbone : str or path, optional
+        timm name, ``'bundled'`` (the default), ``'pixels'``, ``'hog'``, …, or a model file with its backbone; see
+        `featurepipe.backbones.create`, which explains `weights`, `arguments`, `random_weights`, `seed`, `layer`,
+        `pooling`, `precision` and `device` too.
     image_transform : dict, optional
         Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
     store : path, optional
@@ -53,7 +54,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | PathLike[str] | None = None,
         *,
         weights: str | PathLike[str] | None = None,
         arguments: dict[str, Any] | None = None,

@@ -5,21 +5,28 @@ Out-of-Distribution*, ICLR 2022.
 """
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
-from featurepipe.finetuning.depths import check_depth, layers_of, trainable
+from featurepipe.finetuning.caching import CachedBatches, cached_batches, why_not
+from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import LINEAR, head_estimator, linear_head, random_head
-from featurepipe.finetuning.networks import Network
+from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
-from featurepipe.finetuning.promotion import Head, Promoted, promote
+from featurepipe.finetuning.promotion import Cached, Head, Promoted, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
 
 __all__ = [
+    "ALL",
+    "AUTO",
     "FAILED",
+    "HEAD",
     "INTERRUPTED",
     "LINEAR",
     "PROBE",
     "RANDOM",
     "SWITCHES",
+    "Cached",
+    "CachedBatches",
+    "Forward",
     "Head",
     "Network",
     "Outcome",
@@ -30,6 +37,7 @@ __all__ = [
     "Samples",
     "Step",
     "better",
+    "cached_batches",
     "check_depth",
     "head_estimator",
     "join",
@@ -39,4 +47,5 @@ __all__ = [
     "random_head",
     "trainable",
     "tune",
+    "why_not",
 ]

@@ -10,14 +10,14 @@ from featurepipe.errors import FinetuningError
 if TYPE_CHECKING:
     import torch
 
-HEAD, ALL = "head", "all"
+HEAD, ALL, AUTO = "head", "all", "auto"
 _LAST, _STAGE = re.compile(r"last-([1-9]\d*)"), re.compile(r"stage([1-9]\d*)\+")
 
 
 def check_depth(tune: str) -> None:
-    """Raise FinetuningError unless `tune` reads as a depth: ``head``, ``last-N``, ``stageK+`` or ``all``."""
-    if tune not in (HEAD, ALL) and not _LAST.fullmatch(tune) and not _STAGE.fullmatch(tune):
-        raise FinetuningError(f"tune {tune!r} is unknown; use head, last-N (blocks), stageK+ (K from 1), or all")
+    """Raise FinetuningError unless `tune` reads as a depth: ``head``, ``last-N``, ``stageK+``, ``all`` or ``auto``."""
+    if tune not in (HEAD, ALL, AUTO) and not _LAST.fullmatch(tune) and not _STAGE.fullmatch(tune):
+        raise FinetuningError(f"tune {tune!r} is unknown; use head, last-N (blocks), stageK+ (K from 1), all or auto")
 
 
 def layers_of(module: torch.nn.Module, name: str) -> list[list[str]]:
@@ -71,6 +71,8 @@ def trainable(module: torch.nn.Module, tune: str, name: str) -> set[str]:
     ['layer3', 'layer4']
     """
     check_depth(tune)
+    if tune == AUTO:
+        raise FinetuningError("how deep to tune has to be decided before; featurepipe advise says it")
     if tune == HEAD:
         return set()
     if tune == ALL:

@@ -20,6 +20,8 @@ from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.finetuning.training import Batches, Outcome, tune
 
+Cached = Callable[[Backbone], "tuple[Batches, Forward] | None"]
+
 
 @dataclass(frozen=True)
 class Head:
@@ -54,6 +56,8 @@ class Promoted:
     outcome : Outcome
     tuned, parameters : int
         How many of the network's parameters trained, and how many there are.
+    cached : bool
+        Whether what is frozen was computed once and kept.
     """
 
     backbone: Backbone
@@ -62,6 +66,7 @@ class Promoted:
     outcome: Outcome
     tuned: int
     parameters: int
+    cached: bool
 
 
 def promote(
@@ -72,7 +77,7 @@ def promote(
     recipe: Recipe,
     *,
     name: str,
-    cached: Callable[[Backbone], tuple[Batches, Forward]] | None = None,
+    cached: Cached | None = None,
     checkpoint: Path | None = None,
     workers: int | None = None,
     peers: Peers = Peers(),  # noqa: B008  # frozen
@@ -91,7 +96,7 @@ def promote(
     name : str
         What to call the tuned backbone.
     cached : callable, optional
-        Given the copy, makes training batches that are no pixels, and what takes them to embeddings.
+        Given the copy, makes training batches that are no pixels, and what takes them to embeddings; or None.
     checkpoint, peers, progress, note
         As for `featurepipe.finetuning.tune`.
     workers : int, optional
@@ -103,7 +108,8 @@ def promote(
         A depth or trick that this network has not, or a head of another width.
     """
     copied = replace(backbone, module=copy.deepcopy(backbone.module))
-    batches, forward = cached(copied) if cached is not None else (None, None)
+    from_cache = cached(copied) if cached is not None else None
+    batches, forward = from_cache or (None, None)
     network = Network(copied, head.weight, head.bias, recipe, forward)
     batches = batches or PixelBatches(train, copied.transform, recipe, copied.device, workers, peers)
 
@@ -115,7 +121,7 @@ def promote(
         "head": sha256_state_dict({"weight": network.head.weight, "bias": network.head.bias}),
         "train": [[one.digest for one in train.images], train.targets.tolist()],
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
-        "cached": cached is not None,
+        "cached": from_cache is not None,
     }
     options = {"checkpoint": checkpoint, "identity": identity, "peers": peers, "progress": progress, "note": note}
     outcome = tune(network, batches, validating, recipe, **options)
@@ -135,6 +141,7 @@ def promote(
         outcome=outcome,
         tuned=sum(size for key, size in sizes.items() if key in network.names),
         parameters=sum(sizes.values()),
+        cached=from_cache is not None,
     )
 
 

@@ -22,7 +22,7 @@ class Recipe:
     Parameters
     ----------
     tune : str
-        How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+        How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``; ``auto`` leaves it to `featurepipe.advise`.
     head : {'probe', 'random'}
         What the head starts from: the probe (LP-FT), or a small random layer.
     epochs : int, optional

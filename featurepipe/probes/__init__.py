@@ -12,10 +12,11 @@ knn       KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes w
 mlp       MLPClassifier, one hidden layer of 128      alpha
 ========  ==========================================  =======================================================
 
-Features are standardised where nothing else is said, the strength is chosen on validation data only, the chosen model
-is fitted again on all training and validation data, and the standardisation is folded into its coefficients: what
-comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are calibrated by one
-temperature, on the selection scores (logistic regression is fitted to its probabilities already).
+Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, or, of fewer
+than ten rows, all by one (`featurepipe.statistics.feature_scales`). The strength is chosen on validation data only, the
+chosen model is fitted again on all training and validation data, and the standardisation is folded into its
+coefficients: what comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are
+calibrated by one temperature, on the selection scores (logistic regression is fitted to its probabilities already).
 
 Where images have any number of labels, `fit_labels` fits a logistic regression for each, with a C of its own:
 scikit-learn's OneVsRestClassifier.

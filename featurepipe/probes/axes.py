@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featurepipe.probes.stacks import Rows, chunks, weighted_moments
-from featurepipe.statistics import ROUNDING, is_constant, row_eigenpairs
+from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
 
 class Rotated:
@@ -24,8 +24,8 @@ class Rotated:
     def __init__(self, X: Rows, w: np.ndarray, *, scale: bool, keep: bool) -> None:
         self._X, self.weight = X, float(w.sum())
         self._mean, deviations = weighted_moments(X, w)  # (D,), (D,)
-        # A feature that is constant but for rounding is not to be blown up.
-        self._spread = np.where(is_constant(deviations, self._mean) | (not scale), 1.0, deviations)
+        constant = is_constant(deviations, self._mean)
+        self._spread = feature_scales(deviations, constant, len(X)) if scale else np.ones(X.shape[1])  # (D,)
         self._axes, self.squares = self._principal(w)  # (D, r), (r,)
         self.rank = len(self.squares)
         self._offset = self._mean @ self._axes  # (r,)

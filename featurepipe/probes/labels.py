@@ -23,7 +23,7 @@ from featurepipe.probes.inputs import check_groups, check_rows
 from featurepipe.probes.kinds import FOLDS, candidates_of, check_kind, threads
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.metrics import check_known
-from featurepipe.probes.paths import TOLERANCE, Fit, LogisticPath
+from featurepipe.probes.paths import TOLERANCE, Certificate, Fit, LogisticPath
 from featurepipe.probes.selection import Probe
 from featurepipe.probes.stacks import chunks
 
@@ -64,8 +64,9 @@ def fit_labels(
     -------
     Probe
         Its ``kind`` is ``multi-label``, its ``estimator`` a OneVsRestClassifier of LogisticRegressions whose
-        ``classes_`` are the labels, in the order of the columns; ``chosen`` maps each label to its C. The ``path`` has
-        the mean of the labels' log-losses. Fitted on X, and on X_val too where it was given.
+        ``classes_`` are the labels, in the order of the columns; ``chosen`` and ``certificate`` map each label to its C
+        and its final fit's certificate. The ``path`` has the mean of the labels' log-losses. Fitted on X, and on X_val
+        too where it was given.
 
     Raises
     ------
@@ -112,8 +113,7 @@ def fit_labels(
         scores, able, converged = _cross_validate(X, Y, candidates, folds, class_weight)
     losses = np.stack([_mean_losses(S, truth, class_weight) for S in scores])  # (candidates, K)
     best, notes = _choose(losses, able, labels, candidates)
-    estimator, ended = _final(X, Y, labels, np.array(candidates)[best], class_weight)
-    converged &= [ended.get(C, True) for C in candidates]
+    estimator, certificates = _final(X, Y, labels, np.array(candidates)[best], class_weight)
     return Probe(
         kind=MULTI_LABEL,
         estimator=estimator,
@@ -125,6 +125,7 @@ def fit_labels(
             for C, loss, ok in zip(candidates, losses.mean(axis=1), converged, strict=True)
         ],
         scores=label_figures(np.take_along_axis(scores, best[None, None], axis=0)[0], truth, labels),
+        certificate=certificates,
         notes=notes if value is None and able.any() else [],
     )
 
@@ -226,14 +227,15 @@ def _choose(
 
 def _final(
     X: np.ndarray, Y: np.ndarray, labels: np.ndarray, strengths: np.ndarray, class_weight: str | None
-) -> tuple[Any, dict[float, bool]]:
-    """The classifier with each label's own C (K,), and which of these C converged."""
-    coef, intercept, ended = np.empty((len(labels), X.shape[1])), np.empty(len(labels)), {}
+) -> tuple[Any, dict[str, Certificate]]:
+    """The classifier with each label's own C (K,), and the certificate of each label's fit."""
+    coef, intercept, found = np.empty((len(labels), X.shape[1])), np.empty(len(labels)), {}
     for fit in _fits(X, Y, np.unique(strengths).tolist(), class_weight):
         mine = strengths == fit.certificate.C
         coef[mine], intercept[mine] = fit.coef[mine], fit.intercept[mine]
-        ended[fit.certificate.C] = fit.certificate.converged
-    return labels_classifier(labels, coef, intercept, strengths), ended
+        found[fit.certificate.C] = fit.certificate
+    certificates = {label: found[C] for label, C in zip(labels.tolist(), strengths.tolist(), strict=True)}
+    return labels_classifier(labels, coef, intercept, strengths), certificates
 
 
 def _fits(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float], class_weight: str | None) -> list[Fit]:

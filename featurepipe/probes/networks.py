@@ -11,7 +11,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import Fitted
 from featurepipe.probes.stacks import Rows, chunks, weighted_moments
-from featurepipe.statistics import is_constant
+from featurepipe.statistics import feature_scales, is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance
 
@@ -19,7 +19,7 @@ HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference
 def fit_mlp(
     X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, *, seed: int = 0
 ) -> Fitted:
-    """MLPClassifier (ReLU, Adam) at each alpha, on standardised features."""
+    """MLPClassifier (ReLU, Adam) at each alpha, on features standardised by `feature_scales`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from sklearn.utils.validation import has_fit_parameter
@@ -30,7 +30,7 @@ def fit_mlp(
             raise ProbeError("class weights of an mlp need scikit-learn 1.7 or later; upgrade it, or leave them out")
         given = {"sample_weight": weights}
     mean, deviations = weighted_moments(X, np.ones(len(X)) if weights is None else weights)
-    scale = np.where(is_constant(deviations, mean), 1.0, deviations)
+    scale = feature_scales(deviations, is_constant(deviations, mean), len(X))
     Z = np.empty(X.shape, np.float32)  # half the time of float64
     for at, chunk in chunks(X):
         Z[at] = (chunk - mean) / scale

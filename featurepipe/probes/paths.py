@@ -95,8 +95,8 @@ class LogisticPath:
     sample_weight : ndarray, shape (n,), or (n, K) beside a matrix Y, optional
         Not negative. One column per label weighs the losses alone, not the features where they are standardised.
     scale : bool
-        Whether features are standardised first, which changes what is penalised; the coefficients are for X all the
-        same.
+        Whether features are standardised first (by `feature_scales`), which changes what is penalised; the coefficients
+        are for X all the same.
     tolerance : float
         Of the certificate's gap.
     keep : bool

@@ -41,8 +41,9 @@ class Probe:
     scores : dict
         `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
         ``ece_uncalibrated`` are those after and before the temperature.
-    certificate : Certificate or None
-        Of the final fit, where its kind has one.
+    certificate : Certificate, dict or None
+        Of the final fit, where its kind has one; multi-label, label → that of the final fit at its C. All labels are
+        fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
     notes : list of str
         What went otherwise than hoped for.
     """
@@ -54,7 +55,7 @@ class Probe:
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
-    certificate: Certificate | None = None
+    certificate: Certificate | dict[str, Certificate] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -132,7 +133,7 @@ def fit(
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
     classes = np.unique(y)
-    candidates, folds = candidates_of(kind, value, len(y)), _folds(y, seed, groups)
+    candidates, folds = candidates_of(kind, value, len(y)), assign_folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed, "keep": keep}
     if X_val is not None:
         truth, selected_on = y_val, "val"
@@ -233,7 +234,7 @@ def _converged(certificate: Certificate | None) -> bool:
     return certificate is None or certificate.converged
 
 
-def _folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
     Unlike scikit-learn's StratifiedGroupKFold this takes classes smaller than the number of folds, and every class

@@ -181,12 +181,13 @@ _LPFT = Protocol(
 )
 _FEATUREPIPE = Protocol(
     name="featurepipe",
-    version=1,
+    version=2,
     source="featurepipe, probes.fit('logistic', …); Breiman et al. 1984, section 3.4.3",
     method="logistic",
     parameter="C",
     grid=probes.C_GRID,
-    normalisation="each feature by its mean and deviation over the rows of the fit, folded into the coefficients",
+    normalisation="each feature by its mean and deviation over the rows of the fit, of fewer than 10 all by one "
+    "deviation, folded into the coefficients",
     selection="every C, of those within one standard error of the best top-1 the lowest log-loss, on val, else by "
     "stratified 5-fold cross-validation",
     held_out=0.0,
@@ -194,6 +195,8 @@ _FEATUREPIPE = Protocol(
     metrics=(TOP1,),
     remarks=(
         "standardised, so that one grid fits every backbone, whose features differ in scale by orders of magnitude",
+        "of fewer than 10 rows by one deviation, the features' root mean square, because two rows become -1 and 1 in "
+        "every feature that is divided by its own",
         "whole decades, because finer steps change top-1 by less than its standard error on most data",
         "within one standard error by log-loss, because top-1 alone lets single images decide",
         "cross-validation rather than one held-out part, because few labels are the usual case",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from featurepipe import models
 from featurepipe.errors import ModelFileError
-from featurepipe.reports import labelsets, sections
+from featurepipe.reports import labelsets, sections, tuning
 from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import document
@@ -41,7 +41,7 @@ def page(model: models.Model) -> str:
         raise ModelFileError("the model file holds no figures to report; one that featurepipe probe writes does")
     figures = card[card["evaluated_on"]]
     data = Path(card["data"]["root"]).name or card["data"]["root"]
-    title = f"{data}: {model.kind} probe"
+    title = f"{data}: {'fine-tuned network' if sections.is_tuned(card) else f'{model.kind} probe'}"
     if model.is_multi_label:
         return document(
             title,
@@ -57,6 +57,7 @@ def page(model: models.Model) -> str:
         title,
         sections.headline(model, title, data, figures),
         sections.warnings(model),
+        tuning.finetuning(card, figures),
         sections.baselines(card, figures),
         sections.few_labels(card, figures),
         sections.figures(card, figures),

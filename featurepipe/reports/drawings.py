@@ -54,19 +54,19 @@ def curves(
     title: str,
     x: Sequence[float],
     labels: Sequence[str],
-    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    curves: Mapping[str, Sequence[tuple[float, float, float] | None]],
     scale: float,
     chosen: float | None = None,
 ) -> Html:
     """Curves of (low, value, high) in their bands, over a logarithmic axis, or a linear one where x begins at 0.
 
-    The labels show values times `scale`. A curve may end before the last x.
+    The labels show values times `scale`. A curve may end before the last x, and leave some out (None).
     """
     if len(set(x)) < 2:
         return Html()
     steps = np.log10(x) if min(x) > 0 else np.asarray(x, float)
     at = [f"{place:.2f}%" for place in 14 + 82 * (steps - steps[0]) / (steps[-1] - steps[0])]
-    ticks = _ticks(np.concatenate([*curves.values()]))
+    ticks = _ticks(np.array([point for points in curves.values() for point in points if point is not None]))
 
     def y(value: float) -> float:
         return round(20 + 150 * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
@@ -81,10 +81,10 @@ def curves(
             parts.append(tag("line", x1=place, x2=place, y1=12, y2=170, class_="mark"))
             parts.append(tag("text", "chosen", x=place, y=8, text_anchor="middle"))
     for name, points in curves.items():
-        drawn = list(zip(at, points, strict=False))
+        drawn = [(place, point) for place, point in zip(at, points, strict=False) if point is not None]
         lines = [tag("line", x1=p, x2=q, y1=y(v[1]), y2=y(w[1])) for (p, v), (q, w) in pairwise(drawn)]
         edge = [(p, y(v[0])) for p, v in drawn] + [(p, y(v[2])) for p, v in reversed(drawn)]
-        band = _area(edge) if any(low < high for low, _, high in points) else ""
+        band = _area(edge) if any(low < high for _, (low, _, high) in drawn) else ""
         dots = [tag("circle", tag("title", f"{scale * v[1]:.4g}"), cx=p, cy=y(v[1]), r=3) for p, v in drawn]
         parts.append(tag("g", band, *lines, *dots, class_=f"curve {name.replace(' ', '-')}"))
     keys = [tag("span", name, class_=f"key curve {name.replace(' ', '-')}") for name in curves if name]

@@ -42,11 +42,11 @@ td:not(:first-child) { min-width: 3.5rem; white-space: nowrap } td:first-child {
 .bar { display: inline-block; min-width: 5.5rem; padding: 0 .3rem }
 svg { display: block; overflow: visible } svg text { font-size: 12px; fill: var(--muted) }
 svg .name { font-size: 15px; fill: var(--ink) } tspan { font-weight: 650 }
-svg line { stroke: var(--line) } rect { fill: var(--other) } rect.this-probe { fill: var(--probe) }
+svg line { stroke: var(--line) } rect { fill: var(--other) } rect:is(.this-probe, .this-model) { fill: var(--probe) }
 svg .halo { stroke: var(--paper); stroke-width: 5 } svg .whisker { stroke: var(--ink); stroke-width: 1.5 }
-.curve { --tone: var(--probe); fill: var(--tone) } .raw-pixels { --tone: var(--wrong) }
+.curve { --tone: var(--probe); fill: var(--tone) } :is(.raw-pixels, .from-scratch) { --tone: var(--wrong) }
 .self-training { --tone: var(--self) } .label-spreading { --tone: var(--spread) }
-.majority-class, .random-backbone { --tone: var(--other) }
+.majority-class, .random-backbone, .the-probe { --tone: var(--other) }
 svg .curve line { stroke: var(--tone); stroke-width: 2 } .curve polygon { fill-opacity: .15 }
 svg .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 .dot { fill: var(--other) } .dot.trained { fill: var(--muted) } .dot.reference { fill: var(--probe) }

@@ -40,11 +40,21 @@ def no_test(where: str) -> str:
     return "" if where == "test" else f" There is no test split: the figures are measured on {where}."
 
 
+def is_tuned(card: Mapping[str, Any]) -> bool:
+    """Whether the file holds a network that was tuned, and not a probe."""
+    return bool(card.get("finetuning")) and card["finetuning"]["promoted"]
+
+
 def what_it_is(model: models.Model, data: str) -> Html:
-    """Which probe, on what, and trained on how much."""
+    """Which probe, on what, and trained on how much; or which network was tuned."""
     card, backbone = model.card, model.backbone
     fitted_on = card["splits"]["train"] + (card["splits"]["val"] if card["evaluated_on"] == "test" else 0)
     whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
+    if is_tuned(card):
+        validation = card["finetuning"]["validation"]  # which chose the epoch
+        count = card["splits"]["train"] - (0 if validation["on"] == "val" else validation["n"])
+        size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
+        return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
         seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
@@ -60,7 +70,7 @@ def warnings(model: models.Model) -> Html:
     random = tag("b", "random weights: a baseline, not a trained backbone")
     learned = f" (seed {seed}). The network has learned nothing; only the probe on top of it was fitted."
     return join(
-        tag("div", random, learned, class_="box") if seed is not None else "",
+        tag("div", random, learned, class_="box") if seed is not None and not is_tuned(model.card) else "",
         tag("div", tag("b", "Notes"), tag("ul", *notes), class_="box") if notes else "",
     )
 
@@ -70,23 +80,24 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     found = {name: card["baselines"].get(key) for key, name in BASELINES.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
+    what = "model" if is_tuned(card) else "probe"
     return section(
         "Beside its baselines",
-        tag("p", _verdict(figures, present)) if present else "",
-        bars({"this probe": figures["top1"], **present}, figures["n"]),
+        tag("p", _verdict(what, figures, present)) if present else "",
+        bars({f"this {what}": figures["top1"], **present}, figures["n"]),
         tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
         tag("small", f"Not computed: {absent}.") if absent else "",
     )
 
 
-def _verdict(figures: Mapping[str, Any], present: Mapping[str, float]) -> str:
+def _verdict(what: str, figures: Mapping[str, Any], present: Mapping[str, float]) -> str:
     best = max(present, key=lambda name: present[name])
     named = f"the best baseline, {best} ({percent(present[best])})"
     if figures["top1"] <= present[best]:
-        return f"The probe does not beat {named}."
-    text = f"The probe is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
+        return f"The {what} does not beat {named}."
+    text = f"The {what} is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
     if present[best] >= wilson(figures["top1"], figures["n"])[0]:
-        text += f" That is inside the probe's {NINETY_FIVE} interval: the difference may be chance."
+        text += f" That is inside the {what}'s {NINETY_FIVE} interval: the difference may be chance."
     return text
 
 
@@ -97,7 +108,10 @@ def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
         return Html()
     where, classes = card["evaluated_on"], len(figures["classes"])
     whole = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
-    lines = {"this probe": [_span(one) for one in few]}
+    mine, top1 = "this probe", figures["top1"]
+    if is_tuned(card):  # few labels are the probe's, whatever became of it
+        mine, top1 = "probe", (card["finetuning"]["probe"] or {}).get("top1")
+    lines = {mine: [_span(one) for one in few]}
     for key, name in SEMI.items():
         if all(key in one.get("semi", {}) for one in few):
             lines[name] = [_span(one["semi"][key]) for one in few]
@@ -108,7 +122,7 @@ def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
         [f"{one['shots']:,}", f"{one['shots'] * classes:,}", *map(_span_text, spans)]
         for one, *spans in zip(few, *lines.values(), strict=True)
     ]
-    end = {"this probe": figures["top1"], **{name: card["baselines"].get(key) for key, name in BASELINES.items()}}
+    end = {mine: top1, **{name: card["baselines"].get(key) for key, name in BASELINES.items()}}
     ends = [end.get(name) for name in lines]
     rows.append(["all", f"{whole:,}", *("" if top1 is None else percent(top1) for top1 in ends)])
     what = (
@@ -172,7 +186,10 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
         )
     ]
     before = "Selection data: the chosen candidate, before the final fit"
-    if len(card["selection"]["path"]) > 1:
+    if is_tuned(card):
+        on = card["finetuning"]["validation"]["on"]
+        before = f"Selection data: {on}; the epoch was picked there, so a little flattered"
+    elif len(card["selection"]["path"]) > 1:
         before += "; picked as the best, so a little flattered"
     return section("Figures", table(["", *columns], rows), tag("small", f"{before}.") if len(columns) > 1 else "")
 
@@ -180,7 +197,9 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
 def selection(model: models.Model) -> Html:
     """How the strength was chosen; nothing where there is none."""
     selection, where = model.card["selection"], model.card["evaluated_on"]
-    name, path, chosen = probes.KINDS[model.kind][0], selection["path"], selection["chosen"]
+    tuning = model.card.get("finetuning") or {}
+    kind = (tuning.get("probe") or {}).get("kind", model.kind)  # a tuned head is logistic, whatever the probe was
+    name, path, chosen = probes.KINDS[kind][0], selection["path"], selection["chosen"]
     if name is None:
         return Html()
     how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"
@@ -200,9 +219,13 @@ def selection(model: models.Model) -> Html:
     for step in path:
         said = ", ".join(["chosen"] * (step[name] == chosen) + ["not converged"] * (not step["converged"]))
         rows.append([f"{step[name]:g}", percent(step["top1"]), f"{step['log_loss']:.3f}", said])
+    whose = ""
+    if is_tuned(model.card):
+        began = "whose head tuning began with" if tuning["start"] == "probe" else "with which tuning is compared"
+        whose = f" It is the probe's, {began}; the tuned head has none of its own."
     return section(
-        f"How {name} was chosen",
-        tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}"),
+        f"How {name} {'of the probe ' if whose else ''}was chosen",
+        tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}{whose}"),
         tag("small", _rule(model.card)) if len(path) > 1 else "",
         tag("div", *charts, class_="pair"),
         table([name, "top-1", "log-loss", ""], rows, [value == chosen for value in values]) if path else "",

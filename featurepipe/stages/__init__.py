@@ -4,6 +4,7 @@ Each takes paths and keywords, wires the nouns together, and returns a JSON-able
 hears notes and progress.
 """
 
+from featurepipe.stages.advising import advise
 from featurepipe.stages.applying import evaluate, predict
 from featurepipe.stages.comparing import compare
 from featurepipe.stages.extracting import extract
@@ -18,6 +19,7 @@ from featurepipe.stages.tasks import probe_tasks
 
 __all__ = [
     "Listener",
+    "advise",
     "compare",
     "evaluate",
     "export",

@@ -100,7 +100,8 @@ def _entry(store: Store, model: models.Model) -> Entry:
         if entry.fingerprint == fingerprint:
             return entry
     raise StoreError(
-        f"{store.path} holds no embeddings of the model's backbone {model.backbone['name']} ({fingerprint[:8]}); "
+        f"{store.path} holds no embeddings of the model's backbone {model.backbone['name']} ({fingerprint[:8]}, "
+        f"{model.backbone['spec']['layer']}, {model.backbone['spec']['precision']}); "
         "give the images instead, or extract them with that backbone"
     )
 

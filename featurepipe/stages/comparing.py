@@ -25,7 +25,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.listening import SILENT, Listener
-from featurepipe.stages.preparing import arrange, choose_splits, copy_notes, cut, sizes
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stores import Entry, Store
@@ -114,9 +114,9 @@ def compare(
         contenders, held, notes = gather(opened)
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
-    contenders = _untainted(contenders, samples, notes)
-    _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
     parts = cut(samples)
+    contenders = _untainted(contenders, samples, parts, notes)
+    _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
     notes += copy_notes(parts)
     rows, rights = _measure(contenders, kinds, samples, published, seed, notes, listener)
     place = _reference(rows, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
@@ -165,13 +165,19 @@ def _open(stores: str | Path | Sequence[str | Path]) -> list[Store]:
     return [Store.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
 
 
-def _untainted(contenders: Sequence[Contender], samples: FeatureMatrix, notes: list[str]) -> list[Contender]:
+def _untainted(
+    contenders: Sequence[Contender], samples: FeatureMatrix, parts: Parts, notes: list[str]
+) -> list[Contender]:
     """Those that have not learned from images that are held out here; and notes on the others."""
     train, held_out = (samples.take((samples.split == "train") == is_train) for is_train in (True, False))
     kept = []
     for contender in contenders:
         if has_learned(contender.entry, train, held_out):
             notes.append(f"left out: the codebook of {contender.entry.folder} was learned from images now held out")
+        elif tuned := tuned_on(contender.entry, parts):
+            notes.append(
+                f"left out: {contender.entry.folder} was tuned on {tuned} of the images that are reported here"
+            )
         else:
             kept.append(contender)
     return kept
@@ -273,20 +279,13 @@ def _described(contender: Contender, kind: str) -> dict[str, Any]:
         "is_baseline": entry.is_baseline,
         "kind": kind,
         "width": entry.indexes[0].width,
-        "images_per_second": _speed(entry),
+        "images_per_second": entry.images_per_second,
         "device": entry.provenance.get("device"),
         "bytes": sum(index.path.stat().st_size for index in entry.indexes),
         "store": str(contender.store.path),
         "folder": entry.folder.name,
         "fingerprint": entry.fingerprint,
     }
-
-
-def _speed(entry: Entry) -> float | None:
-    """Images per second of the extractions that made the shards, as far as these say; of one device of several."""
-    timed = [(len(index.digests), index.provenance.get("seconds")) for index in entry.indexes]
-    known = [(images, seconds) for images, seconds in timed if seconds]
-    return round(sum(n for n, _ in known) / sum(seconds for _, seconds in known), 2) if known else None
 
 
 def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def extract(
     data: str | Path,
     store: str | Path | None = None,
     *,
-    backbone: str | Extractor | None = None,
+    backbone: str | PathLike[str] | Extractor | None = None,
     layers: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -39,9 +40,10 @@ def extract(
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
-    backbone : str, Backbone, Layers or Descriptor, optional
-        See `featurepipe.backbones.create`, which also takes `options`. Precision and decoder, where they are left to
-        choose, are those of the vectors of the same network that the store already holds.
+    backbone : str, path, Backbone, Layers or Descriptor, optional
+        See `featurepipe.backbones.create`, which also takes `options`; a path is that of a model file. Precision and
+        decoder, where they are left to choose, are those of the vectors of the same network that the store already
+        holds.
     layers : str or sequence of str, optional
         Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
@@ -128,7 +130,7 @@ def check_root(store: Store, root: Path, listener: Listener, *, refuse: str | No
 
 
 def make_extractor(
-    backbone: str | Extractor | None, options: Mapping[str, Any], listener: Listener, store: str | Path
+    backbone: str | PathLike[str] | Extractor | None, options: Mapping[str, Any], listener: Listener, store: str | Path
 ) -> Extractor:
     """The backbone itself, or the one of that name, as `store` holds it; a download that takes its time is announced.
 
@@ -137,12 +139,12 @@ def make_extractor(
     TypeError
         Options beside a ready-made backbone.
     """
-    if backbone is not None and not isinstance(backbone, str):
+    if backbone is not None and not isinstance(backbone, str | PathLike):
         if options:
             raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
         return backbone
     create = backbones.create_layers if "layers" in options else backbones.create
-    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS)
+    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS) or backbones.is_model_name(backbone)
     if local or options.get("weights") is not None or options.get("random_weights"):
         return follow_store(store, create(backbone, **options), options, listener)
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])

@@ -24,12 +24,13 @@ def info(path: str | Path) -> dict[str, Any]:
     -------
     dict
         Of a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
-        dtype, shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``.
+        dtype, shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``, and
+        ``carries_backbone`` (whether the file holds the backbone's weights, too).
     """
     if not Store.is_store(path) and Path(path).is_file():
         model = models.load(path)
         parts = {"kind": model.kind, "classes": model.classes.tolist(), "backbone": model.backbone, "card": model.card}
-        return {"model": str(path), **parts}
+        return {"model": str(path), **parts, "carries_backbone": models.carries_backbone(path)}
     store = Store.open(path)
     rows = store.rows() if store.root is not None else []  # the notebook's stores have no manifest
     splits = Counter(row.sample.split or "none" for row in rows)

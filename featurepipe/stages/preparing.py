@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.errors import ManifestError, ModelFileError, ProbeError
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.quantising import has_learned
@@ -121,7 +122,7 @@ def find(
     store: str | Path,
     output: str | Path | None,
     *,
-    backbone: str | Extractor | None,
+    backbone: str | PathLike[str] | Extractor | None,
     layer: str | None,
     weights: str | Path | None,
     include_backbone: bool,
@@ -140,7 +141,7 @@ def find(
         As for `featurepipe.stages.probe`.
     """
     source = Store.open(store)
-    by_name = backbone is None or isinstance(backbone, str)
+    by_name = backbone is None or isinstance(backbone, str | PathLike)
     if layer is not None and not by_name:
         raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
     entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
@@ -180,6 +181,11 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
         raise ProbeError(
             f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
             "splits of then, or learn another: featurepipe compare --baselines full"
+        )
+    if tuned := tuned_on(source.entry, parts):
+        raise ProbeError(
+            f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
+            "the seed and splits of then, or images that it has not seen"
         )
     return Prepared(
         **{**vars(source), "samples": samples},
@@ -281,6 +287,26 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
 def sizes(split: np.ndarray) -> dict[str, int]:
     """Split → number of rows."""
     return {name: int((split == name).sum()) for name in manifests.SPLITS}
+
+
+def tuned_on(entry: Entry, parts: Parts) -> int:
+    """How many of the reported images an entry's network was tuned on, as far as its model file is still there to say.
+
+    Copies of images that are learned from here are not counted: of them `copy_notes` speaks.
+    """
+    path = Path(entry.provenance["source"]["weights"] or "")
+    if not backbones.is_model_name(path) or not path.is_file():
+        return 0
+    try:
+        model = models.load(path)
+    except ModelFileError:  # mere weights
+        return 0
+    if model.backbone["spec"]["weights"] != entry.spec["weights"]:
+        return 0
+    if not model.card.get("finetuning", {}).get("promoted"):  # what a probe has seen has not shaped its backbone
+        return 0
+    new = sorted({*parts.report.digests} - {*parts.learned.digests})
+    return int(model.has_seen(new).sum())
 
 
 def copy_notes(parts: Parts) -> list[str]:

@@ -1,9 +1,9 @@
 """The stage `probe`: cached embeddings → a model file.
 
-What it does, since no named protocol says so: features standardised by the training data, L2, whole decades of C or
-alpha, on validation data or by stratified 5-fold cross-validation the lowest log-loss among those within one standard
-error of the best top-1, refitted on all that was not reported. Of sets of labels `featurepipe.probes.labels` says how
-each label's C is chosen.
+What it does, since no named protocol says so: features standardised by the rows of the fit (of fewer than ten all by
+one deviation), L2, whole decades of C or alpha, on validation data or by stratified 5-fold cross-validation the lowest
+log-loss among those within one standard error of the best top-1, refitted on all that was not reported. Of sets of
+labels `featurepipe.probes.labels` says how each label's C is chosen.
 """
 
 from __future__ import annotations
@@ -323,12 +323,14 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
 
 
 def optimum_notes(
-    name: str | None, path: Sequence[Mapping[str, Any]], certificate: probes.Certificate | None
+    name: str | None,
+    path: Sequence[Mapping[str, Any]],
+    certificate: probes.Certificate | Mapping[str, probes.Certificate] | None,
 ) -> list[str]:
-    """A note on the fits of a path of strengths called `name`, and a final one, that did not reach their optimum."""
+    """A note on the fits of a path of strengths called `name`, and final ones, that did not reach their optimum."""
     stalled = [f"{step[name]:g}" for step in path if not step.get("converged", True)]
-    if certificate is not None and not certificate.converged:
-        stalled.append(f"{certificate.C:g} (final fit)")
+    final = certificate.values() if isinstance(certificate, Mapping) else [certificate] if certificate else []
+    stalled += [f"{C:g} (final fit)" for C in sorted({one.C for one in final if not one.converged})]
     return [f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else []
 
 

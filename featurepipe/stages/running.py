@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from featurepipe import manifests, models, protocols, reports
+from featurepipe import finetuning, manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
-from featurepipe.errors import BackboneError, ModelFileError, ProbeError
+from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, ProbeError
 from featurepipe.files import write_text
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import Recipe, probe
+from featurepipe.stages.promoting import finetune
 from featurepipe.stores import Store
 
 
@@ -24,7 +26,7 @@ def run(
     data: str | Path,
     output: str | Path | None = None,
     *,
-    backbone: str | Extractor | None = None,
+    backbone: str | PathLike[str] | Extractor | None = None,
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
@@ -35,6 +37,7 @@ def run(
     baselines: str = "simple",
     protocol: str | None = None,
     metric: str | None = None,
+    promote: str | None = None,
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -59,23 +62,30 @@ def run(
         As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi` and `baselines`.
         Of a protocol that leaves no model file nothing is evaluated again or drawn.
 
+    promote : str, optional
+        Also fine-tune: a depth as for `featurepipe.finetune`, or ``auto`` for what `featurepipe.advise` says, which may
+        be to keep the probe. It gets ``tuned.safetensors`` and ``tuned.html`` beside the probe's.
+
     Other parameters are those of `extract` and `probe`.
 
     Returns
     -------
     dict
         The results under ``extract``, ``probe`` and ``evaluate``, the same keys merged at the top (of equal ones the
-        later stage's stands), ``report`` (path) and ``seconds`` (in all).
+        later stage's stands), ``report`` (path), ``finetune`` (with `promote`: `featurepipe.finetune`'s result and
+        ``report``) and ``seconds`` (in all).
     """
     started = time.perf_counter()
     recipe = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
     recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines}
+    if promote is not None:
+        _check_promotion(promote, kind, multi_label, protocol)
     if protocol is not None:
         _check_protocol(protocol, metric, recipe)  # here, not after an hour of embedding
     Recipe(**recipe).check()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
     store = folder / "store"
-    if backbone is None or isinstance(backbone, str):
+    if backbone is None or isinstance(backbone, str | PathLike):
         options = {**options, "device": device, "seed": seed}
     manifest = manifests.read(data)
     check = manifests.check_label_sets if multi_label else manifests.check_labels
@@ -108,6 +118,20 @@ def run(
         probed = probe(store, model, **recipe, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
+    tuned = None
+    if promote is not None:
+        tuned = finetune(
+            probed["model"],
+            store,
+            results / "tuned.safetensors",
+            tune=promote,
+            class_weight=class_weight,
+            seed=seed,
+            device=device,
+            workers=workers,
+            listener=listener,
+        )
+        tuned |= report(tuned["model"])
     merged = {
         **extracted,
         **probed,
@@ -116,10 +140,25 @@ def run(
         "probe": probed,
         "evaluate": evaluated,
         "report": drawn["report"],
+        **({"finetune": tuned} if tuned is not None else {}),
         "seconds": round(time.perf_counter() - started, 3),
     }
     write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _check_promotion(promote: str, kind: str, multi_label: bool, protocol: str | None) -> None:
+    """Refuse a depth that there is not, and probes without a linear head for one class per image."""
+    finetuning.check_depth(promote)
+    if protocol is not None or multi_label or kind not in finetuning.LINEAR:
+        what = (
+            f"protocol {protocol}"
+            if protocol is not None
+            else "a multi-label probe"
+            if multi_label
+            else f"a {kind} probe"
+        )
+        raise FinetuningError(f"{what} cannot be promoted; use a {', '.join(finetuning.LINEAR)} probe without protocol")
 
 
 def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]) -> None:

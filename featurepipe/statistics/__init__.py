@@ -27,9 +27,10 @@ array(['ant'], dtype='<U3')
 """
 
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
-from featurepipe.statistics.gathering import ROUNDING, Chunk, Statistics, gather, is_constant, row_eigenpairs
+from featurepipe.statistics.gathering import Chunk, Statistics, gather, row_eigenpairs
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.rows import RowStatistics, gather_rows
+from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
 from featurepipe.statistics.scores import h_score, logme
 from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
@@ -41,6 +42,7 @@ __all__ = [
     "Statistics",
     "centroid_classifier",
     "cross_validate_ridge",
+    "feature_scales",
     "gather",
     "gather_rows",
     "h_score",

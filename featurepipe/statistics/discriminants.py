@@ -51,7 +51,7 @@ def to_lda(statistics: Statistics, *, shrinkage: float | None = None) -> Any:
     estimator = LinearDiscriminantAnalysis()
     _describe(estimator, statistics)
     covariance = statistics.within_scatter() / statistics.rows  # (D, D)
-    rounding = statistics.width * EPSILON * statistics.scales() ** 2
+    rounding = statistics.width * EPSILON * statistics.deviations() ** 2
     varies = np.diag(covariance) > rounding  # within classes, (D,)
     if not varies.any():
         raise ProbeError("no feature varies within a class; discriminant analysis is not defined")
@@ -75,7 +75,8 @@ def lda_path(statistics: Statistics, shrinkages: Sequence[float], *, scale: bool
     shrinkages : sequence of float
         Each from 0 to 1.
     scale : bool
-        Standardise the features first; this is folded into the coefficients, so that the estimators take raw rows.
+        Standardise the features first (`feature_scales`); this is folded into the coefficients, so that the estimators
+        take raw rows.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def lda_path(statistics: Statistics, shrinkages: Sequence[float], *, scale: bool
     statistics = statistics.for_classifier()
     scales, origin = np.ones(statistics.width), np.zeros(statistics.width)
     if scale:
-        scales, origin = statistics.scales(np.inf), statistics.mean
+        scales, origin = statistics.scales(), statistics.mean
     means = (statistics.class_means - origin) / scales  # (K, D)
     values, vectors = statistics.principal(scales, within=True)  # (r,), (D, r)
     values = values / statistics.rows
@@ -246,5 +247,5 @@ def to_scaler(statistics: Statistics) -> Any:
 
     scaler = StandardScaler()
     scaler.n_samples_seen_, scaler.n_features_in_ = statistics.counts.sum(), statistics.width
-    scaler.mean_, scaler.var_, scaler.scale_ = statistics.mean, statistics.variances(), statistics.scales()
+    scaler.mean_, scaler.var_, scaler.scale_ = statistics.mean, statistics.variances(), statistics.deviations()
     return scaler

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
 
 Chunk = tuple[Any, ...]  # X (n, D), labels (n,), and optionally the fold of each row (n,)
 BLOCK_BYTES = 2**25  # of rows in float64 that are worked on at once
-ROUNDING = 1e-6  # of float32 features: what is smaller than this, beside what it is part of, holds nothing else
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -149,9 +149,14 @@ class Statistics:
         """
         return is_constant(np.sqrt(self.variances()), np.abs(self.mean) + np.abs(self.mean - self.shift))
 
-    def scales(self, constant: float = 1.0) -> np.ndarray:
-        """Standard deviation of each feature, (D,); `constant` for a constant one, which infinity makes nothing of."""
-        return np.where(self.constant(), constant, np.sqrt(self.variances()))
+    def deviations(self) -> np.ndarray:
+        """Standard deviation of each feature, (D,); 1 for a constant one."""
+        return np.where(self.constant(), 1.0, np.sqrt(self.variances()))
+
+    def scales(self) -> np.ndarray:
+        """What standardised features are divided by, (D,): `feature_scales`, and infinity for a constant feature."""
+        constant = self.constant()
+        return np.where(constant, np.inf, feature_scales(np.sqrt(self.variances()), constant, self.rows))
 
     def for_classifier(self) -> Statistics:
         """The total without classes that have no rows.
@@ -178,23 +183,6 @@ class Statistics:
         parts = list(parts)
         counts, sums, grams = (sum(of[part] for part in parts)[None] for of in (self.counts, self.sums, self.grams))
         return replace(self, counts=counts, sums=sums, grams=grams)
-
-
-def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Which features are constant but for rounding: they deviate by less than 1e-6 of their mean.
-
-    Float32, in which embeddings are kept, has seven digits, so that standardising such a feature would blow up rounding
-    into a feature like the others. scikit-learn's rule has the sixteen digits of float64 in mind.
-
-    Parameters
-    ----------
-    deviations, means : ndarray, shape (D,)
-
-    Returns
-    -------
-    ndarray of bool, shape (D,)
-    """
-    return deviations <= ROUNDING * np.abs(means)
 
 
 def gather(

@@ -27,7 +27,8 @@ def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool =
     alphas : sequence of float
         Each 0 or above.
     scale : bool
-        Standardise the features first; this is folded into the coefficients, so that the estimators take raw rows.
+        Standardise the features first (`feature_scales`); this is folded into the coefficients, so that the estimators
+        take raw rows.
 
     Returns
     -------
@@ -99,7 +100,7 @@ class Ridge:
 
 def solve_ridge(statistics: Statistics, scale: bool = False) -> Ridge:
     """The eigendecomposition from which every alpha's coefficients follow; `scale` as in `ridge_path`."""
-    scales = statistics.scales(np.inf) if scale else np.ones(statistics.width)
+    scales = statistics.scales() if scale else np.ones(statistics.width)
     values, vectors = statistics.principal(scales)
     axes = vectors / scales[:, None]
     targets = 2 * statistics.class_counts / statistics.rows - 1

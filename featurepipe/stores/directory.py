@@ -191,7 +191,7 @@ class Store:
         return Entry(folder, backbone.spec, provenance, ())
 
     def choose(self, name: str | None = None, layer: str | None = None) -> Entry:
-        """The entry called `name` (backbone name, folder name or fingerprint prefix), or the only real one.
+        """The entry called `name` (backbone name, folder name, fingerprint prefix or model file), or the only real one.
 
         Of several layers of one backbone it is the penultimate embedding, unless `layer` names another.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, stage_of
+from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, carried_backbone, is_model_name, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 
@@ -57,6 +57,13 @@ class Entry:
     def is_baseline(self) -> bool:
         """Whether this is a hand-crafted descriptor or a network with random weights."""
         return self.spec["architecture"] in DESCRIPTORS or self.provenance["source"]["random_seed"] is not None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the extractions that made the shards, as far as these say; of one device of several."""
+        timed = [(len(index.digests), index.provenance.get("seconds")) for index in self.indexes]
+        known = [(images, seconds) for images, seconds in timed if seconds]
+        return round(sum(n for n, _ in known) / sum(seconds for _, seconds in known), 2) if known else None
 
     def is_sibling(self, other: Entry) -> bool:
         """Whether the two differ in nothing but the layer."""
@@ -127,7 +134,8 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
     """Entries called `name` (backbone name, folder name, or fingerprint prefix if there is but one); all for None.
 
-    Baselines count only where nothing else is there: a trained backbone and its random twin share a source name.
+    The name of a model file stands for the network that it carries. Baselines count only where nothing else is there:
+    a trained backbone and its random twin share a source name.
     """
     if name is None:
         return [entry for entry in entries if not entry.is_baseline] or list(entries)
@@ -137,4 +145,6 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
 
 
 def _is_called(entry: Entry, name: str | None) -> bool:
+    if is_model_name(name):
+        return entry.spec["weights"] == carried_backbone(name)["spec"]["weights"]
     return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])

@@ -1,0 +1,292 @@
+"""Rules: from evidence to one of four options. Every threshold stands here, with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+OPTIONS = ("linear", "stage", "tune-last", "tune-all")  # cheapest first
+TABLE = {
+    ("small", "similar"): "linear",
+    ("small", "different"): "stage",
+    ("large", "similar"): "tune-last",
+    ("large", "different"): "tune-all",
+}
+
+# -- the cell -----------------------------------------------------------------------------------------------------
+# VTAB's number of images (Zhai et al. 2019), on which that benchmark tunes the whole network.
+SMALL = 1000
+# With fewer images per class a fifth, held back to validate on, is a single one or none of each.
+FEW = 10
+# Half of the way from what comes without pretraining to no mistake; see `featurepipe.advice.measure`.
+SIMILAR = 0.5
+
+# -- what tuning gains --------------------------------------------------------------------------------------------
+# Tuning everything removes a share of the probe's mistakes. With 2,000 to 75,000 images of twelve sets and a supervised
+# ResNet-50 it is 0.33 on average, from -0.2 to 0.76 (Chen et al. 2020, "A Simple Framework for Contrastive Learning",
+# table B.5: linear against fine-tuned); over the decades of images beyond a hundred that is 0.16 for each, from nothing
+# (textures, pets, objects, which ImageNet has) to 0.4 (cars, flowers, which it has not). That it is linear in the
+# logarithm, and in the similarity, is assumed.
+NOTHING = 100  # images with which tuning gains nothing
+RATES = (0.4, 0.05)  # share per decade of images beyond, at similarity 0 and 1
+MOST = 0.75  # share
+SPREAD = (0.0, 2.0)  # of the gain, low and high
+# What the last blocks bring of it; assumed. Less where lower layers would have to change too (Yosinski et al. 2014,
+# "How Transferable Are Features in Deep Neural Networks?").
+LAST_SHARE = 0.5
+LAST = "last-3"  # blocks: the last stage of a ResNet-50 or ConvNeXt, a quarter of a ViT
+
+# -- the choice ---------------------------------------------------------------------------------------------------
+# The cheapest option that is expected to lie within this of the best, or within one standard error of the probe's top-1
+# where that is more: what validation data cannot show is not worth hours (the house's one-standard-error rule).
+WORTH = 0.01
+
+
+def decide(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """What to do, from evidence alone.
+
+    Parameters
+    ----------
+    evidence : mapping
+        `featurepipe.advice.count`'s and `featurepipe.advice.measure`'s together; and ``masked``, whether the backbone
+        was pretrained by masking (`featurepipe.advice.is_masked`).
+
+    Returns
+    -------
+    dict
+        - ``option``: one of `OPTIONS`; ``tune``: depth for fine-tuning, None for a probe; ``layer``: to probe or to put
+          the head on
+        - ``more_labels``: whether twice the labels would gain more than tuning does
+        - ``cell``: ``size, similarity``, and ``table``: what the lectures' table has there
+        - ``expected_gain``: option → ``low, mean, high``, fractions on new images against the linear probe; None for a
+          stage where the evidence has no other layer
+        - ``reasons, warnings``: a sentence each
+
+    Notes
+    -----
+    What tuning can gain is headroom: what the probe gets wrong on images that it has not seen. How much of it tuning
+    takes depends on the number of images and on the similarity, by constants from the literature and not from the data
+    at hand: nobody has tuned here yet. Low and high are the spread over twelve published tasks. The gains say nothing
+    about images from elsewhere, on which tuning may lose what it gains here (Kumar et al. 2022).
+
+    Examples
+    --------
+    >>> layers = [{"layer": "penultimate", "top1": 0.8}]
+    >>> evidence = {
+    ...     **{"images": 5000, "classes": 10, "per_class": {"min": 500, "median": 500.0}, "masked": False},
+    ...     **{"top1": 0.8, "train_top1": 0.9, "measured": 5000, "layer": "penultimate", "best_layer": "penultimate"},
+    ...     **{"layers": layers, "knn": 0.7, "baselines": {"chance": 0.1, "pixels": 0.3}, "similarity": 0.57},
+    ...     "labels": {"floor": 0.15, "per_doubling": 0.01, "standard_error": 0.002},
+    ... }
+    >>> found = decide(evidence)
+    >>> found["option"], found["tune"], round(found["expected_gain"]["tune-all"]["mean"], 3)
+    ('tune-all', 'all', 0.068)
+    """
+    gains = _gains(evidence)
+    cell = _cell(evidence)
+    tolerance = _tolerance(evidence)
+    held = {option: gain["mean"] for option, gain in gains.items() if gain is not None}
+    if not _earlier_is_better(evidence):
+        held.pop("stage", None)
+    best = max(held.values())
+    option = next(one for one in OPTIONS if one in held and held[one] >= best - tolerance)
+    more_labels = _labels_pay(evidence, gains)
+    return {
+        "option": option,
+        "tune": {"tune-last": LAST, "tune-all": "all"}.get(option),
+        "layer": evidence["best_layer"] if option == "stage" else evidence["layer"],
+        "more_labels": more_labels,
+        "cell": cell,
+        "expected_gain": gains,
+        "reasons": _reasons(evidence, gains, cell, option, tolerance),
+        "warnings": _warnings(evidence, option),
+    }
+
+
+def tuned_share(images: int, per_class: float, similarity: float) -> float:
+    """Share of the probe's mistakes that tuning everything is expected to remove.
+
+    Examples
+    --------
+    >>> round(tuned_share(1000, 100, 0.5), 2), tuned_share(100, 10, 0.5), tuned_share(10**6, 1000, 0.0)
+    (0.23, 0.0, 0.75)
+    """
+    if per_class < FEW or images <= NOTHING:
+        return 0.0
+    far, near = RATES
+    return min(MOST, (far + (near - far) * similarity) * math.log10(images / NOTHING))
+
+
+def _similarity(evidence: Mapping[str, Any]) -> float:
+    """What counts: neighbours say nothing of features pretrained by masking, which is as if they knew no class."""
+    return 0.0 if evidence.get("masked") else evidence["similarity"]
+
+
+def _gains(evidence: Mapping[str, Any]) -> dict[str, dict[str, float] | None]:
+    error = 1 - evidence["top1"]
+    all_ = error * tuned_share(evidence["images"], evidence["per_class"]["median"], _similarity(evidence))
+    return {
+        "linear": _range(0.0, 0.0, 0.0),
+        "stage": _stage_gain(evidence),
+        "tune-last": _range(*(LAST_SHARE * all_ * factor for factor in (SPREAD[0], 1, SPREAD[1]))),
+        "tune-all": _range(*(all_ * factor for factor in (SPREAD[0], 1, SPREAD[1]))),
+    }
+
+
+def _range(low: float, mean: float, high: float) -> dict[str, float]:
+    return {"low": low, "mean": mean, "high": high}
+
+
+def _stage_gain(evidence: Mapping[str, Any]) -> dict[str, float] | None:
+    """Of the chosen earlier layer, or else of the best one, with 95 % of noise."""
+    earlier = [row for row in evidence["layers"] if row["layer"] != evidence["layer"]]
+    if not earlier:
+        return None
+    chosen = [row for row in earlier if row["layer"] == evidence["best_layer"]]
+    top1, last = max(row["top1"] for row in chosen or earlier), evidence["top1"]
+    noise = 1.96 * math.sqrt((top1 * (1 - top1) + last * (1 - last)) / evidence["measured"])
+    return _range(top1 - last - noise, top1 - last, top1 - last + noise)
+
+
+def _earlier_is_better(evidence: Mapping[str, Any]) -> bool:
+    """Whether a layer before the last is better than noise, and by as much as is worth a word."""
+    gain = _stage_gain(evidence)
+    return evidence["best_layer"] != evidence["layer"] and gain is not None and gain["mean"] >= WORTH
+
+
+def _cell(evidence: Mapping[str, Any]) -> dict[str, str]:
+    large = evidence["images"] >= SMALL and evidence["per_class"]["median"] >= FEW
+    similar = _similarity(evidence) >= SIMILAR and not _earlier_is_better(evidence)
+    size, similarity = "large" if large else "small", "similar" if similar else "different"
+    return {"size": size, "similarity": similarity, "table": TABLE[size, similarity]}
+
+
+def standard_error(evidence: Mapping[str, Any]) -> float:
+    """Of the probe's top-1; as of one mistake where there is none."""
+    n = evidence["measured"]
+    error = max(1 - evidence["top1"], 1 / n)
+    return math.sqrt(error * (1 - error) / n)
+
+
+def _tolerance(evidence: Mapping[str, Any]) -> float:
+    return max(WORTH, standard_error(evidence))
+
+
+def _labels_pay(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> bool:
+    """Whether twice the labels gain a point, beyond one standard error, and more than any depth of tuning."""
+    labels = evidence["labels"]
+    if labels is None:
+        return False
+    sure = labels["per_doubling"] - labels["standard_error"]
+    return sure >= WORTH and labels["per_doubling"] > gains["tune-all"]["mean"]
+
+
+# -- sentences ----------------------------------------------------------------------------------------------------
+
+
+def _reasons(
+    evidence: Mapping[str, Any], gains: Mapping[str, Any], cell: Mapping[str, str], option: str, tolerance: float
+) -> list[str]:
+    error = f"{_percent(1 - evidence['top1'])} ± {100 * standard_error(evidence):.1f}"
+    return [
+        _size_reason(evidence, cell),
+        _similarity_reason(evidence, cell),
+        f"The probe is wrong on {error} of new images, of which tuning the whole network is expected to mend "
+        f"{_points(gains['tune-all']['mean'])}.",
+        *_stage_reason(evidence, gains),
+        *_labels_reason(evidence, gains),
+        _choice_reason(gains, option, tolerance),
+        *_table_reason(cell, option),
+    ]
+
+
+def _size_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> str:
+    median = evidence["per_class"]["median"]
+    limit = f"{FEW} per class" if median < FEW else f"{SMALL:,} images"
+    side = "below" if cell["size"] == "small" else "at or above"
+    return (
+        f"{evidence['images']:,} training images of {evidence['classes']} classes, {median:g} per class, are a "
+        f"{cell['size']} number: {side} {limit}."
+    )
+
+
+def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> str:
+    if evidence.get("masked"):
+        return "Neighbours say nothing of a backbone pretrained by masking, so the data count as different."
+    name = max(evidence["baselines"], key=evidence["baselines"].get)
+    said = (
+        f"Nearest neighbours by cosine, which learn nothing, are right on {_percent(evidence['knn'])}, and {name} "
+        f"on {_percent(evidence['baselines'][name])}: {_percent(evidence['similarity'])} of the way to no mistake"
+    )
+    if evidence["similarity"] >= SIMILAR and cell["similarity"] == "different":
+        return f"{said}, but an earlier layer serves better than the last, so the data count as different."
+    return f"{said}, so the data count as {cell['similarity']}."
+
+
+def _stage_reason(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> list[str]:
+    if gains["stage"] is None:
+        return []
+    if not _earlier_is_better(evidence):
+        least = f"one standard error and {_points(WORTH)}"
+        return [f"No earlier layer beats {evidence['layer']} by more than {least}."]
+    by = _points(gains["stage"]["mean"])
+    return [f"A probe on {evidence['best_layer']} beats one on {evidence['layer']} by {by}."]
+
+
+def _labels_reason(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> list[str]:
+    labels = evidence["labels"]
+    if labels is None:
+        return []
+    said = (
+        f"Twice the labels would take {100 * labels['per_doubling']:.1f} ± {100 * labels['standard_error']:.1f} points "
+        f"off the probe's error, and any number of them would leave an error of about {_percent(labels['floor'])}"
+    )
+    if _labels_pay(evidence, gains):
+        return [f"{said}: labels pay more than tuning."]
+    return [f"{said}."]
+
+
+def _choice_reason(gains: Mapping[str, Any], option: str, tolerance: float) -> str:
+    within = f"within {_points(tolerance)} of the best"
+    if option == OPTIONS[-1]:
+        return f"No cheaper option is expected to come {within}."
+    why = "" if tolerance == WORTH else ", which is one standard error here"
+    return f"It is the cheapest option that is expected to come {within}{why}."
+
+
+def _table_reason(cell: Mapping[str, str], option: str) -> list[str]:
+    if cell["table"] == option:
+        return []
+    return [
+        f"The lectures' table has {cell['table']} for {cell['size']} and {cell['similarity']}; the gains overrule it."
+    ]
+
+
+def _warnings(evidence: Mapping[str, Any], option: str) -> list[str]:
+    found = []
+    if evidence.get("masked"):
+        found.append(
+            "The linear probe misleads for backbones pretrained by masking: of a MAE ViT-B on ImageNet, lightly's "
+            "benchmarks have neighbours at 11.2 %, the probe at 46.0 % and the tuned network at 81.3 %."
+        )
+    if evidence["per_class"]["median"] < FEW:
+        found.append(f"With fewer than {FEW} images per class all figures here are rough; label more before tuning.")
+    if len(evidence["layers"]) == 1:
+        found.append(
+            "The store holds one layer, so whether an earlier one serves better is unknown: extract --layers stages."
+        )
+    if option.startswith("tune"):
+        found.append(
+            "Expected gains are averages of published tasks, which range from none to twice that; and on images from "
+            "elsewhere a tuned network may do worse than the probe (Kumar et al. 2022)."
+        )
+    return found
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f} points"

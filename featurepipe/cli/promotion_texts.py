@@ -1,0 +1,141 @@
+"""Results of the commands about promotion, as people read them."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+from typing import Any
+
+from featurepipe.cli.texts import columns, figures_line, percent
+
+WIDTH = 100
+SAID = {
+    "linear": "keep the linear probe on {layer}",
+    "stage": "probe the earlier layer {layer}",
+    "tune-last": "tune the last blocks",
+    "tune-all": "tune the whole network, with small learning rates",
+}
+PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
+NAMES = {
+    "linear": "linear probe on {layer}",
+    "stage": "linear probe on {layer}",
+    "tune-last": "tune the last blocks",
+    "tune-all": "tune the whole network",
+}
+
+
+def advise_text(result: dict[str, Any]) -> str:
+    """The result of `advise`: the advice first, then what it rests on."""
+    evidence, cell = result["evidence"], result["cell"]
+    said = SAID[result["option"]].format(layer=result["layer"])
+    more = "; better still, label more images" if result["more_labels"] else ""
+    blocks = [
+        [f"{result['backbone']} on {result['store']}: {cell['size']} data, {PRETRAINING[cell['similarity']]}"],
+        [f"→ {said}{more}", *_hanging(_promise(result), "  "), f"  $ {result['next']}"],
+        _options(result),
+        [
+            f"why (no figure is of the split that probe reports; {evidence['measured']:,} images, "
+            f"{evidence['measured_on']})",
+            *(line for reason in result["reasons"] for line in _hanging(reason, "  - ")),
+        ],
+        ["evidence", *(f"  {line}" for line in _layers(evidence)), *_figures(evidence)],
+    ]
+    if result["warnings"]:
+        warnings = (line for warning in result["warnings"] for line in _hanging(warning, "  - "))
+        blocks.append(["mind", *warnings])
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _promise(result: dict[str, Any]) -> str:
+    """What the option is expected to bring and to cost, in a line."""
+    option, cost = result["option"], result["cost_minutes"]
+    gain = result["expected_gain"][option]
+    if option == "linear":
+        best = result["expected_gain"]["tune-all"]
+        spent = f"would take {_duration(cost['tune-all'])} and " if cost else ""
+        return f"Tuning the whole network {spent}is expected to gain {_gain(best)}."
+    time = f", in {_duration(cost[option])}" if cost and option != "stage" else ""
+    return f"Expected on new images: {_gain(gain)}{time}."
+
+
+def _options(result: dict[str, Any]) -> list[str]:
+    evidence, cost = result["evidence"], result["cost_minutes"]
+    earlier = evidence["layers"][:-1]
+    layers = {
+        "linear": evidence["layer"],
+        "stage": max(earlier, key=lambda row: row["top1"])["layer"] if earlier else None,
+    }
+    if result["option"] == "stage":
+        layers["stage"] = result["layer"]
+    rows = [["", "option", "points on new images", "", "time"]]
+    for option, gain in result["expected_gain"].items():
+        if gain is None:
+            continue
+        mark = "→" if option == result["option"] else ""
+        time = "seconds" if layers.get(option) else _duration(cost[option]) if cost else "unknown"
+        between = "" if gain["high"] == gain["low"] else f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
+        name = NAMES[option].format(layer=layers.get(option))
+        rows.append([mark, name, "0" if gain["high"] == gain["low"] else f"{100 * gain['mean']:+.1f}", between, time])
+    lines = columns(rows, left=2)
+    where = f" (a forward pass here took {1000 * evidence['seconds_per_image']:.1f} ms per image on " if cost else ""
+    basis = f"{where}{evidence['device']}, {evidence['epochs']} epochs)" if cost else ""
+    return [f"expected against the linear probe{basis}", *(f"  {line}" for line in lines)]
+
+
+def _layers(evidence: dict[str, Any]) -> list[str]:
+    rows = [["layer", "width", "ridge top-1", "LogME"]]
+    for row in evidence["layers"]:
+        rows.append([row["layer"], str(row["width"]), percent(row["top1"]), f"{row['logme']:.2f}"])
+    return columns(rows, left=1)
+
+
+def _figures(evidence: dict[str, Any]) -> list[str]:
+    baselines = ", ".join(f"{name} {percent(top1)}" for name, top1 in evidence["baselines"].items())
+    lines = [
+        f"  ridge probe     right on {percent(evidence['train_top1'])} of the images it was fitted to, "
+        f"{percent(evidence['top1'])} of new ones",
+        f"  neighbours      right on {percent(evidence['knn'])}; {baselines}: similarity {evidence['similarity']:.2f}",
+    ]
+    if evidence["labels"] is not None:
+        curve = evidence["labels"]["curve"]
+        points = ", ".join(f"{percent(1 - point['error'])} with {point['images']:,}" for point in curve)
+        lines.append(f"  labels          {points}")
+    return lines
+
+
+def _gain(gain: dict[str, float]) -> str:
+    mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} points ({low:+.1f} to {high:+.1f})" if high > 0.05 else "nothing"
+
+
+def _duration(minutes: float) -> str:
+    """A time as one would say it."""
+    if minutes < 1:
+        return "under a minute"
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
+
+
+def _hanging(text: str, bullet: str) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+
+
+def finetune_text(result: dict[str, Any]) -> str:
+    """The result of `finetune`: what was kept and what it is worth, beside the probe."""
+    told, on = result["finetuning"], result["evaluated_on"]
+    curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
+    start = "its probe" if told["start"] == "probe" else "a random head"
+    lines = [
+        f"{told['of']}, {told['tune']} tuned from {start}: {len(curve) - 1} epochs, {told['stopped']}",
+        f"  validation     before tuning {percent(curve[0]['top1'])}, epoch {best} {percent(curve[best]['top1'])} "
+        f"(on {validation['on']}, n={validation['n']})",
+        figures_line(result[on], on),
+    ]
+    beside = [f"probe {percent(told['probe']['top1'])}"] if told["promoted"] else []
+    beside += [f"from scratch {percent(told['scratch']['top1'])}"] if told["scratch"] else []
+    lines += [f"  {'beside':<14} {', '.join(beside)}"] if beside else []
+    if told["advice"] and told["advice"]["tune"] is None:
+        lines.append("  the file holds the probe; for the reasons: featurepipe advise")
+    elif not told["promoted"]:
+        lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
+    return "\n".join([*lines, f"model → {result['model']}"])

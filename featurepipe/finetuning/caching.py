@@ -1,0 +1,161 @@
+"""Training from cached activations: the frozen bottom runs once for each view of an image, not once for each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurepipe.backbones import Backbone, Transform, View
+from featurepipe.backbones.networks import autocast
+from featurepipe.errors import FinetuningError
+from featurepipe.finetuning.activations import Activations, cache
+from featurepipe.finetuning.batches import Samples, Step, epoch_order
+from featurepipe.finetuning.depths import ALL, HEAD, trainable
+from featurepipe.finetuning.networks import Forward, training_precision
+from featurepipe.finetuning.peers import Peers
+from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.finetuning.splitting import split
+from featurepipe.stores import Row
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CachedBatches:
+    """Training images as what the frozen bottom made of them.
+
+    Parameters
+    ----------
+    samples : Samples
+        None of them rejected.
+    activations : Activations
+    recipe : Recipe
+    device : str
+
+    Notes
+    -----
+    Epoch n takes the images in the order in which `featurepipe.finetuning.PixelBatches` takes them, and view number n,
+    of as many as there are: the first of these epochs are the same, the later ones see the first ones' views again.
+    """
+
+    def __init__(self, samples: Samples, activations: Activations, recipe: Recipe, device: str) -> None:
+        self.samples, self._activations, self._recipe, self._device = samples, activations, recipe, device
+        self._digests = np.array([one.digest for one in samples.images], object)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
+        """The batches of an epoch, from the `first` on; the next one is read while one is learned from.
+
+        Raises
+        ------
+        ShardCorrupt
+            A row that fails its checksum.
+        """
+        import torch
+
+        order, size = epoch_order(len(self), self._recipe.seed, number), self._recipe.batch_size
+        parts = [order[start : start + size] for start in range(first * size, len(order), size)]
+        view = (number - 1) % len(self._activations.views)
+
+        def read(part: np.ndarray) -> Step:
+            rows = self._activations.rows(view, self._digests[part])  # (B, …) each
+            tensors = tuple(torch.from_numpy(one).to(self._device) for one in rows)
+            return Step(tensors, torch.from_numpy(self.samples.targets[part]).to(self._device))
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(read, parts[0]) if parts else None
+            for following in [*parts[1:], None]:
+                step = waiting.result()
+                waiting = None if following is None else pool.submit(read, following)
+                yield step
+
+
+def why_not(recipe: Recipe, precision: str, peers: Peers) -> str | None:
+    """Why a recipe cannot be trained from cached activations; None if it can.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    precision : str
+        The backbone's own, which the activations are computed in.
+    peers : Peers
+    """
+    if recipe.tune in (HEAD, ALL):
+        return "nothing below it is frozen" if recipe.tune == ALL else "the head alone is trained"
+    if recipe.mixup:
+        return "mixup mixes pixels"
+    if training_precision(recipe, precision) != precision:
+        return f"activations are computed in {precision}, and training in {recipe.precision}"
+    return "several processes train" if peers.world > 1 else None
+
+
+def cached_batches(
+    backbone: Backbone,
+    samples: Samples,
+    recipe: Recipe,
+    rows: Sequence[Row],
+    root: Path,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[str, int], Any],
+    note: Callable[[str], object],
+) -> tuple[CachedBatches, Forward]:
+    """Split a network, cache what its frozen part makes of the training images, and give batches of that.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Whose network is to be tuned.
+    samples : Samples
+    recipe : Recipe
+    rows, root : sequence of Row, Path
+        The same images, as a store's manifest has them.
+    folder : Path
+        Of the store of activations.
+    workers, progress, note
+        As for `featurepipe.finetuning.activations.cache`.
+
+    Returns
+    -------
+    batches : CachedBatches
+    forward : callable
+        What a batch holds → float32 (B, D), through the network's own parameters.
+
+    Raises
+    ------
+    FinetuningError
+        A network that cannot be split.
+    StoreError
+        The disk has no room.
+    """
+    trained = trainable(backbone.module, recipe.tune, backbone.name)
+    parts = split(backbone.module, trained, backbone.transform.input_size, backbone.name)
+    options = {"workers": workers, "progress": progress, "note": note}
+    held = cache(folder, rows, root, backbone, parts, _views(backbone.transform, recipe), **options)
+    kept = np.array([one.digest not in held.rejects for one in samples.images], bool)
+    if not kept.any():
+        raise FinetuningError(f"no image can be read any more: {next(iter(held.rejects.values()))}; put them back")
+    samples = Samples(
+        [one for one, is_kept in zip(samples.images, kept, strict=True) if is_kept], samples.targets[kept]
+    )
+    device = next(backbone.module.parameters()).device
+
+    def forward(*tensors: torch.Tensor) -> torch.Tensor:
+        with autocast(device, backbone.spec["precision"]):
+            return parts.top(*tensors)
+
+    return CachedBatches(samples, held, recipe, backbone.device), forward
+
+
+def _views(transform: Transform, recipe: Recipe) -> list[Transform]:
+    """What `featurepipe.finetuning.PixelBatches` shows in as many epochs, from the first."""
+    if recipe.augment == NO_AUGMENTATION:
+        return [transform]
+    return [View.of(transform, recipe.augment, recipe.seed, number) for number in range(1, recipe.views + 1)]

@@ -1,0 +1,235 @@
+"""The section on fine-tuning: what was tuned, whether it paid beside the probe, how it went, and by which recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from featurepipe.reports.drawings import bars, curves
+from featurepipe.reports.intervals import wilson
+from featurepipe.reports.markup import Html, join, percent, section, table, tag, wilson_text
+from featurepipe.reports.sections import NINETY_FIVE, is_tuned
+
+TICKS = 10  # epochs named below a curve
+TUNED, PROBE, SCRATCH = "fine-tuned", "the probe", "from scratch"
+STARTS = {
+    "probe": "where the probe stopped, with its head and the weights below it",
+    "random head": "with a random head on the pretrained weights",
+    "scratch": "from random weights, those of the head and of all below it",
+}
+
+
+def finetuning(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """All about how a network was tuned, or tuned in vain; nothing on a mere probe.
+
+    Parameters
+    ----------
+    card : mapping
+        Of a model file; its key ``finetuning`` is what the section draws.
+    figures : mapping
+        Of the reported split.
+    """
+    tuning = card.get("finetuning")
+    if tuning is None:
+        return Html()
+    return section(
+        "Fine-tuning",
+        tag("p", _what(tuning)),
+        _verdict(card, figures) if tuning["promoted"] else _refusal(tuning),
+        _beside(card, figures),
+        *_courses(tuning),
+        _epochs(tuning),
+        tag("h3", "Recipe"),
+        _recipe(tuning["recipe"]),
+    )
+
+
+def _what(tuning: Mapping[str, Any]) -> str:
+    """Which part of the network, from where, for how long."""
+    share = percent(tuning["tuned_parameters"] / max(tuning["parameters"], 1))
+    best = tuning["best_epoch"]
+    parts = [
+        f"{_depth(tuning['tune'])}: {tuning['tuned_parameters']:,} of {tuning['parameters']:,} parameters ({share}).",
+        f"Training started {STARTS[tuning['start']]}.",
+        "What lies below the tuned layers was computed once and kept." if tuning["cached_bottom"] else "",
+        f"{_ended(tuning['stopped'], tuning['curve'][-1]['epoch'])}; in all it took {_duration(tuning['seconds'])}.",
+        f"Validation data ({_validation(tuning)}) chose epoch {best}." if tuning["promoted"] else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def _depth(tune: str) -> str:
+    """How deep, in words."""
+    if tune == "head":
+        return "Only the head was tuned"
+    if tune == "all":
+        return "The whole network was tuned"
+    if tune.startswith("last-"):
+        count = int(tune.removeprefix("last-"))
+        return "The last block was tuned" if count == 1 else f"The last {count} blocks were tuned"
+    return f"The network was tuned from {tune.removesuffix('+')} on"
+
+
+def _ended(stopped: str, epoch: int) -> str:
+    """Why no further epoch was tried."""
+    if stopped in ("interrupted", "failed"):
+        how = "was interrupted" if stopped == "interrupted" else "failed"
+        return f"It {how} after epoch {epoch}, and what was best then stands"
+    early, colon, why = stopped.partition(": ")
+    return f"It ended {early}, with epoch {epoch}" + (f" ({why})" if colon else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 100 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def _validation(tuning: Mapping[str, Any]) -> str:
+    on, n = tuning["validation"]["on"], tuning["validation"]["n"]
+    return f"{on}, {n:,} images"
+
+
+def _origin(tuning: Mapping[str, Any]) -> str:
+    """What epoch 0 is called."""
+    return "the probe itself" if tuning["start"] == "probe" else "what tuning started from"
+
+
+def _refusal(tuning: Mapping[str, Any]) -> Html:
+    """Why the file holds the probe after all."""
+    zero, *epochs = tuning["curve"]
+    text = (
+        f" On validation data ({_validation(tuning)}) no epoch was better than {_origin(tuning)}, so that this file "
+        "holds the probe, on the frozen backbone as it was; the figures of this page are the probe's."
+    )
+    tried = [epoch for epoch in epochs if epoch["top1"] is not None]
+    if tried:
+        best = max(tried, key=lambda epoch: (epoch["top1"], -(epoch["log_loss"] or 0.0)))
+        text += f" The highest top-1 of an epoch was {percent(best['top1'])} (epoch {best['epoch']}, log-loss "
+        text += f"{_loss(best['log_loss'])})"
+        text += f"; that of {_origin(tuning)} is {percent(zero['top1'])} (log-loss {_loss(zero['log_loss'])})."
+    return tag("div", tag("b", "Fine-tuning did not pay."), text, class_="box")
+
+
+def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """The tuned network beside the probe, with how sure that is."""
+    tuning, where = card["finetuning"], card["evaluated_on"]
+    probe, top1 = tuning["probe"], figures["top1"]
+    if probe is None:
+        return tag("p", f"The probe's figures on {where} are not known, so nothing can be said of what tuning gained.")
+    name = "the probe that it started from" if tuning["start"] == "probe" else "the probe"
+    points, low, high = 100 * (top1 - probe["top1"]), *wilson(top1, figures["n"])
+    pair = f"{percent(top1)} against {percent(probe['top1'])} top-1 on {where}"
+    losses = f"log-loss {figures['log_loss']:.3f} against {probe['log_loss']:.3f} nats"
+    interval = f"the {NINETY_FIVE} interval of the tuned network, {wilson_text(top1, figures['n'])}"
+    if abs(points) < 0.05:  # which would be shown as 0.0
+        said = f"On {where} the tuned network is as often right as {name}"
+    else:
+        said = f"The tuned network is {abs(points):.1f} percentage points {'above' if points > 0 else 'below'} {name}"
+    text = f": {pair}; {losses}."
+    if low <= probe["top1"] <= high:
+        text += f" The probe's figure lies inside {interval}: the difference may be chance." if points else ""
+    else:
+        text += f" The probe's figure lies outside {interval}."
+    if points < 0:
+        text += " Validation data, which decided, had favoured tuning; on these images it does not pay."
+    return tag("p", tag("b", said), text)
+
+
+def _beside(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+    """Bars of what was measured on the reported split."""
+    tuning, where = card["finetuning"], card["evaluated_on"]
+    values = {"this model" if is_tuned(card) else "this probe": figures["top1"]}
+    if is_tuned(card) and tuning["probe"] is not None:
+        values[PROBE] = tuning["probe"]["top1"]
+    scratch, said = tuning["scratch"], ""
+    if scratch is not None:
+        values[SCRATCH] = scratch["top1"]
+        said = (
+            " From scratch: the same architecture from random weights, by the same recipe but for what spares "
+            f"pretrained ones; epoch {scratch['best_epoch']} of {scratch['curve'][-1]['epoch']}, "
+            f"{_duration(scratch['seconds'])}."
+        )
+    if len(values) == 1:
+        return Html()
+    what = f"Top-1 on {where}; whiskers: {NINETY_FIVE} Wilson intervals.{said}"
+    return join(bars(values, figures["n"]), tag("small", what))
+
+
+def _courses(tuning: Mapping[str, Any]) -> list[Html]:
+    """Validation figures by epoch, those from scratch among them."""
+    scratch = tuning["scratch"]["curve"] if tuning["scratch"] else []
+    said = f"On validation data: {_validation(tuning)}. Epoch 0 is {_origin(tuning)}, before any step."
+    said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
+    said += "; on these very images, so that its figures here flatter a little." if tuning["best_epoch"] else "."
+    parts = [_charts({TUNED: tuning["curve"]}, tuning, ""), tag("small", said)]
+    if scratch:  # far below mostly: drawn with it, what tuning gained would not be seen
+        what = ", with training from scratch"
+        parts.append(_charts({TUNED: tuning["curve"], SCRATCH: scratch}, tuning, what))
+    return parts
+
+
+def _charts(courses: Mapping[str, Sequence[Mapping[str, Any]]], tuning: Mapping[str, Any], what: str) -> Html:
+    """Top-1 and log-loss of some courses, over the level of the probe."""
+    epochs = sorted({step["epoch"] for course in courses.values() for step in course})
+    every = math.ceil(len(epochs) / TICKS)
+    first = "probe" if tuning["start"] == "probe" else "start"
+    labels = ["" if i % every else first if epoch == 0 else f"{epoch}" for i, epoch in enumerate(epochs)]
+    charts = []
+    for key, name, scale in (("top1", "top-1 in %", 100), ("log_loss", "log-loss in nats", 1)):
+        lines = {course: _line(steps, key, epochs) for course, steps in courses.items()}
+        level = tuning["curve"][0][key]
+        if tuning["start"] == "probe" and level is not None:  # from end to end, to see what is above it
+            lines = {PROBE: [(level,) * 3, *[None] * (len(epochs) - 2), (level,) * 3], **lines}
+        if any(point is not None for line in lines.values() for point in line):
+            charts.append(curves(f"{name}, by epoch{what}", epochs, labels, lines, scale, tuning["best_epoch"]))
+    return tag("div", *charts, class_="pair")
+
+
+def _line(course: Sequence[Mapping[str, Any]], key: str, epochs: Sequence[int]) -> list[tuple | None]:
+    """A course's points at the given epochs; None where it has none."""
+    values = {step["epoch"]: step[key] for step in course}
+    return [None if values.get(epoch) is None else (values[epoch],) * 3 for epoch in epochs]
+
+
+def _epochs(tuning: Mapping[str, Any]) -> Html:
+    """The table of epochs, to be opened."""
+    head = ["epoch", "train loss", "top-1", "log-loss", "learning rate", "seconds"]
+    parts = [tag("summary", "Epoch by epoch"), table(head, *_rows(tuning["curve"], tuning["best_epoch"]))]
+    if tuning["scratch"]:
+        parts += [tag("h3", "From scratch")]
+        parts += [table(head, *_rows(tuning["scratch"]["curve"], tuning["scratch"]["best_epoch"]))]
+    return tag("details", *parts)
+
+
+def _rows(course: Sequence[Mapping[str, Any]], best: int) -> tuple[list[list[str]], list[bool]]:
+    rows = [
+        [
+            str(step["epoch"]),
+            _loss(step["train_loss"]),
+            "–" if step["top1"] is None else percent(step["top1"]),
+            _loss(step["log_loss"]),
+            "–" if step["lr"] is None else f"{step['lr']:.2g}",
+            "–" if step["seconds"] is None else f"{step['seconds']:.1f}",
+        ]
+        for step in course
+    ]
+    return rows, [step["epoch"] == best for step in course]
+
+
+def _loss(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.3f}"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> Html:
+    """Every switch and what it stood on, in two tables side by side where there is room."""
+    rows = [[tag("small", name.replace("_", " ")), _setting(value)] for name, value in recipe.items()]
+    half = math.ceil(len(rows) / 2)
+    return tag("div", *(table([], part, class_="words") for part in (rows[:half], rows[half:])), class_="pair")
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

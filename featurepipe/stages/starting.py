@@ -1,0 +1,137 @@
+"""What fine-tuning starts from: the probe, fitted without the images that tuning is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import finetuning, manifests, models, probes
+from featurepipe.errors import FinetuningError
+from featurepipe.finetuning import Head, Recipe, Samples
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.holding import hold
+from featurepipe.stages.listening import Listener
+from featurepipe.stages.preparing import Parts, Prepared
+from featurepipe.stages.probing import fit_parts, held_notes
+from featurepipe.stores import Pending
+
+
+@dataclass(frozen=True)
+class Start:
+    """What tuning starts from, and what it has to beat.
+
+    Attributes
+    ----------
+    found : Prepared
+    parts : Parts
+        Its rows with their embeddings.
+    train, validation : FeatureMatrix
+        What is learned from, and what is validated on: no row of them is reported.
+    validated_on : str
+    probe : Probe
+        Fitted on all rows but those that are reported; it stands if tuning does not pay.
+    head : Head
+        The probe, fitted without the validation rows.
+    figures : dict
+        Of the probe without the validation rows, on their embeddings.
+    seen : ndarray of uint64
+        Contents that the promoted model has seen; see `featurepipe.models.Model`.
+    notes : list of str
+    """
+
+    found: Prepared
+    parts: Parts
+    train: FeatureMatrix
+    validation: FeatureMatrix
+    validated_on: str
+    probe: probes.Probe
+    head: Head
+    figures: dict[str, Any]
+    seen: np.ndarray
+    notes: list[str]
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Content digest → file."""
+        store = self.found.store
+        return {row.digest: store.root / row.sample.path for row in store.rows() if row.digest}
+
+    def samples(self, part: FeatureMatrix) -> Samples:
+        """Rows as images and class numbers."""
+        images = [Pending(digest, self.files[digest]) for digest in part.digests]
+        return Samples(images, np.searchsorted(self.head.classes, part.y).astype(np.int64))
+
+
+def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: int | None, listener: Listener) -> Start:
+    """Fit the probe, and once more without what tuning will be validated on."""
+    kind = "logistic" if loaded is None else loaded.kind
+    found.announce(listener, f"{kind} probe")
+    check_classes(loaded, set(found.samples.y))
+    parts = hold(found.entry, found.samples, kind, limit)
+    train, validation, validated_on = _hold_out(parts, recipe.seed)
+    class_weight = recipe.class_weight if loaded is None else loaded.card.get("class_weight")
+    classes, notes, seen = np.unique(train.y), held_notes(parts), np.zeros(0, np.uint64)
+    if loaded is None:
+        probe = fit_parts(kind, parts, None, recipe.seed, class_weight)
+    else:
+        probe, seen = _own_probe(loaded, classes), loaded.seen
+        notes += _seen_notes(loaded, parts)
+    if loaded is not None and not loaded.has_seen(validation.digests).any():
+        fitted = probe
+    else:
+        options = {"groups": train.digests, "class_weight": class_weight, "seed": recipe.seed}
+        fitted = probes.fit(kind, train.X, train.y, value=probe.chosen, **options, keep=parts.elsewhere is None)
+        if loaded is not None:
+            notes.append(
+                f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them"
+            )
+    weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
+    strength = probe.chosen if kind == "logistic" else 1.0  # of the other kinds it is no C
+    figures = probes.evaluate(finetuning.head_estimator(weight, bias, classes, strength), validation.X, validation.y)
+    if recipe.head == finetuning.RANDOM:
+        weight, bias = finetuning.random_head(*weight.shape, recipe.seed)
+    head = Head(weight, bias, classes, strength)
+    return Start(found, parts, train, validation, validated_on, probe, head, figures, seen, notes)
+
+
+def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
+    """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
+    chosen = loaded.card["selection"]["chosen"]
+    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, chosen, loaded.card["selection"]["on"])
+    if probe.classes.tolist() == classes.tolist():
+        return probe
+    head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)
+    return replace(probe, kind="logistic", estimator=finetuning.head_estimator(*head, classes, 1.0), temperature=1.0)
+
+
+def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
+    """A note where the model has learned from what is reported."""
+    count = int(loaded.has_seen(parts.report.digests).sum())
+    return [f"the model has seen {count} of the {parts.reported} images before: figures flatter"] if count else []
+
+
+def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, str]:
+    """Rows to learn from and rows to validate on: val where test is reported, else a fifth of train."""
+    if parts.select is not None:
+        return parts.train, parts.select, "val"
+    out = np.array(manifests.hold_out(parts.train.y.tolist(), parts.train.digests.tolist(), seed=seed))
+    if not out.any():
+        raise FinetuningError(
+            "every class has a single training image, so none can be held back to validate on; add some"
+        )
+    return parts.train.take(~out), parts.train.take(out), f"a fifth of train, held back here, seed {seed}"
+
+
+def check_classes(loaded: models.Model | None, labels: Collection[str | None]) -> None:
+    """Refuse data that lack a class of the model's, which tuning would unlearn."""
+    for label in () if loaded is None else map(str, loaded.classes.tolist()):
+        if label not in labels:
+            raise FinetuningError(
+                f"no image shows {label!r}, which the model knows and tuning would unlearn; add some, or tune from a "
+                "store of these images instead of the model"
+            )

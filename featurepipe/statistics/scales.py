@@ -1,0 +1,59 @@
+"""What features are divided by, so that one penalty suits them all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROUNDING = 1e-6  # of float32 features: what is smaller than this, beside what it is part of, holds nothing else
+FEW = 10  # rows, below which features share a scale
+
+
+def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Which features are constant but for rounding: they deviate by less than 1e-6 of their mean.
+
+    Float32, in which embeddings are kept, has seven digits, so that standardising such a feature would blow up rounding
+    into a feature like the others. scikit-learn's rule has the sixteen digits of float64 in mind.
+
+    Parameters
+    ----------
+    deviations, means : ndarray, shape (D,)
+
+    Returns
+    -------
+    ndarray of bool, shape (D,)
+    """
+    return deviations <= ROUNDING * np.abs(means)
+
+
+def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) -> np.ndarray:
+    """What standardised features are divided by: each by its own deviation, or, of fewer than ten rows, all by one.
+
+    The deviation of a few rows says little of a feature. Of two rows it is half their difference: divided by it every
+    feature becomes −1 and 1, whatever tells the rows apart, and the many that hold noise outvote those that do not. So
+    few rows share one scale, the root mean square of the deviations. Either way the variances of the features add up to
+    their number, so that the same strengths suit both.
+
+    Parameters
+    ----------
+    deviations : ndarray, shape (D,)
+        Standard deviations (over n).
+    constant : ndarray of bool, shape (D,)
+        Of the features that are constant, which take no part in the common scale.
+    rows : float
+        How many rows the deviations are of, or what these weigh together.
+
+    Returns
+    -------
+    ndarray of float64, shape (D,)
+        1 for a constant feature.
+
+    Examples
+    --------
+    >>> deviations, constant = np.array([1.0, 7, 0]), np.array([False, False, True])
+    >>> feature_scales(deviations, constant, 10).tolist(), feature_scales(deviations, constant, 9).tolist()
+    ([1.0, 7.0, 1.0], [5.0, 5.0, 1.0])
+    """
+    scales = deviations
+    if round(rows) < FEW and not constant.all():  # weights may add up to a little less than the rows
+        scales = np.sqrt(np.mean(deviations[~constant] ** 2))
+    return np.where(constant, 1.0, scales)

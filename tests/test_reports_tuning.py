@@ -1,0 +1,374 @@
+"""The page of a model whose network was tuned, or was tuned in vain."""
+
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from featurepipe import models, probes, reports
+
+NAMES = ("ant", "bee", "wasp")
+
+
+def step(c, top1):
+    return {"C": c, "top1": top1, "log_loss": 0.5, "converged": True}
+
+
+def make(where="test", n=60):
+    """A model with the card of a probe, whose figures are those of a real classifier."""
+    truth = np.arange(n) % len(NAMES)
+    X = np.eye(len(NAMES))[truth] + 0.45 * np.random.default_rng(0).normal(size=(n, len(NAMES)))
+    estimator = LogisticRegression().fit(X, np.array(NAMES)[truth])
+    figures = probes.evaluate(estimator, X, np.array(NAMES)[truth])
+    card = {
+        "data": {"root": "photos/insects", "samples": 4321, "classes": len(NAMES)},
+        "splits": {"train": 3000, "val": 1000, "test": n} if where == "test" else {"train": 3000, "val": n, "test": 0},
+        "split_source": "given",
+        "evaluated_on": where,
+        "selection": {"on": "val", "chosen": 0.1, "path": [step(0.01, 0.6), step(0.1, 0.9)]},
+        "val": figures if where == "val" else {"source": "val", **figures},
+        "test": figures if where == "test" else None,
+        "baselines": {"majority": 0.111, "pixels": None, "random_backbone": None},
+        "few_shot": [],
+        "seed": 7,
+        "notes": [],
+        "versions": {},
+        "created": "2025-01-02T03:04:05+00:00",
+    }
+    spec = {"architecture": "mobilenetv2_035", "arguments": {}, "weights": "ab" * 32, "transform": {}}
+    spec |= {"layer": "penultimate", "pooling": None, "precision": "fp32"}
+    source = {"name": "mobilenet", "weights": None, "random_seed": None}
+    backbone = {"name": "mobilenet", "fingerprint": "cd" * 32, "spec": spec, "source": source}
+    return models.Model("logistic", estimator, 1.0, backbone, np.empty(0, np.uint64), card)
+
+
+def text(element):
+    return re.sub(r"\s+", " ", "".join(element.itertext())).strip()  # no-break spaces too
+
+
+def section(page, title):
+    return next((part for part in ET.fromstring(page).iter("section") if part[0].text == title), None)
+
+
+def rows(element):
+    return [row for row in ([text(cell) for cell in row] for row in element.iter("tr")) if row]
+
+
+class Balance(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag == "meta"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def course(*top1, log_loss=0.5):
+    """Validation figures by epoch, from epoch 0 on."""
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": None if epoch == 0 else 0.4 / epoch,
+            "top1": value,
+            "log_loss": log_loss - 0.01 * epoch,
+            "lr": None if epoch == 0 else 6e-5 / epoch,
+            "seconds": 1.5,
+        }
+        for epoch, value in enumerate(top1)
+    ]
+
+
+def tuned(gain=0.0, *, where="test", n=60, **changes):
+    """A page's model with a card of fine-tuning, whose probe was so much worse; and its top-1."""
+    model = make(where, n)
+    top1 = model.card[where]["top1"]
+    model.card["finetuning"] = {
+        "promoted": True,
+        "start": "probe",
+        "tune": "stage4+",
+        "tuned_parameters": 301_000,
+        "parameters": 400_000,
+        "recipe": {"tune": "stage4+", "lr": 6.25e-5, "epochs": 3, "checkpointing": False, "class_weight": None},
+        "validation": {"on": "val", "n": 1000},
+        "curve": course(0.9, 0.92, 0.95, 0.94),
+        "best_epoch": 2,
+        "stopped": "after all epochs",
+        "probe": {"top1": top1 - gain, "log_loss": 0.4321, "n": n},
+        "cached_bottom": True,
+        "scratch": None,
+        "seconds": 91.5,
+        **changes,
+    }
+    return model, top1
+
+
+def said(page):
+    return text(section(page, "Fine-tuning"))
+
+
+def figures(page):
+    """The captions of the section's curves."""
+    return [text(caption) for caption in section(page, "Fine-tuning").iter("figcaption")]
+
+
+def test_a_probe_has_no_such_section():
+    page = reports.page(make())
+    assert section(page, "Fine-tuning") is None
+    assert "embeddings of the frozen backbone" in page
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"scratch": {"curve": course(0.3, 0.5, 0.6, 0.6, 0.7), "best_epoch": 4, "top1": 0.65, "seconds": 700.0}},
+        {"promoted": False, "best_epoch": 0},
+        {"probe": None},
+        {"start": "random head", "curve": course(0.3)},
+    ],
+    ids=["tuned", "scratch", "refused", "no probe", "one epoch"],
+)
+def test_the_page_is_whole_and_needs_nothing_beside_it(changes):
+    page = reports.page(tuned(0.1, **changes)[0])
+    balance = Balance()
+    balance.feed(page)
+    assert not balance.open
+    assert "script" not in balance.seen
+    assert "://" not in page
+    ET.fromstring(page)
+
+
+def test_a_tuned_network_is_no_probe_on_a_frozen_backbone():
+    page = reports.page(tuned()[0])
+    assert ET.fromstring(page).find(".//h1").text == "insects: fine-tuned network"
+    assert "frozen backbone" not in page
+    assert "A linear head and its backbone mobilenet, tuned together on 3,000 images of 3 classes" in text(
+        ET.fromstring(page)
+    )
+    assert "this probe" not in page
+    assert "this model" in page
+
+
+def test_images_held_out_of_train_are_not_counted_as_learned_from():
+    held_out = {"on": "a fifth of train, held back here, seed 0", "n": 600}
+    assert "tuned together on 2,400 images" in text(ET.fromstring(reports.page(tuned(validation=held_out)[0])))
+    assert "Validation data (a fifth of train, held back here, seed 0, 600 images) chose" in said(
+        reports.page(tuned(validation=held_out)[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("tune", "words"),
+    [
+        ("head", "Only the head was tuned"),
+        ("last-1", "The last block was tuned"),
+        ("last-3", "The last 3 blocks were tuned"),
+        ("stage4+", "The network was tuned from stage4 on"),
+        ("all", "The whole network was tuned"),
+    ],
+)
+def test_what_was_tuned_is_said_in_words(tune, words):
+    assert f"{words}: 301,000 of 400,000 parameters (75.2 %)." in said(reports.page(tuned(tune=tune)[0]))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [("probe", "where the probe stopped"), ("random head", "with a random head"), ("scratch", "from random weights")],
+)
+def test_where_it_started_is_said(start, words):
+    assert f"Training started {words}" in said(reports.page(tuned(start=start)[0]))
+
+
+@pytest.mark.parametrize(
+    ("stopped", "words"),
+    [
+        ("after all epochs", "It ended after all epochs, with epoch 3; in all"),
+        (
+            "early: validation no better for 5 epochs",
+            "It ended early, with epoch 3 (validation no better for 5 epochs);",
+        ),
+        ("interrupted", "It was interrupted after epoch 3, and what was best then stands;"),
+        ("failed", "It failed after epoch 3, and what was best then stands;"),
+    ],
+)
+def test_how_it_ended_is_said(stopped, words):
+    assert words in said(reports.page(tuned(stopped=stopped)[0]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.21, "4.2 s."), (91.5, "92 s."), (700, "12 minutes."), (9000, "2.5 h")]
+)
+def test_how_long_it_took_is_said(seconds, words):
+    assert f"in all it took {words}" in said(reports.page(tuned(seconds=seconds)[0]))
+
+
+# -- the verdict --------------------------------------------------------------------------------------------------
+
+
+def test_a_gain_beyond_the_interval_is_one():
+    page = reports.page(tuned(0.4)[0])
+    assert "40.0 percentage points above the probe that it started from" in said(page)
+    assert "lies outside the 95" in said(page)
+    assert "chance" not in said(page)
+
+
+def test_a_gain_inside_the_interval_may_be_chance():
+    page = reports.page(tuned(0.01)[0])
+    assert "1.0 percentage points above" in said(page)
+    assert "lies inside the 95" in said(page)
+    assert "the difference may be chance" in said(page)
+
+
+def test_a_loss_on_the_reported_images_is_told():
+    page = reports.page(tuned(-0.01)[0])
+    assert "1.0 percentage points below" in said(page)
+    assert "Validation data, which decided, had favoured tuning" in said(page)
+
+
+def test_no_difference_is_no_gain():
+    page = reports.page(tuned(0.0)[0])
+    assert "as often right as the probe" in said(page)
+    assert "percentage points" not in said(page)
+
+
+def test_both_log_losses_and_both_bars_are_there():
+    model, top1 = tuned(0.1)
+    page = reports.page(model)
+    assert f"log-loss {model.card['test']['log_loss']:.3f} against 0.432 nats" in said(page)
+    names = [text(bar) for bar in section(page, "Fine-tuning").iter("text")]
+    assert f"{100 * top1:.1f} % this model" in names
+    assert f"{100 * (top1 - 0.1):.1f} % the probe" in names
+
+
+def test_an_unknown_probe_gives_no_verdict():
+    page = reports.page(tuned(probe=None)[0])
+    assert "nothing can be said of what tuning gained" in said(page)
+    assert "percentage points" not in said(page)
+
+
+# -- tuned in vain ------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_that_stands_is_called_one_and_why_is_said():
+    page = reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9, 0.85, 0.88))[0])
+    assert ET.fromstring(page).find(".//h1").text == "insects: logistic probe"
+    assert "embeddings of the frozen backbone" in page
+    assert "Fine-tuning did not pay." in said(page)
+    assert "no epoch was better than the probe itself, so that this file holds the probe" in said(page)
+    plain = said(page)
+    assert "was 88.0 % (epoch 2, log-loss 0.480); that of the probe itself is 90.0 % (log-loss 0.500)" in plain
+    assert "this model" not in page
+    assert "How C was chosen" in page
+
+
+def test_nothing_is_said_of_epochs_that_never_ran():
+    plain = said(reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9), stopped="interrupted")[0]))
+    assert "holds the probe" in plain
+    assert "highest top-1" not in plain
+
+
+# -- curves, epochs and recipe ------------------------------------------------------------------------------------
+
+
+def test_curves_begin_with_the_probe_and_mark_the_chosen_epoch():
+    page = reports.page(tuned()[0])
+    assert figures(page) == ["top-1 in %, by epochthe probefine-tuned", "log-loss in nats, by epochthe probefine-tuned"]
+    labels = [text(label) for label in section(page, "Fine-tuning").findall(".//figure/svg/text")]
+    assert labels.count("chosen") == labels.count("probe") == 2
+    assert "Epoch 0 is the probe itself, before any step." in said(page)
+
+
+def test_a_random_heads_start_is_not_called_the_probe():
+    page = reports.page(tuned(start="random head")[0])
+    assert figures(page) == ["top-1 in %, by epochfine-tuned", "log-loss in nats, by epochfine-tuned"]
+    assert "probe" not in [text(label) for label in section(page, "Fine-tuning").findall(".//figure/svg/text")]
+
+
+def test_scratch_stands_in_a_figure_with_the_tuned_curve_of_its_own_length():
+    scratch = {"curve": course(0.3, 0.5, 0.6, 0.6, 0.7, 0.7), "best_epoch": 4, "top1": 0.65, "seconds": 700.0}
+    page = reports.page(tuned(scratch=scratch)[0])
+    both = [one for one in section(page, "Fine-tuning").iter("figure") if "with training from scratch" in text(one)]
+    assert len(both) == 2
+    dots = {group.get("class"): len(group.findall("circle")) for group in both[0].iter("g")}
+    assert dots == {"curve the-probe": 2, "curve fine-tuned": 4, "curve from-scratch": 6}
+    assert "65.0 % from scratch" in [text(bar) for bar in section(page, "Fine-tuning").iter("text")]
+    assert "epoch 4 of 5, 12 minutes" in said(page)
+
+
+def test_a_figure_that_is_missing_leaves_a_gap():
+    curve = course(0.9, 0.92, 0.95, 0.94)
+    curve[1]["log_loss"] = None
+    page = reports.page(tuned(curve=curve)[0])
+    losses = [one for one in section(page, "Fine-tuning").iter("figure") if "log-loss" in text(one)]
+    dots = {group.get("class"): len(group.findall("circle")) for group in losses[0].iter("g")}
+    assert dots["curve fine-tuned"] == 3
+
+
+def test_every_epoch_and_every_switch_is_listed():
+    page = reports.page(tuned()[0])
+    listed = rows(section(page, "Fine-tuning"))
+    assert ["0", "–", "90.0 %", "0.500", "–", "1.5"] in listed
+    assert ["2", "0.200", "95.0 %", "0.480", "3e-05", "1.5"] in listed
+    assert listed[-5:] == [
+        ["tune", "stage4+"],
+        ["lr", "6.25e-05"],
+        ["epochs", "3"],
+        ["checkpointing", "no"],
+        ["class weight", "none"],
+    ]
+
+
+def test_names_cannot_become_markup():
+    page = reports.page(tuned(stopped="early: <b>x</b>", recipe={"<i>": "<script>"})[0])
+    assert "<script>" not in page
+    assert "<i>" not in page
+    ET.fromstring(page)
+
+
+# -- the other sections -------------------------------------------------------------------------------------------
+
+
+def test_c_is_the_probes():
+    page = reports.page(tuned()[0])
+    found = text(section(page, "How C of the probe was chosen"))
+    assert "It is the probe's, whose head tuning began with; the tuned head has none of its own." in found
+    page = reports.page(tuned(start="random head")[0])
+    assert "with which tuning is compared" in text(section(page, "How C of the probe was chosen"))
+
+
+def test_the_strength_of_another_kind_of_probe_has_its_own_name():
+    model, _ = tuned()
+    model.card["selection"]["path"] = [{**step(1.0, 0.8), "alpha": 1.0}, {**step(10.0, 0.9), "alpha": 10.0}]
+    model.card["finetuning"]["probe"]["kind"] = "ridge"
+    assert section(reports.page(model), "How alpha of the probe was chosen") is not None
+
+
+def test_selection_figures_are_those_of_the_chosen_epoch():
+    assert "Selection data: val; the epoch was picked there, so a little flattered." in text(
+        section(reports.page(tuned()[0]), "Figures")
+    )
+
+
+def test_random_weights_that_were_trained_are_none():
+    model, _ = tuned(start="scratch")
+    model.backbone["source"]["random_seed"] = 3
+    assert "has learned nothing" not in reports.page(model)
+
+
+def test_few_labels_stay_the_probes():
+    model, top1 = tuned(0.2)
+    one = {"shots": 2, "labels": 6, "repeats": 1, "mean": 0.5, "std": 0.0, "interval": None, "top1": [0.5], "semi": {}}
+    model.card["few_shot"] = [{**one, "baselines": {}}]
+    listed = rows(section(reports.page(model), "With few labels"))
+    assert listed[0] == ["per class", "labels", "probe"]
+    assert listed[-1][2] == f"{100 * (top1 - 0.2):.1f} %"
