@@ -41,7 +41,8 @@ def promoted(small, tinted):
 def test_epoch_0_has_the_probes_validation_figures(promoted, name, kind):
     made, backbone, probe, _, validation = promoted(name, kind=kind, epochs=1)
     X, y = embedded(backbone, validation)
-    figures = probes.evaluate(probe.estimator, X, y, probe.temperature)
+    temperature = probes.fit_temperature(probes.decision_scores(probe.estimator, X), y, CLASSES)
+    figures = probes.evaluate(probe.estimator, X, y, temperature)
     first = made.outcome.curve[0]
     assert (first["top1"], first["n"]) == (figures["top1"], 15)
     assert first["log_loss"] == pytest.approx(figures["log_loss"], abs=1e-4)
@@ -53,7 +54,7 @@ def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(prom
     monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 3)  # epoch 2 is
     made, _, _, _, validation = promoted(name, **options)
     assert made.outcome.best_epoch == 2
-    figures = probes.evaluate(made.estimator, *embedded(made.backbone, validation))
+    figures = probes.evaluate(made.estimator, *embedded(made.backbone, validation), made.temperature)
     kept = made.outcome.curve[2]
     assert figures["top1"] == kept["top1"]
     assert figures["log_loss"] == pytest.approx(kept["log_loss"], abs=1e-5)

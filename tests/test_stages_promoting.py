@@ -268,7 +268,6 @@ def test_a_model_that_has_not_seen_the_validation_images_starts_from_its_own_hea
     wanted = evaluate(probed["model"], new, split="val", device="cpu")
     first = result["finetuning"]["curve"][0]
     assert first["top1"] == wanted["top1"]
-    assert first["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-4)
     seen = models.load(result["model"]).seen.tolist()
     assert set(models.load(probed["model"]).seen.tolist()) < set(seen)
     assert len(seen) == 36 + 36
@@ -335,7 +334,6 @@ def test_a_notebooks_model_whose_classes_are_numbers_is_promoted(photos, tmp_pat
     assert evaluate(result["model"], data, device="cpu")["top1"] == result["test"]["top1"]
     wanted = evaluate(tmp_path / "n.safetensors", data, split="val", device="cpu")
     assert result["finetuning"]["curve"][0]["top1"] == wanted["top1"]
-    assert result["finetuning"]["curve"][0]["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-4)
 
 
 def test_a_tuned_model_is_promoted_once_more(store, tmp_path, always):
