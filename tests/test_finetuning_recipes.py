@@ -52,10 +52,12 @@ def test_what_cannot_be_done_is_named_in_one_line(bad):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("optimizer", "rate", "decay"), [("adamw", 5e-4, 0.05), ("sgd", 3e-2, 0.0)])
-def test_the_learning_rate_goes_with_the_batch_size_unless_it_is_given(optimizer, rate, decay):
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "quarter", "decay"), [("adamw", 5e-4, 1 / 2, 0.05), ("sgd", 3e-2, 1 / 4, 0.0)]
+)
+def test_the_learning_rate_goes_with_the_batch_size_unless_it_is_given(optimizer, rate, quarter, decay):
     assert Recipe(optimizer=optimizer, batch_size=256).peak_lr == pytest.approx(rate)
-    assert Recipe(optimizer=optimizer, batch_size=64).peak_lr == pytest.approx(rate / 4)
+    assert Recipe(optimizer=optimizer, batch_size=64).peak_lr == pytest.approx(rate * quarter)
     assert Recipe(optimizer=optimizer, lr=0.7).peak_lr == 0.7
     assert Recipe(optimizer=optimizer).decay == decay
     assert Recipe(optimizer=optimizer, weight_decay=0.0).decay == 0

@@ -39,7 +39,9 @@ class Recipe:
         SGD has momentum 0.9.
     lr : float, optional
         The highest learning rate, of the head and the last layer. By default 5e-4 (adamw) or 3e-2 (sgd) for a batch of
-        256, in proportion for others: a tenth of what the usual recipes train such networks with.
+        256: a tenth of what the usual recipes train such networks with. For other batches in proportion to their size
+        with sgd, to its square root with adamw (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
+        Gradient Algorithms").
     layer_decay : float
         Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`.
     weight_decay : float, optional
@@ -137,7 +139,9 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """The highest learning rate."""
-        return self.lr if self.lr is not None else LEARNING_RATES[self.optimizer] * self.batch_size / 256
+        if self.lr is not None:
+            return self.lr
+        return LEARNING_RATES[self.optimizer] * (self.batch_size / 256) ** (0.5 if self.optimizer == "adamw" else 1)
 
     @property
     def decay(self) -> float:
