@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from featurepipe import probes
 from featurepipe.errors import FinetuningError
-from featurepipe.finetuning import LINEAR, head_estimator, linear_head, random_head
+from featurepipe.finetuning import LINEAR, gentle_strength, head_estimator, linear_head, random_head
 
 LETTERS = np.array([f"c{number:02}" for number in range(12)])
 
@@ -94,3 +94,29 @@ def test_a_random_head_is_small_and_its_seed_decides_it():
     assert 0 < np.abs(weight).max() < 0.1
     np.testing.assert_array_equal(weight, random_head(4, 9, seed=1)[0])
     assert (weight != random_head(4, 9, seed=2)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("top1", "n", "wanted"),
+    [
+        ([0.5, 0.78, 0.8, 0.8], 100, 0.01),  # within one standard error of 0.8, which is 0.04
+        ([0.5, 0.78, 0.8, 0.8], 10_000, 0.1),  # of 0.004
+        ([0.8, 0.8, 0.8, 0.8], 100, 0.001),
+        ([1.0, 0.9, 0.9, 1.0], 100, 0.001),  # no mistake, so no error
+    ],
+)
+def test_tuning_starts_from_the_most_regularised_probe_that_is_good_enough(top1, n, wanted):
+    path = [{"C": C, "top1": figure} for C, figure in zip((0.001, 0.01, 0.1, 1.0), top1, strict=True)]
+    assert gentle_strength(probes.Probe("logistic", None, 1.0, 1.0, "val", path, {"n": n})) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "scores"),
+    [
+        ("ridge", [{"alpha": 1.0, "top1": 0.9}, {"alpha": 10.0, "top1": 0.9}], {"n": 10}),
+        ("logistic", [], {}),
+        ("logistic", [{"C": 0.1, "top1": 1.0}], {}),  # a notebook's model does not say on how many
+    ],
+)
+def test_other_probes_and_those_that_say_too_little_keep_their_strength(kind, path, scores):
+    assert gentle_strength(probes.Probe(kind, None, 1.0, 5.0, "val", path, scores)) == 5.0

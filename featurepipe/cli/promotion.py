@@ -55,7 +55,7 @@ RECIPE = options(
         help="In training.",
     ),
     click.option(
-        "--patience", type=click.IntRange(0), help="Epochs without a better one; 0: to the end.  [default: 5]"
+        "--patience", type=click.IntRange(0), help="Epochs without a better one; 0: to the end.  [default: a third]"
     ),
     click.option(
         "--cache",

@@ -124,11 +124,11 @@ def finetune_text(result: dict[str, Any]) -> str:
     """The result of `finetune`: what was kept and what it is worth, beside the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
     curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
-    start = "its probe" if told["start"] == "probe" else "a random head"
+    start = f"its probe at C={told['C']:g}" if told["start"] == "probe" else "a random head"
     lines = [
         f"{told['of']}, {told['tune']} tuned from {start}: {len(curve) - 1} epochs, {told['stopped']}",
-        f"  validation     before tuning {percent(curve[0]['top1'])}, epoch {best} {percent(curve[best]['top1'])} "
-        f"(on {validation['on']}, n={validation['n']})",
+        f"  validation     probe {percent(validation['probe'])}, before tuning {percent(curve[0]['top1'])}, "
+        f"epoch {best} {percent(curve[best]['top1'])} (on {validation['on']}, n={validation['n']})",
         figures_line(result[on], on),
     ]
     beside = [f"probe {percent(told['probe']['top1'])}"] if told["promoted"] else []

@@ -157,9 +157,10 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         if not out.any():
             raise FinetuningError("every class has a single image, so none can be held back to validate on; add some")
         options = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": digests[~out]}
-        begin = probes.fit(probe.kind, features[~out], y[~out], value=probe.chosen, **options)
-        weight, bias = finetuning.linear_head(probe.kind, begin.estimator, begin.temperature, probe.classes.tolist())
-        head = finetuning.Head(weight, bias, probe.classes, probe.chosen)
+        strength = finetuning.gentle_strength(probe)
+        begin = probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)
+        weight, bias = finetuning.linear_head(probe.kind, begin.estimator, begin.temperature, probe.classes)
+        head = finetuning.Head(weight, bias, probe.classes, strength)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         made = finetuning.promote(frozen, head, train, validation, recipe, name=f"{frozen.name} (tuned)")

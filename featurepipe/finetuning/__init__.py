@@ -7,7 +7,7 @@ Out-of-Distribution*, ICLR 2022.
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
-from featurepipe.finetuning.heads import LINEAR, head_estimator, linear_head, random_head
+from featurepipe.finetuning.heads import LINEAR, gentle_strength, head_estimator, linear_head, random_head
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
 from featurepipe.finetuning.promotion import Cache, Cached, Head, Promoted, promote
@@ -39,6 +39,7 @@ __all__ = [
     "Step",
     "better",
     "check_depth",
+    "gentle_strength",
     "head_estimator",
     "join",
     "layers_of",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe import probes
 from featurepipe.errors import FinetuningError
 
 LINEAR = ("logistic", "ridge", "svm", "lda")
@@ -68,6 +69,26 @@ def linear_head(
     places = [wanted.index(one) for one in own]
     weight[places], bias[places] = coef, intercept
     return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def gentle_strength(probe: probes.Probe) -> float | None:
+    """The strength of the probe that tuning starts from: of a logistic one, the most regularised that is good enough.
+
+    That is the smallest C whose top-1 on selection data is within one standard error of the best (the rule of Breiman
+    et al. 1984). Where images are few, a probe of larger C may predict as well, but its weights lean on what single
+    images have by chance, and a network that is tuned below them learns to do so too. Other kinds keep their own.
+
+    Examples
+    --------
+    >>> path = [{"C": 0.01, "top1": 0.79}, {"C": 0.1, "top1": 0.8}, {"C": 1.0, "top1": 0.78}]
+    >>> gentle_strength(probes.Probe("logistic", None, 1.0, 1.0, "val", path, {"n": 100}))
+    0.01
+    """
+    if probe.kind != "logistic" or not probe.path or "n" not in probe.scores:
+        return probe.chosen
+    best = max(step["top1"] for step in probe.path)
+    enough = best - np.sqrt(best * (1 - best) / probe.scores["n"])
+    return min(probe.chosen, *(step["C"] for step in probe.path if step["top1"] >= enough))
 
 
 def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -69,8 +69,8 @@ class Recipe:
         Of the forward pass in training; ``auto`` is the backbone's own. Validation is always in the backbone's own.
     class_weight : {None, 'balanced'}
         ``balanced`` lets every class count alike in the loss.
-    patience : int
-        Epochs without a better validation after which tuning stops; 0 is never.
+    patience : int, optional
+        Epochs without a better validation after which tuning stops; 0 is never. By default a third of all, at least 5.
     views : int
         Where the frozen bottom is cached: augmented views of each training image.
     seed : int
@@ -98,7 +98,7 @@ class Recipe:
     checkpointing: bool = False
     precision: str = "auto"
     class_weight: str | None = None
-    patience: int = 5
+    patience: int | None = None
     views: int = 4
     seed: int = 0
 
@@ -129,7 +129,7 @@ class Recipe:
             ("clip_grad", 0 <= self.clip_grad < float("inf"), "0 or more"),
             ("ema", 0 <= self.ema < 1, "from 0 to below 1"),
             ("l2_sp", 0 <= self.l2_sp < float("inf"), "0 or more"),
-            ("patience", self.patience >= 0, "0 or more"),
+            ("patience", self.patience is None or self.patience >= 0, "0 or more"),
             ("views", self.views >= 1, "at least 1"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
@@ -147,6 +147,10 @@ class Recipe:
     def decay(self) -> float:
         """The weight decay."""
         return self.weight_decay if self.weight_decay is not None else WEIGHT_DECAYS[self.optimizer]
+
+    def patience_for(self, images: int) -> int:
+        """The patience on so many training images; 0 is endless."""
+        return self.patience if self.patience is not None else max(5, self.epochs_for(images) // 3)
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs on so many training images, without those of the head alone."""

@@ -228,7 +228,7 @@ class _Tuning:
             max(range(len(done)), key=lambda i: (done[i]["top1"], -i)),
             min(range(len(done)), key=lambda i: (done[i]["log_loss"], i)),
         )
-        patience = self.recipe.patience
+        patience = self.recipe.patience_for(len(self.train))
         if run.step or not patience or len(done) - 1 - last < patience:
             return None
         return f"early: validation no better for {patience} epochs"

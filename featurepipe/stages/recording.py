@@ -23,17 +23,17 @@ FIGURES = ("top1", "log_loss", "n")
 ADVICE = ("option", "tune", "layer", "expected_gain", "reasons")
 
 
-def _pays(start: Start, recipe: Recipe, made: Promoted) -> bool:
+def _pays(start: Start, made: Promoted) -> bool:
     """Whether the epoch that was kept is better than the probe, by the rule that chose it."""
     epoch, curve = made.outcome.best_epoch, made.outcome.curve
-    if recipe.head == finetuning.PROBE:
-        return epoch > 0
+    if epoch == 0:
+        return False
     return finetuning.better([{key: start.figures[key] for key in FIGURES}, curve[epoch]], 0)
 
 
 def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list[str]:
     """A note where the network has not started where the probe stopped, but for the rounding of its precision."""
-    probe, count = start.figures["top1"], first["n"]
+    probe, count = start.first["top1"], first["n"]
     if recipe.head != finetuning.PROBE or abs(first["top1"] - probe) <= max(0.01, 1.5 / count):
         return []
     share = f"{100 * first['top1']:.1f} % of {count} validation images right, the probe {100 * probe:.1f} %"
@@ -81,7 +81,7 @@ def write(
     started: float,
 ) -> dict[str, Any]:
     """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
-    promoted = _pays(start, recipe, made)
+    promoted = _pays(start, made)
     parts, found, probe = start.parts, start.found, start.probe
     of_probe = probes.evaluate(probe.estimator, parts.report.X, parts.report.y, probe.temperature)
     reported, validated, of_network = of_probe, start.figures, None
@@ -159,12 +159,13 @@ def _told(
     return {
         "of": start.found.entry.name,
         "start": "probe" if recipe.head == finetuning.PROBE else "random head",
+        "C": start.head.strength,
         "tune": recipe.tune,
         "tuned_parameters": made.tuned,
         "parameters": made.parameters,
         "recipe": asdict(recipe)
         | {"epochs": recipe.epochs_for(len(start.train)), "lr": recipe.peak_lr, "weight_decay": recipe.decay},
-        "validation": {"on": start.validated_on, "n": len(start.validation)},
+        "validation": {"on": start.validated_on, "n": len(start.validation), "probe": start.figures["top1"]},
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,
         "stopped": outcome.stopped,

@@ -36,9 +36,13 @@ class Start:
     probe : Probe
         Fitted on all rows but those that are reported; it stands if tuning does not pay.
     head : Head
-        The probe, fitted without the validation rows.
+        The probe, fitted without the validation rows, at the strength that `featurepipe.finetuning.gentle_strength`
+        takes; or a random layer.
     figures : dict
-        Of the probe without the validation rows, on their embeddings, calibrated on them as every epoch will be.
+        What tuning has to beat: of the probe at its own strength, fitted without the validation rows, on their
+        embeddings, calibrated on them as every epoch will be.
+    first : dict
+        The same of what the head starts as.
     seen : ndarray of uint64
         Contents that the promoted model has seen; see `featurepipe.models.Model`.
     notes : list of str
@@ -52,6 +56,7 @@ class Start:
     probe: probes.Probe
     head: Head
     figures: dict[str, Any]
+    first: dict[str, Any]
     seen: np.ndarray
     notes: list[str]
 
@@ -81,30 +86,46 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     else:
         probe, seen = _own_probe(loaded, classes), loaded.seen
         notes += _seen_notes(loaded, parts)
+    strength = finetuning.gentle_strength(probe)
     if loaded is not None and not loaded.has_seen(validation.digests).any():
-        fitted = probe
+        fitted, strength = {probe.chosen: probe}, probe.chosen
     else:
         options = {"groups": train.digests, "class_weight": class_weight, "seed": recipe.seed}
-        fitted = probes.fit(kind, train.X, train.y, value=probe.chosen, **options, keep=parts.elsewhere is None)
+        options["keep"] = parts.elsewhere is None
+        fitted = {C: probes.fit(kind, train.X, train.y, value=C, **options) for C in {probe.chosen, strength}}
         if loaded is not None:
             notes.append(
                 f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them"
             )
-    weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
-    strength = probe.chosen if kind == "logistic" else 1.0  # of the other kinds it is no C
-    estimator = finetuning.head_estimator(weight, bias, classes, strength)
-    temperature = probes.fit_temperature(probes.decision_scores(estimator, validation.X), validation.y, classes)
-    figures = probes.evaluate(estimator, validation.X, validation.y, temperature)
+    heads = {C: _head(one, classes) for C, one in fitted.items()}
+    figures = {C: _calibrated(one, validation) for C, one in heads.items()}
+    head = heads[strength]
     if recipe.head == finetuning.RANDOM:
-        weight, bias = finetuning.random_head(*weight.shape, recipe.seed)
-    head = Head(weight, bias, classes, strength)
-    return Start(found, parts, train, validation, validated_on, probe, head, figures, seen, notes)
+        weight, bias = finetuning.random_head(*head.weight.shape, recipe.seed)
+        head = replace(head, weight=weight, bias=bias)
+    told = figures[probe.chosen], figures[strength]
+    return Start(found, parts, train, validation, validated_on, probe, head, *told, seen, notes)
+
+
+def _head(fitted: probes.Probe, classes: np.ndarray) -> Head:
+    weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
+    return Head(weight, bias, classes, fitted.chosen if fitted.kind == "logistic" else 1.0)  # other kinds have no C
+
+
+def _calibrated(head: Head, part: FeatureMatrix) -> dict[str, Any]:
+    """Figures of a head on rows, at the temperature that suits these very rows, as every epoch will have them."""
+    estimator = finetuning.head_estimator(head.weight, head.bias, head.classes, head.strength)
+    temperature = probes.fit_temperature(probes.decision_scores(estimator, part.X), part.y, head.classes)
+    return probes.evaluate(estimator, part.X, part.y, temperature)
 
 
 def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
     """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
     chosen = loaded.card["selection"]["chosen"]
-    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, chosen, loaded.card["selection"]["on"])
+    selection, splits = loaded.card["selection"], loaded.card.get("splits")
+    scores = {} if splits is None else {"n": splits["val" if selection["on"] == "val" else "train"]}
+    known = {"path": selection["path"], "scores": scores}
+    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, chosen, selection["on"], **known)
     if probe.classes.tolist() == classes.tolist():
         return probe
     head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)
