@@ -7,10 +7,19 @@ Out-of-Distribution*, ICLR 2022.
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
-from featurepipe.finetuning.heads import LINEAR, gentle_strength, head_estimator, linear_head, random_head
+from featurepipe.finetuning.heads import (
+    LINEAR,
+    Head,
+    calibrated_figures,
+    gentle_strength,
+    head_estimator,
+    head_of,
+    linear_head,
+    random_head,
+)
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
-from featurepipe.finetuning.promotion import Cache, Cached, Head, Promoted, promote
+from featurepipe.finetuning.promotion import Cache, Cached, Promoted, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
 
@@ -38,9 +47,11 @@ __all__ = [
     "Samples",
     "Step",
     "better",
+    "calibrated_figures",
     "check_depth",
     "gentle_strength",
     "head_estimator",
+    "head_of",
     "join",
     "layers_of",
     "linear_head",

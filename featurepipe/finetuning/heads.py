@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,25 @@ from featurepipe.errors import FinetuningError
 
 LINEAR = ("logistic", "ridge", "svm", "lda")
 UNSEEN = 10.0  # by which a class that the probe has never seen starts below the mean of the logits of those it has
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer that tuning starts from.
+
+    Attributes
+    ----------
+    weight, bias : ndarray of float32, shape (K, D) and (K,)
+    classes : ndarray, shape (K,)
+        Sorted, what the outputs stand for.
+    strength : float
+        The C of the logistic regression that it is the head of.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: np.ndarray
+    strength: float
 
 
 def linear_head(
@@ -89,6 +109,21 @@ def gentle_strength(probe: probes.Probe) -> float | None:
     best = max(step["top1"] for step in probe.path)
     enough = best - np.sqrt(best * (1 - best) / probe.scores["n"])
     return min(probe.chosen, *(step["C"] for step in probe.path if step["top1"] >= enough))
+
+
+def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:
+    """A fitted linear probe as a head, see `linear_head`; `classes` are sorted, and may be more than it has seen."""
+    weight, bias = linear_head(probe.kind, probe.estimator, probe.temperature, classes)
+    return Head(
+        weight, bias, np.asarray(classes), probe.chosen if probe.kind == "logistic" else 1.0
+    )  # others have no C
+
+
+def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Figures of a head on embeddings X (n, D), at the temperature that suits these very rows, as every epoch has them."""
+    estimator = head_estimator(head.weight, head.bias, head.classes, head.strength)
+    temperature = probes.fit_temperature(probes.decision_scores(estimator, X), y, head.classes)
+    return probes.evaluate(estimator, X, y, temperature)
 
 
 def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

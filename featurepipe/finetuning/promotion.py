@@ -14,7 +14,7 @@ from featurepipe import probes
 from featurepipe.backbones import Backbone, freeze
 from featurepipe.digests import sha256_state_dict
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
-from featurepipe.finetuning.heads import head_estimator
+from featurepipe.finetuning.heads import Head, head_estimator
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
@@ -40,25 +40,6 @@ class Cache:
 
 
 Cached = Callable[[Backbone], Cache | None]
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear layer that tuning starts from.
-
-    Attributes
-    ----------
-    weight, bias : ndarray of float32, shape (K, D) and (K,)
-    classes : ndarray, shape (K,)
-        Sorted, what the outputs stand for.
-    strength : float
-        The C of the logistic regression that it is the head of.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    classes: np.ndarray
-    strength: float
 
 
 @dataclass(frozen=True)

@@ -97,26 +97,14 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
             notes.append(
                 f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them"
             )
-    heads = {C: _head(one, classes) for C, one in fitted.items()}
-    figures = {C: _calibrated(one, validation) for C, one in heads.items()}
+    heads = {C: finetuning.head_of(one, classes) for C, one in fitted.items()}
+    figures = {C: finetuning.calibrated_figures(one, validation.X, validation.y) for C, one in heads.items()}
     head = heads[strength]
     if recipe.head == finetuning.RANDOM:
         weight, bias = finetuning.random_head(*head.weight.shape, recipe.seed)
         head = replace(head, weight=weight, bias=bias)
     told = figures[probe.chosen], figures[strength]
     return Start(found, parts, train, validation, validated_on, probe, head, *told, seen, notes)
-
-
-def _head(fitted: probes.Probe, classes: np.ndarray) -> Head:
-    weight, bias = finetuning.linear_head(fitted.kind, fitted.estimator, fitted.temperature, classes)
-    return Head(weight, bias, classes, fitted.chosen if fitted.kind == "logistic" else 1.0)  # other kinds have no C
-
-
-def _calibrated(head: Head, part: FeatureMatrix) -> dict[str, Any]:
-    """Figures of a head on rows, at the temperature that suits these very rows, as every epoch will have them."""
-    estimator = finetuning.head_estimator(head.weight, head.bias, head.classes, head.strength)
-    temperature = probes.fit_temperature(probes.decision_scores(estimator, part.X), part.y, head.classes)
-    return probes.evaluate(estimator, part.X, part.y, temperature)
 
 
 def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
@@ -129,7 +117,8 @@ def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
     if probe.classes.tolist() == classes.tolist():
         return probe
     head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)
-    return replace(probe, kind="logistic", estimator=finetuning.head_estimator(*head, classes, 1.0), temperature=1.0)
+    estimator = finetuning.head_estimator(*head, classes, 1.0)
+    return replace(probe, kind="logistic", estimator=estimator, temperature=1.0, chosen=1.0, path=[], scores={})
 
 
 def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
