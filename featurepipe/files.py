@@ -49,9 +49,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
-def remove_partials(folder: Path) -> int:
-    """Remove what interrupted writes left in `folder`; returns how many files went."""
-    leftovers = [path for path in folder.glob(f"*{PARTIAL}") if not path.is_dir()]
+def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
+    """Remove what interrupted writes of files whose names begin so left in `folder`; returns how many files went."""
+    found = folder.glob(f"*{PARTIAL}")
+    leftovers = [path for path in found if path.name.startswith(names) and not path.is_dir()]
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)

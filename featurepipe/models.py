@@ -158,6 +158,19 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))
 
 
+def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.ndarray:
+    """The contents that a backbone's network was tuned on, uint64, as far as its model file is still there to say."""
+    path, none = Path(source["weights"] or ""), np.zeros(0, np.uint64)
+    if not backbones.is_model_name(path) or not path.is_file():
+        return none
+    try:
+        model = load(path)
+    except ModelFileError:  # mere weights
+        return none
+    tuned = model.card.get("finetuning", {}).get("promoted")  # what a probe has seen has not shaped its backbone
+    return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
+
+
 def check_suffix(path: Path) -> None:
     """Raise ModelFileError unless `path` ends as a model file does."""
     if path.suffix != ".safetensors":

@@ -103,11 +103,14 @@ class View(Transform):
         One of `featurepipe.images.AUGMENTATIONS`.
     seed, number : int
         Different numbers give different views.
+    version : int
+        Of the augmentation's rules; see `featurepipe.images.augmenting`.
     """
 
     augmentation: str = "standard"
     seed: int = 0
     number: int = 0
+    version: int = 1
 
     @classmethod
     def of(cls, transform: Transform, augmentation: str, seed: int, number: int) -> View:

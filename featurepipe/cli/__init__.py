@@ -111,6 +111,8 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     options, probe_options = split_options(options)
     result = stages.run(data, output, listener=Talk(), **options, **probe_options)
     show(as_json, result, texts.run_text)
+    if result.get("finetune", {}).get("finetuning", {}).get("stopped") == "interrupted":
+        raise click.exceptions.Exit(INTERRUPTED)
     _exit_strict(strict, result)
 
 

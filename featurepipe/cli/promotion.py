@@ -93,7 +93,7 @@ def advise(store: str, as_json: bool, **given: Any) -> None:
 @click.command()
 @click.argument("source", type=click.Path())
 @click.argument("data", type=click.Path(), required=False)
-@click.option("-o", "--output", type=click.Path(), help="Model file.  [default: tuned.safetensors in the store]")
+@click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of the store]")
 @click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
 @WEIGHTS
 @RECIPE
@@ -107,8 +107,8 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, *
     """Tune a network from where its probe stopped, and keep it if validation images say so.
 
     SOURCE is a store or a model file, DATA the images (a folder, a table, or with a model file a store); by default a
-    store's own. The file that is written is never worse on validation images than the probe: where tuning does not
-    pay, it holds the probe. The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node N
+    store's own. Where no epoch is better than the probe on validation images (by the rule that chooses C), the file
+    holds the probe. The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node N
     --no-python featurepipe finetune …
 
     \b

@@ -124,7 +124,9 @@ def finetune_text(result: dict[str, Any]) -> str:
     """The result of `finetune`: what was kept and what it is worth, beside the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
     curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
-    start = f"its probe at C={told['C']:g}" if told["start"] == "probe" else "a random head"
+    kind = told["probe"]["kind"]
+    start = f"its probe at C={told['C']:g}" if kind == "logistic" else f"its {kind} probe"
+    start = "a random head" if told["start"] != "probe" else start
     lines = [
         f"{told['of']}, {told['tune']} tuned from {start}: {len(curve) - 1} epochs, {told['stopped']}",
         f"  validation     probe {percent(validation['probe'])}, before tuning {percent(curve[0]['top1'])}, "
@@ -138,4 +140,6 @@ def finetune_text(result: dict[str, Any]) -> str:
         lines.append("  the file holds the probe; for the reasons: featurepipe advise")
     elif not told["promoted"]:
         lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
+    if told["stopped"] == "interrupted":
+        lines.append("  interrupted; the file holds the best until then, and the same command goes on from there")
     return "\n".join([*lines, f"model → {result['model']}"])

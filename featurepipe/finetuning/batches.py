@@ -97,6 +97,8 @@ class PixelBatches:
         order = epoch_order(len(self), self._recipe.seed, number)
         size = self._recipe.batch_size
         parts = [order[start : start + size] for start in range(first * size, len(order), size)]
+        if self._recipe.batch_norm == "train" and len(order) > size and parts and len(parts[-1]) == 1:
+            parts.pop()  # batch norms have no statistics of a single image
         return decoded(self.samples, self._peers.parts(parts), self._view(number), self._device, self._workers)
 
     def _view(self, number: int) -> Transform:

@@ -95,7 +95,8 @@ class Gradients:
         self._peers.add(parameter.grad for parameter in parameters)
         for parameter in parameters:
             parameter.grad /= weight or 1.0  # no image could be read
-        self._pull()
+        if weight:
+            self._pull()
         return loss, weight
 
     def _halve(self) -> None:

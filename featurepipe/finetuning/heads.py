@@ -120,7 +120,7 @@ def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:
 
 
 def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Figures of a head on embeddings X (n, D), at the temperature that suits these very rows, as every epoch has them."""
+    """Figures of a head on embeddings X (n, D), at the temperature that suits these rows, as every epoch has them."""
     estimator = head_estimator(head.weight, head.bias, head.classes, head.strength)
     temperature = probes.fit_temperature(probes.decision_scores(estimator, X), y, head.classes)
     return probes.evaluate(estimator, X, y, temperature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,5 +77,8 @@ def join(device: str) -> tuple[Peers, str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
+            timeout=timedelta(days=1),  # the others wait while the first one embeds and probes
+        )
     return Peers(torch.distributed.get_rank(), torch.distributed.get_world_size()), device

@@ -258,9 +258,9 @@ class _Tuning:
             raise TrainingDiverged(self._diverged("the validation loss", run))
         run.curve.append(row)
         if better(run.curve, run.best_epoch):
-            run.best_epoch = run.epoch
             kept = self.network.changing() if run.average is None else run.average.items()
-            run.best = {name: value.detach().to("cpu", copy=True) for name, value in kept}
+            best = {name: value.detach().to("cpu", copy=True) for name, value in kept}
+            run.best_epoch, run.best = run.epoch, best  # at once, whenever Ctrl-C comes
         self._tell(run)
         run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
         self._save(run, optimizer)
@@ -272,6 +272,7 @@ class _Tuning:
         self._miss(step)
         loss, weight = self.gradients.fill(step, [self.recipe.seed, run.epoch, run.step])
         if not weight:  # none of its images can be read any more
+            optimizer.zero_grad(set_to_none=True)
             return
         if not math.isfinite(loss):
             raise TrainingDiverged(self._diverged("the loss", run))

@@ -12,7 +12,7 @@ import numpy as np
 
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ModelFileError, ProbeError
+from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.listening import Listener
 from featurepipe.stages.quantising import has_learned
@@ -113,7 +113,9 @@ class Prepared(Source):
                 "spec": entry.spec,
                 "source": dict(self.origin),
             },
-            seen=models.digest_keys(self.parts.learned.digests),
+            seen=np.union1d(
+                models.digest_keys(self.parts.learned.digests), models.seen_in_tuning(self.origin, entry.spec)
+            ),
             card=card,
         )
 
@@ -294,19 +296,9 @@ def tuned_on(entry: Entry, parts: Parts) -> int:
 
     Copies of images that are learned from here are not counted: of them `copy_notes` speaks.
     """
-    path = Path(entry.provenance["source"]["weights"] or "")
-    if not backbones.is_model_name(path) or not path.is_file():
-        return 0
-    try:
-        model = models.load(path)
-    except ModelFileError:  # mere weights
-        return 0
-    if model.backbone["spec"]["weights"] != entry.spec["weights"]:
-        return 0
-    if not model.card.get("finetuning", {}).get("promoted"):  # what a probe has seen has not shaped its backbone
-        return 0
     new = sorted({*parts.report.digests} - {*parts.learned.digests})
-    return int(model.has_seen(new).sum())
+    seen = models.seen_in_tuning(entry.provenance["source"], entry.spec)
+    return int(np.isin(models.digest_keys(new), seen).sum())
 
 
 def copy_notes(parts: Parts) -> list[str]:

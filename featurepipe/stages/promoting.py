@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import backbones, finetuning, manifests, models
-from featurepipe.backbones import Backbone
-from featurepipe.errors import FinetuningError, StoreError
+from featurepipe.backbones import Backbone, Extractor
+from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
@@ -81,9 +81,11 @@ def finetune(
     source : path
         A store, or a model file that `featurepipe.probe` wrote.
     data : path, optional
-        Folder or table of the images; by default those that the store was made of. Needed for a model file.
+        Folder or table of the images; by default those that the store was made of. Needed for a model file. The
+        embeddings of other images than the store's go into ``NAME.tuning/store`` beside the output.
     output : path, optional
-        Model file; by default ``tuned.safetensors`` in the store, or ``NAME-tuned.safetensors`` beside the model file.
+        Model file; by default ``tuned.safetensors`` in the backbone's folder of the store, or
+        ``NAME-tuned.safetensors`` beside the model file.
     backbone : str, optional
         Which backbone of the store, if it holds several.
     weights : path, optional
@@ -132,9 +134,10 @@ def finetune(
         while (task := peers.share(None)) is not None:
             _tune(task, None, device, workers, peers, SILENT)
         return {}
-    path = _output(source, output)
+    path = _output(source, output, backbone)
     work = path.with_suffix(".tuning")
     store, extractor, loaded = _open(source, data, backbone, weights, device, workers, work, listener)
+    _check_output(path, source, extractor)
     found = divide(
         find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
         seed=seed,
@@ -152,6 +155,8 @@ def finetune(
     task = _task(start, extractor, plan, work / "checkpoint.pt")
     cached = _cached(start, task, cache, peers, workers, listener)
     made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
+    if from_scratch and made.outcome.finished:  # which may take as long again, and go wrong
+        write(path, start, plan, extractor, made, **said)
     finished, scratch = made.outcome.finished, None
     if from_scratch and finished:
         scratch = _from_scratch(start, task, device, workers, peers, listener)
@@ -176,15 +181,33 @@ def _recipe(values: Mapping[str, Any], seed: int) -> Recipe:
     return recipe
 
 
-def _output(source: str | Path, output: str | Path | None) -> Path:
+def _output(source: str | Path, output: str | Path | None, name: str | None) -> Path:
     """Where the model file goes."""
-    if output is None:
-        here = Path(source)
-        output = (
-            here / "tuned.safetensors" if Store.is_store(here) else here.with_name(f"{here.stem}-tuned.safetensors")
-        )
-    models.check_suffix(Path(output))
-    return Path(output)
+    if output is not None:
+        path = Path(output)
+    elif Store.is_store(source):
+        path = Store.open(source).choose(name).folder / "tuned.safetensors"
+    else:
+        path = Path(source).with_name(f"{Path(source).stem}-tuned.safetensors")
+    models.check_suffix(path)
+    return path
+
+
+def check_tunable(extractor: Extractor, tune: str = finetuning.HEAD) -> None:
+    """Raise FinetuningError unless this is a network that can be tuned so deep."""
+    if not isinstance(extractor, Backbone):
+        raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another with -b")
+    if extractor.spec["layer"] != backbones.PENULTIMATE:
+        raise FinetuningError(f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}")
+    if tune != finetuning.AUTO:
+        finetuning.trainable(extractor.module, tune, extractor.name)
+
+
+def _check_output(path: Path, source: str | Path, extractor: Backbone) -> None:
+    """Refuse to overwrite what tuning begins from: the same command could not go on, and stores need their weights."""
+    for taken in (source, extractor.source["weights"]):
+        if taken is not None and Path(taken).resolve() == path.resolve():
+            raise FinetuningError(f"{path} is what is tuned from; choose another place with -o")
 
 
 def _open(
@@ -202,6 +225,8 @@ def _open(
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
+    elif Path(source).is_dir():
+        raise FinetuningError(f"{source} is no store; make one with: featurepipe extract {source}")
     else:
         loaded = models.load(source)
         if loaded.kind not in finetuning.LINEAR:
@@ -221,10 +246,11 @@ def _open(
         )
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
-    store = Path(source) if loaded is None else work / "store"
-    samples = manifests.read(data).samples
-    manifests.check_labels(samples)  # before anything is embedded
-    check_classes(loaded, {sample.label for sample in samples})
+    manifest = manifests.read(data)
+    own = loaded is None and Store.open(source).root == manifest.root.resolve()
+    store = Path(source) if own else work / "store"  # the user's store goes on to describe its own images
+    manifests.check_labels(manifest.samples)  # before anything is embedded
+    check_classes(loaded, {sample.label for sample in manifest.samples})
     extract(data, store, backbone=extractor, workers=workers, listener=listener)
     return store, extractor, loaded
 
@@ -251,7 +277,7 @@ def _cached(
         parts, images = (task.train, task.validation, task.recipe), (store.rows(), store.root, store.path / ACTIVATIONS)
         try:
             return finetuning.make_cache(backbone, *parts, *images, **options)
-        except (FinetuningError, StoreError) as error:
+        except (FinetuningError, OSError) as error:  # StoreError is one; and folders that cannot be written
             if cache == "on":
                 raise
             listener.note(f"note: {error}; trained without a cache")

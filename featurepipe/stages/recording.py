@@ -165,7 +165,12 @@ def _told(
         "parameters": made.parameters,
         "recipe": asdict(recipe)
         | {"epochs": recipe.epochs_for(len(start.train)), "lr": recipe.peak_lr, "weight_decay": recipe.decay},
-        "validation": {"on": start.validated_on, "n": len(start.validation), "probe": start.figures["top1"]},
+        "validation": {
+            "on": start.validated_on,
+            "n": len(start.validation),
+            "probe": start.figures["top1"],
+            "probe_log_loss": start.figures["log_loss"],
+        },
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,
         "stopped": outcome.stopped,

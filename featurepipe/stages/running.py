@@ -18,7 +18,7 @@ from featurepipe.stages.extracting import check_root, default_name, extract, mak
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import Recipe, probe
-from featurepipe.stages.promoting import finetune
+from featurepipe.stages.promoting import check_tunable, finetune
 from featurepipe.stores import Store
 
 
@@ -96,6 +96,8 @@ def run(
     extractor = make_extractor(backbone, options, listener, store)
     if not isinstance(extractor.spec["layer"], str):
         raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
+    if promote is not None:
+        check_tunable(extractor, promote)  # here, not after an hour of embedding
     extracted = extract(
         data,
         store,
@@ -118,7 +120,17 @@ def run(
         probed = probe(store, model, **recipe, workers=workers, **both)
     evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
-    tuned = None
+    merged = {
+        **extracted,
+        **probed,
+        **evaluated,
+        "extract": extracted,
+        "probe": probed,
+        "evaluate": evaluated,
+        "report": drawn["report"],
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     if promote is not None:
         tuned = finetune(
             probed["model"],
@@ -131,19 +143,9 @@ def run(
             workers=workers,
             listener=listener,
         )
-        tuned |= report(tuned["model"])
-    merged = {
-        **extracted,
-        **probed,
-        **evaluated,
-        "extract": extracted,
-        "probe": probed,
-        "evaluate": evaluated,
-        "report": drawn["report"],
-        **({"finetune": tuned} if tuned is not None else {}),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
+        merged["finetune"] = tuned | report(tuned["model"])
+        merged["seconds"] = round(time.perf_counter() - started, 3)
+        write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     return merged
 
 

@@ -80,11 +80,14 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     parts = hold(found.entry, found.samples, kind, limit)
     train, validation, validated_on = _hold_out(parts, recipe.seed)
     class_weight = recipe.class_weight if loaded is None else loaded.card.get("class_weight")
-    classes, notes, seen = np.unique(train.y), held_notes(parts), np.zeros(0, np.uint64)
+    classes, notes = np.unique(train.y), held_notes(parts)
+    seen = models.seen_in_tuning(found.origin, found.entry.spec)  # where the backbone has been tuned before
+    if np.isin(models.digest_keys(validation.digests), seen).any():
+        notes.append(f"the backbone has been tuned on images of {validated_on}, so validation flatters it")
     if loaded is None:
         probe = fit_parts(kind, parts, None, recipe.seed, class_weight)
     else:
-        probe, seen = _own_probe(loaded, classes), loaded.seen
+        probe, seen = _own_probe(loaded, classes), np.union1d(seen, loaded.seen)
         notes += _seen_notes(loaded, parts)
     strength = finetuning.gentle_strength(probe)
     if loaded is not None and not loaded.has_seen(validation.digests).any():
@@ -130,7 +133,10 @@ def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
 def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, str]:
     """Rows to learn from and rows to validate on: val where test is reported, else a fifth of train."""
     if parts.select is not None:
-        return parts.train, parts.select, "val"
+        new = ~np.isin(parts.select.digests, parts.train.digests)  # copies would be learned by heart
+        if not new.any():
+            raise FinetuningError("every val image is a copy of a training image, so none is left to validate on")
+        return parts.train, parts.select.take(new), "val"
     out = np.array(manifests.hold_out(parts.train.y.tolist(), parts.train.digests.tolist(), seed=seed))
     if not out.any():
         raise FinetuningError(

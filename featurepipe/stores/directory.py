@@ -106,8 +106,8 @@ class Store:
         try:
             with FileLock(self.path / LOCK, timeout=-1 if wait else 0):
                 for folder in self._folders():
-                    remove_partials(folder)
-                remove_partials(self.path)
+                    remove_partials(folder, ("shard-",))  # others may be writing model files here
+                remove_partials(self.path, OWN_FILES)
                 yield
         except Timeout as error:
             raise StoreError(f"{self.path} is being written by another process; wait for it, or stop it") from error
