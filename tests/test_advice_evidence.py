@@ -29,6 +29,9 @@ def clusters(n=180, classes=3, width=12, apart=3.0, seed=0):
         (["beit_base_patch16_224.in22k_ft_in22k"], False),
         (["maesters", "vit_small_patch14_dinov2.lvd142m"], False),
         (["resnet50.a1_in1k", "mobilenetv2_100"], False),
+        (["vit_base_patch16_224.mae tuned on birds"], False),
+        (["resnet50.a1_in1k tuned on mae-beit"], False),
+        (["vit_base_patch16_224.mae (tuned)", "vit_base_patch16_224.mae"], False),
     ],
 )
 def test_masking_is_read_from_whole_words_of_names_and_tags(names, masked):

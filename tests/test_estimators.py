@@ -2,10 +2,12 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import joblib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -22,12 +24,22 @@ from featurepipe import (
     advice,
     backbones,
     extract,
+    finetuning,
     models,
     predict,
     probe,
+    probes,
 )
 from featurepipe.backbones import creation
-from featurepipe.errors import FinetuningError, FingerprintMismatch, ImageError, ProbeError
+from featurepipe.cli import main
+from featurepipe.errors import (
+    FinetuningError,
+    FingerprintMismatch,
+    ImageError,
+    OutOfMemory,
+    ProbeError,
+    TrainingDiverged,
+)
 from featurepipe.stores import Store
 
 TINY = {"random_weights": True, "image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -464,11 +476,153 @@ def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
         ({"recipe": {"speed": 1}}, "has no 'speed'"),
         ({"tune": "half"}, "unknown"),
         ({"backbone": "pixels"}, "no network"),
+        (
+            {"backbone": FeatureExtractor("test_resnet", layer="stage1", **TINY)},
+            "penultimate embedding, not from stage1",
+        ),
     ],
 )
 def test_a_fine_tuner_refuses_what_cannot_be_tuned(options, says):
     with pytest.raises(FinetuningError, match=says):
         FineTuner(**options).fit(*labelled_images())
+
+
+def test_a_probe_of_a_stage_is_not_promoted():
+    X, y = labelled_images()
+    with pytest.raises(FinetuningError, match="penultimate embedding, not from stage1"):
+        TransferClassifier(network(layer="stage1")).fit(X, y).promote(X, y)
+
+
+OPTIONS = {"tune": "last-1", "epochs": 1, "recipe": {"augment": "none"}}
+
+
+@pytest.fixture
+def validated(monkeypatch):
+    """Sets the figures that epochs have and hears the heads that tuning starts from, and what it comes to."""
+
+    def prepare(*figures, **outcome):
+        heads = []
+        promote = finetuning.promote
+
+        def promoted(backbone, head, train, validation, recipe, **options):
+            heads.append(head)
+            made = promote(backbone, head, train, validation, recipe, **options)
+            for row, (top1, log_loss) in zip(made.outcome.curve, figures, strict=True):
+                row.update(top1=top1, log_loss=log_loss)
+            told = replace(made.outcome, best_epoch=len(figures) - 1, **outcome)
+            return replace(made, outcome=told)
+
+        monkeypatch.setattr(finetuning, "promote", promoted)
+        return heads
+
+    return prepare
+
+
+@pytest.mark.parametrize(("own", "kept"), [((1.0, 0.1), False), ((1.0, 0.3), True)])
+def test_tuning_has_to_beat_the_probe_at_its_own_strength(monkeypatch, validated, own, kept):
+    X, y = labelled_images()
+    heads = validated((0.5, 0.7), (1.0, 0.2))  # better than where it started from
+    monkeypatch.setattr(finetuning, "gentle_strength", lambda probe: probe.chosen / 100)
+    asked = []
+
+    def figures(head, features, labels):
+        asked.append((head.strength, len(labels)))
+        return {"top1": own[0], "log_loss": own[1], "n": len(labels), "ece": 0.0}
+
+    monkeypatch.setattr(finetuning, "calibrated_figures", figures)
+    tuner = FineTuner(**OPTIONS).fit(X, y)
+    held = tuner.curve_[0]["n"]
+    assert asked == [(tuner.probe_.chosen, held)]
+    assert heads[0].strength == tuner.probe_.chosen / 100
+    assert tuner.promoted_ is kept
+    assert (tuner.estimator_ is tuner.probe_.estimator) is not kept
+
+
+def test_what_is_beaten_is_the_probe_without_the_rows_that_are_held_back(monkeypatch):
+    X, y = labelled_images()
+    heads, features = [], []
+    monkeypatch.setattr(finetuning, "calibrated_figures", spied(finetuning.calibrated_figures, heads))
+    monkeypatch.setattr(probes, "fit", spied(probes.fit, features))
+    tuner = FineTuner(**OPTIONS).fit(X, y)
+    held = {row.tobytes() for row in heads[0][1]}
+    assert len(held) == tuner.curve_[0]["n"] > 0
+    assert all(not held & {row.tobytes() for row in call[1]} for call in features[1:])  # the first is of all
+
+
+def spied(function, calls):
+    def spy(*given, **options):
+        calls.append(given)
+        return function(*given, **options)
+
+    return spy
+
+
+def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(validated):
+    heads = validated((0.5, 0.7), (0.5, 0.7))
+    options = {**OPTIONS, "recipe": {"augment": "none", "head": "random", "seed": 5}}
+    FineTuner(**options).fit(*labelled_images())
+    weight, bias = finetuning.random_head(*heads[0].weight.shape, 5)
+    np.testing.assert_array_equal(heads[0].weight, weight)
+    np.testing.assert_array_equal(heads[0].bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("ended", "raised"),
+    [
+        ({"stopped": finetuning.FAILED, "error": TrainingDiverged("the loss is not finite")}, TrainingDiverged),
+        ({"stopped": finetuning.FAILED, "error": OutOfMemory("no memory")}, OutOfMemory),
+        ({"stopped": finetuning.INTERRUPTED}, KeyboardInterrupt),
+    ],
+)
+def test_what_was_best_before_an_error_or_an_interrupt_is_kept(validated, ended, raised):
+    X, y = labelled_images()
+    validated((0.5, 0.7), (1.0, 0.0), **ended)
+    tuner = FineTuner(**OPTIONS)
+    with pytest.raises(raised):
+        tuner.fit(X, y)
+    assert (tuner.promoted_, tuner.stopped_) == (True, ended["stopped"])
+    assert tuner.predict(X).shape == y.shape
+
+
+@pytest.fixture
+def saved(validated, photos, tmp_path, monkeypatch):
+    """Photos, and the file of a network tuned on them in a notebook; it is saved by a relative path."""
+
+    def make(log_loss):
+        data = photos(per_class=20)
+        paths = sorted(data.rglob("*.*"))
+        validated((0.5, 0.7), (1.0, log_loss))
+        monkeypatch.setattr(finetuning, "calibrated_figures", lambda *_: {"top1": 1.0, "log_loss": 0.2, "n": 8})
+        tuner = FineTuner(network(), **OPTIONS).fit(paths, [path.parent.name for path in paths])
+        monkeypatch.chdir(tmp_path)
+        tuner.save("t.safetensors")
+        return data, tuner, tmp_path / "t.safetensors"
+
+    return make
+
+
+def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(saved, tmp_path, monkeypatch):
+    data, _, path = saved(0.0)
+    assert models.load(path).backbone["source"]["weights"] == str(path.resolve())
+    extract(data, tmp_path / "s", backbone=path, device="cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ProbeError, match="was tuned on 8 of the 8 images"):
+        probe(tmp_path / "s", tmp_path / "p.safetensors", baselines="none")
+
+
+@pytest.mark.parametrize(
+    ("log_loss", "says"), [(0.0, "fine-tuned from the probe: last-1, "), (0.5, "did not beat the probe")]
+)
+def test_a_model_file_from_a_notebook_says_whether_it_was_tuned(saved, log_loss, says):
+    _, tuner, path = saved(log_loss)
+    told = models.load(path).card["finetuning"]
+    assert (told["promoted"], told["tune"], told["best_epoch"]) == (tuner.promoted_, "last-1", 1)
+    assert told["curve"] == tuner.curve_
+    shown = CliRunner().invoke(main, ["info", str(path)])
+    assert (shown.exit_code, says in shown.output) == (0, True)
+    refused = CliRunner().invoke(main, ["report", str(path)])
+    assert (refused.exit_code, "no figures to report" in refused.output) == (1, True)
 
 
 def test_a_fine_tuner_needs_something_to_validate_on():

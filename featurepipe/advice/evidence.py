@@ -22,6 +22,7 @@ NEIGHBOURS = 10  # the fewest that DINOv2's evaluation takes
 # names and tags; "ft" after them says that such a network has since been tuned on labels.
 MASKED = {"mae", "fcmae", "mim", "simmim", "ijepa", "jepa", "vjepa", "beit", "data2vec", "maskfeat", "cae"}
 TUNED = {"ft"}
+TUNED_HERE = re.compile(r" tuned on | \(tuned\)")  # how featurepipe calls what it has tuned; data are named after "on"
 
 
 def is_masked(*names: str) -> bool:
@@ -32,6 +33,8 @@ def is_masked(*names: str) -> bool:
     >>> is_masked("vit_base_patch16_224.mae"), is_masked("convnextv2_tiny.fcmae_ft_in1k"), is_masked("resnet50.a1_in1k")
     (True, False, False)
     """
+    if any(TUNED_HERE.search(name) for name in names):
+        return False
     tokens = {token for name in names for token in re.split(r"[^a-z0-9]+", name.lower())}
     return bool(tokens & MASKED) and not tokens & TUNED
 

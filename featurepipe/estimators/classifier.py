@@ -144,7 +144,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         FineTuner
-            Fitted. If no epoch was better than the probe on what is held back, it predicts as this probe does.
+            Fitted. If no epoch was better than the probe on what is held back, where neither has learned from it, it
+            predicts as this probe does.
 
         Raises
         ------

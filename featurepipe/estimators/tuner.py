@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import extraction, finetuning, manifests, models, probes
+from featurepipe import backbones, extraction, finetuning, manifests, models, probes
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError, ImageError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
@@ -22,8 +23,9 @@ from featurepipe.stores import Pending
 class FineTuner(ClassifierMixin, BaseEstimator):
     """Classify images with a network that is tuned from where its probe stops (LP-FT).
 
-    A fifth of each class is held back for validation. If no epoch is better there than the probe, the probe is what
-    predicts.
+    A fifth of each class is held back for validation. If the best epoch is not better there than the probe fitted
+    without it, the probe is what predicts. After an interrupt, or an error in training, the attributes are set before
+    it is raised: the best until then is not lost.
 
     Parameters
     ----------
@@ -51,6 +53,8 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         Fitted on all of the training data.
     curve_ : list of dict
         See `featurepipe.finetuning.Outcome`.
+    stopped_ : str
+        Why it ended, ditto.
     backbone_ : featurepipe.backbones.Backbone
         The tuned network without its head, or the frozen one.
     estimator_ : scikit-learn classifier
@@ -95,16 +99,20 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         ProbeError
             Fewer than two classes.
         FinetuningError
-            A recipe or a depth that there is not, or a single image in every class.
+            A recipe or a depth that there is not, a backbone that is no network or stops at a stage, or a single image
+            in every class.
+        TrainingDiverged, OutOfMemory
+            What ended it before its time.
         ValueError
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
         recipe = self._recipe()
         y = check_labelled(X, y)
         extractor = make_extractor(self.backbone, self.weights, self.store)
-        features = extractor.fit_transform(X)  # (n, D)
+        _tunable(extractor.fit(X))
+        features = extractor.transform(X)  # (n, D)
         probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
-        return self.tune_from(probe, X, y, features, extractor)
+        return self.tune_from(probe, X, y, features, extractor, recipe.class_weight)
 
     def predict(self, X: Sequence[Any]) -> np.ndarray:
         """Class of each image."""
@@ -127,11 +135,21 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         """Write a model file with its backbone, which ``featurepipe predict`` and ``featurepipe extract -b`` take."""
         check_is_fitted(self, "estimator_")
         made = self.backbone_
-        source = {**made.source, "weights": str(path), "random_seed": None} if self.promoted_ else made.source
-        selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
+        source = (
+            {**made.source, "weights": str(Path(path).resolve()), "random_seed": None}
+            if self.promoted_
+            else made.source
+        )
+        chosen = self.estimator_.C if self.promoted_ else self.probe_.chosen
+        selection = {"on": self.probe_.selected_on, "chosen": chosen, "path": self.probe_.path}
         identity = {"name": made.name, "fingerprint": made.fingerprint, "spec": made.spec, "source": source}
         kind = "logistic" if self.promoted_ else self.probe_.kind
-        card = {"selection": selection, "seed": self.seed, "versions": extraction.versions()}
+        card = {
+            "selection": selection,
+            "finetuning": {"promoted": self.promoted_, **self._told},
+            "seed": self.seed,
+            "versions": extraction.versions(),
+        }
         model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
         models.save(path, model, module=made.module)
 
@@ -144,35 +162,72 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         return recipe
 
     def tune_from(
-        self, probe: probes.Probe, X: Sequence[Any], y: np.ndarray, features: np.ndarray, extractor: FeatureExtractor
+        self,
+        probe: probes.Probe,
+        X: Sequence[Any],
+        y: np.ndarray,
+        features: np.ndarray,
+        extractor: FeatureExtractor,
+        class_weight: str | None = None,
     ) -> FineTuner:
-        """Tune from a probe that has been fitted on all of X, whose embeddings are `features` (n, D)."""
+        """Tune from a probe, fitted with `class_weight` on all of X, whose embeddings are `features` (n, D)."""
         recipe = self._recipe()
-        frozen = extractor.network()
-        if not isinstance(frozen, Backbone):
-            raise FinetuningError(f"{frozen.name} is no network, so there is nothing to tune; choose another backbone")
+        frozen = _tunable(extractor)
         items = [pending(item, i, frozen.transform) for i, item in enumerate(check_images(X))]
         digests = np.array([item.digest for item in items], object)
         out = np.array(manifests.hold_out(list(map(str, y)), digests.tolist(), seed=self.seed))
         if not out.any():
             raise FinetuningError("every class has a single image, so none can be held back to validate on; add some")
-        options = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": digests[~out]}
-        strength = finetuning.gentle_strength(probe)
-        begin = probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)
-        weight, bias = finetuning.linear_head(probe.kind, begin.estimator, begin.temperature, probe.classes)
-        head = finetuning.Head(weight, bias, probe.classes, strength)
+        options = {"class_weight": class_weight, "seed": self.seed, "groups": digests[~out]}
+        gentle = finetuning.gentle_strength(probe)
+        heads = {
+            value: finetuning.head_of(
+                probes.fit(probe.kind, features[~out], y[~out], value=value, **options), probe.classes
+            )
+            for value in {probe.chosen, gentle}
+        }
+        to_beat = finetuning.calibrated_figures(heads[probe.chosen], features[out], y[out])
+        head = heads[gentle]
+        if recipe.head == finetuning.RANDOM:
+            weight, bias = finetuning.random_head(*head.weight.shape, recipe.seed)
+            head = replace(head, weight=weight, bias=bias)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         made = finetuning.promote(frozen, head, train, validation, recipe, name=f"{frozen.name} (tuned)")
+        self._keep(made, probe, to_beat, frozen, recipe)
+        self.seen_ = file_keys(X)
         if made.outcome.error is not None:
             raise made.outcome.error
-        self.promoted_ = made.outcome.best_epoch > 0
-        self.curve_, self.probe_, self.classes_ = made.outcome.curve, probe, probe.classes
+        if made.outcome.stopped == finetuning.INTERRUPTED:
+            raise KeyboardInterrupt
+        return self
+
+    def _keep(
+        self,
+        made: finetuning.Promoted,
+        probe: probes.Probe,
+        to_beat: dict[str, Any],
+        frozen: Backbone,
+        recipe: finetuning.Recipe,
+    ) -> None:
+        """Keep the tuned network if its best epoch is better than the probe's figures `to_beat`, else the probe."""
+        outcome = made.outcome
+        first = {key: to_beat[key] for key in ("top1", "log_loss", "n")}
+        # epoch 0 is the gentler probe, or a random head: the best epoch may be worse than the probe at its own strength
+        self.promoted_ = outcome.best_epoch > 0 and finetuning.better([first, outcome.curve[outcome.best_epoch]], 0)
+        self.curve_, self.stopped_, self.probe_, self.classes_ = outcome.curve, outcome.stopped, probe, probe.classes
         self.backbone_ = made.backbone if self.promoted_ else frozen
         self.estimator_ = made.estimator if self.promoted_ else probe.estimator
         self.temperature_ = made.temperature if self.promoted_ else probe.temperature
-        self.seen_ = file_keys(X)
-        return self
+        self._told = {
+            "start": "probe" if recipe.head == finetuning.PROBE else "random head",
+            "tune": recipe.tune,
+            "tuned_parameters": made.tuned,
+            "parameters": made.parameters,
+            "curve": outcome.curve,
+            "best_epoch": outcome.best_epoch,
+            "stopped": outcome.stopped,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
@@ -182,6 +237,18 @@ class FineTuner(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         return image_tags(super().__sklearn_tags__())
+
+
+def _tunable(extractor: FeatureExtractor) -> Backbone:
+    """The network of an extractor, if a head on its embeddings can be tuned together with it."""
+    made = extractor.network()
+    if not isinstance(made, Backbone):
+        raise FinetuningError(f"{made.name} is no network, so there is nothing to tune; choose another backbone")
+    if made.spec["layer"] != backbones.PENULTIMATE:
+        raise FinetuningError(
+            f"tuning starts from the penultimate embedding, not from {made.spec['layer']}; leave out layer"
+        )
+    return made
 
 
 def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:
