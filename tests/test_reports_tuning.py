@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from featurepipe import models, probes, reports
 
 NAMES = ("ant", "bee", "wasp")
+BEAT = {"on": "val", "n": 1000, "probe": 0.96, "probe_log_loss": 0.123}
 
 
 def step(c, top1):
@@ -112,6 +113,12 @@ def tuned(gain=0.0, *, where="test", n=60, **changes):
     return model, top1
 
 
+def advice(option, tune, layer="penultimate"):
+    gain = {"low": 0.0, "mean": 0.068, "high": 0.136}
+    reasons = ["Few <images>.", "They are similar."]
+    return {"option": option, "tune": tune, "layer": layer, "expected_gain": {option: gain}, "reasons": reasons}
+
+
 def said(page):
     return text(section(page, "Fine-tuning"))
 
@@ -183,7 +190,11 @@ def test_what_was_tuned_is_said_in_words(tune, words):
 
 @pytest.mark.parametrize(
     ("start", "words"),
-    [("probe", "where the probe stopped"), ("random head", "with a random head"), ("scratch", "from random weights")],
+    [
+        ("probe", "with the head of its probe, fitted without"),
+        ("random head", "with a random head"),
+        ("scratch", "from random weights"),
+    ],
 )
 def test_where_it_started_is_said(start, words):
     assert f"Training started {words}" in said(reports.page(tuned(start=start)[0]))
@@ -217,7 +228,7 @@ def test_how_long_it_took_is_said(seconds, words):
 
 def test_a_gain_beyond_the_interval_is_one():
     page = reports.page(tuned(0.4)[0])
-    assert "40.0 percentage points above the probe that it started from" in said(page)
+    assert "40.0 percentage points above the probe: " in said(page)
     assert "lies outside the 95" in said(page)
     assert "chance" not in said(page)
 
@@ -264,9 +275,9 @@ def test_a_probe_that_stands_is_called_one_and_why_is_said():
     assert ET.fromstring(page).find(".//h1").text == "insects: logistic probe"
     assert "embeddings of the frozen backbone" in page
     assert "Fine-tuning did not pay." in said(page)
-    assert "no epoch was better than the probe itself, so that this file holds the probe" in said(page)
+    assert "no epoch was better than the start (its probe), so that this file holds the probe" in said(page)
     plain = said(page)
-    assert "was 88.0 % (epoch 2, log-loss 0.480); that of the probe itself is 90.0 % (log-loss 0.500)" in plain
+    assert "was 88.0 % (log-loss 0.480), in epoch 2; that of the start (its probe) is 90.0 % (log-loss 0.500)." in plain
     assert "this model" not in page
     assert "How C was chosen" in page
 
@@ -277,6 +288,49 @@ def test_nothing_is_said_of_epochs_that_never_ran():
     assert "highest top-1" not in plain
 
 
+def test_an_epoch_that_is_no_better_than_the_probe_is_told_with_the_networks_figures():
+    network = {"top1": 0.876, "log_loss": 0.345, "n": 60}
+    model, _ = tuned(promoted=False, C=0.01, validation=BEAT, network=network)
+    plain = said(reports.page(model))
+    assert "(val, 1,000 images) epoch 2 was the best, but no better than the probe, so that this file holds" in plain
+    assert "There top-1 was 95.0 % (log-loss 0.480) at epoch 2, and is 96.0 % (log-loss 0.123) for the probe." in plain
+    assert "On test the tuned network has a top-1 of 87.6 % (log-loss 0.345), 60 images; the probe has" in plain
+    assert "87.6 % fine-tuned" in [text(bar) for bar in section(reports.page(model), "Fine-tuning").iter("text")]
+    assert "no epoch was better" not in plain
+
+
+def test_a_start_that_stands_is_told_beside_the_probe():
+    changes = {"C": 0.01, "validation": BEAT, "network": None}
+    plain = said(reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9, 0.88), **changes)[0]))
+    assert "no epoch was better than the start (its probe at C=0.01), so that" in plain
+    assert "is 90.0 % (log-loss 0.500), and that of the probe 96.0 % (log-loss 0.123)." in plain
+
+
+# -- advice -------------------------------------------------------------------------------------------------------
+
+
+def test_advice_against_tuning_is_no_failure_of_it():
+    stopped = "not begun: the advice is to keep a probe"
+    changes = {"promoted": False, "best_epoch": 0, "curve": course(0.9), "tune": "head", "stopped": stopped}
+    model, _ = tuned(advice=advice("linear", None), **changes)
+    found = section(reports.page(model), "Fine-tuning")
+    assert "Nothing was tuned. The advice was to keep the probe." in text(found)
+    assert [text(reason) for reason in found.iter("li")] == ["Few <images>.", "They are similar."]
+    for wrong in ("did not pay", "Only the head", "no epoch", "Recipe", "Training started"):
+        assert wrong not in text(found)
+    model.card["finetuning"]["advice"] = advice("stage", None, layer="stage3")
+    assert "an earlier layer's probe, on stage3; the one in this file is on the last layer." in said(
+        reports.page(model)
+    )
+
+
+def test_a_depth_that_was_advised_is_told_with_its_reasons():
+    page = reports.page(tuned(0.1, advice=advice("tune-all", "all"), tune="all")[0])
+    assert "chosen by the advice, which expected 6.8 percentage points (0.0 to 13.6) on new images" in said(page)
+    assert [text(one) for one in section(page, "Fine-tuning").iter("li")] == ["Few <images>.", "They are similar."]
+    assert "the advice" not in said(reports.page(tuned(0.1, advice=None)[0]))
+
+
 # -- curves, epochs and recipe ------------------------------------------------------------------------------------
 
 
@@ -284,8 +338,37 @@ def test_curves_begin_with_the_probe_and_mark_the_chosen_epoch():
     page = reports.page(tuned()[0])
     assert figures(page) == ["top-1 in %, by epochthe probefine-tuned", "log-loss in nats, by epochthe probefine-tuned"]
     labels = [text(label) for label in section(page, "Fine-tuning").findall(".//figure/svg/text")]
-    assert labels.count("chosen") == labels.count("probe") == 2
-    assert "Epoch 0 is the probe itself, before any step." in said(page)
+    assert labels.count("chosen") == labels.count("start") == 2
+    assert "Epoch 0 is the start (its probe), before any step." in said(page)
+    assert "Every log-loss is calibrated, by a temperature fitted on these very images." in said(page)
+
+
+def levels(page):
+    """What the points of the probe's line say, top-1 and log-loss."""
+    lines = [one for one in section(page, "Fine-tuning").iter("g") if one.get("class") == "curve the-probe"]
+    return [[text(dot) for dot in line.iter("circle")] for line in lines]
+
+
+@pytest.mark.parametrize("start", ["probe", "random head"])
+def test_the_line_to_beat_is_the_probe_at_its_own_strength(start):
+    page = reports.page(tuned(start=start, C=0.01, validation=BEAT)[0])
+    assert levels(page) == [["96", "96"], ["0.123", "0.123"]]
+    assert "The level line is the probe, fitted without these images" in said(page)
+    older = {key: value for key, value in BEAT.items() if key != "probe_log_loss"}
+    assert levels(reports.page(tuned(start=start, validation=older)[0])) == [["96", "96"]]
+
+
+def test_a_card_without_the_probes_validation_has_the_line_of_epoch_0():
+    assert levels(reports.page(tuned()[0])) == [["90", "90"], ["0.5", "0.5"]]
+
+
+def test_only_a_logistic_start_has_a_c():
+    model, _ = tuned(C=0.01)
+    assert "Epoch 0 is the start (its probe at C=0.01), before" in said(reports.page(model))
+    model.card["finetuning"]["probe"]["kind"] = "ridge"
+    model.card["selection"]["path"] = [{**step(0.1, 0.9), "alpha": 0.1}]
+    assert "Epoch 0 is the start (its probe), before" in said(reports.page(model))
+    assert "Epoch 0 is the start, before" in said(reports.page(tuned(C=0.01, start="random head")[0]))
 
 
 def test_a_random_heads_start_is_not_called_the_probe():
@@ -341,9 +424,10 @@ def test_names_cannot_become_markup():
 def test_c_is_the_probes():
     page = reports.page(tuned()[0])
     found = text(section(page, "How C of the probe was chosen"))
-    assert "It is the probe's, whose head tuning began with; the tuned head has none of its own." in found
+    assert "It is that of the probe whose head tuning began with" in found
+    assert "The probe to beat is, of those within" in found
     page = reports.page(tuned(start="random head")[0])
-    assert "with which tuning is compared" in text(section(page, "How C of the probe was chosen"))
+    assert "Tuning began with another head" in text(section(page, "How C of the probe was chosen"))
 
 
 def test_the_strength_of_another_kind_of_probe_has_its_own_name():

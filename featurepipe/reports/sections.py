@@ -221,8 +221,10 @@ def selection(model: models.Model) -> Html:
         rows.append([f"{step[name]:g}", percent(step["top1"]), f"{step['log_loss']:.3f}", said])
     whose = ""
     if is_tuned(model.card):
-        began = "whose head tuning began with" if tuning["start"] == "probe" else "with which tuning is compared"
-        whose = f" It is the probe's, {began}; the tuned head has none of its own."
+        whose = " It is that of the probe whose head tuning began with, at most that of the probe it had to beat; the"
+        if tuning["start"] != "probe":
+            whose = " Tuning began with another head, so that it only stands for the probe; the"
+        whose += " tuned head has none of its own."
     return section(
         f"How {name} {'of the probe ' if whose else ''}was chosen",
         tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}{whose}"),
@@ -235,6 +237,8 @@ def selection(model: models.Model) -> Html:
 def _rule(card: Mapping[str, Any]) -> str:
     """By which rule the candidate was chosen."""
     protocol = card.get("protocol")
+    if is_tuned(card):
+        return "The probe to beat is, of those within one standard error of the best top-1, the one of lowest log-loss."
     if protocol is None:
         return "Of those within one standard error of the best top-1, the lowest log-loss wins."
     by = f"Protocol {protocol['name']}, version {protocol['version']}, by {protocol['metric']}"

@@ -14,7 +14,7 @@ from featurepipe.reports.sections import NINETY_FIVE, is_tuned
 TICKS = 10  # epochs named below a curve
 TUNED, PROBE, SCRATCH = "fine-tuned", "the probe", "from scratch"
 STARTS = {
-    "probe": "where the probe stopped, with its head and the weights below it",
+    "probe": "with the head of {probe}, fitted without the validation images, and the weights below it as they were",
     "random head": "with a random head on the pretrained weights",
     "scratch": "from random weights, those of the head and of all below it",
 }
@@ -33,10 +33,14 @@ def finetuning(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     tuning = card.get("finetuning")
     if tuning is None:
         return Html()
+    advice = tuning.get("advice")
+    if advice is not None and advice["tune"] is None:
+        return section("Fine-tuning", _untuned(advice))
     return section(
         "Fine-tuning",
         tag("p", _what(tuning)),
-        _verdict(card, figures) if tuning["promoted"] else _refusal(tuning),
+        _advised(advice) if advice is not None else "",
+        _verdict(card, figures) if tuning["promoted"] else _refusal(card, figures),
         _beside(card, figures),
         *_courses(tuning),
         _epochs(tuning),
@@ -45,13 +49,37 @@ def finetuning(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     )
 
 
+def _untuned(advice: Mapping[str, Any]) -> Html:
+    """What there is to say where advice was against tuning: nothing was tried, so nothing failed."""
+    kept = "an earlier layer's probe" if advice["option"] == "stage" else "the probe"
+    text = f" The advice was to keep {kept}"
+    text += (
+        f", on {advice['layer']}; the one in this file is on the last layer." if advice["option"] == "stage" else "."
+    )
+    return tag("div", tag("b", "Nothing was tuned."), text, " The reasons:", _reasons(advice), class_="box")
+
+
+def _advised(advice: Mapping[str, Any]) -> Html:
+    """Who chose the depth, and why."""
+    gain = advice["expected_gain"][advice["option"]]
+    low, mean, high = (f"{100 * gain[key]:.1f}" for key in ("low", "mean", "high"))
+    said = (
+        f"The depth was chosen by the advice, which expected {mean} percentage points ({low} to {high}) on new images"
+    )
+    return join(tag("p", f"{said} against a linear probe. Its reasons:"), _reasons(advice))
+
+
+def _reasons(advice: Mapping[str, Any]) -> Html:
+    return tag("ul", *(tag("li", reason) for reason in advice["reasons"]))
+
+
 def _what(tuning: Mapping[str, Any]) -> str:
     """Which part of the network, from where, for how long."""
     share = percent(tuning["tuned_parameters"] / max(tuning["parameters"], 1))
     best = tuning["best_epoch"]
     parts = [
         f"{_depth(tuning['tune'])}: {tuning['tuned_parameters']:,} of {tuning['parameters']:,} parameters ({share}).",
-        f"Training started {STARTS[tuning['start']]}.",
+        f"Training started {STARTS[tuning['start']].format(probe=_its_probe(tuning))}.",
         "What lies below the tuned layers was computed once and kept." if tuning["cached_bottom"] else "",
         f"{_ended(tuning['stopped'], tuning['curve'][-1]['epoch'])}; in all it took {_duration(tuning['seconds'])}.",
         f"Validation data ({_validation(tuning)}) chose epoch {best}." if tuning["promoted"] else "",
@@ -91,25 +119,66 @@ def _validation(tuning: Mapping[str, Any]) -> str:
     return f"{on}, {n:,} images"
 
 
+def _its_probe(tuning: Mapping[str, Any]) -> str:
+    """The probe whose head tuning starts with; of the kinds only a logistic one has a C."""
+    kind = (tuning["probe"] or {}).get("kind", "logistic")
+    return f"its probe at C={tuning['C']:g}" if kind == "logistic" and "C" in tuning else "its probe"
+
+
 def _origin(tuning: Mapping[str, Any]) -> str:
     """What epoch 0 is called."""
-    return "the probe itself" if tuning["start"] == "probe" else "what tuning started from"
+    return f"the start ({_its_probe(tuning)})" if tuning["start"] == "probe" else "the start"
 
 
-def _refusal(tuning: Mapping[str, Any]) -> Html:
+def _to_beat(tuning: Mapping[str, Any]) -> dict[str, float | None]:
+    """The probe's figures on validation data; those of epoch 0 where a card has none and tuning started from it."""
+    validation = tuning["validation"]
+    if "probe" in validation:
+        return {"top1": validation["probe"], "log_loss": validation.get("probe_log_loss")}
+    zero = tuning["curve"][0] if tuning["start"] == "probe" else {}
+    return {key: zero.get(key) for key in ("top1", "log_loss")}
+
+
+def _pair(figures: Mapping[str, Any]) -> str:
+    """Top-1, and the log-loss where it is known."""
+    loss = figures["log_loss"]
+    return percent(figures["top1"]) + ("" if loss is None else f" (log-loss {loss:.3f})")
+
+
+def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     """Why the file holds the probe after all."""
-    zero, *epochs = tuning["curve"]
-    text = (
-        f" On validation data ({_validation(tuning)}) no epoch was better than {_origin(tuning)}, so that this file "
-        "holds the probe, on the frozen backbone as it was; the figures of this page are the probe's."
+    tuning = card["finetuning"]
+    probe, network, best = _to_beat(tuning), tuning.get("network"), tuning["best_epoch"]
+    text = f" On validation data ({_validation(tuning)}) "
+    text += (
+        f"epoch {best} was the best, but no better than the probe"
+        if best
+        else f"no epoch was better than {_origin(tuning)}"
     )
-    tried = [epoch for epoch in epochs if epoch["top1"] is not None]
-    if tried:
-        best = max(tried, key=lambda epoch: (epoch["top1"], -(epoch["log_loss"] or 0.0)))
-        text += f" The highest top-1 of an epoch was {percent(best['top1'])} (epoch {best['epoch']}, log-loss "
-        text += f"{_loss(best['log_loss'])})"
-        text += f"; that of {_origin(tuning)} is {percent(zero['top1'])} (log-loss {_loss(zero['log_loss'])})."
+    text += ", so that this file holds the probe, on the frozen backbone as it was; the figures of this page are the "
+    text += "probe's."
+    if best:
+        text += f" There top-1 was {_pair(tuning['curve'][best])} at epoch {best}"
+        text += "" if probe["top1"] is None else f", and is {_pair(probe)} for the probe"
+        text += ". Better is a lower log-loss, with a top-1 within one standard error of the best."
+    else:
+        text += _highest(tuning, probe)
+    if network is not None:
+        text += f" On {card['evaluated_on']} the tuned network has a top-1 of {_pair(network)}, {network['n']:,} images"
+        text += f"; the probe has {_pair(figures)}."
     return tag("div", tag("b", "Fine-tuning did not pay."), text, class_="box")
+
+
+def _highest(tuning: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
+    """The best of the epochs beside the start that was kept instead; nothing where none was tried."""
+    zero, *epochs = tuning["curve"]
+    tried = [epoch for epoch in epochs if epoch["top1"] is not None]
+    if not tried:
+        return ""
+    best = max(tried, key=lambda epoch: (epoch["top1"], -(epoch["log_loss"] or 0.0)))
+    text = f" The highest top-1 of an epoch was {_pair(best)}, in epoch {best['epoch']}"
+    text += f"; that of {_origin(tuning)} is {_pair(zero)}"
+    return text + (f", and that of the probe {_pair(probe)}." if "probe" in tuning["validation"] else ".")
 
 
 def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
@@ -118,15 +187,14 @@ def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     probe, top1 = tuning["probe"], figures["top1"]
     if probe is None:
         return tag("p", f"The probe's figures on {where} are not known, so nothing can be said of what tuning gained.")
-    name = "the probe that it started from" if tuning["start"] == "probe" else "the probe"
     points, low, high = 100 * (top1 - probe["top1"]), *wilson(top1, figures["n"])
     pair = f"{percent(top1)} against {percent(probe['top1'])} top-1 on {where}"
     losses = f"log-loss {figures['log_loss']:.3f} against {probe['log_loss']:.3f} nats"
     interval = f"the {NINETY_FIVE} interval of the tuned network, {wilson_text(top1, figures['n'])}"
     if abs(points) < 0.05:  # which would be shown as 0.0
-        said = f"On {where} the tuned network is as often right as {name}"
+        said = f"On {where} the tuned network is as often right as {PROBE}"
     else:
-        said = f"The tuned network is {abs(points):.1f} percentage points {'above' if points > 0 else 'below'} {name}"
+        said = f"The tuned network is {abs(points):.1f} percentage points {'above' if points > 0 else 'below'} {PROBE}"
     text = f": {pair}; {losses}."
     if low <= probe["top1"] <= high:
         text += f" The probe's figure lies inside {interval}: the difference may be chance." if points else ""
@@ -143,6 +211,8 @@ def _beside(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     values = {"this model" if is_tuned(card) else "this probe": figures["top1"]}
     if is_tuned(card) and tuning["probe"] is not None:
         values[PROBE] = tuning["probe"]["top1"]
+    elif not is_tuned(card) and tuning.get("network") is not None:
+        values[TUNED] = tuning["network"]["top1"]
     scratch, said = tuning["scratch"], ""
     if scratch is not None:
         values[SCRATCH] = scratch["top1"]
@@ -163,6 +233,9 @@ def _courses(tuning: Mapping[str, Any]) -> list[Html]:
     said = f"On validation data: {_validation(tuning)}. Epoch 0 is {_origin(tuning)}, before any step."
     said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
     said += "; on these very images, so that its figures here flatter a little." if tuning["best_epoch"] else "."
+    if _to_beat(tuning)["top1"] is not None:
+        said += " The level line is the probe, fitted without these images: what tuning has to beat."
+    said += " Every log-loss is calibrated, by a temperature fitted on these very images."
     parts = [_charts({TUNED: tuning["curve"]}, tuning, ""), tag("small", said)]
     if scratch:  # far below mostly: drawn with it, what tuning gained would not be seen
         what = ", with training from scratch"
@@ -174,13 +247,12 @@ def _charts(courses: Mapping[str, Sequence[Mapping[str, Any]]], tuning: Mapping[
     """Top-1 and log-loss of some courses, over the level of the probe."""
     epochs = sorted({step["epoch"] for course in courses.values() for step in course})
     every = math.ceil(len(epochs) / TICKS)
-    first = "probe" if tuning["start"] == "probe" else "start"
-    labels = ["" if i % every else first if epoch == 0 else f"{epoch}" for i, epoch in enumerate(epochs)]
+    labels = ["" if i % every else "start" if epoch == 0 else f"{epoch}" for i, epoch in enumerate(epochs)]
     charts = []
     for key, name, scale in (("top1", "top-1 in %", 100), ("log_loss", "log-loss in nats", 1)):
         lines = {course: _line(steps, key, epochs) for course, steps in courses.items()}
-        level = tuning["curve"][0][key]
-        if tuning["start"] == "probe" and level is not None:  # from end to end, to see what is above it
+        level = _to_beat(tuning)[key]
+        if level is not None:  # from end to end, to see what is above it
             lines = {PROBE: [(level,) * 3, *[None] * (len(epochs) - 2), (level,) * 3], **lines}
         if any(point is not None for line in lines.values() for point in line):
             charts.append(curves(f"{name}, by epoch{what}", epochs, labels, lines, scale, tuning["best_epoch"]))
