@@ -24,6 +24,7 @@ from featurepipe.errors import (
 )
 from featurepipe.finetuning import training
 from featurepipe.stages import Listener, finetune, starting
+from featurepipe.stores import Store
 
 CLASSES = ("ant", "bee", "cat")
 SPLITS = ("train", "val", "test")
@@ -69,6 +70,11 @@ def store(photos, tmp_path):
 BETTER = finetuning.better
 
 
+def tuned(path):
+    """Where a store's tuned model goes unless another place is given."""
+    return Store.open(path).choose().folder / "tuned.safetensors"
+
+
 @pytest.fixture
 def always(monkeypatch):
     """What was learned last is kept, so that tests do not hang on a figure."""
@@ -102,7 +108,7 @@ def weights(path, without=("seen",)):
 def test_a_promoted_probe_is_a_model_file_like_any_other(store, tmp_path, always, backbone):
     data, path = store(backbone=backbone)
     result = finetune(path, **QUICK)
-    assert result["model"] == str(path / "tuned.safetensors")
+    assert result["model"] == str(tuned(path))
     assert result["promoted"]
     json.dumps(result, allow_nan=False)
     told = result["finetuning"]
@@ -468,7 +474,7 @@ def test_what_cannot_be_done_is_said_in_one_line(store, options, error, says):
     with pytest.raises(error) as caught:
         finetune(path, **{**QUICK, **options})
     assert_one_line(caught, says)
-    assert not (path / "tuned.safetensors").exists()
+    assert not tuned(path).exists()
 
 
 def test_a_parameter_that_there_is_not_is_a_type_error(store):
@@ -496,7 +502,7 @@ def test_a_loss_that_is_not_finite_writes_the_best_and_then_says_so(store):
     data, path = store()
     with pytest.raises(TrainingDiverged) as caught:
         finetune(path, **{**QUICK, "lr": 1e10, "warmup": 0.0})
-    model = path / "tuned.safetensors"
+    model = tuned(path)
     assert_one_line(caught, "is not finite in epoch 1", f"{model} holds what was best until then")
     card = models.load(model).card
     assert (card["finetuning"]["promoted"], card["finetuning"]["stopped"]) == (False, "failed")
@@ -519,7 +525,7 @@ def test_no_memory_writes_the_best_and_then_says_so(store, monkeypatch, always):
     with pytest.raises(OutOfMemory) as caught:
         finetune(path, **QUICK)
     assert_one_line(caught, "no memory for a single image in training", "holds what was best until then")
-    card = models.load(path / "tuned.safetensors").card
+    card = models.load(tuned(path)).card
     assert (card["finetuning"]["best_epoch"], card["finetuning"]["promoted"]) == (1, True)
 
 
@@ -588,7 +594,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_along_the_same_curve(store,
 
 def test_a_broken_checkpoint_is_named(store):
     _, path = store()
-    checkpoint = path / "tuned.tuning" / "checkpoint.pt"
+    checkpoint = tuned(path).with_suffix(".tuning") / "checkpoint.pt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"half of one")
     with pytest.raises(FinetuningError) as caught:
@@ -608,7 +614,7 @@ def test_the_same_network_from_scratch_stands_beside(store, always):
     assert scratch["stopped"] == "after all epochs"
     assert 0 <= scratch["top1"] <= 1
     assert scratch["curve"][0]["log_loss"] != result["finetuning"]["curve"][0]["log_loss"]
-    assert not (path / "tuned.tuning").exists()
+    assert not tuned(path).with_suffix(".tuning").exists()
 
 
 def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
@@ -680,3 +686,62 @@ def test_two_processes_learn_what_one_does(store, tmp_path):
     scratch = [one["finetuning"]["scratch"]["curve"] for one in (first, alone)]
     for one, other in zip(*scratch, strict=True):
         assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
+
+
+# -- whose the files are --------------------------------------------------------------------------------------------
+
+
+def test_a_store_goes_on_to_describe_its_own_images_when_others_are_learned_from(store, photos, tmp_path, always):
+    data, path = store()
+    other = photos(CLASSES, 6, SPLITS, name="other", size=(32, 32), seed=9)
+    result = finetune(path, other, tmp_path / "t.safetensors", **QUICK)
+    assert Store.open(path).root == data.resolve()
+    assert result["data"]["root"] == str(other.resolve())
+    assert (tmp_path / "t.tuning" / "store").is_dir()
+
+
+def test_what_is_tuned_from_is_not_overwritten(store, tmp_path, always):
+    data, path = store()
+    model = probe(path, tmp_path / "m.safetensors", baselines="none", include_backbone=True)["model"]
+    with pytest.raises(FinetuningError, match="what is tuned from"):
+        finetune(model, path, model, **QUICK)
+    first = finetune(path, output=tmp_path / "first.safetensors", **QUICK)["model"]
+    extract(data, tmp_path / "again.store", backbone=first, workers=1)
+    with pytest.raises(FinetuningError, match="what is tuned from"):
+        finetune(tmp_path / "again.store", output=first, **QUICK)
+
+
+def test_what_a_backbone_was_tuned_on_is_seen_by_all_that_is_made_with_it(store, photos, tmp_path, always):
+    _, path = store()
+    first = finetune(path, output=tmp_path / "first.safetensors", **QUICK)["model"]
+    other = photos(CLASSES, 6, SPLITS, name="other", size=(32, 32), seed=9)
+    extract(other, tmp_path / "other.store", backbone=first, workers=1)
+    probed = probe(tmp_path / "other.store", tmp_path / "p.safetensors", baselines="none")["model"]
+    second = finetune(tmp_path / "other.store", output=tmp_path / "second.safetensors", **QUICK)["model"]
+    before = set(models.load(first).seen.tolist())
+    assert before < set(models.load(probed).seen.tolist())
+    assert before < set(models.load(second).seen.tolist())
+
+
+def test_copies_of_training_images_do_not_validate(store, photos, tmp_path, always):
+    data = photos(CLASSES, 6, SPLITS, name="photos", size=(32, 32), seed=3)
+    copied = sorted((data / "train" / CLASSES[0]).iterdir())[0]
+    shutil.copy(copied, data / "val" / CLASSES[0] / f"copy{copied.suffix}")
+    extract(data, tmp_path / "c.store", backbone="test_resnet", workers=1, **SMALL)
+    result = finetune(tmp_path / "c.store", **QUICK)
+    assert result["splits"]["val"] == 19
+    assert result["finetuning"]["validation"]["n"] == 18
+
+
+def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
+    with pytest.raises(FinetuningError, match="is no store; make one with: featurepipe extract"):
+        finetune(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(store, monkeypatch, always):
+    _, path = store()
+    monkeypatch.setattr(finetuning, "make_cache", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
+    result = finetune(path, **{**QUICK, "tune": "last-1"})
+    assert result["finetuning"]["cached_bottom"] is False
+    with pytest.raises(PermissionError):
+        finetune(path, cache="on", **{**QUICK, "tune": "last-1"})
