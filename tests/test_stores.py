@@ -721,3 +721,16 @@ def test_every_shard_says_how_long_its_rows_took(store):
     assert seconds[0] >= 7
     assert min(seconds) >= 0
     assert sum(seconds) <= 7 + passed + 0.002  # rounding
+
+
+def test_a_lock_sweeps_what_writers_of_the_store_left_and_nobody_elses(tmp_path):
+    store = Store.create(tmp_path / "s")
+    entry = store.entry(OTHER)
+    entry.folder.mkdir(exist_ok=True)
+    swept = [entry.folder / "shard-00000.h5.0123.partial", store.path / "manifest.csv.0123.partial"]
+    kept = [entry.folder / "tuned.safetensors.0123.partial", store.path / "model.safetensors.0123.partial"]
+    for path in (*swept, *kept):
+        path.write_text("half")
+    with store.lock():
+        pass
+    assert [path.exists() for path in (*swept, *kept)] == [False, False, True, True]
