@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import featurepipe
-from featurepipe import advise, extract, stages
+from featurepipe import advise, extract, probe, stages
 from featurepipe.errors import ProbeError
 from featurepipe.stages import advising
 from featurepipe.stores import Store
@@ -133,7 +133,9 @@ def test_the_layer_is_the_last_one_that_counts(stored):
     found = advise(stored, layer="stage4")
     assert [row["layer"] for row in found["evidence"]["layers"]] == ["stage2", "stage4"]
     assert found["layer"] in ("stage2", "stage4")
-    assert f"--layer {found['layer']}" in found["next"]
+    *_, option, folder = found["next"].split()
+    assert option == "-b"
+    assert probe(stored, backbone=folder, baselines="none")["layer"] == found["layer"]
 
 
 def test_of_many_images_a_stratified_draw_is_measured(stored, monkeypatch):

@@ -14,7 +14,9 @@ RECIPE = options(
     click.option(
         "--tune", default="all", show_default=True, help="head, last-N blocks, stageK+, all; auto: see advise."
     ),
-    click.option("--epochs", type=click.IntRange(1), help="[default: 20, or 500 steps, but at most 100]"),
+    click.option(
+        "--epochs", type=click.IntRange(1), help="Passes over the images.  [default: 20, or 500 steps, at most 100]"
+    ),
     click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest one.  [default: by batch size]"),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step."),
     click.option(
@@ -28,20 +30,34 @@ RECIPE = options(
     click.option(
         "--head-epochs", type=click.IntRange(0), default=0, show_default=True, help="Of the head alone, first."
     ),
-    click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True),
     click.option(
-        "--layer-decay", type=click.FloatRange(0, 1, min_open=True), help="Of learning rates, layer by layer."
+        "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True, help="sgd has momentum."
     ),
-    click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0.05 with adamw, 0 with sgd]"),
+    click.option(
+        "--layer-decay",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Of learning rates, layer by layer.  [default: 0.75]",
+    ),
+    click.option(
+        "--weight-decay",
+        type=click.FloatRange(0),
+        help="Not of biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
+    ),
     click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), help="Share of the steps.  [default: 0.1]"),
-    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="[default: 0]"),
+    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Share of it.  [default: 0]"),
     click.option("--mixup", type=click.FloatRange(0), help="Alpha of its Beta distribution.  [default: 0, none]"),
     click.option(
         "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights.  [default: none]"
     ),
     click.option("--l2-sp", type=click.FloatRange(0), help="Pull to the starting weights.  [default: 0]"),
     click.option("--clip-grad", type=click.FloatRange(0), help="Largest norm of the gradient; 0 is any.  [default: 1]"),
-    click.option("--batch-norm", type=click.Choice(["eval", "train"]), default="eval", show_default=True),
+    click.option(
+        "--batch-norm",
+        type=click.Choice(["eval", "train"]),
+        default="eval",
+        show_default=True,
+        help="eval keeps the statistics of the pretraining, train follows the batches.",
+    ),
     click.option("--class-weight", type=click.Choice(["balanced"]), help="Let every class count alike."),
     click.option(
         "--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Pieces of a batch, to save memory."

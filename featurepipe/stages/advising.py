@@ -114,7 +114,7 @@ def _next(source: Source, found: Mapping[str, Any]) -> str:
     which = f" -b {source.entry.folder.name}" if len(names) > 1 else ""
     if found["tune"] is not None:
         return f"featurepipe finetune {store}{which} --tune {found['tune']}"
-    if found["layer"] == source.entry.layer:
+    if found["layer"] == backbones.PENULTIMATE:
         return f"featurepipe probe {store}{which}"
     own = next(one for one in source.store.entries() if one.is_sibling(source.entry) and one.layer == found["layer"])
     return f"featurepipe probe {store} -b {own.folder.name}"
