@@ -67,7 +67,7 @@ def store(photos, tmp_path):
     return make
 
 
-BETTER = finetuning.better
+BETTER, PAYS = training.better, finetuning.pays
 
 
 def tuned(path):
@@ -78,14 +78,13 @@ def tuned(path):
 @pytest.fixture
 def always(monkeypatch):
     """What was learned last is kept, so that tests do not hang on a figure."""
-    for module in (training, finetuning):
-        monkeypatch.setattr(module, "better", lambda curve, best: True)
+    monkeypatch.setattr(training, "better", lambda curve, best: True)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, row: True)
 
 
 @pytest.fixture
 def never(monkeypatch):
-    for module in (training, finetuning):
-        monkeypatch.setattr(module, "better", lambda curve, best: False)
+    monkeypatch.setattr(training, "better", lambda curve, best: False)
 
 
 def curve(result):
@@ -177,7 +176,8 @@ def test_a_random_head_has_to_beat_the_probe(store, monkeypatch, always, figure,
     """Whatever it has learned since it was random."""
     from featurepipe.stages import promoting
 
-    monkeypatch.setattr(finetuning, "better", BETTER)
+    monkeypatch.setattr(finetuning, "pays", PAYS)
+    monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 3 or BETTER(curve, best))
     _, path = store()
     start = starting.begin
 
@@ -320,8 +320,8 @@ def test_a_probe_that_is_fitted_again_has_the_class_weights_of_its_model(store, 
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_classes_that_the_model_does_not_know_are_learned(store, photos, tmp_path, monkeypatch, pays):
-    for module in (training, finetuning):
-        monkeypatch.setattr(module, "better", lambda curve, best: pays)
+    monkeypatch.setattr(training, "better", lambda curve, best: pays)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, row: pays)
     _, path = store()
     probed = probe(path, tmp_path / "m.safetensors", baselines="none")
     more = photos((*CLASSES, "dog"), 6, SPLITS, name="more", size=(32, 32), seed=8)
@@ -483,7 +483,7 @@ def test_a_parameter_that_there_is_not_is_a_type_error(store):
 
 
 def test_a_source_that_there_is_not(tmp_path):
-    with pytest.raises(ModelFileError, match="does not exist"):
+    with pytest.raises(FinetuningError, match="is no store and no model file"):
         finetune(tmp_path / "nothing.safetensors", **QUICK)
 
 
@@ -734,7 +734,7 @@ def test_copies_of_training_images_do_not_validate(store, photos, tmp_path, alwa
 
 
 def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
-    with pytest.raises(FinetuningError, match="is no store; make one with: featurepipe extract"):
+    with pytest.raises(FinetuningError, match="is no store and no model file"):
         finetune(tmp_path)
 
 

@@ -212,9 +212,8 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     ) -> None:
         """Keep the tuned network if its best epoch is better than the probe's figures `to_beat`, else the probe."""
         outcome = made.outcome
-        first = {key: to_beat[key] for key in ("top1", "log_loss", "n")}
         # epoch 0 is the gentler probe, or a random head: the best epoch may be worse than the probe at its own strength
-        self.promoted_ = outcome.best_epoch > 0 and finetuning.better([first, outcome.curve[outcome.best_epoch]], 0)
+        self.promoted_ = outcome.best_epoch > 0 and finetuning.pays(to_beat, outcome.curve[outcome.best_epoch])
         self.curve_, self.stopped_, self.probe_, self.classes_ = outcome.curve, outcome.stopped, probe, probe.classes
         self.backbone_ = made.backbone if self.promoted_ else frozen
         self.estimator_ = made.estimator if self.promoted_ else probe.estimator

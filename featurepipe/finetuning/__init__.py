@@ -21,7 +21,7 @@ from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
 from featurepipe.finetuning.promotion import Cache, Cached, Promoted, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
-from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, tune
+from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, pays, tune
 
 __all__ = [
     "ALL",
@@ -56,6 +56,7 @@ __all__ = [
     "layers_of",
     "linear_head",
     "make_cache",
+    "pays",
     "promote",
     "random_head",
     "trainable",

@@ -396,5 +396,11 @@ def better(curve: list[dict[str, Any]], best: int) -> bool:
     return last["top1"] >= enough and (kept["top1"] < enough or last["log_loss"] < kept["log_loss"])
 
 
+def pays(probe: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether an epoch's validation is better than the probe's: by the rule of `better`, and of no lower top-1."""
+    figures = {key: probe[key] for key in ("top1", "log_loss", "n")}
+    return row["top1"] >= probe["top1"] and better([figures, dict(row)], 0)
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

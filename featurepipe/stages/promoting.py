@@ -137,6 +137,7 @@ def finetune(
     path = _output(source, output, backbone)
     work = path.with_suffix(".tuning")
     store, extractor, loaded = _open(source, data, backbone, weights, device, workers, work, listener)
+    check_tunable(extractor, plan.tune)
     _check_output(path, source, extractor)
     found = divide(
         find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
@@ -225,8 +226,8 @@ def _open(
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
-    elif Path(source).is_dir():
-        raise FinetuningError(f"{source} is no store; make one with: featurepipe extract {source}")
+    elif Path(source).is_dir() or not Path(source).exists():
+        raise FinetuningError(f"{source} is no store and no model file; make one with: featurepipe extract, and probe")
     else:
         loaded = models.load(source)
         if loaded.kind not in finetuning.LINEAR:

@@ -24,11 +24,9 @@ ADVICE = ("option", "tune", "layer", "expected_gain", "reasons")
 
 
 def _pays(start: Start, made: Promoted) -> bool:
-    """Whether the epoch that was kept is better than the probe, by the rule that chose it."""
+    """Whether the epoch that was kept is better than the probe."""
     epoch, curve = made.outcome.best_epoch, made.outcome.curve
-    if epoch == 0:
-        return False
-    return finetuning.better([{key: start.figures[key] for key in FIGURES}, curve[epoch]], 0)
+    return epoch > 0 and finetuning.pays(start.figures, curve[epoch])
 
 
 def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list[str]:
