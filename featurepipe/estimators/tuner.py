@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import backbones, extraction, finetuning, manifests, models, probes
+from featurepipe import extraction, finetuning, manifests, models, probes
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError, ImageError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
@@ -109,7 +109,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         recipe = self._recipe()
         y = check_labelled(X, y)
         extractor = make_extractor(self.backbone, self.weights, self.store)
-        _tunable(extractor.fit(X))
+        finetuning.check_tunable(extractor.fit(X).network(), recipe.tune)
         features = extractor.transform(X)  # (n, D)
         probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
         return self.tune_from(probe, X, y, features, extractor, recipe.class_weight)
@@ -172,7 +172,8 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     ) -> FineTuner:
         """Tune from a probe, fitted with `class_weight` on all of X, whose embeddings are `features` (n, D)."""
         recipe = self._recipe()
-        frozen = _tunable(extractor)
+        frozen = extractor.network()
+        finetuning.check_tunable(frozen, recipe.tune)
         items = [pending(item, i, frozen.transform) for i, item in enumerate(check_images(X))]
         digests = np.array([item.digest for item in items], object)
         out = np.array(manifests.hold_out(list(map(str, y)), digests.tolist(), seed=self.seed))
@@ -236,18 +237,6 @@ class FineTuner(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         return image_tags(super().__sklearn_tags__())
-
-
-def _tunable(extractor: FeatureExtractor) -> Backbone:
-    """The network of an extractor, if a head on its embeddings can be tuned together with it."""
-    made = extractor.network()
-    if not isinstance(made, Backbone):
-        raise FinetuningError(f"{made.name} is no network, so there is nothing to tune; choose another backbone")
-    if made.spec["layer"] != backbones.PENULTIMATE:
-        raise FinetuningError(
-            f"tuning starts from the penultimate embedding, not from {made.spec['layer']}; leave out layer"
-        )
-    return made
 
 
 def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:

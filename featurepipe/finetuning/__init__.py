@@ -6,6 +6,7 @@ Out-of-Distribution*, ICLR 2022.
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
+from featurepipe.finetuning.choices import better, pays
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import (
     LINEAR,
@@ -19,9 +20,9 @@ from featurepipe.finetuning.heads import (
 )
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, join
-from featurepipe.finetuning.promotion import Cache, Cached, Promoted, promote
+from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
-from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, better, pays, tune
+from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, tune
 
 __all__ = [
     "ALL",
@@ -49,6 +50,7 @@ __all__ = [
     "better",
     "calibrated_figures",
     "check_depth",
+    "check_tunable",
     "gentle_strength",
     "head_estimator",
     "head_of",

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from featurepipe import probes
-from featurepipe.backbones import Backbone, freeze
+from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, freeze
 from featurepipe.digests import sha256_state_dict
+from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
+from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
@@ -67,6 +69,18 @@ class Promoted:
     tuned: int
     parameters: int
     cached: bool
+
+
+def check_tunable(extractor: Extractor, tune: str) -> None:
+    """Raise FinetuningError unless this is a network whose penultimate embedding a head takes, and that is so deep."""
+    if not isinstance(extractor, Backbone):
+        raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another backbone")
+    if extractor.spec["layer"] != PENULTIMATE:
+        raise FinetuningError(
+            f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; leave out the layer"
+        )
+    if tune != AUTO:
+        trainable(extractor.module, tune, extractor.name)
 
 
 def promote(

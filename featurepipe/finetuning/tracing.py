@@ -16,8 +16,6 @@ from torch import fx
 
 from featurepipe.backbones.networks import memory_format
 
-NETWORK = "network"  # what a `Whole` calls the network; paths in its graph begin so
-
 
 def leave_autocast(maps: torch.Tensor) -> torch.Tensor:
     """Feature maps as float32, and what follows computes in it; `autocast_kept` undoes that."""

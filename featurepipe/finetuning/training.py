@@ -18,6 +18,7 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, TrainingDiverged
 from featurepipe.finetuning import checkpoints
 from featurepipe.finetuning.batches import Samples, Step
+from featurepipe.finetuning.choices import better
 from featurepipe.finetuning.gradients import Gradients
 from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.peers import Peers
@@ -54,7 +55,8 @@ class Outcome:
     ----------
     curve : list of dict
         Of epoch 0 (before any step) and every epoch that was finished: ``epoch, train_loss, top1, log_loss, n`` (on
-        validation data, and how many these are), ``lr`` (its highest), ``seconds``.
+        validation data, the log-loss calibrated by a temperature, and how many they are), ``lr`` (its highest),
+        ``seconds``.
     best_epoch : int
         The one that was kept.
     state : dict
@@ -382,24 +384,6 @@ class _Tuning:
             f"{what} is not finite in epoch {run.epoch}, step {run.step + 1}; epoch {run.best_epoch} is kept; "
             f"try a lower --lr than {self.recipe.peak_lr:g}, or --precision fp32"
         )
-
-
-def better(curve: list[dict[str, Any]], best: int) -> bool:
-    """Whether the last epoch of a curve is to be kept instead of epoch `best`.
-
-    It has to be within one standard error of the best top-1 so far; and of a lower log-loss, unless the one that was
-    kept is not within it any more.
-    """
-    top = max(row["top1"] for row in curve)
-    enough = top - math.sqrt(top * (1 - top) / curve[-1]["n"])
-    last, kept = curve[-1], curve[best]
-    return last["top1"] >= enough and (kept["top1"] < enough or last["log_loss"] < kept["log_loss"])
-
-
-def pays(probe: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether an epoch's validation is better than the probe's: by the rule of `better`, and of no lower top-1."""
-    figures = {key: probe[key] for key in ("top1", "log_loss", "n")}
-    return row["top1"] >= probe["top1"] and better([figures, dict(row)], 0)
 
 
 def _duration(seconds: float) -> str:

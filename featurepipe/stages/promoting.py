@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import backbones, finetuning, manifests, models
-from featurepipe.backbones import Backbone, Extractor
+from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
 from featurepipe.stages.advising import advise
@@ -136,8 +136,7 @@ def finetune(
         return {}
     path = _output(source, output, backbone)
     work = path.with_suffix(".tuning")
-    store, extractor, loaded = _open(source, data, backbone, weights, device, workers, work, listener)
-    check_tunable(extractor, plan.tune)
+    store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
     _check_output(path, source, extractor)
     found = divide(
         find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
@@ -152,7 +151,7 @@ def finetune(
     said = {"advised": advised, "workers": workers, "listener": listener, "started": started}
     if advised is not None and advised["tune"] is None:
         peers.share(None)
-        return write(path, start, plan, extractor, untuned(start, extractor), **said)
+        return _told(write(path, start, plan, extractor, untuned(start, extractor), **said), listener)
     task = _task(start, extractor, plan, work / "checkpoint.pt")
     cached = _cached(start, task, cache, peers, workers, listener)
     made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
@@ -164,6 +163,7 @@ def finetune(
         finished = scratch["stopped"] != finetuning.INTERRUPTED
     peers.share(None)
     result = write(path, start, plan, extractor, made, scratch=scratch, **said)
+    _told(result, listener)
     if made.outcome.error is not None:
         raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
     if finished:
@@ -171,6 +171,13 @@ def finetune(
             checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # it may hold a store or activations, which serve again
             work.rmdir()
+    return result
+
+
+def _told(result: dict[str, Any], listener: Listener) -> dict[str, Any]:
+    """A result whose notes have been said, once, however often the file was written."""
+    for note in result["notes"]:
+        listener.note(f"note: {note}")
     return result
 
 
@@ -194,16 +201,6 @@ def _output(source: str | Path, output: str | Path | None, name: str | None) -> 
     return path
 
 
-def check_tunable(extractor: Extractor, tune: str = finetuning.HEAD) -> None:
-    """Raise FinetuningError unless this is a network that can be tuned so deep."""
-    if not isinstance(extractor, Backbone):
-        raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another with -b")
-    if extractor.spec["layer"] != backbones.PENULTIMATE:
-        raise FinetuningError(f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}")
-    if tune != finetuning.AUTO:
-        finetuning.trainable(extractor.module, tune, extractor.name)
-
-
 def _check_output(path: Path, source: str | Path, extractor: Backbone) -> None:
     """Refuse to overwrite what tuning begins from: the same command could not go on, and stores need their weights."""
     for taken in (source, extractor.source["weights"]):
@@ -216,6 +213,7 @@ def _open(
     data: str | Path | None,
     name: str | None,
     weights: str | Path | None,
+    tune: str,
     device: str,
     workers: int | None,
     work: Path,
@@ -238,13 +236,7 @@ def _open(
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
         extractor = models.open_backbone(loaded, source, weights=weights, device=device)
-    if not isinstance(extractor, Backbone):
-        raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another with -b")
-    if extractor.spec["layer"] != backbones.PENULTIMATE:
-        raise FinetuningError(
-            f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; "
-            "extract and probe without --layer"
-        )
+    finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
     manifest = manifests.read(data)

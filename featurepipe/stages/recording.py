@@ -125,8 +125,6 @@ def write(
         "versions": extraction.versions(),
         "created": extraction.now(),
     }
-    for note in card["notes"]:
-        listener.note(f"note: {note}")
     backbone = made.backbone if promoted else extractor
     origin = (
         {"name": backbone.name, "weights": str(path.resolve()), "random_seed": None} if promoted else dict(found.origin)

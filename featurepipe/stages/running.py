@@ -18,7 +18,7 @@ from featurepipe.stages.extracting import check_root, default_name, extract, mak
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import Recipe, probe
-from featurepipe.stages.promoting import check_tunable, finetune
+from featurepipe.stages.promoting import finetune
 from featurepipe.stores import Store
 
 
@@ -97,7 +97,7 @@ def run(
     if not isinstance(extractor.spec["layer"], str):
         raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
     if promote is not None:
-        check_tunable(extractor, promote)  # here, not after an hour of embedding
+        finetuning.check_tunable(extractor, promote)  # here, not after an hour of embedding
     extracted = extract(
         data,
         store,
