@@ -180,18 +180,12 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         if not out.any():
             raise FinetuningError("every class has a single image, so none can be held back to validate on; add some")
         options = {"class_weight": class_weight, "seed": self.seed, "groups": digests[~out]}
-        gentle = finetuning.gentle_strength(probe)
-        heads = {
-            value: finetuning.head_of(
-                probes.fit(probe.kind, features[~out], y[~out], value=value, **options), probe.classes
-            )
-            for value in {probe.chosen, gentle}
-        }
-        to_beat = finetuning.calibrated_figures(heads[probe.chosen], features[out], y[out])
-        head = heads[gentle]
-        if recipe.head == finetuning.RANDOM:
-            weight, bias = finetuning.random_head(*head.weight.shape, recipe.seed)
-            head = replace(head, weight=weight, bias=bias)
+
+        def fit(strength: float) -> probes.Probe:
+            return probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)
+
+        strengths = probe.chosen, finetuning.gentle_strength(probe)
+        head, to_beat, _ = finetuning.starting_head(fit, *strengths, probe.classes, features[out], y[out], recipe)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         made = finetuning.promote(frozen, head, train, validation, recipe, name=f"{frozen.name} (tuned)")

@@ -11,15 +11,14 @@ from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_o
 from featurepipe.finetuning.heads import (
     LINEAR,
     Head,
-    calibrated_figures,
     gentle_strength,
     head_estimator,
-    head_of,
     linear_head,
     random_head,
+    starting_head,
 )
 from featurepipe.finetuning.networks import Forward, Network
-from featurepipe.finetuning.peers import Peers, join
+from featurepipe.finetuning.peers import Peers, joined
 from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, tune
@@ -48,19 +47,18 @@ __all__ = [
     "Samples",
     "Step",
     "better",
-    "calibrated_figures",
     "check_depth",
     "check_tunable",
     "gentle_strength",
     "head_estimator",
-    "head_of",
-    "join",
+    "joined",
     "layers_of",
     "linear_head",
     "make_cache",
     "pays",
     "promote",
     "random_head",
+    "starting_head",
     "trainable",
     "tune",
     "why_not",

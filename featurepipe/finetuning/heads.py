@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from featurepipe import probes
 from featurepipe.errors import FinetuningError
+from featurepipe.finetuning.recipes import RANDOM, Recipe
 
 LINEAR = ("logistic", "ridge", "svm", "lda")
 UNSEEN = 10.0  # by which a class that the probe has never seen starts below the mean of the logits of those it has
@@ -124,6 +125,45 @@ def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, An
     estimator = head_estimator(head.weight, head.bias, head.classes, head.strength)
     temperature = probes.fit_temperature(probes.decision_scores(estimator, X), y, head.classes)
     return probes.evaluate(estimator, X, y, temperature)
+
+
+def starting_head(
+    fit: Callable[[float], probes.Probe],
+    chosen: float,
+    gentle: float,
+    classes: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
+    recipe: Recipe,
+) -> tuple[Head, dict[str, Any], dict[str, Any]]:
+    """What tuning starts from, and what it has to beat.
+
+    Parameters
+    ----------
+    fit : callable
+        Strength → a probe fitted without the validation rows.
+    chosen, gentle : float
+        The strength of the probe that tuning has to beat, and of the one that it starts from.
+    classes : ndarray, shape (K,)
+        Sorted.
+    X, y : ndarray, shape (n, D) and (n,)
+        Embeddings and labels of the validation rows.
+    recipe : Recipe
+        Whose head may be a random one instead.
+
+    Returns
+    -------
+    head : Head
+    to_beat, first : dict
+        `calibrated_figures` on the validation rows, of both probes in the order of their strengths above.
+    """
+    heads = {strength: head_of(fit(strength), classes) for strength in dict.fromkeys((chosen, gentle))}
+    figures = {strength: calibrated_figures(one, X, y) for strength, one in heads.items()}
+    head = heads[gentle]
+    if recipe.head == RANDOM:
+        weight, bias = random_head(*head.weight.shape, recipe.seed)
+        head = replace(head, weight=weight, bias=bias)
+    return head, figures[chosen], figures[gentle]
 
 
 def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -60,25 +61,30 @@ class Peers:
         return box[0]
 
 
-def join(device: str) -> tuple[Peers, str]:
-    """Meet the processes that ``torchrun`` has started beside this one, if it has: it says so in the environment.
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Peers, str]]:
+    """Within, one meets the processes that ``torchrun`` has started beside this one, if it has.
 
-    Returns
-    -------
-    peers : Peers
-    device : str
-        ``auto`` and ``cuda`` become each process's own GPU.
+    The environment says so. Gives the peers, and the device: ``auto`` and ``cuda`` become each process's own GPU. A
+    process group that is there already is used, and left as it is.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Peers(), device
+        yield Peers(), device
+        return
     import torch
+    from torch import distributed
 
     if device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
-            timeout=timedelta(days=1),  # the others wait while the first one embeds and probes
-        )
-    return Peers(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+    own = not distributed.is_initialized()
+    if own:  # the others wait while the first one embeds and probes, for hours it may be
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(backend, timeout=timedelta(days=1))
+    try:
+        yield Peers(distributed.get_rank(), distributed.get_world_size()), device
+        if own:
+            distributed.barrier()  # nobody leaves while another still writes
+    finally:
+        if own:  # or its threads may still run when the process ends, which aborts it
+            distributed.destroy_process_group()

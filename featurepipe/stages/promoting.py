@@ -129,49 +129,49 @@ def finetune(
     if cache not in CACHES:
         raise FinetuningError(f"cache {cache!r} is unknown; use {', '.join(CACHES)}")
     plan, limit = _recipe(recipe, seed), parse_size(memory)
-    peers, device = finetuning.join(device)
-    if peers.rank:  # the first process prepares, writes and talks; the others only learn
-        while (task := peers.share(None)) is not None:
-            _tune(task, None, device, workers, peers, SILENT)
-        return {}
-    path = _output(source, output, backbone)
-    work = path.with_suffix(".tuning")
-    store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
-    _check_output(path, source, extractor)
-    found = divide(
-        find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
-        seed=seed,
-    )
-    advised = None
-    if plan.tune == finetuning.AUTO:
-        advised = advise(store, backbone=extractor, seed=seed, listener=listener)
-        listener.note(f"advice: {advised['option']}" + "".join(f"\n  {reason}" for reason in advised["reasons"]))
-        plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
-    start = begin(found, loaded, plan, limit, listener)
-    said = {"advised": advised, "workers": workers, "listener": listener, "started": started}
-    if advised is not None and advised["tune"] is None:
+    with finetuning.joined(device) as (peers, device):
+        if peers.rank:  # the first process prepares, writes and talks; the others only learn
+            while (task := peers.share(None)) is not None:
+                _tune(task, None, device, workers, peers, SILENT)
+            return {}
+        path = _output(source, output, backbone)
+        work = path.with_suffix(".tuning")
+        store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
+        _check_output(path, source, extractor)
+        found = divide(
+            find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
+            seed=seed,
+        )
+        advised = None
+        if plan.tune == finetuning.AUTO:
+            advised = advise(store, backbone=extractor, seed=seed, listener=listener)
+            listener.note(f"advice: {advised['option']}" + "".join(f"\n  {reason}" for reason in advised["reasons"]))
+            plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
+        start = begin(found, loaded, plan, limit, listener)
+        said = {"advised": advised, "workers": workers, "listener": listener, "started": started}
+        if advised is not None and advised["tune"] is None:
+            peers.share(None)
+            return _told(write(path, start, plan, extractor, untuned(start, extractor), **said), listener)
+        task = _task(start, extractor, plan, work / "checkpoint.pt")
+        cached = _cached(start, task, cache, peers, workers, listener)
+        made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
+        if from_scratch and made.outcome.finished:  # which may take as long again, and go wrong
+            write(path, start, plan, extractor, made, **said)
+        finished, scratch = made.outcome.finished, None
+        if from_scratch and finished:
+            scratch = _from_scratch(start, task, device, workers, peers, listener)
+            finished = scratch["stopped"] != finetuning.INTERRUPTED
         peers.share(None)
-        return _told(write(path, start, plan, extractor, untuned(start, extractor), **said), listener)
-    task = _task(start, extractor, plan, work / "checkpoint.pt")
-    cached = _cached(start, task, cache, peers, workers, listener)
-    made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
-    if from_scratch and made.outcome.finished:  # which may take as long again, and go wrong
-        write(path, start, plan, extractor, made, **said)
-    finished, scratch = made.outcome.finished, None
-    if from_scratch and finished:
-        scratch = _from_scratch(start, task, device, workers, peers, listener)
-        finished = scratch["stopped"] != finetuning.INTERRUPTED
-    peers.share(None)
-    result = write(path, start, plan, extractor, made, scratch=scratch, **said)
-    _told(result, listener)
-    if made.outcome.error is not None:
-        raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
-    if finished:
-        for checkpoint in (task.checkpoint, task.checkpoint.with_name(SCRATCH)):
-            checkpoint.unlink(missing_ok=True)
-        with suppress(OSError):  # it may hold a store or activations, which serve again
-            work.rmdir()
-    return result
+        result = write(path, start, plan, extractor, made, scratch=scratch, **said)
+        _told(result, listener)
+        if made.outcome.error is not None:
+            raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
+        if finished:
+            for checkpoint in (task.checkpoint, task.checkpoint.with_name(SCRATCH)):
+                checkpoint.unlink(missing_ok=True)
+            with suppress(OSError):  # it may hold a store or activations, which serve again
+                work.rmdir()
+        return result
 
 
 def _told(result: dict[str, Any], listener: Listener) -> dict[str, Any]:

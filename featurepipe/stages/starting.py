@@ -89,34 +89,29 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     else:
         probe, seen = _own_probe(loaded, classes), np.union1d(seen, loaded.seen)
         notes += _seen_notes(loaded, parts)
-    strength = finetuning.gentle_strength(probe)
-    if loaded is not None and not loaded.has_seen(validation.digests).any():
-        fitted, strength = {probe.chosen: probe}, probe.chosen
-    else:
+    own = loaded is not None and not loaded.has_seen(validation.digests).any()
+    if loaded is not None and not own:
+        notes.append(f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them")
+
+    def fit(strength: float) -> probes.Probe:
+        if own:
+            return probe
         options = {"groups": train.digests, "class_weight": class_weight, "seed": recipe.seed}
-        options["keep"] = parts.elsewhere is None
-        fitted = {C: probes.fit(kind, train.X, train.y, value=C, **options) for C in {probe.chosen, strength}}
-        if loaded is not None:
-            notes.append(
-                f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them"
-            )
-    heads = {C: finetuning.head_of(one, classes) for C, one in fitted.items()}
-    figures = {C: finetuning.calibrated_figures(one, validation.X, validation.y) for C, one in heads.items()}
-    head = heads[strength]
-    if recipe.head == finetuning.RANDOM:
-        weight, bias = finetuning.random_head(*head.weight.shape, recipe.seed)
-        head = replace(head, weight=weight, bias=bias)
-    told = figures[probe.chosen], figures[strength]
-    return Start(found, parts, train, validation, validated_on, probe, head, *told, seen, notes)
+        return probes.fit(kind, train.X, train.y, value=strength, **options, keep=parts.elsewhere is None)
+
+    gentle = probe.chosen if own else finetuning.gentle_strength(probe)
+    told = finetuning.starting_head(fit, probe.chosen, gentle, classes, validation.X, validation.y, recipe)
+    return Start(found, parts, train, validation, validated_on, probe, *told, seen, notes)
 
 
 def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
     """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
-    chosen = loaded.card["selection"]["chosen"]
     selection, splits = loaded.card["selection"], loaded.card.get("splits")
     scores = {} if splits is None else {"n": splits["val" if selection["on"] == "val" else "train"]}
     known = {"path": selection["path"], "scores": scores}
-    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, chosen, selection["on"], **known)
+    probe = probes.Probe(
+        loaded.kind, loaded.estimator, loaded.temperature, selection["chosen"], selection["on"], **known
+    )
     if probe.classes.tolist() == classes.tolist():
         return probe
     head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)
