@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from featurepipe.backbones import Transform
 from featurepipe.extraction import read_batch
 from featurepipe.finetuning import Peers, PixelBatches, Recipe, Samples
 from featurepipe.finetuning.batches import epoch_order, in_order
@@ -133,3 +134,10 @@ def test_a_greyscale_backbone_gets_one_channel(make, tinted):
     transform = replace(make.transform, input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
     batches = PixelBatches(tinted(3), transform, Recipe(batch_size=3), "cpu", 1)
     assert next(iter(batches.epoch(1))).inputs[0].shape == (3, 1, 32, 32)
+
+
+@pytest.mark.parametrize(("norm", "wanted"), [("train", [4, 4]), ("eval", [4, 4, 1])])
+def test_batch_norms_that_follow_batches_are_spared_a_single_image(tinted, norm, wanted):
+    recipe = Recipe(batch_size=4, augment="none", batch_norm=norm)
+    transform = Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0)
+    assert [len(step) for step in PixelBatches(tinted(9), transform, recipe, "cpu", 1).epoch(1)] == wanted

@@ -61,6 +61,8 @@ def test_the_first_epochs_see_the_views_that_ordinary_training_sees(pictures, tm
     plain, cached = curves("test_resnet", recipe, pictures, tmp_path)
     losses = [[row["train_loss"] for row in one.outcome.curve[1:]] for one in (plain, cached)]
     np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=1e-4)
+    for one, other in zip(plain.outcome.curve[:3], cached.outcome.curve[:3], strict=True):  # validated as they are
+        assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-4)
     assert losses[1][2] != pytest.approx(losses[0][2], rel=1e-4)  # the third has a view of its own in one alone
 
 

@@ -688,6 +688,16 @@ def test_two_processes_learn_what_one_does(store, tmp_path):
         assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
 
 
+def test_what_was_tuned_is_written_before_training_from_scratch_can_fail(store, monkeypatch, always):
+    from featurepipe.stages import promoting
+
+    _, path = store()
+    monkeypatch.setattr(promoting, "_from_scratch", lambda *_: (_ for _ in ()).throw(ValueError("no batch")))
+    with pytest.raises(ValueError, match="no batch"):
+        finetune(path, from_scratch=True, **QUICK)
+    assert models.load(tuned(path)).card["finetuning"]["promoted"]
+
+
 # -- whose the files are --------------------------------------------------------------------------------------------
 
 
