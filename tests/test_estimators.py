@@ -529,10 +529,10 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(monkeypatch, validated
         asked.append((head.strength, len(labels)))
         return {"top1": own[0], "log_loss": own[1], "n": len(labels), "ece": 0.0}
 
-    monkeypatch.setattr(finetuning, "calibrated_figures", figures)
+    monkeypatch.setattr(finetuning.heads, "calibrated_figures", figures)
     tuner = FineTuner(**OPTIONS).fit(X, y)
     held = tuner.curve_[0]["n"]
-    assert asked == [(tuner.probe_.chosen, held)]
+    assert asked[0] == (tuner.probe_.chosen, held)
     assert heads[0].strength == tuner.probe_.chosen / 100
     assert tuner.promoted_ is kept
     assert (tuner.estimator_ is tuner.probe_.estimator) is not kept
@@ -541,7 +541,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(monkeypatch, validated
 def test_what_is_beaten_is_the_probe_without_the_rows_that_are_held_back(monkeypatch):
     X, y = labelled_images()
     heads, features = [], []
-    monkeypatch.setattr(finetuning, "calibrated_figures", spied(finetuning.calibrated_figures, heads))
+    monkeypatch.setattr(finetuning.heads, "calibrated_figures", spied(finetuning.heads.calibrated_figures, heads))
     monkeypatch.setattr(probes, "fit", spied(probes.fit, features))
     tuner = FineTuner(**OPTIONS).fit(X, y)
     held = {row.tobytes() for row in heads[0][1]}
@@ -592,7 +592,7 @@ def saved(validated, photos, tmp_path, monkeypatch):
         data = photos(per_class=20)
         paths = sorted(data.rglob("*.*"))
         validated((0.5, 0.7), (1.0, log_loss))
-        monkeypatch.setattr(finetuning, "calibrated_figures", lambda *_: {"top1": 1.0, "log_loss": 0.2, "n": 8})
+        monkeypatch.setattr(finetuning.heads, "calibrated_figures", lambda *_: {"top1": 1.0, "log_loss": 0.2, "n": 8})
         tuner = FineTuner(network(), **OPTIONS).fit(paths, [path.parent.name for path in paths])
         monkeypatch.chdir(tmp_path)
         tuner.save("t.safetensors")
