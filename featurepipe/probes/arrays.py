@@ -103,6 +103,11 @@ def single(x: Array) -> Array:
     return x.astype(np.float32) if isinstance(x, np.ndarray) else x.float()
 
 
+def copy(x: Array) -> Array:
+    """Where it is."""
+    return x.copy() if isinstance(x, np.ndarray) else x.clone()
+
+
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Of the type and on the device of another array."""
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)

@@ -37,6 +37,7 @@ from featurepipe.probes.arrays import (
     CPU,
     Array,
     check_device,
+    copy,
     dots,
     double,
     host,
@@ -237,6 +238,7 @@ class LogisticPath:
         P = self._loss.estimates(S, self._Y)
         if self._loss.penalises_intercept:
             return W, S, P, True
+        W, S = copy(W), copy(S)
         for _ in range(MAX_STEPS):
             g = host((self._w * (P - self._Y)).sum(axis=0))  # (K,)
             if np.abs(g).max() <= 1e-12 * self._total:
@@ -245,8 +247,8 @@ class LogisticPath:
             scale = 1 / np.sqrt(np.maximum(np.diag(A), 1e-300))  # or a rare label's curvature passes for rounding
             step = -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
             step = put(np.clip(step, -2.0, 2.0), self._device)  # far from the optimum a full one may leap away
-            W = namespace(W).concatenate([W[:, :-1], (W[:, -1] + step)[:, None]], axis=1)
-            S = S + step
+            W[:, -1] += step
+            S += step
             P = self._loss.estimates(S, self._Y)
         return W, S, P, False
 
