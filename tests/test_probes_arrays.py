@@ -176,6 +176,24 @@ def test_a_device_without_memory_is_said_with_what_it_would_take(monkeypatch, er
         next(path.fit([10.0])) if late else LogisticPath(X, y, device="cpu:0")
 
 
+@DEVICES
+def test_each_function_does_on_a_device_what_it_does_in_numpy(device):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 1000)).astype(np.float32), rng.normal(size=(4, 1000)).astype(np.float32)
+    columns, where = np.array([[3], [0], [999], [7]]), np.array([[True], [False], [True], [False]])
+    for function, inputs in (
+        (arrays.dots, (x, y)),
+        (arrays.along_rows, (x, columns)),
+        (arrays.expit, (x.astype(float),)),
+        (arrays.quotient, (x[:, :1].astype(float), np.where(where, y[:, :1].astype(float), 0), where)),
+        (arrays.double, (x,)),
+        (arrays.single, (x.astype(float),)),
+    ):
+        wanted, found = function(*inputs), arrays.host(function(*(arrays.put(one, device) for one in inputs)))
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6 if wanted.dtype == np.float32 else 1e-12)
+
+
 def test_other_failures_keep_their_own_words(monkeypatch):
     def fail(*_):
         raise RuntimeError("no such kernel")
