@@ -8,7 +8,8 @@ Every objective is computed anew in float64, and the one C that each would choos
     python benchmarks/cpath.py --grow
 
 `features.npz` comes from `featurepipe export`; without it features are drawn. ``--every K`` lets scikit-learn fit
-only every K-th C, where all would take hours; featurepipe always fits all.
+only every K-th C, where all would take hours; featurepipe always fits all. ``--device cuda`` gives featurepipe a GPU,
+on which it has never been run; the seconds include the way of the features there, not torch's own start.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from rivals import machine, table
 from scipy.special import logsumexp
 
+from featurepipe.probes.arrays import check_device
 from featurepipe.probes.paths import LogisticPath
 
 STRENGTHS = np.logspace(-6, 5, 45)
@@ -44,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="of featurepipe, before and after scikit-learn's")
     parser.add_argument("--also", action="append", default=[], choices=ADD_ONS, help="LogisticRegressionCV; its add-on")
     parser.add_argument("--tolerance", type=float, help="of featurepipe's certificate  [default: its own]")
+    parser.add_argument("--device", default="cpu", help="of featurepipe: cpu, cuda, cuda:1")
     parser.add_argument("--grow", action="store_true", help="only featurepipe, on growing rows, widths and classes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for every figure")
     return parser.parse_args()
@@ -85,10 +88,11 @@ def objective(X: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndar
     return float(losses.sum() + (coef.astype(np.float64) ** 2).sum() / (2 * C))
 
 
-def ours(X: np.ndarray, y: np.ndarray, tolerance: float | None) -> tuple[float, list]:
+def ours(X: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> tuple[float, list]:
     """Seconds, and the fits."""
+    how = {} if options.tolerance is None else {"tolerance": options.tolerance}
     started = time.perf_counter()
-    fits = list(LogisticPath(X, y, **({} if tolerance is None else {"tolerance": tolerance})).fit(STRENGTHS))
+    fits = list(LogisticPath(X, y, device=options.device, **how).fit(STRENGTHS))
     return time.perf_counter() - started, fits
 
 
@@ -151,9 +155,9 @@ def compare(options: argparse.Namespace) -> dict:
     X, y, V, v = load(options)
     picked = np.arange(0, len(STRENGTHS), options.every)
     print(f"{len(X):,} × {X.shape[1]:,} × {y.max() + 1} classes, {len(V):,} rows held out", flush=True)
-    times = [ours(X, y, options.tolerance) for _ in range(options.rounds)]
+    times = [ours(X, y, options) for _ in range(options.rounds)]
     theirs = scikit_learns(X, y, STRENGTHS[picked])
-    times += [ours(X, y, options.tolerance) for _ in range(options.rounds)]
+    times += [ours(X, y, options) for _ in range(options.rounds)]
     fits = times[-1][1]
     rows = [["C", "featurepipe", "scikit-learn", "excess of the latter", "gap proven", "products", "same predictions"]]
     excess = []
@@ -193,7 +197,13 @@ def compare(options: argparse.Namespace) -> dict:
         f"there, predictions as scikit-learn's in float64 with tol=1e-10: featurepipe {100 * own_same:.2f} %, "
         f"scikit-learn as above {100 * their_same:.2f} %"
     )
-    result = {"seconds": [s for s, _ in times], "scikit-learn": slow, "fitted": len(picked), "excess": excess}
+    result = {
+        "device": options.device,
+        "seconds": [s for s, _ in times],
+        "scikit-learn": slow,
+        "fitted": len(picked),
+        "excess": excess,
+    }
     result |= {"chosen": best, "same_as_patient": own_same, "theirs_same_as_patient": their_same}
     if "cv" in options.also:
         result["cv"] = cross_validated(X, y)
@@ -210,7 +220,7 @@ def grow(options: argparse.Namespace) -> dict:
     shapes += [(4000, 512, 30), (4000, 512, 100)]
     rows, found = [["rows", "width", "classes", "seconds", "products", "steps", "ms/product", "converged"]], {}
     for shape in shapes:
-        seconds, fits = ours(*draw(*shape), options.tolerance)
+        seconds, fits = ours(*draw(*shape), options)
         products, steps = (sum(getattr(fit.certificate, key) for fit in fits) for key in ("products", "steps"))
         whole = sum(fit.certificate.converged for fit in fits)
         rows.append([*map(str, shape), f"{seconds:.1f}", str(products), str(steps), f"{1e3 * seconds / products:.1f}"])
@@ -223,6 +233,7 @@ def grow(options: argparse.Namespace) -> dict:
 def main() -> None:
     """Measure and print."""
     options = parse()
+    check_device(options.device)
     measure: Callable[[argparse.Namespace], dict] = grow if options.grow else compare
     print(", ".join(str(value) for value in machine().values()) + " cores")
     result = measure(options)

@@ -110,6 +110,16 @@ def test_init_only_stores(make):
     assert copy.store == "s"
 
 
+def test_the_probes_device_reaches_the_probe(monkeypatch):
+    used, fit = [], probes.fit
+    monkeypatch.setattr(probes, "fit", lambda *a, **options: used.append(options["device"]) or fit(*a, **options))
+    here, there = (TransferClassifier("pixels", probe_device=at).fit(IMAGES, LABELS) for at in ("cpu", "cpu:0"))
+    assert used == ["cpu", "cpu:0"]
+    np.testing.assert_array_equal(there.predict(IMAGES), here.predict(IMAGES))
+    with pytest.raises(ProbeError, match="device 'abacus' cannot be used here"):
+        TransferClassifier("pixels", probe_device="abacus").fit(IMAGES, LABELS)
+
+
 def test_clones_and_nested_parameters():
     model = TransferClassifier(network(seed=3), kind="ridge")
     assert clone(model).backbone.seed == 3

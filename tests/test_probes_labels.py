@@ -205,7 +205,8 @@ def test_each_label_has_the_certificate_of_the_final_fit_at_its_c(grid, on_val):
 
 def test_a_final_fit_that_does_not_converge_is_noted(grid, monkeypatch):
     final = labels._final
-    monkeypatch.setattr(labels, "_final", lambda *args: monkeypatch.setattr(paths, "MAX_STEPS", 0) or final(*args))
+    stall = lambda *a, **how: monkeypatch.setattr(paths, "MAX_STEPS", 0) or final(*a, **how)  # noqa: E731
+    monkeypatch.setattr(labels, "_final", stall)
     X, Y = data()
     fitted = probes.fit_labels(X, sets(Y))
     stalled = ", ".join(f"{C:g} (final fit)" for C in sorted(set(fitted.chosen.values())))

@@ -178,6 +178,8 @@ def test_run_follows_a_protocol(photos, tmp_path):
     for decided in ({"value": 1.0}, {"shots": [1]}, {"class_weight": "balanced"}):
         with pytest.raises(ProbeError, match="lpft decides for itself; leave out value, shots and class_weight"):
             run(tmp_path / "nowhere", protocol="lpft", **decided)
+    with pytest.raises(ProbeError, match="lpft is followed on the cpu; leave out the probe's device"):
+        run(tmp_path / "nowhere", protocol="lpft", probe_device="cpu:0")
 
 
 def test_a_protocol_is_for_one_layer_which_may_be_chosen(photos, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from featurepipe import backbones, evaluate, extract, matrices, models, probe, probes, report
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.probes import paths, shots
-from featurepipe.stages import Listener
+from featurepipe.stages import Listener, probe_layers
 from featurepipe.stores import Store
 
 TINY = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -340,6 +340,63 @@ def test_class_weights_reach_the_probe_and_the_card(stored):
     result = probe(store, kind="svm", value=0.01, baselines="none", class_weight="balanced")
     assert result["class_weight"] == "balanced"
     assert head(result)[1] != plain[1]
+
+
+def devices_of_paths(monkeypatch):
+    """A list to which each C path adds its device."""
+    used, rotated = [], paths.Rotated
+    monkeypatch.setattr(
+        paths, "Rotated", lambda *a, device, **k: used.append(device) or rotated(*a, device=device, **k)
+    )
+    return used
+
+
+@pytest.mark.parametrize("options", [{"kind": "svm"}, {"memory": 5_000}, {"multi_label": True}], ids=str)
+def test_the_probe_and_its_baseline_are_fitted_on_the_device_and_the_card_says_so(stored, monkeypatch, options):
+    store, used = stored(), devices_of_paths(monkeypatch)
+    found = [probe(store, value=0.01, probe_device=device, **options) for device in ("cpu", "cpu:0")]
+    assert used == ["cpu"] * (len(used) // 2) + ["cpu:0"] * (len(used) // 2)
+    assert [models.load(one["model"]).card["probe_device"] for one in found] == ["cpu:0"] * 2  # the same file
+    assert [one["probe_device"] for one in found] == ["cpu", "cpu:0"]
+    assert found[0]["test"]["n"] == found[1]["test"]["n"]
+    assert found[0]["baselines"] == pytest.approx(found[1]["baselines"])
+    assert found[0]["out_of_core"] == found[1]["out_of_core"] == ("memory" in options)
+
+
+def test_a_device_too_small_for_a_baseline_leaves_the_probe(photos, tmp_path, monkeypatch):
+    data = photos(("ant", "bee", "cat"), 5)
+    store = extract(data, tmp_path / "s.store", backbone="color-histogram", workers=1)["store"]
+    fit = probes.fit
+
+    def small(kind, X, *rest, **options):
+        if X.shape[1] > 1000:
+            raise ProbeError("device 'cuda' has too little memory")
+        return fit(kind, X, *rest, **options)
+
+    monkeypatch.setattr(probes, "fit", small)
+    result = probe(store, value=0.01, baselines="simple")
+    assert result["baselines"]["pixels"] is None
+    assert result["notes"][-1] == "no figure for pixels: device 'cuda' has too little memory"
+    assert models.load(result["model"]).card["test"] == result["test"]
+
+
+def test_all_layers_are_probed_on_the_device(photos, tmp_path, monkeypatch):
+    data = photos(("ant", "bee", "cat"), 5)
+    options = {"layers": "stage2,penultimate", "workers": 1, **TINY}
+    store = extract(data, tmp_path / "s.store", backbone="test_resnet", **options)["store"]
+    used = devices_of_paths(monkeypatch)
+    result = probe_layers(store, value=0.01, baselines="none", probe_device="cpu:0")
+    assert set(used) == {"cpu:0"}
+    assert len(used) >= 3  # two layers, and the best once more
+    assert result["probe_device"] == "cpu:0"
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    for stage in (probe, probe_layers):
+        with pytest.raises(ProbeError, match="device 'abacus' cannot be used here"):
+            stage(tmp_path / "nowhere", probe_device="abacus")
+        with pytest.raises(ProbeError, match="a ridge probe is fitted on the cpu"):
+            stage(tmp_path / "nowhere", kind="ridge", probe_device="cuda")
 
 
 def test_the_model_file_carries_the_same_card(stored, tmp_path):

@@ -186,6 +186,7 @@ PROBES = {
     "knn": "n_neighbors",
     "mlp": "alpha",
 }
+ON_DEVICES = ("logistic", "svm")  # featurepipe.probes.ON_DEVICES, likewise
 STRENGTHS = {"c": "C", "alpha": "alpha", "shrinkage": "shrinkage", "k": "n_neighbors"}  # option → strength
 PROBE = options(
     click.option(
@@ -233,6 +234,12 @@ PROBE = options(
         show_default=True,
         help="simple: majority class and raw pixels; full: also a randomly initialised backbone.",
     ),
+    click.option(
+        "--probe-device",
+        default="cpu",
+        show_default=True,
+        help="Where logistic and svm are fitted: cpu, cuda, cuda:1. Never run on a GPU yet.",
+    ),
     click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
 )
 
@@ -265,6 +272,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if options.get("semi") and not options["shots"]:
         raise click.UsageError("--semi stands beside few labels; say how many per class: --shots 1,5,10")
     probe_options: dict[str, Any] = {}
+    if options.get("probe_device", "cpu") != "cpu" and options["kind"] not in ON_DEVICES:
+        raise click.UsageError(f"--probe-device is for {' and '.join(ON_DEVICES)}, not for {options['kind']}")
     if "protocol" in options:
         probe_options = _protocol_options(options)
     if "kind" in options:
@@ -300,6 +309,8 @@ def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError("--protocol is for one layer; choose it with --layer")
     if options.pop("memory", None) is not None:
         raise click.UsageError("--memory is for probes without --protocol, which holds all features in memory")
+    if options.pop("probe_device") != "cpu":
+        raise click.UsageError("--probe-device is for probes without --protocol")
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     given = [flag for name, flag in FIXED.items() if context.get_parameter_source(name) is not default]

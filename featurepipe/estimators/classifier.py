@@ -35,6 +35,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         The kind's strength (C, alpha, …); None chooses it by cross-validation inside the training data.
     store : path, optional
         Directory that keeps embeddings; only with a name.
+    probe_device : str
+        Where a logistic or svm probe is fitted; see `featurepipe.probes.fit`. The network's own device is the
+        extractor's. Never run on a GPU.
     strategy : {'probe', 'auto'}
         ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
     seed : int
@@ -70,6 +73,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         kind: str = "logistic",
         value: float | None = None,
         store: str | PathLike[str] | None = None,
+        probe_device: str = "cpu",
         strategy: str = "probe",
         seed: int = 0,
     ) -> None:
@@ -78,6 +82,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.kind = kind
         self.value = value
         self.store = store
+        self.probe_device = probe_device
         self.strategy = strategy
         self.seed = seed
 
@@ -89,7 +94,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ImageError
             An image cannot be read.
         ProbeError
-            Fewer than two classes, or an unknown kind.
+            Fewer than two classes, an unknown kind, or a device that cannot be used.
         ValueError
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
@@ -98,7 +103,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         y = check_labelled(X, y)
         self.extractor_ = make_extractor(self.backbone, self.weights, self.store)
         features = self.extractor_.fit_transform(X)  # (n, D)
-        self.probe_ = probes.fit(self.kind, features, y, value=self.value, seed=self.seed)
+        how = {"value": self.value, "seed": self.seed, "device": self.probe_device}
+        self.probe_ = probes.fit(self.kind, features, y, **how)
         self.classes_ = self.probe_.classes
         self.seen_ = file_keys(X)
         self.tuner_ = None

@@ -4,89 +4,97 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurepipe.probes.stacks import Rows, chunks, weighted_moments
+from featurepipe.probes.arrays import CPU, Array, double, hold, host, namespace, put, single, zeros
+from featurepipe.probes.stacks import Rows, chunks, rows_at_once, weighted_moments
 from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
 
 class Rotated:
     """The features, centred and on their principal axes, as products with them.
 
+    On another device than ``cpu`` both the features and what they are there, rotated, are copied to it, and products
+    are made there; the axes themselves are found in NumPy.
+
     Attributes
     ----------
     rank : int
         Axes, r.
-    squares : ndarray, shape (r,)
+    squares : Array of float64, shape (r,)
         Weighted sum of squares along each axis.
     weight : float
         Sum of the weights.
     """
 
-    def __init__(self, X: Rows, w: np.ndarray, *, scale: bool, keep: bool) -> None:
-        self._X, self.weight = X, float(w.sum())
-        self._mean, deviations = weighted_moments(X, w)  # (D,), (D,)
-        constant = is_constant(deviations, self._mean)
-        self._spread = feature_scales(deviations, constant, len(X)) if scale else np.ones(X.shape[1])  # (D,)
-        self._axes, self.squares = self._principal(w)  # (D, r), (r,)
-        self.rank = len(self.squares)
+    def __init__(self, X: Rows, w: Array, *, scale: bool, keep: bool, device: str = CPU) -> None:
+        self._X, self.weight = hold(X, device, rows_at_once(X.shape[1])), float(w.sum())
+        mean, deviations = weighted_moments(self._X, w)  # (D,), (D,)
+        constant = is_constant(deviations, mean)
+        spread = feature_scales(deviations, constant, len(X)) if scale else np.ones(X.shape[1])  # (D,)
+        self._mean, self._spread = put(mean, device), put(spread, device)
+        axes, squares = self._principal(w)  # (D, r), (r,)
+        self._axes, self.squares = put(axes / spread[:, None], device), put(squares, device)
+        self.rank = len(squares)
         self._offset = self._mean @ self._axes  # (r,)
         self._kept = None
-        if keep:
-            self._kept = np.empty((len(X), self.rank), np.float32)
+        if keep or device != CPU:
+            self._kept = zeros((len(X), self.rank), single(self.squares))
             for at, chunk in chunks(self._X):
                 self._kept[at] = chunk @ self._axes - self._offset
 
-    def forward(self, V: np.ndarray) -> np.ndarray:
+    def forward(self, V: Array) -> Array:
         """Scores (n, K) of coefficients V (K, r + 1), in float64."""
         full = self._axes @ V[:, :-1].T  # (D, K)
         shift = V[:, -1] - self._offset @ V[:, :-1].T  # (K,)
-        S = np.empty((len(self._X), len(V)))
+        S = zeros((len(self._X), len(V)), V)
         for at, chunk in chunks(self._X):
             S[at] = chunk @ full + shift
         return S
 
-    def backward(self, R: np.ndarray) -> tuple[np.ndarray, float]:
+    def backward(self, R: Array) -> tuple[Array, float]:
         """Rᵀ times the features and a column of ones, (K, r + 1), of R (n, K), in float64.
 
         And the sum of squares of Rᵀ times what the features have beside their axes.
         """
+        xp = namespace(R)
         total = R.sum(axis=0)  # (K,)
-        full = sum(R[at].T @ chunk for at, chunk in chunks(self._X)) - np.outer(total, self._mean)  # (K, D)
+        full = sum(R[at].T @ chunk for at, chunk in chunks(self._X)) - xp.outer(total, self._mean)  # (K, D)
         along = full @ self._axes  # (K, r)
         beside = float(((full / self._spread) ** 2).sum() - (along**2).sum())  # Pythagoras
-        return np.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
+        return xp.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
 
-    def forward32(self, V: np.ndarray) -> np.ndarray:
+    def forward32(self, V: Array) -> Array:
         """As `forward`, in float32 from the kept features."""
         if self._kept is None:
-            return self.forward(V.astype(np.float64)).astype(np.float32)
+            return single(self.forward(double(V)))
         with np.errstate(invalid="ignore"):  # some processors' BLAS flags numbers beside a vector's end
             return self._kept @ V[:, :-1].T + V[:, -1]
 
-    def backward32(self, R: np.ndarray) -> np.ndarray:
+    def backward32(self, R: Array) -> Array:
         """As `backward`, in float32 from the kept features."""
         if self._kept is None:
-            return self.backward(R.astype(np.float64))[0].astype(np.float32)
+            return single(self.backward(double(R))[0])
         with np.errstate(invalid="ignore"):  # as above
-            return np.concatenate([R.T @ self._kept, R.sum(axis=0)[:, None]], axis=1)
+            return namespace(R).concatenate([R.T @ self._kept, R.sum(axis=0)[:, None]], axis=1)
 
-    def unrotated(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (K, D) and intercept (K,) for the features as they were given, of W (K, r + 1)."""
+    def unrotated(self, W: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (K, D) and intercept (K,) for the features as they were given, of W (K, r + 1); in NumPy."""
         coef = W[:, :-1] @ self._axes.T
-        return coef, W[:, -1] - coef @ self._mean
+        return host(coef), host(W[:, -1] - coef @ self._mean)
 
-    def _principal(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The axes (D, r), which also standardise the features; their sums of squares (r,)."""
+    def _principal(self, w: Array) -> tuple[np.ndarray, np.ndarray]:
+        """The axes (D, r) of the standardised features, and their sums of squares (r,); in NumPy."""
         n, width = self._X.shape
+        root = namespace(w).sqrt
         standardised = (
-            (chunk - self._mean) / self._spread * np.sqrt(w[at])[:, None] for at, chunk in chunks(self._X)
+            (chunk - self._mean) / self._spread * root(w[at])[:, None] for at, chunk in chunks(self._X)
         )  # (m, D)
         if n <= width:  # the representer theorem: coefficients lie in the rows' span
-            squares, vectors = row_eigenpairs(np.concatenate(list(standardised)))
+            squares, vectors = row_eigenpairs(np.concatenate([host(Z) for Z in standardised]))
         else:
-            gram = np.zeros((width, width))
+            gram = zeros((width, width), w)
             for Z in standardised:
                 gram += Z.T @ Z
-            squares, vectors = np.linalg.eigh(gram)
+            squares, vectors = np.linalg.eigh(host(gram))
             kept = squares > max(squares[-1], 0) * ROUNDING**2
             squares, vectors = squares[kept], vectors[:, kept]
-        return vectors / self._spread[:, None], squares
+        return vectors, squares

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.arrays import CPU, check_device
 from featurepipe.probes.linear import fit_logistic, fit_svm
 from featurepipe.probes.neighbours import fit_knn
 from featurepipe.probes.networks import fit_mlp
@@ -38,6 +39,7 @@ KINDS: dict[str, tuple[str | None, tuple[float | None, ...]]] = {
 CLASS_WEIGHTS = (None, "balanced")
 _UNWEIGHTED = ("centroid", "knn")
 IN_MEMORY = ("knn", "mlp")  # kinds that are made of a copy of the features
+ON_DEVICES = ("logistic", "svm")  # kinds that are fitted along a C path
 OUT_OF_CORE = tuple(kind for kind in KINDS if kind not in IN_MEMORY)
 SMALL_BYTES = 2**26
 
@@ -51,6 +53,7 @@ def fit_path(
     class_weight: str | None = None,
     seed: int = 0,
     keep: bool = True,
+    device: str = CPU,
 ) -> list[Fitted]:
     """Fit every candidate.
 
@@ -66,6 +69,7 @@ def fit_path(
     seed : int
         Of an mlp's initialisation and batches.
     keep : bool
+    device : str
         See `featurepipe.probes.fit`.
 
     Returns
@@ -82,7 +86,7 @@ def fit_path(
         if kind == "mlp":
             return list(fit_mlp(X, y, candidates, weights, seed=seed))
         fitter = fit_logistic if kind == "logistic" else fit_svm
-        return list(fitter(X, y, candidates, weights, keep=keep))
+        return list(fitter(X, y, candidates, weights, keep=keep, device=device))
 
 
 def fit_folds(
@@ -153,8 +157,8 @@ def candidates_of(kind: str, value: float | None, rows: int = sys.maxsize) -> tu
     return (value,)
 
 
-def check_kind(kind: str, class_weight: str | None) -> None:
-    """Raise ProbeError for an unknown kind, or class weights that it cannot have."""
+def check_kind(kind: str, class_weight: str | None, device: str = CPU) -> None:
+    """Raise ProbeError for an unknown kind, or class weights or a device that it cannot have."""
     if kind not in KINDS:
         *others, last = KINDS
         raise ProbeError(f"probe {kind!r} is unknown; use {', '.join(others)} or {last}")
@@ -163,6 +167,12 @@ def check_kind(kind: str, class_weight: str | None) -> None:
     if class_weight is not None and kind in _UNWEIGHTED:
         able = ", ".join(other for other in KINDS if other not in _UNWEIGHTED)
         raise ProbeError(f"a {kind} probe has no class weights; leave them out, or use one of {able}")
+    if device != CPU and kind not in ON_DEVICES:
+        raise ProbeError(
+            f"a {kind} probe is fitted on the {CPU}, not on {device}; leave the device out, or use one of "
+            f"{', '.join(ON_DEVICES)}"
+        )
+    check_device(device)
 
 
 def at_edge(kind: str, chosen: float | None) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.arrays import CPU
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import check_groups, check_rows
 from featurepipe.probes.kinds import FOLDS, candidates_of, check_kind, threads
@@ -40,6 +41,7 @@ def fit_labels(
     class_weight: str | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
+    device: str = CPU,
 ) -> Probe:
     """Choose each label's C, and fit all labels.
 
@@ -59,6 +61,8 @@ def fit_labels(
         Rows of one group, such as exact copies of an image, stay in the same fold.
     seed : int
         Of the folds.
+    device : str
+        As for `featurepipe.probes.fit`.
 
     Returns
     -------
@@ -71,8 +75,8 @@ def fit_labels(
     Raises
     ------
     ProbeError
-        Fewer than two labels, one that all rows or none have, a label in y_val only, values that are not finite, or a
-        C that cannot be.
+        Fewer than two labels, one that all rows or none have, a label in y_val only, values that are not finite, a C
+        that cannot be, or a device that cannot be used.
 
     Notes
     -----
@@ -86,7 +90,7 @@ def fit_labels(
     >>> probe.classes.tolist(), probe.estimator.predict([[0, 1], [1, 1]]).tolist()
     (['right', 'up'], [[0, 1], [1, 1]])
     """
-    check_kind("logistic", class_weight)
+    check_kind("logistic", class_weight, device)
     X, y, X_val, y_val = check_rows(X, y, X_val, y_val)
     check_groups(groups, len(y))
     labels = labels_of(y)
@@ -98,11 +102,11 @@ def fit_labels(
         raise ProbeError(
             f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier needs rows without it, too"
         )
-    candidates = candidates_of("logistic", value, len(Y))
+    candidates, how = candidates_of("logistic", value, len(Y)), {"class_weight": class_weight, "device": device}
     if X_val is not None:
         check_known(labels_of(y_val), labels)
         truth, on = indicator(y_val, labels), "val"
-        fits = _fits(X, Y, candidates, class_weight)
+        fits = _fits(X, Y, candidates, **how)
         scores = np.stack([_scores(fit, X_val) for fit in fits])  # (candidates, m, K)
         converged = np.array([fit.certificate.converged for fit in fits])
         able = _varied(truth)
@@ -110,10 +114,10 @@ def fit_labels(
     else:
         truth, on = Y, f"{FOLDS}-fold cross-validation on train"
         folds = label_folds(Y, np.arange(len(Y)) if groups is None else groups, seed)
-        scores, able, converged = _cross_validate(X, Y, candidates, folds, class_weight)
+        scores, able, converged = _cross_validate(X, Y, candidates, folds, **how)
     losses = np.stack([_mean_losses(S, truth, class_weight) for S in scores])  # (candidates, K)
     best, notes = _choose(losses, able, labels, candidates)
-    estimator, certificates = _final(X, Y, labels, np.array(candidates)[best], class_weight)
+    estimator, certificates = _final(X, Y, labels, np.array(candidates)[best], **how)
     return Probe(
         kind=MULTI_LABEL,
         estimator=estimator,
@@ -185,7 +189,7 @@ def label_folds(Y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cross_validate(
-    X: np.ndarray, Y: np.ndarray, candidates: Sequence[float], folds: np.ndarray, class_weight: str | None
+    X: np.ndarray, Y: np.ndarray, candidates: Sequence[float], folds: np.ndarray, **how: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Held-out scores (candidates, n, K), labels that can be selected on them (K,), candidates that converged.
 
@@ -202,7 +206,7 @@ def _cross_validate(
         if not len(out) or not len(able):
             continue
         fitted[np.ix_(out, able)] = True
-        for i, fit in enumerate(_fits(X[rest], Y[rest][:, able], candidates, class_weight)):
+        for i, fit in enumerate(_fits(X[rest], Y[rest][:, able], candidates, **how)):
             scores[i][np.ix_(out, able)] = _scores(fit, X[out])
             converged[i] &= fit.certificate.converged
     selectable = (fitted & (Y == 1)).any(axis=0) & (fitted & (Y == 0)).any(axis=0)
@@ -226,11 +230,11 @@ def _choose(
 
 
 def _final(
-    X: np.ndarray, Y: np.ndarray, labels: np.ndarray, strengths: np.ndarray, class_weight: str | None
+    X: np.ndarray, Y: np.ndarray, labels: np.ndarray, strengths: np.ndarray, **how: Any
 ) -> tuple[Any, dict[str, Certificate]]:
     """The classifier with each label's own C (K,), and the certificate of each label's fit."""
     coef, intercept, found = np.empty((len(labels), X.shape[1])), np.empty(len(labels)), {}
-    for fit in _fits(X, Y, np.unique(strengths).tolist(), class_weight):
+    for fit in _fits(X, Y, np.unique(strengths).tolist(), **how):
         mine = strengths == fit.certificate.C
         coef[mine], intercept[mine] = fit.coef[mine], fit.intercept[mine]
         found[fit.certificate.C] = fit.certificate
@@ -238,12 +242,12 @@ def _final(
     return labels_classifier(labels, coef, intercept, strengths), certificates
 
 
-def _fits(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float], class_weight: str | None) -> list[Fit]:
+def _fits(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float], class_weight: str | None, device: str) -> list[Fit]:
     """All labels (n, K) at each C, ascending."""
     weights = _balanced(Y) if class_weight == "balanced" else None
     with threads(X):
-        path = LogisticPath(X, Y, sample_weight=weights, scale=True, tolerance=TOLERANCE / Y.shape[1])
-        return list(path.fit(strengths))
+        how = {"scale": True, "tolerance": TOLERANCE / Y.shape[1], "device": device}
+        return list(LogisticPath(X, Y, sample_weight=weights, **how).fit(strengths))
 
 
 def _scores(fit: Fit, X: np.ndarray) -> np.ndarray:

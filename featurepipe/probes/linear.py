@@ -13,22 +13,18 @@ from featurepipe.probes.stacks import Rows
 Fitted = Iterable[tuple[Any, Certificate | None]]
 
 
-def fit_logistic(
-    X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, *, keep: bool = True
-) -> Fitted:
-    """LogisticRegression at each C; `keep` as of LogisticPath."""
+def fit_logistic(X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, **how: Any) -> Fitted:
+    """LogisticRegression at each C; `keep` and `device` as of LogisticPath."""
     from sklearn.linear_model import LogisticRegression
 
-    return _along_path(LogisticPath, LogisticRegression, X, y, candidates, weights, keep)
+    return _along_path(LogisticPath, LogisticRegression, X, y, candidates, weights, **how)
 
 
-def fit_svm(
-    X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, *, keep: bool = True
-) -> Fitted:
+def fit_svm(X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, **how: Any) -> Fitted:
     """LinearSVC (squared hinge) at each C; its intercept is penalised, for features about their mean."""
     from sklearn.svm import LinearSVC
 
-    return _along_path(SvmPath, LinearSVC, X, y, candidates, weights, keep)
+    return _along_path(SvmPath, LinearSVC, X, y, candidates, weights, **how)
 
 
 def _along_path(
@@ -38,10 +34,10 @@ def _along_path(
     y: np.ndarray,
     candidates: Iterable[float],
     weights: np.ndarray | None,
-    keep: bool,
+    **how: Any,
 ) -> Fitted:
     classes, codes = np.unique(y, return_inverse=True)
-    for fit in path(X, codes, sample_weight=weights, scale=True, keep=keep).fit(candidates):
+    for fit in path(X, codes, sample_weight=weights, scale=True, **how).fit(candidates):
         yield path_estimator(make, classes, fit), fit.certificate
 
 

@@ -1,7 +1,8 @@
 """Convex losses of linear scores, as Newton's method needs them: value, slope, curvature.
 
 S are scores (n, K), Y targets of 0 and 1 (n, K), w weights (n, 1) or (n, K). The estimates P (n, K) are such that
-P - Y is the loss's derivative by S, without weights: of the logistic losses the probabilities.
+P - Y is the loss's derivative by S, without weights: of the logistic losses the probabilities. All of them are NumPy's,
+or torch's on one device; see `featurepipe.probes.arrays`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-Product = Callable[[np.ndarray], np.ndarray]
+from featurepipe.probes.arrays import Array, along_rows, double, expit, host, namespace, single
+
+Product = Callable[[Array], Array]
 
 
 class Loss(Protocol):
@@ -31,20 +34,20 @@ class Loss(Protocol):
     separate: bool
     smooth: bool
 
-    def value(self, S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:
+    def value(self, S: Array, Y: Array, w: Array | float) -> float:
         """Weighted sum over the rows."""
         ...
 
-    def estimates(self, S: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    def estimates(self, S: Array, Y: Array) -> Array:
         """P (n, K)."""
         ...
 
-    def curvature(self, P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> Product:
+    def curvature(self, P: Array, Y: Array, w: Array | float) -> Product:
         """The product of every row's weighted second derivative (K, K) with T (n, K), in float32."""
         ...
 
-    def covariance(self, P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-        """Weighted sum of the rows' second derivatives, (K, K)."""
+    def covariance(self, P: Array, Y: Array, w: Array | float) -> np.ndarray:
+        """Weighted sum of the rows' second derivatives, (K, K), in NumPy."""
         ...
 
 
@@ -56,41 +59,43 @@ class Softmax:
     smooth = True
 
     @staticmethod
-    def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102
-        top = S.max(axis=1, keepdims=True)  # (n, 1)
-        log_sum = np.log(np.exp(S - top).sum(axis=1, keepdims=True)) + top
+    def value(S: Array, Y: Array, w: Array | float) -> float:  # noqa: D102
+        xp = namespace(S)
+        top = xp.amax(S, axis=1, keepdims=True)  # (n, 1)
+        log_sum = xp.log(xp.exp(S - top).sum(axis=1, keepdims=True)) + top
         return float((w * (log_sum - (S * Y).sum(axis=1, keepdims=True))).sum())
 
     @staticmethod
-    def estimates(S: np.ndarray, Y: np.ndarray) -> np.ndarray:  # noqa: D102
-        P = np.exp(S - S.max(axis=1, keepdims=True))
+    def estimates(S: Array, Y: Array) -> Array:  # noqa: D102
+        xp = namespace(S)
+        P = xp.exp(S - xp.amax(S, axis=1, keepdims=True))
         P /= P.sum(axis=1, keepdims=True)
         return P
 
     @staticmethod
-    def curvature(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> Product:
+    def curvature(P: Array, Y: Array, w: Array | float) -> Product:
         """The product w (diag(p) - p pᵀ) t of every row, in float32.
 
         Adding the same number to all of t changes nothing, so the entry of the likeliest class is made 0: 1 - p of a
         class that is all but certain has no correct digit in float32, and is not needed then.
         """
         top = P.argmax(axis=1)[:, None]  # (n, 1)
-        single = P.astype(np.float32)
-        weighted = (w * P).astype(np.float32)
+        P32, weighted = single(P), single(w * P)
+        einsum = namespace(P).einsum
 
-        def product(T: np.ndarray) -> np.ndarray:
-            T = T - np.take_along_axis(T, top, axis=1)
-            T -= np.einsum("ij,ij->i", single, T)[:, None]
+        def product(T: Array) -> Array:
+            T = T - along_rows(T, top)
+            T -= einsum("ij,ij->i", P32, T)[:, None]
             T *= weighted
             return T
 
         return product
 
     @staticmethod
-    def covariance(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> np.ndarray:
+    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:
         """Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse."""
         weighted = w * P
-        A = np.diag(weighted.sum(axis=0)) - weighted.T @ P  # (K, K)
+        A = np.diag(host(weighted.sum(axis=0))) - host(weighted.T @ P)  # (K, K)
         return A + np.trace(A) / len(A) ** 2
 
 
@@ -102,23 +107,22 @@ class Sigmoid:
     smooth = True
 
     @staticmethod
-    def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102
-        return float((w * (np.logaddexp(0, S) - S * Y)).sum())
+    def value(S: Array, Y: Array, w: Array | float) -> float:  # noqa: D102
+        xp = namespace(S)
+        return float((w * (xp.logaddexp(xp.zeros_like(S), S) - S * Y)).sum())
 
     @staticmethod
-    def estimates(S: np.ndarray, Y: np.ndarray) -> np.ndarray:  # noqa: D102
-        from scipy.special import expit
-
+    def estimates(S: Array, Y: Array) -> Array:  # noqa: D102
         return expit(S)
 
     @staticmethod
-    def curvature(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> Product:  # noqa: D102
-        slope = (w * P * (1 - P)).astype(np.float32)
+    def curvature(P: Array, Y: Array, w: Array | float) -> Product:  # noqa: D102
+        slope = single(w * P * (1 - P))
         return lambda T: slope * T
 
     @staticmethod
-    def covariance(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> np.ndarray:  # noqa: D102
-        return np.diag((w * P * (1 - P)).sum(axis=0))  # (K, K)
+    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:  # noqa: D102
+        return np.diag(host((w * P * (1 - P)).sum(axis=0)))  # (K, K)
 
 
 class SquaredHinge:
@@ -133,19 +137,19 @@ class SquaredHinge:
     smooth = False
 
     @staticmethod
-    def value(S: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> float:  # noqa: D102
-        return float((w * np.maximum(0, 1 - (2 * Y - 1) * S) ** 2).sum())
+    def value(S: Array, Y: Array, w: Array | float) -> float:  # noqa: D102
+        return float((w * namespace(S).clip(1 - (2 * Y - 1) * S, 0, None) ** 2).sum())
 
     @staticmethod
-    def estimates(S: np.ndarray, Y: np.ndarray) -> np.ndarray:  # noqa: D102
+    def estimates(S: Array, Y: Array) -> Array:  # noqa: D102
         T = 2 * Y - 1
-        return Y - 2 * T * np.maximum(0, 1 - T * S)
+        return Y - 2 * T * namespace(S).clip(1 - T * S, 0, None)
 
     @staticmethod
-    def curvature(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> Product:  # noqa: D102
-        bend = (2 * w * (P != Y)).astype(np.float32)
+    def curvature(P: Array, Y: Array, w: Array | float) -> Product:  # noqa: D102
+        bend = single(2 * w * double(P != Y))
         return lambda T: bend * T
 
     @staticmethod
-    def covariance(P: np.ndarray, Y: np.ndarray, w: np.ndarray | float) -> np.ndarray:  # noqa: D102
-        return np.diag((2 * w * (P != Y)).sum(axis=0))  # (K, K)
+    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:  # noqa: D102
+        return np.diag(host((2 * w * double(P != Y)).sum(axis=0)))  # (K, K)

@@ -19,6 +19,10 @@ Huang and Lin 2011, "Dual coordinate descent methods for logistic regression and
 convex loss it is the bound that the penalty's strong convexity gives, with the intercept in W where it is penalised.
 The gradient along the axes left out counts too: where one feature's scale is a million times another's, the smaller one
 may be among them, and a fit that would need it does not count as converged. Standardise then (``scale=True``).
+
+On a GPU all of this is the same, through torch (`featurepipe.probes.arrays`): what has a row for each sample lies
+there, and so does what is multiplied with it; the axes, and steps of K intercepts, are found in NumPy. It has never
+been run on a GPU.
 """
 
 from __future__ import annotations
@@ -29,12 +33,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.arrays import (
+    CPU,
+    Array,
+    check_device,
+    copy,
+    dots,
+    double,
+    host,
+    memory_named,
+    namespace,
+    put,
+    quotient,
+    single,
+    zeros,
+)
 from featurepipe.probes.axes import Rotated
 from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
 from featurepipe.probes.stacks import Rows
 
 TOLERANCE = 1e-7  # relative to the objective
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
+SCORES = 12  # arrays of float64 (n, K) at a time, at most
 LOOSEST, TIGHTEST = 0.1, 1e-4  # how exactly a Newton step is solved; float32 products can do no better than the latter
 
 
@@ -100,12 +120,17 @@ class LogisticPath:
     tolerance : float
         Of the certificate's gap.
     keep : bool
-        Whether the rotated features are kept, as float32 (n, min(n, D)); without them every product reads X.
+        Whether the rotated features are kept, as float32 (n, min(n, D)); without them every product reads X. On another
+        device than ``cpu`` they always are, and so is a copy of X.
+    device : str
+        ``cpu``, or torch's name of another, such as ``cuda`` or ``cuda:1``, with float64. Never run on a GPU: tested
+        with torch's own ``cpu:0``.
 
     Raises
     ------
     ProbeError
-        A single class, values that are not finite, or shapes that do not fit.
+        A single class, values that are not finite, shapes that do not fit; or a device that is not there, has no
+        float64 (``mps``), or too little memory.
 
     Examples
     --------
@@ -125,14 +150,22 @@ class LogisticPath:
         scale: bool = False,
         tolerance: float = TOLERANCE,
         keep: bool = True,
+        device: str = CPU,
     ) -> None:
-        self._tolerance = tolerance
-        self._loss, self._Y = self._targets(np.asarray(Y), len(X))  # (n, K)
+        check_device(device)
+        self._tolerance, self._device = tolerance, device
+        self._loss, targets = self._targets(np.asarray(Y), len(X))  # (n, K)
         self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
-        self._w = 1.0 if sample_weight is None else _weights(sample_weight, np.asarray(Y).shape)  # (n, 1) or (n, K)
+        w = np.ones((len(X), 1)) if sample_weight is None else _weights(sample_weight, np.asarray(Y).shape)
+        self._total = float(w.sum(axis=0).min())  # of each label's weights, where they differ
         weighs_rows = sample_weight is not None and np.ndim(sample_weight) == 1
-        self._rows = Rotated(X, self._w[:, 0] if weighs_rows else np.ones(len(X)), scale=scale, keep=keep)
-        self._solved: list[tuple[float, np.ndarray, np.ndarray]] = []  # log C, coefficients (K, r + 1), scores (n, K)
+        self._bytes = _bytes_needed(X, targets.shape[1])
+        with memory_named(device, self._bytes):
+            self._Y = put(targets, device)
+            self._w = 1.0 if sample_weight is None else put(w, device)  # (n, 1) or (n, K)
+            weights = put(w[:, 0] if weighs_rows else np.ones(len(X)), device)
+            self._rows = Rotated(X, weights, scale=scale, keep=keep, device=device)
+        self._solved: list[tuple[float, Array, Array]] = []  # log C, coefficients (K, r + 1), scores (n, K)
 
     @staticmethod
     def _targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
@@ -153,26 +186,29 @@ class LogisticPath:
         for C in strengths:
             if not 0 < C < np.inf:
                 raise ProbeError(f"C must be above 0 and finite; got {C}")
-            W, S, certificate = self._solve(float(C), *self._start(float(C)))
-            self._solved = [*self._solved[-1:], (np.log(C), W, S)]
-            yield Fit(*self._rows.unrotated(W), certificate)
+            with memory_named(self._device, self._bytes):
+                W, S, certificate = self._solve(float(C), *self._start(float(C)))
+                self._solved = [*self._solved[-1:], (float(np.log(C)), W, S)]
+                found = self._rows.unrotated(W)
+            yield Fit(*found, certificate)
 
-    def _start(self, C: float) -> tuple[np.ndarray, np.ndarray]:
+    def _start(self, C: float) -> tuple[Array, Array]:
         """Coefficients (K, r + 1) to start from, the last column the intercept, and their scores (n, K)."""
-        starts = [(np.zeros((self._Y.shape[1], self._rows.rank + 1)), np.zeros(self._Y.shape))]
+        Y = self._Y
+        starts = [(zeros((Y.shape[1], self._rows.rank + 1), Y), zeros(Y.shape, Y))]
         if self._solved:
             at, W, S = self._solved[-1]
             before, V, T = self._solved[0]
             starts.append((W, S))
             if before != at and self._loss.smooth:
-                t = (np.log(C) - at) / (at - before)
+                t = (float(np.log(C)) - at) / (at - before)
                 starts.append((W + t * (W - V), S + t * (S - T)))
         return min(starts, key=lambda pair: self._objective(*pair, C))
 
-    def _objective(self, W: np.ndarray, S: np.ndarray, C: float) -> float:
+    def _objective(self, W: Array, S: Array, C: float) -> float:
         return self._loss.value(S, self._Y, self._w) + float((W[:, self._penalised] ** 2).sum()) / (2 * C)
 
-    def _solve(self, C: float, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+    def _solve(self, C: float, W: Array, S: Array) -> tuple[Array, Array, Certificate]:
         """Newton's method from W (K, r + 1) and its scores S (n, K); both at the optimum, and its certificate."""
         steps = products = 0
         while True:
@@ -190,11 +226,11 @@ class LogisticPath:
             if length == 0:  # rounding leaves nothing to gain
                 break
             W, S = W + length * direction, S + length * shift
-        norm, gap = float(np.linalg.norm(G)), gap + C / 2 * lost / objective
+        norm, gap = float(namespace(G).linalg.norm(G)), gap + C / 2 * lost / objective
         converged = balanced and gap <= self._tolerance
         return W, S, Certificate(C, objective, norm, gap, steps, products, converged)
 
-    def _balance(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    def _balance(self, W: Array, S: Array) -> tuple[Array, Array, Array, bool]:
         """Bring a free intercept to its optimum, which the certificate rests on.
 
         W, S, the estimates P (n, K), and whether it is there.
@@ -202,68 +238,67 @@ class LogisticPath:
         P = self._loss.estimates(S, self._Y)
         if self._loss.penalises_intercept:
             return W, S, P, True
-        W, S = W.copy(), S.copy()
-        total = float((self._w * np.ones((len(S), 1))).sum(axis=0).min())  # of each label, where they differ
+        W, S = copy(W), copy(S)
         for _ in range(MAX_STEPS):
-            g = (self._w * (P - self._Y)).sum(axis=0)  # (K,)
-            if np.abs(g).max() <= 1e-12 * total:
+            g = host((self._w * (P - self._Y)).sum(axis=0))  # (K,)
+            if np.abs(g).max() <= 1e-12 * self._total:
                 return W, S, P, True
             A = self._loss.covariance(P, self._Y, self._w)  # (K, K)
             scale = 1 / np.sqrt(np.maximum(np.diag(A), 1e-300))  # or a rare label's curvature passes for rounding
             step = -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
-            step = np.clip(step, -2.0, 2.0)  # far from the optimum a full one may leap away
+            step = put(np.clip(step, -2.0, 2.0), self._device)  # far from the optimum a full one may leap away
             W[:, -1] += step
             S += step
             P = self._loss.estimates(S, self._Y)
         return W, S, P, False
 
-    def _direction(self, G: np.ndarray, P: np.ndarray, C: float, exactness: float) -> tuple[np.ndarray, int]:
+    def _direction(self, G: Array, P: Array, C: float, exactness: float) -> tuple[Array, int]:
         """Newton's direction by preconditioned conjugate gradients, (K, r + 1), and the number of products it took."""
         precondition, curvature = self._preconditioner(P, C), self._loss.curvature(P, self._Y, self._w)
-        ridge = np.float32(1 / C)
+        ridge = float(np.float32(1 / C))
 
-        def product(v: np.ndarray) -> np.ndarray:
+        def product(v: Array) -> Array:
             out = self._rows.backward32(curvature(self._rows.forward32(v)))
             out[:, self._penalised] += ridge * v[:, self._penalised]
             return out
 
-        dot = _dots if self._loss.separate else _dot  # columns that do not touch each other: one system each
-        size = np.linalg.norm(G)  # float32 must not underflow
-        residual = (-G / size).astype(np.float32)
-        x = np.zeros_like(residual)
+        dot = dots if self._loss.separate else _dot  # columns that do not touch each other: one system each
+        size = float(namespace(G).linalg.norm(G))  # float32 must not underflow
+        residual = single(-G / size)
+        x = zeros(residual.shape, residual)
         z = precondition(residual)
         q, rz = z, dot(residual, z)  # (K, 1) or (1, 1), as all of these numbers
         target = exactness**2 * rz.mean()
         for count in range(MAX_PRODUCTS):
             unsolved = rz > target
             if not unsolved.any():
-                return size * x.astype(np.float64), count
+                return size * double(x), count
             h = product(q)
             bend = dot(q, h)
-            if not (bend[unsolved] > 0).all():  # rounding: what has been found so far still descends
-                return size * (x if count else z).astype(np.float64), count + 1
-            length = _ratio(rz, bend, unsolved)
+            if (unsolved & ~(bend > 0)).any():  # rounding: what has been found so far still descends
+                return size * double(x if count else z), count + 1
+            length = quotient(rz, bend, unsolved)
             x = x + length * q
             residual = residual - length * h
             z = precondition(residual)
             rz, before = dot(residual, z), rz
-            q = z + _ratio(rz, before, unsolved) * q
-        return size * x.astype(np.float64), MAX_PRODUCTS
+            q = z + quotient(rz, before, unsolved) * q
+        return size * double(x), MAX_PRODUCTS
 
-    def _preconditioner(self, P: np.ndarray, C: float) -> Callable[[np.ndarray], np.ndarray]:
+    def _preconditioner(self, P: Array, C: float) -> Callable[[Array], Array]:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
         A = self._loss.covariance(P, self._Y, self._w) / self._rows.weight  # (K, K)
         a, U = np.linalg.eigh(A)
-        a = np.maximum(a, 1e-30)  # rounding
-        inverse = np.empty((len(a), self._rows.rank + 1))
+        a, U = put(np.maximum(a, 1e-30), self._device), put(U.astype(np.float32), self._device)  # rounding
+        inverse = zeros((len(a), self._rows.rank + 1), a)
         inverse[:, :-1] = 1 / (a[:, None] * self._rows.squares + 1 / C)
         inverse[:, -1] = 1 / (self._rows.weight * a + (1 / C if self._loss.penalises_intercept else 0))
-        inverse, U = inverse.astype(np.float32), U.astype(np.float32)
+        inverse = single(inverse)
         return lambda v: U @ (inverse * (U.T @ v))
 
     def _search(
-        self, W: np.ndarray, S: np.ndarray, direction: np.ndarray, objective: float, slope: float, C: float
-    ) -> tuple[float, np.ndarray]:
+        self, W: Array, S: Array, direction: Array, objective: float, slope: float, C: float
+    ) -> tuple[float, Array]:
         """The longest of the steps 1, 1/2, 1/4, … that descends enough, or 0; and the change of scores (n, K)."""
         shift = self._rows.forward(direction)
         length = 1.0
@@ -321,16 +356,13 @@ def _weights(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return found.reshape(len(found), -1)
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _dot(a: Array, b: Array) -> Array:
     """The sum of products, (1, 1), in float64."""
-    return _dots(a, b).sum(keepdims=True)
+    return dots(a, b).sum().reshape(1, 1)
 
 
-def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Each row's sum of products, (K, 1), in float64."""
-    return np.einsum("ij,ij->i", a, b, dtype=np.float64)[:, None]
-
-
-def _ratio(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The quotient in float32, and 0 elsewhere."""
-    return np.divide(a, b, out=np.zeros_like(a), where=where).astype(np.float32)
+def _bytes_needed(X: Rows, columns: int) -> int:
+    """About how much a path takes on a device of its own: X, its rotation in float32, and scores."""
+    n, width = X.shape
+    each = np.result_type(X[:0].dtype, np.float32).itemsize
+    return n * (width * each + min(n, width) * 4 + columns * SCORES * 8)

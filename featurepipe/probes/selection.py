@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.probes.arrays import CPU
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fit_folds, fit_path
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
@@ -80,6 +81,7 @@ def fit(
     groups: np.ndarray | None = None,
     seed: int = 0,
     keep: bool = True,
+    device: str = CPU,
 ) -> Probe:
     """Choose the strength and fit a probe.
 
@@ -104,6 +106,10 @@ def fit(
     keep : bool
         Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in
         every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.
+    device : str
+        Where logistic and svm are fitted: ``cpu``, or torch's name of a device with float64, such as ``cuda`` or
+        ``cuda:1``. Each fit's X and its working copy lie there, whatever `keep` is. Never run on a GPU, and tested with
+        torch on a CPU only; each certificate says in float64 how good a fit is, wherever it was made.
 
     Returns
     -------
@@ -113,8 +119,8 @@ def fit(
     Raises
     ------
     ProbeError
-        An unknown kind, rows and labels that `featurepipe.probes.inputs.check` refuses, or a strength or class weights
-        that the kind cannot have.
+        An unknown kind, rows and labels that `featurepipe.probes.inputs.check` refuses, a strength, class weights or a
+        device that the kind cannot have, or a device that is not there, has no float64, or too little memory.
 
     Notes
     -----
@@ -129,12 +135,12 @@ def fit(
     >>> fit("centroid", X, y).estimator.predict([[4, 4]]).tolist()
     ['b']
     """
-    check_kind(kind, class_weight)
+    check_kind(kind, class_weight, device)
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
     classes = np.unique(y)
     candidates, folds = candidates_of(kind, value, len(y)), assign_folds(y, seed, groups)
-    how = {"class_weight": class_weight, "seed": seed, "keep": keep}
+    how = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
     if X_val is not None:
         truth, selected_on = y_val, "val"
         fitted = fit_path(kind, X, y, candidates, **how)

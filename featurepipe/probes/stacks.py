@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.arrays import Array, double, host
 
 CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
 
@@ -64,16 +65,21 @@ class Stack:
 Rows = np.ndarray | Stack
 
 
-def chunks(X: Rows) -> Iterator[tuple[slice, np.ndarray]]:
-    """Where rows are, and the rows in float64, (m, D), a few megabytes at a time."""
-    step = max(1, CHUNK_BYTES // (8 * max(X.shape[1], 1)))
+def chunks(X: Rows | Array) -> Iterator[tuple[slice, Array]]:
+    """Where rows are, and the rows in float64, (m, D), a few megabytes at a time, on the device where X lies."""
+    step = rows_at_once(X.shape[1])
     for start in range(0, len(X), step):
         at = slice(start, min(start + step, len(X)))
-        yield at, X[at].astype(np.float64, copy=False)
+        yield at, double(X[at])
 
 
-def weighted_moments(X: Rows, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation of each feature, (D,), with weights w (n,).
+def rows_at_once(width: int) -> int:
+    """How many rows of that many features a chunk has."""
+    return max(1, CHUNK_BYTES // (8 * max(width, 1)))
+
+
+def weighted_moments(X: Rows | Array, w: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation of each feature, (D,), with weights w (n,) on X's device.
 
     Raises
     ------
@@ -82,6 +88,6 @@ def weighted_moments(X: Rows, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     total = w.sum()
     mean = sum(w[at] @ chunk for at, chunk in chunks(X)) / total
-    if not np.isfinite(mean).all():
+    if not np.isfinite(host(mean)).all():
         raise ProbeError("features hold values that are not finite; check the store with featurepipe verify")
-    return mean, np.sqrt(sum(w[at] @ (chunk - mean) ** 2 for at, chunk in chunks(X)) / total)
+    return host(mean), np.sqrt(host(sum(w[at] @ (chunk - mean) ** 2 for at, chunk in chunks(X)) / total))

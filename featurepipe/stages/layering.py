@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def probe_layers(
     value: float | None = None,
     class_weight: str | None = None,
     seed: int = 0,
+    probe_device: str = "cpu",
     memory: int | str | None = None,
     listener: Listener = SILENT,
     **options: Any,
@@ -48,7 +49,7 @@ def probe_layers(
         ``'all'`` that the store holds, or names, in a list or between commas.
     backbone : str, optional
         Which backbone of the store, if it holds several.
-    kind, value, class_weight, seed, memory, **options
+    kind, value, class_weight, seed, probe_device, memory, **options
         As for `probe`, which is what is done with the chosen layer.
 
     Returns
@@ -77,7 +78,8 @@ def probe_layers(
     if options.get("multi_label"):
         raise ProbeError("layers are chosen by top-1, which sets of labels have not; choose one layer for multi-label")
     known = {field.name for field in fields(Recipe)} & options.keys()
-    recipe = Recipe(kind, value, class_weight, seed=seed, **{name: options[name] for name in known})
+    how = {"kind": kind, "value": value, "class_weight": class_weight, "seed": seed, "probe_device": probe_device}
+    recipe = Recipe(**how, **{name: options[name] for name in known})
     recipe.check()
     source = Store.open(store)
     entries = source.choose_layers(backbone, layers)
@@ -89,7 +91,7 @@ def probe_layers(
         samples = arrange(samples, choose_splits(samples, seed)[0])
         probes.check_enough(cut(samples).learned.y, recipe.shots)
         parts = hold(entry, samples, kind, limit)
-        table.append(_row(entry, parts, kind, value, seed, class_weight))
+        table.append(_row(entry, parts, how))
         del parts  # one layer's features at a time
         listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} %")
     best = _best(table)
@@ -98,10 +100,7 @@ def probe_layers(
         store,
         output,
         backbone=entries[best].folder.name,
-        kind=kind,
-        value=value,
-        class_weight=class_weight,
-        seed=seed,
+        **how,
         memory=limit,
         among=common,
         compared=table,
@@ -119,14 +118,12 @@ def _common(entries: Sequence[Entry]) -> set[str]:
     return common
 
 
-def _row(
-    entry: Entry, parts: Parts, kind: str, value: float | None, seed: int, class_weight: str | None
-) -> dict[str, Any]:
+def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> dict[str, Any]:
     """What one layer's probe chose, how good that was on the selection data, and its figure."""
-    fitted = fit_parts(kind, parts, value, seed, class_weight)
+    fitted = fit_parts(parts=parts, **how)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
-    name = probes.KINDS[kind][0]
+    name = probes.KINDS[how["kind"]][0]
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
     return {
         "layer": entry.layer,

@@ -45,6 +45,7 @@ class Recipe:
     semi: bool = False
     baselines: str = "simple"
     seed: int = 0
+    probe_device: str = "cpu"
 
     def check(self) -> None:
         """Raise ProbeError for what cannot be done, before anything is read."""
@@ -55,7 +56,7 @@ class Recipe:
         if self.multi_label and self.shots:
             raise ProbeError("shots are images per class, which sets of labels have not; leave out one or other")
         probes.check_few(self.shots, self.repeats, self.semi)
-        probes.check_kind(self.kind, self.class_weight)
+        probes.check_kind(self.kind, self.class_weight, self.probe_device)
         probes.candidates_of(self.kind, self.value)
 
 
@@ -76,6 +77,7 @@ def probe(
     baselines: str = "simple",
     include_backbone: bool = False,
     seed: int = 0,
+    probe_device: str = "cpu",
     device: str = "auto",
     workers: int | None = None,
     among: Collection[str] | None = None,
@@ -122,6 +124,11 @@ def probe(
         Put the backbone's weights into the model file.
     seed : int
         Of splits, folds, draws and random weights.
+    probe_device : str
+        Where a logistic probe, an svm and sets of labels are fitted; see `featurepipe.probes.fit`. Never run on a GPU.
+        The many small fits of `shots` stay on the CPU.
+    device, workers
+        What computes the baselines' embeddings, as for `featurepipe.extract`.
     among : collection of str, optional
         Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
@@ -150,8 +157,8 @@ def probe(
     ManifestError
         Labels or splits that cannot be learned from.
     ProbeError
-        A probe that there is not, or not for these labels; more shots than the smallest class has images, `semi`
-        without `shots`, or embeddings that are not finite.
+        A probe that there is not, or not for these labels or on that device; more shots than the smallest class has
+        images, `semi` without `shots`, or embeddings that are not finite.
     StoreError
         Nothing of that backbone and layer in the store, or not all of it.
 
@@ -166,7 +173,7 @@ def probe(
     ('multi-label', True)
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed)
+    recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device)
     recipe.check()
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
@@ -209,7 +216,7 @@ def probe_prepared(
     """
     probes.check_enough(found.parts.learned.y, recipe.shots)  # before anything is fitted
     kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
-    found.announce(listener, f"{kind} probe")
+    found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
     parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
     fitted = _fit(parts, recipe)
     few = _few_shot(recipe, parts)
@@ -220,11 +227,12 @@ def probe_prepared(
     for name, (entry, rows) in held.items():
         try:
             same = hold(entry, _same_samples(found, rows), kind, budget)
-        except (ProbeError, StoreError) as error:  # too large for the kind or the disk, or broken: the probe stands
+            top1 = _score(_fit(same, replace(recipe, value=None)), same.report)
+        except (ProbeError, StoreError) as error:  # too large for kind, device or disk, or broken: the probe stands
             absent = [*absent, f"no figure for {entry.name}: {error}"]
             continue
         notes += [f"{entry.name}: {note}" for note in held_notes(same)]
-        beside[name] = _score(_fit(same, replace(recipe, value=None)), same.report)
+        beside[name] = top1
         for one, other in zip(few, _few_shot(replace(recipe, semi=False), same), strict=True):
             one["baselines"][name] = other["mean"]
     notes += absent
@@ -241,6 +249,7 @@ def probe_prepared(
         "protocol": None,  # no named one: see the module's docstring for what is done
         "licence": None,  # of the backbone's weights, where a later version can tell
         "seed": recipe.seed,
+        "probe_device": recipe.probe_device,
         "class_weight": recipe.class_weight,
         "notes": notes,
         "versions": versions(),
@@ -273,15 +282,22 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     }
 
 
-def fit_parts(kind: str, parts: Parts, value: float | None, seed: int, class_weight: str | None = None) -> probes.Probe:
+def fit_parts(
+    kind: str,
+    parts: Parts,
+    value: float | None,
+    seed: int,
+    class_weight: str | None = None,
+    probe_device: str = "cpu",
+) -> probes.Probe:
     """A probe that has seen all but what is reported; selected on val, or by cross-validation."""
-    return _fit(parts, Recipe(kind, value, class_weight, seed=seed))
+    return _fit(parts, Recipe(kind, value, class_weight, seed=seed, probe_device=probe_device))
 
 
 def _fit(parts: Parts, recipe: Recipe) -> probes.Probe:
     select = () if parts.select is None else (parts.select.X, parts.select.y)
     options = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
-    options["groups"] = parts.train.digests
+    options |= {"groups": parts.train.digests, "device": recipe.probe_device}
     if recipe.multi_label:
         return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
     return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options, keep=parts.elsewhere is None)

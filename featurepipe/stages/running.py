@@ -40,6 +40,7 @@ def run(
     promote: str | None = None,
     include_backbone: bool = False,
     seed: int = 0,
+    probe_device: str = "cpu",
     device: str = "auto",
     devices: Sequence[str] = (),
     batch_size: int | None = None,
@@ -59,7 +60,8 @@ def run(
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
 
     protocol, metric : str, optional
-        As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi` and `baselines`.
+        As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi`, `baselines` and
+        `probe_device`.
         Of a protocol that leaves no model file nothing is evaluated again or drawn.
 
     promote : str, optional
@@ -77,7 +79,7 @@ def run(
     """
     started = time.perf_counter()
     recipe = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
-    recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines}
+    recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines, "probe_device": probe_device}
     if promote is not None:
         _check_promotion(promote, kind, multi_label, protocol)
     if protocol is not None:
@@ -170,6 +172,8 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
         raise ProbeError(f"protocol {protocol} decides for itself; leave out value, shots and class_weight")
     if recipe["multi_label"]:
         raise ProbeError(f"protocol {protocol} is for one class per image; leave out multi-label, or the protocol")
+    if recipe["probe_device"] != "cpu":
+        raise ProbeError(f"protocol {protocol} is followed on the cpu; leave out the probe's device, or the protocol")
 
 
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:

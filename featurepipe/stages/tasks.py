@@ -61,7 +61,8 @@ def probe_tasks(
     backbone, layer, weights, include_backbone, device, workers, memory
         As for `probe`.
     **recipe
-        ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed``, as for `probe`, of each.
+        ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device``, as
+        for `probe`, of each.
 
     Returns
     -------

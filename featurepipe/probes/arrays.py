@@ -1,0 +1,142 @@
+"""Where the arrays of a C path lie: in NumPy, or in torch on a device; and what the two call differently.
+
+NumPy and torch have most functions under the same names, and both take ``axis`` and ``keepdims``. So the path is
+written once: it asks an array for its `namespace`, and for the rest there is a function here. The device ``cpu`` is
+NumPy; any other name is torch's, such as ``cuda``, ``cuda:1``, or ``cpu:0``, with which torch's side is tested. It has
+never been run on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from featurepipe.probes.stacks import Rows
+
+CPU = "cpu"
+Array = Any  # an ndarray, or a torch tensor that lies on a device
+
+
+def check_device(device: str) -> None:
+    """Raise ProbeError for a device that is not there, or has no float64."""
+    if device == CPU:
+        return
+    import torch
+
+    from featurepipe.backbones.weights import first_line
+
+    if device.partition(":")[0] == "mps":
+        raise ProbeError(f"device {device!r} has no float64, which a certificate needs; use {CPU}")
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).sum().item()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ProbeError(f"device {device!r} cannot be used here ({first_line(error)}); use {CPU}") from error
+
+
+@contextmanager
+def memory_named(device: str, needed: int) -> Iterator[None]:
+    """Within, a device without the memory that is needed, in bytes, becomes a ProbeError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from featurepipe.backbones import is_out_of_memory
+
+        if device == CPU or not is_out_of_memory(error):
+            raise
+        raise ProbeError(
+            f"device {device!r} has too little memory: this C path takes about {needed / 1e9:.2g} GB there; "
+            f"use --probe-device {CPU}"
+        ) from error
+
+
+def hold(X: Rows, device: str, rows_at_once: int) -> Array:
+    """Rows (n, D) on a device, in float32 where that is what they are; on ``cpu`` X itself, which is only read."""
+    if device == CPU:
+        return X
+    import torch
+
+    dtype = np.result_type(X[:0].dtype, np.float32)  # smaller numbers are float32 exactly
+    held = torch.empty(X.shape, dtype=getattr(torch, dtype.name), device=device)
+    for start in range(0, len(X), rows_at_once):
+        at = slice(start, start + rows_at_once)
+        held[at] = torch.tensor(X[at].astype(dtype, copy=False))
+    return held
+
+
+def put(x: np.ndarray, device: str) -> Array:
+    """An array on a device."""
+    if device == CPU:
+        return x
+    import torch
+
+    return torch.tensor(x, device=device)
+
+
+def host(x: Array) -> np.ndarray:
+    """An array in NumPy."""
+    return x if isinstance(x, np.ndarray) else x.cpu().numpy()
+
+
+def namespace(x: Array) -> ModuleType:
+    """Either numpy or torch."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def double(x: Array) -> Array:
+    """In float64; not a copy where it is."""
+    return x.astype(np.float64, copy=False) if isinstance(x, np.ndarray) else x.double()
+
+
+def single(x: Array) -> Array:
+    """In float32."""
+    return x.astype(np.float32) if isinstance(x, np.ndarray) else x.float()
+
+
+def copy(x: Array) -> Array:
+    """Where it is."""
+    return x.copy() if isinstance(x, np.ndarray) else x.clone()
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """Of the type and on the device of another array."""
+    return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
+
+
+def along_rows(x: Array, columns: Array) -> Array:
+    """What x (n, K) has in a column of each row, (n, 1)."""
+    if isinstance(x, np.ndarray):
+        return np.take_along_axis(x, columns, axis=1)
+    return x.take_along_dim(columns, 1)
+
+
+def expit(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    if isinstance(x, np.ndarray):
+        from scipy import special
+
+        return special.expit(x)
+    return x.sigmoid()
+
+
+def dots(a: Array, b: Array) -> Array:
+    """Each row's sum of products of float32 arrays, (K, 1), in float64."""
+    if isinstance(a, np.ndarray):
+        return np.einsum("ij,ij->i", a, b, dtype=np.float64)[:, None]
+    return (a.double() * b.double()).sum(axis=1, keepdims=True)
+
+
+def quotient(a: Array, b: Array, where: Array) -> Array:
+    """The quotient in float32, and 0 elsewhere."""
+    xp = namespace(a)
+    return single(xp.where(where, a / xp.where(where, b, 1.0), 0.0))
