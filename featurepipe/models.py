@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +239,8 @@ def open_backbone(
     source: Mapping[str, Any] = model.backbone["source"]
     if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
-    return backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+    made = backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+    return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

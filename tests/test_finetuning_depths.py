@@ -47,7 +47,12 @@ def test_all_and_the_first_stage_train_everything(tune):
 
 @pytest.mark.parametrize(
     ("tune", "says"),
-    [("last-0", "unknown"), ("stage6+", "none of it"), ("last-9", "has 5 blocks"), ("half", "use head, last-N")],
+    [
+        ("last-0", "unknown"),
+        ("stage6+", "has no stage6; use stage1+ to stage5+"),
+        ("last-9", "has 5 blocks"),
+        ("half", "use head, last-N"),
+    ],
 )
 def test_depths_that_there_are_not(tune, says):
     with pytest.raises(FinetuningError, match=says):

@@ -185,7 +185,13 @@ def test_images_held_out_of_train_are_not_counted_as_learned_from():
     ],
 )
 def test_what_was_tuned_is_said_in_words(tune, words):
-    assert f"{words}: 301,000 of 400,000 parameters (75.2 %)." in said(reports.page(tuned(tune=tune)[0]))
+    share = "301,000 of the 400,000 parameters below the head (75.2 %)"
+    assert f"{words}: {share}." in said(reports.page(tuned(tune=tune)[0]))
+
+
+def test_a_tuned_head_is_no_share_of_what_lies_below_it():
+    words = "Only the head was tuned: none of the 400,000 parameters below it."
+    assert words in said(reports.page(tuned(tune="head", tuned_parameters=0)[0]))
 
 
 @pytest.mark.parametrize(

@@ -465,7 +465,7 @@ def test_a_class_in_val_alone_is_named(store, tmp_path, no_embedding):
         ({"epochs": 0}, FinetuningError, "epochs is 0"),
         ({"cache": "maybe"}, FinetuningError, "cache 'maybe' is unknown"),
         ({"output": "model.pt"}, ModelFileError, "ends in .safetensors"),
-        ({"tune": "stage9+"}, FinetuningError, "has stage1 to stage6"),
+        ({"tune": "stage9+"}, FinetuningError, "has no stage9; use stage1+ to stage6+"),
         ({"backbone": "resnet50"}, FeaturepipeError, "resnet50"),
     ],
 )

@@ -14,6 +14,13 @@ TABLE = {
     ("large", "different"): "tune-all",
 }
 
+USUAL = {
+    "linear": "probe the last layer",
+    "stage": "probe an earlier layer",
+    "tune-last": "tune the last blocks",
+    "tune-all": "tune the whole network",
+}
+
 # -- the cell -----------------------------------------------------------------------------------------------------
 # VTAB's number of images (Zhai et al. 2019), on which that benchmark tunes the whole network.
 SMALL = 1000
@@ -58,7 +65,7 @@ def decide(evidence: Mapping[str, Any]) -> dict[str, Any]:
         - ``option``: one of `OPTIONS`; ``tune``: depth for fine-tuning, None for a probe; ``layer``: to probe or to put
           the head on
         - ``more_labels``: whether twice the labels would gain more than tuning does
-        - ``cell``: ``size, similarity``, and ``table``: what the lectures' table has there
+        - ``cell``: ``size, similarity``, and ``table``: the option that the table of CS231n has there
         - ``expected_gain``: option → ``low, mean, high``, fractions on new images against the linear probe; None for a
           stage where the evidence has no other layer
         - ``reasons, warnings``: a sentence each
@@ -219,6 +226,8 @@ def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> 
         f"Nearest neighbours by cosine, which learn nothing, are right on {_percent(evidence['knn'])}, and {name} "
         f"on {_percent(evidence['baselines'][name])}: {_percent(evidence['similarity'])} of the way to no mistake"
     )
+    if set(evidence["baselines"]) == {"chance"}:
+        said += ", which flatters, as there are no raw pixels to compare with"
     if evidence["similarity"] >= SIMILAR and cell["similarity"] == "different":
         return f"{said}, but an earlier layer serves better than the last, so the data count as different."
     return f"{said}, so the data count as {cell['similarity']}."
@@ -258,8 +267,9 @@ def _choice_reason(gains: Mapping[str, Any], option: str, tolerance: float) -> s
 def _table_reason(cell: Mapping[str, str], option: str) -> list[str]:
     if cell["table"] == option:
         return []
+    rule = USUAL[cell["table"]]
     return [
-        f"The lectures' table has {cell['table']} for {cell['size']} and {cell['similarity']}; the gains overrule it."
+        f"The usual rule for {cell['size']} and {cell['similarity']} data (CS231n) is to {rule}; the gains overrule it."
     ]
 
 
@@ -285,7 +295,7 @@ def _warnings(evidence: Mapping[str, Any], option: str) -> list[str]:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _points(fraction: float) -> str:

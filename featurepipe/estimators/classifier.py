@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import advice, extraction, finetuning, models, probes
+from featurepipe import advice, backbones, extraction, finetuning, models, probes
 from featurepipe.errors import FinetuningError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
 from featurepipe.estimators.images import check_labelled, file_keys, image_tags
@@ -109,17 +109,19 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.seen_ = file_keys(X)
         self.tuner_ = None
         if self.strategy == "auto":
-            self.advice_ = self._advise(features, y)
+            self.advice_ = self._advise(X, features, y)
             if self.advice_["tune"] is not None and self.kind in finetuning.LINEAR:
                 tuner = self.promote(X, y, tune=self.advice_["tune"])
                 self.tuner_ = tuner if tuner.promoted_ else None
         return self
 
-    def _advise(self, features: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-        """What `featurepipe.advice` says of embeddings (n, D); of many, a draw is measured."""
+    def _advise(self, X: Sequence[Any], features: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+        """What `featurepipe.advice` says of images and their embeddings (n, D); of many, a draw is measured."""
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
         extractor = self.extractor_.network()
-        measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], labels=len(y), seed=self.seed)
+        pixels = FeatureExtractor(backbones.PIXELS).fit_transform([X[i] for i in rows])  # (m, D'), as `probe` has them
+        options = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
+        measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
         return advice.decide({**advice.count(y), **measured, "masked": masked})
 

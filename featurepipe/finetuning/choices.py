@@ -20,6 +20,9 @@ def better(curve: Sequence[Mapping[str, Any]], best: int) -> bool:
 
 
 def pays(probe: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether an epoch's validation is better than the probe's: by the rule of `better`, and of no lower top-1."""
+    """Whether an epoch's validation is better than the probe's: more images right, and better by the rule of `better`.
+
+    With as many right the probe stands, as the simpler of the two: a log-loss alone, of few images, is no evidence.
+    """
     figures = {key: probe[key] for key in ("top1", "log_loss", "n")}
-    return row["top1"] >= probe["top1"] and better([figures, row], 0)
+    return row["top1"] > probe["top1"] and better([figures, row], 0)

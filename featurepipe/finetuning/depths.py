@@ -81,7 +81,9 @@ def trainable(module: torch.nn.Module, tune: str, name: str) -> set[str]:
     if found := _LAST.fullmatch(tune):
         count = int(found[1])
         if count > len(layers):
-            raise FinetuningError(f"{name} has {len(layers)} blocks, stem included; {tune} is more than that")
+            raise FinetuningError(
+                f"{name} has {len(layers)} blocks, stem included; use last-1 to last-{len(layers)}, or all"
+            )
         return {parameter for layer in layers[-count:] for parameter in layer}
     return {
         parameter
@@ -96,7 +98,7 @@ def _first(module: torch.nn.Module, stage: int, layers: list[list[str]], name: s
     if not stages:
         raise FinetuningError(f"timm does not say what the stages of {name} are; use last-N, all or head")
     if stage > len(stages):
-        raise FinetuningError(f"{name} has stage1 to stage{len(stages)}; stage{stage}+ is none of it")
+        raise FinetuningError(f"{name} has no stage{stage}; use stage1+ to stage{len(stages)}+, or all")
     if stage == 1:
         return 0
     ends = [

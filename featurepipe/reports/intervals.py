@@ -17,4 +17,6 @@ def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Exactly the share where that is 0 or 1: rounding would leave it outside of its own interval.
+    low = 0.0 if share <= 0 else (centre - half) / scale
+    return low, 1.0 if share >= 1 else (centre + half) / scale

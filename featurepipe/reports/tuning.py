@@ -75,10 +75,10 @@ def _reasons(advice: Mapping[str, Any]) -> Html:
 
 def _what(tuning: Mapping[str, Any]) -> str:
     """Which part of the network, from where, for how long."""
-    share = percent(tuning["tuned_parameters"] / max(tuning["parameters"], 1))
-    best = tuning["best_epoch"]
+    tuned, parameters, best = tuning["tuned_parameters"], tuning["parameters"], tuning["best_epoch"]
+    share = f"{tuned:,} of the {parameters:,} parameters below the head ({percent(tuned / max(parameters, 1))})"
     parts = [
-        f"{_depth(tuning['tune'])}: {tuning['tuned_parameters']:,} of {tuning['parameters']:,} parameters ({share}).",
+        f"{_depth(tuning['tune'])}: {share if tuned else f'none of the {parameters:,} parameters below it'}.",
         f"Training started {STARTS[tuning['start']].format(probe=_its_probe(tuning))}.",
         "What lies below the tuned layers was computed once and kept." if tuning["cached_bottom"] else "",
         f"{_ended(tuning['stopped'], tuning['curve'][-1]['epoch'])}; in all it took {_duration(tuning['seconds'])}.",

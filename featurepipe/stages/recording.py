@@ -104,11 +104,7 @@ def write(
         },
         "val": reported if on == "val" else {"source": start.validated_on, **validated},
         "test": reported if on == "test" else None,
-        "baselines": {
-            "majority": probes.majority(parts.train.y, parts.report.y),
-            "pixels": None,
-            "random_backbone": None,
-        },
+        "baselines": {"majority": probes.majority(parts.train.y, parts.report.y), **start.baselines},
         "few_shot": [],
         "finetuning": {
             "promoted": promoted,
@@ -160,7 +156,8 @@ def _told(
         "tuned_parameters": made.tuned,
         "parameters": made.parameters,
         "recipe": asdict(recipe)
-        | {"epochs": recipe.epochs_for(len(start.train)), "lr": recipe.peak_lr, "weight_decay": recipe.decay},
+        | {"epochs": recipe.epochs_for(len(start.train)), "patience": recipe.patience_for(len(start.train))}
+        | {"lr": recipe.peak_lr, "weight_decay": recipe.decay},
         "validation": {
             "on": start.validated_on,
             "n": len(start.validation),

@@ -16,7 +16,7 @@ from featurepipe.finetuning import Head, Recipe, Samples
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.holding import hold
 from featurepipe.stages.listening import Listener
-from featurepipe.stages.preparing import Parts, Prepared
+from featurepipe.stages.preparing import Parts, Prepared, sizes
 from featurepipe.stages.probing import fit_parts, held_notes
 from featurepipe.stores import Pending
 
@@ -43,6 +43,8 @@ class Start:
         embeddings, calibrated on them as every epoch will be.
     first : dict
         The same of what the head starts as.
+    baselines : dict
+        ``pixels, random_backbone``: those of the model that is promoted, if the same images were reported; or None.
     seen : ndarray of uint64
         Contents that the promoted model has seen; see `featurepipe.models.Model`.
     notes : list of str
@@ -57,6 +59,7 @@ class Start:
     head: Head
     figures: dict[str, Any]
     first: dict[str, Any]
+    baselines: dict[str, float | None]
     seen: np.ndarray
     notes: list[str]
 
@@ -101,7 +104,17 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
 
     gentle = probe.chosen if own else finetuning.gentle_strength(probe)
     told = finetuning.starting_head(fit, probe.chosen, gentle, classes, validation.X, validation.y, recipe)
-    return Start(found, parts, train, validation, validated_on, probe, *told, seen, notes)
+    baselines = _baselines(loaded, found, parts)
+    return Start(found, parts, train, validation, validated_on, probe, *told, baselines, seen, notes)
+
+
+def _baselines(loaded: models.Model | None, found: Prepared, parts: Parts) -> dict[str, float | None]:
+    """What the card of a model says of them, if it has seen the very images that are not reported, and as many are."""
+    known: dict[str, float | None] = {}
+    if loaded is not None and loaded.card.get("splits") == sizes(found.samples.split):
+        learned = np.unique(models.digest_keys(parts.learned.digests))
+        known = loaded.card["baselines"] if np.array_equal(np.unique(loaded.seen), learned) else {}
+    return {name: known.get(name) for name in ("pixels", "random_backbone")}
 
 
 def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
