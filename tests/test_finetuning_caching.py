@@ -93,3 +93,26 @@ def test_what_cannot_be_cached_says_why(recipe, precision, peers, why):
 def test_a_network_that_trains_from_its_first_layer_has_nothing_to_cache(pictures, tmp_path):
     with pytest.raises(FinetuningError, match="nothing to cache"):
         curves("test_resnet", Recipe("stage1+", epochs=1), pictures, tmp_path)
+
+
+def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_depth_stay(pictures, tmp_path):
+    root, rows, samples = pictures
+    backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
+    notes, listener = [], Listener()
+
+    def run(tune, **recipe):
+        given = samples, samples, Recipe(tune, **recipe), rows, root, tmp_path / "activations"
+        made = make_cache(backbone, *given, workers=1, progress=listener.progress, note=notes.append)
+        return made, {path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()}
+
+    first, of_first = run("last-1", views=2)
+    assert len(of_first) == 3  # and the images as they are
+    second, of_both = run("last-2", views=2)
+    assert of_first < of_both  # the first still goes on
+    first.release()
+    second.release()
+    same, of_second = run("last-2", views=2, lr=1.0, epochs=7)
+    assert of_second == of_both - of_first
+    assert len(notes) == 1
+    same.release()
+    assert run("last-2", views=1)[1] < of_second

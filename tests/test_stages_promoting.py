@@ -755,3 +755,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(store, monkeypatch, alwa
     assert result["finetuning"]["cached_bottom"] is False
     with pytest.raises(PermissionError):
         finetune(path, cache="on", **{**QUICK, "tune": "last-1"})
+
+
+def test_activations_of_an_interrupted_run_stay_until_it_has_come_to_its_end(store, tmp_path, monkeypatch, always):
+    _, path = store()
+
+    def run(name, tune, **options):
+        heard = Notes(options.pop("interrupt_at", None))
+        output = tmp_path / f"{name}.safetensors"
+        finetune(path, output=output, cache="on", listener=heard, **{**QUICK, "tune": tune})
+        removed = [note for note in heard.notes if note.startswith("activations that no run uses")]
+        return {one.name for one in (path / "activations").iterdir() if one.is_dir()}, removed
+
+    first, _ = run("one", "last-1", interrupt_at=20)
+    both, removed = run("two", "last-2")
+    assert first < both
+    assert removed == []
+    with monkeypatch.context() as patch:
+        patch.setattr("featurepipe.finetuning.activations.Bottom.embed", lambda *_: pytest.fail("computed again"))
+        left, removed = run("one", "last-1")  # goes on, and what nobody uses goes at its start
+    assert left == first
+    assert len(removed) == 1
+    assert run("two", "last-2")[0] == both - first

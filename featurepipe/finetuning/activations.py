@@ -199,6 +199,20 @@ class Places:
         return vectors
 
 
+def open_store(path: str | Path) -> Store:
+    """The store of activations at a path; it is made if it is missing.
+
+    Raises
+    ------
+    StoreError
+        The path holds something else.
+    """
+    store = Store.create(path)
+    if store.root is not None:
+        raise StoreError(f"{path} is a store of a data set; keep activations in a place of their own")
+    return store
+
+
 @contextmanager
 def _silent(label: str, total: int) -> Iterator[Callable[[int], object]]:
     yield lambda done: None
@@ -257,9 +271,7 @@ def cache(
     >>> [part.shape for part in held.rows(0, [row.digest for row in rows])] == [(8, *shape) for shape in cut.shapes]
     True
     """
-    store = Store.create(path)
-    if store.root is not None:
-        raise StoreError(f"{path} is a store of a data set; keep activations in a place of their own")
+    store = open_store(path)
     bottoms = [Bottom(backbone, split, view) for view in views]
     computed, rejects = 0, {}
     with store.lock():
