@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -686,6 +687,65 @@ def test_two_processes_learn_what_one_does(store, tmp_path):
     scratch = [one["finetuning"]["scratch"]["curve"] for one in (first, alone)]
     for one, other in zip(*scratch, strict=True):
         assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
+
+
+INTERRUPTED_SCRIPT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+import torch
+torch.set_num_threads(1)
+from featurepipe.cli import main
+from featurepipe.finetuning import training
+training.better = lambda curve, best: True
+if os.environ["RANK"] == "0":
+    save = training._Tuning._save
+    training._Tuning._save = lambda *given: (save(*given), print("epoch", flush=True))
+main()
+"""
+
+
+@contextmanager
+def two(command):
+    """Two processes of one group, as torchrun starts them, which however kills what takes longer than 30 s to end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = []
+    try:
+        for rank in "01":
+            environment = {**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank}
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+            started.append(subprocess.Popen([sys.executable, *command], **output))
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_two_processes_that_are_interrupted_leave_together_and_the_first_writes_the_best(store, tmp_path):
+    _, path = store(per_class=2)
+    script, output = tmp_path / "script.py", tmp_path / "m.safetensors"
+    script.write_text(INTERRUPTED_SCRIPT)
+    recipe = ["--epochs", "100000", "--patience", "0", "--augment", "none", "--batch-size", "4", "--device", "cpu"]
+    with two([str(script), "finetune", str(path), "-o", str(output), *recipe]) as processes:
+        first, second = processes
+        heard = []
+        for line in first.stdout:
+            heard.append(line)
+            if line == "epoch\n":
+                break
+        assert heard[-1] == "epoch\n", heard
+        second.send_signal(signal.SIGINT)
+        first.send_signal(signal.SIGINT)
+        told = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [130, 130], [*heard, *told]
+    assert "interrupted; the file holds the best until then" in told[0]
+    assert "Traceback" not in told[0] + told[1]
+    card = models.load(output).card["finetuning"]
+    assert card["stopped"] == "interrupted"
+    assert card["best_epoch"] == len(card["curve"]) - 1 >= 1
 
 
 def test_what_was_tuned_is_written_before_training_from_scratch_can_fail(store, monkeypatch, always):

@@ -115,7 +115,8 @@ def finetune(
     dict
         ``model, backbone, fingerprint, kind, promoted, tune, top1`` and all of the model file's card: ``finetuning``
         (recipe, curve, ``best_epoch``, ``stopped``, the probe's figures), ``val``, ``test``, ``splits``, …; and
-        ``seconds``. Accuracies are fractions.
+        ``seconds``. Accuracies are fractions. In all but the first of several processes, nothing but ``stopped``, if
+        that is ``interrupted``.
 
     Raises
     ------
@@ -132,9 +133,10 @@ def finetune(
     plan, limit = _recipe(recipe, seed), parse_size(memory)
     with finetuning.joined(device) as (peers, device), ExitStack() as claims:
         if peers.rank:  # the first process prepares, writes and talks; the others only learn
+            stopped = None
             while (task := peers.share(None)) is not None:
-                _tune(task, None, device, workers, peers, SILENT)
-            return {}
+                stopped = _tune(task, None, device, workers, peers, SILENT).outcome.stopped
+            return {"stopped": stopped} if stopped == finetuning.INTERRUPTED else {}
         path = _output(source, output, backbone)
         work = path.with_suffix(".tuning")
         store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
