@@ -145,6 +145,8 @@ def make_cache(
     """
     trained = trainable(backbone.module, recipe.tune, backbone.name)
     parts = split(backbone.module, trained, backbone.transform.input_size, backbone.name)
+    if recipe.checkpointing:
+        parts.top.checkpoint()
 
     def kept(samples: Samples, views: Sequence[Transform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
