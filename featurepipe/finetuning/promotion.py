@@ -41,7 +41,7 @@ class Cache:
     train: Batches
     validation: Callable[[], Iterator[Step]]
     forward: Forward
-    release: Callable[[], object]
+    release: Callable[[], object] = lambda: None
 
 
 Cached = Callable[[Backbone], Cache | None]
