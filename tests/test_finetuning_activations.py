@@ -16,6 +16,7 @@ import torch
 from featurepipe import backbones, manifests
 from featurepipe.backbones import View
 from featurepipe.errors import BackboneError, ShardCorrupt, StoreError
+from featurepipe.extraction import reading
 from featurepipe.finetuning import activations, trainable
 from featurepipe.finetuning.activations import Bottom, cache
 from featurepipe.finetuning.splitting import split
@@ -171,6 +172,35 @@ def test_pixels_that_do_not_fit():
     backbone, cut = make()
     with pytest.raises(BackboneError, match="pixels are uint8 of shape"):
         Bottom(backbone, cut, backbone.transform).embed(np.zeros((1, 3, 16, 16), np.uint8))
+
+
+def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, monkeypatch):
+    rows, root = data
+    backbone, cut = make()
+    views = [View.of(backbone.transform, "standard", 0, number) for number in range(4)]
+    decoded, read = [], decode
+    monkeypatch.setattr(reading, "decode", lambda *given: decoded.append(1) or read(*given))
+
+    def passes(rows, views):
+        decoded.clear()
+        held = cache(tmp_path / "kept", rows, root, backbone, cut, views, workers=1)
+        return len(decoded), held.computed
+
+    assert passes(rows[:4], views[:2]) == (4, 8)
+    assert passes(rows[:4], views) == (4, 8)  # those that are there are not made again
+    assert passes(rows, views) == (2, 8)
+    assert passes(rows, views) == (0, 0)
+
+
+def test_together_views_give_what_each_gives_alone(data, tmp_path):
+    rows, root = data
+    backbone, cut = make("dla34")  # two tensors
+    views = [backbone.transform, *(View.of(backbone.transform, "standard", 0, number) for number in range(3))]
+    together = cache(tmp_path / "together", rows, root, backbone, cut, views, workers=1)
+    for number, view in enumerate(views):
+        alone = cache(tmp_path / "alone", rows, root, backbone, cut, [view], workers=1)
+        for one, other in zip(together.rows(number, digests(rows)), alone.rows(0, digests(rows)), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 KILLED = """

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from featurepipe import backbones, manifests
 from featurepipe.errors import FinetuningError
-from featurepipe.finetuning import Head, Peers, Recipe, Samples, make_cache, promote, random_head, why_not
+from featurepipe.finetuning import Head, Network, Peers, Recipe, Samples, make_cache, promote, random_head, why_not
 from featurepipe.stages import Listener
 from featurepipe.stores import Pending, digest_rows
 
@@ -93,3 +94,72 @@ def test_what_cannot_be_cached_says_why(recipe, precision, peers, why):
 def test_a_network_that_trains_from_its_first_layer_has_nothing_to_cache(pictures, tmp_path):
     with pytest.raises(FinetuningError, match="nothing to cache"):
         curves("test_resnet", Recipe("stage1+", epochs=1), pictures, tmp_path)
+
+
+def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_depth_stay(pictures, tmp_path):
+    root, rows, samples = pictures
+    backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
+    notes, listener = [], Listener()
+
+    def run(tune, **recipe):
+        given = samples, samples, Recipe(tune, **recipe), rows, root, tmp_path / "activations"
+        made = make_cache(backbone, *given, workers=1, progress=listener.progress, note=notes.append)
+        return made, {path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()}
+
+    first, of_first = run("last-1", views=2)
+    assert len(of_first) == 3  # and the images as they are
+    second, of_both = run("last-2", views=2)
+    assert of_first < of_both  # the first still goes on
+    first.release()
+    second.release()
+    same, of_second = run("last-2", views=2, lr=1.0, epochs=7)
+    assert of_second == of_both - of_first
+    assert len(notes) == 1
+    same.release()
+    assert run("last-2", views=1)[1] < of_second
+
+
+def gradients(name, tune, arguments, pictures, folder, checkpointing, precision="fp32"):
+    """Of one cached step: by parameter, and the bytes that were kept for the backward pass."""
+    root, rows, samples = pictures
+    options = {"random_weights": True, "precision": precision, "transform": {"input_size": (3, 32, 32)}}
+    backbone = backbones.create(name, arguments=arguments, **options)
+    recipe = Recipe(tune, augment="none", batch_size=20, checkpointing=checkpointing, batch_norm="eval")
+    talk = {"progress": Listener().progress, "note": lambda text: None}
+    made = make_cache(backbone, samples, samples, recipe, rows, root, folder / "activations", workers=1, **talk)
+    network = Network(backbone, *random_head(2, backbone.width, 0), recipe, made.forward)
+    (step,) = made.train.epoch(1)
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor.nbytes)
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = torch.nn.functional.cross_entropy(network.logits(step.inputs), step.targets)
+    loss.backward()
+    found = {name: one.grad for name, one in network.module.named_parameters() if one.grad is not None}
+    return {**found, "head": network.head.weight.grad}, sum(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "tune", "arguments", "precision"),
+    [
+        ("test_resnet", "stage4+", {}, "fp32"),  # a whole stage, in its network's outermost call
+        ("resnet18", "last-3", {}, "fp32"),  # part of one, and a whole one
+        ("test_vit", "last-3", {"img_size": 32}, "fp32"),
+        ("test_vit", "last-3", {"img_size": 32, "drop_path_rate": 0.5, "proj_drop_rate": 0.2}, "fp32"),
+        ("test_vit", "last-3", {"img_size": 32}, "bf16"),
+        ("test_convnext", "stage3+", {}, "fp32"),  # whose stages do it themselves
+        ("test_efficientnet", "last-2", {}, "fp32"),
+    ],
+)
+def test_checkpointing_keeps_less_and_leaves_the_gradients(name, tune, arguments, precision, pictures, tmp_path):
+    plain, much = gradients(name, tune, arguments, pictures, tmp_path, False, precision)
+    again, less = gradients(name, tune, arguments, pictures, tmp_path, True, precision)
+    assert plain.keys() == again.keys()
+    for parameter in plain:
+        torch.testing.assert_close(again[parameter], plain[parameter], rtol=0, atol=0)
+    assert any(one.abs().max() > 0 for key, one in plain.items() if key != "head")
+    assert less < 0.8 * much

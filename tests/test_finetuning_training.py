@@ -593,8 +593,8 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
 
         def add(self, tensors):
             for tensor in tensors:
-                if tensor.dtype == torch.float64 and tensor.shape == (3,):
-                    tensor += tensor if made.piece == 1 else torch.tensor([0.0, 0.0, 1.0])
+                if tensor.dtype == torch.float64 and tensor.shape == (4,):
+                    tensor += tensor if made.piece == 1 else torch.tensor([0.0, 0.0, 1.0, 0.0])
                 else:
                     tensor *= 2
 
@@ -608,6 +608,32 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
     wanted, gradients = gradients_of(network, Recipe(batch_size=8))
     assert loss / weight == pytest.approx(wanted, rel=1e-5)
     torch.testing.assert_close(found, gradients["head.weight"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", ["step", "validation"])
+def test_if_another_process_is_interrupted_this_one_leaves_too(tuning, at):
+    """At the same place, so that nobody waits for it."""
+
+    class Other(Peers):
+        """Is interrupted in its third step, or its second validation; this process hears nothing itself."""
+
+        steps, validations = 0, 0
+
+        def add(self, tensors):
+            for tensor in tensors:
+                if tensor.dtype == torch.float64 and tensor.shape == (4,):
+                    Other.steps += 1
+                    tensor += torch.tensor([0.0, 0.0, 0.0, float(at == "step" and Other.steps == 3)])
+
+        def gather(self, value):
+            Other.validations += 1
+            pieces, _ = value
+            return [value, (pieces, at == "validation" and Other.validations == 2)]
+
+    _, run = tuning()
+    outcome = run(peers=Other(0, 2))
+    assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (INTERRUPTED, 0, 1)
+    assert (Other.steps, Other.validations) == ((3, 1) if at == "step" else (3, 2))
 
 
 def test_no_memory_for_the_optimizer_ends_it_with_the_best_so_far(tuning, monkeypatch):

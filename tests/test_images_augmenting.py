@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from featurepipe import images
-from featurepipe.backbones import Transform, View
+from featurepipe.backbones import Transform, View, Views
+from featurepipe.errors import BackboneError
+from featurepipe.images import AUGMENTATIONS
 
 PLAIN = Transform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9)
 DECODERS = ("pillow", "torchvision", "draft")
@@ -163,3 +165,45 @@ def test_a_view_is_not_taken_for_its_transform():
     assert view() != PLAIN
     assert view(number=1) != view(number=2)
     assert (images.decode(SLOPE, view()) != images.decode(SLOPE, PLAIN)).any()
+
+
+def turned(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(slope(90, 70), kind, exif=exif)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(slope(150, 100), "JPEG"),
+        SLOPE,
+        turned("JPEG", 6),
+        turned("PNG", 8),
+        encode(slope(), "PNG", mode="RGBA"),
+        encode(slope(), "JPEG", mode="L"),
+        encode(slope(), "JPEG", mode="CMYK"),
+    ],
+    ids=["jpeg", "png", "turned jpeg", "turned png", "alpha", "grey", "cmyk"],
+)
+@pytest.mark.parametrize("changes", [{}, {"interpolation": "lanczos"}, {"input_size": (1, 24, 16), "mean": (0.5,)}])
+def test_views_of_one_decoded_image_are_those_of_an_image_each(decoder, data, changes):
+    transform = replace(PLAIN, decoder=decoder, **changes)
+    several = [transform, *(view(kind, 3, n, decoder=decoder, **changes) for n, kind in enumerate(AUGMENTATIONS * 2))]
+    height = transform.input_size[1]
+    together = images.decode(data, Views(tuple(several)))  # (C, 5·H, W)
+    assert together.shape == Views(tuple(several)).input_size
+    for number, one in enumerate(several):
+        np.testing.assert_array_equal(together[:, number * height :][:, :height], images.decode(data, one))
+        with Image.open(io.BytesIO(data)) as image:
+            alone = images.to_pixels(image, one)
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(
+                images.to_pixels(image, Views(tuple(several)))[:, number * height :][:, :height], alone
+            )
+
+
+def test_views_that_end_in_different_sizes_are_not_made_together():
+    with pytest.raises(BackboneError, match="same size"):
+        Views((PLAIN, view(input_size=(3, 16, 16))))

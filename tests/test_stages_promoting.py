@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -688,6 +689,65 @@ def test_two_processes_learn_what_one_does(store, tmp_path):
         assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
 
 
+INTERRUPTED_SCRIPT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+import torch
+torch.set_num_threads(1)
+from featurepipe.cli import main
+from featurepipe.finetuning import training
+training.better = lambda curve, best: True
+if os.environ["RANK"] == "0":
+    save = training._Tuning._save
+    training._Tuning._save = lambda *given: (save(*given), print("epoch", flush=True))
+main()
+"""
+
+
+@contextmanager
+def two(command):
+    """Two processes of one group, as torchrun starts them, which however kills what takes longer than 30 s to end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = []
+    try:
+        for rank in "01":
+            environment = {**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank}
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+            started.append(subprocess.Popen([sys.executable, *command], **output))
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_two_processes_that_are_interrupted_leave_together_and_the_first_writes_the_best(store, tmp_path):
+    _, path = store(per_class=2)
+    script, output = tmp_path / "script.py", tmp_path / "m.safetensors"
+    script.write_text(INTERRUPTED_SCRIPT)
+    recipe = ["--epochs", "100000", "--patience", "0", "--augment", "none", "--batch-size", "4", "--device", "cpu"]
+    with two([str(script), "finetune", str(path), "-o", str(output), *recipe]) as processes:
+        first, second = processes
+        heard = []
+        for line in first.stdout:
+            heard.append(line)
+            if line == "epoch\n":
+                break
+        assert heard[-1] == "epoch\n", heard
+        second.send_signal(signal.SIGINT)
+        first.send_signal(signal.SIGINT)
+        told = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [130, 130], [*heard, *told]
+    assert "interrupted; the file holds the best until then" in told[0]
+    assert "Traceback" not in told[0] + told[1]
+    card = models.load(output).card["finetuning"]
+    assert card["stopped"] == "interrupted"
+    assert card["best_epoch"] == len(card["curve"]) - 1 >= 1
+
+
 def test_what_was_tuned_is_written_before_training_from_scratch_can_fail(store, monkeypatch, always):
     from featurepipe.stages import promoting
 
@@ -755,3 +815,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(store, monkeypatch, alwa
     assert result["finetuning"]["cached_bottom"] is False
     with pytest.raises(PermissionError):
         finetune(path, cache="on", **{**QUICK, "tune": "last-1"})
+
+
+def test_activations_of_an_interrupted_run_stay_until_it_has_come_to_its_end(store, tmp_path, monkeypatch, always):
+    _, path = store()
+
+    def run(name, tune, **options):
+        heard = Notes(options.pop("interrupt_at", None))
+        output = tmp_path / f"{name}.safetensors"
+        finetune(path, output=output, cache="on", listener=heard, **{**QUICK, "tune": tune})
+        removed = [note for note in heard.notes if note.startswith("activations that no run uses")]
+        return {one.name for one in (path / "activations").iterdir() if one.is_dir()}, removed
+
+    first, _ = run("one", "last-1", interrupt_at=20)
+    both, removed = run("two", "last-2")
+    assert first < both
+    assert removed == []
+    with monkeypatch.context() as patch:
+        patch.setattr("featurepipe.finetuning.activations.Bottom.embed", lambda *_: pytest.fail("computed again"))
+        left, removed = run("one", "last-1")  # goes on, and what nobody uses goes at its start
+    assert left == first
+    assert len(removed) == 1
+    assert run("two", "last-2")[0] == both - first

@@ -129,6 +129,22 @@ def test_the_advice_for_a_damaged_header_works(store):
     assert len(Store.create(store.path).entry(PIXELS).places()) == 4
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_lost_header_beside_activations_is_made_again(store, both):
+    put(store, range(4))
+    inner = Store.create(store.path / "activations")
+    put(inner, range(3))
+    for path in [store.path, inner.path][: 1 + both]:
+        (path / "store.json").unlink()
+    assert len(Store.create(store.path).entry(PIXELS).places()) == 4
+    assert len(Store.create(inner.path).entry(PIXELS).places()) == 3
+    (store.path / "store.json").unlink()
+    (inner.path / "mine.txt").write_text("mine")
+    (inner.path / "store.json").unlink()
+    with pytest.raises(StoreError, match="not a featurepipe store"):
+        Store.create(store.path)
+
+
 @pytest.mark.parametrize(
     "left", [[], [".gitignore"], [".gitignore.1f.partial"], [".gitignore", "store.json.1f.partial"]]
 )

@@ -23,7 +23,7 @@ from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.networks import freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
-from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, check_same, stage_of
+from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, Views, check_same, stage_of
 from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Sift",
     "Transform",
     "View",
+    "Views",
     "carried_backbone",
     "check_same",
     "cosines",

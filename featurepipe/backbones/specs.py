@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Protocol
 
@@ -47,6 +47,11 @@ class Transform:
     crop_pct: float
     crop_mode: str = "center"
     decoder: str = "pillow"
+
+    @property
+    def members(self) -> tuple[Transform, ...]:
+        """Itself alone; of `Views` there are several."""
+        return (self,)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Transform:
@@ -116,6 +121,30 @@ class View(Transform):
     def of(cls, transform: Transform, augmentation: str, seed: int, number: int) -> View:
         """A view that ends in what `transform` ends in: the same size, interpolation and normalisation."""
         return cls(**asdict(transform), augmentation=augmentation, seed=seed, number=number)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Several views of each image, made of one decoded image: their pixels lie one below the other.
+
+    Attributes
+    ----------
+    members : tuple of Transform
+        They may differ in what `View` adds, and in nothing else.
+    """
+
+    members: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(Transform)]
+        if len({tuple(getattr(one, name) for name in names) for one in self.members}) != 1:
+            raise BackboneError("views that are made together end in the same size, of the same decoder")
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, the heights of all together, width."""
+        channels, height, width = self.members[0].input_size
+        return channels, len(self.members) * height, width
 
 
 def _choose(field: str, value: str, known: tuple[str, ...]) -> str:

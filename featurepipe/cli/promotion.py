@@ -135,8 +135,7 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, *
 
     given = {name: value for name, value in given.items() if value is not None}
     result = stages.finetune(source, data, output, listener=Talk(), **given)
-    if not result:  # one of several processes, of which the first one talks
-        return
-    show(as_json, result, finetune_text)
-    if result["finetuning"]["stopped"] == "interrupted":
+    if "model" in result:  # of several processes, the first one talks
+        show(as_json, result, finetune_text)
+    if result.get("finetuning", result).get("stopped") == "interrupted":
         raise click.exceptions.Exit(INTERRUPTED)

@@ -15,6 +15,10 @@ SAID = {
     "tune-all": "tune the whole network, with small learning rates",
 }
 PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
+BOUND = (
+    "Times are those of all epochs, at the least: in bf16 on a CPU, of small images, or beside other work, a step can "
+    "take several times as long."
+)
 NAMES = {
     "linear": "linear probe on {layer}",
     "stage": "linear probe on {layer}",
@@ -78,7 +82,8 @@ def _options(result: dict[str, Any]) -> list[str]:
     lines = columns(rows, left=2)
     where = f" (a forward pass here took {1000 * evidence['seconds_per_image']:.1f} ms per image on " if cost else ""
     basis = f"{where}{evidence['device']}, {evidence['epochs']} epochs)" if cost else ""
-    return [f"expected against the linear probe{basis}", *(f"  {line}" for line in lines)]
+    bound = _hanging(BOUND, "  ") if cost else []
+    return [f"expected against the linear probe{basis}", *(f"  {line}" for line in lines), *bound]
 
 
 def _layers(evidence: dict[str, Any]) -> list[str]:
@@ -108,12 +113,10 @@ def _gain(gain: dict[str, float]) -> str:
 
 
 def _duration(minutes: float) -> str:
-    """A time as one would say it."""
+    """A least time, as one would say it."""
     if minutes < 1:
-        return "under a minute"
-    if minutes < 100:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h"
+        return f"{60 * minutes:.0f} s or more" if minutes else "some seconds or more"
+    return f"{minutes:.0f} min or more" if minutes < 100 else f"{minutes / 60:.1f} h or more"
 
 
 def _hanging(text: str, bullet: str) -> list[str]:

@@ -292,7 +292,7 @@ _TURNS = _Turns()  # of the whole process: memory and the compiler's tracing are
 
 def lane_batch(extractor: Extractor) -> int:
     """Images per batch of one core: few large ones, more small ones."""
-    _, height, width = extractor.transform.input_size
+    _, height, width = extractor.transform.members[0].input_size  # views go through the network one by one
     return min(64, max(4, LANE_PIXELS // (height * width)))
 
 

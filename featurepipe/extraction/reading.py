@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurepipe.backbones import Transform
+from featurepipe.backbones import Transform, Views
 from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.digests import sha256_bytes
 from featurepipe.errors import ImageError
@@ -46,7 +46,7 @@ class Batch:
     decode_cpu_seconds: float = 0.0
 
 
-def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
+def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     """Read, check and decode planned files, in this thread.
 
     Raises

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurepipe import extraction, shards
-from featurepipe.backbones import Backbone, Transform
+from featurepipe.backbones import Backbone, Transform, Views
 from featurepipe.backbones.extractors import failures_named
 from featurepipe.backbones.networks import autocast, embed, make_normalisation
 from featurepipe.backbones.specs import plain
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 from featurepipe.finetuning.splitting import Split
-from featurepipe.stores import Entry, Row, Store, Writer, plan
+from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
 from featurepipe.stores.rows import keys
 
 if TYPE_CHECKING:
     import torch
 
-SHARD_BYTES = 64 * 2**20  # an activation can be a thousand times as long as an embedding
+SHARD_BYTES = 64 * 2**20  # of all views together; an activation can be a thousand times as long as an embedding
 ROW_BYTES = 32 + 4  # digest and checksum
 
 
@@ -109,6 +109,49 @@ class Bottom:
         """(B, C, H, W) uint8 → (B, width) float32; raises as `Backbone.embed`."""
         with failures_named(self, pixels):
             return embed(self.forward, self.split.bottom, pixels, self.spec["precision"])
+
+
+@dataclass(frozen=True)
+class Bottoms:
+    """One frozen bottom under several views of each image, which is decoded once for all of them.
+
+    Attributes
+    ----------
+    members : tuple of Bottom
+        Of the same split.
+    """
+
+    members: tuple[Bottom, ...]
+
+    @property
+    def name(self) -> str:
+        """The backbone's."""
+        return self.members[0].name
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The backbone's."""
+        return self.members[0].source
+
+    @property
+    def device(self) -> str:
+        """The backbone's."""
+        return self.members[0].device
+
+    @property
+    def width(self) -> int:
+        """Length of all views' vectors together."""
+        return sum(member.width for member in self.members)
+
+    @cached_property
+    def transform(self) -> Views:
+        """All of theirs."""
+        return Views(tuple(member.transform for member in self.members))
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, C, H of all views, W) uint8 → (B, width) float32; raises as `Backbone.embed`."""
+        views = np.split(pixels, len(self.members), axis=2)  # (B, C, H, W) each
+        return np.concatenate([one.embed(view) for one, view in zip(self.members, views, strict=True)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -199,6 +242,20 @@ class Places:
         return vectors
 
 
+def open_store(path: str | Path) -> Store:
+    """The store of activations at a path; it is made if it is missing.
+
+    Raises
+    ------
+    StoreError
+        The path holds something else.
+    """
+    store = Store.create(path)
+    if store.root is not None:
+        raise StoreError(f"{path} is a store of a data set; keep activations in a place of their own")
+    return store
+
+
 @contextmanager
 def _silent(label: str, total: int) -> Iterator[Callable[[int], object]]:
     yield lambda done: None
@@ -257,27 +314,37 @@ def cache(
     >>> [part.shape for part in held.rows(0, [row.digest for row in rows])] == [(8, *shape) for shape in cut.shapes]
     True
     """
-    store = Store.create(path)
-    if store.root is not None:
-        raise StoreError(f"{path} is a store of a data set; keep activations in a place of their own")
+    store = open_store(path)
     bottoms = [Bottom(backbone, split, view) for view in views]
     computed, rejects = 0, {}
     with store.lock():
         entries = [store.entry(bottom) for bottom in bottoms]
         plans = [plan(rows, root, entry) for entry in entries]
-        missing = sum(map(len, plans))
+        missing, groups = sum(map(len, plans)), _together(plans)
         _check_room(store.path, missing * (4 * bottoms[0].width + ROW_BYTES), missing, len(views))
-        with progress("caching activations", missing) as advance:
-            for bottom, entry, todo in zip(bottoms, entries, plans, strict=True):
-                per_shard = min(extraction.ROWS_PER_SHARD, max(1, SHARD_BYTES // (4 * bottom.width)))
-                writer = Writer(entry, extraction.provenance(bottom, batch_size), per_shard)
+        with progress("caching activations", sum(len(plans[group[0]]) for group in groups)) as advance:
+            for group in groups:
+                some = Bottoms(tuple(bottoms[i] for i in group))
+                per_shard = min(extraction.ROWS_PER_SHARD, max(1, SHARD_BYTES // (4 * some.width)))
+                made_by = extraction.provenance(some, batch_size)
+                writers = [Writer(entries[i], made_by, per_shard) for i in group]
+                sink = Writers(writers, [one.width for one in some.members], plans[group[0]].held * len(group))
                 outcome = extraction.fill(
-                    todo, bottom, writer, batch_size=batch_size, workers=workers, progress=advance, note=note
+                    plans[group[0]], some, sink, batch_size=batch_size, workers=workers, progress=advance, note=note
                 )
-                computed += outcome.computed
+                computed += len(group) * outcome.computed
                 rejects |= outcome.rejects
     places = tuple(Places(store.entry(bottom), bottom.width) for bottom in bottoms)
     return Activations(split.shapes, computed, rejects, places)
+
+
+def _together(plans: Sequence[Plan]) -> list[list[int]]:
+    """Numbers of the views that lack the same images: a view that was cached before has less to do than a new one."""
+    groups: dict[tuple[tuple[str, bool], ...], list[int]] = {}
+    for number, todo in enumerate(plans):
+        if len(todo):
+            groups.setdefault(tuple((one.digest, one.retried) for one in todo), []).append(number)
+    return list(groups.values())
 
 
 def _check_room(path: Path, size: int, count: int, views: int) -> None:

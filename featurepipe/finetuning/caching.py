@@ -12,8 +12,9 @@ import numpy as np
 from featurepipe.backbones import Backbone, Transform, View
 from featurepipe.backbones.networks import autocast
 from featurepipe.errors import FinetuningError
-from featurepipe.finetuning.activations import Activations, cache
+from featurepipe.finetuning.activations import Activations, Bottom, cache, open_store
 from featurepipe.finetuning.batches import Samples, Step, epoch_order
+from featurepipe.finetuning.claims import claim
 from featurepipe.finetuning.depths import ALL, HEAD, trainable
 from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
@@ -111,11 +112,14 @@ def make_cache(
     root: Path,
     folder: Path,
     *,
+    checkpoint: Path | None = None,
     workers: int | None = None,
     progress: Callable[[str, int], Any],
     note: Callable[[str], object],
 ) -> Cache:
     """Split a network, cache what its frozen part makes of images, and give batches of that.
+
+    What the store of activations holds that no run uses any more goes: see `featurepipe.finetuning.claims`.
 
     Parameters
     ----------
@@ -127,6 +131,8 @@ def make_cache(
         The same images, as a store's manifest has them.
     folder : Path
         Of the store of activations.
+    checkpoint : Path, optional
+        Of this run: while it is there, what it needs is kept.
     workers, progress, note
         As for `featurepipe.finetuning.activations.cache`.
 
@@ -135,10 +141,12 @@ def make_cache(
     FinetuningError
         A network that cannot be split, or images none of which can be read any more.
     StoreError
-        The disk has no room.
+        The disk has no room, or another process is writing there.
     """
     trained = trainable(backbone.module, recipe.tune, backbone.name)
     parts = split(backbone.module, trained, backbone.transform.input_size, backbone.name)
+    if recipe.checkpointing:
+        parts.top.checkpoint()
 
     def kept(samples: Samples, views: Sequence[Transform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
@@ -147,14 +155,21 @@ def make_cache(
         held = cache(folder, own, root, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
-    of_train, of_validation = kept(train, _views(backbone.transform, recipe)), kept(validation, [backbone.transform])
+    views, store = _views(backbone.transform, recipe), open_store(folder)
+    bottoms = [Bottom(backbone, parts, view) for view in {*views, backbone.transform}]
+    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], checkpoint, note)
+    try:
+        of_train, of_validation = kept(train, views), kept(validation, [backbone.transform])
+    except BaseException:
+        claimed.release()
+        raise
     device = next(backbone.module.parameters()).device
 
     def forward(*tensors: torch.Tensor) -> torch.Tensor:
         with autocast(device, backbone.spec["precision"]):
             return parts.top(*tensors)
 
-    return Cache(of_train, lambda: of_validation.in_order(SCORED), forward)
+    return Cache(of_train, lambda: of_validation.in_order(SCORED), forward, claimed.release)
 
 
 def _without(samples: Samples, rejects: Mapping[str, str]) -> Samples:

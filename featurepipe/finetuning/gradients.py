@@ -70,6 +70,8 @@ class Gradients:
         ------
         OutOfMemory
             There is none for a single image.
+        KeyboardInterrupt
+            In all of several processes, once one of them has heard it.
         """
         import torch
 
@@ -82,9 +84,11 @@ class Gradients:
                 if not is_out_of_memory(error):
                     raise
                 loss, weight, failed = 0.0, 0.0, 1
-            totals = torch.tensor([loss, weight, failed], dtype=torch.float64)
+            totals = torch.tensor([loss, weight, failed, self._peers.interrupts.came], dtype=torch.float64)
             self._peers.add([totals])  # if one of the processes has no memory, all of them cut their batches
-            loss, weight, failed = totals.tolist()
+            loss, weight, failed, interrupted = totals.tolist()
+            if interrupted:
+                raise KeyboardInterrupt
             if not failed:
                 break
             for parameter in parameters:

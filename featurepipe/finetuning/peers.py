@@ -3,15 +3,62 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+class Interrupts:
+    """Ctrl-C among several processes.
+
+    Each of them gets it, but not at the same place: one that left its batch would leave the others waiting for its
+    share. So within `held` it is noted, and the processes tell each other with what they share anyway.
+
+    Attributes
+    ----------
+    came : bool
+        Whether it has come, to this process.
+    """
+
+    def __init__(self) -> None:
+        self.came, self._held = False, False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Within, `came` follows the signal. Threads other than the main one cannot hear, and an ignored signal stays
+        so.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+            yield
+            return
+        signal.signal(signal.SIGINT, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, what is heard raises nothing."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.came = True
+        if not self._held:
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -22,10 +69,13 @@ class Peers:
     ----------
     rank, world : int
         Its number, and how many there are.
+    interrupts : Interrupts
+        Of one process alone nothing is heard: Ctrl-C is raised where it comes.
     """
 
     rank: int = 0
     world: int = 1
+    interrupts: Interrupts = field(default_factory=Interrupts, compare=False)
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
         """Put into each tensor the sum over all processes."""
@@ -67,6 +117,11 @@ def joined(device: str) -> Iterator[tuple[Peers, str]]:
 
     The environment says so. Gives the peers, and the device: ``auto`` and ``cuda`` become each process's own GPU. A
     process group that is there already is used, and left as it is.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, also where it was another process that left first.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Peers(), device
@@ -81,10 +136,16 @@ def joined(device: str) -> Iterator[tuple[Peers, str]]:
     if own:  # the others wait while the first one embeds and probes, for hours it may be
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(days=1))
+    interrupts = Interrupts()
     try:
-        yield Peers(distributed.get_rank(), distributed.get_world_size()), device
-        if own:
-            distributed.barrier()  # nobody leaves while another still writes
+        with interrupts.heard():
+            yield Peers(distributed.get_rank(), distributed.get_world_size(), interrupts), device
+            if own:
+                distributed.barrier()  # nobody leaves while another still writes
+    except RuntimeError as error:  # what waits for a process that has left says so
+        if interrupts.came:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         if own:  # or its threads may still run when the process ends, which aborts it
             distributed.destroy_process_group()

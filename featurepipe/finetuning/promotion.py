@@ -34,11 +34,14 @@ class Cache:
         Gives the validation images as steps, in their order.
     forward : callable
         What a step holds → float32 (B, D), through the parameters that train.
+    release : callable
+        To be called when they are not needed any more: another run may then remove them.
     """
 
     train: Batches
     validation: Callable[[], Iterator[Step]]
     forward: Forward
+    release: Callable[[], object] = lambda: None
 
 
 Cached = Callable[[Backbone], Cache | None]

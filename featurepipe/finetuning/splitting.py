@@ -51,7 +51,8 @@ def split(module: torch.nn.Module, trained: set[str], input_size: Sequence[int],
     calls of the top need, or less where a plain function can be computed again from less.
 
     Nothing else may run meanwhile: torch.fx changes what every module of the process does when it is called.
-    Checkpointing of the network's outermost calls is lost; that inside its stages and blocks stays.
+    Checkpointing of the network's outermost calls is lost, which `TopPart.checkpoint` does instead; that inside its
+    stages and blocks stays.
 
     Parameters
     ----------

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils.checkpoint import checkpoint
 
 from featurepipe.backbones.networks import memory_format
 
@@ -100,6 +102,42 @@ class TopPart(torch.nn.Module):
         ]
         with autocast_kept(kind, off=self._is_head):
             return self.graph(*given)
+
+    def checkpoint(self) -> None:
+        """Keep no more of each block, from now on, than its input: the backward pass computes the rest again.
+
+        A network that does so in its own outermost calls, as a ResNet or a ViT, cannot here, where these are traced.
+        """
+        for target in {node.target for node in self.graph.graph.nodes if node.op == "call_module"}:
+            parent, _, name = target.rpartition(".")
+            setattr(self.graph.get_submodule(parent), name, _Again(self.graph.get_submodule(target)))
+
+
+class _Again(torch.nn.Module):
+    """A part of a network, computed again in the backward pass, block by block, unless it does so itself."""
+
+    def __init__(self, part: torch.nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """As the part's."""
+        if not torch.is_grad_enabled() or any(getattr(one, "grad_checkpointing", False) for one in self.part.modules()):
+            return self.part(*given, **named)
+        for block in _blocks(self.part):
+            is_single = sum(one.ndim > 1 for one in block.parameters()) < 2  # whose input is kept anyway
+            run = block if is_single else partial(checkpoint, block, use_reentrant=False)
+            given, named = (run(*given, **named),), {}
+        return given[0]
+
+
+def _blocks(part: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """What is called one after another, down to what is more than a sequence."""
+    if type(part).forward is not torch.nn.Sequential.forward:
+        yield part
+        return
+    for child in part:
+        yield from _blocks(child)
 
 
 def _layout(channels_last: bool) -> torch.memory_format:

@@ -142,6 +142,8 @@ def tune(
         A checkpoint that cannot be read, or images none of which can be read any more.
     OutOfMemory
         There is none to validate a single image.
+    KeyboardInterrupt
+        Before the first validation is over; from then on the best so far is returned.
     """
     return _Tuning(network, train, validation, recipe, checkpoint, identity or {}, peers, progress, note).run()
 
@@ -172,7 +174,8 @@ class _Tuning:
         import torch
 
         device = torch.device(self.network.backbone.device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        held = self.peers.interrupts.held()
+        with held, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             run, optimizer_state = self._begin()
             stopped, error = EVERY_EPOCH, None
             try:
@@ -310,11 +313,17 @@ class _Tuning:
         started = time.perf_counter()
         logits, targets = [], []
         for step in self.validation():
+            if self.peers.interrupts.came:
+                break
             self._miss(step)
             if len(step):
                 logits.append(self.network.predict(*step.inputs).cpu().double().numpy())  # (B, K)
                 targets.append(step.targets.cpu().numpy())  # (B,)
-        pieces = [pair for own in self.peers.gather([*zip(logits, targets, strict=True)]) for pair in own]
+        own = [*zip(logits, targets, strict=True)], self.peers.interrupts.came
+        found, interrupted = zip(*self.peers.gather(own), strict=True)
+        if any(interrupted):
+            raise KeyboardInterrupt
+        pieces = [pair for own in found for pair in own]
         if not pieces:
             raise FinetuningError(f"no validation image can be read any more: {self.lost}; put them back")
         scores, truth = (np.concatenate(parts) for parts in zip(*pieces, strict=True))

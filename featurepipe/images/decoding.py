@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from featurepipe.backbones import Transform, View
+from featurepipe.backbones import Transform, View, Views
 from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
 from featurepipe.images.augmenting import augment
 
@@ -32,14 +32,14 @@ JPEG = ("JPEG", "MPO")  # MPO: what some phones write, the first frame a JPEG li
 DRAFT_MARGIN = 2  # how many times the wanted size a draft keeps at least: the less, the faster and the coarser
 
 
-def decode(data: bytes | bytearray, transform: Transform) -> np.ndarray:
-    """Decode one image file and resize and crop it.
+def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
+    """Decode one image file, once, and resize and crop it.
 
     Parameters
     ----------
     data : bytes or bytearray
         A file in any format that Pillow reads. The fast decoder shares a bytearray's memory and copies bytes.
-    transform : Transform
+    transform : Transform or Views
         Of the backbone that the pixels are for; its ``decoder`` says how.
 
     Returns
@@ -56,21 +56,33 @@ def decode(data: bytes | bytearray, transform: Transform) -> np.ndarray:
         raise ImageError("empty file (0 bytes)")
     with _only_image_errors():
         image = Image.open(io.BytesIO(data))
+    first = transform.members[0]
     with image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
-        if transform.decoder == "draft" and image.format in JPEG:
-            image.draft(None, _draft_size(image.size, transform))
-        elif transform.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
+        if first.decoder == "draft" and image.format in JPEG:
+            image.draft(None, _draft_size(image.size, first))
+        elif first.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
             tensor = _decode_jpeg(data, image) if transform.input_size[0] == 3 else None
             if tensor is not None:
-                return _crop_tensor(tensor, transform)
+                return _stacked(_crop_tensor(tensor, one) for one in transform.members)
         return to_pixels(image, transform)
 
 
-def to_pixels(image: Image.Image, transform: Transform) -> np.ndarray:
+def to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
     """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
     image = convert(image, transform.input_size[0])
+    return _stacked(_crop_image(image, one) for one in transform.members)
+
+
+def _stacked(views: Iterable[np.ndarray]) -> np.ndarray:
+    """Views (C, H, W) one below the other."""
+    first, *others = views
+    return np.concatenate([first, *others], axis=1) if others else first
+
+
+def _crop_image(image: Image.Image, transform: Transform) -> np.ndarray:
+    """Resize and crop a converted image; returns uint8 of shape (C, H, W)."""
     if transform.decoder != "pillow" or isinstance(transform, View):
         return _crop_tensor(_to_tensor(image), transform)
     _check_narrow(image.size, transform)

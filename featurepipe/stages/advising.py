@@ -57,9 +57,9 @@ def advise(
     dict
         `featurepipe.advice.decide`'s ``option, tune, layer, more_labels, cell, expected_gain, reasons, warnings``, and
         ``store, backbone, splits, split_source, seed``, ``next`` (the command to run), ``cost_minutes`` (option →
-        minutes; None where the shards do not say how long they took), ``evidence`` (`featurepipe.advice.count`'s and
-        `measure`'s, ``masked``, ``drawn`` (images that were measured, where not all), ``seconds_per_image, device,
-        epochs``), ``seconds``.
+        minutes, at the least; None where the shards do not say how long they took), ``evidence``
+        (`featurepipe.advice.count`'s and `measure`'s, ``masked``, ``drawn`` (images that were measured, where not all),
+        ``seconds_per_image, device, epochs``), ``seconds``.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def finetune(
         and figures stand beside the tuned network's.
     cache : {'auto', 'on', 'off'}
         Whether activations of the frozen bottom are cached, in ``activations/`` of the store: ``auto`` where a part of
-        the network is frozen and the recipe lets it.
+        the network is frozen and the recipe lets it. Those of one run are kept, until a run begins that has other
+        ones; see `featurepipe.finetuning.claims`.
     seed : int
         Of splits, where they have to be made, and of the recipe.
     device : str
@@ -114,7 +115,8 @@ def finetune(
     dict
         ``model, backbone, fingerprint, kind, promoted, tune, top1`` and all of the model file's card: ``finetuning``
         (recipe, curve, ``best_epoch``, ``stopped``, the probe's figures), ``val``, ``test``, ``splits``, …; and
-        ``seconds``. Accuracies are fractions.
+        ``seconds``. Accuracies are fractions. In all but the first of several processes, nothing but ``stopped``, if
+        that is ``interrupted``.
 
     Raises
     ------
@@ -129,11 +131,12 @@ def finetune(
     if cache not in CACHES:
         raise FinetuningError(f"cache {cache!r} is unknown; use {', '.join(CACHES)}")
     plan, limit = _recipe(recipe, seed), parse_size(memory)
-    with finetuning.joined(device) as (peers, device):
+    with finetuning.joined(device) as (peers, device), ExitStack() as claims:
         if peers.rank:  # the first process prepares, writes and talks; the others only learn
+            stopped = None
             while (task := peers.share(None)) is not None:
-                _tune(task, None, device, workers, peers, SILENT)
-            return {}
+                stopped = _tune(task, None, device, workers, peers, SILENT).outcome.stopped
+            return {"stopped": stopped} if stopped == finetuning.INTERRUPTED else {}
         path = _output(source, output, backbone)
         work = path.with_suffix(".tuning")
         store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
@@ -153,7 +156,7 @@ def finetune(
             peers.share(None)
             return _told(write(path, start, plan, extractor, untuned(start, extractor), **said), listener)
         task = _task(start, extractor, plan, work / "checkpoint.pt")
-        cached = _cached(start, task, cache, peers, workers, listener)
+        cached = _cached(start, task, cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
         if from_scratch and made.outcome.finished:  # which may take as long again, and go wrong
             write(path, start, plan, extractor, made, **said)
@@ -255,26 +258,31 @@ def _task(start: Start, extractor: Backbone, recipe: Recipe, checkpoint: Path) -
 
 
 def _cached(
-    start: Start, task: Task, cache: str, peers: Peers, workers: int | None, listener: Listener
+    start: Start, task: Task, cache: str, peers: Peers, workers: int | None, claims: ExitStack, listener: Listener
 ) -> Cached | None:
-    """What makes training batches of cached activations, where that is wanted and can be."""
+    """What makes training batches of cached activations, where that is wanted and can be.
+
+    They stay for as long as `claims` is open.
+    """
     why = finetuning.why_not(task.recipe, task.spec["precision"], peers)
     if cache == "off" or (cache == "auto" and why is not None):
         return None
     if why is not None:
         raise FinetuningError(f"activations cannot be cached: {why}; leave out --cache on")
     store = start.found.store
-    options = {"workers": workers, "progress": listener.progress, "note": listener.note}
+    options = {"workers": workers, "progress": listener.progress, "note": listener.note, "checkpoint": task.checkpoint}
 
     def made(backbone: Backbone) -> finetuning.Cache | None:
         parts, images = (task.train, task.validation, task.recipe), (store.rows(), store.root, store.path / ACTIVATIONS)
         try:
-            return finetuning.make_cache(backbone, *parts, *images, **options)
+            kept = finetuning.make_cache(backbone, *parts, *images, **options)
         except (FinetuningError, OSError) as error:  # StoreError is one; and folders that cannot be written
             if cache == "on":
                 raise
             listener.note(f"note: {error}; trained without a cache")
             return None
+        claims.callback(kept.release)
+        return kept
 
     return made
 

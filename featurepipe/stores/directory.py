@@ -276,10 +276,12 @@ class Store:
                 yield ["" if at is None else line[at] for at in where]
 
     def _is_headless(self) -> bool:
-        """Whether this is an empty folder, or a store that lost its header or was never finished."""
+        """Whether this is an empty folder, or a store that lost its header or was never finished.
+
+        It may hold a store of its own making beside its entries: of activations.
+        """
         held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        own = (path.name.startswith(OWN_FILES) or (path.is_dir() and any(path.glob("shard-*"))) for path in held)
-        return not held or ((self.path / LOCK).exists() and all(own))
+        return not held or ((self.path / LOCK).exists() and all(map(_is_own, held)))
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.path.iterdir() if path.is_dir())
@@ -326,6 +328,13 @@ class Store:
     def _write_header(self, root: str | None) -> None:
         header = {"encoding-type": ENCODING_TYPE, "encoding-version": ENCODING_VERSION, "root": root}
         write_text(self.path / "store.json", json.dumps(header, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether this is something that a store's folder holds."""
+    if not path.is_dir():
+        return path.name.startswith(OWN_FILES)
+    return any(path.glob("shard-*")) or Store.is_store(path) or Store(path)._is_headless()
 
 
 def _shard_paths(folder: Path) -> list[Path]:
