@@ -291,7 +291,7 @@ def test_a_model_that_has_seen_them_starts_from_its_probe_fitted_without_them(st
     data, path = store()
     probed = probe(path, tmp_path / "m.safetensors", baselines="none", kind="ridge")
     result = finetune(probed["model"], data, **QUICK)
-    assert result["notes"] == ["the model has seen images of val; tuning starts from its probe fitted without them"]
+    assert result["notes"] == []
     from_store = finetune(path, output=tmp_path / "s.safetensors", **QUICK)
     assert result["finetuning"]["probe"]["top1"] == probed["test"]["top1"]
     assert result["finetuning"]["curve"][0]["n"] == from_store["finetuning"]["curve"][0]["n"] == 18

@@ -1,6 +1,6 @@
 """Advice: what to do with this much data, this far from the pretraining, by evidence from the cache alone.
 
-The lectures' table (Stanford's CS231n, "Transfer learning") knows four cells:
+The table of Stanford's lectures (CS231n, "Transfer learning") knows four cells:
 
 =====  ==================================  ===================================
 data   similar to the pretraining          different from it
@@ -27,6 +27,6 @@ Examples
 from featurepipe.advice.costs import minutes
 from featurepipe.advice.curves import label_curve
 from featurepipe.advice.evidence import count, is_masked, measure
-from featurepipe.advice.rules import OPTIONS, TABLE, decide
+from featurepipe.advice.rules import OPTIONS, TABLE, decide, in_words
 
-__all__ = ["OPTIONS", "TABLE", "count", "decide", "is_masked", "label_curve", "measure", "minutes"]
+__all__ = ["OPTIONS", "TABLE", "count", "decide", "in_words", "is_masked", "label_curve", "measure", "minutes"]

@@ -21,6 +21,13 @@ USUAL = {
     "tune-all": "tune the whole network",
 }
 
+SAID = {
+    "linear": "keep the linear probe on {layer}",
+    "stage": "probe the earlier layer {layer}",
+    "tune-last": "tune the last blocks",
+    "tune-all": "tune the whole network, with small learning rates",
+}
+
 # -- the cell -----------------------------------------------------------------------------------------------------
 # VTAB's number of images (Zhai et al. 2019), on which that benchmark tunes the whole network.
 SMALL = 1000
@@ -109,6 +116,18 @@ def decide(evidence: Mapping[str, Any]) -> dict[str, Any]:
         "reasons": _reasons(evidence, gains, cell, option, tolerance),
         "warnings": _warnings(evidence, option),
     }
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """The advice of `decide`, in a line.
+
+    Examples
+    --------
+    >>> in_words({"option": "linear", "layer": "penultimate", "more_labels": True})
+    'keep the linear probe on penultimate; better still, label more images'
+    """
+    said = SAID[found["option"]].format(layer=found["layer"])
+    return said + ("; better still, label more images" if found["more_labels"] else "")
 
 
 def tuned_share(images: int, per_class: float, similarity: float) -> float:

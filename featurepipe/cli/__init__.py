@@ -30,6 +30,7 @@ from featurepipe.cli.options import (
     TASKS,
     WEIGHTS,
     WORKERS,
+    parse_depth,
     split_options,
     task_options,
 )
@@ -95,7 +96,12 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE
-@click.option("--promote", metavar="DEPTH", help="Also fine-tune: auto (if advice says so), last-N, stageK+, all.")
+@click.option(
+    "--promote",
+    metavar="DEPTH",
+    callback=parse_depth,
+    help="Also fine-tune: auto (if advice says so), head, last-N, stageK+, all.",
+)
 @SEED
 @STRICT
 @AS_JSON

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurepipe.errors import ProbeError
+from featurepipe.errors import FinetuningError, ProbeError
 
 
 def options(*decorators: Callable) -> Callable:
@@ -64,6 +64,19 @@ def _parse_memory(_: click.Context, __: click.Parameter, value: str | None) -> i
         return parse_size(value)
     except ProbeError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def parse_depth(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """How deep to tune, if that reads as one."""
+    if value is None:
+        return None
+    from featurepipe.finetuning import check_depth  # here: it loads NumPy, which --help does without
+
+    try:
+        check_depth(value)
+    except FinetuningError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
 
 
 def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:

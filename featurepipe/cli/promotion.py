@@ -6,13 +6,17 @@ from typing import Any
 
 import click
 
-from featurepipe.cli.options import AS_JSON, DEVICE, HELD, MEMORY, SEED, WEIGHTS, WORKERS, options
+from featurepipe.cli.options import AS_JSON, DEVICE, HELD, MEMORY, SEED, WEIGHTS, WORKERS, options, parse_depth
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
 from featurepipe.cli.terminal import INTERRUPTED, Talk, show
 
 RECIPE = options(
     click.option(
-        "--tune", default="all", show_default=True, help="head, last-N blocks, stageK+, all; auto: see advise."
+        "--tune",
+        default="all",
+        show_default=True,
+        callback=parse_depth,
+        help="head, last-N blocks, stageK+, all; auto: see advise.",
     ),
     click.option(
         "--epochs", type=click.IntRange(1), help="Passes over the images.  [default: 20, or 500 steps, at most 100]"

@@ -8,12 +8,6 @@ from typing import Any
 from featurepipe.cli.texts import columns, figures_line, percent
 
 WIDTH = 100
-SAID = {
-    "linear": "keep the linear probe on {layer}",
-    "stage": "probe the earlier layer {layer}",
-    "tune-last": "tune the last blocks",
-    "tune-all": "tune the whole network, with small learning rates",
-}
 PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
 BOUND = (
     "Times are those of all epochs, at the least: in bf16 on a CPU, of small images, or beside other work, a step can "
@@ -29,12 +23,12 @@ NAMES = {
 
 def advise_text(result: dict[str, Any]) -> str:
     """The result of `advise`: the advice first, then what it rests on."""
+    from featurepipe.advice import in_words  # here: it loads NumPy, which --help does without
+
     evidence, cell = result["evidence"], result["cell"]
-    said = SAID[result["option"]].format(layer=result["layer"])
-    more = "; better still, label more images" if result["more_labels"] else ""
     blocks = [
         [f"{result['backbone']} on {result['store']}: {cell['size']} data, {PRETRAINING[cell['similarity']]}"],
-        [f"→ {said}{more}", *_hanging(_promise(result), "  "), f"  $ {result['next']}"],
+        [f"→ {in_words(result)}", *_hanging(_promise(result), "  "), f"  $ {result['next']}"],
         _options(result),
         [
             f"why (no figure is of the split that probe reports; {evidence['measured']:,} images, "
@@ -126,23 +120,41 @@ def _hanging(text: str, bullet: str) -> list[str]:
 def finetune_text(result: dict[str, Any]) -> str:
     """The result of `finetune`: what was kept and what it is worth, beside the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
-    curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
-    kind = told["probe"]["kind"]
-    start = f"its probe at C={told['C']:g}" if kind == "logistic" else f"its {kind} probe"
-    start = "a random head" if told["start"] != "probe" else start
-    lines = [
-        f"{told['of']}, {told['tune']} tuned from {start}: {len(curve) - 1} epochs, {told['stopped']}",
-        f"  validation     probe {percent(validation['probe'])}, before tuning {percent(curve[0]['top1'])}, "
-        f"epoch {best} {percent(curve[best]['top1'])} (on {validation['on']}, n={validation['n']})",
-        figures_line(result[on], on),
-    ]
-    beside = [f"probe {percent(told['probe']['top1'])}"] if told["promoted"] else []
+    lines = [_course(told), _validation(told), figures_line(result[on], on)]
+    if told["advice"] and told["advice"]["tune"] is None:
+        lines = [f"{told['of']}: nothing tuned, as the advice was to keep a probe", lines[-1]]
+    beside = [f"probe {_pair(told['probe'])}"] if told["promoted"] else []
     beside += [f"from scratch {percent(told['scratch']['top1'])}"] if told["scratch"] else []
     lines += [f"  {'beside':<14} {', '.join(beside)}"] if beside else []
     if told["advice"] and told["advice"]["tune"] is None:
-        lines.append("  the file holds the probe; for the reasons: featurepipe advise")
+        lines.append("  the file holds the probe")
     elif not told["promoted"]:
         lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
     if told["stopped"] == "interrupted":
         lines.append("  interrupted; the file holds the best until then, and the same command goes on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
+
+
+def _course(told: dict[str, Any]) -> str:
+    """What was tuned, from where, for how long."""
+    kind, epochs = told["probe"]["kind"], told["curve"][-1]["epoch"]
+    start = f"its probe at C={told['C']:g}" if kind == "logistic" else f"its {kind} probe"
+    start = "a random head" if told["start"] != "probe" else start
+    planned = told["recipe"]["epochs"] + told["recipe"]["head_epochs"]
+    how, _, why = told["stopped"].partition(": ")
+    ended = f"stopped {how} after {epochs} of {planned} epochs: {why}" if why else f"{epochs} epochs, {how}"
+    return f"{told['of']}, {told['tune']} tuned from {start}; {ended}"
+
+
+def _validation(told: dict[str, Any]) -> str:
+    """What chose the epoch, and whether it is kept."""
+    curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
+    probe = {"top1": validation["probe"], "log_loss": validation["probe_log_loss"]}
+    found = [f"probe {_pair(probe)}", f"start {_pair(curve[0])}"]
+    found += [f"epoch {best} {_pair(curve[best])}"] if best else []
+    return f"  validation     {', '.join(found)}; on {validation['on']}, n={validation['n']}"
+
+
+def _pair(figures: dict[str, Any]) -> str:
+    """Top-1 and log-loss."""
+    return f"{percent(figures['top1'])} (log-loss {figures['log_loss']:.3f})"

@@ -275,6 +275,8 @@ def run_text(result: dict[str, Any]) -> str:
 def evaluate_text(result: dict[str, Any]) -> str:
     """The result of `evaluate`."""
     lines = [figures_line(result, result["split"])]
+    if result["left_out"]:
+        lines.append(f"  left out       {result['left_out']} images that the model was trained on")
     if result["seen_in_training"]:
         lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images; figures flatter")
     multi_label = "subset_accuracy" in result
@@ -292,7 +294,8 @@ def info_text(result: dict[str, Any]) -> str:
     """The result of `info`."""
     if "model" in result:
         return _model_text(result)
-    splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items())
+    names = {"none": "without a split"}
+    splits = ", ".join(f"{count} {names.get(name, name)}" for name, count in result["splits"].items())
     lines = [
         f"{result['store']}: {result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
     ]
@@ -300,8 +303,8 @@ def info_text(result: dict[str, Any]) -> str:
         parts = [
             *_stage(one),
             f"{one['rows']} × {one['width']} {one['dtype']}",
-            f"{one['shards']} shards",
-            f"{one['bytes'] / 1e6:.1f} MB",
+            f"{one['shards']} shard{'' if one['shards'] == 1 else 's'}",
+            f"{one['bytes'] / 1e6:.2g} MB" if one["bytes"] < 1e6 else f"{one['bytes'] / 1e6:.1f} MB",
             f"{one['rejected']} rejected",
         ]
         lines.append(f"  {one['folder']}: {', '.join(parts)}")

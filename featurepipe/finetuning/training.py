@@ -266,9 +266,9 @@ class _Tuning:
             kept = self.network.changing() if run.average is None else run.average.items()
             best = {name: value.detach().to("cpu", copy=True) for name, value in kept}
             run.best_epoch, run.best = run.epoch, best  # at once, whenever Ctrl-C comes
-        self._tell(run)
         run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
         self._save(run, optimizer)
+        self._tell(run)
 
     def _step(self, step: Step, optimizer: torch.optim.Optimizer, run: _Run) -> None:
         """One step of the optimizer, in as many pieces as memory asks for."""
@@ -381,11 +381,12 @@ class _Tuning:
 
     def _tell(self, run: _Run) -> None:
         row, best = run.curve[-1], run.curve[run.best_epoch]
-        left = (self.epochs - run.epoch) * row["seconds"]
+        left = (self.epochs - row["epoch"]) * row["seconds"]
+        to_go = f", at most {_duration(left)} to go" if left else ""
         self.note(
-            f"epoch {run.epoch} of {self.epochs}: loss {row['train_loss']:.3f}, val top-1 {100 * row['top1']:.1f} %, "
-            f"log-loss {row['log_loss']:.3f} (kept: epoch {run.best_epoch}, {100 * best['top1']:.1f} %); "
-            f"{row['seconds']:.0f} s, at most {_duration(left)} to go"
+            f"epoch {row['epoch']} of {self.epochs}: train loss {row['train_loss']:.3f}, val top-1 "
+            f"{100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f} (best so far: epoch "
+            f"{run.best_epoch}, {100 * best['top1']:.1f} %); {row['seconds']:.0f} s{to_go}"
         )
 
     def _diverged(self, what: str, run: _Run) -> str:

@@ -23,6 +23,7 @@ from featurepipe.stages.preparing import check_finite, labelled
 from featurepipe.stores import Entry, Pending, Store
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
+UNSEEN = "unseen"
 
 
 def evaluate(
@@ -52,7 +53,9 @@ def evaluate(
     Returns
     -------
     dict
-        `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, rejected, rejects, seconds``.
+        `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
+        seconds``. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: of data without
+        splits those that the model has seen.
 
     Raises
     ------
@@ -87,6 +90,7 @@ def evaluate(
         "split": which,
         **figures,
         "seen_in_training": int(loaded.has_seen(part.digests).sum()),
+        "left_out": int((~mask).sum()) if which == UNSEEN else 0,
         "rejected": len(rejects),
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
@@ -145,7 +149,7 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
     mask = ~model.has_seen(matrix.digests)
     if not mask.any():
         raise ProbeError("the model was trained on every one of these images; use --split all to evaluate all the same")
-    return "unseen", mask
+    return UNSEEN, mask
 
 
 def predict(

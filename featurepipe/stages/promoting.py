@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from featurepipe import backbones, finetuning, manifests, models
+from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
@@ -148,7 +148,7 @@ def finetune(
         advised = None
         if plan.tune == finetuning.AUTO:
             advised = advise(store, backbone=extractor, seed=seed, listener=listener)
-            listener.note(f"advice: {advised['option']}" + "".join(f"\n  {reason}" for reason in advised["reasons"]))
+            listener.note("\n  - ".join([f"advice: {advice.in_words(advised)}", *advised["reasons"]]))
             plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
         start = begin(found, loaded, plan, limit, listener)
         said = {"advised": advised, "workers": workers, "listener": listener, "started": started}

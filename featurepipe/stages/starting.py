@@ -93,8 +93,6 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
         probe, seen = _own_probe(loaded, classes), np.union1d(seen, loaded.seen)
         notes += _seen_notes(loaded, parts)
     own = loaded is not None and not loaded.has_seen(validation.digests).any()
-    if loaded is not None and not own:
-        notes.append(f"the model has seen images of {validated_on}; tuning starts from its probe fitted without them")
 
     def fit(strength: float) -> probes.Probe:
         if own:
