@@ -49,7 +49,7 @@ def test_all_and_the_first_stage_train_everything(tune):
     ("tune", "says"),
     [
         ("last-0", "unknown"),
-        ("stage6+", "has no stage6; use stage1+ to stage5+"),
+        ("stage6+", r"has no stage6; use stage1\+ to stage5\+"),
         ("last-9", "has 5 blocks"),
         ("half", "use head, last-N"),
     ],

@@ -287,7 +287,6 @@ def test_a_truncated_file_is_refused(file, keep):
         {"head_bias": None},
         {"seen": None},
     ],
-    ids=str,
 )
 def test_a_header_that_does_not_fit_its_tensors_is_refused(file, damage):
     rewrite(file, **damage)

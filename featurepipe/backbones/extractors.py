@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, quiet
+from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, make_ready, quiet
 from featurepipe.backbones.precisions import bears_compiling, sample_pixels
 from featurepipe.backbones.specs import Extractor, Transform, plain
 from featurepipe.backbones.weights import first_line
@@ -103,6 +103,7 @@ class Backbone:
         try:
             # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
             with quiet("torch"), frozen_compiler():
+                make_ready(self.module, self.spec["precision"])
                 compiled = torch.compile(self.forward, dynamic=False)
                 made = replace(self, compiled=compiled, batch_size=batch_size)
                 found = made.embed(pixels)
@@ -134,7 +135,7 @@ class Backbone:
                 return embed(self.forward, self.module, pixels, self.spec["precision"])
             missing = self.batch_size - len(pixels)  # another size would be compiled anew
             filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
-            return embed(self.compiled, self.module, filled, self.spec["precision"])[: len(pixels)]
+            return embed(self.compiled, self.module, filled, self.spec["precision"], ready=True)[: len(pixels)]
 
 
 @contextmanager

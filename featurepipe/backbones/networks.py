@@ -235,14 +235,23 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def embed(
-    forward: Callable[[torch.Tensor], torch.Tensor], module: torch.nn.Module, pixels: np.ndarray, precision: str
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    module: torch.nn.Module,
+    pixels: np.ndarray,
+    precision: str,
+    *,
+    ready: bool = False,
 ) -> np.ndarray:
-    """Run a `make_forward` function, or its compiled twin, on pixels; float32 (B, D). Threads may share it."""
+    """Run a `make_forward` function, or its compiled twin, on pixels; float32 (B, D). Threads may share it.
+
+    `ready` networks, see `make_ready`, are not looked at part by part again: a fiftieth of a small one's time, in
+    which no other thread may run.
+    """
     import torch
 
     device = next(module.parameters()).device
-    module.eval()  # a notebook may have called train() on it since
-    _choose_attention(module, fused=device.type != "cpu" or precision == "fp32")
+    if not ready or module.training:
+        make_ready(module, precision)
     if not pixels.transpose(0, 2, 3, 1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
         pixels = np.ascontiguousarray(pixels)
     x = torch.from_numpy(np.require(pixels, requirements="W"))  # a view that torch may hold
@@ -266,11 +275,14 @@ def frozen_compiler() -> Iterator[None]:
         yield
 
 
-def _choose_attention(module: torch.nn.Module, *, fused: bool) -> None:
-    """Let timm's attention use torch's fused kernel or plain products.
+def make_ready(module: torch.nn.Module, precision: str) -> None:
+    """Evaluation mode, as a notebook may have called train() since; and timm's attention as it is fastest.
 
-    On a CPU in bf16 the plain ones are faster at the lengths of image networks: by 17 % of all of ViT-tiny's time.
+    On a CPU in bf16 plain products are faster than torch's fused kernel at the lengths of image networks: by 17 % of
+    all of ViT-tiny's time.
     """
+    module.eval()
+    fused = next(module.parameters()).device.type != "cpu" or precision == "fp32"
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = fused
