@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from featurepipe.cli import main
-from featurepipe.cli.promotion_texts import advise_text
+from featurepipe.cli.promotion import was_interrupted
+from featurepipe.cli.promotion_texts import advise_text, finetune_text
 
 GAIN = {"low": 0.03, "mean": 0.13, "high": 0.2}
 NONE = {"low": 0.0, "mean": 0.0, "high": 0.0}
@@ -86,3 +87,60 @@ def test_a_store_that_is_none_is_one_line(tmp_path):
     assert done.exit_code == 1
     assert "not a featurepipe store" in json.loads(done.stdout)["error"]
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("finetune", "s", "--tune", "deep"), ("run", "d", "--promote", "last-0")])
+def test_a_depth_that_is_none_is_wrong_usage(command):
+    called = CliRunner().invoke(main, command)
+    assert called.exit_code == 2
+    assert "use head, last-N (blocks), stageK+" in called.output
+
+
+FIGURES = {"top1": 0.9, "balanced": 0.9, "log_loss": 0.3, "ece": 0.02, "ece_uncalibrated": 0.02, "n": 50}
+TUNED = {
+    "evaluated_on": "test",
+    "test": FIGURES,
+    "model": "t.safetensors",
+    "finetuning": {
+        "of": "net",
+        "tune": "last-1",
+        "start": "probe",
+        "C": 0.01,
+        "curve": [{"epoch": n, "top1": 0.8 + n / 100, "log_loss": 0.5} for n in range(3)],
+        "best_epoch": 2,
+        "stopped": "early: validation no better for 5 epochs",
+        "recipe": {"epochs": 20, "head_epochs": 1},
+        "validation": {"on": "val", "n": 40, "probe": 0.8, "probe_log_loss": 0.55},
+        "probe": {"kind": "logistic", "top1": 0.88, "log_loss": 0.4, "n": 50},
+        "promoted": True,
+        "scratch": None,
+        "advice": None,
+    },
+}
+
+
+def tuned(**changes):
+    return finetune_text({**TUNED, "finetuning": {**TUNED["finetuning"], **changes}}).splitlines()
+
+
+def test_what_was_tuned_is_said_beside_the_probe_with_log_losses():
+    lines = tuned()
+    early = "stopped early after 2 of 21 epochs: validation no better for 5 epochs"
+    assert lines[0] == f"net, last-1 tuned from its probe at C=0.01; {early}"
+    pairs = "probe 80.0 % (log-loss 0.550), start 80.0 % (log-loss 0.500), epoch 2 82.0 % (log-loss 0.500)"
+    assert lines[1] == f"  validation     {pairs}; on val, n=40"
+    assert lines[3:] == ["  beside         probe 88.0 % (log-loss 0.400)", "model → t.safetensors"]
+
+
+def test_why_the_file_holds_the_probe_is_said():
+    assert "not better than the probe on validation images" in tuned(promoted=False)[-2]
+    lines = tuned(promoted=False, advice={"tune": None}, best_epoch=0, stopped="not begun: the advice …")
+    assert lines[0] == "net: nothing tuned, as the advice was to keep a probe"
+    assert (len(lines), lines[-2]) == (4, "  the file holds the probe")
+
+
+@pytest.mark.parametrize("changes", [{"stopped": "interrupted"}, {"scratch": {"stopped": "interrupted", "top1": 0.5}}])
+def test_an_interrupt_is_said_and_is_the_exit_code(changes):
+    assert "the same command goes on from there" in tuned(**changes)[-2]
+    assert was_interrupted({**TUNED["finetuning"], **changes})
+    assert not was_interrupted(TUNED["finetuning"])

@@ -610,12 +610,12 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
     torch.testing.assert_close(found, gradients["head.weight"], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("at", ["step", "validation"])
-def test_if_another_process_is_interrupted_this_one_leaves_too(tuning, at):
+@pytest.mark.parametrize("at", ["step", "validation", "memory"])
+def test_if_another_process_cannot_go_on_this_one_leaves_too(tuning, at):
     """At the same place, so that nobody waits for it."""
 
     class Other(Peers):
-        """Is interrupted in its third step, or its second validation; this process hears nothing itself."""
+        """Is interrupted in its third step or its second validation, or has no memory there; this process has."""
 
         steps, validations = 0, 0
 
@@ -627,13 +627,16 @@ def test_if_another_process_is_interrupted_this_one_leaves_too(tuning, at):
 
         def gather(self, value):
             Other.validations += 1
-            pieces, _ = value
-            return [value, (pieces, at == "validation" and Other.validations == 2)]
+            pieces, _, _ = value
+            here = Other.validations == 2
+            return [value, (pieces, at == "validation" and here, "no memory there" if at == "memory" and here else "")]
 
     _, run = tuning()
     outcome = run(peers=Other(0, 2))
-    assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (INTERRUPTED, 0, 1)
+    stopped = FAILED if at == "memory" else INTERRUPTED
+    assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (stopped, 0, 1)
     assert (Other.steps, Other.validations) == ((3, 1) if at == "step" else (3, 2))
+    assert (str(outcome.error) == "no memory there") is (at == "memory")
 
 
 def test_no_memory_for_the_optimizer_ends_it_with_the_best_so_far(tuning, monkeypatch):

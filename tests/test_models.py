@@ -386,7 +386,9 @@ def test_a_backbone_inside_the_file_needs_no_other(tmp_path, network):
     model.backbone["source"] = {**network[1].source, "weights": str(tmp_path / "gone.safetensors")}
     models.save(tmp_path / "m.safetensors", model, module=network[1].module)
     loaded = models.load(tmp_path / "m.safetensors")
-    assert same(models.open_backbone(loaded, tmp_path / "m.safetensors", device="cpu"), network[1])
+    opened = models.open_backbone(loaded, tmp_path / "m.safetensors", device="cpu")
+    assert same(opened, network[1])
+    assert opened.name == model.backbone["name"]  # not that of its architecture
     model.backbone["source"] = {**network[1].source, "weights": None, "random_seed": 5}
     models.save(tmp_path / "m.safetensors", model, module=network[1].module)
     loaded = models.load(tmp_path / "m.safetensors")

@@ -203,3 +203,13 @@ def test_other_failures_keep_their_own_words(monkeypatch):
         LogisticPath(*features(20, 5, 2), device="cpu:0")
     with pytest.raises(MemoryError), arrays.memory_named("cpu", 1):
         raise MemoryError
+
+
+def test_reversed_views_are_taken_as_they_read():
+    X, y = features(60, 8, 3)
+    weight = np.linspace(1, 2, 60)
+    fits = [
+        next(LogisticPath(*rows, sample_weight=w, device="cpu:0").fit([1.0]))
+        for rows, w in (((X[::-1], y[::-1]), weight[::-1]), ((X[::-1].copy(), y[::-1].copy()), weight[::-1].copy()))
+    ]
+    np.testing.assert_array_equal(fits[0].coef, fits[1].coef)

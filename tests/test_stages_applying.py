@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from featurepipe import TransferClassifier, backbones, evaluate, extract, manifests, models, predict, probe
+from featurepipe.cli import texts
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, ProbeError, StoreError
 from featurepipe.stages import Listener, compare, info, run
@@ -63,6 +64,15 @@ def test_evaluate_gives_the_figures_that_probe_reported(trained, kind, splits, t
         assert result["split"] == taken
         assert {key: result[key] for key in FIGURES} == {key: probed[probed["evaluated_on"]][key] for key in FIGURES}
         assert result["seen_in_training"] == 0
+
+
+def test_what_is_left_out_is_told(trained):
+    data, store, probed = trained()
+    result, everything = evaluate(probed["model"], data, device="cpu"), evaluate(probed["model"], store, split="all")
+    assert result["left_out"] == everything["n"] - result["n"] > 0
+    assert f"left out       {result['left_out']} images" in texts.evaluate_text(result)
+    assert everything["left_out"] == 0
+    assert "left out" not in texts.evaluate_text(everything)
 
 
 def test_a_split_may_be_asked_for(trained):

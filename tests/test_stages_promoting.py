@@ -297,6 +297,23 @@ def test_a_model_that_has_seen_them_starts_from_its_probe_fitted_without_them(st
     assert result["finetuning"]["curve"][0]["n"] == from_store["finetuning"]["curve"][0]["n"] == 18
 
 
+def test_baselines_of_the_same_images_are_taken_over_from_the_model(store, photos, tmp_path, always):
+    _, path = store()
+    probed = probe(path, tmp_path / "m.safetensors", baselines="full")
+    result = finetune(probed["model"], path, **QUICK)
+    assert result["baselines"] == probed["baselines"]
+    assert result["baselines"]["pixels"] is not None
+    other = photos(CLASSES, 6, SPLITS, name="new", size=(32, 32), seed=8)
+    result = finetune(probed["model"], other, tmp_path / "t.safetensors", **QUICK)
+    assert (result["baselines"]["pixels"], result["baselines"]["random_backbone"]) == (None, None)
+
+
+def test_the_card_says_what_the_defaults_came_to(store, always):
+    _, path = store()
+    recipe = finetune(path, **QUICK)["finetuning"]["recipe"]
+    assert all(recipe[name] is not None for name in ("epochs", "patience", "lr", "weight_decay"))
+
+
 def test_a_model_that_has_seen_what_is_reported_says_so(store, tmp_path, always):
     _, path = store((), per_class=10)
     probed = probe(path, tmp_path / "m.safetensors", baselines="none", seed=0)

@@ -34,7 +34,7 @@ from featurepipe.cli.options import (
     split_options,
     task_options,
 )
-from featurepipe.cli.promotion import advise, finetune
+from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.terminal import FAILED, INTERRUPTED, REJECTED, Talk, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
@@ -117,7 +117,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, **options: A
     options, probe_options = split_options(options)
     result = stages.run(data, output, listener=Talk(), **options, **probe_options)
     show(as_json, result, texts.run_text)
-    if result.get("finetune", {}).get("finetuning", {}).get("stopped") == "interrupted":
+    if was_interrupted(result.get("finetune", {}).get("finetuning", {})):
         raise click.exceptions.Exit(INTERRUPTED)
     _exit_strict(strict, result)
 

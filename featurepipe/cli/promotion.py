@@ -127,8 +127,8 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, *
     """Tune a network from where its probe stopped, and keep it if validation images say so.
 
     SOURCE is a store or a model file, DATA the images (a folder, a table, or with a model file a store); by default a
-    store's own. Where no epoch is better than the probe on validation images (by the rule that chooses C), the file
-    holds the probe. The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node N
+    store's own. The epoch that is kept is chosen as C is; where it has no more validation images right than the probe,
+    the file holds the probe. The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node N
     --no-python featurepipe finetune …
 
     \b
@@ -141,5 +141,10 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, *
     result = stages.finetune(source, data, output, listener=Talk(), **given)
     if "model" in result:  # of several processes, the first one talks
         show(as_json, result, finetune_text)
-    if result.get("finetuning", result).get("stopped") == "interrupted":
+    if was_interrupted(result.get("finetuning", result)):
         raise click.exceptions.Exit(INTERRUPTED)
+
+
+def was_interrupted(told: dict[str, Any]) -> bool:
+    """Whether Ctrl-C ended a tuning, or the same from scratch."""
+    return "interrupted" in (told.get("stopped"), (told.get("scratch") or {}).get("stopped"))

@@ -132,6 +132,8 @@ def finetune_text(result: dict[str, Any]) -> str:
         lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
     if told["stopped"] == "interrupted":
         lines.append("  interrupted; the file holds the best until then, and the same command goes on from there")
+    elif told["scratch"] and told["scratch"]["stopped"] == "interrupted":
+        lines.append("  interrupted while training from scratch; the same command goes on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
 
 

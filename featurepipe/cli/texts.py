@@ -304,7 +304,7 @@ def info_text(result: dict[str, Any]) -> str:
             *_stage(one),
             f"{one['rows']} × {one['width']} {one['dtype']}",
             f"{one['shards']} shard{'' if one['shards'] == 1 else 's'}",
-            f"{one['bytes'] / 1e6:.2g} MB" if one["bytes"] < 1e6 else f"{one['bytes'] / 1e6:.1f} MB",
+            f"{one['bytes'] / 1e6:.{1 if one['bytes'] >= 1e6 else 2}f} MB",
             f"{one['rejected']} rejected",
         ]
         lines.append(f"  {one['folder']}: {', '.join(parts)}")

@@ -37,7 +37,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Directory that keeps embeddings; only with a name.
     probe_device : str
         Where a logistic or svm probe is fitted; see `featurepipe.probes.fit`. The network's own device is the
-        extractor's. Never run on a GPU.
+        extractor's, and tuning fits its probes on the CPU. Never run on a GPU.
     strategy : {'probe', 'auto'}
         ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
     seed : int
@@ -119,7 +119,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """What `featurepipe.advice` says of images and their embeddings (n, D); of many, a draw is measured."""
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
         extractor = self.extractor_.network()
-        pixels = FeatureExtractor(backbones.PIXELS).fit_transform([X[i] for i in rows])  # (m, D'), as `probe` has them
+        items = list(X)  # a pandas Series goes by its own labels
+        pixels = FeatureExtractor(backbones.PIXELS).fit_transform([items[i] for i in rows])  # (m, D'), as `probe` has
         options = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
         measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
@@ -152,8 +153,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         FineTuner
-            Fitted. If no epoch was better than the probe on what is held back, where neither has learned from it, it
-            predicts as this probe does.
+            Fitted. If the best epoch has no more right of what is held back, from which neither has learned, than the
+            probe, it predicts as this probe does.
 
         Raises
         ------

@@ -25,7 +25,7 @@ from featurepipe.backbones.networks import autocast, embed, make_normalisation
 from featurepipe.backbones.specs import plain
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
-from featurepipe.finetuning.splitting import Split
+from featurepipe.finetuning.splitting import CUT, Split
 from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
 from featurepipe.stores.rows import keys
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 64 * 2**20  # of all views together; an activation can be a thousand times as long as an embedding
+TOGETHER = 4  # views of an image that is decoded once; of more of them too many vectors would wait to be written
 ROW_BYTES = 32 + 4  # digest and checksum
 
 
@@ -251,8 +252,8 @@ def open_store(path: str | Path) -> Store:
         The path holds something else.
     """
     store = Store.create(path)
-    if store.root is not None:
-        raise StoreError(f"{path} is a store of a data set; keep activations in a place of their own")
+    if store.root is not None or not all(entry.layer.startswith(CUT) for entry in store.entries()):
+        raise StoreError(f"{path} is a store of embeddings; keep activations in a place of their own")
     return store
 
 
@@ -290,7 +291,7 @@ def cache(
     batch_size, workers : int, optional
         As for `featurepipe.extraction.fill`.
     progress : callable
-        Called with a label and the number of vectors to compute; gives a context with a function for each batch's.
+        Called with a label and the number of images to decode; gives a context with a function for each batch's.
     note : callable
         Called with one line of information.
 
@@ -339,12 +340,16 @@ def cache(
 
 
 def _together(plans: Sequence[Plan]) -> list[list[int]]:
-    """Numbers of the views that lack the same images: a view that was cached before has less to do than a new one."""
+    """Numbers of the views that lack the same images, a few at a time.
+
+    A view that was cached before has less to do than a new one.
+    """
     groups: dict[tuple[tuple[str, bool], ...], list[int]] = {}
     for number, todo in enumerate(plans):
         if len(todo):
             groups.setdefault(tuple((one.digest, one.retried) for one in todo), []).append(number)
-    return list(groups.values())
+    parts = ((group, range(0, len(group), TOGETHER)) for group in groups.values())
+    return [group[start : start + TOGETHER] for group, starts in parts for start in starts]
 
 
 def _check_room(path: Path, size: int, count: int, views: int) -> None:

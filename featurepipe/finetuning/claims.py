@@ -3,7 +3,7 @@
 A store of activations keeps what one run uses, the last one that began. What an earlier run has made goes when another
 one begins, but for
 
-- the very folders that this one uses too: those of the same weights, cut and views, whatever else the recipe says;
+- the very folders that this one uses too: those of the same weights, cut and views (how many, augmentation, seed);
 - those of a run that is still going on, in this process or another: it holds a lock;
 - those of a run that can be taken up again: its checkpoint is still there.
 
@@ -61,13 +61,13 @@ def claim(
         kept = {folder.name for folder in folders}.union(*(_standing(path) for path in _claims(store)))
         _remove(store, kept, note)
         lock = store.path / f"{LOCK}.{secrets.token_hex(4)}"
-        held = FileLock(lock)
-        held.acquire()
         told = {
             "folders": sorted(folder.name for folder in folders),
             "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
         }
         write_text(lock.with_name(lock.name + ENDING), json.dumps(told, ensure_ascii=False) + "\n")
+        held = FileLock(lock)
+        held.acquire()  # nobody looks at it before, as the store is locked
     return held
 
 

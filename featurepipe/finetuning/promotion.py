@@ -157,7 +157,7 @@ def promote(
     return Promoted(
         backbone=tuned,
         estimator=head_estimator(weight, bias, head.classes, head.strength),
-        temperature=_temperature(network, validating(Peers()), head.classes),
+        temperature=1.0 if peers.rank else _temperature(network, validating(Peers()), head.classes),  # the first writes
         outcome=outcome,
         tuned=sum(size for key, size in sizes.items() if key in network.names),
         parameters=sum(sizes.values()),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
+CUT = "input of"  # how every layer that was cut is called
 BATCHES = 2, 3  # images of the two inputs that tell what grows with the batch
 
 
@@ -230,7 +231,7 @@ class _Cut:
         is_head = not any(node.target is leave_autocast for node in self._top)
         top = TopPart(fx.GraphModule(self._whole, self._above()), _of_autocast(bottom, x), last_layout, is_head=is_head)
         sizes = ", ".join("×".join(map(str, shape)) for shape in shapes)
-        return Split(bottom, top, shapes, f"input of {', '.join(self.begins)} ({sizes})")
+        return Split(bottom, top, shapes, f"{CUT} {', '.join(self.begins)} ({sizes})")
 
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         shapes = []

@@ -311,19 +311,23 @@ class _Tuning:
         a network grows sure of itself long before it grows worse.
         """
         started = time.perf_counter()
-        logits, targets = [], []
-        for step in self.validation():
-            if self.peers.interrupts.came:
-                break
-            self._miss(step)
-            if len(step):
-                logits.append(self.network.predict(*step.inputs).cpu().double().numpy())  # (B, K)
-                targets.append(step.targets.cpu().numpy())  # (B,)
-        own = [*zip(logits, targets, strict=True)], self.peers.interrupts.came
-        found, interrupted = zip(*self.peers.gather(own), strict=True)
+        own, failure = [], ""
+        try:
+            for step in self.validation():
+                if self.peers.interrupts.came:
+                    break
+                self._miss(step)
+                if len(step):  # logits (B, K) and targets (B,)
+                    logits = self.network.predict(*step.inputs).cpu().double().numpy()
+                    own.append((logits, step.targets.cpu().numpy()))
+        except OutOfMemory as error:  # which the others, who wait for these figures, have to hear of
+            failure = str(error)
+        found, interrupted, failures = zip(*self.peers.gather((own, self.peers.interrupts.came, failure)), strict=True)
         if any(interrupted):
             raise KeyboardInterrupt
-        pieces = [pair for own in found for pair in own]
+        if any(failures):
+            raise OutOfMemory(next(filter(None, failures)))
+        pieces = [pair for part in found for pair in part]
         if not pieces:
             raise FinetuningError(f"no validation image can be read any more: {self.lost}; put them back")
         scores, truth = (np.concatenate(parts) for parts in zip(*pieces, strict=True))

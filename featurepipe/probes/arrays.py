@@ -66,7 +66,7 @@ def hold(X: Rows, device: str, rows_at_once: int) -> Array:
     held = torch.empty(X.shape, dtype=getattr(torch, dtype.name), device=device)
     for start in range(0, len(X), rows_at_once):
         at = slice(start, start + rows_at_once)
-        held[at] = torch.tensor(X[at].astype(dtype, copy=False))
+        held[at] = torch.tensor(np.ascontiguousarray(X[at], dtype))  # torch has no reversed views
     return held
 
 
@@ -76,7 +76,7 @@ def put(x: np.ndarray, device: str) -> Array:
         return x
     import torch
 
-    return torch.tensor(x, device=device)
+    return torch.tensor(np.ascontiguousarray(x), device=device)
 
 
 def host(x: Array) -> np.ndarray:

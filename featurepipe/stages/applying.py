@@ -54,8 +54,8 @@ def evaluate(
     -------
     dict
         `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
-        seconds``. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: of data without
-        splits those that the model has seen.
+        seconds``. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: where neither
+        test nor val can be measured, those that the model has seen.
 
     Raises
     ------

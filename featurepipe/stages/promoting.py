@@ -228,7 +228,9 @@ def _open(
         entry = Store.open(source).choose(name)
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
     elif Path(source).is_dir() or not Path(source).exists():
-        raise FinetuningError(f"{source} is no store and no model file; make one with: featurepipe extract, and probe")
+        raise FinetuningError(
+            f"{source} is no store and no model file; make a store with: featurepipe extract {source}"
+        )
     else:
         loaded = models.load(source)
         if loaded.kind not in finetuning.LINEAR:
@@ -279,6 +281,10 @@ def _cached(
         except (FinetuningError, OSError) as error:  # StoreError is one; and folders that cannot be written
             if cache == "on":
                 raise
+            if task.checkpoint.is_file():  # of a run with a cache, which another one would begin anew
+                raise FinetuningError(
+                    f"{error}; try again later, or begin anew without a cache: --cache off"
+                ) from error
             listener.note(f"note: {error}; trained without a cache")
             return None
         claims.callback(kept.release)

@@ -44,7 +44,8 @@ class Start:
     first : dict
         The same of what the head starts as.
     baselines : dict
-        ``pixels, random_backbone``: those of the model that is promoted, if the same images were reported; or None.
+        ``pixels, random_backbone``: those of the model that is promoted, if it has seen the very images that are not
+        reported, and as many are; or None.
     seen : ndarray of uint64
         Contents that the promoted model has seen; see `featurepipe.models.Model`.
     notes : list of str

@@ -98,7 +98,7 @@ class Writer:
 
 @dataclass
 class Writers:
-    """Writes several layers of one forward pass, each into an entry of its own.
+    """Writes several layers of one forward pass, or views of one decoded image, each into an entry of its own.
 
     Their shards are written one after another, so a process that is killed in between leaves some layers ahead of the
     others. What a layer holds already, it is not given again.
