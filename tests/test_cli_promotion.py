@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from featurepipe.cli import main
 from featurepipe.cli.promotion import was_interrupted
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
+from featurepipe.cli.texts import info_text
 
 GAIN = {"low": 0.03, "mean": 0.13, "high": 0.2}
 NONE = {"low": 0.0, "mean": 0.0, "high": 0.0}
@@ -96,7 +97,7 @@ def test_a_depth_that_is_none_is_wrong_usage(command):
     assert "use head, last-N (blocks), stageK+" in called.output
 
 
-FIGURES = {"top1": 0.9, "balanced": 0.9, "log_loss": 0.3, "ece": 0.02, "ece_uncalibrated": 0.02, "n": 50}
+FIGURES = {"top1": 0.9, "balanced_accuracy": 0.9, "log_loss": 0.3, "ece": 0.02, "ece_uncalibrated": 0.02, "n": 50}
 TUNED = {
     "evaluated_on": "test",
     "test": FIGURES,
@@ -144,3 +145,8 @@ def test_an_interrupt_is_said_and_is_the_exit_code(changes):
     assert "the same command goes on from there" in tuned(**changes)[-2]
     assert was_interrupted({**TUNED["finetuning"], **changes})
     assert not was_interrupted(TUNED["finetuning"])
+
+
+def test_a_store_without_splits_says_so():
+    store = {"store": "s", "samples": 3, "classes": 2, "splits": {"none": 3}, "root": "d", "backbones": []}
+    assert info_text(store) == "s: 3 samples of 2 classes (3 without a split) in d"

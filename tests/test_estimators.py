@@ -647,14 +647,14 @@ def test_a_strategy_asks_for_advice_and_follows_it(monkeypatch):
     plain = TransferClassifier(strategy="auto").fit(X, y)
     assert plain.advice_["option"] == "linear"
     assert plain.tuner_ is None
-    found = []
-    monkeypatch.setattr(
-        advice, "decide", lambda evidence: found.append(evidence) or {"option": "tune-last", "tune": "last-1"}
-    )
+    given, measure = [], advice.measure
+    monkeypatch.setattr(advice, "measure", lambda *a, **options: given.append(options) or measure(*a, **options))
+    monkeypatch.setattr(advice, "decide", lambda evidence: {"option": "tune-last", "tune": "last-1"})
     monkeypatch.setattr(FineTuner, "tune_from", fake_tuning)
     tuned = TransferClassifier(strategy="auto").fit(X, y)
     assert tuned.tuner_.tune == "last-1"
-    assert found[0]["baselines"]["raw pixels"] > 0.9  # bright and dark, each beside its own label
+    pixels = FeatureExtractor("pixels").fit_transform(X)
+    np.testing.assert_array_equal(given[0]["baselines"]["raw pixels"], pixels)  # each beside its own label
     np.testing.assert_array_equal(tuned.predict_proba(X), np.tile([0.25, 0.75], (len(X), 1)))
     with pytest.raises(ProbeError, match="use probe, auto"):
         TransferClassifier(strategy="best").fit(X, y)
