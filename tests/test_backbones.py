@@ -1011,6 +1011,16 @@ def test_what_is_compiled_is_the_same_backbone(monkeypatch):
     assert (compiled.batch_size, backbone.compiled) == (4, None)
 
 
+def test_a_compiled_network_is_frozen_even_if_someone_called_train(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
+    compiled = random_resnet().compile(4)
+    pixels = noise(4, compiled.transform.input_size)
+    vectors = compiled.embed(pixels)
+    compiled.module.train()
+    np.testing.assert_array_equal(compiled.embed(pixels), vectors)
+    assert not any(part.training for part in compiled.module.modules())
+
+
 # Names and pixels
 
 
