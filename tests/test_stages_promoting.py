@@ -21,6 +21,7 @@ from featurepipe.errors import (
     ManifestError,
     ModelFileError,
     OutOfMemory,
+    StoreError,
     TrainingDiverged,
 )
 from featurepipe.finetuning import training
@@ -295,6 +296,26 @@ def test_a_model_that_has_seen_them_starts_from_its_probe_fitted_without_them(st
     from_store = finetune(path, output=tmp_path / "s.safetensors", **QUICK)
     assert result["finetuning"]["probe"]["top1"] == probed["test"]["top1"]
     assert result["finetuning"]["curve"][0]["n"] == from_store["finetuning"]["curve"][0]["n"] == 18
+
+
+def test_a_run_that_was_begun_with_a_cache_is_not_begun_anew_without(store, tmp_path, monkeypatch, always):
+    def busy(*_, **__):
+        raise StoreError("the store is busy")
+
+    _, path = store()
+    monkeypatch.setattr(finetuning, "make_cache", busy)
+    notes = []
+    listener = Listener()
+    listener.note = notes.append
+    output = tmp_path / "t.safetensors"
+    assert not finetune(path, output=output, tune="last-1", listener=listener, **QUICK)["finetuning"]["cached_bottom"]
+    assert "note: the store is busy; trained without a cache" in notes
+    begun = output.with_suffix(".tuning") / "checkpoint.pt"
+    begun.parent.mkdir(exist_ok=True)
+    begun.write_bytes(b"of an earlier run")
+    with pytest.raises(FinetuningError, match=r"the store is busy; try again later, or begin anew .*--cache off"):
+        finetune(path, output=output, tune="last-1", **QUICK)
+    assert begun.read_bytes() == b"of an earlier run"
 
 
 def test_baselines_of_the_same_images_are_taken_over_from_the_model(store, photos, tmp_path, always):
