@@ -180,13 +180,15 @@ def summary(rounds: list[Round], cold: bool) -> str:
 def ceilings(rounds: list[Round]) -> list[str]:
     """The ceilings of each round, and what share of them featurepipe reached."""
     rows = [["round", "decode", "forward", "serial", "featurepipe", "efficiency", "best way forward"]]
-    shares = []
+    shares, usual = [], []
     for number, played in enumerate(rounds, 1):
         top, own = played["ceilings"], played["featurepipe"]["images_per_second"]
         shares.append(own / top["serial"])
         rates = [f"{rate:.1f}" for rate in (top["decode"], top["forward"], top["serial"], own)]
         rows.append([str(number), *rates, f"{shares[-1]:.3f}", f"{top['best_forward']} {top['precision']}"])
-    return ["ceilings, images/s", table(rows), f"efficiency: {spread(shares, '{:.3f}')}"]
+        usual.append(own / top["serial_usual"])
+    lines = ["ceilings, images/s", table(rows), f"efficiency: {spread(shares, '{:.3f}')}"]
+    return [*lines, f"efficiency, were kernels called from Python: {spread(usual, '{:.3f}')}"]
 
 
 def machine() -> dict[str, Any]:

@@ -48,17 +48,21 @@ def tf32(monkeypatch):
 def test_the_ceilings_compile_as_featurepipe_does(precision, monkeypatch, tf32):
     ceilings = load("contestants/ceilings.py", monkeypatch)
     seen = []
-    monkeypatch.setattr(
-        ceilings, "rate", lambda step, *_: seen.append((inductor.freezing, torch.backends.cudnn.allow_tf32)) or 1.0
-    )
+
+    def rate(*_):
+        seen.append((inductor.freezing, inductor.cpp_wrapper, torch.backends.cudnn.allow_tf32))
+        return 1.0
+
+    monkeypatch.setattr(ceilings, "rate", rate)
     options = SimpleNamespace(device="cpu", precision=precision, backbone=SMALL, budget=0.01)
     threads = torch.get_num_threads()
     try:
         found = ceilings.forward_ceilings(options, {"input_size": (3, 32, 32)}, 2)
     finally:
         torch.set_num_threads(threads)
-    assert list(found) == ["2x8", "2x8 compiled", "1x32", "1x32 compiled"]
-    assert seen == [(True, precision != "fp32")] * 4
+    ways = ["", " compiled", " compiled C++"]
+    assert list(found) == [f"{size}{way}" for size in ("2x8", "1x32") for way in ways]
+    assert seen == [(True, way.endswith("C++"), precision != "fp32") for _ in range(2) for way in ways]
     assert not inductor.freezing
 
 

@@ -558,3 +558,7 @@ def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_
     assert engine.extractor.batch_size == 4
     wanted = net.embed(pixels)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    with ThreadPoolExecutor(2) as pool:  # which call it with the interpreter's lock released
+        together = list(pool.map(engine.infer, [pixels[:4], pixels[4:8]] * 8))
+    for turn, vectors in enumerate(together):
+        np.testing.assert_array_equal(vectors, found[4:8] if turn % 2 else found[:4])

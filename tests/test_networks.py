@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featurepipe import backbones
@@ -60,6 +61,17 @@ def test_a_forward_function_computes_nothing_on_the_device_before_it_is_called()
         networks.make_forward(module, made.transform, "penultimate", None, "fp32")
     assert recorded.names <= {"_to_copy", "copy_", "empty", "empty_strided"}
     assert recorded.names
+
+
+# -- the compiler
+
+
+@pytest.mark.parametrize(("device", "from_c"), [("cpu", True), ("cuda:0", False)])
+def test_the_compiler_has_weights_as_constants_and_calls_a_cpus_kernels_from_c(device, from_c):
+    before = inductor.freezing, inductor.cpp_wrapper
+    with networks.frozen_compiler(device):
+        assert (inductor.freezing, inductor.cpp_wrapper) == (True, from_c)
+    assert (inductor.freezing, inductor.cpp_wrapper) == before
 
 
 # -- TF32

@@ -102,7 +102,7 @@ class Backbone:
         pixels = sample_pixels(batch_size, self.transform)
         try:
             # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
-            with quiet("torch"), frozen_compiler():
+            with quiet("torch"), frozen_compiler(self.device):
                 make_ready(self.module, self.spec["precision"])
                 compiled = torch.compile(self.forward, dynamic=False)
                 made = replace(self, compiled=compiled, batch_size=batch_size)

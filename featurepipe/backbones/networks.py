@@ -264,14 +264,17 @@ def embed(
 
 
 @contextlib.contextmanager
-def frozen_compiler() -> Iterator[None]:
+def frozen_compiler(device: str) -> Iterator[None]:
     """Within, torch compiles with weights as constants: batch norms folded, products packed, casts done once.
 
-    The compiler looks when it traces a network, before an option of `torch.compile` could reach it.
+    The compiler looks when it traces a network, before an option of `torch.compile` could reach it. On a CPU, kernels
+    are called from C++ instead of Python, with the interpreter's lock released: threads that infer need not wait for
+    each other between two of them.
     """
     import torch._inductor.config as inductor
 
-    with inductor.patch(freezing=True, compile_threads=1):  # more would be processes, which cost more than they save
+    # compile_threads: more would be processes, which cost more than they save
+    with inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=device.startswith("cpu")):
         yield
 
 
