@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch._inductor.config as inductor
 
 from featurepipe import backbones
-from featurepipe.backbones import Backbone, Layers, create_layers
+from featurepipe.backbones import Backbone, Layers, create_layers, extractors
 from featurepipe.errors import BackboneError, OutOfMemory
 
 FAMILIES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
@@ -288,3 +289,26 @@ def test_a_compiler_that_changes_one_small_layer_is_not_trusted(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile_)
     with pytest.raises(BackboneError, match="compiled, gives other vectors"):
         several.compile(4)
+
+
+def test_what_cannot_be_called_from_c_is_compiled_to_be_called_from_python(monkeypatch):
+    single, ways = layers_of("test_resnet", "penultimate"), []
+
+    def compile_(forward, **_):
+        ways.append(inductor.cpp_wrapper)
+        if inductor.cpp_wrapper:
+            raise NotImplementedError("an operation without a C name")
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    made = single.compile(3)
+    assert (ways, made.batch_size) == ([True, False], 3)
+
+
+def test_compiling_for_many_images_takes_the_memory_of_their_pixels_and_no_more(monkeypatch):
+    single, asked = layers_of("test_resnet", "penultimate"), []
+    make = extractors.sample_pixels
+    monkeypatch.setattr(extractors, "sample_pixels", lambda count, how: asked.append(count) or make(count, how))
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
+    assert single.compile(20).batch_size == 20
+    assert asked == [8]

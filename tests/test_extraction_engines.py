@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from featurepipe import backbones
-from featurepipe.backbones import Backbone, Pixels
+from featurepipe.backbones import Backbone, Pixels, extractors
 from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.extraction import Engine, Memory, engines, fill
 from featurepipe.extraction.engines import BatchSize, lane_batch
@@ -527,9 +527,55 @@ def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compil
     engine = Engine(net, batch_size=4, workers=1, compile="on")
     engine.compile()
     pixels = noise(4)
-    np.testing.assert_allclose(engine.infer(pixels), net.embed(pixels), rtol=1e-4, atol=1e-5)
-    assert (engine.extractor is net, engine.size.current) == (True, 2)
+    engine.notes.clear()
+    np.testing.assert_array_equal(engine.infer(pixels), net.embed(pixels))
+    assert (engine.extractor is net, engine.size.current) == (True, 4)  # which has memory enough
+    assert list(engine.notes) == ["note: the compiled network failed, perhaps for want of memory; going on without"]
     assert not engine.wants_compiling(10**9)
+
+
+def test_what_a_compiled_network_fails_of_the_eager_one_says(net, compiles, monkeypatch):
+    _, most = compiles
+    most[0] = 0
+    engine = Engine(net, batch_size=4, workers=1, compile="on")
+    engine.compile()
+
+    def embed(*_, **__):
+        raise RuntimeError("an operation is missing")
+
+    monkeypatch.setattr(extractors, "embed", embed)
+    with pytest.raises(BackboneError, match="an operation is missing"):
+        engine.infer(noise(4))
+
+
+def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler, monkeypatch):
+    engine, pixels = Engine(net, batch_size=4, workers=2, compile="on"), noise(4)
+    begun = threading.Event()
+
+    def slow(self, size):
+        begun.set()
+        time.sleep(0.5)
+        raise BackboneError("it takes too long")
+
+    monkeypatch.setattr(Backbone, "compile", slow)
+    net.embed(pixels)
+    with ThreadPoolExecutor(2) as pool:
+        compiling = pool.submit(engine.compile)
+        assert begun.wait(10)
+        pool.submit(engine.infer, pixels).result()
+        compiling.result()
+    assert 0 < engine.infer_seconds < 0.4 < engine.compile_seconds
+
+
+def test_an_error_of_compiling_that_nobody_expects_is_raised_in_the_end(planned, net, compiler, monkeypatch):
+    def fail(*_):
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(Backbone, "compile", fail)
+    sink = Memory()
+    with pytest.raises(KeyError, match="a mistake"):
+        fill(planned(10), net, sink, batch_size=4, workers=1, compile="on")
+    assert len(sink.vectors) == 10
 
 
 def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, monkeypatch):

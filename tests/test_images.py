@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile, ImageOps, features
 from timm.data import create_transform
 
@@ -563,6 +564,15 @@ def test_files_that_are_no_jpeg_are_pillows(mode, decoder, channels, interpolati
     worst, cosine = drift(encode(image), transform(48, interpolation, channels=channels), decoder)
     assert worst <= 2
     assert cosine >= 0.9999
+
+
+@pytest.mark.parametrize(
+    "wanted", [of("pillow"), of("torchvision", transform(24, "nearest"))], ids=["pillow", "tensor"]
+)
+def test_no_module_is_called_which_would_fail_while_torch_traces_a_network_elsewhere(wanted, monkeypatch):
+    found = images.decode(encode(noise(), "JPEG"), wanted)
+    monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_: pytest.fail("called"))
+    np.testing.assert_array_equal(images.decode(encode(noise(), "JPEG"), wanted), found)
 
 
 @pytest.mark.parametrize("decoder", ["torchvision", "draft"])

@@ -15,7 +15,11 @@ from common import arguments, cores, jpegs, report  # first, for it starts the c
 import timm
 import torch
 import torch._inductor.config as inductor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from featurepipe.extraction.allocation import reuse_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILES = 200
@@ -36,36 +40,32 @@ def rate(step: Callable[[int], int], threads: int, budget: float) -> float:
     step(0)  # warm-up, and compilation where there is any
     counter = itertools.count()
 
-    def work() -> int:
+    def work() -> float:
         done = 0
-        while time.perf_counter() < end:
+        while (now := time.perf_counter()) < end:
             done += step(next(counter))
-        return done
+        return done / (now - started)
 
     started = time.perf_counter()
     end = started + budget
     if threads == 1:
-        return work() / (time.perf_counter() - started)
+        return work()
     with ThreadPoolExecutor(threads) as pool:
-        done = sum(future.result() for future in [pool.submit(work) for _ in range(threads)])
-        return done / (time.perf_counter() - started)
+        return sum(future.result() for future in [pool.submit(work) for _ in range(threads)])
 
 
 def decode_ceiling(files: list[bytes], config: dict, threads: int, budget: float) -> float:
     """Images per second: JPEG bytes in memory to resized and cropped uint8 tensors, one thread per core."""
     _, height, width = config["input_size"]
     short = int(max(height, width) / config["crop_pct"])
+    interpolation = InterpolationMode(config["interpolation"])
     buffers = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     torch.set_num_threads(1)
 
     def step(index: int) -> int:
-        image = decode_jpeg(buffers[index % len(buffers)], mode=ImageReadMode.RGB)[None]  # (1, 3, H, W)
-        scale = short / min(image.shape[2:])
-        size = [max(short, round(side * scale)) for side in image.shape[2:]]
-        mode = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
-        image = torch.nn.functional.interpolate(image, size=size, mode=mode, antialias=True)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        image[:, :, top : top + height, left : left + width].contiguous()
+        image = torch.ops.image.decode_jpeg(buffers[index % len(buffers)], ImageReadMode.RGB.value, False)  # (3, h, w)
+        image = functional.resize(image, [short], interpolation, antialias=True)
+        functional.center_crop(image, [height, width]).clone()
         return 1
 
     return rate(step, threads, budget)
@@ -114,23 +114,23 @@ def forward_ceilings(options: object, config: dict, threads: int) -> dict[str, f
 def main() -> None:
     """Measure and print one JSON line."""
     parser = arguments()
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds per measurement")
+    parser.add_argument("--budget", type=float, default=5.0, help="seconds per measurement")
     options = parser.parse_args()
     config = timm.data.resolve_model_data_config(timm.create_model(options.backbone, num_classes=0))
     files = [file.read_bytes() for file in jpegs(options.folder)[:FILES]]
     threads = cores()
 
-    decode = decode_ceiling(files, config, threads, options.budget)
-    forwards = forward_ceilings(options, config, threads)
+    with reuse_memory():  # as in featurepipe
+        decode = decode_ceiling(files, config, threads, options.budget)
+        forwards = forward_ceilings(options, config, threads)
     best = max(forwards, key=forwards.get)
-    usual = max(rate for way, rate in forwards.items() if not way.endswith("C++"))  # what torch.compile does unasked
-
-    def serial(forward: float) -> float:  # on a CPU the same cores do both
-        return 1 / (1 / decode + 1 / forward) if options.device == "cpu" else min(decode, forward)
-
-    more = {"decode": decode, "forward": forwards[best], "best_forward": best, "forwards": forwards}
-    more |= {"serial": serial(forwards[best]), "serial_usual": serial(usual)}
-    report("ceilings", len(files), len(files) / more["serial"], precision=options.precision, **more)
+    forward = forwards[best]
+    if options.device == "cpu":  # the same cores do both
+        serial = 1 / (1 / decode + 1 / forward)
+    else:
+        serial = min(decode, forward)
+    more = {"decode": decode, "forward": forward, "best_forward": best, "forwards": forwards, "serial": serial}
+    report("ceilings", len(files), len(files) / serial, precision=options.precision, **more)
 
 
 if __name__ == "__main__":

@@ -97,22 +97,32 @@ class Backbone:
         BackboneError
             The compiler is missing or fails, or gives vectors that are not the same.
         """
-        import torch
-
-        pixels = sample_pixels(batch_size, self.transform)
-        try:
-            # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
-            with quiet("torch"), frozen_compiler(self.device):
-                make_ready(self.module, self.spec["precision"])
-                compiled = torch.compile(self.forward, dynamic=False)
-                made = replace(self, compiled=compiled, batch_size=batch_size)
-                found = made.embed(pixels)
-        except Exception as error:  # compilers fail in more ways than there are exceptions for
-            raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
+        few = sample_pixels(min(batch_size, 8), self.transform)
+        on_cpu = self.device.startswith("cpu")
+        for from_c in (True, False) if on_cpu else (False,):
+            try:
+                pixels = np.resize(few, (batch_size, *few.shape[1:]))  # repeated
+                made, found = self._compile(pixels, from_c=from_c)
+                break
+            except Exception as error:  # compilers fail in more ways than there are exceptions for
+                failure = error
+        else:
+            raise BackboneError(f"{self.name} cannot be compiled: {first_line(failure)}") from failure
         layers = zip(self.split(found), self.split(self.embed(pixels)), strict=True)
         if not all(bears_compiling(one, other, self.spec["precision"]) for one, other in layers):
             raise BackboneError(f"{self.name}, compiled, gives other vectors")
         return made
+
+    def _compile(self, pixels: np.ndarray, *, from_c: bool) -> tuple[Backbone, np.ndarray]:
+        """The compiled backbone, and its vectors of what it was traced with; see `frozen_compiler`."""
+        import torch
+
+        # torch is quiet: it talks of a missing CUDA toolkit, say, where none is wanted
+        with quiet("torch"), frozen_compiler(from_c=from_c):
+            make_ready(self.module, self.spec["precision"])
+            compiled = torch.compile(self.forward, dynamic=False)
+            made = replace(self, compiled=compiled, batch_size=len(pixels))
+            return made, made.embed(pixels)
 
     def split(self, vectors: np.ndarray) -> list[np.ndarray]:
         """Each member's columns of what `embed` gave."""

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 PRECISIONS = ("fp32", "bf16", "fp16")
 # What the CPU's allocator, MPS, oneDNN, cuBLAS and cuDNN say in a plain RuntimeError. oneDNN's primitives and cuDNN's
-# search for an engine may fail for other reasons too; then a single image fails as well, and ends the run.
+# search for an engine may fail for other reasons too; then a single image fails as well, and ends the run. A network
+# compiled for the CPU says of any failure no more than which call it was: it is left, and the eager one says why.
 NO_MEMORY = re.compile(
     "out of memory|not enough memory|can't allocate memory|could not create a (memory object|primitive(?! descriptor))"
-    "|(cublas|cudnn)_status_alloc_failed|unable to find an engine",
+    "|(cublas|cudnn)_status_alloc_failed|unable to find an engine|bad_alloc|aoti_torch_.* API call failed",
     re.IGNORECASE,
 )
+MANY = 2**31
 _THREAD = threading.local()
 
 
@@ -264,17 +266,25 @@ def embed(
 
 
 @contextlib.contextmanager
-def frozen_compiler(device: str) -> Iterator[None]:
+def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     """Within, torch compiles with weights as constants: batch norms folded, products packed, casts done once.
 
-    The compiler looks when it traces a network, before an option of `torch.compile` could reach it. On a CPU, kernels
-    are called from C++ instead of Python, with the interpreter's lock released: threads that infer need not wait for
-    each other between two of them.
+    The compiler looks when it traces a network, before an option of `torch.compile` could reach it. A ninth network
+    would run as it is without a word, as all share the code of one function: no number is too many here.
+
+    Parameters
+    ----------
+    from_c : bool
+        Kernels are called from C++ instead of Python, with the interpreter's lock released: threads that infer need
+        not wait for each other between two of them.
     """
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    # compile_threads: more would be processes, which cost more than they save
-    with inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=device.startswith("cpu")):
+    with (
+        dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),
+        inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=from_c),  # more: processes, which cost more
+    ):
         yield
 
 

@@ -182,7 +182,8 @@ def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:
             if name.endswith("_seconds") or name in ("computed", "lanes", "infer_threads"):
                 setattr(total, name, getattr(total, name) + getattr(outcome, name))
         total.rejects |= outcome.rejects
-    total.write_seconds /= len(outcomes)  # each writes by itself
+    total.write_seconds /= len(outcomes)  # each writes, and compiles, by itself
+    total.compile_seconds /= len(outcomes)
     floors = [outcome.infer_floor for outcome in outcomes if outcome.infer_floor is not None]
     total.infer_floor = sum(floors) / len(floors) if len(floors) == len(outcomes) else None
     return total

@@ -22,7 +22,8 @@ COMPILE_SECONDS = 20.0  # all others wait; measured: 17 (MobileNetV2) to 29 (ViT
 # convolutions, and 1.09 (ViT-tiny) without any. It must repay itself.
 COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.25, 1.09
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
-MAX_LANES = 16  # more threads that infer than that wait for the interpreter's lock rather than compute
+MAX_LANES = 16  # more threads that infer, uncompiled, wait for the interpreter's lock rather than compute
+THREADS_PER_DEVICE = 2  # of CUDA: one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
 RAMP_BYTES = RAMP_TO * 3 * 224 * 224  # of a batch's pixels: larger images are no reason to hold more of them
 TRIALS = 8  # batches per lane before their times are trusted
@@ -101,6 +102,8 @@ class Engine:
         Threads that read, and on a CPU infer too.
     notes : deque of str
         What the user should hear; the calling thread takes them out.
+    infer_seconds : float
+        Of the network, summed over threads; without waiting for each other or for the compiler.
     """
 
     def __init__(
@@ -114,13 +117,13 @@ class Engine:
         self.own_device = not extractor.device.startswith("cpu")
         self.lanes = workers or (default_workers() if self.own_device else min(default_workers(), MAX_LANES))
         kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
-        if self.own_device:  # on CUDA one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
-            self.infer_threads = 2 if kind == "cuda" else 1
+        if self.own_device:
+            self.infer_threads = THREADS_PER_DEVICE if kind == "cuda" else 1
         most = max(1, min(RAMP_TO, RAMP_BYTES // int(np.prod(extractor.transform.input_size))))
         start = batch_size or (min(RAMP_FROM, most) if self.own_device else lane_batch(extractor))
         self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=most)
         self.notes: deque[str] = deque()
-        self.compile_seconds = 0.0
+        self.compile_seconds = self.infer_seconds = 0.0
         self._compile = compile if isinstance(extractor, Backbone) else "off"
         self._gain = COMPILE_GAIN if _has_batch_norms(extractor) else COMPILE_GAIN_PLAIN
         if kind == "mps" and self._compile != "off":  # the compiler would be a second thread on it
@@ -155,6 +158,9 @@ class Engine:
         except OutOfMemory as error:
             self._back_off(extractor, size, error)
             return None
+        finally:
+            with self._lock:
+                self.infer_seconds += time.perf_counter() - started
         if len(found) != size:  # NumPy would spread a single row over all
             raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} images")
         self._record(extractor, size, time.perf_counter() - started)
@@ -198,7 +204,7 @@ class Engine:
         try:
             with _TURNS.alone():
                 made = self._eager.compile(size)
-        except BackboneError as error:
+        except BackboneError as error:  # memory is among what it may lack
             self.notes.append(f"note: {error}; going on without")
             return
         finally:
@@ -248,10 +254,12 @@ class Engine:
 
     def _back_off(self, extractor: Extractor, size: int, error: OutOfMemory) -> None:
         with self._lock:
-            if extractor is not self._eager:  # it is made for one size
+            if extractor is not self._eager:  # made for one size; and of what it fails, the eager one can say
+                if extractor is self.extractor:
+                    self.notes.append("note: the compiled network failed, perhaps for want of memory; going on without")
                 self.extractor, self._compile = self._eager, "off"
                 self._times.clear()
-            if not self._halve(size) and size == 1 and extractor is self._eager:
+            elif not self._halve(size) and size == 1:
                 raise error
 
 

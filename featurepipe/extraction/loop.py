@@ -63,7 +63,6 @@ class _Done:
     load_seconds: float
     decode_seconds: float
     decode_cpu_seconds: float
-    infer_seconds: float
 
     def __len__(self) -> int:
         """How many planned samples these are."""
@@ -126,7 +125,7 @@ def fill(
     if len(plan):
         engine.finish()
     _tell(engine, note)  # what a lane that compiled to the end had to say
-    outcome.compile_seconds = engine.compile_seconds
+    outcome.compile_seconds, outcome.infer_seconds = engine.compile_seconds, engine.infer_seconds
     outcome.infer_floor = engine.infer_floor
     outcome.elapsed = time.perf_counter() - started
     return outcome
@@ -143,16 +142,19 @@ def _run(
     note: Callable[[str], object],
 ) -> None:
     """Take results as they come, and let a lane compile when that is wanted: the others wait for it to infer."""
-    left = len(plan)
+    left, compiling = len(plan), []
     if left and engine.wants_compiling(left):  # where it was asked for and nothing has to be found out before
-        lanes.submit(engine.compile)
+        compiling.append(lanes.submit(engine.compile))
     for done in _in_order(plan, engine, lanes, device):
         _take(done, sink, outcome)
         left -= len(done)
         progress(len(done))
         if engine.wants_compiling(left):
-            lanes.submit(engine.compile)
+            compiling.append(lanes.submit(engine.compile))
         _tell(engine, note)
+    for future in compiling:
+        if future.done():
+            future.result()  # raises what it did not expect
 
 
 @contextmanager
@@ -245,14 +247,11 @@ def _both(first: _Done, second: _Done) -> _Done:
         first.load_seconds + second.load_seconds,
         first.decode_seconds + second.decode_seconds,
         first.decode_cpu_seconds + second.decode_cpu_seconds,
-        first.infer_seconds + second.infer_seconds,
     )
 
 
 def _infer(engine: Engine, batch: Batch) -> _Done:
-    started = time.perf_counter()
     vectors = engine.infer(batch.pixels)  # (B, D)
-    seconds = time.perf_counter() - started
     finite = np.isfinite(vectors).all(axis=1)
     bad = {digest: NOT_FINITE for digest, good in zip(batch.digests, finite, strict=True) if not good}
     kept = [digest for digest in batch.digests if digest not in bad]
@@ -264,7 +263,6 @@ def _infer(engine: Engine, batch: Batch) -> _Done:
         batch.load_seconds,
         batch.decode_seconds,
         batch.decode_cpu_seconds,
-        seconds,
     )
 
 
@@ -282,7 +280,6 @@ def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:
     outcome.load_seconds += done.load_seconds
     outcome.decode_seconds += done.decode_seconds
     outcome.decode_cpu_seconds += done.decode_cpu_seconds
-    outcome.infer_seconds += done.infer_seconds
 
 
 def _timed_commit(sink: Sink, outcome: Outcome) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurepipe.extraction.engines import default_workers
+from featurepipe.extraction.engines import THREADS_PER_DEVICE, default_workers
 
 STAGES = {"check": "checking files", "read": "reading", "infer": "inferring", "write": "writing"}
-THREADS_PER_DEVICE = 2  # of an accelerator, as in `featurepipe.extraction.Engine`; one where it bears no more
 
 
 def _torch_threads() -> int:
@@ -37,7 +36,7 @@ class Outcome:
     own_device : bool
         Whether the network ran beside the lanes, on an accelerator, and not in them.
     load_seconds, decode_seconds, infer_seconds : float
-        Summed over threads.
+        Summed over threads; the last without waiting for the compiler.
     compile_seconds, write_seconds : float
     decode_cpu_seconds : float
         As `decode_seconds`, but of a core at work.
@@ -74,7 +73,7 @@ class Outcome:
         return {
             "check": self.check_seconds,
             "read": (self.load_seconds + self.decode_seconds) / self.lanes,
-            "infer": (self.infer_seconds + self.compile_seconds) / self.infer_threads,
+            "infer": self.infer_seconds / self.infer_threads + self.compile_seconds,  # all wait for the compiler
             "write": self.write_seconds,
         }
 
@@ -113,7 +112,8 @@ class Outcome:
         while the other waits for pixels. Taken for two in the latter case, the device would seem twice as fast.
         """
         devices = max(1, self.infer_threads // THREADS_PER_DEVICE)
-        together = self.infer_seconds / self.elapsed if self.elapsed else 0.0
+        able = self.elapsed - self.compile_seconds
+        together = self.infer_seconds / able if able > 0 else 0.0
         return min(self.infer_threads, max(devices, together))
 
     def summary(self) -> dict[str, Any]:
@@ -133,8 +133,8 @@ class Outcome:
     def profile(self) -> dict[str, dict[str, float]]:
         """Each step's seconds (summed over threads), milliseconds per image, and share of the threads' time.
 
-        All lanes check files together. ``wait`` is what is left of their time and the device threads'; writing goes on
-        beside them.
+        All lanes check files together. ``wait`` is what is left of their time and the device threads', such as waiting
+        for the compiler; writing goes on beside them.
         """
         steps = {
             "check": self.check_seconds * self.lanes,

@@ -58,12 +58,13 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     pixels = np.empty((len(plan), height, width, channels), np.uint8)  # as decoders give them and networks want them
     pixels = pixels.transpose(0, 3, 1, 2)  # (B, C, H, W)
     digests, rejects, unreadable = [], {}, {}
-    load_seconds, before, before_cpu = 0.0, time.perf_counter(), time.thread_time()
+    load_seconds, load_cpu, before, before_cpu = 0.0, 0.0, time.perf_counter(), time.thread_time()
     for pending in plan:
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.thread_time()
         try:
             data = _load(pending)
             load_seconds += time.perf_counter() - started
+            load_cpu += time.thread_time() - started_cpu
             decoded = decode(data, transform) if isinstance(data, bytearray) else to_pixels(data, transform)
             pixels[len(digests)] = decoded
             digests.append(pending.digest)
@@ -83,7 +84,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
         unreadable,
         load_seconds,
         seconds - load_seconds,
-        min(cpu_seconds, seconds - load_seconds),
+        min(cpu_seconds - load_cpu, seconds - load_seconds),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -160,10 +160,13 @@ def _to_8bit(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def _resize_and_crop(transform: Transform) -> Callable:
-    """Timm's evaluation transform up to the uint8 tensor (what it calls the prefetcher's half)."""
+    """Timm's evaluation transform up to the uint8 tensor (what it calls the prefetcher's half).
+
+    Its steps are run by `forward`: to call a module would fail in this thread while torch traces a network in another.
+    """
     from timm.data import create_transform
 
-    return create_transform(
+    made = create_transform(
         input_size=transform.input_size,
         is_training=False,
         use_prefetcher=True,
@@ -173,6 +176,8 @@ def _resize_and_crop(transform: Transform) -> Callable:
         crop_pct=transform.crop_pct,
         crop_mode=transform.crop_mode,
     )
+    steps = [getattr(step, "forward", step) for step in made.transforms]
+    return lambda image: reduce(lambda found, step: step(found), steps, image)
 
 
 def _draft_size(size: tuple[int, int], transform: Transform) -> tuple[int, int]:
