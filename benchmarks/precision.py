@@ -1,8 +1,8 @@
 """Whether the fast path costs accuracy: probes on vectors as `auto` makes them, and on those of fp32 and Pillow.
 
-First on the data's own split, training images against all others; then on redraws of all images, as many for training
-as there, class by class. Both kinds of vectors meet the same images in each, and the difference is taken in each. Of
-exact copies of an image one counts.
+First on the data's own split, training images against all others; then on redraws of all images, as many in all for
+training as there, each class by its share of all images. Both kinds of vectors meet the same images in each, and the
+difference is taken in each. Of exact copies of an image one counts.
 
     python benchmarks/precision.py flowers/ --backbone mobilenetv2_100 --weights mobilenetv2_100.safetensors
 """
@@ -34,7 +34,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="safetensors file")
     parser.add_argument("--redraws", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for every figure")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.redraws < 2:
+        parser.error("--redraws is at least 2, as an interval is taken of them")
+    return options
 
 
 def interval(differences: np.ndarray, train: int, test: int) -> tuple[float, float]:
@@ -55,8 +58,8 @@ def judge(vectors: dict[str, np.ndarray], y: np.ndarray, train: np.ndarray, test
     guesses = {}
     for way, X in vectors.items():
         probe = probes.fit("logistic", X[train], y[train])
-        guesses[way] = probe.predict(X[test])
-        told["C"][way], told["top1"][way] = probe.value, float(np.mean(guesses[way] == y[test]))
+        guesses[way] = probe.estimator.predict(X[test])
+        told["C"][way], told["top1"][way] = probe.chosen, float(np.mean(guesses[way] == y[test]))
     points = 100 * (told["top1"]["fast"] - told["top1"]["exact"])
     return {**told, "points": points, "disagree": float(np.mean(guesses["fast"] != guesses["exact"]))}
 

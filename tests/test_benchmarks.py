@@ -125,3 +125,20 @@ def test_what_featurepipe_reports_is_end_to_end_and_says_which_package(photos, m
     assert line["stages"] == {"check": 1.0}
     assert Path(line["package"]["folder"]) == Path(featurepipe.__file__).parent
     assert "commit" in line["package"]
+
+
+def test_efficiency_is_taken_of_the_best_ceiling_and_that_without_c_stands_beside_it(monkeypatch):
+    rivals = load("rivals.py", monkeypatch)
+    top = {"decode": 900.0, "forward": 450.0, "serial": 300.0, "serial_from_python": 250.0}
+    top |= {"best_forward": "2x8 compiled C++", "precision": "bf16"}
+    rounds = [{"ceilings": top, "featurepipe": {"images_per_second": speed}} for speed in (225.0, 240.0, 210.0)]
+    lines = rivals.ceilings(rounds)
+    assert lines[-2] == "efficiency: 0.750 (0.700-0.800)"
+    assert lines[-1].endswith("as torch does: 0.900 (0.840-0.960)")
+
+
+def test_the_interval_over_redraws_counts_what_they_share(monkeypatch):
+    precision = load("precision.py", monkeypatch)
+    low, high = precision.interval(np.array([-1.0, 0.0, 1.0, 2.0]), train=75, test=25)
+    reach = 3.182446 * np.sqrt((1 / 4 + 25 / 75) * 5 / 3)  # Student's t at 0.975 and three degrees of freedom
+    assert (low, high) == pytest.approx((0.5 - reach, 0.5 + reach))

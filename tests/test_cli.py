@@ -297,6 +297,8 @@ def test_the_bundled_backbone_is_named_as_such(here):
         "bundled (the small network inside featurepipe; choose a real one with -b"
         in call("extract", "data/digits").stderr
     )
+    call("probe", "digits.store", "-o", "model.safetensors", "--kind", "ridge", "--baselines", "none")
+    assert "· bundled · " in call("evaluate", "model.safetensors", "data/digits").stderr  # which has no -b
 
 
 def test_texts_say_what_the_json_says(here):

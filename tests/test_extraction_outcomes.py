@@ -28,6 +28,7 @@ def outcome(**values):
 def test_stages_are_seconds_as_if_the_threads_were_one():
     assert outcome().stages == {"check": 0.0, "read": 4.0, "infer": 4.5, "write": 0.5}
     assert outcome(compile_seconds=3.0).stages["infer"] == 7.5  # for which all wait
+    assert outcome(compile_seconds=3.0, processes=2).stages["infer"] == 6.0  # each for its own
     assert outcome(lanes=8, own_device=True).stages == {"check": 0.0, "read": 1.0, "infer": 4.5, "write": 0.5}
 
 

@@ -97,17 +97,17 @@ class Backbone:
         BackboneError
             The compiler is missing or fails, or gives vectors that are not the same.
         """
-        few = sample_pixels(min(batch_size, 8), self.transform)
-        on_cpu = self.device.startswith("cpu")
-        for from_c in (True, False) if on_cpu else (False,):
+        for from_c in (True, False) if self.device.startswith("cpu") else (False,):
             try:
+                few = sample_pixels(min(batch_size, 8), self.transform)
                 pixels = np.resize(few, (batch_size, *few.shape[1:]))  # repeated
                 made, found = self._compile(pixels, from_c=from_c)
                 break
+            except OutOfMemory:
+                raise
             except Exception as error:  # compilers fail in more ways than there are exceptions for
-                failure = error
-        else:
-            raise BackboneError(f"{self.name} cannot be compiled: {first_line(failure)}") from failure
+                if not from_c:  # the last way
+                    raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
         layers = zip(self.split(found), self.split(self.embed(pixels)), strict=True)
         if not all(bears_compiling(one, other, self.spec["precision"]) for one, other in layers):
             raise BackboneError(f"{self.name}, compiled, gives other vectors")

@@ -176,14 +176,15 @@ def _work(
 
 def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:
     """One outcome of several that ran side by side."""
-    total = Outcome(elapsed=elapsed, lanes=0, infer_threads=0, own_device=outcomes[0].own_device)
+    total = Outcome(
+        elapsed=elapsed, lanes=0, infer_threads=0, processes=len(outcomes), own_device=outcomes[0].own_device
+    )
     for outcome in outcomes:
         for name in (field.name for field in fields(Outcome)):
             if name.endswith("_seconds") or name in ("computed", "lanes", "infer_threads"):
                 setattr(total, name, getattr(total, name) + getattr(outcome, name))
         total.rejects |= outcome.rejects
-    total.write_seconds /= len(outcomes)  # each writes, and compiles, by itself
-    total.compile_seconds /= len(outcomes)
+    total.write_seconds /= len(outcomes)  # each writes by itself
     floors = [outcome.infer_floor for outcome in outcomes if outcome.infer_floor is not None]
     total.infer_floor = sum(floors) / len(floors) if len(floors) == len(outcomes) else None
     return total

@@ -17,10 +17,10 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 20.0  # all others wait; measured: 17 (MobileNetV2) to 29 (ViT-tiny), half of it the second time
+COMPILE_SECONDS = 20.0  # all others wait; measured: 13 (MobileNetV2) to 20 (ViT-tiny), some more the first time
 # Measured (benchmarks/README.md): 1.25 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
-# convolutions, and 1.09 (ViT-tiny) without any. It must repay itself.
-COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.25, 1.09
+# convolutions, and 1.14 to 1.27 (ViT-tiny) without any. It must repay itself.
+COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.25, 1.15
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer, uncompiled, wait for the interpreter's lock rather than compute
 THREADS_PER_DEVICE = 2  # of CUDA: one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
@@ -200,15 +200,17 @@ class Engine:
         if not self.own_device and not _has_compiler():
             self.notes.append("note: no C++ compiler found (g++, or the environment's CXX); not compiled")
             return
-        started, size = time.perf_counter(), self.size.current
-        try:
-            with _TURNS.alone():
+        size = self.size.current
+        with _TURNS.alone():
+            started = time.perf_counter()
+            try:
                 made = self._eager.compile(size)
-        except BackboneError as error:  # memory is among what it may lack
-            self.notes.append(f"note: {error}; going on without")
-            return
-        finally:
-            self.compile_seconds = time.perf_counter() - started
+            except Exception as error:  # a run can do without, whatever it is
+                reason = str(error) if isinstance(error, BackboneError) else f"cannot be compiled: {error!r}"
+                self.notes.append(f"note: {reason}; going on without")
+                return
+            finally:
+                self.compile_seconds = time.perf_counter() - started
         with self._lock:
             if self.size.current != size:  # fewer would be filled up to it
                 self.notes.append(f"note: compiled for {size} images at once, which is too many; going on without")

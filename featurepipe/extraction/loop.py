@@ -142,19 +142,16 @@ def _run(
     note: Callable[[str], object],
 ) -> None:
     """Take results as they come, and let a lane compile when that is wanted: the others wait for it to infer."""
-    left, compiling = len(plan), []
+    left = len(plan)
     if left and engine.wants_compiling(left):  # where it was asked for and nothing has to be found out before
-        compiling.append(lanes.submit(engine.compile))
+        lanes.submit(engine.compile)
     for done in _in_order(plan, engine, lanes, device):
         _take(done, sink, outcome)
         left -= len(done)
         progress(len(done))
         if engine.wants_compiling(left):
-            compiling.append(lanes.submit(engine.compile))
+            lanes.submit(engine.compile)
         _tell(engine, note)
-    for future in compiling:
-        if future.done():
-            future.result()  # raises what it did not expect
 
 
 @contextmanager

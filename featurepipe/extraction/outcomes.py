@@ -37,13 +37,17 @@ class Outcome:
         Whether the network ran beside the lanes, on an accelerator, and not in them.
     load_seconds, decode_seconds, infer_seconds : float
         Summed over threads; the last without waiting for the compiler.
-    compile_seconds, write_seconds : float
+    compile_seconds : float
+        Summed over processes.
+    write_seconds : float
     decode_cpu_seconds : float
         As `decode_seconds`, but of a core at work.
     infer_floor : float or None
         Seconds per image and thread of the network's fastest tenth of batches; None where too few ran to say.
     infer_threads : int
         Threads that ran the network.
+    processes : int
+        One for each of several devices.
     cores : int
         That this process may use, whatever number of lanes it was given.
     torch_threads : int
@@ -64,6 +68,7 @@ class Outcome:
     write_seconds: float = 0.0
     infer_floor: float | None = None
     infer_threads: int = 1
+    processes: int = 1
     cores: int = field(default_factory=default_workers)
     torch_threads: int = field(default_factory=_torch_threads)
 
@@ -73,7 +78,7 @@ class Outcome:
         return {
             "check": self.check_seconds,
             "read": (self.load_seconds + self.decode_seconds) / self.lanes,
-            "infer": self.infer_seconds / self.infer_threads + self.compile_seconds,  # all wait for the compiler
+            "infer": self.infer_seconds / self.infer_threads + self.compile_seconds / self.processes,
             "write": self.write_seconds,
         }
 
@@ -112,7 +117,7 @@ class Outcome:
         while the other waits for pixels. Taken for two in the latter case, the device would seem twice as fast.
         """
         devices = max(1, self.infer_threads // THREADS_PER_DEVICE)
-        able = self.elapsed - self.compile_seconds
+        able = self.elapsed - self.compile_seconds / self.processes  # all wait for the compiler
         together = self.infer_seconds / able if able > 0 else 0.0
         return min(self.infer_threads, max(devices, together))
 

@@ -227,7 +227,7 @@ def _embed(
     """Embed a data set without a store; also the path of each row, and sample id → reason of the rejects."""
     rows, unreadable = digest(manifest, workers, listener)
     todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
-    listener.note(first_line(extractor, len(rows), 0))
+    listener.note(first_line(extractor, len(rows), 0, choose=False))
     memory = extraction.Memory()
     with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
         outcome = extraction.fill(

@@ -255,14 +255,18 @@ def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
     return {"layer": member.spec["layer"], "width": member.width, **identity}
 
 
-def first_line(extractor: Extractor, samples: int, cached: int) -> str:
-    """What a run says first: device, precision, backbone, samples, and how many are cached."""
+def first_line(extractor: Extractor, samples: int, cached: int, *, choose: bool = True) -> str:
+    """What a run says first: device, precision, backbone, samples, and how many are cached.
+
+    `choose` is whether it takes a backbone, which may then be better than the bundled one.
+    """
     bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
-    hint = " (the small network inside featurepipe; choose a real one with -b, say -b resnet50.a1_in1k)"
+    known = " (the small network inside featurepipe; choose a real one with -b, say -b resnet50.a1_in1k)"
+    hint = known if bundled and choose else ""
     stage = backbones.stage_of(extractor.members[0].spec)
     which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
     return (
-        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{which}{hint if bundled else ''} · "
+        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{which}{hint} · "
         f"{samples} samples, {cached} cached"
     )
 
