@@ -101,7 +101,7 @@ def test_the_outcome_of_two_devices_is_that_of_one_but_for_its_times(both, plan)
     _, (wanted, _), (found, _), sink, done, _ = both
     assert (found.computed, found.rejects) == (wanted.computed, wanted.rejects)
     assert set(sink.rejects) == {plan[9].digest}
-    assert (found.lanes, found.infer_threads, sum(done)) == (2, 2, COUNT)
+    assert (found.lanes, found.infer_threads, found.processes, sum(done)) == (2, 2, 2, COUNT)
 
 
 def test_elapsed_is_the_time_of_the_images_not_of_starting_processes(both):

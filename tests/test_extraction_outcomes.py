@@ -96,6 +96,11 @@ def test_threads_that_share_a_device_do_not_count_as_devices(infer_seconds, infe
     assert found.ceiling == pytest.approx(abreast / 0.08)
 
 
+def test_devices_are_not_thought_idle_for_the_time_of_compiling():
+    found = outcome(own_device=True, cores=99, elapsed=16.0, compile_seconds=6.0, infer_seconds=15.0)
+    assert found.ceiling == pytest.approx(1.5 / 0.08)
+
+
 def test_efficiency_is_the_speed_over_the_ceiling():
     summary = outcome().summary()
     assert summary["images_per_second"] == 10

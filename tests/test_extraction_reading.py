@@ -1,5 +1,8 @@
 """Reading: the pixels of each file, and a reason for each that has none."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,3 +113,17 @@ def test_pieces_join_into_the_batch_that_one_thread_would_have_read(planned):
     np.testing.assert_array_equal(joined.pixels, whole.pixels)
     for seconds in ("load_seconds", "decode_seconds", "decode_cpu_seconds"):
         assert getattr(joined, seconds) == pytest.approx(sum(getattr(piece, seconds) for piece in pieces))
+
+
+def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatch):
+    load, spent = reading._load, [0.0]
+
+    def slow(pending):
+        spent[0] += 5.0
+        return load(pending)
+
+    clock = SimpleNamespace(perf_counter=count(0, 10).__next__, thread_time=lambda: spent[0])  # of a busy machine
+    monkeypatch.setattr(reading, "time", clock)
+    monkeypatch.setattr(reading, "_load", slow)
+    batch = read_batch(planned(3), SQUASHED)
+    assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0

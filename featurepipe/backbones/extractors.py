@@ -95,7 +95,8 @@ class Backbone:
         Raises
         ------
         BackboneError
-            The compiler is missing or fails, or gives vectors that are not the same.
+            The compiler is missing or fails, on a CPU also with kernels that are called from Python, or gives vectors
+            that are not the same.
         """
         for from_c in (True, False) if self.device.startswith("cpu") else (False,):
             try:

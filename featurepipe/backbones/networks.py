@@ -31,7 +31,7 @@ NO_MEMORY = re.compile(
     "|(cublas|cudnn)_status_alloc_failed|unable to find an engine|bad_alloc|aoti_torch_.* API call failed",
     re.IGNORECASE,
 )
-MANY = 2**31
+MANY = 2**31  # compiled networks in one process
 _THREAD = threading.local()
 
 
@@ -282,7 +282,7 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     import torch._inductor.config as inductor
 
     with (
-        dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),
+        dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),  # names that older torch knows, too
         inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=from_c),  # more: processes, which cost more
     ):
         yield

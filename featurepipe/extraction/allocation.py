@@ -16,7 +16,6 @@ LARGEST = 32 * 2**20  # bytes, the most that it takes for a threshold between he
 # more than a whole heap is wanted to spare.
 SPARE, USUAL_SPARE = 2**27, 2**17
 
-
 _USERS = [0]  # extractions that run in this process
 _CHANGING = threading.Lock()
 
