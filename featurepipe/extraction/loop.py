@@ -16,6 +16,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.engines import Engine
+from featurepipe.extraction.interrupts import heard
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
 from featurepipe.stores import Pending
@@ -115,9 +116,9 @@ def fill(
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
-    with _lanes(engine) as (lanes, device):
+    with heard() as check, _lanes(engine) as (lanes, device):
         try:
-            _run(plan, engine, lanes, device, sink, outcome, progress, note)
+            _run(plan, engine, lanes, device, sink, outcome, check, progress, note)
             _timed_commit(sink, outcome)
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
             sink.commit()
@@ -138,6 +139,7 @@ def _run(
     device: ThreadPoolExecutor | None,
     sink: Sink,
     outcome: Outcome,
+    check: Callable[[], None],
     progress: Callable[[int], object],
     note: Callable[[str], object],
 ) -> None:
@@ -149,6 +151,7 @@ def _run(
         _take(done, sink, outcome)
         left -= len(done)
         progress(len(done))
+        check()
         if engine.wants_compiling(left):
             lanes.submit(engine.compile)
         _tell(engine, note)
