@@ -44,8 +44,9 @@ def tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back afterwards
 
 
+@pytest.mark.parametrize("from_c", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_ceilings_compile_as_featurepipe_does(precision, monkeypatch, tf32):
+def test_the_ceilings_compile_as_featurepipe_does(precision, from_c, monkeypatch, tf32):
     ceilings = load("contestants/ceilings.py", monkeypatch)
     seen = []
 
@@ -57,10 +58,10 @@ def test_the_ceilings_compile_as_featurepipe_does(precision, monkeypatch, tf32):
     options = SimpleNamespace(device="cpu", precision=precision, backbone=SMALL, budget=0.01)
     threads = torch.get_num_threads()
     try:
-        found = ceilings.forward_ceilings(options, {"input_size": (3, 32, 32)}, 2)
+        found = ceilings.forward_ceilings(options, {"input_size": (3, 32, 32)}, 2, from_c=from_c)
     finally:
         torch.set_num_threads(threads)
-    ways = ["", " compiled", " compiled C++"]
+    ways = ["", " compiled", " compiled C++"][: 3 if from_c else 2]
     assert list(found) == [f"{size}{way}" for size in ("2x8", "1x32") for way in ways]
     assert seen == [(True, way.endswith("C++"), precision != "fp32") for _ in range(2) for way in ways]
     assert not inductor.freezing
@@ -127,14 +128,16 @@ def test_what_featurepipe_reports_is_end_to_end_and_says_which_package(photos, m
     assert "commit" in line["package"]
 
 
-def test_efficiency_is_taken_of_the_best_ceiling_and_that_without_c_stands_beside_it(monkeypatch):
+def test_efficiency_is_taken_of_the_best_ceiling_and_that_of_torch_as_it_comes_stands_beside_it(monkeypatch):
     rivals = load("rivals.py", monkeypatch)
-    top = {"decode": 900.0, "forward": 450.0, "serial": 300.0, "serial_from_python": 250.0}
+    top = {"decode": 900.0, "forward": 450.0, "serial": 300.0, "plain_serial": 250.0}
     top |= {"best_forward": "2x8 compiled C++", "precision": "bf16"}
     rounds = [{"ceilings": top, "featurepipe": {"images_per_second": speed}} for speed in (225.0, 240.0, 210.0)]
     lines = rivals.ceilings(rounds)
     assert lines[-2] == "efficiency: 0.750 (0.700-0.800)"
-    assert lines[-1].endswith("as torch does: 0.900 (0.840-0.960)")
+    assert lines[-1] == "over the ceiling of torch as it comes, 250.0 (250.0-250.0): 0.900 (0.840-0.960)"
+    del top["plain_serial"]  # beside a GPU
+    assert rivals.ceilings(rounds)[-1] == lines[-2]
 
 
 def test_the_interval_over_redraws_counts_what_they_share(monkeypatch):

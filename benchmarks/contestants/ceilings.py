@@ -72,11 +72,11 @@ def decode_ceiling(files: list[bytes], config: dict, threads: int, budget: float
     return rate(step, threads, budget)
 
 
-def forward_ceilings(options: object, config: dict, threads: int) -> dict[str, float]:
+def forward_ceilings(options: object, config: dict, threads: int, *, from_c: bool) -> dict[str, float]:
     """Images per second of each way to run the network on tensors that lie ready.
 
     On a CPU: a batch of 8 on each of `threads` threads, or a batch of 32 on all cores at once; on CUDA one stream,
-    a batch of 256. Each as it is, and compiled, with weights as constants; on a CPU also with kernels called from C++.
+    a batch of 256. Each as it is, and compiled, with weights as constants; with `from_c` also called from C++.
     As in featurepipe, convolutions on CUDA use TF32 unless the precision is fp32, and attention in bf16 on a CPU is
     made of plain products.
     """
@@ -89,7 +89,7 @@ def forward_ceilings(options: object, config: dict, threads: int) -> dict[str, f
         torch.set_num_threads(1 if streams > 1 else threads)  # before compiling, which writes it into the code
         pixels = torch.randn(batch, *config["input_size"], device=options.device)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        for way in ("", " compiled") if cuda else ("", " compiled", " compiled C++"):
+        for way in ("", " compiled", " compiled C++") if from_c else ("", " compiled"):
             model = timm.create_model(options.backbone, num_classes=0).eval().to(options.device)
             model = model.to(memory_format=torch.channels_last)
             for part in model.modules():
@@ -121,17 +121,23 @@ def main() -> None:
     files = [file.read_bytes() for file in jpegs(options.folder)[:FILES]]
     threads = cores()
 
-    with reuse_memory() if options.device == "cpu" else nullcontext():  # as in featurepipe
+    def serial(decode: float, forwards: dict[str, float]) -> float:  # on a CPU the same cores do both
+        forward = max(forwards.values())
+        return 1 / (1 / decode + 1 / forward) if on_cpu else min(decode, forward)
+
+    def measure(*, from_c: bool) -> tuple[float, dict[str, float]]:
         decode = decode_ceiling(files, config, threads, options.budget)
-        forwards = forward_ceilings(options, config, threads)
+        return decode, forward_ceilings(options, config, threads, from_c=from_c)
+
+    on_cpu = options.device == "cpu"
+    plain = measure(from_c=False) if on_cpu else None
+    with reuse_memory() if on_cpu else nullcontext():  # as in featurepipe
+        decode, forwards = measure(from_c=on_cpu)
     best = max(forwards, key=forwards.get)
-
-    def serial(forward: float) -> float:  # on a CPU the same cores do both
-        return 1 / (1 / decode + 1 / forward) if options.device == "cpu" else min(decode, forward)
-
     more = {"decode": decode, "forward": forwards[best], "best_forward": best, "forwards": forwards}
-    more["serial"] = serial(forwards[best])
-    more["serial_from_python"] = serial(max(rate for way, rate in forwards.items() if not way.endswith("C++")))
+    more["serial"] = serial(decode, forwards)
+    if plain:
+        more.update(plain_decode=plain[0], plain_forwards=plain[1], plain_serial=serial(*plain))
     report("ceilings", len(files), len(files) / more["serial"], precision=options.precision, **more)
 
 

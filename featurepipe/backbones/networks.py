@@ -276,14 +276,16 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     ----------
     from_c : bool
         Kernels are called from C++ instead of Python, with the interpreter's lock released: threads that infer need
-        not wait for each other between two of them.
+        not wait for each other between two of them. The calls are built apart from the kernels, less optimised: with
+        them it takes twice as long, and the network is no faster.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
     with (
         dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),  # names that older torch knows, too
-        inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=from_c),  # more: processes, which cost more
+        inductor.patch(freezing=True, compile_threads=1),  # more: processes, which cost more
+        inductor.patch(cpp_wrapper=True, cpp_wrapper_build_separate=True) if from_c else contextlib.nullcontext(),
     ):
         yield
 
