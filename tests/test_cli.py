@@ -662,6 +662,7 @@ def test_ctrl_c_in_the_middle_of_extract_keeps_what_is_finished(here):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "Traceback" not in stderr.partition("Exception ignored")[0]  # in a callback of h5py's Python prints that
     assert stderr.splitlines()[-1] == f"featurepipe: {cli.RESUME}"
     assert json.loads(stdout) == {"error": cli.RESUME}
     assert not glob.glob("s/**/*.partial", recursive=True)

@@ -1,8 +1,10 @@
 """Devices: several processes over one plan. Two times ``cpu`` are two devices, as far as all of this is concerned."""
 
+import multiprocessing
 import pickle
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +123,26 @@ def test_what_ends_one_device_ends_all_and_keeps_what_is_finished(tmp_path, plan
         fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
     assert set(rows_of(content(store))) <= {pending.digest for pending in plan}
     assert content(store)
+
+
+def test_no_process_outlives_a_ctrl_c_while_they_are_waited_for(tmp_path, plan, net, monkeypatch):
+    store, waited, shutdown = Store.create(tmp_path / "a.store"), [], ProcessPoolExecutor.shutdown
+    before = set(multiprocessing.active_children())
+
+    def interrupted(self, **options):
+        waited.append(len(set(multiprocessing.active_children()) - before))
+        if len(waited) == 1:
+            raise KeyboardInterrupt
+        shutdown(self, **options)
+
+    def progress(count):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
+    assert waited[0] == 2
+    assert not set(multiprocessing.active_children()) - before
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path, plan, net):

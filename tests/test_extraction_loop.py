@@ -445,12 +445,21 @@ def test_a_ctrl_c_that_gets_lost_in_a_callback_counts_all_the_same(planned, ctrl
     assert sink.committed == len(sink.calls) == (10 if last else 3)
 
 
-def test_a_handler_of_the_callers_own_is_left_to_it(planned, ctrl_c):
-    came, sink = [], Order()
-    signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    fill(planned(20), PIXELS, sink, batch_size=2, progress=lambda n: signal.raise_signal(signal.SIGINT))
-    assert len(came) == sink.committed == 10
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_whoever_presses_ctrl_c_once_more_does_not_lose_what_is_finished(planned, ctrl_c, error):
+    class Pressed(Order):
+        def commit(self):
+            ctrl_c()
+            super().commit()
+
+    def progress(count):
+        if len(sink.calls) == 3:
+            raise error
+
+    sink = Pressed()
+    with pytest.raises(error):
+        fill(planned(20), PIXELS, sink, batch_size=2, progress=progress)
+    assert sink.committed == 3
 
 
 def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(planned, net, monkeypatch, ctrl_c):

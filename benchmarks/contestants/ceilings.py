@@ -15,11 +15,11 @@ from common import arguments, cores, jpegs, report  # first, for it starts the c
 
 import timm
 import torch
-import torch._inductor.config as inductor
 from torchvision.io import ImageReadMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from featurepipe.backbones.networks import frozen_compiler
 from featurepipe.extraction.allocation import reuse_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,7 +107,7 @@ def forward_ceilings(options: object, config: dict, threads: int, *, from_c: boo
                 return len(pixels)
 
             # read when the network is traced, which its first call does
-            with inductor.patch(freezing=True, cpp_wrapper=way.endswith("C++")):
+            with frozen_compiler(from_c=way.endswith("C++")):
                 found[f"{streams}x{batch}{way}"] = rate(step, streams, options.budget)
     return found
 

@@ -276,16 +276,16 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     ----------
     from_c : bool
         Kernels are called from C++ instead of Python, with the interpreter's lock released: threads that infer need
-        not wait for each other between two of them. The calls are built apart from the kernels, less optimised: with
-        them it takes twice as long, and the network is no faster.
+        not wait for each other between two of them. Calls are built apart from kernels, with less optimisation, where
+        torch can (2.8): MobileNetV2 and ViT-tiny compile in 1 and 4 s less, and are as fast.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
+    apart = {"cpp_wrapper_build_separate": from_c} if hasattr(inductor, "cpp_wrapper_build_separate") else {}
     with (
         dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),  # names that older torch knows, too
-        inductor.patch(freezing=True, compile_threads=1),  # more: processes, which cost more
-        inductor.patch(cpp_wrapper=True, cpp_wrapper_build_separate=True) if from_c else contextlib.nullcontext(),
+        inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=from_c, **apart),  # more: processes, at more cost
     ):
         yield
 

@@ -131,6 +131,17 @@ class Views:
     ----------
     members : tuple of Transform
         They may differ in what `View` adds, and in nothing else.
+
+    Raises
+    ------
+    BackboneError
+        They differ in more.
+
+    Examples
+    --------
+    >>> plain = Transform((3, 32, 32), "bicubic", (0.5,) * 3, (0.5,) * 3, crop_pct=0.9)
+    >>> Views(tuple(View.of(plain, "crop", seed=0, number=number) for number in range(4))).input_size
+    (3, 128, 32)
     """
 
     members: tuple[Transform, ...]

@@ -9,6 +9,7 @@ calling thread writes them while the lanes go on. Several devices are several pr
 
 from featurepipe.extraction.devices import fill_together
 from featurepipe.extraction.engines import COMPILE, Engine, default_workers
+from featurepipe.extraction.interrupts import Interrupts
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink, fill
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
@@ -19,6 +20,7 @@ __all__ = [
     "ROWS_PER_SHARD",
     "Batch",
     "Engine",
+    "Interrupts",
     "Memory",
     "Outcome",
     "Sink",

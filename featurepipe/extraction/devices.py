@@ -63,6 +63,7 @@ def fill_together(
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     stop, done = context.Event(), context.Value("q", 0)
     options = {"batch_size": batch_size, "workers": workers or max(1, default_workers() // count), "compile": compile}
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, context, _begin, (stop, done))
     told = 0
     try:
@@ -86,7 +87,13 @@ def fill_together(
         ) from error
     finally:
         stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException:  # Ctrl-C once more: none may go on when the store's lock is let go
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+            pool.shutdown(wait=True)
+            raise
     for text in dict.fromkeys(text for _, notes, _, _ in results for text in notes):
         note(text)
     for _, _, rejects, _ in results:

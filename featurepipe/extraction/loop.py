@@ -16,7 +16,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.engines import Engine
-from featurepipe.extraction.interrupts import heard
+from featurepipe.extraction.interrupts import Interrupts
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
 from featurepipe.stores import Pending
@@ -116,13 +116,16 @@ def fill(
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
-    with heard() as check, _lanes(engine) as (lanes, device):
+    interrupts = Interrupts()
+    with interrupts.heard(), _lanes(engine) as (lanes, device):
         try:
-            _run(plan, engine, lanes, device, sink, outcome, check, progress, note)
+            _run(plan, engine, lanes, device, sink, outcome, interrupts, progress, note)
             _timed_commit(sink, outcome)
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
-            sink.commit()
+            with interrupts.held():  # of somebody who presses twice
+                sink.commit()
             raise
+    interrupts.check()
     if len(plan):
         engine.finish()
     _tell(engine, note)  # what a lane that compiled to the end had to say
@@ -139,7 +142,7 @@ def _run(
     device: ThreadPoolExecutor | None,
     sink: Sink,
     outcome: Outcome,
-    check: Callable[[], None],
+    interrupts: Interrupts,
     progress: Callable[[int], object],
     note: Callable[[str], object],
 ) -> None:
@@ -151,7 +154,7 @@ def _run(
         _take(done, sink, outcome)
         left -= len(done)
         progress(len(done))
-        check()
+        interrupts.check()
         if engine.wants_compiling(left):
             lanes.submit(engine.compile)
         _tell(engine, note)
@@ -220,7 +223,8 @@ def _joined(reading: Sequence[Future[Batch]]) -> Batch:
 def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable[[Sequence], Batch]) -> _Done:
     """Make a batch of its parts, `each` of so many images and `count` together, and infer it.
 
-    Where there is no memory for its pixels, one half is dealt with after the other.
+    Where there is no memory for its pixels, one half is dealt with after the other. Pieces for a device that could not
+    be read for want of it stay so.
     """
     try:
         batch = make(parts)

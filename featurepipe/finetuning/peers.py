@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from featurepipe.extraction import Interrupts
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-
-class Interrupts:
-    """Ctrl-C among several processes.
-
-    Each of them gets it, but not at the same place: one that left its batch would leave the others waiting for its
-    share. So within `held` it is noted, and the processes tell each other with what they share anyway.
-
-    Attributes
-    ----------
-    came : bool
-        Whether it has come, to this process.
-    """
-
-    def __init__(self) -> None:
-        self.came, self._held = False, False
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Within, `came` follows the signal. Threads other than the main one cannot hear, and an ignored signal stays
-        so.
-        """
-        before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
-            yield
-            return
-        signal.signal(signal.SIGINT, self._hear)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, what is heard raises nothing."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-
-    def _hear(self, number: int, frame: object) -> None:
-        self.came = True
-        if not self._held:
-            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -70,7 +25,9 @@ class Peers:
     rank, world : int
         Its number, and how many there are.
     interrupts : Interrupts
-        Of one process alone nothing is heard: Ctrl-C is raised where it comes.
+        Each process gets Ctrl-C, but not at the same place: one that left its batch would leave the others waiting for
+        its share. So it is held in a batch, and they tell each other with what they share anyway. Of one process alone
+        nothing is heard: it is raised where it comes.
     """
 
     rank: int = 0

@@ -1,4 +1,4 @@
-"""Peers: Ctrl-C among several processes."""
+"""Interrupts: Ctrl-C that is heard, held, and not lost."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from featurepipe.finetuning.peers import Interrupts
+from featurepipe.extraction import Interrupts
 
 
 @pytest.fixture
@@ -26,6 +26,28 @@ def test_it_is_raised_where_it_comes_unless_it_is_held(heard):
         assert heard.came
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_what_came_is_raised_by_every_check(heard):
+    heard.check()
+    with heard.held():
+        signal.raise_signal(signal.SIGINT)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            heard.check()
+
+
+def test_a_handler_of_the_callers_own_is_left_to_it():
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        interrupts = Interrupts()
+        with interrupts.heard():
+            signal.raise_signal(signal.SIGINT)
+            interrupts.check()
+        assert (came, interrupts.came) == ([True], False)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_that_is_ignored_stays_so_and_other_threads_do_not_hear():
