@@ -463,12 +463,17 @@ def test_whoever_presses_ctrl_c_once_more_does_not_lose_what_is_finished(planned
 
 
 def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(planned, net, monkeypatch, ctrl_c):
-    sink, at_the_end = Order(), []
+    sink, at_the_end, notes = Order(), [], []
+
+    def wait_for(seen):
+        deadline = time.monotonic() + 10
+        while not seen() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def compile_(self, size):
-        time.sleep(0.3)  # what went before is taken, what comes after waits
+        wait_for(lambda: len(sink.calls) > 1)  # what went before is taken, what comes after waits
         ctrl_c()
-        time.sleep(0.3)
+        wait_for(lambda: notes)
         at_the_end.append((len(sink.calls), sink.committed))
         raise BackboneError("it takes too long")
 
@@ -477,9 +482,10 @@ def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(pla
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 1)
     with pytest.raises(KeyboardInterrupt):
-        fill(planned(100), net, sink, batch_size=2, workers=2)
+        fill(planned(100), net, sink, batch_size=2, workers=2, note=notes.append)
     ((taken, committed),) = at_the_end
     assert 2 <= taken == committed < 50
+    assert notes == ["stopping; the compiler cannot be interrupted and is waited for"]
 
 
 def test_ctrl_c_in_the_last_commit_commits_again(planned):

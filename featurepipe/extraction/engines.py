@@ -102,6 +102,8 @@ class Engine:
         Threads that read, and on a CPU infer too.
     notes : deque of str
         What the user should hear; the calling thread takes them out.
+    compiling : bool
+        Whether a thread is at it, which nothing can stop.
     infer_seconds : float
         Of the network, summed over threads; without waiting for each other or for the compiler.
     """
@@ -124,6 +126,7 @@ class Engine:
         self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=most)
         self.notes: deque[str] = deque()
         self.compile_seconds = self.infer_seconds = 0.0
+        self.compiling = False
         self._compile = compile if isinstance(extractor, Backbone) else "off"
         self._gain = COMPILE_GAIN if _has_batch_norms(extractor) else COMPILE_GAIN_PLAIN
         if kind == "mps" and self._compile != "off":  # the compiler would be a second thread on it
@@ -202,7 +205,7 @@ class Engine:
             return
         size = self.size.current
         with _TURNS.alone():
-            started = time.perf_counter()
+            self.compiling, started = True, time.perf_counter()
             try:
                 made = self._eager.compile(size)
             except Exception as error:  # a run can do without, whatever it is
@@ -210,7 +213,7 @@ class Engine:
                 self.notes.append(f"note: {reason}; going on without")
                 return
             finally:
-                self.compile_seconds = time.perf_counter() - started
+                self.compiling, self.compile_seconds = False, time.perf_counter() - started
         with self._lock:
             if self.size.current != size:  # fewer would be filled up to it
                 self.notes.append(f"note: compiled for {size} images at once, which is too many; going on without")

@@ -124,6 +124,8 @@ def fill(
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
             with interrupts.held():  # of somebody who presses twice
                 sink.commit()
+                if engine.compiling:
+                    note("stopping; the compiler cannot be interrupted and is waited for")
             raise
     interrupts.check()
     if len(plan):
