@@ -17,10 +17,10 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 20.0  # all others wait; measured: 13 (MobileNetV2) to 20 (ViT-tiny), some more the first time
-# Measured (benchmarks/README.md): 1.25 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
-# convolutions, and 1.14 to 1.27 (ViT-tiny) without any. It must repay itself.
-COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.25, 1.15
+COMPILE_SECONDS = 17.0  # all others wait; measured: 11 (MobileNetV2) to 16 (ViT-tiny), 18 to 25 the first time
+# Measured (benchmarks/README.md): 1.2 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
+# convolutions, and 1.14 to 1.21 (ViT-tiny) without any. It must repay itself.
+COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.2, 1.15
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer, uncompiled, wait for the interpreter's lock rather than compute
 THREADS_PER_DEVICE = 2  # of CUDA: one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
