@@ -692,6 +692,33 @@ def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
     assert ("embedding" in stream.getvalue()) is terminal
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_note_stands_on_a_line_of_its_own_and_the_bar_goes_on_below(monkeypatch, terminal):
+    import tqdm
+
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    bar, stream, talk = tqdm.tqdm, Stream(), cli.Talk()
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0, "ncols": 60}))
+    monkeypatch.setattr(sys, "stderr", stream)
+    with talk.progress("embedding", 3) as advance:
+        talk.note("before any image")
+        advance(1)
+        talk.note("compiled")
+        advance(1)
+        shown = stream.getvalue()
+    talk.note("done")
+    lines = [line.rsplit("\r", 1)[-1] for line in shown.split("\n")]  # what is left on the screen
+    if terminal:
+        assert lines[-2] == "compiled"
+        assert "2/3" in lines[-1]
+        assert stream.getvalue().endswith("\ndone\n")
+    else:
+        assert stream.getvalue() == "before any image\ncompiled\ndone\n"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
 def test_names_that_the_terminal_cannot_show_do_not_fail(here):
     odd = here / "data/digits/test/3" / b"caf\xe9.png".decode("utf-8", "surrogateescape")

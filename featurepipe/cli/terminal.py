@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130  # exit codes
 
@@ -16,8 +19,16 @@ FAILED, REJECTED, INTERRUPTED = 1, 3, 130  # exit codes
 class Talk:
     """The listener that writes notes and progress bars to stderr."""
 
+    _bar: tqdm | None = None  # the one that is being drawn
+
     def note(self, text: str) -> None:  # noqa: D102
+        bar = self._bar
+        shown = bar is not None and not bar.disable and bar.last_print_n > 0
+        if shown:
+            bar.clear()
         click.echo(text, err=True)
+        if shown:
+            bar.refresh()
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:  # noqa: D102
@@ -25,7 +36,11 @@ class Talk:
 
         # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
         with tqdm(total=total, desc=label, unit="image", delay=2, disable=None, file=sys.stderr) as bar:
-            yield bar.update
+            before, self._bar = self._bar, bar
+            try:
+                yield bar.update
+            finally:
+                self._bar = before
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
