@@ -707,13 +707,14 @@ def test_a_note_stands_on_a_line_of_its_own_and_the_bar_goes_on_below(monkeypatc
         talk.note("before any image")
         advance(1)
         talk.note("compiled")
+        noted = stream.getvalue()
         advance(1)
         shown = stream.getvalue()
     talk.note("done")
     lines = [line.rsplit("\r", 1)[-1] for line in shown.split("\n")]  # what is left on the screen
     if terminal:
         assert lines[-2] == "compiled"
-        assert "2/3" in lines[-1]
+        assert ("1/3" in noted.split("\n")[-1], "2/3" in lines[-1]) == (True, True)
         assert stream.getvalue().endswith("\ndone\n")
     else:
         assert stream.getvalue() == "before any image\ncompiled\ndone\n"

@@ -1,11 +1,14 @@
 """Devices: several processes over one plan. Two times ``cpu`` are two devices, as far as all of this is concerned."""
 
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
@@ -125,14 +128,22 @@ def test_what_ends_one_device_ends_all_and_keeps_what_is_finished(tmp_path, plan
     assert content(store)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped there")
 def test_no_process_outlives_a_ctrl_c_while_they_are_waited_for(tmp_path, plan, net, monkeypatch):
-    store, waited, shutdown = Store.create(tmp_path / "a.store"), [], ProcessPoolExecutor.shutdown
+    store, shutdown = Store.create(tmp_path / "a.store"), ProcessPoolExecutor.shutdown
+    children, ended = [], []
     before = set(multiprocessing.active_children())
 
     def interrupted(self, **options):
-        waited.append(len(set(multiprocessing.active_children()) - before))
-        if len(waited) == 1:
+        if not children:
+            children.extend(set(multiprocessing.active_children()) - before)
+            for child in children:
+                os.kill(child.pid, signal.SIGSTOP)  # as long as that, they do not come to an end by themselves
             raise KeyboardInterrupt
+        for child in children:
+            ended.append(bool(connection.wait([child.sentinel], 10)))
+            if not ended[-1]:
+                os.kill(child.pid, signal.SIGCONT)
         shutdown(self, **options)
 
     def progress(count):
@@ -141,7 +152,7 @@ def test_no_process_outlives_a_ctrl_c_while_they_are_waited_for(tmp_path, plan, 
     monkeypatch.setattr(ProcessPoolExecutor, "shutdown", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
-    assert waited[0] == 2
+    assert ended == [True, True]
     assert not set(multiprocessing.active_children()) - before
 
 
