@@ -277,7 +277,7 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     from_c : bool
         Kernels are called from C++ instead of Python, with the interpreter's lock released: threads that infer need
         not wait for each other between two of them. Calls are built apart from kernels, with less optimisation, where
-        torch can (2.8): MobileNetV2 and ViT-tiny compile in 1 and 4 s less, and are as fast.
+        torch can: MobileNetV2 and ViT-tiny compile in 1 and 4 s less, and are as fast.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
