@@ -127,7 +127,7 @@ def tune(
     peers : Peers, optional
         The processes that share each batch.
     progress : callable, optional
-        As `featurepipe.stages.Listener.progress`.
+        As `featurepipe.listeners.Listener.progress`.
     note : callable, optional
         Hears a line after each epoch.
 

@@ -4,13 +4,13 @@ Each takes paths and keywords, wires the nouns together, and returns a JSON-able
 hears notes and progress.
 """
 
+from featurepipe.listeners import Listener
 from featurepipe.stages.advising import advise
 from featurepipe.stages.applying import evaluate, predict
 from featurepipe.stages.comparing import compare
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.layering import probe_layers
-from featurepipe.stages.listening import Listener
 from featurepipe.stages.looking import export, info, verify
 from featurepipe.stages.probing import probe
 from featurepipe.stages.promoting import finetune

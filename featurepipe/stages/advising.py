@@ -14,10 +14,10 @@ from featurepipe import advice, backbones, matrices
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.finetuning import Recipe
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.manifests.labelsets import SEPARATOR
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.probes import FOLDS
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Prepared, Source, divide, find, sizes
 from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order

@@ -15,10 +15,10 @@ from featurepipe import extraction, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
 from featurepipe.files import atomic
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import check_finite, labelled
 from featurepipe.stores import Entry, Pending, Store
 

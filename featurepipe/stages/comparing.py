@@ -21,10 +21,10 @@ from featurepipe import backbones, comparisons, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
 from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
 from featurepipe.files import write_text
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import fill
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift

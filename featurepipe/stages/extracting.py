@@ -12,8 +12,8 @@ from typing import Any
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.manifests import Manifest
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 
 

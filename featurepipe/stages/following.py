@@ -13,9 +13,9 @@ from featurepipe import models, probes, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.holding import read
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
 from featurepipe.stages.probing import optimum_notes
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from featurepipe import matrices, probes
 from featurepipe.errors import ProbeError
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.reports import wilson
 from featurepipe.stages.holding import hold, parse_size
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, labelled
 from featurepipe.stages.probing import Recipe, fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store

@@ -13,7 +13,7 @@ from featurepipe import backbones, extraction, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
-from featurepipe.stages.listening import SILENT, Listener
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Entry, Pending, Store
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.listening import Listener
 from featurepipe.stages.quantising import has_learned
 from featurepipe.stores import Entry, Store
 

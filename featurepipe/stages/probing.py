@@ -20,10 +20,10 @@ from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.holding import hold, parse_size
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes
 from featurepipe.stores import Entry
 

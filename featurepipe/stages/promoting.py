@@ -13,10 +13,10 @@ from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import parse_size
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import divide, find
 from featurepipe.stages.recording import measure, untuned, write
 from featurepipe.stages.starting import Start, begin, check_classes

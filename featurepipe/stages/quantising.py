@@ -9,8 +9,8 @@ import numpy as np
 from featurepipe import backbones, extraction
 from featurepipe.backbones import SIFT, Patches, Sift
 from featurepipe.errors import StoreError
+from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.listening import Listener
 from featurepipe.stores import Entry, Pending, Store
 
 IMAGES = 1000  # that a codebook is learned from, at most

@@ -14,8 +14,8 @@ from featurepipe import extraction, finetuning, models, probes
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Promoted, Recipe, Samples
+from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.listening import Listener
 from featurepipe.stages.preparing import sizes
 from featurepipe.stages.starting import Start
 

@@ -13,10 +13,10 @@ from featurepipe import finetuning, manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, ProbeError
 from featurepipe.files import write_text
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.probing import Recipe, probe
 from featurepipe.stages.promoting import finetune
 from featurepipe.stores import Store

@@ -13,9 +13,9 @@ import numpy as np
 from featurepipe import finetuning, manifests, models, probes
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Head, Recipe, Samples
+from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.holding import hold
-from featurepipe.stages.listening import Listener
 from featurepipe.stages.preparing import Parts, Prepared, sizes
 from featurepipe.stages.probing import fit_parts, held_notes
 from featurepipe.stores import Pending

@@ -16,9 +16,9 @@ import numpy as np
 from featurepipe import manifests, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.holding import parse_size
-from featurepipe.stages.listening import SILENT, Listener
 from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
 from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
 
