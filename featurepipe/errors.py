@@ -9,7 +9,10 @@ The tree (each member also inherits the standard type a caller would guess)::
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
     │   └── OutOfMemory (MemoryError)     a device too small for so many images at once
     ├── StoreError (OSError)              a store that cannot be opened, is busy, or lacks rows
-    │   └── ShardCorrupt                  a shard whose content does not match its own checksums
+    │   ├── ShardCorrupt                  a shard whose content does not match its own checksums
+    │   ├── ShardUnreadable               a shard that the system does not give out now; its content may be sound
+    │   └── StoreReadOnly                 a store that can be read and not written
+    ├── OutputError (OSError)             a result that cannot be written, or would replace what it must not
     ├── FingerprintMismatch (ValueError)  vectors of one backbone offered where another's are needed
     ├── FormatTooNew (ValueError)         a file written by a later featurepipe
     ├── ProbeError (ValueError)           data that no probe can be fitted or evaluated on
@@ -53,6 +56,18 @@ class StoreError(FeaturepipeError, OSError):
 
 class ShardCorrupt(StoreError):
     """A shard's content does not match its own checksums or its format."""
+
+
+class ShardUnreadable(StoreError):
+    """A shard is locked by another program, may not be read, or lies on a disk that fails: nothing says it is wrong."""
+
+
+class StoreReadOnly(StoreError):
+    """A store can be read, but this process may not write into it."""
+
+
+class OutputError(FeaturepipeError, OSError):
+    """A result cannot be written where it should go, or would replace a file that it must not."""
 
 
 class FingerprintMismatch(FeaturepipeError, ValueError):

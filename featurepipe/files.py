@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from featurepipe.errors import FeaturepipeError, OutputError
+
 PARTIAL = ".partial"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -23,19 +28,44 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
         The final name; its folder is made if it is missing.
     verify : callable, optional
         Called with the finished temporary file; what it raises stops the rename.
+
+    Raises
+    ------
+    OutputError
+        The system refuses: a full disk, no permission. It says how much room is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync_file(temporary)
         if verify is not None:
             verify(temporary)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # of a disk that fails altogether the first error says more
+            temporary.unlink(missing_ok=True)
+        if _is_of_writing(error, temporary):
+            raise OutputError(refusal(path, error)) from error
         raise
     _sync_folder(path.parent)
+
+
+def refusal(path: Path, error: OSError) -> str:
+    """Why the system did not let `path` be written, how much room is left, and what to do."""
+    if error.errno in FULL:
+        why = f"the disk is full ({size_text(_room(path))} left in {path.parent})"
+        return f"{path} cannot be written: {why}; what is finished is kept; make room, and run the same command again"
+    why = os.strerror(error.errno) if error.errno else error
+    return f"{path} cannot be written: {why}; give another place for it, or the rights to write there"
+
+
+def size_text(size: int) -> str:
+    """A size with its decimal unit."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.3g} {unit}"
+    return f"{size} bytes"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -56,6 +86,19 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _is_of_writing(error: BaseException, temporary: Path) -> bool:
+    """Whether the system refused this file, and not another one that was read to fill it; nor did nobody write it."""
+    if not isinstance(error, OSError) or isinstance(error, (FeaturepipeError, FileNotFoundError)):
+        return False
+    return error.filename is None or os.fspath(error.filename) in (str(temporary), str(temporary.parent))
+
+
+def _room(path: Path) -> int:
+    """Bytes that are free where `path` would lie."""
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return shutil.disk_usage(there).free
 
 
 def _sync_file(path: Path) -> None:

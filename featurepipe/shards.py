@@ -24,22 +24,28 @@ read back and checked, renamed, and its folder synced; a finished shard is never
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featurepipe.digests import canonical_json, sha256_json
-from featurepipe.errors import FormatTooNew, ShardCorrupt
+from featurepipe.errors import FormatTooNew, ShardCorrupt, ShardUnreadable, StoreError
 from featurepipe.files import atomic
 
 ENCODING_TYPE = "featurepipe-shard"
 ENCODING_VERSION = "1.0"
+BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)  # what a lock of another program gives
+BARRED = (errno.EACCES, errno.EPERM)
+WRONG = (errno.EINVAL, errno.EISDIR, errno.EOVERFLOW)  # a damaged file sends its reader to places that are none
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,29 @@ def write(path: Path, shard: Shard) -> None:
 
     Raises
     ------
+    OutputError
+        The disk is full, or may not be written.
     ShardCorrupt
         What the disk gave back is not what was written.
     """
+    with atomic(path, verify=partial(_read_back, path)) as temporary:
+        temporary.write_bytes(_image(path.name, shard))
+
+
+def _read_back(path: Path, temporary: Path) -> None:
+    try:
+        read(temporary)
+    except ShardCorrupt as error:
+        raise ShardCorrupt(
+            f"{path} was not written: the disk gave back something else ({error}); check it, and run the command again"
+        ) from error
+
+
+def _image(name: str, shard: Shard) -> bytes:
+    """The file's bytes. HDF5 makes them in memory: writing to a disk that is full, it may lose some and not say so."""
     import h5py
 
-    with atomic(path, verify=read) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    with h5py.File(name, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["encoding-type"] = _texts(ENCODING_TYPE)
         file.attrs["encoding-version"] = _texts(ENCODING_VERSION)
         file.attrs["fingerprint"] = _texts(shard.fingerprint)
@@ -91,6 +114,8 @@ def write(path: Path, shard: Shard) -> None:
         file["checksums"] = checksums(shard.digests, shard.embeddings)
         file["reject_digests"] = digest_array(shard.rejects)
         file["reject_reasons"] = _texts(list(shard.rejects.values()))
+        file.flush()
+        return file.id.get_file_image()
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,8 @@ def read(path: Path) -> Shard:
     ------
     ShardCorrupt
         Not HDF5, not a shard, parts missing or of the wrong shape, or content that fails its checksum.
+    ShardUnreadable
+        Locked by another program, without permission, gone, or on a disk that fails: its content was not seen.
     FormatTooNew
         Written by a later featurepipe.
     """
@@ -177,7 +204,9 @@ class Reader:
         Raises
         ------
         ShardCorrupt
-            The file is gone or cut short, or a row fails its checksum.
+            The file is cut short, or a row fails its checksum.
+        ShardUnreadable
+            The file is gone, or the system does not give it out.
         """
         path, found = self.index.path, np.empty((len(rows), self.index.width), np.dtype(self.index.dtype))
         try:
@@ -189,7 +218,7 @@ class Reader:
         except OSError as error:
             if isinstance(error, ShardCorrupt):
                 raise
-            raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
+            raise _unread(path, error) from error
         wrong = np.flatnonzero(checksums(self.index.digests[rows], found) != self.sums[rows])
         if len(wrong):
             raise ShardCorrupt(f"{path}: row {rows[wrong[0]]} fails its checksum; {_mend(path)}")
@@ -218,7 +247,7 @@ def _texts(values: str | list[str]) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a shard for reading; whatever h5py or JSON stumble over means that it is corrupt."""
+    """Open a shard for reading; whatever h5py or JSON stumble over in its content means that it is corrupt."""
     import h5py
 
     try:
@@ -226,8 +255,24 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (ShardCorrupt, FormatTooNew):
         raise
-    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise _unread(path, error) from error
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
+
+
+def _unread(path: Path, error: OSError) -> StoreError:
+    """What an error of reading means: h5py gives those of the system a number, and those of a wrong content none."""
+    if error.errno in (None, *WRONG):
+        return ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}")
+    if error.errno in BUSY:
+        return ShardUnreadable(f"{path} is locked by another program; wait for it, or close it there")
+    if error.errno in BARRED:
+        return ShardUnreadable(f"{path} may not be read ({os.strerror(error.errno)}); change its rights")
+    if error.errno == errno.ENOENT:
+        return ShardUnreadable(f"{path} is gone; run featurepipe extract again")
+    why = os.strerror(error.errno)
+    return ShardUnreadable(f"{path} cannot be read now ({why}); check the disk, or remove the file and extract again")
 
 
 def _index(path: Path, file: Any) -> ShardIndex:

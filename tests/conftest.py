@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,29 @@ def planned(tmp_path):
 
     make.picture = picture
     make.vector = lambda seed: picture(seed).transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255
+    return make
+
+
+@pytest.fixture
+def as_nobody():
+    """Context in which permissions count, for root too; `path` may be read there, and the folders above it entered."""
+
+    @contextmanager
+    def make(path):
+        if not hasattr(os, "geteuid") or os.geteuid():
+            yield
+            return
+        modes = {place: place.stat().st_mode for place in (path, *path.parents)}
+        for place, mode in modes.items():
+            place.chmod(mode | (0o055 if place == path and place.is_dir() else 0o011 if place != path else 0))
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            for place, mode in modes.items():
+                place.chmod(mode)
+
     return make
 
 

@@ -1,8 +1,10 @@
+import errno
 import os
 
 import pytest
 
 from featurepipe import files
+from featurepipe.errors import OutputError
 
 
 def listing(folder):
@@ -69,6 +71,48 @@ def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path
     with pytest.raises(FileNotFoundError), files.atomic(path):
         pass
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, r"the disk is full \(.+B left in .*a\); what is finished is kept; make room"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EFBIG, "File too large; give another place"),
+        (errno.EROFS, "Read-only file system; give another place for it"),
+    ],
+)
+def test_what_cannot_be_written_is_named_with_why_and_how_much_room_is_left(tmp_path, number, says):
+    path = tmp_path / "a" / "f"
+    files.write_text(path, "old")
+
+    def write():
+        with files.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(number, "as write() says it, without a name")
+
+    with pytest.raises(OutputError, match=rf"{path} cannot be written: {says}"):
+        write()
+    assert path.read_text() == "old"
+    assert listing(path.parent) == ["f"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file/f cannot be written: (Not a directory|File exists)"):
+        files.write_text(tmp_path / "file" / "f", "new")
+
+
+def test_another_file_that_cannot_be_read_meanwhile_is_not_what_cannot_be_written(tmp_path):
+    with pytest.raises(PermissionError), files.atomic(tmp_path / "f"):
+        raise PermissionError(errno.EACCES, "Permission denied", "input.jpg")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 bytes"), (1500, "1.5 kB"), (20 * 10**6, "20 MB"), (10**9, "1 GB")]
+)
+def test_sizes_have_their_unit(size, text):
+    assert files.size_text(size) == text
 
 
 def test_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import featurepipe
 PACKAGE = Path(featurepipe.__file__).parent
 # DESIGN's table, lowest first; modules of one row may not import each other.
 ROWS = (
-    ("errors", "digests", "files", "listeners"),
+    ("errors",),
+    ("digests", "files", "listeners"),
     ("manifests", "backbones"),
     ("images",),
     ("shards",),

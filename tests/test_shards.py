@@ -1,7 +1,12 @@
 """The shard format is what the docstring of `featurepipe.shards` says, and nothing damaged passes for a shard."""
 
+import errno
+import fcntl
 import json
+import resource
+import signal
 import zlib
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import pytest
 
 from featurepipe import files, shards
 from featurepipe.digests import sha256_json
-from featurepipe.errors import FormatTooNew, ShardCorrupt, StoreError
+from featurepipe.errors import FormatTooNew, OutputError, ShardCorrupt, ShardUnreadable, StoreError
 
 ARCHIVE = Path(__file__).parent / "archives" / "shard-1.0.h5"
 SPEC = {"format": 1, "architecture": "some_net", "arguments": {"k": [1, 2.5, None]}, "weights": "0" * 64}
@@ -195,8 +200,51 @@ def test_a_newer_format_says_so(written, read):
         read(written)
 
 
-def test_a_missing_shard_is_corrupt(tmp_path):
-    check_refused(tmp_path / "net-12345678" / "shard-00000.h5")
+def check_unread(path, why):
+    """No content was seen, so nothing says that it is wrong."""
+    for read in (shards.read, shards.read_index, shards.Reader.open):
+        with pytest.raises(ShardUnreadable, match=why) as caught:
+            read(path)
+        assert str(caught.value).startswith(str(path))
+        assert "repair" not in str(caught.value)
+
+
+def test_a_shard_that_is_gone_is_not_corrupt(tmp_path):
+    check_unread(tmp_path / "net-12345678" / "shard-00000.h5", "is gone")
+
+
+def test_a_shard_that_another_program_has_locked_is_not_corrupt(written):
+    with open(written, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as HDF5 does for a file that it may write
+        check_unread(written, "locked by another program; wait for it")
+    check_equal(shards.read(written), example())
+
+
+def test_a_shard_that_may_not_be_read_is_not_corrupt(written, as_nobody):
+    written.chmod(0)
+    with as_nobody(written):
+        check_unread(written, r"may not be read \(Permission denied\)")
+    written.chmod(0o644)
+    check_equal(shards.read(written), example())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+def test_a_disk_that_fails_is_not_a_corrupt_shard(written, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, "HDF5 says something long")
+
+    reader = shards.Reader.open(written)
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(ShardUnreadable, match="cannot be read now"):
+        reader.read(np.array([0]))
+    monkeypatch.setattr(h5py, "File", fail)
+    check_unread(written, "cannot be read now")
+
+
+def test_a_folder_in_place_of_a_shard_is_corrupt(tmp_path):
+    path = tmp_path / "net-12345678" / "shard-00000.h5"
+    path.mkdir(parents=True)
+    check_refused(path)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +255,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, target, name):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(target, name, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left|s\.h5 cannot be written: the disk is full"):
         shards.write(tmp_path / "net" / "s.h5", example())
     assert list((tmp_path / "net").iterdir()) == []
 
@@ -223,9 +271,30 @@ def test_what_the_disk_does_not_give_back_gets_no_name(tmp_path, monkeypatch):
         path.write_bytes(whole)
 
     monkeypatch.setattr(files, "_sync_file", rot)
-    with pytest.raises(ShardCorrupt, match="checksum"):
+    with pytest.raises(ShardCorrupt, match=r"s\.h5 was not written: the disk gave back .* checksum"):
         shards.write(tmp_path / "s.h5", example())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_named_and_not_taken_for_a_wrong_shard(tmp_path):
+    """HDF5 writing by itself may lose what has no room, without an error."""
+    big = replace(example(), embeddings=np.zeros((2, 10_000), np.float32))
+    with limited_file_size(8192), pytest.raises(OutputError, match=r"s\.h5 cannot be written: File too large"):
+        shards.write(tmp_path / "s.h5", big)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def limited_file_size(most):
+    """A file that grows beyond it is refused, as by a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize(

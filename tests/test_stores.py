@@ -1,6 +1,8 @@
 """Stores: what is kept, what is still missing, and what happens when the directory is not as it was left."""
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -14,7 +16,14 @@ import pytest
 
 from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels, Transform
-from featurepipe.errors import FingerprintMismatch, FormatTooNew, StoreError
+from featurepipe.errors import (
+    FingerprintMismatch,
+    FormatTooNew,
+    OutputError,
+    ShardUnreadable,
+    StoreError,
+    StoreReadOnly,
+)
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.stores import Pending, Row, Store, Writer, planning
 from featurepipe.stores.rows import Stamp
@@ -179,6 +188,25 @@ def test_a_second_writer_gets_one_clear_error_until_the_first_is_gone(store):
         first.kill()
     with store.lock():  # the lock went with the process
         pass
+
+
+def test_a_store_that_may_not_be_written_says_so(store, as_nobody):
+    store.path.chmod(0o555)
+    says = rf"{store.path} may be read only .*\.lock: Perm"
+    with as_nobody(store.path), pytest.raises(StoreReadOnly, match=says), store.lock():
+        raise AssertionError("not reached")
+    store.path.chmod(0o755)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSPC])
+def test_a_file_system_without_locks_or_room_is_named(store, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    says = "the disk is full" if number == errno.ENOSPC else "the file system has no locks"
+    with pytest.raises(OSError, match=rf"{store.path / '.lock'} cannot be .*{says}"), store.lock():
+        raise AssertionError("not reached")
 
 
 def test_the_lock_removes_leftovers_and_nothing_else(store):
@@ -679,6 +707,38 @@ def test_verify_names_a_newer_shard_and_repair_leaves_it(store, monkeypatch):
     assert len(shard_files(store)) == 1
 
 
+def test_repair_leaves_a_shard_that_another_program_has_locked(store):
+    put(store, range(4))
+    first = shard_files(store)[0]
+    before = first.read_bytes()
+    with open(first, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = store.verify(repair=True)
+        with pytest.raises(ShardUnreadable, match="locked by another program"):
+            store.entries()
+    assert (found["ok"], found["checked"], found["repaired"]) == (False, 2, [])
+    assert [str(first) in problem for problem in found["problems"]] == [True]
+    assert first.read_bytes() == before
+
+
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(store, as_nobody):
+    put(store, range(2))
+    folder = shard_files(store)[0].parent
+    folder.chmod(0)
+    with as_nobody(store.path):
+        for ask in (store.entries, store.verify, lambda: store.entry(PIXELS)):
+            with pytest.raises(PermissionError, match=folder.name):
+                ask()
+    folder.chmod(0o755)
+
+
+def test_stages_are_listed_as_numbers(store):
+    for name in ("net.stage10-0123abcd", "net.stage2-4567abcd", "net-89ababcd", "net.stage1-9999abcd"):
+        (store.path / name).mkdir()
+    listed = [folder.name.split("-")[0] for folder in store._folders()]
+    assert listed == ["net", "net.stage1", "net.stage2", "net.stage10"]
+
+
 def test_verify_without_repair_changes_nothing(store):
     put(store, range(4))
     path = shard_files(store)[0]
@@ -719,7 +779,9 @@ def test_a_full_disk_keeps_what_is_finished_and_leaves_no_half(store, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "_sync_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        OutputError, match=r"shard-00001\.h5 cannot be written: the disk is full \(.* left in .*is kept"
+    ):
         put(store, range(2, 4))
     assert [(path, path.read_bytes()) for path in sorted(before[0][0].parent.iterdir())] == before
 

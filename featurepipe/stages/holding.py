@@ -12,6 +12,7 @@ import numpy as np
 
 from featurepipe import matrices, probes
 from featurepipe.errors import ProbeError, StoreError
+from featurepipe.files import size_text
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.preparing import Parts, check_finite, cut
 from featurepipe.stores import Entry
@@ -101,8 +102,8 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     if limit is None or copies * size + scores <= limit:
         return cut(read(entry, samples))
     much = (
-        f"the features and a working copy take {_said(copies * size)}, class scores up to {_said(scores)}; "
-        f"that is more than the {_said(limit)} of memory"
+        f"the features and a working copy take {size_text(copies * size)}, class scores up to {size_text(scores)}; "
+        f"that is more than the {size_text(limit)} of memory"
     )
     if whole:
         raise ProbeError(f"{much}, and semi-supervised lines need them there; leave out --semi, or give more --memory")
@@ -114,7 +115,9 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
         )
     free = shutil.disk_usage(entry.folder).free
     if size > free:
-        raise StoreError(f"{much}, and {_said(size)} of scratch more than the {_said(free)} left in {entry.folder}")
+        raise StoreError(
+            f"{much}, and {size_text(size)} of scratch more than the {size_text(free)} left in {entry.folder}"
+        )
     X = _scratch(entry.folder, shape)
     return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
 
@@ -135,11 +138,3 @@ def _scratch(folder: Path, shape: tuple[int, int]) -> np.memmap:
             except OSError as error:
                 raise StoreError(f"no room for features in {folder}: {error.strerror or error}") from error
         return np.memmap(file, np.float32, "w+", shape=shape)
-
-
-def _said(size: int) -> str:
-    """A size with its decimal unit."""
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if size >= 10**power:
-            return f"{size / 10**power:.3g} {unit}"
-    return f"{size} bytes"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +19,17 @@ from typing import Any, NamedTuple
 from featurepipe import shards
 from featurepipe.backbones import Extractor, check_same, stage_of
 from featurepipe.digests import sha256_json
-from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ShardCorrupt, StoreError
-from featurepipe.files import atomic, remove_partials, write_text
+from featurepipe.errors import (
+    BackboneError,
+    FingerprintMismatch,
+    FormatTooNew,
+    OutputError,
+    ShardCorrupt,
+    ShardUnreadable,
+    StoreError,
+    StoreReadOnly,
+)
+from featurepipe.files import atomic, refusal, remove_partials, write_text
 from featurepipe.manifests import Sample
 from featurepipe.stores.entries import ALL, Entry, pick, pick_layers
 from featurepipe.stores.rows import BLOCK, Row, Rows, Stamp
@@ -27,6 +39,7 @@ ENCODING_VERSION = "1.1"
 MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest", *Stamp._fields)
 STAMP_COLUMNS = MANIFEST_COLUMNS[5:]  # since 1.1
 LOCK = ".lock"
+NO_LOCKS = "{} cannot be locked ({}): the file system has no locks; keep the store on one that has"
 OWN_FILES = (LOCK, ".gitignore", "store.json", "manifest.csv", "rejects.csv")  # and what starts so: *.partial
 
 
@@ -98,19 +111,16 @@ class Store:
 
         Raises
         ------
+        StoreReadOnly
+            This process may not write here.
         StoreError
-            Another process holds it.
+            Another process holds it, or its file system has no locks.
         """
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.path / LOCK, timeout=-1 if wait else 0):
-                for folder in self._folders():
-                    remove_partials(folder, ("shard-",))  # others may be writing model files here
-                remove_partials(self.path, OWN_FILES)
-                yield
-        except Timeout as error:
-            raise StoreError(f"{self.path} is being written by another process; wait for it, or stop it") from error
+        with self._acquired(-1 if wait else 0):
+            for folder in self._folders():
+                remove_partials(folder, ("shard-",))  # others may be writing model files here
+            remove_partials(self.path, OWN_FILES)
+            yield
 
     # -- manifest -----------------------------------------------------------------------------------------------
 
@@ -225,7 +235,8 @@ class Store:
         Parameters
         ----------
         repair : bool
-            Rename shards that fail to ``*.corrupt``; the next extraction computes their rows again.
+            Rename shards whose content is wrong to ``*.corrupt``; the next extraction computes their rows again. One
+            that cannot be read now, as another program has locked it, say, stays.
 
         Returns
         -------
@@ -244,7 +255,7 @@ class Store:
                     digests = {row.tobytes() for row in shard.digests}
                     if len(digests) < len(shard.digests) or digests & seen:
                         raise ShardCorrupt(f"{path} repeats digests")
-                except (ShardCorrupt, FormatTooNew) as error:
+                except (ShardCorrupt, ShardUnreadable, FormatTooNew) as error:
                     problems.append(str(error))
                     if repair and isinstance(error, ShardCorrupt):
                         path.rename(path.with_suffix(".corrupt"))
@@ -256,6 +267,25 @@ class Store:
         return {"ok": not problems, "checked": checked, "problems": problems, "repaired": repaired}
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _acquired(self, timeout: float) -> Any:
+        """The lock, held."""
+        from filelock import FileLock, Timeout
+
+        place = self.path / LOCK
+        try:
+            return FileLock(place, timeout=timeout).acquire()
+        except Timeout as error:
+            raise StoreError(f"{self.path} is being written by another process; wait for it, or stop it") from error
+        except NotImplementedError as error:
+            raise StoreError(NO_LOCKS.format(place, "not implemented")) from error
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise StoreReadOnly(f"{self.path} may be read only ({place}: {why})") from error
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise StoreError(NO_LOCKS.format(place, why)) from error
+            raise OutputError(refusal(place, error)) from error
 
     @property
     def _manifest(self) -> Path:
@@ -284,7 +314,8 @@ class Store:
         return not held or ((self.path / LOCK).exists() and all(map(_is_own, held)))
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.path.iterdir() if path.is_dir())
+        """Folders inside, numbers in their names as numbers: stage2 comes before stage10."""
+        return sorted((path for path in self.path.iterdir() if path.is_dir()), key=lambda path: _natural(path.name))
 
     def _entry(self, folder: Path) -> Entry | None:
         indexes = [shards.read_index(path) for path in _shard_paths(folder)]
@@ -337,8 +368,16 @@ def _is_own(path: Path) -> bool:
     return any(path.glob("shard-*")) or Store.is_store(path) or Store(path)._is_headless()
 
 
+def _natural(name: str) -> list[str | int]:
+    """Sorts names as people do, by their texts and numbers in turn."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
 def _shard_paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.h5"))
+    """The shards of a folder; OSError if it may not be listed: `Path.glob` would take it for an empty one."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if fnmatchcase(path.name, "shard-*.h5"))
 
 
 def _slug(name: str) -> str:
