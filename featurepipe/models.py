@@ -44,6 +44,7 @@ from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.neighbours import knn_classifier
 from featurepipe.probes.networks import mlp_classifier
 from featurepipe.statistics import centroid_classifier, ridge_classifier
+from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,7 @@ class Model:
         """Whether each image gets a set of labels."""
         return self.kind == MULTI_LABEL
 
+    @guarded
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Probabilities of embeddings X (n, width); shape (n, classes)."""
         return probabilities(self.estimator, X, self.temperature)
@@ -114,6 +116,7 @@ def digest_keys(digests: Sequence[str]) -> np.ndarray:
     return np.array([int(digest[:16], 16) for digest in digests], np.uint64)
 
 
+@guarded
 def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     """Write a model file atomically.
 
@@ -177,6 +180,7 @@ def check_suffix(path: Path) -> None:
         raise ModelFileError(f"a model file ends in .safetensors; {path.name} does not")
 
 
+@guarded
 def load(path: str | Path) -> Model:
     """Read a model file.
 
@@ -215,6 +219,7 @@ def load(path: str | Path) -> Model:
         raise ModelFileError(f"{path} cannot be read as a model: {error}") from error
 
 
+@guarded
 def open_backbone(
     model: Model, path: str | Path, *, weights: str | Path | None = None, device: str = "auto"
 ) -> backbones.Backbone | backbones.Descriptor:

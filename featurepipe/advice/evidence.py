@@ -14,6 +14,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds import threads
 from featurepipe.probes.quadratics import describe
 from featurepipe.probes.selection import assign_folds
+from featurepipe.surroundings import guarded
 
 KIND = "ridge"  # of the probes here: from sums that all alphas share, a tenth of the logistic one's time
 DRAWS = 5  # of labels for the curve, where selection data are given
@@ -52,6 +53,7 @@ def count(y: np.ndarray) -> dict[str, Any]:
     return {"images": len(y), "classes": len(counts), "per_class": per_class}
 
 
+@guarded
 def measure(
     layers: Mapping[str, np.ndarray],
     y: np.ndarray,

@@ -29,6 +29,7 @@ from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_
 from featurepipe.backbones.weights import carried_backbone, first_line, is_model_name, load_weights, read_weights
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch
+from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
 
 
+@guarded
 def create(
     name: str | PathLike[str] | None = None,
     *,
@@ -196,6 +198,7 @@ def _create_carried(
     return replace(made, name=held["name"], source=origin)
 
 
+@guarded
 def create_layers(
     name: str | PathLike[str] | None = None,
     layers: str | Sequence[str] = STAGES,
@@ -288,6 +291,7 @@ def _check_penultimate(backbone: Layers) -> None:
         )
 
 
+@guarded
 def recreate(
     spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None = None, device: str = "auto"
 ) -> Backbone | Descriptor:
@@ -320,6 +324,7 @@ def recreate(
     return made
 
 
+@guarded
 def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto") -> Backbone:
     """The randomly initialised copy of a backbone: same architecture, arguments, transform and layer.
 

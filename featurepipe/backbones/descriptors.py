@@ -14,6 +14,7 @@ from PIL import Image
 from featurepipe.backbones.specs import DECODERS, Transform, make_spec
 from featurepipe.digests import sha256_json
 from featurepipe.errors import DependencyMissing
+from featurepipe.surroundings import guarded
 
 PIXELS = "pixels"
 HOG = "hog"
@@ -103,6 +104,7 @@ class Pixels(Descriptor):
         """Length of one vector: 3 × 32 × 32."""
         return int(np.prod(self.transform.input_size))
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, C, H, W) uint8 → (B, C·H·W) float32."""
         return pixels.reshape(len(pixels), self.width).astype(np.float32) / 255
@@ -146,6 +148,7 @@ class Hog(Descriptor):
         blocks = np.array(self.transform.input_size[1:]) // cell - block + 1  # down and across
         return int(blocks.prod() * np.prod(block) * self.parameters["orientations"])
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, C, H, W) uint8 → (B, width) float32."""
         feature = require_skimage()
@@ -181,6 +184,7 @@ class ColorHistogram(Descriptor):
         """Length of one vector: 16 × 4 × 4."""
         return int(np.prod(self.parameters["bins"]))
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, C, H, W) uint8 → (B, 256) float32."""
         counts = np.zeros((len(pixels), self.width), np.float32)

@@ -16,6 +16,7 @@ from featurepipe.backbones.specs import Extractor, Transform, plain
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ class Backbone:
         changed = {"transform": asdict(transform), "precision": precision or self.spec["precision"]}
         return replace(self, transform=transform, spec=plain({**self.spec, **changed}), compiled=None, batch_size=None)
 
+    @guarded
     def compile(self, batch_size: int) -> Backbone:
         """The same backbone with its forward pass compiled for batches of one size, to which others are filled up.
 
@@ -129,6 +131,7 @@ class Backbone:
         """Each member's columns of what `embed` gave."""
         return np.split(vectors, np.cumsum([member.width for member in self.members])[:-1], axis=1)
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Embed a batch of images.
 

@@ -208,7 +208,7 @@ def make_normalisation(transform: Transform, device: torch.device) -> Callable[[
     """The function from pixels to a network's input: uint8 (B, C, H, W) on the device → float32, in its fast layout."""
     import torch
 
-    mean, std = (torch.tensor(v) for v in (transform.mean, transform.std))  # (C,)
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (transform.mean, transform.std))  # (C,)
     # Of pixels 0…255, so that no pass is needed to bring them to 0…1. Not computed on the device: the stream of the
     # thread that calls `forward` would not wait for it, but a copy is over when `to` returns.
     shift, scale = (255 * mean).to(device), (1 / (255 * std)).to(device)

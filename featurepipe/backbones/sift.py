@@ -21,6 +21,7 @@ from featurepipe.backbones.weights import read_weights
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
 from featurepipe.files import atomic
+from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,7 @@ class Patches(Descriptor):
         """Length of one vector: places × 128."""
         return len(_grid(self.transform.input_size[1:])[::SAMPLED]) * SIFT_LENGTH
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, 3, H, W) uint8 → (B, places · 128) float32."""
         return np.array([_describe(image)[::SAMPLED] for image in pixels]).reshape(len(pixels), self.width)
@@ -141,6 +143,7 @@ class Sift(Descriptor):
     def _digest(self) -> str:
         return sha256_state_dict(self.module.state_dict())
 
+    @guarded
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(B, 3, H, W) uint8 → (B, words) float32."""
         half_squares = (self.codebook**2).sum(axis=1) / 2  # (words,)
@@ -151,6 +154,7 @@ class Sift(Descriptor):
         return np.sqrt(shares)
 
 
+@guarded
 def learn_codebook(descriptors: np.ndarray, seed: int) -> np.ndarray:
     """Cluster local descriptors (n, 128) into words by mini-batch k-means; float32 (at most 256, 128).
 
@@ -165,6 +169,7 @@ def learn_codebook(descriptors: np.ndarray, seed: int) -> np.ndarray:
     return fitted.cluster_centers_.astype(np.float32)
 
 
+@guarded
 def save_codebook(path: Path, codebook: np.ndarray, learned_from: Mapping[str, Any]) -> None:
     """Write a codebook as a weights file, with what it was learned from in its header."""
     from safetensors.numpy import save

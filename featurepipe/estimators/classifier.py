@@ -15,6 +15,7 @@ from featurepipe.errors import FinetuningError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
 from featurepipe.estimators.images import check_labelled, file_keys, image_tags
 from featurepipe.estimators.tuner import FineTuner
+from featurepipe.surroundings import guarded
 
 STRATEGIES = ("probe", "auto")
 MEASURED = 5000  # images: of more, advice would take minutes
@@ -86,6 +87,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.strategy = strategy
         self.seed = seed
 
+    @guarded
     def fit(self, X: Sequence[Any], y: Sequence[Any]) -> TransferClassifier:
         """Embed the images and train the probe.
 
@@ -126,11 +128,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         masked = advice.is_masked(extractor.name, extractor.source["name"])
         return advice.decide({**advice.count(y), **measured, "masked": masked})
 
+    @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
         """Class of each image."""
         proba = self.predict_proba(X)  # (n, K)
         return self.classes_[proba.argmax(axis=1)]
 
+    @guarded
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "probe_")
@@ -138,6 +142,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             return self.tuner_.predict_proba(X)
         return self.probe_.predict_proba(self.extractor_.transform(X))
 
+    @guarded
     def promote(self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", **recipe: Any) -> FineTuner:
         """Tune the network from where this probe stopped.
 
@@ -170,6 +175,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         features = self.extractor_.transform(X)  # (n, D)
         return tuner.tune_from(self.probe_, X, y, features, self.extractor_)
 
+    @guarded
     def save(self, path: str | PathLike[str]) -> None:
         """Write a model file that ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 

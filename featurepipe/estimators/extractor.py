@@ -15,6 +15,7 @@ from featurepipe import backbones, extraction, matrices
 from featurepipe.errors import FingerprintMismatch, ImageError
 from featurepipe.estimators.images import check_images, image_tags, pending
 from featurepipe.stores import Pending, Store, Writer
+from featurepipe.surroundings import guarded
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -83,6 +84,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.batch_size = batch_size
         self.workers = workers
 
+    @guarded
     def fit(self, X: Sequence[Any], y: Any = None) -> FeatureExtractor:
         """Make the backbone and check that X holds images; nothing is learned from them.
 
@@ -102,6 +104,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.n_features_out_ = self._n_features_out = extractor.width
         return self
 
+    @guarded
     def transform(self, X: Sequence[Any]) -> np.ndarray:
         """Embed images; those that the store holds are not computed again.
 
@@ -144,6 +147,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             where = f" ({item.source})" if isinstance(item.source, Path) else ""
             raise ImageError(f"image {index}{where}: {outcome.rejects[item.digest]}; leave it out of X")
 
+    @guarded
     def network(self) -> backbones.Extractor:
         """The backbone, made on first use."""
         if getattr(self, "_made", None) is None:
@@ -185,4 +189,4 @@ def make_extractor(
         return FeatureExtractor(backbone, weights=weights, store=store)
     if weights is not None or store is not None:
         raise ValueError("weights and store belong to the FeatureExtractor that is given as backbone")
-    return clone(backbone)
+    return clone(backbone).set_output(transform="default")  # arrays, whatever the notebook wants to see

@@ -18,6 +18,7 @@ from featurepipe.errors import FinetuningError, ImageError
 from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
 from featurepipe.estimators.images import check_images, check_labelled, file_keys, image_tags, pending
 from featurepipe.stores import Pending
+from featurepipe.surroundings import guarded
 
 
 class FineTuner(ClassifierMixin, BaseEstimator):
@@ -89,6 +90,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.store = store
         self.seed = seed
 
+    @guarded
     def fit(self, X: Sequence[Any], y: Sequence[Any]) -> FineTuner:
         """Embed the images, train the probe, and tune the network from there.
 
@@ -114,11 +116,13 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
         return self.tune_from(probe, X, y, features, extractor, recipe.class_weight)
 
+    @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
         """Class of each image."""
         proba = self.predict_proba(X)  # (n, K)
         return self.classes_[proba.argmax(axis=1)]
 
+    @guarded
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "estimator_")
@@ -131,6 +135,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         vectors = np.stack([memory.vectors[item.digest] for item in items])  # (n, D)
         return probes.probabilities(self.estimator_, vectors, self.temperature_)
 
+    @guarded
     def save(self, path: str | PathLike[str]) -> None:
         """Write a model file with its backbone, which ``featurepipe predict`` and ``featurepipe extract -b`` take."""
         check_is_fitted(self, "estimator_")
@@ -161,6 +166,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         recipe.check()
         return recipe
 
+    @guarded
     def tune_from(
         self,
         probe: probes.Probe,

@@ -22,11 +22,13 @@ from featurepipe.extraction.engines import default_workers
 from featurepipe.extraction.loop import fill
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.stores import Pending, Writer, Writers
+from featurepipe.surroundings import guarded
 
 POLL = 0.2  # seconds between two looks at how far the processes are
 _CHILD: dict[str, Any] = {}  # what a process shares with the one that started it
 
 
+@guarded
 def fill_together(
     plan: Sequence[Pending],
     backbone: Extractor,

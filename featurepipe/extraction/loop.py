@@ -20,6 +20,7 @@ from featurepipe.extraction.interrupts import Interrupts
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
 from featurepipe.stores import Pending
+from featurepipe.surroundings import guarded
 
 ROWS_PER_SHARD = 1024
 PIECE = 8  # images that a lane decodes at a stretch for a device's batch
@@ -70,6 +71,7 @@ class _Done:
         return len(self.digests) + len(self.rejects) + len(self.unreadable)
 
 
+@guarded
 def fill(
     plan: Sequence[Pending],
     backbone: Extractor,

@@ -21,6 +21,7 @@ from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.finetuning.training import Batches, Outcome, tune
+from featurepipe.surroundings import guarded
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def check_tunable(extractor: Extractor, tune: str) -> None:
         trainable(extractor.module, tune, extractor.name)
 
 
+@guarded
 def promote(
     backbone: Backbone,
     head: Head,

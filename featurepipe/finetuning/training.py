@@ -24,6 +24,7 @@ from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.probes.metrics import log_loss, softmax
+from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,7 @@ class _Run:
     updates: int = 0  # of the average
 
 
+@guarded
 def tune(
     network: Network,
     train: Batches,

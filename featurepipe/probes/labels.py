@@ -27,10 +27,12 @@ from featurepipe.probes.metrics import check_known
 from featurepipe.probes.paths import TOLERANCE, Certificate, Fit, LogisticPath
 from featurepipe.probes.selection import Probe
 from featurepipe.probes.stacks import chunks
+from featurepipe.surroundings import guarded
 
 MULTI_LABEL = "multi-label"
 
 
+@guarded
 def fit_labels(
     X: np.ndarray,
     y: Sequence[str],

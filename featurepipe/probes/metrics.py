@@ -10,10 +10,12 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, labels_of
 from featurepipe.probes.stacks import Rows, Stack, chunks
+from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
 
 
+@guarded
 def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float = 1.0) -> dict[str, Any]:
     """Figures of a classifier on labelled embeddings.
 
@@ -85,6 +87,7 @@ def is_multi_label(estimator: Any) -> bool:
     return getattr(estimator, "multilabel_", False)
 
 
+@guarded
 def predict(estimator: Any, X: Rows) -> np.ndarray:
     """The estimator's own `predict`, (n,), a few megabytes of rows at a time."""
     return np.concatenate([estimator.predict(chunk) for _, chunk in _pieces(estimator, X)])
@@ -97,6 +100,7 @@ def _pieces(estimator: Any, X: Rows) -> Iterator[tuple[slice, np.ndarray]]:
     return chunks(X)
 
 
+@guarded
 def probabilities(estimator: Any, X: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Softmax of the scores over `temperature`, (n, classes); of a multi-label classifier each label's own."""
     if is_multi_label(estimator):

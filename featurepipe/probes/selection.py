@@ -14,6 +14,7 @@ from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fi
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.probes.paths import Certificate
 from featurepipe.probes.stacks import Stack
+from featurepipe.surroundings import guarded
 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
@@ -69,6 +70,7 @@ class Probe:
         return probabilities(self.estimator, X, self.temperature)
 
 
+@guarded
 def fit(
     kind: str,
     X: np.ndarray,
@@ -194,6 +196,7 @@ def _judge(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray
     return temperature, figures(scores, truth, classes, temperature)
 
 
+@guarded
 def choose(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
     """Which of several candidates (strengths, layers, backbones) is chosen, by figures on the same selection data.
 
@@ -263,6 +266,7 @@ def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.n
     return 1.0 if kind == "logistic" else fit_temperature(scores, truth, classes)
 
 
+@guarded
 def fit_temperature(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
     """The temperature of lowest log-loss, but none that makes the scores surer than n right of n allow.
 

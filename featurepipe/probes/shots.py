@@ -12,10 +12,12 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
+from featurepipe.surroundings import guarded
 
 LEVEL = 0.95
 
 
+@guarded
 def fit_few_shot(
     kind: str,
     X: np.ndarray,

@@ -21,10 +21,12 @@ from featurepipe.probes import FOLDS
 from featurepipe.stages.preparing import Prepared, Source, divide, find, sizes
 from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order
+from featurepipe.surroundings import guarded
 
 MOST = 5000  # images to train on, and to select on: of more a draw is measured, so that advice takes seconds
 
 
+@guarded
 def advise(
     store: str | Path,
     *,

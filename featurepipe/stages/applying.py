@@ -21,11 +21,13 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.preparing import check_finite, labelled
 from featurepipe.stores import Entry, Pending, Store
+from featurepipe.surroundings import guarded
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 UNSEEN = "unseen"
 
 
+@guarded
 def evaluate(
     model: str | Path,
     data: str | Path,
@@ -152,6 +154,7 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
     return UNSEEN, mask
 
 
+@guarded
 def predict(
     model: str | Path,
     data: str | Path,

@@ -29,11 +29,13 @@ from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_not
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stores import Entry, Store
+from featurepipe.surroundings import guarded
 
 SUFFIXES = (".html", ".csv")
 ABSENT = "no row for "  # how a note on a baseline begins that cannot be made
 
 
+@guarded
 def compare(
     stores: str | Path | Sequence[str | Path],
     output: str | Path | None = None,

@@ -15,8 +15,10 @@ from featurepipe.errors import StoreError
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
+from featurepipe.surroundings import guarded
 
 
+@guarded
 def extract(
     data: str | Path,
     store: str | Path | None = None,

@@ -18,11 +18,13 @@ from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.holding import read
 from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
 from featurepipe.stages.probing import optimum_notes
+from featurepipe.surroundings import guarded
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
 
 
+@guarded
 def probe_protocol(
     store: str | Path,
     output: str | Path | None = None,

@@ -16,8 +16,10 @@ from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, labelled
 from featurepipe.stages.probing import Recipe, fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
+from featurepipe.surroundings import guarded
 
 
+@guarded
 def probe_layers(
     store: str | Path,
     output: str | Path | None = None,

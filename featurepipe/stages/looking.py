@@ -15,8 +15,10 @@ from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Entry, Pending, Store
+from featurepipe.surroundings import guarded
 
 
+@guarded
 def info(path: str | Path) -> dict[str, Any]:
     """What a store or a model file holds.
 
@@ -59,6 +61,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
     }
 
 
+@guarded
 def verify(
     store: str | Path,
     *,
@@ -173,6 +176,7 @@ def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels:
     }
 
 
+@guarded
 def export(
     store: str | Path, output: str | Path, *, backbone: str | None = None, layer: str | None = None
 ) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from featurepipe.stages.extracting import fill
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes
 from featurepipe.stores import Entry
+from featurepipe.surroundings import guarded
 
 BASELINES = ("none", "simple", "full")
 # The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
@@ -60,6 +61,7 @@ class Recipe:
         probes.candidates_of(self.kind, self.value)
 
 
+@guarded
 def probe(
     store: str | Path,
     output: str | Path | None = None,

@@ -21,6 +21,7 @@ from featurepipe.stages.preparing import divide, find
 from featurepipe.stages.recording import measure, untuned, write
 from featurepipe.stages.starting import Start, begin, check_classes
 from featurepipe.stores import Store
+from featurepipe.surroundings import guarded
 
 CACHES = ("auto", "on", "off")
 ACTIVATIONS = "activations"  # in the store's folder, a store by itself
@@ -54,6 +55,7 @@ class Task:
     checkpoint: Path
 
 
+@guarded
 def finetune(
     source: str | Path,
     data: str | Path | None = None,

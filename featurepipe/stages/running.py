@@ -20,8 +20,10 @@ from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.probing import Recipe, probe
 from featurepipe.stages.promoting import finetune
 from featurepipe.stores import Store
+from featurepipe.surroundings import guarded
 
 
+@guarded
 def run(
     data: str | Path,
     output: str | Path | None = None,
@@ -176,6 +178,7 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
         raise ProbeError(f"protocol {protocol} is followed on the cpu; leave out the probe's device, or the protocol")
 
 
+@guarded
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:
     """Draw the page of a model file: what it was trained on, how good it is, and beside what.
 

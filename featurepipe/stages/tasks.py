@@ -21,10 +21,12 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.holding import parse_size
 from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
 from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
+from featurepipe.surroundings import guarded
 
 KEYS = ("id", "path")  # columns that say which sample a row is of
 
 
+@guarded
 def probe_tasks(
     store: str | Path,
     output: str | Path | None = None,
