@@ -57,6 +57,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_python_m_featurepipe_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "featurepipe", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"featurepipe, version {featurepipe.__version__}\n")
+
+
 def described(**card):
     """What `info` says of a model file."""
     spec = {"architecture": "resnet18", "layer": "penultimate"}
@@ -167,7 +172,7 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
         result_of("predict", "m.safetensors", "data/digits/test/3", "-o", "p.csv", "--probabilities")["predicted"] == 5
     )
     header = Path("p.csv").read_text().splitlines()[0]
-    assert header == "path,label,confidence," + ",".join(f"p:{digit}" for digit in range(10))
+    assert header == "path,label,confidence," + ",".join(f"p:{digit}" for digit in range(10)) + ",file"
     keys = result_of("info", "s")
     assert {"rows", "width", "dtype", "shards", "bytes", "fingerprint"} <= set(keys["backbones"][0])
     assert result_of("info", "m.safetensors")["classes"] == list("0123456789")
@@ -360,7 +365,7 @@ def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
     assert "2 classes" in call("info", "m-tags.safetensors").stdout
     said = call("predict", "m-tags.safetensors", "data/digits/test/8", "-o", "p.csv").stdout
     assert said.startswith("5 predictions (")
-    assert Path("p.csv").read_text().splitlines()[0] == "path,label,p:big,p:even"
+    assert Path("p.csv").read_text().splitlines()[0] == "path,label,p:big,p:even,file"
     Path("sets.csv").write_text(f"path,label\n{min(Path('data/digits/test/8').iterdir())},big\n")
     assert "lowest AP      big 100.0 %" in call("evaluate", "m-tags.safetensors", "sets.csv", "--split", "all").stdout
 
@@ -470,6 +475,39 @@ def test_the_table_of_few_labels_says_what_the_json_says(here):
     alone = call(*options[:-3], "--repeats", "1", "--baselines", "none").stdout
     assert "with few labels: test top-1, mean of 1 draw\n" in alone
     assert "(" not in alone.split("with few labels")[1]
+
+
+def test_predict_prints_its_answers_where_they_are_to_go_nowhere(here):
+    model = result_of("run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge")["model"]
+    files = sorted(map(str, Path("data/digits/test/3").iterdir()))
+    one = call("predict", model, files[0]).stdout
+    assert re.fullmatch(rf"\d +[\d.]+ %  {re.escape(files[0])}\n", one)
+    values = result_of("predict", model, *files)["predictions"]
+    lines = call("predict", model, *files).stdout.splitlines()
+    assert lines[0].split() == ["label", "confidence", "file"]
+    for line, row in zip(lines[1:6], values, strict=True):
+        assert line.split() == [row["label"], f"{100 * row['confidence']:.1f}", "%", row["file"]]
+    assert len({line.index("data/digits") for line in lines[1:6]}) == 1  # aligned
+    assert lines[6].startswith("5 predictions (")
+    everything = call("predict", model, "data/digits/test").stdout.splitlines()
+    assert everything[0].split() == ["label", "confidence", "true", "label", "file"]
+    assert everything[21] == "… and 30 more; -o FILE.csv writes them all"
+    found = result_of("predict", model, "data/digits/test")
+    assert everything[23] == f"  right on {found['right']} of 50 images with a true label, {2 * found['right']:.1f} %"
+    assert "note: the model was trained on 110 of these images" in call("predict", model, "data/digits").stdout
+
+
+def test_predictions_go_to_stdout_and_the_talk_beside_them(here):
+    model = result_of("run", "data/digits", "-o", "r", "-b", "pixels", "--kind", "ridge")["model"]
+    done = call("predict", model, "data/digits/test", "-o", "-")
+    call("predict", model, "data/digits/test", "-o", "p.csv")
+    assert done.stdout == Path("p.csv").read_text()
+    assert "50 predictions (" in done.stderr
+    both = call("predict", model, "data/digits/test", "-o", "-", "--json")
+    assert (both.exit_code, json.loads(both.stdout)["error"]) == (
+        2,
+        "-o - and --json both write to stdout; drop one of them",
+    )
 
 
 # -- exit codes ---------------------------------------------------------------------------------------------------
@@ -587,7 +625,7 @@ def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
         ["probe", "s", "--layer", "stage1", "--layers", "all"],
         ["run", "d", "--layers", "stages"],
         ["evaluate", "m", "d", "--split", "holdout"],
-        ["predict", "m", "d"],
+        ["predict", "m"],
     ],
     ids=" ".join,
 )

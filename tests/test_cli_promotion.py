@@ -47,19 +47,29 @@ RESULT = {
 }
 
 
-def test_the_page_begins_with_the_advice_and_the_command_that_follows():
-    lines = advise_text(RESULT).splitlines()
-    assert lines[0] == "net on s: large data, different from the pretraining"
-    assert lines[2] == "→ tune the whole network, with small learning rates"
-    assert lines[3] == "  Expected on new images: +13.0 points (+3.0 to +20.0), in 2.5 h or more."
-    assert lines[4] == "  $ featurepipe finetune s DATA --tune all -o MODEL.safetensors"
+def test_the_advice_is_three_lines_and_a_word_on_how_to_see_more():
+    assert advise_text({**RESULT, "cost_minutes": None}).splitlines() == [
+        "→ tune the whole network, with small learning rates",
+        "  Expected on new images: +13.0 points (+3.0 to +20.0).",
+        "  $ featurepipe finetune s DATA --tune all -o MODEL.safetensors",
+        "",
+        "reasons and figures: the same command with --why",
+    ]
+
+
+def test_why_says_what_the_advice_rests_on():
+    lines = advise_text(RESULT, why=True).splitlines()
+    assert lines[0] == "→ tune the whole network, with small learning rates"
+    assert lines[1] == "  Expected on new images: +13.0 points (+3.0 to +20.0), in 2.5 h or more."
+    assert lines[2] == "  $ featurepipe finetune s DATA --tune all -o MODEL.safetensors"
+    assert lines[4] == "net on s: large data, different from the pretraining"
     (marked,) = [line for line in lines if line.startswith("  →")]
     assert " ".join(marked.split()) == "→ tune the whole network +13.0 +3.0 to +20.0 2.5 h or more"
     for said in (
         "  - First reason.",
         "  - Mind this.",
         "12.5 ms per image on cpu",
-        "Times are those of all epochs, at the least",
+        "Times are for all epochs, at the least",
         "50.0 % with 250, 60.0 % with 1,000",
     ):
         assert said in "\n".join(lines)
@@ -80,7 +90,7 @@ def test_the_page_begins_with_the_advice_and_the_command_that_follows():
     ],
 )
 def test_every_advice_can_be_read(changes, said):
-    assert said in advise_text({**RESULT, **changes})
+    assert said in advise_text({**RESULT, **changes}, why=True)
 
 
 def test_a_store_that_is_none_is_one_line(tmp_path):

@@ -31,6 +31,7 @@ ROWS = (
     ("estimators",),
     ("stages",),
     ("cli",),
+    ("__main__",),
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 FILES = sorted(PACKAGE.rglob("*.py"))

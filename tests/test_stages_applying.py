@@ -162,7 +162,10 @@ def test_predictions_are_written_in_manifest_order(trained, photos, tmp_path, su
     assert [row["path"] for row in rows] == [f"ant/{i}" for i in ("0.jpg", "1.jpg", "2.png", "3.jpg")] + [
         f"cat/{i}" for i in ("0.jpg", "1.jpg", "2.png", "3.jpg", "twin.jpg")
     ]
-    assert list(rows[0]) == ["path", "label", "confidence", "p:ant", "p:bee", "p:cat"]
+    assert list(rows[0]) == ["path", "label", "confidence", "p:ant", "p:bee", "p:cat", "true_label", "file"]
+    assert [row["true_label"] for row in rows] == ["ant"] * 4 + ["cat"] * 5
+    assert [row["file"] for row in rows] == [str(new / row["path"]) for row in rows]
+    assert (result["labelled"], result["right"]) == (9, sum(row["label"] == row["true_label"] for row in rows))
     proba = np.array([[float(row[f"p:{c}"]) for c in ("ant", "bee", "cat")] for row in rows])
     np.testing.assert_allclose(proba.sum(1), 1)
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], proba.max(1))
@@ -181,7 +184,55 @@ def test_predictions_are_those_of_the_probe_on_its_store(trained, tmp_path):
     assert right == probed["test"]["top1"]
     assert list(rows[0])[:3] == ["path", "label", "confidence"]
     predict(probed["model"], data / "test", tmp_path / "q.csv")
-    assert [list(row.values()) for row in rows_of(tmp_path / "q.csv")] == [list(row.values())[:3] for row in rows]
+    assert [list(row.values()) for row in rows_of(tmp_path / "q.csv")] == [
+        [*list(row.values())[:3], *list(row.values())[-2:]] for row in rows
+    ]
+
+
+def test_without_an_output_the_predictions_are_in_the_result(trained, photos, tmp_path):
+    _, _, probed = trained()
+    new = photos(("ant", "cat"), 4, name="new", seed=1)
+    result = predict(probed["model"], new, probabilities=True)
+    predict(probed["model"], new, tmp_path / "p.jsonl", probabilities=True)
+    assert result["predictions"] == rows_of(tmp_path / "p.jsonl")
+    assert result["output"] is None
+    assert "predictions" not in predict(probed["model"], new, tmp_path / "p.jsonl")
+
+
+def test_images_are_predicted_by_name(trained, photos, tmp_path, monkeypatch):
+    _, _, probed = trained()
+    new = photos(("ant", "cat"), 2, name="new", seed=1)
+    whole = {row["file"]: row for row in predict(probed["model"], new)["predictions"]}
+    monkeypatch.chdir(tmp_path)
+    named = ["new/cat/1.jpg", str(new / "ant" / "0.jpg"), "new/cat/1.jpg"]
+    found = predict(probed["model"], named)["predictions"]
+    assert [row["path"] for row in found] == [row["file"] for row in found] == sorted(set(named))
+    for row in found:
+        like = whole[str(new / row["file"].removeprefix("new/")) if row["file"].startswith("new") else row["file"]]
+        assert row["label"] == like["label"]
+        assert row["confidence"] == pytest.approx(like["confidence"])
+        assert "true_label" not in row  # an image alone has none
+    (one,) = predict(probed["model"], "new/cat/1.jpg")["predictions"]
+    assert one["file"] == "new/cat/1.jpg"
+
+
+def test_folders_that_are_no_classes_of_the_models_are_no_true_labels(trained, photos):
+    _, _, probed = trained()
+    found = predict(probed["model"], photos(("monday", "tuesday"), 2, name="new", seed=1))
+    assert "true_label" not in found["predictions"][0]
+    assert (found["labelled"], found["right"]) == (0, 0)
+
+
+def test_images_that_cannot_be_read_are_named_with_the_reason(trained, tmp_path):
+    _, _, probed = trained()
+    for name in ("a.heic", "b.txt"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ManifestError, match=r"a\.heic cannot be read: not an image that Pillow can read"):
+        predict(probed["model"], tmp_path / "a.heic")
+    with pytest.raises(
+        ManifestError, match=r"no image of these images can be read; first reason: not an image .*a\.heic"
+    ):
+        predict(probed["model"], [tmp_path / "a.heic", tmp_path / "b.txt"])
 
 
 def test_labels_may_be_anything(tmp_path, photos):
@@ -194,7 +245,7 @@ def test_labels_may_be_anything(tmp_path, photos):
         rows = rows_of(tmp_path / f"p{suffix}")
         assert [row["path"].split("/")[0] for row in rows] == sorted(names * 3)
         assert {row["label"] for row in rows} <= set(names)
-        assert set(rows[0]) == {"path", "label", "confidence", *(f"p:{name}" for name in names)}
+        assert set(rows[0]) == {"path", "label", "confidence", "true_label", "file", *(f"p:{name}" for name in names)}
 
 
 def test_file_names_that_are_not_utf8_survive(trained, tmp_path):

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from featurepipe.cli.help import options
 from featurepipe.errors import FinetuningError, ProbeError
-
-
-def options(*decorators: Callable) -> Callable:
-    """Several decorators as one, the first of them the first in --help."""
-
-    def decorate(function: Callable) -> Callable:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
 
 
 def _parse_arguments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -84,85 +73,144 @@ def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[s
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-WORKERS = click.option("-j", "--workers", type=click.IntRange(1), help="Threads.  [default: one per core]")
-BATCH = click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen here]")
-COMPILE = click.option(
-    "--compile",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Compile the network; auto: in long runs only.",
+OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
+TOLD = options(AS_JSON, QUIET, group="Output")
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, help="What computes: auto, cpu, cuda, cuda:1 or mps."
+)
+WORKERS = click.option(
+    "-j", "--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core]"
 )
 WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
 )
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
-BACKBONE = options(
-    click.option(
-        "-b",
-        "--backbone",
-        help="timm name, bundled, pixels, hog, color-histogram, sift, or a model file that carries its backbone "
-        "(tuned.safetensors).  [default: bundled]",
-    ),
-    WEIGHTS,
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for every random draw.")
+CHOSEN = click.option(
+    "-b",
+    "--backbone",
+    help="Backbone: a timm name, bundled, pixels, hog, color-histogram, sift, or a model file that carries its own "
+    "(tuned.safetensors).  [default: bundled]",
+)
+ARCHITECTURE = options(
     click.option(
         "--backbone-arg",
         "arguments",
         multiple=True,
         metavar="KEY=VALUE",
         callback=_parse_arguments,
-        help="Argument of timm's model, such as pad_type=same; may be given again.",
+        help="Argument for timm's model, such as pad_type=same; may be given again.",
     ),
-    click.option("--random-weights", is_flag=True, help="An untrained network (under --seed), for baselines."),
-    click.option("--layer", help="penultimate, or stage1, stage2, …  [default: penultimate]"),
+    click.option("--random-weights", is_flag=True, help="Use an untrained network (see --seed), as a baseline."),
+    click.option("--layer", help="Which layer to keep: penultimate, or stage1, stage2, …  [default: penultimate]"),
     click.option("--pooling", help="timm's global pooling: avg, max, token, …  [default: the model's own]"),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="auto: bf16 where the device has it and the vectors stay the same, else fp32.",
+        help="Number format of the forward pass; auto is bf16 where the device has it and the vectors stay the same, "
+        "else fp32.",
     ),
+    group="Backbone",
+)
+TRANSFORM = options(
     click.option(
         "--decoder",
         type=click.Choice(["auto", "torchvision", "pillow", "draft"]),
         default="auto",
         show_default=True,
-        help="auto is torchvision, fast and on photos within 2/255 of pillow; draft: faster still on large JPEGs.",
+        help="What decodes images. auto is torchvision: fast, and within 2/255 of pillow on photos. draft is faster "
+        "still on large JPEGs.",
     ),
-    click.option("--mean", nargs=3, type=float, help="Of pixels in 0…1, three numbers.  [default: the weights' own]"),
-    click.option("--std", nargs=3, type=float, help="Likewise."),
-    click.option("--interpolation", help="bilinear, bicubic, …"),
+    click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input size of the network."),
+    click.option(
+        "--mean",
+        nargs=3,
+        type=float,
+        metavar="R G B",
+        help="Per-channel mean of pixels scaled to 0–1.  [default: the weights' own]",
+    ),
+    click.option(
+        "--std",
+        nargs=3,
+        type=float,
+        metavar="R G B",
+        help="Per-channel standard deviation of pixels scaled to 0–1.  [default: the weights' own]",
+    ),
+    click.option("--interpolation", help="How images are resized: bilinear, bicubic, …  [default: the weights' own]"),
     click.option("--crop-pct", type=click.FloatRange(0, min_open=True), help="Share of the short side that is kept."),
-    click.option("--crop-mode", type=click.Choice(["center", "squash", "border"]), help="How the crop is made."),
-    click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input of the network."),
+    click.option(
+        "--crop-mode",
+        type=click.Choice(["center", "squash", "border"]),
+        help="How an image becomes square: cut, squeezed, or with a border.",
+    ),
+    group="Input transform",
 )
-COMPUTE = options(DEVICE, BATCH, WORKERS, COMPILE)
-DEVICES = click.option(
-    "--devices",
-    callback=_parse_devices,
-    default="",
-    metavar="D,D,…",
-    help="Several: cuda:0,cuda:1; a process for each.",
+BATCH = click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen here]")
+COMPILE = click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Whether to compile the network; auto does so in long runs only.",
 )
-LAYERS = click.option(
-    "--layers", metavar="L,L,…", help="Several in one pass: stages (all, and penultimate), or names of layers."
+COMPUTE = options(DEVICE, WORKERS)
+SPEED = options(BATCH, COMPILE, group="Compute")
+REHASH = options(
+    click.option("--rehash", is_flag=True, help="Read every file again, also those that look unchanged."),
+    group="Compute",
 )
-MEMORY = click.option(
-    "--memory",
-    callback=_parse_memory,
-    metavar="SIZE",
-    help="8GB, 500MB, …; features larger than half of it are read from disk.  [default: what is available]",
+DEVICES = options(
+    click.option(
+        "--devices",
+        callback=_parse_devices,
+        default="",
+        metavar="D,D,…",
+        help="Use several devices, each in a process of its own: cuda:0,cuda:1.",
+    ),
+    group="Compute",
+)
+LAYERS = options(
+    click.option(
+        "--layers",
+        metavar="L,L,…",
+        help="Keep several layers in one pass: stages (all of them, and penultimate), or names of layers.",
+    ),
+    group="Backbone",
+)
+MEMORY = options(
+    click.option(
+        "--memory",
+        callback=_parse_memory,
+        metavar="SIZE",
+        help="Memory for features, such as 8GB or 500MB; features larger than half of it are read from disk.  "
+        "[default: what is available]",
+    ),
+    group="Compute",
+)
+WRITING = options(
+    click.option(
+        "--rows-per-shard",
+        type=click.IntRange(1),
+        default=1024,
+        show_default=True,
+        help="Planned images per file; what a crash can cost.",
+    ),
+    click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
+    group="Output",
 )
 HELD = options(
-    click.option("-b", "--backbone", help="Which backbone of the store, if it holds several."),
-    click.option("--layer", help="Which layer of it, if the store holds several.  [default: penultimate]"),
+    click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several."),
+    click.option("--layer", help="Which layer of it to take, if the store holds several.  [default: penultimate]"),
 )
 TASKS = options(
     click.option("--labels", type=click.Path(), metavar="TABLE", help="Take labels from a table with id (or path)."),
-    click.option("--task", "tasks", metavar="T,T,…", help="Its label columns: a model file for each."),
+    click.option(
+        "--task", "tasks", metavar="T,T,…", help="Label columns of that table; each gets a model file of its own."
+    ),
+    group="Labels",
 )
 PROTOCOLS = (
     "featurepipe",
@@ -201,62 +249,101 @@ PROBES = {
 }
 ON_DEVICES = ("logistic", "svm")  # featurepipe.probes.ON_DEVICES, likewise
 STRENGTHS = {"c": "C", "alpha": "alpha", "shrinkage": "shrinkage", "k": "n_neighbors"}  # option → strength
-PROBE = options(
+KIND = click.option(
+    "--kind",
+    type=click.Choice(list(PROBES)),
+    default="logistic",
+    show_default=True,
+    help="Kind of probe; centroid is the nearest class mean, mlp has one hidden layer.",
+)
+SHOTS = click.option(
+    "--shots",
+    callback=_parse_shots,
+    metavar="N,N,…",
+    help="Also report accuracy with only N labelled images per class, such as 1,5,10.",
+)
+BASELINES = click.option(
+    "--baselines",
+    type=click.Choice(["none", "simple", "full"]),
+    default="simple",
+    show_default=True,
+    help="What to compare with. simple: always answering the commonest class, and raw pixels; full: also the same "
+    "network untrained.",
+)
+STRENGTH = options(
     click.option(
-        "--protocol",
-        type=click.Choice(PROTOCOLS),
-        help="A published recipe, by name, which fixes all but --metric and --seed.",
+        "--C",
+        "c",
+        type=click.FloatRange(0, min_open=True),
+        help="Inverse regularisation strength of logistic and svm.  [default: chosen on validation data]",
     ),
     click.option(
-        "--metric",
-        type=click.Choice(["top1", "balanced_accuracy", "map"]),
-        help="Of --protocol: what selects and is reported.  [default: the protocol's first]",
+        "--alpha",
+        type=click.FloatRange(0, min_open=True),
+        help="Regularisation strength of ridge and mlp.  [default: chosen on validation data]",
     ),
     click.option(
-        "--kind",
-        type=click.Choice(list(PROBES)),
-        default="logistic",
-        show_default=True,
-        help="Probe; centroid is the nearest class mean, mlp has one hidden layer.",
+        "--shrinkage",
+        type=click.FloatRange(0, 1),
+        help="Shrinkage of lda's covariance, 0 to 1.  [default: chosen on validation data]",
     ),
-    click.option("--C", "c", type=click.FloatRange(0, min_open=True), help="Of logistic and svm.  [default: chosen]"),
-    click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Of ridge and mlp.  [default: chosen]"),
-    click.option("--shrinkage", type=click.FloatRange(0, 1), help="Of lda.  [default: chosen]"),
-    click.option("-k", "--neighbors", "k", type=click.IntRange(1), help="Of knn.  [default: chosen]"),
     click.option(
-        "--class-weight", type=click.Choice(["balanced"]), help="Let every class count alike; not for centroid, knn."
+        "-k",
+        "--neighbors",
+        "k",
+        type=click.IntRange(1),
+        help="Number of neighbours of knn.  [default: chosen on validation data]",
+    ),
+    click.option(
+        "--class-weight",
+        type=click.Choice(["balanced"]),
+        help="Let every class count alike, however many images it has; not for centroid and knn.",
     ),
     click.option(
         "--multi-label",
         is_flag=True,
-        help="Labels are sets: cat;dog, or ; for none. A logistic probe, with a C for each label.",
+        help="Read labels as sets: cat;dog, or ; for none. The probe is logistic, with a C for each label.",
     ),
     click.option(
-        "--shots", callback=_parse_shots, metavar="N,N,…", help="Also report top-1 with so many labels per class."
-    ),
-    click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Draws for each of --shots."),
-    click.option(
-        "--semi",
-        is_flag=True,
-        help="Beside --shots: self-training and label spreading; all other training images help unlabelled, or harm.",
+        "--protocol",
+        type=click.Choice(PROTOCOLS),
+        help="Follow a published recipe, which fixes everything except --metric and --seed.",
     ),
     click.option(
-        "--baselines",
-        type=click.Choice(["none", "simple", "full"]),
-        default="simple",
-        show_default=True,
-        help="simple: majority class and raw pixels; full: also a randomly initialised backbone.",
+        "--metric",
+        type=click.Choice(["top1", "balanced_accuracy", "map"]),
+        help="What --protocol selects by and reports.  [default: the protocol's first]",
     ),
     click.option(
         "--probe-device",
         default="cpu",
         show_default=True,
-        help="Where logistic and svm are fitted: cpu, cuda, cuda:1. Never run on a GPU yet.",
+        help="Where logistic and svm are fitted: cpu, cuda, cuda:1. Not tested on a GPU yet.",
     ),
-    click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
+    group="Probe",
 )
-
-
+FEW_LABELS = options(
+    click.option(
+        "--repeats",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        help="Random draws of labelled images for each number of --shots.",
+    ),
+    click.option(
+        "--semi",
+        is_flag=True,
+        help="Also report self-training and label spreading, which use the remaining training images without their "
+        "labels; this can help or hurt.",
+    ),
+    group="Few labels",
+)
+INCLUDE_BACKBONE = options(
+    click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
+    group="Output",
+)
+PROBE = options(KIND, SHOTS, BASELINES)
+PROBE_DETAILS = options(STRENGTH, FEW_LABELS, INCLUDE_BACKBONE)
 KINDS = click.option(
     "--kind",
     "kinds",
@@ -265,7 +352,7 @@ KINDS = click.option(
     metavar="KIND",
     default=["logistic"],
     show_default=True,
-    help="Probe, as for featurepipe probe; may be given again.",
+    help="Kind of probe, as for featurepipe probe; may be given again.",
 )
 
 
@@ -283,7 +370,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}
     if options.get("semi") and not options["shots"]:
-        raise click.UsageError("--semi stands beside few labels; say how many per class: --shots 1,5,10")
+        raise click.UsageError("--semi goes with few labels; say how many per class: --shots 1,5,10")
     probe_options: dict[str, Any] = {}
     if options.get("probe_device", "cpu") != "cpu" and options["kind"] not in ON_DEVICES:
         raise click.UsageError(f"--probe-device is for {' and '.join(ON_DEVICES)}, not for {options['kind']}")
@@ -321,16 +408,14 @@ def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:
     if "layers" in options:
         raise click.UsageError("--protocol is for one layer; choose it with --layer")
     if options.pop("memory", None) is not None:
-        raise click.UsageError("--memory is for probes without --protocol, which holds all features in memory")
+        raise click.UsageError("--memory is for probes without --protocol; protocols hold all features in memory")
     if options.pop("probe_device") != "cpu":
         raise click.UsageError("--probe-device is for probes without --protocol")
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     given = [flag for name, flag in FIXED.items() if context.get_parameter_source(name) is not default]
     if given:
-        raise click.UsageError(
-            f"--protocol {protocol} fixes what {', '.join(given)} would choose; leave out one or other"
-        )
+        raise click.UsageError(f"--protocol {protocol} fixes what {', '.join(given)} would choose; drop one of them")
     for name in FIXED:
         options.pop(name)
     return {"protocol": protocol, "metric": metric}

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from featurepipe.cli.options import AS_JSON, DEVICE, HELD, MEMORY, SEED, WEIGHTS, WORKERS, options, parse_depth
+from featurepipe.cli.help import Command, options
+from featurepipe.cli.options import DEVICE, HELD, MEMORY, SEED, TOLD, WEIGHTS, WORKERS, parse_depth
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
-from featurepipe.cli.terminal import INTERRUPTED, Talk, show
+from featurepipe.cli.terminal import INTERRUPTED, Talk, load_stages, show
 
 RECIPE = options(
     click.option(
@@ -16,129 +17,188 @@ RECIPE = options(
         default="all",
         show_default=True,
         callback=parse_depth,
-        help="head, last-N blocks, stageK+, all; auto: see advise.",
+        help="How much of the network to tune: head, last-N (blocks), stageK+, all; auto follows featurepipe advise.",
     ),
     click.option(
-        "--epochs", type=click.IntRange(1), help="Passes over the images.  [default: 20, or 500 steps, at most 100]"
+        "--epochs",
+        type=click.IntRange(1),
+        help="Passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
     ),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest one.  [default: by batch size]"),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate.  [default: by batch size]"),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step."),
     click.option(
         "--augment",
         type=click.Choice(["standard", "crop", "none"]),
         default="standard",
         show_default=True,
-        help="standard crops and mirrors; crop does not mirror: for letters, digits, and what has a left and a right.",
+        help="How training images are varied. standard crops and mirrors; crop does not mirror: choose it for letters, "
+        "digits, and what has a left and a right.",
     ),
-    click.option("--head", type=click.Choice(["probe", "random"]), default="probe", show_default=True, help="Start."),
-    click.option(
-        "--head-epochs", type=click.IntRange(0), default=0, show_default=True, help="Of the head alone, first."
+)
+DETAILS = options(
+    options(
+        click.option(
+            "--head",
+            type=click.Choice(["probe", "random"]),
+            default="probe",
+            show_default=True,
+            help="What the head starts from.",
+        ),
+        click.option(
+            "--head-epochs",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Epochs that train the head alone before the network.",
+        ),
+        click.option(
+            "--from-scratch", is_flag=True, help="Also train the same network from random weights, to compare."
+        ),
+        group="Start",
     ),
-    click.option(
-        "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True, help="sgd has momentum."
+    options(
+        click.option(
+            "--optimizer",
+            type=click.Choice(["adamw", "sgd"]),
+            default="adamw",
+            show_default=True,
+            help="Optimizer; sgd has momentum.",
+        ),
+        click.option(
+            "--layer-decay",
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Learning-rate decay from layer to layer.  [default: 0.75]",
+        ),
+        click.option(
+            "--warmup",
+            type=click.FloatRange(0, 1, max_open=True),
+            help="Share of the steps in which the learning rate rises.  [default: 0.1]",
+        ),
+        click.option(
+            "--weight-decay",
+            type=click.FloatRange(0),
+            help="Weight decay, except for biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
+        ),
+        click.option(
+            "--clip-grad", type=click.FloatRange(0), help="Largest norm of the gradient; 0 is any.  [default: 1]"
+        ),
+        click.option(
+            "--patience",
+            type=click.IntRange(0),
+            help="Epochs without improvement before training ends; 0: never.  [default: a third of them]",
+        ),
+        group="Optimisation",
     ),
-    click.option(
-        "--layer-decay",
-        type=click.FloatRange(0, 1, min_open=True),
-        help="Of learning rates, layer by layer.  [default: 0.75]",
+    options(
+        click.option(
+            "--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Label smoothing.  [default: 0, none]"
+        ),
+        click.option(
+            "--mixup",
+            type=click.FloatRange(0),
+            help="Mix pairs of images: alpha of the Beta distribution that draws the shares.  [default: 0, none]",
+        ),
+        click.option(
+            "--ema",
+            type=click.FloatRange(0, 1, max_open=True),
+            help="Average the weights over the steps, with this decay.  [default: none]",
+        ),
+        click.option(
+            "--l2-sp", type=click.FloatRange(0), help="Strength of the pull to the starting weights.  [default: 0]"
+        ),
+        click.option(
+            "--batch-norm",
+            type=click.Choice(["eval", "train"]),
+            default="eval",
+            show_default=True,
+            help="Batch norms: eval keeps the statistics of the pretraining, train follows the batches.",
+        ),
+        click.option(
+            "--class-weight",
+            type=click.Choice(["balanced"]),
+            help="Let every class count alike, however many images it has.",
+        ),
+        group="Regularisation",
     ),
-    click.option(
-        "--weight-decay",
-        type=click.FloatRange(0),
-        help="Not of biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
+    options(
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            show_default=True,
+            help="Precision of the training forward pass.",
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Compute each batch in this many pieces, to save memory.",
+        ),
+        click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory."),
+        click.option(
+            "--cache",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="Whether the activations of the frozen layers are computed once and kept in shards.",
+        ),
+        click.option(
+            "--views", type=click.IntRange(1), help="Augmented views of each image in that cache.  [default: 4]"
+        ),
+        group="Compute",
     ),
-    click.option("--warmup", type=click.FloatRange(0, 1, max_open=True), help="Share of the steps.  [default: 0.1]"),
-    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Share of it.  [default: 0]"),
-    click.option("--mixup", type=click.FloatRange(0), help="Alpha of its Beta distribution.  [default: 0, none]"),
-    click.option(
-        "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights.  [default: none]"
-    ),
-    click.option("--l2-sp", type=click.FloatRange(0), help="Pull to the starting weights.  [default: 0]"),
-    click.option("--clip-grad", type=click.FloatRange(0), help="Largest norm of the gradient; 0 is any.  [default: 1]"),
-    click.option(
-        "--batch-norm",
-        type=click.Choice(["eval", "train"]),
-        default="eval",
-        show_default=True,
-        help="eval keeps the statistics of the pretraining, train follows the batches.",
-    ),
-    click.option("--class-weight", type=click.Choice(["balanced"]), help="Let every class count alike."),
-    click.option(
-        "--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Pieces of a batch, to save memory."
-    ),
-    click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory."),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "bf16"]),
-        default="auto",
-        show_default=True,
-        help="In training.",
-    ),
-    click.option(
-        "--patience", type=click.IntRange(0), help="Epochs without a better one; 0: to the end.  [default: a third]"
-    ),
-    click.option(
-        "--cache",
-        type=click.Choice(["auto", "on", "off"]),
-        default="auto",
-        show_default=True,
-        help="Activations of the frozen bottom, in shards.",
-    ),
-    click.option("--views", type=click.IntRange(1), help="Augmented views of each image in that cache.  [default: 4]"),
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store", type=click.Path())
 @HELD
 @SEED
-@AS_JSON
-def advise(store: str, as_json: bool, **given: Any) -> None:
-    """Say from the cache alone whether to probe, to tune, how deep, or to label more.
+@options(click.option("--why", is_flag=True, help="Also print the reasons and the figures behind the advice."), TOLD)
+def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Recommend keeping the probe, fine-tuning, or labelling more; trains nothing.
 
-    Nothing is embedded or tuned, and the split that probe reports is not looked at. Evidence gets better with all
-    stages and raw pixels in the store: extract --layers stages, then probe.
+    The advice comes from the embeddings in the store alone, and the split that probe reports is not looked at. The
+    evidence is better with all stages and raw pixels in the store: extract --layers stages, then probe.
 
     \b
       $ featurepipe extract data/digits -s digits.store --layers stages
       $ featurepipe probe digits.store --kind ridge
       $ featurepipe advise digits.store
+      $ featurepipe advise digits.store --why
       $ featurepipe advise digits.store --json
     """
-    from featurepipe import stages
+    result = load_stages(quiet).advise(store, listener=Talk(quiet), **given)
+    show(as_json, result, lambda found: advise_text(found, why=why))
 
-    show(as_json, stages.advise(store, listener=Talk(), **given), advise_text)
 
-
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=click.Path())
 @click.argument("data", type=click.Path(), required=False)
 @click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of the store]")
-@click.option("-b", "--backbone", help="Which backbone of the store, if it holds several.")
+@click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several.")
 @WEIGHTS
 @RECIPE
-@click.option("--from-scratch", is_flag=True, help="Also train the same network from random weights, to compare.")
-@MEMORY
 @DEVICE
 @WORKERS
 @SEED
-@AS_JSON
-def finetune(source: str, data: str | None, output: str | None, as_json: bool, **given: Any) -> None:
-    """Tune a network from where its probe stopped, and keep it if validation images say so.
+@DETAILS
+@MEMORY
+@TOLD
+def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Fine-tune the network, starting from the probe; keeps whichever does better on held-out images.
 
-    SOURCE is a store or a model file, DATA the images (a folder, a table, or with a model file a store); by default a
-    store's own. The epoch that is kept is chosen as C is; where it has no more validation images right than the probe,
-    the file holds the probe. The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node N
-    --no-python featurepipe finetune …
+    SOURCE is a store or a model file. DATA is the images (a folder, a table, or with a model file a store); by default
+    a store's own. If tuning does not beat the probe on held-out images, the file keeps the probe. After an
+    interruption, the same command goes on. Several GPUs: torchrun --nproc-per-node N --no-python featurepipe finetune …
 
     \b
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe finetune digits.store --tune last-1 --augment crop --epochs 2
     """
-    from featurepipe import stages
-
     given = {name: value for name, value in given.items() if value is not None}
-    result = stages.finetune(source, data, output, listener=Talk(), **given)
+    result = load_stages(quiet).finetune(source, data, output, listener=Talk(quiet), **given)
     if "model" in result:  # of several processes, the first one talks
         show(as_json, result, finetune_text)
     if was_interrupted(result.get("finetuning", result)):

@@ -7,10 +7,10 @@ from typing import Any
 
 from featurepipe.cli.texts import columns, figures_line, percent
 
-WIDTH = 100
+WIDTH = 80
 PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
 BOUND = (
-    "Times are those of all epochs, at the least: in bf16 on a CPU, of small images, or beside other work, a step can "
+    "Times are for all epochs, at the least: in bf16 on a CPU, with small images, or on a busy machine, a step can "
     "take several times as long."
 )
 NAMES = {
@@ -21,26 +21,35 @@ NAMES = {
 }
 
 
-def advise_text(result: dict[str, Any]) -> str:
-    """The result of `advise`: the advice first, then what it rests on."""
+def advise_text(result: dict[str, Any], *, why: bool = False) -> str:
+    """The result of `advise`: the answer in three lines, and with `why` what it rests on."""
     from featurepipe.advice import in_words  # here: it loads NumPy, which --help does without
 
+    answer = [f"→ {in_words(result)}", f"  {_promise(result)}", f"  $ {result['next']}"]
+    more = _grounds(result) if why else [["reasons and figures: the same command with --why"]]
+    return "\n\n".join("\n".join(block) for block in [answer, *more])
+
+
+def _grounds(result: dict[str, Any]) -> list[list[str]]:
+    """What the advice rests on, in blocks of lines."""
     evidence, cell = result["evidence"], result["cell"]
     blocks = [
         [f"{result['backbone']} on {result['store']}: {cell['size']} data, {PRETRAINING[cell['similarity']]}"],
-        [f"→ {in_words(result)}", *_hanging(_promise(result), "  "), f"  $ {result['next']}"],
         _options(result),
         [
-            f"why (no figure is of the split that probe reports; {evidence['measured']:,} images, "
+            f"reasons (no figure is of the split that probe reports; {evidence['measured']:,} images, "
             f"{evidence['measured_on']})",
             *(line for reason in result["reasons"] for line in _hanging(reason, "  - ")),
         ],
-        ["evidence", *(f"  {line}" for line in _layers(evidence)), *_figures(evidence)],
+        [
+            "evidence, from a ridge probe, which is quick to fit; a higher LogME is a better layer",
+            *(f"  {line}" for line in _layers(evidence)),
+            *_figures(evidence),
+        ],
     ]
     if result["warnings"]:
-        warnings = (line for warning in result["warnings"] for line in _hanging(warning, "  - "))
-        blocks.append(["mind", *warnings])
-    return "\n\n".join("\n".join(block) for block in blocks)
+        blocks.append(["note", *(line for warning in result["warnings"] for line in _hanging(warning, "  - "))])
+    return blocks
 
 
 def _promise(result: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,14 +15,26 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FAILED, REJECTED, INTERRUPTED = 1, 3, 130  # exit codes
+LABEL = 24  # columns of a bar's label
 
 
 class Talk:
-    """The listener that writes notes and progress bars to stderr."""
+    """The listener that writes notes and progress bars to stderr.
+
+    Parameters
+    ----------
+    quiet : bool
+        Write neither.
+    """
 
     _bar: tqdm | None = None  # the one that is being drawn
 
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+
     def note(self, text: str) -> None:  # noqa: D102
+        if self._quiet:
+            return
         bar = self._bar
         shown = bar is not None and not bar.disable and bar.last_print_n > 0
         if shown:
@@ -35,12 +48,35 @@ class Talk:
         from tqdm import tqdm
 
         # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
-        with tqdm(total=total, desc=label, unit="image", delay=2, disable=None, file=sys.stderr) as bar:
+        options = {"unit": "image", "delay": 2, "disable": self._quiet or None, "file": sys.stderr}
+        with tqdm(total=total, desc=shortened(label), **options) as bar:
             before, self._bar = self._bar, bar
             try:
                 yield bar.update
             finally:
                 self._bar = before
+
+
+def shortened(label: str) -> str:
+    """A label that leaves room for the bar and its figures on a terminal of 80 columns."""
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1].rstrip()}…"
+
+
+def load_stages(quiet: bool = False) -> ModuleType:
+    """`featurepipe.stages`; on a terminal a line says that loading it takes its time, and goes when that is over."""
+    said = "" if quiet or "torch" in sys.modules or not sys.stderr.isatty() else "loading torch …"
+    click.echo(said, nl=False, err=True)
+    try:
+        from featurepipe import stages  # here: it loads torch, which --help does without
+    finally:
+        click.echo("\r" + " " * len(said) + "\r" if said else "", nl=False, err=True)
+    return stages
+
+
+def exit_strict(strict: bool, result: dict[str, Any]) -> None:
+    """End with an exit code of its own where images were rejected, if that is asked for."""
+    if strict and result["rejected"]:
+        raise click.exceptions.Exit(REJECTED)
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:

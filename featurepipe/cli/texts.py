@@ -6,6 +6,7 @@ from typing import Any
 
 from featurepipe.cli.options import MULTI_LABEL, PROBES
 
+SHOWN = 20  # predictions that are printed
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
 
@@ -285,9 +286,39 @@ def evaluate_text(result: dict[str, Any]) -> str:
 
 
 def predict_text(result: dict[str, Any]) -> str:
-    """The result of `predict`."""
-    counts = ", ".join(f"{label} {count}" for label, count in sorted(result["labels"].items(), key=lambda i: -i[1])[:8])
-    return "\n".join([f"{result['predicted']} predictions ({counts}) → {result['output']}", *_rejects(result)])
+    """The result of `predict`: the answers, if they have gone nowhere else, and how many images each label has."""
+    shown, count = _predictions(result), result["predicted"]
+    if count == 1 and shown and not result["rejects"]:
+        return "\n".join(shown)
+    labels = sorted(result["labels"].items(), key=lambda item: -item[1])
+    counts = ", ".join(f"{label} {number}" for label, number in labels[:8]) + (", …" if len(labels) > 8 else "")
+    place = f" → {result['output']}" if result["output"] else ""
+    line = f"{count} prediction{'' if count == 1 else 's'} ({counts}){place}"
+    lines = [*shown, line]
+    if result["labelled"]:
+        share = percent(result["right"] / result["labelled"])
+        lines.append(f"  right on {result['right']} of {result['labelled']} images with a true label, {share}")
+        if result["seen_in_training"]:
+            lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images")
+    return "\n".join([*lines, *_rejects(result)])
+
+
+def _predictions(result: dict[str, Any]) -> list[str]:
+    """A line for each of the first images: label, confidence, the true label if there is one, and the file."""
+    found = result.get("predictions", [])
+    if not found:
+        return []
+    shown = [key for key in ("label", "confidence", "true_label", "file") if key in found[0]]
+    rows = [[_cell(one[key]) for key in shown] for one in found[:SHOWN]]
+    if len(rows) > 1:
+        rows.insert(0, [key.replace("_", " ") for key in shown])
+    lines = columns(rows, left=len(shown))  # the path last: it may be of any length
+    more = len(found) - SHOWN
+    return [*lines, f"… and {more} more; -o FILE.csv writes them all"] if more > 0 else lines
+
+
+def _cell(value: Any) -> str:
+    return f"{percent(value):>7}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def info_text(result: dict[str, Any]) -> str:

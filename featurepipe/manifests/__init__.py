@@ -13,6 +13,7 @@ Where images have several labels, the cell holds them between semicolons: ``cat;
 Samples are sorted by id, which is the relative POSIX path unless the table has a column ``id``.
 """
 
+from featurepipe.manifests.gathering import gather
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
 from featurepipe.manifests.labelsets import check_label_sets, read_set, write_set
 from featurepipe.manifests.reading import SPLITS, Manifest, read
@@ -30,6 +31,7 @@ __all__ = [
     "check_columns",
     "check_label_sets",
     "check_labels",
+    "gather",
     "hold_out",
     "read",
     "read_set",

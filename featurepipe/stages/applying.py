@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
 from featurepipe.files import atomic
 from featurepipe.listeners import SILENT, Listener
-from featurepipe.manifests import Manifest
+from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.preparing import check_finite, labelled
@@ -157,8 +159,8 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
 @guarded
 def predict(
     model: str | Path,
-    data: str | Path,
-    output: str | Path,
+    data: str | Path | Sequence[str | Path],
+    output: str | Path | TextIO | None = None,
     *,
     probabilities: bool = False,
     weights: str | Path | None = None,
@@ -168,7 +170,7 @@ def predict(
     compile: str = "auto",
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
-    """Classify images with a model file and write ``path, label, confidence`` as CSV, JSONL or Parquet.
+    """Classify images with a model file, and write ``path, label, confidence`` as CSV, JSONL or Parquet, or return it.
 
     A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
     ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
@@ -177,46 +179,102 @@ def predict(
 
     Parameters
     ----------
-    model, data, output : path
+    model : path
+    data : path, or sequence of path
+        Images, folders or tables.
+    output : path or text file, optional
+        A text file that is open gets CSV.
     probabilities : bool
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
 
     Returns
     -------
     dict
-        ``model, output, predicted, labels`` (class → count of images), ``rejected, rejects, seconds``.
+        ``model, output, predicted, labels`` (class → count of images), ``labelled, right`` (of the images that have a
+        true label: how many there are, and on how many of them the model is right), ``seen_in_training, rejected,
+        rejects, seconds``; and ``predictions`` where there is no output: a dict for each image. Its keys are the
+        columns: ``path, label, confidence``, one per class, ``true_label`` where the data have labels of the model's,
+        and ``file``. ``path`` is as the data have it, below their folder; ``file`` leads to it from here.
+
+    Examples
+    --------
+    >>> from featurepipe import run
+    >>> made = run("data/digits", "/tmp/predicted.featurepipe", baselines="none")
+    >>> found = predict(made["model"], "data/digits/test")
+    >>> found["predicted"], found["predictions"][0]["label"], found["predictions"][0]["true_label"]
+    (600, '0', '0')
     """
     started = time.perf_counter()
-    path = Path(output)
-    if path.suffix.lower() not in PREDICTION_SUFFIXES:
+    path = Path(output) if isinstance(output, str | PathLike) else None
+    if path is not None and path.suffix.lower() not in PREDICTION_SUFFIXES:
         raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
-    if path.suffix.lower() == ".parquet":
+    if path is not None and path.suffix.lower() == ".parquet":
         manifests.require_pyarrow()
     loaded = models.load(model)
+    manifest = manifests.gather([data] if isinstance(data, str | PathLike) else data)
     extractor = models.open_backbone(loaded, model, weights=weights, device=device)
-    matrix, paths, rejects = _embed(manifests.read(data), extractor, batch_size, workers, compile, listener)
-    proba = loaded.predict_proba(matrix.X)  # (n, K)
-    columns, counts = {"path": paths}, Counter()
-    if loaded.is_multi_label:
-        sets = [loaded.classes[row].tolist() for row in proba > 0.5]
-        columns["label"] = [manifests.write_set(labels) for labels in sets]
-        counts.update(label for labels in sets for label in labels)
-    else:
-        labels = loaded.classes[proba.argmax(axis=1)].tolist()
-        columns |= {"label": labels, "confidence": proba.max(axis=1).tolist()}
-        counts.update(map(str, labels))
-    if probabilities or loaded.is_multi_label:
-        columns |= {f"p:{label}": proba[:, i].tolist() for i, label in enumerate(loaded.classes)}
-    _write_table(path, columns)
+    matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
+    columns, counts = _answers(loaded, matrix, samples, probabilities)
+    truths = _known_truths(loaded, samples)
+    if truths is not None:
+        columns["true_label"] = truths
+    columns["file"] = [str(manifest.file(sample)) for sample in samples]
+    if path is not None:
+        with atomic(path) as temporary:
+            _write_table(temporary, path, columns)
+    elif output is not None:
+        _write_csv(output, columns)
+    shown = (
+        {} if output is not None else {"predictions": [dict(zip(columns, row, strict=True)) for row in _rows(columns)]}
+    )
+    labelled = [
+        (str(label), truth) for label, truth in zip(columns["label"], truths or (), strict=bool(truths)) if truth
+    ]
     return {
         "model": str(model),
-        "output": str(path),
+        "output": None if path is None else str(path),
         "predicted": len(matrix),
         "labels": dict(counts),
+        "labelled": len(labelled),
+        "right": sum(label == truth for label, truth in labelled),
+        "seen_in_training": int(loaded.has_seen(matrix.digests).sum()),
+        **shown,
         "rejected": len(rejects),
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _answers(
+    model: models.Model, matrix: FeatureMatrix, samples: Sequence[Sample], probabilities: bool
+) -> tuple[dict[str, list[Any]], Counter[str]]:
+    """The columns that hold what the model says, and how many images each label has."""
+    proba = model.predict_proba(matrix.X)  # (n, K)
+    columns, counts = {"path": [sample.path for sample in samples]}, Counter()
+    if model.is_multi_label:
+        sets = [model.classes[row].tolist() for row in proba > 0.5]
+        columns["label"] = [manifests.write_set(labels) for labels in sets]
+        counts.update(label for labels in sets for label in labels)
+    else:
+        labels = model.classes[proba.argmax(axis=1)].tolist()
+        columns |= {"label": labels, "confidence": proba.max(axis=1).tolist()}
+        counts.update(map(str, labels))
+    if probabilities or model.is_multi_label:
+        columns |= {f"p:{label}": proba[:, i].tolist() for i, label in enumerate(model.classes)}
+    return columns, counts
+
+
+def _known_truths(model: models.Model, samples: Sequence[Sample]) -> list[str | None] | None:
+    """The samples' own labels, written as the model writes its; None where none is of a class that the model knows.
+
+    Folders are not always named after classes.
+    """
+    truths, known = [sample.label for sample in samples], set(map(str, model.classes.tolist()))
+    if model.is_multi_label:
+        sets = [None if truth is None else manifests.read_set(truth) for truth in truths]
+        truths = [None if labels is None else manifests.write_set(sorted(labels)) for labels in sets]
+        return truths if any(known & set(labels or ()) for labels in sets) else None
+    return truths if known & set(truths) else None
 
 
 def _embed(
@@ -226,8 +284,8 @@ def _embed(
     workers: int | None,
     compile: str,
     listener: Listener,
-) -> tuple[FeatureMatrix, list[str], dict[str, str]]:
-    """Embed a data set without a store; also the path of each row, and sample id → reason of the rejects."""
+) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
+    """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
     rows, unreadable = digest(manifest, workers, listener)
     todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows), 0, choose=False))
@@ -246,27 +304,36 @@ def _embed(
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     held = [row for row in rows if row.digest in memory.vectors]
     if not held:
-        raise ManifestError(f"no image of {manifest.root} can be read; first reason: {next(iter(rejects.values()))}")
+        id_, reason = next(iter(rejects.items()))
+        if len(rows) == 1:
+            raise ManifestError(f"{manifest.file(rows[0].sample)} cannot be read: {reason}")
+        where = "these images" if manifest.root == Path() else manifest.root
+        raise ManifestError(f"no image of {where} can be read; first reason: {reason} ({id_})")
     matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
-    return matrix, [row.sample.path for row in held], rejects
+    return matrix, [row.sample for row in held], rejects
 
 
-def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    import csv
+def _rows(columns: Mapping[str, list[Any]]) -> Iterator[tuple[Any, ...]]:
+    return zip(*columns.values(), strict=True)
 
-    lines = zip(*columns.values(), strict=True)
-    with atomic(path) as temporary:
-        if path.suffix.lower() == ".parquet":
-            pyarrow = manifests.require_pyarrow()
-            try:
-                pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
-            except UnicodeEncodeError as error:
-                raise ManifestError(f"{path}: Parquet holds UTF-8 only, and a file name is not; use .csv") from error
-            return
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                file.writelines(json.dumps(dict(zip(columns, line, strict=True))) + "\n" for line in lines)
-            else:
-                writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
-                writer.writerow(columns)
-                writer.writerows(lines)
+
+def _write_table(temporary: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:
+    """Write what will be `path` to a temporary file."""
+    if path.suffix.lower() == ".parquet":
+        pyarrow = manifests.require_pyarrow()
+        try:
+            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
+        except UnicodeEncodeError as error:
+            raise ManifestError(f"{path}: Parquet holds UTF-8 only, and a file name is not; use .csv") from error
+        return
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if path.suffix.lower() == ".jsonl":
+            file.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in _rows(columns))
+        else:
+            _write_csv(file, columns)
+
+
+def _write_csv(file: TextIO, columns: Mapping[str, list[Any]]) -> None:
+    writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
+    writer.writerow(columns)
+    writer.writerows(_rows(columns))

@@ -1,0 +1,92 @@
+"""Commands that use a model file: on images, and to show what it says of itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from featurepipe.cli import texts
+from featurepipe.cli.help import Command
+from featurepipe.cli.options import COMPUTE, OUTPUT, SPEED, TOLD, WEIGHTS
+from featurepipe.cli.terminal import Talk, exit_strict, load_stages, show
+
+STDOUT = "-"
+
+
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.argument("data", type=click.Path())
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "train", "val", "test", "all"]),
+    default="auto",
+    show_default=True,
+    help="Which images to measure on. auto: test, else val, else images that the model has not seen.",
+)
+@WEIGHTS
+@COMPUTE
+@SPEED
+@OUTPUT
+def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Measure a model file on labelled images (DATA, or a store).
+
+    \b
+      $ featurepipe run data/digits -o digits
+      $ featurepipe evaluate digits/*/model.safetensors data/digits
+    """
+    result = load_stages(quiet).evaluate(model, data, listener=Talk(quiet), **given)
+    show(as_json, result, texts.evaluate_text)
+    exit_strict(strict, result)
+
+
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    help="Write FILE.csv, FILE.jsonl or FILE.parquet; - writes CSV to stdout.  [default: print the answers]",
+)
+@click.option("--probabilities", is_flag=True, help="Also write a column for each class (for sets of labels always).")
+@WEIGHTS
+@COMPUTE
+@SPEED
+@OUTPUT
+def predict(
+    model: str, data: tuple[str, ...], output: str | None, strict: bool, as_json: bool, quiet: bool, **given: Any
+) -> None:
+    """Classify images with a model file.
+
+    DATA is one or more images, folders or tables. Where they have labels, these are shown next to the answers.
+
+    \b
+      $ featurepipe run data/digits -o digits
+      $ featurepipe predict digits/*/model.safetensors data/digits/test/3/*.png
+      $ featurepipe predict digits/*/model.safetensors data/digits/test -o predictions.csv
+    """
+    if output == STDOUT and as_json:
+        raise click.UsageError("-o - and --json both write to stdout; drop one of them")
+    target = sys.stdout if output == STDOUT else output
+    result = load_stages(quiet).predict(model, data, target, listener=Talk(quiet), **given)
+    if output != STDOUT:
+        show(as_json, result, texts.predict_text)
+    elif not quiet:
+        click.echo(texts.predict_text(result), err=True)
+    exit_strict(strict, result)
+
+
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="HTML file to write.  [default: next to the model file]")
+@TOLD
+def report(model: str, output: str | None, as_json: bool, quiet: bool) -> None:
+    """Write the HTML report of a model file: figures, baselines, confusions, how it was made.
+
+    \b
+      $ featurepipe run data/digits -o digits
+      $ featurepipe report digits/*/model.safetensors -o digits.html
+    """
+    show(as_json, load_stages(quiet).report(model, output), lambda r: f"report → {r['report']}")

@@ -1,0 +1,69 @@
+"""Help pages: options under headings, the most needed ones first, and no sentence cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import click
+
+COMPLETION = (
+    'Completion of commands and options by Tab: eval "$(_FEATUREPIPE_COMPLETE=bash_source featurepipe)" in ~/.bashrc; '
+    "zsh_source for zsh, and for fish: _FEATUREPIPE_COMPLETE=fish_source featurepipe | source."
+)
+
+
+def options(*decorators: Callable, group: str | None = None) -> Callable:
+    """Several decorators as one, the first of them the first in --help.
+
+    Parameters
+    ----------
+    *decorators : callable
+        From `click.option`, or from this function.
+    group : str, optional
+        The heading that `Command` puts the options under which have none yet; by default "Options", which comes first.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        known = set(map(id, getattr(function, "__click_params__", ())))
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        for parameter in function.__click_params__:
+            if id(parameter) not in known and getattr(parameter, "group", None) is None:
+                parameter.group = group
+        return function
+
+    return decorate
+
+
+class Command(click.Command):
+    """A command whose help has its options under the headings that `options` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", None) or "Options", []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group that lists its commands in the order of their use, each with its whole first sentence."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> Iterable[str]:  # noqa: D102
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(one)) for name, one in self.commands.items() if not one.hidden])
+        formatter.write_paragraph()
+        formatter.write_text(COMPLETION)
+
+
+def _summary(command: click.Command) -> str:
+    """The first paragraph of a command's help, without the full stop."""
+    return " ".join((command.help or "").split("\n\n")[0].split()).removesuffix(".")
