@@ -109,7 +109,7 @@ def p_text(p: float | None) -> str:
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """In words: how the reference was chosen, and how many rows can be told from it; '' without a reference."""
+    """In words: how the reference was chosen, and how many rows differ from it; '' without a reference."""
     if result["reference"] is None:
         return ""
     others = [row for row in result["rows"] if row["p_holm"] is not None]
@@ -120,7 +120,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     return (
         f"The reference, {named(result['reference'])}, {chosen}. On {result['evaluated_on']}, {worse} of the other "
         f"{len(others)} {'is' if worse == 1 else 'are'} significantly worse and {better} better; "
-        f"{len(others) - worse - better} cannot be told from it (exact McNemar, Holm-corrected p ≥ {SIGNIFICANT})."
+        f"{len(others) - worse - better} do not differ significantly (exact McNemar, Holm-corrected p ≥ {SIGNIFICANT})."
     )
 
 

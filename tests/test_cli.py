@@ -189,18 +189,21 @@ def test_talk_goes_to_stderr_and_starts_with_what_runs(here):
     for cached in (0, 160):
         done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", "fp32")
         first = done.stderr.splitlines()[0]
-        assert first == f"cpu fp32 · test_resnet (random weights, seed 0) · 160 samples, {cached} cached"
+        held = "all in the store already" if cached else "none in the store yet"
+        assert first == f"160 images · test_resnet (random weights, seed 0) on cpu · {held}"
         assert done.stdout.startswith(f"160 samples: {160 - cached} computed, {cached} reused, 0 rejected")
-    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.splitlines()[1:] == ["store → s"]
 
 
-def test_the_second_line_says_what_limited_and_how_near_to_the_ceiling(here):
+def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     names = ("checking files", "reading", "inferring", "writing")
-    spent = "  " + ", ".join(rf"{name} \d+\.\d s" for name in names) + f"; limited by ({'|'.join(names)}); "
-    long = call("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1").stdout.splitlines()
-    assert re.fullmatch(spent + r"\d+ % of this machine's ceiling of [\d.e+]+ images/s", long[1])
-    short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100").stdout.splitlines()
-    assert re.fullmatch(spent + "too short a run to say how near to this machine's ceiling", short[1])
+    spent, limit = "  " + ", ".join(rf"{name} \d+\.\d s" for name in names), f"  limited by ({'|'.join(names)}); "
+    slow = ["--batch-size", "4", "-j", "1", "--profile"]
+    long = call("extract", "data/digits", "-s", "s", *TINY, *slow).stdout.splitlines()
+    assert re.fullmatch(spent, long[2])
+    assert re.fullmatch(limit + r"\d+ % of this machine's ceiling of [\d.e+]+ images/s", long[3])
+    short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100", "--profile").stdout.splitlines()
+    assert re.fullmatch(limit + "the run was too short to compare it with this machine's ceiling", short[3])
 
 
 def test_the_json_says_it_too(here):
@@ -217,7 +220,7 @@ def test_the_json_says_it_too(here):
 def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
     lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
-    assert len(lines) == len(plain) + 8
+    assert len(lines) == len(plain) + 10
     assert lines[-8].split() == ["step", "thread", "s", "ms/image", "share"]
     assert [line.split()[0] for line in lines[-7:]] == ["check", "load", "decode", "compile", "infer", "wait", "write"]
     assert result_of("extract", "data/digits", "-s", "u", *TINY, "--profile")["profile"]["infer"]["seconds"] > 0
@@ -236,7 +239,7 @@ def test_the_precision_may_be_chosen(here, precision):
     done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", precision, "--json")
     wanted = precision.replace("auto", "fp32")
     assert json.loads(done.stdout)["precision"] == wanted
-    assert done.stderr.startswith(f"cpu {wanted} · ")
+    assert ("on cpu in bf16 · " in done.stderr.splitlines()[0]) is (wanted == "bf16")
 
 
 @pytest.mark.parametrize("command", ["run", "extract", "evaluate", "predict"])
@@ -260,8 +263,10 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
 
 def test_layers_are_extracted_listed_and_probed(here):
     called = call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,penultimate")
-    assert called.stderr.splitlines()[0].startswith("cpu fp32 · test_resnet (random weights, seed 0), 2 layers · 160")
-    first, second = called.stdout.splitlines()[-2:]
+    assert called.stderr.splitlines()[0].startswith(
+        "160 images · test_resnet (random weights, seed 0), 2 layers on cpu"
+    )
+    first, second = called.stdout.splitlines()[1:3]
     assert re.fullmatch(r"  stage2 +32 wide → test_resnet-random-weights-seed-0.stage2-[0-9a-f]{8}", first)
     assert re.fullmatch(r"  penultimate +96 wide → test_resnet-random-weights-seed-0-[0-9a-f]{8}", second)
     again = result_of("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2, penultimate")
@@ -298,12 +303,11 @@ def test_the_table_of_layers_says_what_the_json_says(here):
 def test_the_bundled_backbone_is_named_as_such(here):
     if not BUNDLED_WEIGHTS.is_file():
         pytest.skip("needs the bundled weights")
-    assert (
-        "bundled (the small network inside featurepipe; choose a real one with -b"
-        in call("extract", "data/digits").stderr
-    )
+    assert "demo network (bundled) on cpu · none in the store yet. For real work: -b resnet50" in call(
+        "extract", "data/digits"
+    ).stderr  # fmt: skip
     call("probe", "digits.store", "-o", "model.safetensors", "--kind", "ridge", "--baselines", "none")
-    assert "· bundled · " in call("evaluate", "model.safetensors", "data/digits").stderr  # which has no -b
+    assert "· demo network (bundled) on cpu\n" in call("evaluate", "model.safetensors", "data/digits").stderr  # no -b
 
 
 def test_texts_say_what_the_json_says(here):
@@ -315,25 +319,30 @@ def test_texts_say_what_the_json_says(here):
     ).stdout
     for expected in (
         f"{100 * values['test']['top1']:.1f} %",
-        f"majority class {100 * values['baselines']['majority']:.1f} %",
+        f'  baselines      always answering "{values["majority_class"]}" (train\'s commonest): 10.0 %',
         f"alpha={values['alpha']:g}",
-        "with few labels: test top-1, mean of 2 draws, with its 95 % interval",
+        "with few labels: test top-1 in %, mean of 2 draws ± its 95 % interval",
         values["model"],
         values["report"],
     ):
         assert expected in text
     (few,) = values["few_shot"]
-    low, high = few["interval"]
-    cells = ["20", "2", f"{100 * few['mean']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"]
-    assert cells in [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    half = max(few["mean"] - few["interval"][0], few["interval"][1] - few["mean"])
+    table = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    for cells in (
+        ["labels per class", "2", "all"],
+        ["labels in all", "20", "110"],
+        ["ridge probe", f"{100 * few['mean']:.1f} ± {100 * half:.1f}", f"{100 * values['test']['top1']:.1f}"],
+    ):
+        assert cells in table
     text = call("evaluate", values["model"], "data/digits", "--split", "all").stdout
-    assert "the model was trained on 110 of these images; figures flatter" in text
+    assert "the model was trained on 110 of these images, so these figures are optimistic" in text
     assert "lowest recall" in text
     text = call("predict", values["model"], "data/digits/test/3", "-o", "p.csv").stdout
     assert text.startswith("5 predictions (")
     assert "10 classes" in call("info", values["model"]).stdout
     assert "160 samples of 10 classes" in call("info", "r/store").stdout
-    assert call("verify", "r/store").stdout == "160 rows are as they were written\n"
+    assert call("verify", "r/store").stdout == "160 rows verified\n"
 
 
 def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
@@ -355,7 +364,7 @@ def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
         f"test mAP       {100 * figures['map']:.1f} %   (n=50, micro F1 {figures['micro_f1']:.3f}",
         f"right sets {100 * figures['subset_accuracy']:.1f} %",
         f"lowest AP      {lowest} ",
-        f"chance {100 * values['baselines']['chance']:.1f} %",
+        f"chance: {100 * values['baselines']['chance']:.1f} %",
         "model → m-tags.safetensors",
     ):
         assert expected in text
@@ -378,23 +387,27 @@ def test_a_comparison_says_what_its_json_says(here):
     done = call(*arguments, "-o", "c.html")
     lines = done.stdout.splitlines()
     assert lines[0] == "4 rows on the same 50 test images of 10 classes"
-    assert lines[1] == "  110 train, 50 test; splits given; majority class 10.0 %"
-    assert lines[2].split()[:2] == ["backbone,", "layer"]
-    for line, row in zip(lines[3:7], values["rows"], strict=True):
-        expected = [row["label"], row["kind"], f"{100 * row['selection_top1']:.1f}", f"{100 * row['top1']:.1f}"]
-        assert [word for word in line.split() if word not in "*%"][:4] == expected
+    assert lines[1] == "  110 train, 50 test; splits given"
+    assert lines[2] == f'  always answering "{values["majority_class"]}" (train\'s commonest): 10.0 %'
+    head = ["selection", "test top-1", "95 % interval", "differs by", "p (Holm)", "backbone, layer, probe"]
+    assert re.split(r"\s{2,}", lines[3].strip()) == head
+    for line, row in zip(lines[4:8], values["rows"], strict=True):
+        expected = [f"{100 * row['selection_top1']:.1f}", f"{100 * row['top1']:.1f}"]
+        assert [word for word in line.split() if word not in "*%"][:2] == expected
         assert line.startswith("  * ") is (
             {"label": row["label"], "kind": row["kind"], "given": False} == values["reference"]
         )
-        assert f"{row['width']}" in line
+        assert line.endswith(f"  {row['label']}, {row['kind']}")
+        assert len(line) <= 80
     reference = values["reference"]
-    assert lines[7].startswith(f"* The reference, {reference['label']}, {reference['kind']}, was chosen on selection")
-    assert lines[8:] == [
+    assert lines[8].startswith(f"* The reference, {reference['label']}, {reference['kind']}, was chosen on selection")
+    assert lines[-3:] == [
         "rank correlation with ImageNet top-1 (ridge, 0 known): needs at least three backbones that differ",
         "rank correlation with ImageNet top-1 (logistic, 0 known): needs at least three backbones that differ",
         "comparison → c.html",
     ]
-    assert len({len(line) for line in lines[2:7]}) == 1  # aligned
+    assert len({line.index(row["label"] + ",") for line, row in zip(lines[4:8], values["rows"], strict=True)}) == 1
+    assert "-o FILE.html or FILE.csv" in call(*arguments).stdout.splitlines()[-1]
     assert "ridge probe on pixels" in done.stderr
     assert Path("c.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     assert len(Path("c.csv").read_text().splitlines()) == 5
@@ -460,21 +473,26 @@ def test_the_table_of_few_labels_says_what_the_json_says(here):
         "--semi",
     )
     values, lines = result_of(*options), call(*options).stdout.splitlines()
-    start = lines.index("  with few labels: test top-1, mean of 3 draws, with its 95 % interval")
-    table = [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 : start + 5]]
-    assert table[0] == ["labels", "per class", "ridge probe", "self-training", "label spreading", "raw pixels"]
-    for cells, few in zip(table[1:3], values["few_shot"], strict=True):
-        spans = [
-            f"{100 * one['mean']:.1f} % ({100 * one['interval'][0]:.1f}–{100 * one['interval'][1]:.1f})"
-            for one in (few, *few["semi"].values())
-        ]
-        pixels = f"{100 * few['baselines']['pixels']:.1f} %"
-        assert cells == [str(few["labels"]), str(few["shots"]), *spans, pixels]
-    whole = [f"{100 * values['test']['top1']:.1f} %", f"{100 * values['baselines']['pixels']:.1f} %"]
-    assert table[3] == [str(values["splits"]["train"] + values["splits"]["val"]), "all", *whole]
+    start = lines.index("with few labels: test top-1 in %, mean of 3 draws ± its 95 % interval")
+    table = [re.split(r"\s{2,}", line.strip()) for line in lines[start + 1 : start + 7]]
+    few = values["few_shot"]
+    assert table[:2] == [
+        ["labels per class", "1", "4", "all"],
+        ["labels in all", *(str(one["labels"]) for one in few), str(values["splits"]["train"])],
+    ]
+    methods = {"ridge probe": few, "self-training": [one["semi"]["self_training"] for one in few]}
+    methods["label spreading"] = [one["semi"]["label_spreading"] for one in few]
+    for cells, (name, figures) in zip(table[2:5], methods.items(), strict=True):
+        halves = [max(one["mean"] - one["interval"][0], one["interval"][1] - one["mean"]) for one in figures]
+        spans = [f"{100 * one['mean']:.1f} ± {100 * half:.1f}" for one, half in zip(figures, halves, strict=True)]
+        whole = [f"{100 * values['test']['top1']:.1f}"] if name == "ridge probe" else []
+        assert cells == [name, *spans, *whole]
+    pixels = [*(one["baselines"]["pixels"] for one in few), values["baselines"]["pixels"]]
+    assert table[5] == ["raw pixels", *(f"{100 * top1:.1f}" for top1 in pixels)]
+    assert max(map(len, lines[start : start + 7])) <= 80
     alone = call(*options[:-3], "--repeats", "1", "--baselines", "none").stdout
-    assert "with few labels: test top-1, mean of 1 draw\n" in alone
-    assert "(" not in alone.split("with few labels")[1]
+    assert "with few labels: test top-1 in %, mean of 1 draw\n" in alone
+    assert "±" not in alone
 
 
 def test_predict_prints_its_answers_where_they_are_to_go_nowhere(here):

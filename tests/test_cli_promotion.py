@@ -134,19 +134,38 @@ def tuned(**changes):
     return finetune_text({**TUNED, "finetuning": {**TUNED["finetuning"], **changes}}).splitlines()
 
 
-def test_what_was_tuned_is_said_beside_the_probe_with_log_losses():
+def test_what_was_tuned_is_said_with_log_losses_and_where_it_was_validated():
     lines = tuned()
     early = "stopped early after 2 of 21 epochs: validation no better for 5 epochs"
     assert lines[0] == f"net, last-1 tuned from its probe at C=0.01; {early}"
     pairs = "probe 80.0 % (log-loss 0.550), start 80.0 % (log-loss 0.500), epoch 2 82.0 % (log-loss 0.500)"
-    assert lines[1] == f"  validation     {pairs}; on val, n=40"
-    assert lines[3:] == ["  beside         probe 88.0 % (log-loss 0.400)", "model → t.safetensors"]
+    assert lines[1] == f"  val            {pairs}; on 40 val images"
+    held = "a fifth of train, held back here, seed 0"
+    given = tuned(validation={**TUNED["finetuning"]["validation"], "on": held})
+    assert given[1] == f"  held back      {pairs}; on 40 images: {held}"
+    assert lines[-1] == "model → t.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("top1", "said"),
+    [
+        (0.88, "gained 2.0 points on these images"),
+        (0.9, "changed nothing in how many of these images are right"),
+        (0.96, "did not help on these images: 6.0 points fewer"),
+    ],
+)
+def test_whether_tuning_helped_on_the_reported_images_is_said_plainly(top1, said):
+    lines = tuned(probe={"kind": "logistic", "top1": top1, "log_loss": 0.4, "n": 50})
+    told = " ".join(" ".join(lines[3:-1]).split())
+    assert told == f"the probe without tuning: {100 * top1:.1f} % (log-loss 0.400), so tuning {said}"
+    assert max(map(len, lines[3:])) <= 80
 
 
 def test_why_the_file_holds_the_probe_is_said():
-    assert "not better than the probe on validation images" in tuned(promoted=False)[-2]
+    lines = tuned(promoted=False)
+    assert lines[-3:-1] == ["  tuning did not beat the probe on validation images", "  the file holds the probe"]
     lines = tuned(promoted=False, advice={"tune": None}, best_epoch=0, stopped="not begun: the advice …")
-    assert lines[0] == "net: nothing tuned, as the advice was to keep a probe"
+    assert lines[0] == "net: nothing was tuned, as the advice is to keep the probe"
     assert (len(lines), lines[-2]) == (4, "  the file holds the probe")
 
 

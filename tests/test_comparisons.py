@@ -177,7 +177,7 @@ def compared(*others, given=False):
 def test_the_verdict_counts_what_can_be_told_from_the_reference():
     text = verdict(compared((-0.2, 0.001), (-0.1, 0.04), (-0.1, 0.05), (0.1, 0.01), (0.0, 1.0)))
     assert "best, ridge, was chosen on selection data (val)" in text
-    assert "On test, 2 of the other 5 are significantly worse and 1 better; 2 cannot be told from it" in text
+    assert "On test, 2 of the other 5 are significantly worse and 1 better; 2 do not differ significantly" in text
     assert f"p ≥ {comparisons.SIGNIFICANT}" in text
 
 

@@ -530,7 +530,7 @@ def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compil
     engine.notes.clear()
     np.testing.assert_array_equal(engine.infer(pixels), net.embed(pixels))
     assert (engine.extractor is net, engine.size.current) == (True, 4)  # which has memory enough
-    assert list(engine.notes) == ["note: the compiled network failed, perhaps for want of memory; going on without"]
+    assert list(engine.notes) == ["note: the compiled network failed (possibly out of memory); continuing uncompiled"]
     assert not engine.wants_compiling(10**9)
 
 

@@ -185,13 +185,13 @@ def test_wilson_is_scipys(right, n):
 
 def test_each_baseline_has_a_bar_of_its_length_and_the_absent_ones_are_named():
     card = {"baselines": {"majority": 0.111, "pixels": None, "random_backbone": 0.25}}
-    part = section(reports.page(make(**card, guesses=lambda y: y)), "Beside its baselines")
+    part = section(reports.page(make(**card, guesses=lambda y: y)), "Compared with baselines")
     bars = {rect.get("class"): rect.get("width") for rect in part.iter("rect") if rect.get("class") != "field"}
     assert bars == {"this-probe": "100.00%", "majority-class": "11.10%", "random-backbone": "25.00%"}
     assert "11.1 % majority class" in text(part)
     assert "Not computed: raw pixels." in text(part)
     assert "raw pixels" not in text(part.find("figure"))
-    complete = section(reports.page(make()), "Beside its baselines")
+    complete = section(reports.page(make()), "Compared with baselines")
     assert "22.2 % raw pixels" in text(complete)
     assert "Not computed" not in text(complete)
 
@@ -210,7 +210,7 @@ def test_the_verdict_is_as_strong_as_the_figures(pixels, expected):
 
     card = {"baselines": {"majority": 0.1, "pixels": pixels, "random_backbone": None}}
     page = reports.page(make(("ant", "bee"), guesses, n=100, **card))
-    verdict = text(section(page, "Beside its baselines").find("p"))
+    verdict = text(section(page, "Compared with baselines").find("p"))
     assert expected in verdict
     assert ("may be chance" in verdict) == (pixels == 0.88)
 
@@ -363,7 +363,7 @@ def test_the_matrix_counts_and_the_pairs_are_those_of_the_guesses():
         return wrong
 
     page = reports.page(make(guesses=guesses, n=30))
-    part = section(page, "What is taken for what")
+    part = section(page, "Confusion matrix")
     titles = [text(title) for title in part.iterfind(".//rect/title")]
     assert titles == [
         "ant: 8 of 10 classified as ant",
@@ -383,20 +383,20 @@ def test_the_matrix_counts_and_the_pairs_are_those_of_the_guesses():
 
 
 def test_without_mistakes_there_are_no_pairs():
-    part = section(reports.page(make(guesses=lambda y: y)), "What is taken for what")
+    part = section(reports.page(make(guesses=lambda y: y)), "Confusion matrix")
     assert "No image was classified wrongly." in text(part)
     assert part.find(".//table") is None
 
 
 def test_over_twenty_classes_the_matrix_is_colour_only():
-    part = section(reports.page(make(**VARIANTS["sixty"])), "What is taken for what")
+    part = section(reports.page(make(**VARIANTS["sixty"])), "Confusion matrix")
     assert not list(part.iter("text"))
     assert "class 0: " in text(part)
 
 
 def test_of_many_classes_the_lowest_lie_open():
     page = reports.page(make([f"class {i:03d}" for i in range(150)], lambda y: np.where(y == 77, 0, y), n=450))
-    assert section(page, "What is taken for what") is None
+    assert section(page, "Confusion matrix") is None
     part = section(page, "Per class")
     open_table, folded = part.find("div"), part.find("details")
     assert len(rows(open_table)) == 1 + 10
@@ -429,7 +429,7 @@ def test_names_that_are_no_utf8_can_be_written():
 def test_long_names_keep_both_ends_in_the_matrix_and_are_whole_elsewhere():
     names = [f"a_class_name_of_forty_characters_number_{i:02d}" for i in range(3)]
     page = reports.page(make(names))
-    label = next(section(page, "What is taken for what").iter("text"))
+    label = next(section(page, "Confusion matrix").iter("text"))
     assert re.fullmatch(r"a_class\w*…\w*number_00", label.text)
     assert len(label.text) <= markup.LABEL
     assert label.find("title").text == names[0]
@@ -445,7 +445,7 @@ def test_notes_and_random_weights_stand_out():
     banner, notes = (text(box) for box in tree(page).iter("div") if box.get("class") == "box")
     assert "random weights: a baseline, not a trained backbone (seed 0)" in banner
     assert "2 test images are copies" in notes
-    assert page.index("2 test images are copies") < page.index("Beside its baselines")
+    assert page.index("2 test images are copies") < page.index("Compared with baselines")
 
 
 def test_raw_pixels_are_not_called_a_backbone():

@@ -214,8 +214,8 @@ def test_where_it_started_is_said(start, words):
             "early: validation no better for 5 epochs",
             "It ended early, with epoch 3 (validation no better for 5 epochs);",
         ),
-        ("interrupted", "It was interrupted after epoch 3, and what was best then stands;"),
-        ("failed", "It failed after epoch 3, and what was best then stands;"),
+        ("interrupted", "It was interrupted after epoch 3, and the best epoch until then was kept;"),
+        ("failed", "It failed after epoch 3, and the best epoch until then was kept;"),
     ],
 )
 def test_how_it_ended_is_said(stopped, words):
@@ -444,7 +444,7 @@ def test_the_strength_of_another_kind_of_probe_has_its_own_name():
 
 
 def test_selection_figures_are_those_of_the_chosen_epoch():
-    assert "Selection data: val; the epoch was picked there, so a little flattered." in text(
+    assert "Selection data: val; the epoch was picked there, so a little optimistic." in text(
         section(reports.page(tuned()[0]), "Figures")
     )
 

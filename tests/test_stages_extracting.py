@@ -629,7 +629,7 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
     copy_three(data)
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
-    assert notes.lines == ["cpu fp32 · pixels · 23 samples, 13 cached"]
+    assert notes.lines == ["23 images · pixels on cpu · 13 in the store already"]
 
 
 # -- verify, repair, info, export

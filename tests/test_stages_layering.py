@@ -145,9 +145,9 @@ def test_a_growing_data_set_costs_what_is_new(photos, tmp_path, net):
 def test_the_first_line_says_how_many_layers(data, tmp_path, net):
     ears = Ears()
     extract(data, tmp_path / "s", backbone=net, listener=ears)
-    assert ears.heard[0] == "cpu fp32 · test_resnet (random weights, seed 0), 3 layers · 28 samples, 0 cached"
+    assert ears.heard[0] == "28 images · test_resnet (random weights, seed 0), 3 layers on cpu · none in the store yet"
     extract(data, tmp_path / "s", backbone=net.members[0], listener=ears)
-    assert ears.heard[-1] == "cpu fp32 · test_resnet (random weights, seed 0) stage2 · 28 samples, 26 cached"
+    assert ears.heard[-1] == "28 images · test_resnet (random weights, seed 0) stage2 on cpu · 26 in the store already"
 
 
 @pytest.mark.parametrize(

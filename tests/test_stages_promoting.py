@@ -339,7 +339,7 @@ def test_a_model_that_has_seen_what_is_reported_says_so(store, tmp_path, always)
     _, path = store((), per_class=10)
     probed = probe(path, tmp_path / "m.safetensors", baselines="none", seed=0)
     result = finetune(probed["model"], path, seed=1, **QUICK)
-    flattering = [note for note in result["notes"] if "figures flatter" in note]
+    flattering = [note for note in result["notes"] if "these figures are optimistic" in note]
     assert len(flattering) == 1
     assert "the model has seen " in flattering[0]
 
@@ -531,7 +531,7 @@ def test_images_that_have_moved_are_said_to_be_gone(store):
     data.rename(data.with_name("elsewhere"))
     with pytest.raises(FinetuningError) as caught:
         finetune(path, **QUICK)
-    assert_one_line(caught, "no validation image can be read any more", "put them back")
+    assert_one_line(caught, "no validation image can be read any more", "restore the files")
 
 
 # -- what goes wrong, and going on --------------------------------------------------------------------------------
@@ -811,11 +811,11 @@ def test_a_store_goes_on_to_describe_its_own_images_when_others_are_learned_from
 def test_what_is_tuned_from_is_not_overwritten(store, tmp_path, always):
     data, path = store()
     model = probe(path, tmp_path / "m.safetensors", baselines="none", include_backbone=True)["model"]
-    with pytest.raises(FinetuningError, match="what is tuned from"):
+    with pytest.raises(FinetuningError, match="would overwrite the file that tuning starts from"):
         finetune(model, path, model, **QUICK)
     first = finetune(path, output=tmp_path / "first.safetensors", **QUICK)["model"]
     extract(data, tmp_path / "again.store", backbone=first, workers=1)
-    with pytest.raises(FinetuningError, match="what is tuned from"):
+    with pytest.raises(FinetuningError, match="would overwrite the file that tuning starts from"):
         finetune(tmp_path / "again.store", output=first, **QUICK)
 
 

@@ -71,8 +71,8 @@ def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos
     for _ in range(2):
         run(data, tmp_path / "out", backbone="pixels", listener=Ears(), **QUICK)
     lines = [line for line in heard if line.startswith("cpu")]
-    assert heard[0] == lines[0] == "cpu fp32 · pixels · 10 samples, 0 cached"
-    assert lines[1] == "cpu fp32 · pixels · 10 samples, 10 cached"
+    assert heard[0] == lines[0] == "10 images · pixels on cpu · none in the store yet"
+    assert lines[1] == "10 images · pixels on cpu · all in the store already"
 
 
 def test_a_report_is_drawn_beside_the_model(photos, tmp_path):

@@ -218,8 +218,8 @@ def _reasons(
     return [
         _size_reason(evidence, cell),
         _similarity_reason(evidence, cell),
-        f"The probe is wrong on {error} of new images, of which tuning the whole network is expected to mend "
-        f"{_points(gains['tune-all']['mean'])}.",
+        f"The probe errs on {error} of new images; tuning the whole network should fix about "
+        f"{_points(gains['tune-all']['mean'])} of that.",
         *_stage_reason(evidence, gains),
         *_labels_reason(evidence, gains),
         _choice_reason(gains, option, tolerance),
@@ -246,7 +246,7 @@ def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> 
         f"on {_percent(evidence['baselines'][name])}: {_percent(evidence['similarity'])} of the way to no mistake"
     )
     if set(evidence["baselines"]) == {"chance"}:
-        said += ", which flatters, as there are no raw pixels to compare with"
+        said += ", which is optimistic, as there are no raw pixels to compare with"
     if evidence["similarity"] >= SIMILAR and cell["similarity"] == "different":
         return f"{said}, but an earlier layer serves better than the last, so the data count as different."
     return f"{said}, so the data count as {cell['similarity']}."

@@ -149,7 +149,7 @@ class Views:
     def __post_init__(self) -> None:
         names = [field.name for field in fields(Transform)]
         if len({tuple(getattr(one, name) for name in names) for one in self.members}) != 1:
-            raise BackboneError("views that are made together end in the same size, of the same decoder")
+            raise BackboneError("all views must have the same size and decoder")
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -161,7 +161,7 @@ def extract(
     result = stages.extract(data, store, listener=Talk(quiet), **options)
     show(as_json, result, texts.extract_text)
     if profile and not as_json:
-        click.echo(texts.profile_text(result["profile"]))
+        click.echo(texts.profile_text(result))
     exit_strict(strict, result)
 
 

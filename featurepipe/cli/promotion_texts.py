@@ -127,23 +127,34 @@ def _hanging(text: str, bullet: str) -> list[str]:
 
 
 def finetune_text(result: dict[str, Any]) -> str:
-    """The result of `finetune`: what was kept and what it is worth, beside the probe."""
+    """The result of `finetune`: what was kept and what it is worth, compared with the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
+    nothing = told["advice"] is not None and told["advice"]["tune"] is None
     lines = [_course(told), _validation(told), figures_line(result[on], on)]
-    if told["advice"] and told["advice"]["tune"] is None:
-        lines = [f"{told['of']}: nothing tuned, as the advice was to keep a probe", lines[-1]]
-    beside = [f"probe {_pair(told['probe'])}"] if told["promoted"] else []
-    beside += [f"from scratch {percent(told['scratch']['top1'])}"] if told["scratch"] else []
-    lines += [f"  {'beside':<14} {', '.join(beside)}"] if beside else []
-    if told["advice"] and told["advice"]["tune"] is None:
+    if nothing:
+        lines = [f"{told['of']}: nothing was tuned, as the advice is to keep the probe", lines[-1]]
+    lines += _hanging(_verdict(told, result[on]), "  ") if told["promoted"] else []
+    lines += [f"  {'from scratch':<14} {percent(told['scratch']['top1'])}"] if told["scratch"] else []
+    if not nothing and not told["promoted"]:
+        lines.append("  tuning did not beat the probe on validation images")
+    if not told["promoted"]:
         lines.append("  the file holds the probe")
-    elif not told["promoted"]:
-        lines.append("  tuning was not better than the probe on validation images, so the file holds the probe")
     if told["stopped"] == "interrupted":
         lines.append("  interrupted; the file holds the best until then, and the same command goes on from there")
     elif told["scratch"] and told["scratch"]["stopped"] == "interrupted":
         lines.append("  interrupted while training from scratch; the same command goes on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
+
+
+def _verdict(told: dict[str, Any], figures: dict[str, Any]) -> str:
+    """What tuning came to on the images that are reported, whatever validation images had promised."""
+    points = 100 * (figures["top1"] - told["probe"]["top1"])
+    said = f"the probe without tuning: {_pair(told['probe'])}, so tuning "
+    if abs(points) < 0.05:  # which would be shown as 0.0
+        return f"{said}changed nothing in how many of these images are right"
+    if points > 0:
+        return f"{said}gained {points:.1f} points on these images"
+    return f"{said}did not help on these images: {-points:.1f} points fewer"
 
 
 def _course(told: dict[str, Any]) -> str:
@@ -158,12 +169,14 @@ def _course(told: dict[str, Any]) -> str:
 
 
 def _validation(told: dict[str, Any]) -> str:
-    """What chose the epoch, and whether it is kept."""
+    """What chose the epoch, and whether it is kept: val images, or training images that were held back."""
     curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
+    given = validation["on"] == "val"
     probe = {"top1": validation["probe"], "log_loss": validation["probe_log_loss"]}
     found = [f"probe {_pair(probe)}", f"start {_pair(curve[0])}"]
     found += [f"epoch {best} {_pair(curve[best])}"] if best else []
-    return f"  validation     {', '.join(found)}; on {validation['on']}, n={validation['n']}"
+    images = f"{validation['n']} val images" if given else f"{validation['n']} images: {validation['on']}"
+    return f"  {'val' if given else 'held back':<14} {', '.join(found)}; on {images}"
 
 
 def _pair(figures: dict[str, Any]) -> str:

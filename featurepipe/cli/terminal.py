@@ -48,7 +48,7 @@ class Talk:
         from tqdm import tqdm
 
         # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
-        options = {"unit": "image", "delay": 2, "disable": self._quiet or None, "file": sys.stderr}
+        options = {"unit": "", "delay": 2, "disable": self._quiet or None, "file": sys.stderr}
         with tqdm(total=total, desc=shortened(label), **options) as bar:
             before, self._bar = self._bar, bar
             try:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
+
+import click
 
 from featurepipe.cli.options import MULTI_LABEL, PROBES
 
 SHOWN = 20  # predictions that are printed
+WIDTH = 80  # columns that most terminals have
+NAMES = {"pixels": "raw pixels", "random_backbone": "random backbone", "chance": "chance"}  # of baselines
+NO_REFERENCE = "There was nothing to select on, so no row is named the best."
+MORE_COLUMNS = "widths, sizes, speeds and uncorrected p: -o FILE.html or FILE.csv"
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
 
@@ -37,28 +44,29 @@ def extract_text(result: dict[str, Any]) -> str:
     speed = f" ({result['images_per_second']:g} images/s)" if result["images_per_second"] else ""
     line = (
         f"{result['samples']} samples: {result['computed']} computed, {result['reused']} reused, "
-        f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed} → {result['store']}"
+        f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed}"
     )
     layers = [f"  {one['layer']:<12} {one['width']:>6} wide → {one['folder']}" for one in result.get("layers", ())]
-    return "\n".join([line, *_bottleneck(result), *layers, *_rejects(result)])
+    return "\n".join([line, *layers, *_rejects(result), f"store → {result['store']}"])
 
 
-def _bottleneck(result: dict[str, Any]) -> list[str]:
+def _limit(result: dict[str, Any]) -> list[str]:
     """What took the time, and how near the run came to what this machine can do."""
     if not result["computed"]:
         return []
     names = {"check": "checking files", "read": "reading", "infer": "inferring", "write": "writing"}
     spent = ", ".join(f"{names[stage]} {seconds:.1f} s" for stage, seconds in result["stages"].items())
-    line = f"  {spent}; limited by {result['limited_by']}"
+    line = f"  limited by {result['limited_by']}; "
     if result["efficiency"] is None:
-        return [f"{line}; too short a run to say how near to this machine's ceiling"]
-    return [f"{line}; {100 * result['efficiency']:.0f} % of this machine's ceiling of {result['ceiling']:g} images/s"]
+        return [f"  {spent}", f"{line}the run was too short to compare it with this machine's ceiling"]
+    share = f"{100 * result['efficiency']:.0f} % of this machine's ceiling of {result['ceiling']:g} images/s"
+    return [f"  {spent}", f"{line}{share}"]
 
 
-def profile_text(profile: dict[str, dict[str, float]]) -> str:
-    """The table of `--profile`."""
-    lines = [f"  {'step':<8} {'thread s':>10} {'ms/image':>10} {'share':>7}"]
-    for step, of in profile.items():
+def profile_text(result: dict[str, Any]) -> str:
+    """What `--profile` adds to the result of `extract`."""
+    lines = [*_limit(result), f"  {'step':<8} {'thread s':>10} {'ms/image':>10} {'share':>7}"]
+    for step, of in result["profile"].items():
         lines.append(f"  {step:<8} {of['seconds']:>10.2f} {of['ms_per_image']:>10.2f} {percent(of['share']):>7}")
     return "\n".join(lines)
 
@@ -72,12 +80,20 @@ def figures_line(figures: dict[str, Any], name: str) -> str:
             f"right sets {percent(figures['subset_accuracy'])}, "
             f"wrong decisions {percent(figures['hamming'])})"
         )
-    before = figures["ece_uncalibrated"]
-    return (
-        f"  {name + ' top-1':<14} {percent(figures['top1'])}   (n={figures['n']}, balanced "
-        f"{percent(figures['balanced_accuracy'])}, log-loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}"
-        + (f", {before:.3f} before calibration)" if f"{before:.3f}" != f"{figures['ece']:.3f}" else ")")
+    headline = click.style(f"{name + ' top-1':<14} {percent(figures['top1'])}", bold=True)  # on terminals only
+    line = (
+        f"  {headline}   (n={figures['n']}, balanced {percent(figures['balanced_accuracy'])}, log-loss "
+        f"{figures['log_loss']:.3f}, ECE {figures['ece']:.3f})"
     )
+    before = f"{figures['ece_uncalibrated']:.3f}"
+    return line if before == f"{figures['ece']:.3f}" else f"{line}\n{'':<17}ECE {before} before calibration"
+
+
+def baseline_lines(result: dict[str, Any]) -> list[str]:
+    """What a classifier has to beat, a line each."""
+    names = {**NAMES, "majority": f'always answering "{result["majority_class"]}" (train\'s commonest)'}
+    found = [f"{names[key]}: {percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
+    return [f"  {'' if number else 'baselines':<14} {line}" for number, line in enumerate(found)]
 
 
 def probe_text(result: dict[str, Any]) -> str:
@@ -91,45 +107,46 @@ def probe_text(result: dict[str, Any]) -> str:
         parameter = PROBES[result["kind"]]
         chosen = f", {parameter}={result[parameter]:g}{on_what}" if parameter else ""
     on = result["evaluated_on"]
-    names = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
-    names["chance"] = "chance"
-    others = [f"{names[key]} {percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
-    lines = [
-        *_layers(result),
-        f"{result['kind']} probe on {_title(result)}{chosen}",
-        figures_line(result[on], on),
-        *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
-    ]
-    if others:
-        lines.append(f"  {'baselines':<14} {', '.join(others)}")
-    return "\n".join([*lines, *_few_labels(result, names), f"model → {result['model']}"])
+    return "\n".join(
+        [
+            *_layers(result),
+            *_few_labels(result),
+            f"{result['kind']} probe on {_title(result)}{chosen}",
+            figures_line(result[on], on),
+            *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
+            *baseline_lines(result),
+            f"model → {result['model']}",
+        ]
+    )
 
 
-def _few_labels(result: dict[str, Any], names: dict[str, str]) -> list[str]:
-    """The table of `--shots`; nothing without."""
+def _few_labels(result: dict[str, Any]) -> list[str]:
+    """The table of `--shots`, a column for each number of labels; nothing without."""
     if not result["few_shot"]:
         return []
-    first, on = result["few_shot"][0], result["evaluated_on"]
-    beside = [*first["semi"], *first["baselines"]]
-    rows = [["labels", "per class", f"{result['kind']} probe", *(names.get(key, SEMI.get(key)) for key in beside)]]
-    for few in result["few_shot"]:
-        methods = [_mean(one) for one in (few, *few["semi"].values())]
-        others = [percent(mean) for mean in few["baselines"].values()]
-        rows.append([str(few["labels"]), str(few["shots"]), *methods, *others])
+    few, on = result["few_shot"], result["evaluated_on"]
     whole = result["splits"]["train"] + (result["splits"]["val"] if on == "test" else 0)
-    full = [result["baselines"][key] for key in first["baselines"]]
-    rows.append([str(whole), "all", percent(result[on]["top1"]), *("" for _ in first["semi"]), *map(percent, full)])
-    draws = "1 draw" if first["repeats"] == 1 else f"{first['repeats']} draws, with its 95 % interval"
-    said = f"  with few labels: {on} top-1, mean of {draws}"
-    return [said, *(f"  {line}" for line in columns(rows, left=0))]
+    rows = [
+        ["labels per class", *(str(one["shots"]) for one in few), "all"],
+        ["labels in all", *(str(one["labels"]) for one in few), str(whole)],
+        [f"{result['kind']} probe", *map(_mean, few), f"{100 * result[on]['top1']:.1f}"],
+    ]
+    rows += [[SEMI[key], *(_mean(one["semi"][key]) for one in few), ""] for key in few[0]["semi"]]
+    for key in few[0]["baselines"]:
+        figures = [*(one["baselines"][key] for one in few), result["baselines"][key]]
+        rows.append([NAMES[key], *(f"{100 * top1:.1f}" for top1 in figures)])
+    repeats = few[0]["repeats"]
+    draws = "1 draw" if repeats == 1 else f"{repeats} draws ± its 95 % interval"
+    said = f"with few labels: {on} top-1 in %, mean of {draws}"
+    return [said, *(f"  {line}" for line in columns(rows, left=1))]
 
 
 def _mean(one: dict[str, Any]) -> str:
-    """A mean and its interval, if it has one."""
+    """A mean in percent and half its interval, if it has one; of an interval that ends at 0 or 1, its longer half."""
     if one["interval"] is None:
-        return percent(one["mean"])
+        return f"{100 * one['mean']:.1f}"
     low, high = one["interval"]
-    return f"{percent(one['mean'])} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{100 * one['mean']:.1f} ± {100 * max(one['mean'] - low, high - one['mean']):.1f}"
 
 
 def _lowest(figures: dict[str, Any], key: str, name: str) -> str:
@@ -168,7 +185,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
         f"protocol {protocol['name']}, version {protocol['version']}, on {result['backbone']}"
         + (f": {chosen} ({how})" if chosen else ""),
         *(_protocol_figures(result[on], on) if result[on] else []),
-        f"  {'baselines':<14} majority class {percent(result['baselines']['majority'])}",
+        *baseline_lines(result),
     ]
     for few in result["few_shot"]:
         line = f"  {str(few['shots']) + ' per class':<14} {few['metric']} {percent(few['mean'])}"
@@ -213,46 +230,44 @@ def compare_text(result: dict[str, Any]) -> str:
     from featurepipe.comparisons import verdict
 
     on, splits = result["evaluated_on"], ", ".join(f"{n} {name}" for name, n in result["splits"].items() if n)
-    head = ["", "backbone, layer", "probe", "selection", f"{on} top-1", "95 % interval", "differs by", "p", "p (Holm)"]
-    rows = [[*head, "width", "images/s", "MB"], *(_comparison_cells(result, row) for row in result["rows"])]
+    head = ["", "selection", f"{on} top-1", "95 % interval", "differs by", "p (Holm)", "backbone, layer, probe"]
+    rows = [head, *(_comparison_cells(result, row) for row in result["rows"])]
     count, images = len(result["rows"]), result["rows"][0]["n"]
+    commonest = f'always answering "{result["majority_class"]}" (train\'s commonest): {percent(result["majority"])}'
     return "\n".join(
         [
             f"{count} rows on the same {images} {on} images of {result['classes']} classes",
-            f"  {splits}; splits {result['split_source']}; majority class {percent(result['majority'])}",
-            *(f"  {line}" for line in columns(rows, left=3)),
-            f"* {verdict(result)}" if result["reference"] else "nothing to select on, so no row is named the best",
+            f"  {splits}; splits {result['split_source']}",
+            f"  {commonest}",
+            *(f"  {line}" for line in columns(rows, left=1, last=True)),
+            *wrap(f"* {verdict(result)}" if result["reference"] else NO_REFERENCE, WIDTH),
             *(_correlation(kind, found) for kind, found in (result["imagenet"] or {}).items()),
-            *([f"comparison → {result['output']}"] if result["output"] else []),
+            *([f"comparison → {result['output']}"] if result["output"] else [MORE_COLUMNS]),
         ]
     )
 
 
 def _comparison_cells(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    from featurepipe.comparisons import is_reference, p_text
+    from featurepipe.comparisons import is_reference, named, p_text
 
     low, high = row["interval"]
     return [
         "*" if is_reference(result, row) else "",
-        row["label"],
-        row["kind"],
         "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
         percent(row["top1"]),
         f"{100 * low:.1f}–{percent(high)}",
         "–" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
-        p_text(row["p"]),
         p_text(row["p_holm"]),
-        str(row["width"]),
-        "–" if row["images_per_second"] is None else f"{row['images_per_second']:.1f}",
-        f"{row['bytes'] / 1e6:.1f}",
+        named(row),
     ]
 
 
-def columns(rows: list[list[str]], left: int) -> list[str]:
-    """Rows of cells as lines, the first `left` columns aligned to the left."""
+def columns(rows: list[list[str]], left: int, *, last: bool = False) -> list[str]:
+    """Rows of cells as lines; the first `left` columns are aligned to the left, and the last one if that is asked."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([*enumerate(zip(row, widths, strict=True))] for row in rows)
-    return ["  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in line).rstrip() for line in lines]
+    to_left = [i < left or (last and i == len(widths) - 1) for i in range(len(widths))]
+    lines = (zip(row, widths, to_left, strict=True) for row in rows)
+    return ["  ".join(c.ljust(w) if at_left else c.rjust(w) for c, w, at_left in line).rstrip() for line in lines]
 
 
 def _correlation(kind: str, found: dict[str, Any]) -> str:
@@ -266,10 +281,10 @@ def run_text(result: dict[str, Any]) -> str:
     """The result of `run`."""
     from featurepipe.cli.promotion_texts import finetune_text  # it builds on this module
 
-    parts = [extract_text(result["extract"]), probe_text(result["probe"])]
+    parts = [extract_text(result["extract"]), "", probe_text(result["probe"])]
     parts += [f"report → {result['report']}"] if result["report"] else []
     if "finetune" in result:
-        parts += [finetune_text(result["finetune"]), f"report → {result['finetune']['report']}"]
+        parts += ["", finetune_text(result["finetune"]), f"report → {result['finetune']['report']}"]
     return "\n".join([*parts, f"done in {result['seconds']:.1f} s"])
 
 
@@ -279,9 +294,12 @@ def evaluate_text(result: dict[str, Any]) -> str:
     if result["left_out"]:
         lines.append(f"  left out       {result['left_out']} images that the model was trained on")
     if result["seen_in_training"]:
-        lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images; figures flatter")
-    multi_label = "subset_accuracy" in result
-    lines.append(_lowest(result, *(("average_precision", "AP") if multi_label else ("recall", "recall"))))
+        seen = f"the model was trained on {result['seen_in_training']} of these images"
+        lines.append(f"  note: {seen}, so these figures are optimistic")
+    if "subset_accuracy" in result:
+        lines.append(_lowest(result, "average_precision", "AP"))
+    elif len(result["per_class"]) > 2:  # of two the other recall says nothing more
+        lines.append(_lowest(result, "recall", "recall"))
     return "\n".join([*lines, *_rejects(result)])
 
 
@@ -369,7 +387,7 @@ def export_text(result: dict[str, Any]) -> str:
 
 def verify_text(result: dict[str, Any]) -> str:
     """The result of `verify`."""
-    lines = [f"{result['checked']} rows are as they were written"]
+    lines = [f"{result['checked']} rows verified"]
     lines += [f"  problem: {problem}" for problem in result["problems"]]
     lines += [f"  set aside: {path}" for path in result["repaired"]]
     lines += [

@@ -261,7 +261,9 @@ class Engine:
         with self._lock:
             if extractor is not self._eager:  # made for one size; and of what it fails, the eager one can say
                 if extractor is self.extractor:
-                    self.notes.append("note: the compiled network failed, perhaps for want of memory; going on without")
+                    self.notes.append(
+                        "note: the compiled network failed (possibly out of memory); continuing uncompiled"
+                    )
                 self.extractor, self._compile = self._eager, "off"
                 self._times.clear()
             elif not self._halve(size) and size == 1:

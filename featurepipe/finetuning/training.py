@@ -255,7 +255,9 @@ class _Tuning:
                 if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
                     self._save(run, optimizer)
         if not run.weight:
-            raise FinetuningError(f"no training image can be read any more: {self.lost}; put them back")
+            raise FinetuningError(
+                f"no training image can be read any more: {self.lost}; restore the files and run again"
+            )
         with nullcontext() if run.average is None else self.network.holding(run.average):
             figures = self._validate()
         run.seconds = before + time.perf_counter() - started
@@ -331,7 +333,9 @@ class _Tuning:
             raise OutOfMemory(next(filter(None, failures)))
         pieces = [pair for part in found for pair in part]
         if not pieces:
-            raise FinetuningError(f"no validation image can be read any more: {self.lost}; put them back")
+            raise FinetuningError(
+                f"no validation image can be read any more: {self.lost}; restore the files and run again"
+            )
         scores, truth = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         found = {"top1": float((scores.argmax(axis=1) == truth).mean()), "log_loss": math.nan, "n": len(truth)}
         if np.isfinite(scores).all():
@@ -390,9 +394,9 @@ class _Tuning:
         left = (self.epochs - row["epoch"]) * row["seconds"]
         to_go = f", at most {_duration(left)} to go" if left else ""
         self.note(
-            f"epoch {row['epoch']} of {self.epochs}: train loss {row['train_loss']:.3f}, val top-1 "
-            f"{100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f} (best so far: epoch "
-            f"{run.best_epoch}, {100 * best['top1']:.1f} %); {row['seconds']:.0f} s{to_go}"
+            f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, accuracy on "
+            f"{row['n']} held-back images {100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f} "
+            f"(best so far: epoch {run.best_epoch}, {100 * best['top1']:.1f} %); {row['seconds']:.0f} s{to_go}"
         )
 
     def _diverged(self, what: str, run: _Run) -> str:

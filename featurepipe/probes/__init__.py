@@ -40,6 +40,7 @@ from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
+    commonest,
     decision_scores,
     evaluate,
     is_multi_label,
@@ -73,6 +74,7 @@ __all__ = [
     "check_kind",
     "check_known",
     "choose",
+    "commonest",
     "decision_scores",
     "evaluate",
     "fit",

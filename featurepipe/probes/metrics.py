@@ -47,8 +47,13 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
 
 def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
     """Top-1 of always answering with the commonest training class."""
-    classes, counts = np.unique(y_train, return_counts=True)
-    return float(np.mean(y_test == classes[counts.argmax()]))
+    return float(np.mean(y_test == commonest(y_train)))
+
+
+def commonest(y: np.ndarray) -> Any:
+    """The commonest class; of equally common ones the first."""
+    classes, counts = np.unique(y, return_counts=True)
+    return classes[counts.argmax()]
 
 
 def decision_scores(estimator: Any, X: Rows) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ def fit_few_shot(
     groups: np.ndarray | None = None,
     semi: bool = False,
     seed: int = 0,
+    progress: Callable[[int], object] = lambda draws: None,
 ) -> list[dict[str, Any]]:
     """Top-1 of probes that know few labels, over seeded draws of them.
 
@@ -56,6 +57,8 @@ def fit_few_shot(
         `pseudolabels.LabelSpreader`.
     seed : int
         Repeat r draws under ``[seed, r]``.
+    progress : callable, optional
+        Called after each draw with the number of draws just done, 1.
 
     Returns
     -------
@@ -103,6 +106,7 @@ def fit_few_shot(
                 guesses["label_spreading"] = classes[spreader.predict(known)]
             for name, guessed in guesses.items():
                 lines.setdefault(name, []).append(float(np.mean(guessed == y_test)))
+            progress(1)
         summaries = {name: _summary(top1) for name, top1 in lines.items()}
         size = {"shots": int(count), "labels": int(count) * len(classes), "repeats": repeats}
         found.append({**size, **summaries.pop("supervised"), "semi": summaries})

@@ -33,7 +33,7 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     absent = ", ".join(name for name in found if name not in present)
     what = f"mAP on {card['evaluated_on']}. Chance is the mean share of images that have a label."
     return section(
-        "Beside its baselines",
+        "Compared with baselines",
         bars({"this probe": figures["map"], **present}, None),
         tag("small", what),
         tag("small", f"Not computed: {absent}.") if absent else "",

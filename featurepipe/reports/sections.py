@@ -82,7 +82,7 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     absent = ", ".join(name for name in found if name not in present)
     what = "model" if is_tuned(card) else "probe"
     return section(
-        "Beside its baselines",
+        "Compared with baselines",
         tag("p", _verdict(what, figures, present)) if present else "",
         bars({f"this {what}": figures["top1"], **present}, figures["n"]),
         tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
@@ -188,9 +188,9 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     before = "Selection data: the chosen candidate, before the final fit"
     if is_tuned(card):
         on = card["finetuning"]["validation"]["on"]
-        before = f"Selection data: {on}; the epoch was picked there, so a little flattered"
+        before = f"Selection data: {on}; the epoch was picked there, so a little optimistic"
     elif len(card["selection"]["path"]) > 1:
-        before += "; picked as the best, so a little flattered"
+        before += "; picked as the best, so a little optimistic"
     return section("Figures", table(["", *columns], rows), tag("small", f"{before}.") if len(columns) > 1 else "")
 
 
@@ -254,10 +254,10 @@ def confusion(figures: Mapping[str, Any]) -> Html:
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
     pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
     rows = [[classes[i], classes[j], f"{counts[i, j]:,}", percent(counts[i, j] / counts[i].sum())] for i, j in pairs]
-    head = ["true class", "taken for", "images", "of the class"]
-    legend = "Rows: true class; columns: predicted class. Blue is right, orange wrong; depth: root of share of the row."
+    head = ["true class", "predicted class", "images", "share of the class"]
+    legend = "Rows: true class; columns: predicted class. Blue is right, orange wrong; darker: larger share of the row."
     return section(
-        "What is taken for what",
+        "Confusion matrix",
         tag("div", matrix(counts, classes), class_="wide"),
         tag("small", legend, "" if len(classes) <= COUNTED else " Point at a cell to see its classes."),
         tag("h3", "Most confused pairs"),

@@ -103,7 +103,7 @@ def _ended(stopped: str, epoch: int) -> str:
     """Why no further epoch was tried."""
     if stopped in ("interrupted", "failed"):
         how = "was interrupted" if stopped == "interrupted" else "failed"
-        return f"It {how} after epoch {epoch}, and what was best then stands"
+        return f"It {how} after epoch {epoch}, and the best epoch until then was kept"
     early, colon, why = stopped.partition(": ")
     return f"It ended {early}, with epoch {epoch}" + (f" ({why})" if colon else "")
 
@@ -217,7 +217,7 @@ def _beside(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     if scratch is not None:
         values[SCRATCH] = scratch["top1"]
         said = (
-            " From scratch: the same architecture from random weights, by the same recipe but for what spares "
+            " From scratch: the same architecture from random weights, by the same recipe except for what spares "
             f"pretrained ones; epoch {scratch['best_epoch']} of {scratch['curve'][-1]['epoch']}, "
             f"{_duration(scratch['seconds'])}."
         )
@@ -232,7 +232,7 @@ def _courses(tuning: Mapping[str, Any]) -> list[Html]:
     scratch = tuning["scratch"]["curve"] if tuning["scratch"] else []
     said = f"On validation data: {_validation(tuning)}. Epoch 0 is {_origin(tuning)}, before any step."
     said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
-    said += "; on these very images, so that its figures here flatter a little." if tuning["best_epoch"] else "."
+    said += "; on these very images, so its figures here are a little optimistic." if tuning["best_epoch"] else "."
     if _to_beat(tuning)["top1"] is not None:
         said += " The level line is the probe, fitted without these images: what tuning has to beat."
     said += " Every log-loss is calibrated, by a temperature fitted on these very images."

@@ -288,9 +288,9 @@ def _embed(
     """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
     rows, unreadable = digest(manifest, workers, listener)
     todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
-    listener.note(first_line(extractor, len(rows), 0, choose=False))
+    listener.note(first_line(extractor, len(rows)))
     memory = extraction.Memory()
-    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+    with listener.progress("embedding", len(todo)) as advance:
         outcome = extraction.fill(
             todo,
             extractor,

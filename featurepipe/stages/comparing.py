@@ -77,14 +77,14 @@ def compare(
     Returns
     -------
     dict
-        ``stores, root, samples, classes, splits, split_source, evaluated_on, majority, seed, reference`` (``label,
-        kind``, and whether it was ``given``), ``rows``, ``imagenet`` (None, or for each kind ``n, spearman, kendall``),
-        ``notes, output, seconds``. Rows are sorted by top-1 on selection data, best first; each has ``label, backbone,
-        layer, is_baseline, kind, parameter, chosen, selected_on, selection_top1, selection_log_loss, selection_n, n,
-        top1, interval`` (Wilson, 95 %), ``difference`` (to the reference), ``wins, losses`` (images on which only this
-        row, only the reference is right), ``p`` (exact McNemar), ``p_holm`` (corrected for all rows), ``width,
-        images_per_second`` (None where the shards do not say), ``device, bytes, imagenet_top1, store, folder,
-        fingerprint``. All accuracies are fractions.
+        ``stores, root, samples, classes, splits, split_source, evaluated_on, majority, majority_class, seed,
+        reference`` (``label, kind``, and whether it was ``given``), ``rows``, ``imagenet`` (None, or for each kind
+        ``n, spearman, kendall``), ``notes, output, seconds``. Rows are sorted by top-1 on selection data, best first;
+        each has ``label, backbone, layer, is_baseline, kind, parameter, chosen, selected_on, selection_top1,
+        selection_log_loss, selection_n, n, top1, interval`` (Wilson, 95 %), ``difference`` (to the reference), ``wins,
+        losses`` (images on which only this row, only the reference is right), ``p`` (exact McNemar), ``p_holm``
+        (corrected for all rows), ``width, images_per_second`` (None where the shards do not say), ``device, bytes,
+        imagenet_top1, store, folder, fingerprint``. All accuracies are fractions.
 
     Raises
     ------
@@ -132,6 +132,7 @@ def compare(
         "split_source": split_source,
         "evaluated_on": parts.reported,
         "majority": probes.majority(parts.train.y, parts.report.y),
+        "majority_class": str(probes.commonest(parts.train.y)),
         "seed": seed,
         "reference": place if place is None else {**_name(rows[place]), "given": reference is not None},
         "rows": sorted(rows, key=_rank),

@@ -17,6 +17,8 @@ from featurepipe.manifests import Manifest
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.surroundings import guarded
 
+EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
+
 
 @guarded
 def extract(
@@ -209,19 +211,23 @@ def fill(
     devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     check_seconds: float = 0.0,
+    said: str | None = None,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Embed what `extractor` lacks of `rows`, whose digests took `check_seconds`; the caller has locked the store."""
+    """Embed what `extractor` lacks of `rows`, whose digests took `check_seconds`; the caller has locked the store.
+
+    `said` is told first, by default `first_line`.
+    """
     started = time.perf_counter()
     entries = [store.entry(member) for member in extractor.members]
     todo = plan(rows, root, *entries)
-    listener.note(first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
+    listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
     made_by = extraction.provenance(extractor, batch_size)
     writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
     widths = [member.width for member in extractor.members]
     sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
     settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
-    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+    with listener.progress("embedding", len(todo)) as advance:
         if len(devices) > 1 and len(todo) > rows_per_shard:
             outcome = extraction.fill_together(todo, extractor, sink, devices, **settings, progress=advance)
         else:
@@ -257,20 +263,25 @@ def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
     return {"layer": member.spec["layer"], "width": member.width, **identity}
 
 
-def first_line(extractor: Extractor, samples: int, cached: int, *, choose: bool = True) -> str:
-    """What a run says first: device, precision, backbone, samples, and how many are cached.
+def first_line(extractor: Extractor, samples: int, cached: int | None = None) -> str:
+    """What a run says first: images, backbone, device, and how many of the images the store holds already.
 
-    `choose` is whether it takes a backbone, which may then be better than the bundled one.
+    Parameters
+    ----------
+    cached : int or None
+        None where there is no store.
     """
     bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
-    known = " (the small network inside featurepipe; choose a real one with -b, say -b resnet50.a1_in1k)"
-    hint = known if bundled and choose else ""
     stage = backbones.stage_of(extractor.members[0].spec)
     which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
-    return (
-        f"{extractor.device} {extractor.spec['precision']} · {extractor.name}{which}{hint} · "
-        f"{samples} samples, {cached} cached"
-    )
+    name = f"demo network ({extractor.name})" if bundled else extractor.name
+    said = f"{samples:,} image{'' if samples == 1 else 's'} · {name}{which} on {extractor.device}"
+    said += f" in {extractor.spec['precision']}" if extractor.spec["precision"] != "fp32" else ""
+    if cached is None:
+        return said
+    held = "none" if not cached else "all" if cached == samples else f"{cached:,}"
+    hint = f". For real work: -b {EXAMPLE}" if bundled else ""
+    return f"{said} · {held} in the store yet{hint}" if not cached else f"{said} · {held} in the store already{hint}"
 
 
 def rejected_samples(rows: Sequence[Row], unreadable: Mapping[str, str], reasons: Mapping[str, str]) -> dict[str, str]:

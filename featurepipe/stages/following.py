@@ -17,7 +17,7 @@ from featurepipe.listeners import SILENT, Listener
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.holding import read
 from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
-from featurepipe.stages.probing import optimum_notes
+from featurepipe.stages.probing import edge_note, optimum_notes
 from featurepipe.surroundings import guarded
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
@@ -131,6 +131,7 @@ def _described(protocol: Protocol, metric: str, parts: Parts) -> dict[str, Any]:
     majority = probes.majority(parts.train.y, parts.report.y)
     return {
         "baselines": {"majority": majority, "pixels": None, "random_backbone": None},
+        "majority_class": str(probes.commonest(parts.train.y)),
         "protocol": {key: asdict(protocol)[key] for key in KEPT} | {"metric": metric},
     }
 
@@ -166,5 +167,5 @@ def _path_notes(outcome: Outcome) -> list[str]:
     protocol = outcome.protocol
     name, notes = protocol.parameter, []
     if protocol.linear and outcome.chosen in (protocol.grid[0], protocol.grid[-1]):
-        notes.append(f"the chosen {name}={outcome.chosen:g} is the last of the grid; a better one may lie beyond")
+        notes.append(edge_note(name, outcome.chosen, protocol.grid))
     return notes + optimum_notes(name, outcome.path, outcome.certificate)

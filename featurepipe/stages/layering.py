@@ -78,7 +78,9 @@ def probe_layers(
     """
     started, limit = time.perf_counter(), parse_size(memory)
     if options.get("multi_label"):
-        raise ProbeError("layers are chosen by top-1, which sets of labels have not; choose one layer for multi-label")
+        raise ProbeError(
+            "several layers are compared by top-1, which multi-label probes do not have; choose one with --layer"
+        )
     known = {field.name for field in fields(Recipe)} & options.keys()
     how = {"kind": kind, "value": value, "class_weight": class_weight, "seed": seed, "probe_device": probe_device}
     recipe = Recipe(**how, **{name: options[name] for name in known})
@@ -88,14 +90,15 @@ def probe_layers(
     common = _common(entries)
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table = []
-    for entry in entries:
-        samples, _ = labelled(matrices.outline(source, entry), common)
-        samples = arrange(samples, choose_splits(samples, seed)[0])
-        probes.check_enough(cut(samples).learned.y, recipe.shots)
-        parts = hold(entry, samples, kind, limit)
-        table.append(_row(entry, parts, how))
-        del parts  # one layer's features at a time
-        listener.note(f"{entry.layer}: top-1 {100 * table[-1]['top1']:.1f} %")
+    with listener.progress("probing layers", len(entries)) as advance:
+        for entry in entries:
+            samples, _ = labelled(matrices.outline(source, entry), common)
+            samples = arrange(samples, choose_splits(samples, seed)[0])
+            probes.check_enough(cut(samples).learned.y, recipe.shots)
+            parts = hold(entry, samples, kind, limit)
+            table.append(_row(entry, parts, how))
+            del parts  # one layer's features at a time
+            advance(1)
     best = _best(table)
     table[best]["chosen"] = True
     result = probe(

@@ -145,7 +145,7 @@ def _drift(
         return [one for entry in entries for one in _drift(store, [entry], count, weights, device, listener)]
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
-    with listener.progress(f"measuring the drift of {', '.join(entry.title for entry in entries)}", len(some)) as step:
+    with listener.progress("measuring the drift", len(some)) as step:
         extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=step)
     found = [digest for digest in some if digest in memory.vectors]
     if not found:

@@ -182,12 +182,12 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
     if has_learned(source.entry, parts.train, samples.take(samples.split != "train")):
         raise ProbeError(
             f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
-            "splits of then, or learn another: featurepipe compare --baselines full"
+            "splits it was learned with, or learn a new codebook: featurepipe compare --baselines full"
         )
     if tuned := tuned_on(source.entry, parts):
         raise ProbeError(
             f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
-            "the seed and splits of then, or images that it has not seen"
+            "the seed and splits it was tuned with, or images that it has not seen"
         )
     return Prepared(
         **{**vars(source), "samples": samples},
@@ -306,4 +306,4 @@ def copy_notes(parts: Parts) -> list[str]:
     learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
     copies = sum(digest in learned for digest in parts.report.digests)
     verb = "image is an exact copy" if copies == 1 else "images are exact copies"
-    return [f"{copies} {parts.reported} {verb} of training images: figures flatter"] if copies else []
+    return [f"{copies} {parts.reported} {verb} of training images, so these figures are optimistic"] if copies else []

@@ -29,6 +29,7 @@ from featurepipe.stores import Entry
 from featurepipe.surroundings import guarded
 
 BASELINES = ("none", "simple", "full")
+BASELINE_NAMES = {"pixels": "raw pixels", "random_backbone": "the same network untrained"}
 # The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
 Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
@@ -55,7 +56,7 @@ class Recipe:
         if self.multi_label and self.kind != "logistic":
             raise ProbeError(f"a multi-label probe is logistic, not {self.kind}; leave out the kind, or multi-label")
         if self.multi_label and self.shots:
-            raise ProbeError("shots are images per class, which sets of labels have not; leave out one or other")
+            raise ProbeError("few-shot evaluation needs one class per image; drop --shots or --multi-label")
         probes.check_few(self.shots, self.repeats, self.semi)
         probes.check_kind(self.kind, self.class_weight, self.probe_device)
         probes.candidates_of(self.kind, self.value)
@@ -145,7 +146,7 @@ def probe(
     dict
         ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
         features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
-        few_shot, notes, seconds``. All accuracies are fractions. Of sets of labels
+        majority_class, few_shot, notes, seconds``. All accuracies are fractions. Of sets of labels
         ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
         `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
         share of images that have a label) instead of ``majority``.
@@ -221,7 +222,7 @@ def probe_prepared(
     found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
     parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
     fitted = _fit(parts, recipe)
-    few = _few_shot(recipe, parts)
+    few = _few_shot(recipe, parts, listener)
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
     notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
     held, absent = others()
@@ -235,7 +236,7 @@ def probe_prepared(
             continue
         notes += [f"{entry.name}: {note}" for note in held_notes(same)]
         beside[name] = top1
-        for one, other in zip(few, _few_shot(replace(recipe, semi=False), same), strict=True):
+        for one, other in zip(few, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
             one["baselines"][name] = other["mean"]
     notes += absent
     names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
@@ -246,6 +247,7 @@ def probe_prepared(
         "split_source": found.split_source,
         **_figures(fitted, parts),
         "baselines": {name: beside.get(name) for name in names},
+        "majority_class": None if recipe.multi_label else str(probes.commonest(parts.train.y)),
         "few_shot": few,
         **({"layers": list(compared)} if compared else {}),
         "protocol": None,  # no named one: see the module's docstring for what is done
@@ -333,11 +335,19 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
         if isinstance(fitted.chosen, dict):
             ends = [label for label, C in fitted.chosen.items() if probes.at_edge(kind, C)]
             notes += (
-                [f"an end of the grid is the {name} of {probes.listed(ends)}; better may lie beyond"] if ends else []
+                [f"the {name} of {probes.listed(ends)} is an end of the values tried; a better one may lie beyond"]
+                if ends
+                else []
             )
         elif probes.at_edge(kind, fitted.chosen):
-            notes.append(f"the chosen {name}={fitted.chosen:g} is the last of the grid; a better one may lie beyond")
+            notes.append(edge_note(name, fitted.chosen, [step[name] for step in fitted.path]))
     return notes + optimum_notes(name, fitted.path, fitted.certificate)
+
+
+def edge_note(name: str, chosen: float, tried: Sequence[float]) -> str:
+    """That a strength is the largest or smallest of those tried."""
+    which = "largest" if chosen >= max(tried) else "smallest"
+    return f"{name}={chosen:g} is the {which} value tried; a better one may lie beyond"
 
 
 def optimum_notes(
@@ -357,18 +367,21 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     if not compared:
         return []
     if any(row["selection"] is None for row in compared):
-        return [f"nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
+        return [f"there was nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
     on = compared[0]["selection"]["on"]
-    return [f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there flatter a little"]
+    return [
+        f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there are a little optimistic"
+    ]
 
 
-def _few_shot(recipe: Recipe, parts: Parts) -> list[dict[str, Any]]:
+def _few_shot(recipe: Recipe, parts: Parts, listener: Listener) -> list[dict[str, Any]]:
     """The figures of few labels, drawn from all that is not reported; room for the baselines' beside them."""
     if not recipe.shots:
         return []
     known, report = parts.learned, parts.report
     options = {"shots": recipe.shots, "repeats": recipe.repeats, "semi": recipe.semi, "seed": recipe.seed}
-    few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.digests, **options)
+    with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
+        few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.digests, **options)
     return [{**one, "baselines": {}} for one in few]
 
 
@@ -383,7 +396,8 @@ def load_baselines(
     for name, extractor in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device).items():
         try:
             with store.lock():
-                fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
+                said = f"baseline: {BASELINE_NAMES[name]}"
+                fill(store, store.root, store.rows(), {}, extractor, workers=workers, said=said, listener=listener)
             entry = store.entry(extractor)
             held[name] = entry, matrices.outline(store, entry)
         except StoreError as error:  # the images may be gone while their embeddings are still here

@@ -210,7 +210,7 @@ def _check_output(path: Path, source: str | Path, extractor: Backbone) -> None:
     """Refuse to overwrite what tuning begins from: the same command could not go on, and stores need their weights."""
     for taken in (source, extractor.source["weights"]):
         if taken is not None and Path(taken).resolve() == path.resolve():
-            raise FinetuningError(f"{path} is what is tuned from; choose another place with -o")
+            raise FinetuningError(f"-o {path} would overwrite the file that tuning starts from; choose another name")
 
 
 def _open(

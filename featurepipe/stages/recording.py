@@ -34,8 +34,11 @@ def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list
     probe, count = start.first["top1"], first["n"]
     if recipe.head != finetuning.PROBE or abs(first["top1"] - probe) <= max(0.01, 1.5 / count):
         return []
-    share = f"{100 * first['top1']:.1f} % of {count} validation images right, the probe {100 * probe:.1f} %"
-    return [f"before tuning the network had {share}: its embeddings are not those of the store"]
+    return [
+        f"the network gives other embeddings now than those in the store (precision, versions?): before tuning it has "
+        f"{100 * first['top1']:.1f} % of {count} validation images right, the probe on the stored ones "
+        f"{100 * probe:.1f} %"
+    ]
 
 
 def untuned(start: Start, extractor: Backbone) -> Promoted:
@@ -53,14 +56,18 @@ def measure(
     """Figures of a tuned network on rows, whose images are embedded for it as `evaluate` will."""
     memory = extraction.Memory()
     todo = list({one.digest: one for one in samples.images}.values())
-    with listener.progress(f"measuring {made.backbone.name}", len(todo)) as advance:
+    with listener.progress("measuring", len(todo)) as advance:
         outcome = extraction.fill(todo, made.backbone, memory, workers=workers, progress=advance)
     kept = [digest not in outcome.rejects for digest in part.digests]
     if not all(kept):
         why = next(iter(outcome.rejects.values()))
         if not any(kept):
-            raise FinetuningError(f"no image of {part.split[0]} can be read any more: {why}; put them back")
-        listener.note(f"{len(kept) - sum(kept)} images cannot be read any more, and are not measured; the first: {why}")
+            raise FinetuningError(
+                f"none of the {part.split[0]} images can be read ({why}); restore the files and run again"
+            )
+        listener.note(
+            f"note: {len(kept) - sum(kept)} images cannot be read any more and are not measured; the first: {why}"
+        )
     vectors = np.stack([memory.vectors[digest] for digest in part.digests[kept]])
     return probes.evaluate(made.estimator, vectors, part.y[kept], made.temperature)
 
@@ -79,7 +86,7 @@ def write(
     started: float,
 ) -> dict[str, Any]:
     """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
-    promoted = _pays(start, made)
+    promoted, begun = _pays(start, made), advised is None or advised["tune"] is not None
     parts, found, probe = start.parts, start.found, start.probe
     of_probe = probes.evaluate(probe.estimator, parts.report.X, parts.report.y, probe.temperature)
     reported, validated, of_network = of_probe, start.figures, None
@@ -105,6 +112,7 @@ def write(
         "val": reported if on == "val" else {"source": start.validated_on, **validated},
         "test": reported if on == "test" else None,
         "baselines": {"majority": probes.majority(parts.train.y, parts.report.y), **start.baselines},
+        "majority_class": str(probes.commonest(parts.train.y)),
         "few_shot": [],
         "finetuning": {
             "promoted": promoted,
@@ -117,7 +125,7 @@ def write(
         "licence": None,
         "seed": recipe.seed,
         "class_weight": recipe.class_weight,
-        "notes": [*found.notes, *start.notes, *_start_notes(start, recipe, made.outcome.curve[0])],
+        "notes": [*found.notes, *start.notes, *(_start_notes(start, recipe, made.outcome.curve[0]) if begun else [])],
         "versions": extraction.versions(),
         "created": extraction.now(),
     }

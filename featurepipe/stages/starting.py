@@ -87,7 +87,9 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     classes, notes = np.unique(train.y), held_notes(parts)
     seen = models.seen_in_tuning(found.origin, found.entry.spec)  # where the backbone has been tuned before
     if np.isin(models.digest_keys(validation.digests), seen).any():
-        notes.append(f"the backbone has been tuned on images of {validated_on}, so validation flatters it")
+        notes.append(
+            f"the backbone has been tuned on images of {validated_on}, so its validation figures are optimistic"
+        )
     if loaded is None:
         probe = fit_parts(kind, parts, None, recipe.seed, class_weight)
     else:
@@ -134,7 +136,11 @@ def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
 def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
     """A note where the model has learned from what is reported."""
     count = int(loaded.has_seen(parts.report.digests).sum())
-    return [f"the model has seen {count} of the {parts.reported} images before: figures flatter"] if count else []
+    return (
+        [f"the model has seen {count} of the {parts.reported} images before, so these figures are optimistic"]
+        if count
+        else []
+    )
 
 
 def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, str]:
