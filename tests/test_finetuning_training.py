@@ -834,6 +834,6 @@ def test_each_epoch_is_told(tuning):
     notes = []
     tuning(epochs=2)[1](note=notes.append)
     assert len(notes) == 3
-    assert notes[0].startswith("before tuning: val top-1 ")
-    assert notes[1].startswith("epoch 1 of 2: train loss ")
+    assert notes[0].startswith("before tuning: accuracy on ")
+    assert notes[1].startswith("epoch 1 of 2: training loss ")
     assert ["to go" in note for note in notes[1:]] == [True, False]

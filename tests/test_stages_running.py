@@ -70,7 +70,7 @@ def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos
     data = photos(per_class=5)
     for _ in range(2):
         run(data, tmp_path / "out", backbone="pixels", listener=Ears(), **QUICK)
-    lines = [line for line in heard if line.startswith("cpu")]
+    lines = [line for line in heard if " on cpu" in line]
     assert heard[0] == lines[0] == "10 images · pixels on cpu · none in the store yet"
     assert lines[1] == "10 images · pixels on cpu · all in the store already"
 
