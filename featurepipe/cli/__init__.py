@@ -7,6 +7,7 @@ were rejected and ``--strict`` was given, 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -66,6 +67,8 @@ class _Group(Group):
             self._fail(ctx, str(error), FAILED, as_json)
         except KeyboardInterrupt:
             self._fail(ctx, RESUME if ctx.invoked_subcommand in STORING else AGAIN, INTERRUPTED, as_json)
+        except BrokenPipeError:  # whoever reads our output has read enough, as head does: click ends without a word
+            raise
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
             self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED, as_json)
 
@@ -90,6 +93,8 @@ def main() -> None:
       $ featurepipe run data/digits
       $ featurepipe run photos/ -b resnet50.a1_in1k --baselines full
     """
+    if os.environ.get("NO_COLOR"):
+        click.get_current_context().color = False
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

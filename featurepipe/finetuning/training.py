@@ -199,8 +199,8 @@ class _Tuning:
             found = self.peers.share(None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity))
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
-            found = f"{100 * first['top1']:.1f} %, log-loss {first['log_loss']:.3f}"
-            self.note(f"before tuning: accuracy on {first['n']} held-back images {found}")
+            accuracy = f"{100 * first['top1']:.1f} %, log-loss {first['log_loss']:.3f}"
+            self.note(f"before tuning: accuracy on {first['n']} held-back images {accuracy}")
             return _Run(
                 [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
             ), None

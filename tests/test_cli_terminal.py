@@ -1,0 +1,134 @@
+"""What is written to terminals, and to what is none."""
+
+import io
+import sys
+
+import click
+import pytest
+import tqdm
+from click.testing import CliRunner
+
+from featurepipe import cli, stages
+from featurepipe.cli import texts
+from featurepipe.cli.terminal import Talk, load_stages, shortened
+
+FIGURES = {"n": 5, "top1": 0.8, "balanced_accuracy": 0.8, "log_loss": 0.5, "ece": 0.1, "ece_uncalibrated": 0.1}
+EVALUATED = {**FIGURES, "split": "test", "left_out": 0, "seen_in_training": 0, "rejected": 0, "rejects": {}}
+CLASS = {"precision": 1.0, "recall": 0.8, "f1": 0.9, "support": 5}
+
+
+class Stream(io.StringIO):
+    """Standard error, which may be a terminal."""
+
+    terminal = True
+
+    def isatty(self):
+        return self.terminal
+
+
+def stderr_of(monkeypatch):
+    """Put a terminal there; in the test itself, since pytest puts its own stream there after the fixtures."""
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Makes `evaluate` find figures of some classes at once."""
+
+    def make(classes=("ant", "bee", "cat")):
+        result = {**EVALUATED, "per_class": dict.fromkeys(classes, CLASS)}
+
+        def evaluate(*_, listener, **__):
+            listener.note("a note")
+            return result
+
+        monkeypatch.setattr(stages, "evaluate", evaluate)
+        return result
+
+    return make
+
+
+def invoke(*arguments, **options):
+    done = CliRunner().invoke(cli.main, ["evaluate", "m", "d", *arguments], **options)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_the_headline_stands_out_on_terminals_only(evaluated):
+    evaluated()
+    headline = "test top-1     80.0 %"
+    assert click.style(headline, bold=True) in invoke(color=True).stdout
+    assert invoke().stdout.startswith(f"  {headline}   (n=5")
+    assert "\x1b" not in invoke().stdout
+    assert "\x1b" not in invoke("--json", color=True).stdout
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("", True)])
+def test_no_color_is_honoured(evaluated, value, coloured):
+    evaluated()
+    assert ("\x1b" in invoke(color=True, env={"NO_COLOR": value}).stdout) is coloured
+
+
+def test_quiet_leaves_the_result_and_the_errors(evaluated):
+    evaluated()
+    assert "a note" in invoke().stderr
+    quiet = invoke("-q")
+    assert (quiet.stdout, quiet.stderr) == (invoke().stdout, "")
+    done = CliRunner().invoke(cli.main, ["info", "nowhere", "--quiet"])
+    assert (done.exit_code, done.stderr.count("featurepipe: ")) == (1, 1)
+
+
+def test_quiet_shows_no_bar(monkeypatch):
+    stderr = stderr_of(monkeypatch)
+    with Talk(quiet=True).progress("embedding", 1) as advance:
+        advance(1)
+    assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_says_that_torch_is_loaded_and_goes_again(monkeypatch, terminal):
+    stderr = stderr_of(monkeypatch)
+    monkeypatch.delitem(sys.modules, "torch")  # as in a process that has just begun
+    stderr.terminal = terminal
+    assert load_stages() is stages
+    said = "loading torch …"
+    assert stderr.getvalue() == (f"{said}\r{' ' * len(said)}\r" if terminal else "")
+    before = stderr.getvalue()
+    load_stages(quiet=True)
+    assert stderr.getvalue() == before
+
+
+def test_where_torch_is_loaded_already_there_is_nothing_to_say(monkeypatch):
+    stderr = stderr_of(monkeypatch)
+    load_stages()
+    assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("label", ["embedding with vit_tiny_patch16_224 (random weights, seed 0)", "few labels"])
+def test_a_bar_fits_a_terminal_of_80_columns(monkeypatch, label):
+    stderr = stderr_of(monkeypatch)
+    bar = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0, "ncols": 79}))
+    with Talk().progress(label, 100_000) as advance:
+        advance(45_600)
+        shown = stderr.getvalue().split("\r")[-1]
+    assert len(shown) <= 79
+    assert "45600/100000" in shown
+    assert "#" in shown
+    assert shown.startswith(shortened(label).rstrip("…"))
+
+
+def test_of_two_classes_the_lowest_recall_is_not_said(evaluated):
+    assert "lowest recall" in texts.evaluate_text(evaluated())
+    assert "lowest recall" not in texts.evaluate_text(evaluated(("ant", "bee")))
+
+
+def test_a_reader_that_has_enough_is_no_error(monkeypatch):
+    def evaluate(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(stages, "evaluate", evaluate)
+    done = CliRunner().invoke(cli.main, ["evaluate", "m", "d"])
+    assert (done.exit_code, done.output) == (1, "")
