@@ -64,7 +64,8 @@ def shortened(label: str) -> str:
 
 def load_stages(quiet: bool = False) -> ModuleType:
     """`featurepipe.stages`; on a terminal a line says that loading it takes its time, and goes when that is over."""
-    said = "" if quiet or "torch" in sys.modules or not sys.stderr.isatty() else "loading torch …"
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    said = "loading torch …" if terminal and not quiet and "torch" not in sys.modules else ""
     click.echo(said, nl=False, err=True)
     try:
         from featurepipe import stages  # here: it loads torch, which --help does without
