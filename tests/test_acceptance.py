@@ -1,8 +1,10 @@
 """What the README promises, on the data that comes with the package and on real photos with real weights."""
 
+import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from featurepipe import stages
 
@@ -16,6 +18,11 @@ def test_the_quickstart_beats_raw_pixels_with_all_labels_and_by_four_points_with
     assert result["test"]["top1"] > result["baselines"]["pixels"]
     assert few["repeats"] == 10
     assert few["mean"] - few["baselines"]["pixels"] >= 0.04
+    picture = runpy.run_path(str(DIGITS.parents[1] / "docs" / "picture.py"))
+    with Image.open(picture["PICTURE"]) as taken:
+        seen = taken.text["page"]
+    today = picture["shown"](Path(result["report"]).read_text("utf-8"))
+    assert picture["masked"](seen) == picture["masked"](today), "the page looks different now: python docs/picture.py"
 
 
 @pytest.mark.shared

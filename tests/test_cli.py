@@ -386,10 +386,10 @@ def test_a_comparison_says_what_its_json_says(here):
     values = result_of(*arguments, "-o", "c.csv")
     done = call(*arguments, "-o", "c.html")
     lines = done.stdout.splitlines()
-    assert lines[0] == "4 rows on the same 50 test images of 10 classes"
+    assert lines[0] == "4 rows on the same 50 test images of 10 classes; 95 % intervals"
     assert lines[1] == "  110 train, 50 test; splits given"
     assert lines[2] == f'  always answering "{values["majority_class"]}" (train\'s commonest): 10.0 %'
-    head = ["selection", "test top-1", "95 % interval", "differs by", "p (Holm)", "backbone, layer, probe"]
+    head = ["selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
     assert re.split(r"\s{2,}", lines[3].strip()) == head
     for line, row in zip(lines[4:8], values["rows"], strict=True):
         expected = [f"{100 * row['selection_top1']:.1f}", f"{100 * row['top1']:.1f}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import featurepipe
 from featurepipe import probes, protocols
@@ -57,9 +58,16 @@ def test_the_readmes_table_names_every_command():
     assert sorted(rows) == sorted(main.commands)
 
 
+def test_the_readmes_figures_are_those_of_its_picture():
+    (shown,) = re.findall(r"test top-1 +([\d.]+ %)", README.read_text("utf-8"))
+    with Image.open(ROOT / "docs" / "report.png") as picture:
+        assert f" {shown} test top-1" in picture.text["page"]
+
+
 def test_the_readmes_links_and_files_exist():
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README.read_text("utf-8")):
-        assert (ROOT / target).exists(), target
+    for page in (README, *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_table_of_protocols_says_what_they_are():

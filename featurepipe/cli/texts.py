@@ -230,13 +230,13 @@ def compare_text(result: dict[str, Any]) -> str:
     from featurepipe.comparisons import verdict
 
     on, splits = result["evaluated_on"], ", ".join(f"{n} {name}" for name, n in result["splits"].items() if n)
-    head = ["", "selection", f"{on} top-1", "95 % interval", "differs by", "p (Holm)", "backbone, layer, probe"]
+    head = ["", "selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
     rows = [head, *(_comparison_cells(result, row) for row in result["rows"])]
     count, images = len(result["rows"]), result["rows"][0]["n"]
     commonest = f'always answering "{result["majority_class"]}" (train\'s commonest): {percent(result["majority"])}'
     return "\n".join(
         [
-            f"{count} rows on the same {images} {on} images of {result['classes']} classes",
+            f"{count} rows on the same {images} {on} images of {result['classes']} classes; 95 % intervals",
             f"  {splits}; splits {result['split_source']}",
             f"  {commonest}",
             *(f"  {line}" for line in columns(rows, left=1, last=True)),
@@ -255,7 +255,7 @@ def _comparison_cells(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
         "*" if is_reference(result, row) else "",
         "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
         percent(row["top1"]),
-        f"{100 * low:.1f}–{percent(high)}",
+        f"{100 * low:.1f}–{100 * high:.1f}",
         "–" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
         p_text(row["p_holm"]),
         named(row),
