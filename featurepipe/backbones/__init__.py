@@ -22,6 +22,7 @@ from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, Colo
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.networks import freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
+from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, Views, check_same, stage_of
 from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
@@ -42,6 +43,7 @@ __all__ = [
     "Descriptor",
     "Extractor",
     "Hog",
+    "Identity",
     "Layers",
     "Patches",
     "Pixels",
@@ -56,7 +58,10 @@ __all__ = [
     "create_layers",
     "drifting",
     "embedding_forward",
+    "fetch",
+    "forget",
     "freeze",
+    "identify",
     "is_model_name",
     "is_out_of_memory",
     "learn_codebook",

@@ -1,0 +1,189 @@
+"""Backbones that this process has opened: the last few are kept, and of many more it is known what they are.
+
+Making a network takes seconds: timm initialises it, the weights are read and digested, a precision is tried. Who fits
+the same parameters again, as cross-validation does, gets the network of before; who needs no more than to find its
+embeddings in a store gets its `Identity`, and no network is made. A name alone is never trusted: weights files count by
+place and `os.stat`, and a network that somebody has changed since is not given away again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from featurepipe.backbones.creation import BUNDLED_WEIGHTS, create
+from featurepipe.backbones.descriptors import Descriptor
+from featurepipe.backbones.extractors import Backbone
+from featurepipe.backbones.networks import BUNDLED
+from featurepipe.backbones.specs import Extractor, Transform
+from featurepipe.backbones.weights import is_model_name
+from featurepipe.digests import canonical_json, sha256_json
+
+KEPT = 2  # networks: their weights fill memory, a GPU's too
+KNOWN = 256  # identities, of some kilobytes
+SETTLED_NS = 2_000_000_000  # a file changed again within the coarsest clock of a file system in use could look the same
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a backbone is, without its network: enough to find its embeddings in a store.
+
+    Attributes
+    ----------
+    name, spec, source, transform, width, device
+        As of a `Backbone`.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    source: dict[str, Any]
+    transform: Transform
+    width: int
+    device: str
+
+    @classmethod
+    def of(cls, extractor: Extractor) -> Identity:
+        """The identity of a backbone."""
+        return cls(*(getattr(extractor, field) for field in cls.__dataclass_fields__))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the spec."""
+        return sha256_json(self.spec)
+
+
+class Shelf:
+    """Keeps backbones, the one used last for longest; threads may share it.
+
+    Parameters
+    ----------
+    kept : int
+        How many.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._most = kept
+        self._inherited: list[Any] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()  # held while one is made: two threads at it would share torch's generator
+        self._kept: OrderedDict[str, tuple[Backbone | Descriptor, Any]] = OrderedDict()
+        self._known: OrderedDict[str, Identity] = OrderedDict()
+
+    def fetch(self, name: Any = None, **options: Any) -> Backbone | Descriptor:
+        """As `create`, but the same object as before where it is kept: read it, and do not change it."""
+        with self._lock:
+            return self._find(name, options) or self._make(name, options)
+
+    def identify(self, name: Any = None, **options: Any) -> Backbone | Descriptor | Identity:
+        """What `create` would make: a backbone where it is kept or has to be made, else its identity alone."""
+        with self._lock:
+            found = self._find(name, options)
+            if found is None:
+                known = (self._known.get(key) for key in _keys(name, options))
+                wanted = options.get("precision", "auto")
+                found = next((one for one in known if one and wanted in ("auto", one.spec["precision"])), None)
+            return found or self._make(name, options)
+
+    def clear(self) -> None:
+        """Forget all of them, which frees the memory of networks that nobody else holds."""
+        with self._lock:
+            self._kept.clear()
+            self._known.clear()
+
+    def after_fork(self) -> None:
+        """In a child, begin anew; but keep what there was, as a child must not free a parent's GPU memory."""
+        self._inherited.append(self._kept)
+        self._begin()
+
+    def _find(self, name: Any, options: Mapping[str, Any]) -> Backbone | Descriptor | None:
+        wanted = options.get("precision", "auto")
+        for key in _keys(name, options):
+            made, marks = self._kept.get(key, (None, None))
+            if made is None or wanted not in ("auto", made.spec["precision"]):
+                continue
+            if _marks(made) == marks:
+                self._kept.move_to_end(key)
+                return made
+            del self._kept[key]
+        return None
+
+    def _make(self, name: Any, options: Mapping[str, Any]) -> Backbone | Descriptor:
+        before = next(_keys(name, options), None)
+        made = create(name, **options)
+        key, marks = next(_keys(name, options), None), _marks(made)
+        if key is not None and key == before and marks is not None:  # no file has changed meanwhile
+            _put(self._kept, key, (made, marks), self._most)
+            _put(self._known, key, Identity.of(made), KNOWN)
+        return made
+
+
+def _put(held: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
+    held[key] = value
+    held.move_to_end(key)
+    while len(held) > most:
+        held.popitem(last=False)
+
+
+def _keys(name: Any, options: Mapping[str, Any]) -> Iterator[str]:
+    """Text that says all that decides what `create` makes; then, for a precision, that of ``auto``, which may be it.
+
+    Nothing where that cannot be said: of odd values, which `create` shall judge, or of files that are not there or have
+    changed just now.
+    """
+    try:
+        weights = options.get("weights")
+        named = {
+            **options,
+            "name": name if name is None else os.fspath(name),
+            "weights": weights and os.fspath(weights),
+        }
+        files = [_stamp(path) for path in _files(named["name"], named["weights"])]
+        for precision in dict.fromkeys((options.get("precision", "auto"), "auto")):
+            yield canonical_json({**named, "precision": precision, "files": files})
+    except (TypeError, ValueError, OSError):
+        return
+
+
+def _files(name: str | None, weights: str | None) -> Iterator[Path]:
+    """The files that decide what is made."""
+    if weights is not None:
+        yield Path(weights)
+    elif name is None or name == BUNDLED:
+        yield BUNDLED_WEIGHTS
+    if is_model_name(name):
+        yield Path(name)
+    elif name is not None and name.startswith("local-dir:"):
+        yield from sorted(path for path in Path(name.removeprefix("local-dir:")).rglob("*") if path.is_file())
+
+
+def _stamp(path: Path) -> list[Any]:
+    """A file's place and all that changes with its content; ValueError if that would not show yet."""
+    found = os.stat(path)
+    if found.st_mtime_ns > time.time_ns() - SETTLED_NS:
+        raise ValueError(f"{path} is too new")
+    return [os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _marks(made: Backbone | Descriptor) -> Any:
+    """What changes if somebody changes a network in place; None for one that cannot tell."""
+    if not isinstance(made, Backbone):
+        return ()
+    tensors = [*made.module.parameters(), *made.module.buffers()]
+    if any(tensor.is_inference() for tensor in tensors):  # made in inference mode, so nobody could tune a copy
+        return None
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
+SHELF = Shelf()  # of this process
+fetch, identify, forget = SHELF.fetch, SHELF.identify, SHELF.clear
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=SHELF.after_fork)
