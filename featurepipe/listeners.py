@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+DELAY = 2.0  # seconds of work before a bar is shown
+PAUSE = 5.0  # seconds without a bar after which new work begins
 
 
 class Listener:
@@ -18,4 +26,69 @@ class Listener:
         yield lambda done: None
 
 
+class Bars(Listener):
+    """Shows a progress bar for work of more than two seconds, and lines of information, on stderr or in a notebook.
+
+    Parameters
+    ----------
+    verbose : bool, optional
+        None shows bars, and the lines that begin with "note: ", if somebody watches: where stderr is a terminal, or in
+        a notebook. True shows bars and every line, wherever stderr goes. False shows nothing.
+
+    Examples
+    --------
+    >>> with Bars(verbose=False).progress("embedding", 3) as advance:
+    ...     advance(1)
+    """
+
+    def __init__(self, verbose: bool | None = None) -> None:
+        self.verbose = verbose
+        self._since = self._until = float("-inf")  # when the work of now began, and when its last bar ended
+
+    def note(self, text: str) -> None:  # noqa: D102
+        if self._is_shown() and (self.verbose or text.startswith("note: ")):
+            _tqdm().write(text, file=sys.stderr)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:  # noqa: D102
+        if not self._is_shown():
+            yield lambda done: None
+            return
+        now = time.monotonic()
+        if now > self._until + PAUSE:  # many short epochs, one after another, are one long work
+            self._since = now
+        delay = max(0.0, self._since + DELAY - now)
+        try:
+            with _tqdm()(total=total, desc=label, unit="image", delay=delay, leave=False, file=sys.stderr) as bar:
+                yield bar.update
+        finally:
+            self._until = time.monotonic()
+
+    def _is_shown(self) -> bool:
+        if self.verbose is None:
+            return is_watched()
+        return self.verbose and _has_stderr()
+
+
+def is_watched() -> bool:
+    """Whether somebody is likely to see stderr: it is a terminal, or this is a notebook; not in a child process."""
+    if multiprocessing.parent_process() is not None or not _has_stderr():
+        return False
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+
+
+def _has_stderr() -> bool:
+    return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
+
+
+def _tqdm() -> Any:
+    """The bar that suits a terminal or a notebook."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is of text
+        from tqdm.auto import tqdm
+    return tqdm
+
+
 SILENT = Listener()
+BARS = Bars()  # what stages take where none is given
