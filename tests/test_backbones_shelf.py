@@ -140,7 +140,7 @@ def test_a_network_that_somebody_has_changed_is_not_given_away_again(made):
     assert kept.fetch(**OPTIONS) is first
 
 
-def test_a_network_made_in_inference_mode_is_not_kept(made):
+def test_a_network_asked_for_in_inference_mode_could_be_tuned(made):
     kept = Shelf()
     with torch.inference_mode():
         kept.fetch(**OPTIONS)

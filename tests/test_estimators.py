@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +26,7 @@ from featurepipe import (
     backbones,
     extract,
     finetuning,
+    listeners,
     models,
     predict,
     probe,
@@ -36,9 +38,11 @@ from featurepipe.errors import (
     FinetuningError,
     FingerprintMismatch,
     ImageError,
+    ModelFileError,
     OutOfMemory,
     ProbeError,
     TrainingDiverged,
+    WeightsUnavailable,
 )
 from featurepipe.stores import Store
 
@@ -62,7 +66,7 @@ class RowsAsImages:
         if not reset:
             check_is_fitted(self)
         X = validate_data(self, X, reset=reset)  # (n, D)
-        return np.clip(X * 24 + 128, 0, 255).round().astype(np.uint8)[:, None, :]  # (n, 1, D)
+        return np.clip(X * 24 + 128, 0, 255).round().astype(np.uint8)[:, None, :, None]  # (n, 1, D, 1)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -130,7 +134,6 @@ def test_clones_and_nested_parameters():
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: FeatureExtractor("pixels").transform(IMAGES),
         lambda: FeatureExtractor("pixels").get_feature_names_out(),
         lambda: TransferClassifier("pixels").predict(IMAGES),
         lambda: TransferClassifier("pixels").predict_proba(IMAGES),
@@ -141,6 +144,13 @@ def test_clones_and_nested_parameters():
 def test_not_fitted(use):
     with pytest.raises(NotFittedError):
         use()
+
+
+def test_images_can_be_embedded_without_a_fit_as_nothing_is_learned():
+    extractor = network()
+    before = vars(extractor).copy()
+    np.testing.assert_array_equal(extractor.transform(IMAGES), network().fit_transform(IMAGES))
+    assert vars(extractor) == before
 
 
 def test_features_have_names_and_a_width():
@@ -187,12 +197,14 @@ def test_changing_parameters_after_fit_is_noticed_where_it_would_mix_backbones()
 
 @pytest.mark.parametrize(("here", "there"), [("bf16", "fp32"), ("fp32", "bf16")])
 def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatch, here, there):
+    backbones.forget()
     monkeypatch.setattr(creation, "choose_precision", lambda *_: here)
     extractor = network().fit(IMAGES)
     model = TransferClassifier(network(), value=1.0).fit(IMAGES, LABELS)
     assert (extractor.precision, extractor.precision_) == ("auto", here)
     travelled = pickle.dumps((extractor, model))
     monkeypatch.setattr(creation, "choose_precision", lambda *_: there)  # another machine
+    backbones.forget()
     new_extractor, new_model = pickle.loads(travelled)
     for old, new in ((extractor, new_extractor), (model.extractor_, new_model.extractor_)):
         np.testing.assert_allclose(new.transform(IMAGES), old.transform(IMAGES), atol=1e-6)
@@ -200,6 +212,7 @@ def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatc
     assert extractor.fit(IMAGES).precision_ == there
     with pytest.raises(FingerprintMismatch, match="fit it again"):
         pickle.loads(travelled)[0].set_params(precision=there).transform(IMAGES)
+    backbones.forget()
 
 
 @pytest.mark.parametrize("kind", ["logistic", "knn"])
@@ -269,32 +282,6 @@ def test_exif_orientation_counts_for_pil_images_as_for_files(tmp_path):
     np.testing.assert_array_equal(vectors[0], vectors[2])
 
 
-@pytest.mark.parametrize(
-    ("X", "message"),
-    [
-        ("photo.jpg", "wrap the single str in a list"),
-        (Image.new("L", (4, 4)), "wrap the single Image in a list"),
-        ([], "0 samples"),
-        (np.empty((0, 8, 8), np.uint8), "0 samples"),
-        (IMAGES[0, :, :, 0], r"uint8 of shape \(n, H, W\[, 3\]\); got uint8 \(20, 24\)"),
-        (IMAGES.astype(float), "got float64"),
-        (IMAGES[None], r"got uint8 \(1, 8, 20, 24, 3\)"),
-        (None, "got NoneType"),
-        (7, "got int"),
-        (iter(IMAGES), "is a list of images"),
-        ([IMAGES[0], IMAGES[1].astype(float)], "image 1.*uint8.*got float64"),
-        ([[1, 2], [3, 4]], "image 0.*got int64"),
-        ([IMAGES[0], None], "image 1.*got object"),
-        ([IMAGES[0][:, :, :2]], "image 0"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
-)
-def test_what_is_no_list_of_images_is_a_clear_value_error(X, message):
-    for estimator, y in ((FeatureExtractor("pixels"), None), (TransferClassifier("pixels"), [0, 1])):
-        with pytest.raises(ValueError, match=message):
-            estimator.fit(X, y if y is None or not hasattr(X, "__len__") else (LABELS * 20)[: len(X)]).transform(X)
-
-
 @pytest.mark.parametrize("content", [b"", b"text", None])
 @pytest.mark.parametrize("store", [False, True])
 def test_a_bad_image_is_named(files, tmp_path, content, store):
@@ -340,6 +327,24 @@ def test_given_values_and_seeds_reach_the_probe():
     assert TransferClassifier("pixels", value=0.3).fit(IMAGES, LABELS).probe_.estimator.C == 0.3
     ridge = TransferClassifier("pixels", kind="ridge", value=0.3).fit(IMAGES, LABELS)
     assert ridge.probe_.estimator.alpha == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kind": "logisitc"}, "probe 'logisitc' is unknown"),
+        ({"kind": "ridge", "probe_device": "cuda"}, "a ridge probe is fitted on the cpu"),
+        ({"probe_device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"value": -1.0}, "C must be above 0"),
+        ({"kind": "centroid", "value": 1.0}, "no strength to set"),
+        ({"kind": "knn", "value": 99}, "from 1 to the 8 training samples"),
+        ({"strategy": "best"}, "strategy 'best' is unknown"),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_embedded(tmp_path, options, says):
+    with pytest.raises(ProbeError, match=says):
+        TransferClassifier("pixels", store=tmp_path / "s", **options).fit(IMAGES, LABELS)
+    assert not (tmp_path / "s").exists()
 
 
 # -- stores -------------------------------------------------------------------------------------------------------
@@ -445,6 +450,185 @@ def labelled_images(count=24, seed=0):
 def tuner():
     X, y = labelled_images()
     return FineTuner(tune="last-1", epochs=2, recipe={"lr": 1e-3, "patience": 0}).fit(X, y)
+
+
+# -- opened backbones ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Counts the networks that are made; none of before is left."""
+    backbones.forget()
+    calls, make = [], backbones.create
+    monkeypatch.setattr(backbones.shelf, "create", lambda *a, **options: calls.append(a) or make(*a, **options))
+    yield calls
+    backbones.forget()
+
+
+def test_many_fits_make_one_network(opened):
+    X, y = np.concatenate([IMAGES // 2, 255 - IMAGES // 2]), ["dark"] * 8 + ["bright"] * 8
+    cross_val_score(make_pipeline(network(), LogisticRegression()), X, y, cv=4)
+    GridSearchCV(TransferClassifier(network()), {"value": [0.1, 1.0]}, cv=2, error_score="raise").fit(X, y)
+    assert len(opened) == 1
+
+
+def test_none_is_made_where_all_rows_are_in_the_store(opened, tmp_path, monkeypatch):
+    store = tmp_path / "s"
+    model = TransferClassifier(network(store=store), value=1.0).fit(IMAGES, LABELS)
+    wanted = model.predict_proba(IMAGES)
+    travelled = pickle.dumps(model)
+    for seed in range(1, 4):  # more than are kept
+        network(seed=seed).fit(IMAGES)
+    before = len(opened)
+    again = TransferClassifier(network(store=store), value=1.0).fit(IMAGES, LABELS)
+    np.testing.assert_array_equal(again.predict_proba(IMAGES), wanted)
+    again.save(tmp_path / "m.safetensors")
+    assert len(opened) == before
+    backbones.forget()  # as in another process
+    np.testing.assert_array_equal(pickle.loads(travelled).predict_proba(IMAGES), wanted)
+    assert len(opened) == before
+    pickle.loads(travelled).predict_proba(255 - IMAGES)
+    assert len(opened) == before + 1
+
+
+def test_tuning_leaves_the_kept_network_as_it_was(validated, monkeypatch):
+    X, y = labelled_images()
+    validated((0.5, 0.7), (1.0, 0.0))
+    monkeypatch.setattr(finetuning.heads, "calibrated_figures", lambda *_: {"top1": 0.5, "log_loss": 0.7, "n": 4})
+    extractor = FeatureExtractor().fit(X)
+    before, state = extractor.transform(X), extractor.network().module.state_dict()
+    state = {key: value.clone() for key, value in state.items()}
+    tuner = FineTuner(epochs=1, recipe={"lr": 1e-2, "augment": "none"}).fit(X, y)
+    after = FeatureExtractor().fit(X)
+    assert after.network() is extractor.network()
+    assert tuner.promoted_
+    assert tuner.backbone_.module is not after.network().module
+    assert all(value.equal(state[key]) for key, value in after.network().module.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in after.network().module.parameters())
+    np.testing.assert_array_equal(after.transform(X), before)
+
+
+# -- what is shown -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda X, y, verbose: FeatureExtractor(verbose=verbose).fit_transform(X),
+        lambda X, y, verbose: TransferClassifier(verbose=verbose).fit(X, y),
+        lambda X, y, verbose: TransferClassifier(FeatureExtractor(), verbose=verbose).fit(X, y),
+        lambda X, y, verbose: FineTuner(verbose=verbose, **OPTIONS).fit(X, y),
+        lambda X, y, verbose: TransferClassifier().fit(X, y).promote(X, y, verbose=verbose, tune="last-1", epochs=1),
+    ],
+    ids=["extractor", "classifier", "classifier of an extractor", "tuner", "promote"],
+)
+def test_long_work_shows_a_bar_to_who_asks_for_it_and_none_to_a_pipe(work, capfd, monkeypatch):
+    monkeypatch.setattr(listeners, "DELAY", 0.0)
+    X, y = labelled_images()
+    work(X, y, None)
+    work(X, y, False)
+    assert capfd.readouterr().err == ""
+    work(X, y, True)
+    assert "image" in capfd.readouterr().err  # the bar's unit
+
+
+def test_a_tuner_that_is_verbose_tells_of_its_epochs(capfd):
+    FineTuner(verbose=True, **OPTIONS).fit(*labelled_images())
+    shown = capfd.readouterr()
+    assert "epoch 1 of 1: train loss" in shown.err
+    assert shown.out == ""
+
+
+# -- model files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "svm", "lda", "centroid", "knn", "mlp"])
+def test_a_saved_classifier_loads_and_predicts_as_before(tmp_path, kind):
+    X, y = labelled_images()
+    model = TransferClassifier(network(layer="stage1", pooling="max"), kind=kind).fit(X, y)
+    model.save(tmp_path / "m.safetensors")
+    loaded = TransferClassifier.load(tmp_path / "m.safetensors")
+    np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(X), atol=1e-6)
+    assert loaded.predict(X).tolist() == model.predict(X).tolist()
+    assert (loaded.kind, loaded.value) == (kind, model.probe_.chosen)
+    assert loaded.extractor_.fingerprint_ == model.extractor_.fingerprint_
+    np.testing.assert_array_equal(clone(loaded).fit(X, y).predict(X), loaded.predict(X))
+    travelled = pickle.loads(pickle.dumps(loaded))
+    np.testing.assert_allclose(travelled.predict_proba(X), model.predict_proba(X), atol=1e-6)
+    loaded.save(tmp_path / "again.safetensors")
+    assert models.load(tmp_path / "again.safetensors").backbone == models.load(tmp_path / "m.safetensors").backbone
+
+
+@pytest.mark.parametrize("backbone", [None, "pixels"])
+def test_backbones_without_a_weights_file_of_ones_own_load_too(tmp_path, backbone):
+    X, y = labelled_images()
+    model = TransferClassifier(backbone, value=1.0).fit(X, y)
+    model.save(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(TransferClassifier.load(tmp_path / "m.safetensors").predict(X), model.predict(X))
+
+
+def test_a_file_with_its_backbone_needs_no_other(tmp_path):
+    X, y = labelled_images()
+    weights = tmp_path / "w.safetensors"
+    state = network().network().module.state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, weights)
+    size = {"image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+    model = TransferClassifier(FeatureExtractor("test_resnet", weights=weights, **size), value=1.0).fit(X, y)
+    model.save(tmp_path / "alone.safetensors", include_backbone=True)
+    model.save(tmp_path / "head.safetensors")
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    loaded = TransferClassifier.load(tmp_path / "alone.safetensors")
+    np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(X), atol=1e-6)
+    with pytest.raises(WeightsUnavailable, match=r"w\.safetensors does not exist"):
+        TransferClassifier.load(tmp_path / "head.safetensors")
+    found = TransferClassifier.load(tmp_path / "head.safetensors", weights=moved)
+    np.testing.assert_allclose(found.predict_proba(X), model.predict_proba(X), atol=1e-6)
+
+
+def test_a_tuned_network_loads_as_a_classifier(saved):
+    data, tuner, path = saved(0.5)
+    assert tuner.promoted_
+    paths = sorted(data.rglob("*.*"))
+    loaded = TransferClassifier.load(path)
+    np.testing.assert_allclose(loaded.predict_proba(paths), tuner.predict_proba(paths), atol=1e-5)
+    np.testing.assert_array_equal(loaded.seen_, np.unique(tuner.seen_))
+    assert loaded.extractor_.fingerprint_ == tuner.backbone_.fingerprint
+
+
+def test_what_no_classifier_can_be_made_of_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="does not exist"):
+        TransferClassifier.load(tmp_path / "none.safetensors")
+    X, y = labelled_images()
+    features = FeatureExtractor("pixels").fit_transform(X)
+    sets = probes.fit_labels(features, y)
+    spec = {"name": "pixels", "fingerprint": "", "spec": backbones.Pixels().spec, "source": backbones.Pixels().source}
+    card = {"selection": {"on": "given", "chosen": sets.chosen, "path": []}}
+    models.save(tmp_path / "m.safetensors", models.Model(sets.kind, sets.estimator, 1.0, spec, np.zeros(0), card))
+    with pytest.raises(ModelFileError, match=r"a set of labels, .* use featurepipe\.predict"):
+        TransferClassifier.load(tmp_path / "m.safetensors")
+
+
+def test_relative_places_stay_the_same_places_in_a_pickle(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    state = network().network().module.state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, "w.safetensors")
+    size = {"image_transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
+    extractor = FeatureExtractor("test_resnet", weights="w.safetensors", store="s", **size)
+    model = TransferClassifier(extractor, value=1.0).fit(IMAGES, LABELS)
+    travelled = pickle.dumps(model)
+    assert model.extractor_.get_params()["weights"] == clone(model.extractor_).weights == "w.safetensors"
+    assert model.extractor_.get_params()["store"] == "s"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    backbones.forget()
+    loaded = pickle.loads(travelled)
+    np.testing.assert_allclose(loaded.predict_proba(255 - IMAGES), model.predict_proba(255 - IMAGES), atol=1e-6)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with pytest.raises(WeightsUnavailable, match="does not exist"):  # a place that was set since is taken as it is
+        pickle.loads(travelled).extractor_.set_params(weights="other.safetensors", store=None).transform(IMAGES)
+
+
+# -- tuning --------------------------------------------------------------------------------------------------------
 
 
 def test_a_fine_tuner_predicts_with_what_it_has_kept(tuner):

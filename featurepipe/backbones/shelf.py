@@ -120,7 +120,7 @@ class Shelf:
         before = next(_keys(name, options), None)
         made = create(name, **options)
         key, marks = next(_keys(name, options), None), _marks(made)
-        if key is not None and key == before and marks is not None:  # no file has changed meanwhile
+        if key is not None and key == before:  # no file has changed meanwhile
             _put(self._kept, key, (made, marks), self._most)
             _put(self._known, key, Identity.of(made), KNOWN)
         return made
@@ -173,14 +173,10 @@ def _stamp(path: Path) -> list[Any]:
     return [os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _marks(made: Backbone | Descriptor) -> Any:
-    """What changes if somebody changes a network in place; None for one that cannot tell."""
-    if not isinstance(made, Backbone):
-        return ()
-    tensors = [*made.module.parameters(), *made.module.buffers()]
-    if any(tensor.is_inference() for tensor in tensors):  # made in inference mode, so nobody could tune a copy
-        return None
-    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+def _marks(made: Backbone | Descriptor) -> list[tuple[int, int]]:
+    """What changes if somebody changes a network in place."""
+    parts = (*made.module.parameters(), *made.module.buffers()) if isinstance(made, Backbone) else ()
+    return [(tensor.data_ptr(), tensor._version) for tensor in parts]
 
 
 SHELF = Shelf()  # of this process

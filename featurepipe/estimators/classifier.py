@@ -11,10 +11,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featurepipe import advice, backbones, extraction, finetuning, models, probes
-from featurepipe.errors import FinetuningError, ProbeError
-from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
-from featurepipe.estimators.images import check_labelled, file_keys, image_tags
+from featurepipe.errors import FinetuningError, ModelFileError, ProbeError
+from featurepipe.estimators.extractor import FeatureExtractor, described_extractor, make_extractor
+from featurepipe.estimators.images import check_images, image_tags, keys_of_files
+from featurepipe.estimators.labels import check_labelled
 from featurepipe.estimators.tuner import FineTuner
+from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
 STRATEGIES = ("probe", "auto")
@@ -31,7 +33,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     weights : path, optional
         See `FeatureExtractor`; only with a name.
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
-        See `featurepipe.probes`.
+        The probe: logistic regression, ridge classifier, linear SVM, linear discriminant analysis, nearest class mean,
+        nearest neighbours, or a network with one hidden layer; see `featurepipe.probes`.
     value : float, optional
         The kind's strength (C, alpha, …); None chooses it by cross-validation inside the training data.
     store : path, optional
@@ -43,6 +46,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
     seed : int
         Of the folds.
+    verbose : bool, optional
+        None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
+        stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
 
     Attributes
     ----------
@@ -77,6 +83,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         probe_device: str = "cpu",
         strategy: str = "probe",
         seed: int = 0,
+        verbose: bool | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -86,6 +93,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.probe_device = probe_device
         self.strategy = strategy
         self.seed = seed
+        self.verbose = verbose
 
     @guarded
     def fit(self, X: Sequence[Any], y: Sequence[Any]) -> TransferClassifier:
@@ -100,29 +108,38 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
-        if self.strategy not in STRATEGIES:
-            raise ProbeError(f"strategy {self.strategy!r} is unknown; use {', '.join(STRATEGIES)}")
+        self._check()
+        X = check_images(X)
         y = check_labelled(X, y)
-        self.extractor_ = make_extractor(self.backbone, self.weights, self.store)
-        features = self.extractor_.fit_transform(X)  # (n, D)
+        probes.candidates_of(self.kind, self.value, len(y))  # a value that cannot be is found before the embedding
+        self.extractor_ = make_extractor(self.backbone, self.weights, self.store, self.verbose).fit(X)
+        items = self.extractor_.items(X)
+        features = self.extractor_.embed(items)  # (n, D)
         how = {"value": self.value, "seed": self.seed, "device": self.probe_device}
         self.probe_ = probes.fit(self.kind, features, y, **how)
         self.classes_ = self.probe_.classes
-        self.seen_ = file_keys(X)
+        self.seen_ = keys_of_files(items)
         self.tuner_ = None
         if self.strategy == "auto":
             self.advice_ = self._advise(X, features, y)
             if self.advice_["tune"] is not None and self.kind in finetuning.LINEAR:
-                tuner = self.promote(X, y, tune=self.advice_["tune"])
+                tuner = self._promote(items, y, features, tune=self.advice_["tune"])
                 self.tuner_ = tuner if tuner.promoted_ else None
         return self
+
+    def _check(self) -> None:
+        """Raise ProbeError for parameters that could be found wrong only after minutes of embedding."""
+        if self.strategy not in STRATEGIES:
+            raise ProbeError(f"strategy {self.strategy!r} is unknown; use {', '.join(STRATEGIES)}")
+        probes.check_kind(self.kind, None, self.probe_device)
 
     def _advise(self, X: Sequence[Any], features: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         """What `featurepipe.advice` says of images and their embeddings (n, D); of many, a draw is measured."""
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
-        extractor = self.extractor_.network()
-        items = list(X)  # a pandas Series goes by its own labels
-        pixels = FeatureExtractor(backbones.PIXELS).fit_transform([items[i] for i in rows])  # (m, D'), as `probe` has
+        extractor = self.extractor_.identity()
+        some = [X[i] for i in rows]
+        descriptor = FeatureExtractor(backbones.PIXELS, verbose=self.verbose).fit(some)
+        pixels = descriptor.embed(descriptor.items(some))  # (m, D'), as `probe` has
         options = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
         measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
@@ -140,10 +157,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "probe_")
         if self.tuner_ is not None:
             return self.tuner_.predict_proba(X)
-        return self.probe_.predict_proba(self.extractor_.transform(X))
+        return self.probe_.predict_proba(self.extractor_.embed(self.extractor_.items(X)))
 
     @guarded
-    def promote(self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", **recipe: Any) -> FineTuner:
+    def promote(
+        self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", verbose: bool | None = None, **recipe: Any
+    ) -> FineTuner:
         """Tune the network from where this probe stopped.
 
         Parameters
@@ -152,6 +171,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             What it was fitted on.
         tune : str
             How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+        verbose : bool, optional
+            As for the classifier; None takes what it has.
         **recipe
             Other fields of `featurepipe.finetuning.Recipe`.
 
@@ -167,25 +188,46 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             The kind is not linear, or as for `FineTuner.fit`.
         """
         check_is_fitted(self, "probe_")
+        X = check_images(X)
         y = check_labelled(X, y)
         if missing := set(self.classes_.tolist()) ^ set(y.tolist()):
             raise FinetuningError(f"class {missing.pop()!r} is not in both y and the probe; give what it was fitted on")
+        items = self.extractor_.items(X)
+        return self._promote(items, y, self.extractor_.embed(items), tune, verbose, **recipe)
+
+    def _promote(
+        self,
+        items: Sequence[Pending],
+        y: np.ndarray,
+        features: np.ndarray,
+        tune: str,
+        verbose: bool | None = None,
+        **recipe: Any,
+    ) -> FineTuner:
+        """Tune from the probe, on images whose embeddings are `features` (n, D)."""
         options = {"weights": self.weights, "store": self.store, "seed": self.seed}
-        tuner = FineTuner(self.backbone, tune=tune, recipe=recipe, **options)
-        features = self.extractor_.transform(X)  # (n, D)
-        return tuner.tune_from(self.probe_, X, y, features, self.extractor_)
+        told = self.verbose if verbose is None else verbose
+        tuner = FineTuner(self.backbone, tune=tune, recipe=recipe, verbose=told, **options)
+        return tuner.tune_from(self.probe_, items, y, features, self.extractor_)
 
     @guarded
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write a model file that ``featurepipe predict`` and ``featurepipe.evaluate`` take.
+    def save(self, path: str | PathLike[str], *, include_backbone: bool = False) -> None:
+        """Write a model file that `load`, ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 
         It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.safetensors``.
+        include_backbone : bool
+            Put the network's weights into the file, which then needs no other. The file of a tuned network has them.
         """
         check_is_fitted(self, "probe_")
         if self.tuner_ is not None:
             self.tuner_.save(path)
             return
-        extractor = self.extractor_.network()
+        extractor = self.extractor_.identity()
         selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
         identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}
         model = models.Model(
@@ -196,7 +238,47 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             seen=self.seen_,
             card={"selection": selection, "seed": self.seed, "versions": extraction.versions()},
         )
-        models.save(path, model)
+        network = self.extractor_.network() if include_backbone else None
+        models.save(path, model, module=getattr(network, "module", None))  # descriptors have none
+
+    @classmethod
+    @guarded
+    def load(cls, path: str | PathLike[str], *, weights: str | PathLike[str] | None = None) -> TransferClassifier:
+        """Make a classifier of a model file; it predicts as the one that was saved.
+
+        Parameters
+        ----------
+        path : path
+            Of a probe or of a tuned network, from here or from the command line.
+        weights : path, optional
+            Where the backbone's weights are now, if they have moved; see `FeatureExtractor`.
+
+        Returns
+        -------
+        TransferClassifier
+            Fitted, with a probe for embeddings of ``extractor_``, which is a tuned network where the file holds one.
+            Its `backbone` is a FeatureExtractor with all that the file says of it.
+
+        Raises
+        ------
+        ModelFileError
+            Missing, damaged, something else, or a probe of sets of labels.
+        FingerprintMismatch, WeightsUnavailable
+            When it predicts first: its backbone's weights are not there, or have become others.
+        """
+        model = models.load(path)
+        if model.is_multi_label:
+            raise ModelFileError(
+                f"{path} gives each image a set of labels, and a TransferClassifier one; use featurepipe.predict"
+            )
+        extractor = described_extractor(model, path, weights)
+        selection = model.card["selection"]
+        made = cls(extractor, kind=model.kind, value=selection["chosen"], seed=model.card.get("seed", 0))
+        made.extractor_ = extractor
+        how = {"chosen": selection["chosen"], "selected_on": selection["on"], "path": selection.get("path", [])}
+        made.probe_ = probes.Probe(model.kind, model.estimator, model.temperature, **how)
+        made.classes_, made.seen_, made.tuner_ = model.classes, model.seen, None
+        return made
 
     def __sklearn_tags__(self) -> Any:
         return image_tags(super().__sklearn_tags__())

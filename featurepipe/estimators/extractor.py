@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import backbones, extraction, matrices
+from featurepipe import backbones, extraction, matrices, models
 from featurepipe.errors import FingerprintMismatch, ImageError
-from featurepipe.estimators.images import check_images, image_tags, pending
+from featurepipe.estimators.images import check_images, image_tags, listed, named
+from featurepipe.listeners import Bars, Listener
 from featurepipe.stores import Pending, Store, Writer
 from featurepipe.surroundings import guarded
+
+PLACES = ("backbone", "weights", "store")  # parameters that may be relative paths
+LOCAL = "local-dir:"  # what timm calls a folder with a network
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Turn images into embeddings of a frozen pretrained backbone.
+
+    Nothing is learned from the images, so `transform` may be called without `fit`. The networks used last stay in
+    memory for the next estimator of this process (`featurepipe.backbones.forget` frees them), and none is made where
+    the store holds all that is asked for.
 
     Parameters
     ----------
@@ -33,6 +41,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Directory that keeps embeddings for the next time; the command line's stores will do.
     batch_size, workers : int
         Images per forward pass (None: chosen here); threads (None: one per core).
+    verbose : bool, optional
+        None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
+        stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
 
     Attributes
     ----------
@@ -69,6 +80,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         store: str | PathLike[str] | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        verbose: bool | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -83,10 +95,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.store = store
         self.batch_size = batch_size
         self.workers = workers
+        self.verbose = verbose
 
     @guarded
     def fit(self, X: Sequence[Any], y: Any = None) -> FeatureExtractor:
-        """Make the backbone and check that X holds images; nothing is learned from them.
+        """Find out what the parameters mean and check that X holds images; nothing is learned from them.
 
         Raises
         ------
@@ -96,13 +109,18 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             See `featurepipe.backbones.create`.
         """
         check_images(X)
-        self._made = None
-        for name in ("fingerprint_", "precision_"):  # of an earlier fit
+        for name in ("_opened", "_identity", "fingerprint_", "precision_"):  # of an earlier fit
             vars(self).pop(name, None)
-        extractor = self.network()
-        self.fingerprint_, self.precision_ = extractor.fingerprint, extractor.spec["precision"]
-        self.n_features_out_ = self._n_features_out = extractor.width
+        self._places = {name: (getattr(self, name), _absolute(name, getattr(self, name))) for name in PLACES}
+        self.adopt(backbones.identify(**self._options()))
         return self
+
+    def adopt(self, opened: backbones.Extractor | backbones.Identity) -> None:
+        """Become fitted to a backbone that the parameters make, or to what is known of it."""
+        self._opened = None if isinstance(opened, backbones.Identity) else opened
+        self._identity = backbones.Identity.of(opened)
+        self.fingerprint_, self.precision_ = opened.fingerprint, opened.spec["precision"]
+        self.n_features_out_ = self._n_features_out = opened.width
 
     @guarded
     def transform(self, X: Sequence[Any]) -> np.ndarray:
@@ -117,76 +135,166 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         ImageError
             An image cannot be read: unlike a pipeline stage, which would leave it out, rows must stay aligned.
         """
-        check_is_fitted(self, "fingerprint_")
-        extractor = self.network()
-        items = [pending(item, i, extractor.transform) for i, item in enumerate(check_images(X))]
+        able = self if hasattr(self, "fingerprint_") else clone(self)  # which finds out, and leaves this one as it is
+        return able.embed(able.items(X))
+
+    def items(self, X: Sequence[Any]) -> list[Pending]:
+        """Each image with the digest of its content."""
+        return listed(X, self.identity().transform)
+
+    def embed(self, items: Sequence[Pending]) -> np.ndarray:
+        """What `transform` gives of what `items` gives; a plain array, whatever scikit-learn is set to."""
         distinct = {item.digest: item for item in items}
         if self.store is None:
-            memory = extraction.Memory()
-            self._fill(list(distinct.values()), extractor, memory, items)
-            return np.stack([memory.vectors[item.digest] for item in items])
-        store = Store.create(self.store, wait=True)
-        entry = store.entry(extractor)
+            return embedded(items, self.network(), Bars(self.verbose), self.batch_size, self.workers)
+        store, identity = Store.create(self._place("store"), wait=True), self.identity()
+        entry = store.entry(identity)
         if not distinct.keys() <= entry.places().keys():  # only then does it have to be locked
+            extractor = self.network()
             with store.lock(wait=True):  # parallel cross-validation shares a store
                 entry = store.entry(extractor)
                 places = entry.places()
                 todo = [item for digest, item in distinct.items() if digest not in places]
                 writer = Writer(entry, extraction.provenance(extractor, self.batch_size), extraction.ROWS_PER_SHARD)
-                self._fill(todo, extractor, writer, items)
+                fill(todo, extractor, writer, items, Bars(self.verbose), self.batch_size, self.workers)
             entry = store.entry(extractor)
         places = entry.places()
         return matrices.gather(entry, [places[item.digest] for item in items])
 
-    def _fill(
-        self, todo: list[Pending], extractor: backbones.Extractor, sink: extraction.Sink, items: list[Pending]
-    ) -> None:
-        outcome = extraction.fill(todo, extractor, sink, batch_size=self.batch_size, workers=self.workers)
-        if outcome.rejects:
-            index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)
-            where = f" ({item.source})" if isinstance(item.source, Path) else ""
-            raise ImageError(f"image {index}{where}: {outcome.rejects[item.digest]}; leave it out of X")
+    def identity(self) -> backbones.Identity:
+        """What the backbone is; it is made only where this process has not found that out yet."""
+        if getattr(self, "_identity", None) is None:  # of an earlier featurepipe's pickle, or not fitted
+            self._identity = backbones.Identity.of(self._same(backbones.identify(**self._options())))
+        return self._identity
 
     @guarded
     def network(self) -> backbones.Extractor:
-        """The backbone, made on first use."""
-        if getattr(self, "_made", None) is None:
-            made = backbones.create(
-                self.backbone,
-                weights=self.weights,
-                arguments=self.arguments,
-                random_weights=self.random_weights,
-                seed=self.seed,
-                layer=self.layer,
-                pooling=self.pooling,
-                precision=getattr(self, "precision_", "auto") if self.precision == "auto" else self.precision,
-                device=self.device,
-                transform=self.image_transform,
+        """The backbone, made on first use; others of this process may use it too, so do not change it."""
+        if getattr(self, "_opened", None) is None:
+            self._opened = self._same(backbones.fetch(**self._options()))
+        return self._opened
+
+    def _same(self, opened: Any) -> Any:
+        """A backbone, if it is the one that this was fitted with."""
+        known = getattr(self, "fingerprint_", opened.fingerprint)
+        if known != opened.fingerprint:
+            raise FingerprintMismatch(
+                f"this estimator was fitted with backbone {known[:8]}, its parameters now make "
+                f"{opened.fingerprint[:8]}; fit it again"
             )
-            known = getattr(self, "fingerprint_", made.fingerprint)
-            if known != made.fingerprint:
-                raise FingerprintMismatch(
-                    f"this estimator was fitted with backbone {known[:8]}, its parameters now make "
-                    f"{made.fingerprint[:8]}; fit it again"
-                )
-            self._made = made
-        return self._made
+        return opened
+
+    def _options(self) -> dict[str, Any]:
+        """The parameters as `featurepipe.backbones.create` takes them."""
+        return {
+            "name": self._place("backbone"),
+            "weights": self._place("weights"),
+            "arguments": self.arguments,
+            "random_weights": self.random_weights,
+            "seed": self.seed,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "precision": getattr(self, "precision_", "auto") if self.precision == "auto" else self.precision,
+            "device": self.device,
+            "transform": self.image_transform,
+        }
+
+    def _place(self, name: str) -> Any:
+        """A parameter that names a file or folder: where that was when this was fitted, unless it was set since."""
+        given = getattr(self, name)
+        was, absolute = getattr(self, "_places", {}).get(name, (None, None))
+        return absolute if given is was or given == was else given
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_made"}
+        return {key: value for key, value in super().__getstate__().items() if key != "_opened"}
 
     def __sklearn_tags__(self) -> Any:
         tags = image_tags(super().__sklearn_tags__())
+        tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = []  # embeddings are float32, whatever the images are
         return tags
 
 
+def _absolute(name: str, given: Any) -> Any:
+    """A parameter's value as it names the same place in another working directory."""
+    if isinstance(given, str) and given.startswith(LOCAL):
+        return LOCAL + os.path.abspath(given.removeprefix(LOCAL))
+    is_path = isinstance(given, (str, PathLike)) and (name != "backbone" or backbones.is_model_name(given))
+    return os.path.abspath(given) if is_path else given
+
+
+def embedded(
+    items: Sequence[Pending],
+    extractor: backbones.Extractor,
+    listener: Listener,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> np.ndarray:
+    """Embeddings (n, D) of images, copies computed once."""
+    memory = extraction.Memory()
+    todo = list({item.digest: item for item in items}.values())
+    fill(todo, extractor, memory, items, listener, batch_size, workers)
+    return np.stack([memory.vectors[item.digest] for item in items])
+
+
+def fill(
+    todo: Sequence[Pending],
+    extractor: backbones.Extractor,
+    sink: extraction.Sink,
+    items: Sequence[Pending],
+    listener: Listener,
+    batch_size: int | None,
+    workers: int | None,
+) -> None:
+    """Embed into a sink; ImageError names the first of all `items` that cannot be."""
+    options = {"batch_size": batch_size, "workers": workers, "note": listener.note}
+    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+        outcome = extraction.fill(todo, extractor, sink, **options, progress=advance)
+    if outcome.rejects:
+        index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)
+        raise ImageError(f"{named(index, item.source)}: {outcome.rejects[item.digest]}; leave it out of X")
+
+
 def make_extractor(
-    backbone: str | FeatureExtractor | None, weights: str | PathLike[str] | None, store: str | PathLike[str] | None
+    backbone: str | FeatureExtractor | None,
+    weights: str | PathLike[str] | None,
+    store: str | PathLike[str] | None,
+    verbose: bool | None = None,
 ) -> FeatureExtractor:
     """An extractor of a backbone by name, or an unfitted copy of the one that is given."""
     if not isinstance(backbone, FeatureExtractor):
-        return FeatureExtractor(backbone, weights=weights, store=store)
+        return FeatureExtractor(backbone, weights=weights, store=store, verbose=verbose)
     if weights is not None or store is not None:
         raise ValueError("weights and store belong to the FeatureExtractor that is given as backbone")
-    return clone(backbone).set_output(transform="default")  # arrays, whatever the notebook wants to see
+    copied = clone(backbone).set_output(transform="default")  # arrays, whatever the notebook wants to see
+    return copied if verbose is None else copied.set_params(verbose=verbose)
+
+
+def described_extractor(
+    model: models.Model, path: str | PathLike[str], weights: str | PathLike[str] | None = None
+) -> FeatureExtractor:
+    """The extractor of a model file's backbone, fitted and checked to be the very same."""
+    about = model.backbone
+    spec, source = about["spec"], about["source"]
+    file = weights or source["weights"]
+    if spec["architecture"] in backbones.DESCRIPTORS:
+        made = FeatureExtractor(spec["architecture"], weights=file)
+    elif weights is None and models.carries_backbone(path):
+        made = FeatureExtractor(os.path.abspath(path), layer=spec["layer"], precision=spec["precision"])
+    else:
+        seed = None if file else source["random_seed"]
+        made = FeatureExtractor(
+            spec["architecture"] if file else source["name"],
+            weights=os.path.abspath(file) if file else None,
+            arguments=spec["arguments"],
+            random_weights=seed is not None,
+            seed=seed or 0,
+            layer=spec["layer"],
+            pooling=spec["pooling"],
+            precision=spec["precision"],
+            image_transform=spec["transform"],
+        )
+    opened = made.network()
+    backbones.check_same(opened.spec, spec)
+    made.adopt(replace(opened, name=about["name"]))  # a file's own weights know their architecture only
+    return made

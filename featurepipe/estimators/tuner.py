@@ -14,9 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from featurepipe import extraction, finetuning, manifests, models, probes
 from featurepipe.backbones import Backbone
-from featurepipe.errors import FinetuningError, ImageError
-from featurepipe.estimators.extractor import FeatureExtractor, make_extractor
-from featurepipe.estimators.images import check_images, check_labelled, file_keys, image_tags, pending
+from featurepipe.errors import FinetuningError
+from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
+from featurepipe.estimators.images import check_images, image_tags, keys_of_files, listed
+from featurepipe.estimators.labels import check_labelled
+from featurepipe.listeners import Bars
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
@@ -44,6 +46,9 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         Directory that keeps embeddings; only with a name.
     seed : int
         Of what is held back, and of the recipe.
+    verbose : bool, optional
+        None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
+        stderr is a file or a pipe. True shows it everywhere, with a line for each epoch. False shows nothing.
 
     Attributes
     ----------
@@ -81,6 +86,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         recipe: dict[str, Any] | None = None,
         store: str | PathLike[str] | None = None,
         seed: int = 0,
+        verbose: bool | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -89,6 +95,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.recipe = recipe
         self.store = store
         self.seed = seed
+        self.verbose = verbose
 
     @guarded
     def fit(self, X: Sequence[Any], y: Sequence[Any]) -> FineTuner:
@@ -109,12 +116,14 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
         """
         recipe = self._recipe()
+        X = check_images(X)
         y = check_labelled(X, y)
-        extractor = make_extractor(self.backbone, self.weights, self.store)
+        extractor = make_extractor(self.backbone, self.weights, self.store, self.verbose)
         finetuning.check_tunable(extractor.fit(X).network(), recipe.tune)
-        features = extractor.transform(X)  # (n, D)
+        items = extractor.items(X)
+        features = extractor.embed(items)  # (n, D)
         probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
-        return self.tune_from(probe, X, y, features, extractor, recipe.class_weight)
+        return self.tune_from(probe, items, y, features, extractor, recipe.class_weight)
 
     @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
@@ -126,18 +135,14 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "estimator_")
-        items = [pending(item, i, self.backbone_.transform) for i, item in enumerate(check_images(X))]
-        memory = extraction.Memory()
-        outcome = extraction.fill(list({item.digest: item for item in items}.values()), self.backbone_, memory)
-        for digest, why in outcome.rejects.items():
-            index = next(i for i, item in enumerate(items) if item.digest == digest)
-            raise ImageError(f"image {index}: {why}; leave it out of X")
-        vectors = np.stack([memory.vectors[item.digest] for item in items])  # (n, D)
+        vectors = embedded(listed(X, self.backbone_.transform), self.backbone_, Bars(self.verbose))  # (n, D)
         return probes.probabilities(self.estimator_, vectors, self.temperature_)
 
     @guarded
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a model file with its backbone, which ``featurepipe predict`` and ``featurepipe extract -b`` take."""
+        """Write a model file with its backbone, which `TransferClassifier.load`, ``featurepipe predict`` and
+        ``featurepipe extract -b`` take.
+        """
         check_is_fitted(self, "estimator_")
         made = self.backbone_
         source = (
@@ -170,17 +175,16 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     def tune_from(
         self,
         probe: probes.Probe,
-        X: Sequence[Any],
+        items: Sequence[Pending],
         y: np.ndarray,
         features: np.ndarray,
         extractor: FeatureExtractor,
         class_weight: str | None = None,
     ) -> FineTuner:
-        """Tune from a probe, fitted with `class_weight` on all of X, whose embeddings are `features` (n, D)."""
+        """Tune from a probe, fitted with `class_weight` on all images, whose embeddings are `features` (n, D)."""
         recipe = self._recipe()
         frozen = extractor.network()
         finetuning.check_tunable(frozen, recipe.tune)
-        items = [pending(item, i, frozen.transform) for i, item in enumerate(check_images(X))]
         digests = np.array([item.digest for item in items], object)
         out = np.array(manifests.hold_out(list(map(str, y)), digests.tolist(), seed=self.seed))
         if not out.any():
@@ -194,9 +198,11 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         head, to_beat, _ = finetuning.starting_head(fit, *strengths, probe.classes, features[out], y[out], recipe)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
-        made = finetuning.promote(frozen, head, train, validation, recipe, name=f"{frozen.name} (tuned)")
+        listener = Bars(self.verbose)
+        told = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
+        made = finetuning.promote(frozen, head, train, validation, recipe, **told)
         self._keep(made, probe, to_beat, frozen, recipe)
-        self.seen_ = file_keys(X)
+        self.seen_ = keys_of_files(items)
         if made.outcome.error is not None:
             raise made.outcome.error
         if made.outcome.stopped == finetuning.INTERRUPTED:

@@ -104,6 +104,8 @@ def join(batches: Iterable[Batch]) -> Batch:
 
 def _load(pending: Pending):
     """A file's bytes, in memory that a decoder may share, or the image itself."""
+    if isinstance(pending.source, bytes):
+        return bytearray(pending.source)
     if not isinstance(pending.source, Path):
         return pending.source
     data = pending.source.read_bytes()

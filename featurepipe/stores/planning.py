@@ -26,13 +26,13 @@ RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 
 
 class Pending(NamedTuple):
-    """A content still to be embedded, and where it is: one file that holds it, or an image in memory.
+    """A content still to be embedded, and where it is: one file that holds it, its bytes, or an image in memory.
 
     `retried` contents were rejected before; they never share a batch with new ones.
     """
 
     digest: str
-    source: Path | Image.Image
+    source: Path | bytes | Image.Image
     retried: bool = False
 
 
