@@ -61,6 +61,7 @@ CALLS = {
     "TransferClassifier.predict_proba": lambda at: at.fitted.predict_proba(IMAGES),
     "TransferClassifier.promote": lambda at: at.fitted.promote(IMAGES, LABELS, **EPOCH).curve_[1]["train_loss"],
     "TransferClassifier.save": lambda at: at.fitted.save(at.file),
+    "TransferClassifier.load": lambda at: featurepipe.TransferClassifier.load(at.model).predict_proba(IMAGES),
     "FineTuner.fit": lambda at: featurepipe.FineTuner(**EPOCH).fit(IMAGES, LABELS).curve_[1]["train_loss"],
     "FineTuner.predict": lambda at: at.tuned.predict(IMAGES).tolist(),
     "FineTuner.predict_proba": lambda at: at.tuned.predict_proba(IMAGES),
@@ -81,6 +82,7 @@ CALLS = {
 }
 NO_CALLS = {"__version__", "FeaturepipeError"}
 STEPS = {"FineTuner.tune_from"}  # of `TransferClassifier.promote` and `FineTuner.fit`
+STEPS |= {f"FeatureExtractor.{name}" for name in ("adopt", "embed", "identity", "items")}  # of `fit` and `transform`
 
 
 def command(*arguments):
@@ -91,7 +93,8 @@ def command(*arguments):
 
 
 def methods(cls):
-    return {name: getattr(cls, name) for name, value in vars(cls).items() if name[0] != "_" and callable(value)}
+    own = [name for name, value in vars(cls).items() if callable(value) or isinstance(value, classmethod)]
+    return {name: getattr(cls, name) for name in own if name[0] != "_"}
 
 
 def functions():
@@ -176,7 +179,8 @@ def hostile():
 
 
 def outcome(name, made, folder):
-    """What a call gives, which writes into `folder`."""
+    """What a call gives, which writes into `folder`, and makes its networks anew."""
+    backbones.forget()
     return CALLS[name](SimpleNamespace(**vars(made), new=folder / "new", file=folder / "made.safetensors"))
 
 

@@ -115,6 +115,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.adopt(backbones.identify(**self._options()))
         return self
 
+    @guarded
     def adopt(self, opened: backbones.Extractor | backbones.Identity) -> None:
         """Become fitted to a backbone that the parameters make, or to what is known of it."""
         self._opened = None if isinstance(opened, backbones.Identity) else opened
@@ -138,10 +139,12 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         able = self if hasattr(self, "fingerprint_") else clone(self)  # which finds out, and leaves this one as it is
         return able.embed(able.items(X))
 
+    @guarded
     def items(self, X: Sequence[Any]) -> list[Pending]:
         """Each image with the digest of its content."""
         return listed(X, self.identity().transform)
 
+    @guarded
     def embed(self, items: Sequence[Pending]) -> np.ndarray:
         """What `transform` gives of what `items` gives; a plain array, whatever scikit-learn is set to."""
         distinct = {item.digest: item for item in items}
@@ -161,6 +164,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         places = entry.places()
         return matrices.gather(entry, [places[item.digest] for item in items])
 
+    @guarded
     def identity(self) -> backbones.Identity:
         """What the backbone is; it is made only where this process has not found that out yet."""
         if getattr(self, "_identity", None) is None:  # of an earlier featurepipe's pickle, or not fitted
