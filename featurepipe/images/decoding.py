@@ -9,29 +9,26 @@ from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from featurepipe.backbones import Transform, View, Views
 from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
 from featurepipe.images.augmenting import augment
+from featurepipe.images.depths import depth_of, to_8bit
+from featurepipe.images.jpegs import decode_jpeg
+from featurepipe.images.orientations import orientation_of, upright, upright_tensor
+from featurepipe.images.switches import unswayed
 
 if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, calls an image a decompression bomb
-UPRIGHT = {  # EXIF orientation -> what undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
 JPEG = ("JPEG", "MPO")  # MPO: what some phones write, the first frame a JPEG like any other
 DRAFT_MARGIN = 2  # how many times the wanted size a draft keeps at least: the less, the faster and the coarser
 
 
+@unswayed
 def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     """Decode one image file, once, and resize and crop it.
 
@@ -50,28 +47,50 @@ def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     Raises
     ------
     ImageError
-        Empty, unreadable, truncated or suspiciously large data.
+        Empty, unreadable, truncated or suspiciously large data, or samples that have no black and white.
     """
-    if not data:
-        raise ImageError("empty file (0 bytes)")
-    with _only_image_errors():
-        image = Image.open(io.BytesIO(data))
     first = transform.members[0]
-    with image:
+    with _opened(data) as image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
         if first.decoder == "draft" and image.format in JPEG:
             image.draft(None, _draft_size(image.size, first))
         elif first.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
-            tensor = _decode_jpeg(data, image) if transform.input_size[0] == 3 else None
+            tensor = decode_jpeg(data) if transform.input_size[0] == 3 else None
             if tensor is not None:
+                tensor = upright_tensor(tensor, orientation_of(image))
                 return _stacked(_crop_tensor(tensor, one) for one in transform.members)
-        return to_pixels(image, transform)
+        return _to_pixels(image, transform)
 
 
+@unswayed
 def to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
     """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
-    image = convert(image, transform.input_size[0])
+    return _to_pixels(image, transform)
+
+
+@unswayed
+def convert(image: Image.Image, channels: int = 3) -> Image.Image:
+    """An upright 8-bit image, RGB for 3 channels and greyscale for 1."""
+    return _convert(image, channels)
+
+
+def _opened(data: bytes | bytearray) -> Image.Image:
+    if not data:
+        raise ImageError("empty file (0 bytes)")
+    with _only_image_errors():
+        try:
+            return Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            if data[:4] in TIFF:
+                raise ImageError(
+                    "a TIFF of a depth or kind that Pillow cannot read; save the image as PNG or 8-bit TIFF"
+                ) from error
+            raise
+
+
+def _to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
+    image = _convert(image, transform.input_size[0])
     return _stacked(_crop_image(image, one) for one in transform.members)
 
 
@@ -89,14 +108,14 @@ def _crop_image(image: Image.Image, transform: Transform) -> np.ndarray:
     return _resize_and_crop(transform)(image).numpy()
 
 
-def convert(image: Image.Image, channels: int = 3) -> Image.Image:
-    """An upright 8-bit image, RGB for 3 channels and greyscale for 1."""
+def _convert(image: Image.Image, channels: int) -> Image.Image:
     if channels not in (1, 3):
         raise BackboneError(f"the backbone wants {channels} channels; images give 1 or 3")
     if 0 in image.size:
         raise ImageError(f"no pixels: {image.width}×{image.height}")
     with _only_image_errors():
-        image = _to_8bit(_upright(image))
+        depth = depth_of(image)
+        image = to_8bit(upright(image), depth)
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert("RGB" if channels == 3 else "L")
@@ -122,40 +141,12 @@ def _only_image_errors() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"too large: {str(error).rstrip('.')}") from error
     except (FeaturepipeError, MemoryError):  # the latter is the machine's fault, not the image's
+        raise
+    except (Image.DecompressionBombError, Warning):  # `unswayed` decides
         raise
     except Exception as error:  # Pillow's plugins raise anything on broken data: OSError, SyntaxError, struct.error, …
         raise ImageError(f"broken image: {str(error) or type(error).__name__}") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Undo the EXIF orientation; ImageOps.exif_transpose also rewrites the other tags, and fails on odd ones."""
-    image.load()  # a TIFF turns itself here, and forgets its orientation
-    orientation = _orientation(image)
-    return image.transpose(UPRIGHT[orientation]) if orientation is not None else image
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, if there is something to undo."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the pixels are whole, whatever stands beside them
-        return None
-    return orientation if orientation in UPRIGHT else None
-
-
-def _to_8bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greyscale to 8 bits, where Pillow's own conversion would clip it to white."""
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no defined range; save the image with 8 or 16 bits")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError("32-bit integer pixels have no defined range; save the image with 8 or 16 bits")
-    return Image.fromarray((values // 257).astype(np.uint8))
 
 
 @lru_cache(maxsize=8)
@@ -185,18 +176,6 @@ def _draft_size(size: tuple[int, int], transform: Transform) -> tuple[int, int]:
     wanted = DRAFT_MARGIN * max(transform.input_size[1:]) / transform.crop_pct
     scale = wanted / min(size)  # of both sides, so that the short one keeps what it needs; also right if it squashes
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _decode_jpeg(data: bytes | bytearray, image: Image.Image) -> torch.Tensor | None:
-    """Decode a JPEG into an upright uint8 tensor (3, h, w); None where torchvision cannot, and Pillow shall judge."""
-    import torch
-    from torchvision.io import ImageReadMode  # also loads the operator, whose public function warns at every call
-
-    raw = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
-    try:
-        return torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, _orientation(image) is not None)
-    except RuntimeError:
-        return None
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
