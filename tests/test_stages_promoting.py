@@ -25,7 +25,7 @@ from featurepipe.errors import (
     TrainingDiverged,
 )
 from featurepipe.finetuning import training
-from featurepipe.stages import Listener, finetune, starting
+from featurepipe.stages import Listener, finetune, promoting, recording, starting
 from featurepipe.stores import Store
 
 CLASSES = ("ant", "bee", "cat")
@@ -153,6 +153,16 @@ def test_seen_are_train_and_val_and_nothing_else(store, always):
         digests = [sha256_file(file) for file in sorted((data / split).rglob("*.*"))]
         assert loaded.has_seen(digests).all() == (split != "test")
         assert loaded.has_seen(digests).any() == (split != "test")
+
+
+def test_where_nothing_is_tuned_nothing_is_said_of_the_network_before_tuning(store, monkeypatch):
+    _, path = store(per_class=8)
+    gains = {option: {"low": 0.0, "mean": 0.0, "high": 0.0} for option in ("linear", "stage", "tune-last", "tune-all")}
+    said = {"option": "linear", "tune": None, "layer": "penultimate", "expected_gain": gains, "reasons": ["It is."]}
+    monkeypatch.setattr(promoting, "advise", lambda *_, **__: {**said, "more_labels": False})
+    monkeypatch.setattr(recording, "_start_notes", lambda *_: ["the network gives other embeddings now"])
+    result = finetune(path, **{**QUICK, "tune": "auto"})
+    assert (result["promoted"], result["notes"]) == (False, [])
 
 
 @pytest.mark.parametrize("kind", [None, "ridge", "svm", "lda"])

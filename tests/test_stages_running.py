@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from featurepipe import TransferClassifier, evaluate, report, run
 from featurepipe.errors import ModelFileError
@@ -75,11 +76,29 @@ def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos
     assert lines[1] == "10 images · pixels on cpu · all in the store already"
 
 
+def test_a_note_is_heard_once(photos, tmp_path):
+    heard = []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    data = photos(per_class=5)
+    Image.new("RGB", (8, 8)).save(tmp_path / "unlabelled.png")
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(data.rglob("*.*"))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "unlabelled.png,"]))
+    run(tmp_path / "t.csv", tmp_path / "out", backbone="pixels", listener=Ears(), **QUICK)
+    assert len([line for line in heard if "without a label" in line]) == 1
+
+
 def test_a_report_is_drawn_beside_the_model(photos, tmp_path):
     model = Path(run(photos(per_class=5), tmp_path / "out", backbone="pixels", **QUICK)["model"])
-    assert report(model) == {"model": str(model), "report": str(model.with_suffix(".html"))}
+    assert report(model) == {"model": str(model), "report": str(model.with_name("report.html"))}  # as run calls it
+    other = model.rename(model.with_name("other.safetensors"))
+    assert report(other)["report"] == str(other.with_suffix(".html"))
+    model = other.rename(model)
     assert report(model, tmp_path / "r" / "x.html")["report"] == str(tmp_path / "r" / "x.html")
-    assert (tmp_path / "r" / "x.html").read_text() == model.with_suffix(".html").read_text()
+    assert (tmp_path / "r" / "x.html").read_text() == model.with_name("report.html").read_text()
 
 
 def test_a_notebooks_model_has_no_figures_to_report(photos, tmp_path):

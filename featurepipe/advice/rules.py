@@ -241,15 +241,17 @@ def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> 
     if evidence.get("masked"):
         return "Neighbours say nothing of a backbone pretrained by masking, so the data count as different."
     name = max(evidence["baselines"], key=evidence["baselines"].get)
+    near = evidence["similarity"] >= SIMILAR
     said = (
-        f"Nearest neighbours by cosine, which learn nothing, are right on {_percent(evidence['knn'])}, and {name} "
-        f"on {_percent(evidence['baselines'][name])}: {_percent(evidence['similarity'])} of the way to no mistake"
+        f"Nearest neighbours are right on {_percent(evidence['knn'])} and {name} on "
+        f"{_percent(evidence['baselines'][name])}: your images are {'close to' if near else 'far from'} what the "
+        f"network was trained on (similarity {evidence['similarity']:.2f})"
     )
     if set(evidence["baselines"]) == {"chance"}:
-        said += ", which is optimistic, as there are no raw pixels to compare with"
-    if evidence["similarity"] >= SIMILAR and cell["similarity"] == "different":
-        return f"{said}, but an earlier layer serves better than the last, so the data count as different."
-    return f"{said}, so the data count as {cell['similarity']}."
+        said += "; this is optimistic, as there are no raw pixels to compare with"
+    if near and cell["similarity"] == "different":
+        return f"{said}. But an earlier layer serves better than the last, so the data count as different."
+    return f"{said}."
 
 
 def _stage_reason(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> list[str]:

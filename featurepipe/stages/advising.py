@@ -52,7 +52,7 @@ def advise(
         The layer that a head would be tuned on, by default the penultimate embedding; layers before it are the earlier
         ones.
     seed : int
-        Of splits, folds and draws.
+        Seed of splits, folds and draws.
 
     Returns
     -------

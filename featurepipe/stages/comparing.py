@@ -72,7 +72,7 @@ def compare(
         Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see
         `featurepipe.comparisons.read_imagenet`.
     seed : int
-        Of splits, folds, random weights and the codebook.
+        Seed of splits, folds, random weights and the codebook.
 
     Returns
     -------

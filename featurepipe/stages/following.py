@@ -62,7 +62,7 @@ def probe_protocol(
     include_backbone : bool
         Put the backbone's weights into the model file.
     seed : int
-        Of splits, rows held out, folds, draws and the solver.
+        Seed of splits, rows held out, folds, draws and the solver.
 
     Returns
     -------

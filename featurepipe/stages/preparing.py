@@ -164,7 +164,7 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
     ----------
     source : Source
     seed : int
-        Of splits, where they have to be made.
+        Seed of splits, where they have to be made.
     among : collection of str, optional
         Digests of the images to use; by default all.
     multi_label : bool

@@ -115,7 +115,7 @@ def probe(
         Labels are sets: ``cat;dog``, ``;`` for the empty one. A logistic probe with a C for each label; splits that
         are made here are not stratified. All is reported as mean average precision.
     shots : sequence of int
-        Also report top-1 with so many labels per class, over `repeats` seeded draws: see
+        Also report top-1 with only this many labels per class, over `repeats` seeded draws: see
         `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
     semi : bool
         Beside each of `shots`, self-training and label spreading: there all other images that are not reported help,
@@ -126,7 +126,7 @@ def probe(
     include_backbone : bool
         Put the backbone's weights into the model file.
     seed : int
-        Of splits, folds, draws and random weights.
+        Seed of splits, folds, draws and random weights.
     probe_device : str
         Where a logistic probe, an svm and sets of labels are fitted; see `featurepipe.probes.fit`. Never run on a GPU.
         The many small fits of `shots` stay on the CPU.
@@ -160,7 +160,7 @@ def probe(
     ManifestError
         Labels or splits that cannot be learned from.
     ProbeError
-        A probe that there is not, or not for these labels or on that device; more shots than the smallest class has
+        A probe that is unknown, or not for these labels or on that device; more shots than the smallest class has
         images, `semi` without `shots`, or embeddings that are not finite.
     StoreError
         Nothing of that backbone and layer in the store, or not all of it.
@@ -315,7 +315,7 @@ def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
 
 
 def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
-    """The figure of who has learned nothing of the images."""
+    """Figures of trivial predictors, which have learned nothing from the images."""
     if multi_label:
         return {"chance": probes.chance(parts.report.y)}
     return {"majority": probes.majority(parts.train.y, parts.report.y)}

@@ -101,7 +101,7 @@ def finetune(
         the network is frozen and the recipe lets it. Those of one run are kept, until a run begins that has other
         ones; see `featurepipe.finetuning.claims`.
     seed : int
-        Of splits, where they have to be made, and of the recipe.
+        Seed of splits, where they have to be made, and of the recipe.
     device : str
     workers : int, optional
         Threads that decode; one per core by default.

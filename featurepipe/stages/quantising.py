@@ -27,7 +27,7 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     train : FeatureMatrix
         The training images; other splits would leak into the words.
     seed : int
-        Of the images drawn, where there are more than 1000, and of the clusters.
+        Seed of the images drawn, where there are more than 1000, and of the clusters.
 
     Raises
     ------

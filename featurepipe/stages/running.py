@@ -64,11 +64,12 @@ def run(
     protocol, metric : str, optional
         As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi`, `baselines` and
         `probe_device`.
-        Of a protocol that leaves no model file nothing is evaluated again or drawn.
+        A protocol that leaves no model file is not evaluated again and has no report.
 
     promote : str, optional
         Also fine-tune: a depth as for `featurepipe.finetune`, or ``auto`` for what `featurepipe.advise` says, which may
-        be to keep the probe. It gets ``tuned.safetensors`` and ``tuned.html`` beside the probe's.
+        be to keep the probe. It gets ``tuned.safetensors`` and ``tuned.html`` next to the probe's; where nothing was
+        tuned, or tuning did not pay, that file holds the probe.
 
     Other parameters are those of `extract` and `probe`.
 
@@ -122,7 +123,7 @@ def run(
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
         probed = probe(store, model, **recipe, workers=workers, **both)
-    evaluated = evaluate(probed["model"], store, listener=listener) if probed["model"] else {}
+    evaluated = evaluate(probed["model"], store) if probed["model"] else {}  # its notes are the probe's
     drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
     merged = {
         **extracted,
@@ -154,7 +155,7 @@ def run(
 
 
 def _check_promotion(promote: str, kind: str, multi_label: bool, protocol: str | None) -> None:
-    """Refuse a depth that there is not, and probes without a linear head for one class per image."""
+    """Refuse an unknown depth, and probes without a linear head for one class per image."""
     finetuning.check_depth(promote)
     if protocol is not None or multi_label or kind not in finetuning.LINEAR:
         what = (
@@ -168,7 +169,7 @@ def _check_promotion(promote: str, kind: str, multi_label: bool, protocol: str |
 
 
 def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]) -> None:
-    """Refuse a protocol or metric that there is not, and what a protocol decides."""
+    """Refuse an unknown protocol or metric, and options that a protocol decides."""
     protocols.choose_metric(protocols.named(protocol), metric)
     if recipe["value"] is not None or recipe["shots"] or recipe["class_weight"] is not None:
         raise ProbeError(f"protocol {protocol} decides for itself; leave out value, shots and class_weight")
@@ -180,13 +181,14 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
 
 @guarded
 def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:
-    """Draw the page of a model file: what it was trained on, how good it is, and beside what.
+    """Write the page of a model file: what it was trained on, how good it is, and compared with what.
 
     Parameters
     ----------
     model : path
     output : path, optional
-        By default beside the model, with the suffix ``.html``.
+        By default next to the model, with the suffix ``.html``; of ``model.safetensors`` it is ``report.html``, as
+        `run` calls it.
 
     Returns
     -------
@@ -198,9 +200,14 @@ def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any
     ModelFileError
         The file comes from `TransferClassifier.save`, which measures nothing.
     """
-    path = Path(output) if output is not None else Path(model).with_suffix(".html")
+    path = Path(output) if output is not None else _page(Path(model))
     loaded = models.load(model)
     if "evaluated_on" not in loaded.card:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
     write_text(path, reports.page(loaded))
     return {"model": str(model), "report": str(path)}
+
+
+def _page(model: Path) -> Path:
+    """Where a model's page is by default: where `run` has put it, if that made the model."""
+    return model.with_name("report.html") if model.name == "model.safetensors" else model.with_suffix(".html")
