@@ -627,6 +627,6 @@ def test_copies_across_splits_and_grid_ends_are_noted(made, tmp_path, monkeypatc
     listener.note = heard.append
     notes = compare(tmp_path / "s", kinds=["ridge"], baselines="none", listener=listener)["notes"]
     assert "1 test image is an exact copy of training images, so these figures are optimistic" in notes
-    assert any(note.startswith("ridge probe on pixels: the chosen alpha=") and "the last of" in note for note in notes)
+    assert any(note.startswith("ridge probe on pixels: alpha=") and "value tried" in note for note in notes)
     assert [f"note: {note}" for note in notes] == heard[-len(notes) :]
     assert "ridge probe on pixels" in heard

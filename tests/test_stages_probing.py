@@ -417,7 +417,7 @@ def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
     monkeypatch.setattr(paths, "MAX_STEPS", 0)
     monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0, 20.0)))
     notes = probe(stored(), baselines="none")["notes"]
-    assert any("C=10 is the largest value tried; a better one may lie beyond" in note for note in notes)
+    assert any("C=10 is the smallest value tried; a better one may lie beyond" in note for note in notes)
     assert any("the optimum was not reached at C=10, 20" in note for note in notes)
 
 
