@@ -42,6 +42,8 @@ __all__ = ["__version__", *_HOMES]  # names are strings
 
 
 def __getattr__(name: str) -> Any:
+    if name == "backbones":  # a module that can be called
+        return import_module("featurepipe.backbones")
     if name not in _HOMES:
         raise AttributeError(f"module 'featurepipe' has no attribute {name!r}")
     return getattr(import_module(f"featurepipe.{_HOMES[name]}"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,7 +154,9 @@ def _placed(store: Store, entry: Entry) -> tuple[Rows, np.ndarray, np.ndarray]:
             f"(first {first}); run featurepipe extract again to finish"
         )
     if not len(numbers):
-        raise StoreError(f"{store.path} holds no embedding of its samples; see {store.path / 'rejects.csv'}")
+        found = Counter(entry.rejects().values()).most_common(1)
+        why = "".join(f", for the most part ({count}×) because {reason}" for reason, count in found)
+        raise StoreError(f"{store.path} holds no embedding of its samples{why}; see {store.path / 'rejects.csv'}")
     return rows, numbers, np.stack([shard[at], row[at]], axis=1)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 
+import featurepipe
 from featurepipe import backbones, images
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch, OutOfMemory, WeightsUnavailable
@@ -290,6 +291,30 @@ def test_naming_the_models_own_pooling_changes_no_vector(saved, name):
 def test_pooling_that_does_not_fit_is_refused(name, settings):
     with pytest.raises(BackboneError, match="pool"):
         backbones.create(name, random_weights=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "message"),
+    [
+        (
+            "test_resnet",
+            "",
+            "with pooling '' gives a map of features for each image, not one vector; choose avg or max",
+        ),
+        ("test_vit", "", "with pooling '' gives a row of tokens for each image, not .*; choose avg, max or token"),
+        ("test_vit", "none", "by 'none': an embedding is one vector for each image; choose avg, max or token"),
+        ("test_vit", "tokens", "by 'tokens': an embedding is one vector for each image; choose avg, max or token"),
+        ("test_vit", "bogus", "cannot be pooled by 'bogus': .*; choose avg, max or token"),
+        ("test_resnet", "token", "cannot be pooled by 'token': .*; choose avg or max"),
+        ("test_mambaout", "flatten", "cannot be pooled by 'flatten': .*; choose avg or max"),
+    ],
+)
+def test_a_refused_pooling_says_which_there_are_and_none_of_them_is_refused(name, pooling, message):
+    with pytest.raises(BackboneError, match=f"{name} .*{message}$") as caught:
+        backbones.create(name, random_weights=True, pooling=pooling, device="cpu")
+    assert "none)" not in str(caught.value)
+    for other in re.split(", | or ", str(caught.value).rpartition("choose ")[2]):
+        backbones.create(name, random_weights=True, pooling=other, device="cpu")
 
 
 # Precision and random weights
@@ -682,8 +707,8 @@ def test_weights_that_cannot_be_downloaded_say_so_on_one_line(monkeypatch):
     message = str(caught.value)
     assert "resnet18" in message
     assert "We couldn't connect to the hub" in message
-    assert "--weights" in message
-    assert "bundled" in message
+    assert "with --weights (weights= in Python)" in message
+    assert "-b bundled; 'bundled' in Python" in message
     assert "\n" not in message
     assert [logging.getLogger(logger).level for logger in ("huggingface_hub", "timm")] == levels
 
@@ -1024,6 +1049,13 @@ def test_a_compiled_network_is_frozen_even_if_someone_called_train(monkeypatch):
 
 
 # Names and pixels
+
+
+def test_the_module_called_as_a_function_lists_names_as_the_command_does():
+    found = featurepipe.backbones("test_vi*")
+    assert found == backbones.names("test_vi*")
+    assert "test_vit" in found
+    assert featurepipe.backbones is backbones
 
 
 def test_names_are_featurepipes_own_and_timms():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
-from featurepipe import FeatureExtractor, backbones, models
+from featurepipe import FeatureExtractor, TransferClassifier, backbones, models
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, WeightsUnavailable
 
@@ -239,3 +240,100 @@ def test_one_changed_weight_is_noticed(file):
 def test_other_weights_beside_it_are_refused(file, other):
     with pytest.raises(BackboneError, match="brings its own weights"):
         backbones.create(str(file), **other)
+
+
+# -- weights and networks that give no numbers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("key", ["layer1.0.conv1.weight", "layer2.0.bn1.running_var"])
+def test_weights_that_are_no_numbers_are_refused_by_tensor_and_count(tmp_path, key, value):
+    state = {
+        key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tuned().module.state_dict().items()
+    }
+    state[key].view(-1)[:5] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError) as caught:
+        backbones.create("test_resnet", weights=tmp_path / "w.safetensors", device="cpu")
+    wanted = (
+        rf"w\.safetensors holds NaN or infinite weights in 1 of \d+ tensors \({key}: 5 values\); .*earlier checkpoint"
+    )
+    assert re.search(wanted, str(caught.value))
+
+
+def overflowing(tmp_path):
+    """A file of weights that are numbers, but too large for half precision to compute with."""
+    state = {
+        key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tuned().module.state_dict().items()
+    }
+    state["layer4.0.conv1.weight"] *= 1e7
+    save_file(state, tmp_path / "w.safetensors")
+    return {"weights": tmp_path / "w.safetensors", "device": "cpu", "transform": TRANSFORM}
+
+
+def test_a_network_that_gives_no_numbers_at_all_says_so_before_any_image_is_read(tmp_path):
+    options = overflowing(tmp_path)
+    assert np.isfinite(backbones.create("test_resnet", **options, precision="fp32").embed(pixels(tuned()))).all()
+    message = r"test_resnet gives NaN or infinite values in fp16 for all trial images \(layer penultimate\);.*fp32"
+    with pytest.raises(BackboneError, match=message):
+        backbones.create("test_resnet", **options, precision="fp16")
+    backbones.create("test_resnet", **options, precision="fp16", layer="stage1")  # before it overflows
+    with pytest.raises(BackboneError, match="layer stage5"):
+        backbones.create_layers("test_resnet", "stage1,stage5", **options, precision="fp16")
+
+
+def test_a_network_that_fails_on_black_alone_is_made(small, monkeypatch):
+    from featurepipe.backbones import networks
+
+    made = small()
+
+    def forward(module, x, layers):
+        return [torch.full((len(x), 4, 1, 1), torch.nan if len(x) == 1 else 1.0)]
+
+    monkeypatch.setattr(networks, "_features", forward)
+    monkeypatch.setattr(networks, "_pooled", lambda module, maps, layer, pooling: maps.flatten(1))
+    widths = networks.probe_widths(made.module, made.transform, ["penultimate"], None, "fp32", "it")
+    assert widths == (4,)
+
+
+# -- what is given in place of a name or a file --------------------------------------------------------------------
+
+
+def test_a_network_in_place_of_its_name_says_how_its_weights_are_used():
+    module = tuned().module
+    advice = r"torch\.save\(network\.state_dict\(\), 'weights\.pth'\)"
+    with pytest.raises(BackboneError, match=f"given by its name 'test_resnet', not as a ResNet; .*{advice}"):
+        backbones.create(module)
+    with pytest.raises(BackboneError, match="given by its name, not as a Linear"):
+        backbones.create(torch.nn.Linear(2, 2))
+    with pytest.raises(BackboneError, match="given by its name, not as a list"):
+        backbones.create(["test_resnet"])
+    with pytest.raises(BackboneError, match=f"weights are the path of a file, not a OrderedDict; .*{advice}"):
+        backbones.create("test_resnet", weights=module.state_dict())
+    image = np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(BackboneError, match="given by its name 'test_resnet'"):
+        TransferClassifier(module).fit([image, image + 1], ["a", "b"])
+
+
+def test_a_model_file_is_known_by_an_upper_case_suffix_too(file):
+    other = file.rename(file.with_name("TUNED.SAFETENSORS"))
+    assert backbones.create(str(other), device="cpu").name == NAME
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer.*git lfs pull"),
+        (b"<html>", "a web page"),
+        (b"\x80\x02}q\x00.", "a PyTorch file; name the architecture and give it with --weights"),
+    ],
+)
+def test_what_is_no_model_file_is_called_by_what_it_is(tmp_path, data, what):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(BackboneError, match=rf"x\.safetensors cannot be read as a model file: it is {what}"):
+        backbones.create(str(tmp_path / "x.safetensors"))
+
+
+def test_a_folder_of_weights_is_told_from_a_file(tmp_path):
+    with pytest.raises(WeightsUnavailable, match=r"is a folder; give the weights file inside it with --weights"):
+        backbones.create("test_resnet", weights=tmp_path)

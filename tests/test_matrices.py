@@ -51,6 +51,12 @@ def load(store):
     return matrices.load(store, store.entry(PIXELS))
 
 
+def test_where_all_were_rejected_the_reason_is_said(store):
+    write(store, [4])
+    with pytest.raises(StoreError, match=r"holds no embedding of its samples, for .* \(1×\) because broken; see .*csv"):
+        load(store)
+
+
 @pytest.mark.parametrize("numbers", [range(4), [9, 0, 5, 3, 8], [7, 7, 1, 7], [2]])
 def test_rows_are_aligned_in_manifest_order(store, numbers):
     write(store, numbers)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from featurepipe import backbones, matrices, stages
 from featurepipe.backbones import Pixels
-from featurepipe.errors import FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
+from featurepipe.errors import BackboneError, FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
 from featurepipe.extraction.loop import NOT_FINITE
+from featurepipe.listeners import Listener
 from featurepipe.stages import extracting
 from featurepipe.stores import Store, digest_rows, planning
 from featurepipe.stores.rows import Stamp
@@ -859,3 +860,30 @@ def test_drift_is_of_the_vectors_held_and_reads_the_header_no_more_often_for_mor
     for n in range(20, 40):
         save(data / "a" / f"{n}.png", n)
     assert measure()[1] == few
+
+
+def test_an_unknown_name_is_refused_before_a_download_is_announced(tmp_path, monkeypatch):
+    class Impatient:
+        """A timer that does not wait."""
+
+        def __init__(self, seconds, function, arguments):
+            self.start = lambda: function(*arguments)
+
+        def cancel(self):
+            pass
+
+    class Heard(Listener):
+        def __init__(self):
+            self.notes = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    heard = Heard()
+    monkeypatch.setattr(extracting.threading, "Timer", Impatient)
+    with pytest.raises(BackboneError, match="no backbone is called 'resnet5o'; did you mean resnet50"):
+        extracting.make_extractor("resnet5o", {}, heard, tmp_path / "s")
+    assert heard.notes == []
+    monkeypatch.setattr(backbones, "create", lambda name: Pixels())
+    extracting.make_extractor("resnet50", {}, heard, tmp_path / "s")
+    assert heard.notes == ["waiting for the weights of resnet50; they are downloaded once"]

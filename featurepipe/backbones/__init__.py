@@ -7,6 +7,9 @@ and compute precision. Library versions are recorded beside it, not in it.
 Beside networks there are descriptors, hand-crafted extractors to compare them with; a store treats both alike.
 """
 
+import sys
+from types import ModuleType
+
 from featurepipe.backbones.creation import (
     BUNDLED,
     DESCRIPTORS,
@@ -20,7 +23,7 @@ from featurepipe.backbones.creation import (
 )
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
-from featurepipe.backbones.networks import freeze, is_out_of_memory, with_tag
+from featurepipe.backbones.networks import check_name, freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
@@ -52,6 +55,7 @@ __all__ = [
     "View",
     "Views",
     "carried_backbone",
+    "check_name",
     "check_same",
     "cosines",
     "create",
@@ -74,3 +78,12 @@ __all__ = [
     "twin",
     "with_tag",
 ]
+
+
+class _Names(ModuleType):
+    """A module that can be called: it then lists names, as ``featurepipe backbones`` does."""
+
+    __call__ = staticmethod(names)
+
+
+sys.modules[__name__].__class__ = _Names

@@ -26,7 +26,14 @@ from featurepipe.backbones.networks import (
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
-from featurepipe.backbones.weights import carried_backbone, first_line, is_model_name, load_weights, read_weights
+from featurepipe.backbones.weights import (
+    carried_backbone,
+    check_finite,
+    first_line,
+    is_model_name,
+    load_weights,
+    read_weights,
+)
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch
 from featurepipe.surroundings import guarded
@@ -64,8 +71,11 @@ def create(
         carries its backbone, as those of tuned networks do: weights, architecture, arguments, transform and pooling
         are then the file's, where nothing else is given; layer and precision are not.
     weights : path, optional
-        safetensors file, or a torch file that loads with ``weights_only``. Classifier keys are dropped; all others
-        must fit. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
+        A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm
+        can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,
+        ``teacher``, …), behind a prefix (``module.``, ``backbone.``, …) and under names that timm converts. All that
+        the network needs must be there with its shape. Classifiers, and what only training needs, are left out; other
+        tensors are refused. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
         ``crop_pct``, ``crop_mode``, ``input_size``) replace timm's.
     arguments : mapping, optional
         Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.
@@ -99,6 +109,7 @@ def create(
     >>> backbone.embed(np.zeros((2, *backbone.transform.input_size), np.uint8)).shape == (2, backbone.width)
     True
     """
+    _check_kinds(name, weights)
     if name in DESCRIPTORS:
         chosen = (arguments, random_weights, pooling, _chosen(transform))
         if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
@@ -119,20 +130,23 @@ def create(
     if random_weights and weights is not None:
         raise BackboneError("random weights and a weights file exclude each other; give one of them")
     file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
-    state, config = read_weights(file) if file is not None else (None, {})
+    content, config = read_weights(file) if file is not None else (None, {})
     if name == BUNDLED and "architecture" not in config:
         raise BackboneError(f"{file} does not say its architecture; give it as the backbone's name")
     timm_name = config["architecture"] if name == BUNDLED else name
     arguments = {**config.get("arguments", {}), **arguments} if name == BUNDLED else arguments
     if random_weights:
-        state = None
-    module = make_network(timm_name, arguments, pretrained=state is None and not random_weights, seed=seed)
+        content = None
+    module = make_network(timm_name, arguments, pretrained=content is None and not random_weights, seed=seed)
     if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
         arguments = {**plain(repository_arguments(timm_name)), **arguments}
-    if state is not None:
+    taken = None
+    if content is not None:
         if config.get("pooling") is not None and config.get("layer") == PENULTIMATE:
             set_pooling(module, config["pooling"], name)  # it may have taken weights out, which the file then lacks
-        load_weights(module, state, file, timm_name)
+        taken = load_weights(module, content, timm_name)
+    if not random_weights:
+        check_finite(module, str(file or name))
     if pooling is not None and layer == PENULTIMATE:
         set_pooling(module, pooling, name)
     resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
@@ -157,8 +171,20 @@ def create(
         transform=resolved,
         width=width,
         device=chosen,
+        notes=() if taken is None else (f"note: {taken}",),
     )
     return made if precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def _check_kinds(name: object, weights: object) -> None:
+    """Refuse networks and tensors themselves, where a name and a file are wanted."""
+    advice = "save its weights: torch.save(network.state_dict(), 'weights.pth'), and give that path as weights"
+    if name is not None and not isinstance(name, str | PathLike):
+        known = getattr(name, "pretrained_cfg", None) or {}
+        which = f" {known['architecture']!r}" if "architecture" in known else ""
+        raise BackboneError(f"a backbone is given by its name{which}, not as a {type(name).__name__}; {advice}")
+    if weights is not None and not isinstance(weights, str | PathLike):
+        raise BackboneError(f"weights are the path of a file, not a {type(weights).__name__}; {advice}")
 
 
 def _create_carried(
@@ -263,6 +289,7 @@ def create_layers(
         transform=first.transform,
         width=sum(widths),
         device=first.device,
+        notes=first.notes,
         widths=widths,
     )
     _check_penultimate(made)

@@ -48,6 +48,8 @@ class Backbone:
         What `compile` made of its forward pass.
     batch_size : int or None
         The number of images that `compiled` takes.
+    notes : tuple of str
+        What a caller should know of how it was made, such as which of several networks in a file was taken.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Backbone:
     device: str
     compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
     batch_size: int | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import json
 import logging
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurepipe.backbones.precisions import sample_pixels
 from featurepipe.backbones.specs import PENULTIMATE, Transform
-from featurepipe.backbones.weights import first_line
+from featurepipe.backbones.weights import OPTION, first_line
 from featurepipe.errors import BackboneError, WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 PRECISIONS = ("fp32", "bf16", "fp16")
+POOLINGS = ("avg", "max", "token")
+UNPOOLED = ("none", "tokens", "patches")  # what people write who want all tokens
 # What the CPU's allocator, MPS, oneDNN, cuBLAS and cuDNN say in a plain RuntimeError. oneDNN's primitives and cuDNN's
 # search for an engine may fail for other reasons too; then a single image fails as well, and ends the run. A network
 # compiled for the CPU says of any failure no more than which call it was: it is left, and the eager one says why.
@@ -31,6 +35,7 @@ NO_MEMORY = re.compile(
     "|(cublas|cudnn)_status_alloc_failed|unable to find an engine|bad_alloc|aoti_torch_.* API call failed",
     re.IGNORECASE,
 )
+TRIALS = 4  # images that a network is tried on which gives no numbers for a black one
 MANY = 2**31  # compiled networks in one process
 _THREAD = threading.local()
 
@@ -81,10 +86,10 @@ def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, s
     except OSError as error:
         raise WeightsUnavailable(
             f"the weights of {name} cannot be downloaded ({first_line(error)}); "
-            "give a file with --weights, or use the bundled backbone (-b bundled)"
+            f"give a file {OPTION}, or use the bundled backbone (-b bundled; 'bundled' in Python)"
         ) from error
     except Exception as error:  # timm's constructors raise anything on arguments that do not fit
-        hint = "; give a file with --weights" if "No pretrained weights" in str(error) else ""
+        hint = f"; give a file {OPTION}" if "No pretrained weights" in str(error) else ""
         raise BackboneError(f"timm cannot make {name}: {first_line(error)}{hint}") from error
 
 
@@ -167,7 +172,19 @@ def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
     try:
         module.reset_classifier(0, pooling)
     except Exception as error:
-        raise BackboneError(f"{name} cannot be pooled by {pooling!r}: {first_line(error)}") from error
+        one = "an embedding is one vector for each image"
+        reason = one if pooling in UNPOOLED else first_line(error).replace(" (or none)", "")
+        raise BackboneError(f"{name} cannot be pooled by {pooling!r}: {reason}; choose {_poolings(module)}") from error
+
+
+def _poolings(module: torch.nn.Module) -> str:
+    """The usual poolings that a network takes, in words; they are tried on a copy."""
+    found = []
+    for pooling in POOLINGS:
+        with contextlib.suppress(Exception):
+            copy.deepcopy(module).reset_classifier(0, pooling)
+            found.append(pooling)
+    return " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) or "none: leave pooling out"
 
 
 def make_forward(
@@ -369,17 +386,17 @@ def probe_widths(
     precision: str,
     name: str,
 ) -> tuple[int, ...]:
-    """Check layers and input size by one forward pass, and return the length of each layer's embedding."""
+    """Check layers, input size and that numbers come out by a forward pass; return the length of each embedding."""
     for layer in layers:
         if layer != PENULTIMATE and layer not in (stages := stages_of(module, name)):
             raise BackboneError(f"{name} has no layer {layer!r}; use {PENULTIMATE}, or stage1 to {stages[-1]}")
     if set(layers) != {PENULTIMATE} and pooling not in (None, "avg", "max"):
         raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
-    parts, shapes = make_parts(module, transform, layers, pooling, precision), []
+    parts = make_parts(module, transform, layers, pooling, precision)
+    found: list[torch.Tensor] = []
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        found = parts(pixels)
-        shapes.extend(part.shape for part in found)
+        found[:] = parts(pixels)
         return found[0]
 
     try:
@@ -388,9 +405,23 @@ def probe_widths(
         size = "×".join(map(str, transform.input_size))
         raise BackboneError(
             f"{name} does not run on {size} input: {first_line(error)}; "
-            "check --input-size (a ViT needs --backbone-arg img_size=N beside it)"
+            "check --input-size (a ViT needs --backbone-arg img_size=N with it; in Python arguments={'img_size': N})"
         ) from error
-    for shape in shapes:
-        if len(shape) != 2:
-            raise BackboneError(f"{name} with pooling {pooling!r} gives {len(shape) - 1}-D features; choose avg or max")
-    return tuple(shape[1] for shape in shapes)
+    for part in found:
+        if part.ndim != 2:
+            kind = "a map of features" if part.ndim > 3 else "a row of tokens"
+            raise BackboneError(
+                f"{name} with pooling {pooling!r} gives {kind} for each image, not one vector; "
+                f"choose {_poolings(module)}"
+            )
+    widths = tuple(part.shape[1] for part in found)
+    if not all(part.isfinite().all() for part in found):  # black alone may be too much for it
+        embed(forward, module, sample_pixels(TRIALS, transform), precision)
+        for layer, part in zip(layers, found, strict=True):
+            if not part.isfinite().all(dim=1).any():
+                other = "compute in --precision fp32 (precision='fp32' in Python)"
+                advice = other if precision != "fp32" else "check its weights, and the transform's mean and std"
+                raise BackboneError(
+                    f"{name} gives NaN or infinite values in {precision} for all trial images (layer {layer}); {advice}"
+                )
+    return widths

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from featurepipe.backbones.descriptors import Descriptor
-from featurepipe.backbones.weights import read_weights
+from featurepipe.backbones.weights import OPTION, read_weights
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
 from featurepipe.files import atomic
@@ -107,13 +107,12 @@ class Sift(Descriptor):
             A file without codebook.
         """
         if path is None:
-            raise WeightsUnavailable(f"{SIFT} needs a codebook; {LEARN}, and --weights takes its file")
+            raise WeightsUnavailable(f"{SIFT} needs a codebook; {LEARN}, and give its file {OPTION}")
         require_cv2()
-        state, _ = read_weights(Path(path))
-        found = state.get("codebook")
-        if found is None or found.ndim != 2 or found.shape[1] != SIFT_LENGTH:
+        found = read_weights(Path(path))[0].values.get("codebook")
+        if getattr(found, "ndim", None) != 2 or found.shape[1] != SIFT_LENGTH or not found.isfinite().all():
             raise BackboneError(f"{path} holds no codebook of SIFT words; {LEARN}")
-        return cls(codebook=found.numpy(), path=Path(path).resolve())
+        return cls(codebook=found.float().numpy(), path=Path(path).resolve())
 
     @property
     def width(self) -> int:

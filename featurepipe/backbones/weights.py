@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurepipe.backbones.fitting import find_weights
+from featurepipe.backbones.formats import SAFETENSORS, Content, Unreadable, first_line, read_content, recognise
 from featurepipe.backbones.specs import SPEC_FORMAT
 from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 CARRIED = "backbone."  # what the names of a backbone's tensors begin with in a model file
+OPTION = "with --weights (weights= in Python)"
 
 
 def is_model_name(name: str | PathLike[str] | None) -> bool:
     """Whether a backbone is called by the name of a model file; no timm name ends so."""
-    return name is not None and str(name).endswith(".safetensors")
+    return name is not None and str(name).lower().endswith(".safetensors")
 
 
 def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise WeightsUnavailable(f"model file {path} does not exist; give its place, or a backbone's name")
     try:
+        if (format := recognise(Path(path))) != SAFETENSORS:
+            raise Unreadable(f"it is {format}; name the architecture and give it {OPTION}")
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
             carries = any(key.startswith(CARRIED) for key in file.keys())  # noqa: SIM118  # not a dict
@@ -51,7 +55,7 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     if known is None:
         raise BackboneError(
             f"{path} is not a featurepipe model file; for a file of mere weights also name the architecture: "
-            "-b NAME --weights FILE"
+            "-b NAME --weights FILE (backbone=, weights= in Python)"
         )
     if not carries:
         raise BackboneError(
@@ -63,33 +67,29 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a weights file, and what it says of itself: ``architecture, arguments, transform``."""
-    import timm.models
-    import torch
-    from safetensors import safe_open
+def read_weights(path: Path) -> tuple[Content, dict[str, Any]]:
+    """What a weights file holds, and what it says of itself: ``architecture, arguments, transform``.
 
+    Raises
+    ------
+    WeightsUnavailable
+        There is no such file.
+    BackboneError
+        It is no file of weights, or one that could run code.
+    """
+    if path.is_dir():
+        raise WeightsUnavailable(f"{path} is a folder; give the weights file inside it {OPTION}")
     if not path.is_file():
-        raise WeightsUnavailable(f"weights file {path} does not exist; give its place with --weights")
-    config: dict[str, Any] = {}
+        raise WeightsUnavailable(f"weights file {path} does not exist; give its place {OPTION}")
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                config = _file_config(file.metadata() or {})
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-        else:
-            state = timm.models.load_state_dict(str(path), weights_only=True)
-        state = {str(key): value for key, value in state.items()}
-    except Exception as error:  # a file can be broken in more ways than its readers have exceptions for
-        raise BackboneError(
-            f"{path} cannot be read as weights: {first_line(error)}; give a state dict saved as .safetensors"
-        ) from error
-    if any(key.startswith(CARRIED) for key in state):  # a model file that carries its backbone
-        state = {key.removeprefix(CARRIED): value for key, value in state.items() if key.startswith(CARRIED)}
-    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise BackboneError(f"{path} holds no weights")
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}, config
+        content = read_content(path)
+        config = _file_config(content.metadata)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackboneError(f"{path} cannot be read as weights: {first_line(error)}") from error
+    if "featurepipe" in content.metadata and any(key.startswith(CARRIED) for key in content.values):  # a model file
+        carried = {key.removeprefix(CARRIED): v for key, v in content.values.items() if key.startswith(CARRIED)}
+        content = replace(content, values=carried)
+    return content, config
 
 
 def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -107,33 +107,27 @@ def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {"transform": transform}
 
 
-def load_weights(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
-    """Load weights strictly, after timm's own key conversion for this architecture and without the classifier."""
-    own = module.state_dict()
-    reshaped = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    other_size = bool(reshaped) and all("pos" in key for key in reshaped)  # position tables of another img_size
-    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and (other_size or not own.keys() <= state.keys()):
-        with contextlib.suppress(Exception):  # it takes for granted that the weights are this architecture's
-            state = convert(dict(state), module)
-    classifiers = module.pretrained_cfg.get("classifier") or ()
-    prefixes = tuple(f"{c}." for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
-    state = {key: value for key, value in state.items() if key in own or not key.startswith(prefixes)}
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from some files, used by none
-    missing = own.keys() - state.keys() - counters
-    unexpected = state.keys() - own.keys()
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", shapes)):
-        if keys:
-            first = ", ".join(sorted(keys)[:3])
-            raise BackboneError(
-                f"{path} does not fit {name}: it {what} {len(keys)} of its tensors ({first}…); "
-                "check the name, and --backbone-arg for what shapes the architecture"
-            )
-    module.load_state_dict(state, strict=not counters)
+def load_weights(module: torch.nn.Module, content: Content, name: str) -> str | None:
+    """Load what a file holds for a network, and nothing less; what was taken, where several would have fitted."""
+    state, taken = find_weights(content, module, name)
+    # Without the counters of batches, which some files lack.
+    module.load_state_dict(state, strict=not any(key.endswith("num_batches_tracked") for key in module.state_dict()))
+    return taken
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+def check_finite(module: torch.nn.Module, origin: str) -> None:
+    """Refuse weights with values that are not numbers, by name.
+
+    Raises
+    ------
+    BackboneError
+        Which tensors hold NaN or infinite values, and how many.
+    """
+    counts = {key: int((~value.isfinite()).sum()) for key, value in module.state_dict().items()}
+    broken = {key: count for key, count in counts.items() if count}
+    if broken:
+        first = ", ".join(f"{key}: {count} values" for key, count in list(broken.items())[:3])
+        raise BackboneError(
+            f"{origin} holds NaN or infinite weights in {len(broken)} of {len(counts)} tensors ({first}); "
+            "its training diverged or the file is damaged: take an earlier checkpoint, or download it again"
+        )

@@ -150,7 +150,11 @@ def make_extractor(
     create = backbones.create_layers if "layers" in options else backbones.create
     local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS) or backbones.is_model_name(backbone)
     if local or options.get("weights") is not None or options.get("random_weights"):
-        return follow_store(store, create(backbone, **options), options, listener)
+        made = create(backbone, **options)
+        for note in getattr(made, "notes", ()):
+            listener.note(note)
+        return follow_store(store, made, options, listener)
+    backbones.check_name(str(backbone))  # a wrong name has no weights to wait for
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
     waiting.start()
     try:
