@@ -37,12 +37,12 @@ def _grounds(result: dict[str, Any]) -> list[list[str]]:
         [f"{result['backbone']} on {result['store']}: {cell['size']} data, {PRETRAINING[cell['similarity']]}"],
         _options(result),
         [
-            f"reasons (no figure is of the split that probe reports; {evidence['measured']:,} images, "
-            f"{evidence['measured_on']})",
+            f"reasons, from {evidence['measured']:,} images ({evidence['measured_on']}); the split that probe reports "
+            "plays no part",
             *(line for reason in result["reasons"] for line in _hanging(reason, "  - ")),
         ],
         [
-            "evidence, from a ridge probe, which is quick to fit; a higher LogME is a better layer",
+            "evidence, from a quick ridge probe; a higher LogME is a better layer",
             *(f"  {line}" for line in _layers(evidence)),
             *_figures(evidence),
         ],
@@ -73,7 +73,7 @@ def _options(result: dict[str, Any]) -> list[str]:
     }
     if result["option"] == "stage":
         layers["stage"] = result["layer"]
-    rows = [["", "option", "points on new images", "", "time"]]
+    rows = [["", "option", "points", "", "time"]]
     for option, gain in result["expected_gain"].items():
         if gain is None:
             continue
@@ -83,10 +83,11 @@ def _options(result: dict[str, Any]) -> list[str]:
         name = NAMES[option].format(layer=layers.get(option))
         rows.append([mark, name, "0" if gain["high"] == gain["low"] else f"{100 * gain['mean']:+.1f}", between, time])
     lines = columns(rows, left=2)
-    where = f" (a forward pass here took {1000 * evidence['seconds_per_image']:.1f} ms per image on " if cost else ""
-    basis = f"{where}{evidence['device']}, {evidence['epochs']} epochs)" if cost else ""
-    bound = _hanging(BOUND, "  ") if cost else []
-    return [f"expected against the linear probe{basis}", *(f"  {line}" for line in lines), *bound]
+    bound = []
+    if cost:
+        speed = f"{1000 * evidence['seconds_per_image']:.1f} ms per image on {evidence['device']}"
+        bound = _hanging(f"A forward pass took {speed}; {evidence['epochs']} epochs. {BOUND}", "  ")
+    return ["points expected on new images, against the linear probe", *(f"  {line}" for line in lines), *bound]
 
 
 def _layers(evidence: dict[str, Any]) -> list[str]:
@@ -99,14 +100,14 @@ def _layers(evidence: dict[str, Any]) -> list[str]:
 def _figures(evidence: dict[str, Any]) -> list[str]:
     baselines = ", ".join(f"{name} {percent(top1)}" for name, top1 in evidence["baselines"].items())
     lines = [
-        f"  ridge probe     right on {percent(evidence['train_top1'])} of the images it was fitted to, "
+        f"  ridge probe     right on {percent(evidence['train_top1'])} of its training images, "
         f"{percent(evidence['top1'])} of new ones",
         f"  neighbours      right on {percent(evidence['knn'])}; {baselines}: similarity {evidence['similarity']:.2f}",
     ]
     if evidence["labels"] is not None:
         curve = evidence["labels"]["curve"]
         points = ", ".join(f"{percent(1 - point['error'])} with {point['images']:,}" for point in curve)
-        lines.append(f"  labels          {points}")
+        lines += _hanging(points, f"  {'labels':<16}")
     return lines
 
 
@@ -123,6 +124,7 @@ def _duration(minutes: float) -> str:
 
 
 def _hanging(text: str, bullet: str) -> list[str]:
+    """A text in lines that fit, indented to the end of its bullet."""
     return wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
 
 
@@ -130,7 +132,7 @@ def finetune_text(result: dict[str, Any]) -> str:
     """The result of `finetune`: what was kept and what it is worth, compared with the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
     nothing = told["advice"] is not None and told["advice"]["tune"] is None
-    lines = [_course(told), _validation(told), figures_line(result[on], on)]
+    lines = [_course(told), *_validation(told), figures_line(result[on], on)]
     if nothing:
         lines = [f"{told['of']}: nothing was tuned, as the advice is to keep the probe", lines[-1]]
     lines += _hanging(_verdict(told, result[on]), "  ") if told["promoted"] else []
@@ -168,7 +170,7 @@ def _course(told: dict[str, Any]) -> str:
     return f"{told['of']}, {told['tune']} tuned from {start}; {ended}"
 
 
-def _validation(told: dict[str, Any]) -> str:
+def _validation(told: dict[str, Any]) -> list[str]:
     """What chose the epoch, and whether it is kept: val images, or training images that were held back."""
     curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
     given = validation["on"] == "val"
@@ -176,7 +178,7 @@ def _validation(told: dict[str, Any]) -> str:
     found = [f"probe {_pair(probe)}", f"start {_pair(curve[0])}"]
     found += [f"epoch {best} {_pair(curve[best])}"] if best else []
     images = f"{validation['n']} val images" if given else f"{validation['n']} images: {validation['on']}"
-    return f"  {'val' if given else 'held back':<14} {', '.join(found)}; on {images}"
+    return _hanging(f"{', '.join(found)}; on {images}", f"  {'val' if given else 'held back':<15}")
 
 
 def _pair(figures: dict[str, Any]) -> str:
