@@ -1,12 +1,13 @@
 """What is shown of long work, to whom, and when."""
 
+import inspect
 import io
 import sys
 import types
 
 import pytest
 
-from featurepipe import listeners
+from featurepipe import listeners, stages
 from featurepipe.listeners import Bars, is_watched
 
 
@@ -97,3 +98,17 @@ def test_a_notebook_is_watched_and_a_child_is_not(stderr, monkeypatch):
     assert is_watched()
     monkeypatch.setattr(listeners.multiprocessing, "parent_process", lambda: object())
     assert not is_watched()
+
+
+@pytest.mark.parametrize("name", stages.__all__)
+def test_stages_show_bars_where_no_listener_is_given(name):
+    given = inspect.signature(getattr(stages, name)).parameters.get("listener")
+    if given is not None:
+        assert given.default is listeners.BARS
+        assert "listener" in getattr(stages, name).__doc__
+
+
+def test_a_stage_shows_its_bar_in_a_terminal(stderr, at_once, photos, tmp_path):
+    shown = stderr(Terminal())
+    stages.extract(photos(), tmp_path / "s", backbone="pixels")
+    assert "embedding" in shown.getvalue()

@@ -252,7 +252,7 @@ def fill(
 ) -> None:
     """Embed into a sink; ImageError names the first of all `items` that cannot be."""
     options = {"batch_size": batch_size, "workers": workers, "note": listener.note}
-    with listener.progress(f"embedding with {extractor.name}", len(todo)) as advance:
+    with listener.progress("embedding", len(todo)) as advance:
         outcome = extraction.fill(todo, extractor, sink, **options, progress=advance)
     if outcome.rejects:
         index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)

@@ -14,7 +14,7 @@ from featurepipe import advice, backbones, matrices
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.finetuning import Recipe
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests.labelsets import SEPARATOR
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.probes import FOLDS
@@ -33,7 +33,7 @@ def advise(
     backbone: str | Extractor | None = None,
     layer: str | None = None,
     seed: int = 0,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Say whether to probe, to tune, how deep, or to label more, and what each is expected to gain and to cost.
 
@@ -53,6 +53,8 @@ def advise(
         ones.
     seed : int
         Seed of splits, folds and draws.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from featurepipe import extraction, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
 from featurepipe.files import atomic
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
@@ -40,7 +40,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Figures of a model file on labelled images.
 
@@ -53,6 +53,8 @@ def evaluate(
         ``auto``: test, else val, else the images that the model has not been trained or selected on.
     weights : path, optional
         Where the backbone's weights are, if they have moved.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------
@@ -168,7 +170,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Classify images with a model file, and write ``path, label, confidence`` as CSV, JSONL or Parquet, or return it.
 
@@ -186,6 +188,8 @@ def predict(
         A text file that is open gets CSV.
     probabilities : bool
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

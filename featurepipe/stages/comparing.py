@@ -21,7 +21,7 @@ from featurepipe import backbones, comparisons, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
 from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
 from featurepipe.files import write_text
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import fill
@@ -47,7 +47,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Compare backbones, layers and probes on the same images.
 
@@ -73,6 +73,8 @@ def compare(
         `featurepipe.comparisons.read_imagenet`.
     seed : int
         Seed of splits, folds, random weights and the codebook.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

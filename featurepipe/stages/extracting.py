@@ -12,7 +12,7 @@ from typing import Any
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.surroundings import guarded
@@ -33,7 +33,7 @@ def extract(
     devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     rehash: bool = False,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
     """Embed every image of a data set that the store does not hold yet.
@@ -61,6 +61,9 @@ def extract(
     rehash : bool
         Read every file, also those whose size, times and inode are still what the store knows.
     listener : Listener
+        Hears notes and progress. By default bars show progress in a terminal or a notebook, and nothing is shown where
+        stderr is a file or a pipe; ``featurepipe.listeners.Bars(verbose=True)`` shows all there is, and
+        ``Bars(verbose=False)`` nothing.
 
     Returns
     -------

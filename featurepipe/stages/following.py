@@ -13,7 +13,7 @@ from featurepipe import models, probes, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.holding import read
 from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
@@ -37,7 +37,7 @@ def probe_protocol(
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Follow a named protocol on cached embeddings; write a model file where it leaves a linear classifier.
 
@@ -63,6 +63,8 @@ def probe_protocol(
         Put the backbone's weights into the model file.
     seed : int
         Seed of splits, rows held out, folds, draws and the solver.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

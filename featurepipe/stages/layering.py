@@ -10,7 +10,7 @@ from typing import Any
 
 from featurepipe import matrices, probes
 from featurepipe.errors import ProbeError
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.reports import wilson
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, labelled
@@ -32,7 +32,7 @@ def probe_layers(
     seed: int = 0,
     probe_device: str = "cpu",
     memory: int | str | None = None,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
     """Train the same probe on each of several layers, and write a model file of the one that is best on validation.
@@ -51,7 +51,7 @@ def probe_layers(
         ``'all'`` that the store holds, or names, in a list or between commas.
     backbone : str, optional
         Which backbone of the store, if it holds several.
-    kind, value, class_weight, seed, probe_device, memory, **options
+    kind, value, class_weight, seed, probe_device, memory, listener, **options
         As for `probe`, which is what is done with the chosen layer.
 
     Returns

@@ -13,7 +13,7 @@ from featurepipe import backbones, extraction, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -70,7 +70,7 @@ def verify(
     images: int = 64,
     weights: str | Path | None = None,
     device: str = "auto",
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Check every row of a store against its checksum; see `featurepipe.stores.Store.verify`.
 
@@ -85,6 +85,8 @@ def verify(
         So many for each backbone, evenly spaced over the manifest.
     weights : path, optional
         Where a backbone's weights are, if they have moved.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

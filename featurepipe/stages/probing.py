@@ -20,7 +20,7 @@ from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import fill
 from featurepipe.stages.holding import hold, parse_size
@@ -86,7 +86,7 @@ def probe(
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
     memory: int | str | None = None,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Train a classifier on cached embeddings and write it as a model file.
 
@@ -140,6 +140,8 @@ def probe(
         Bytes, or say ``"8GB"``; by default what the machine has available. Where the features and a working copy of
         them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
         result to the tolerance of each fit. A knn, an mlp and sets of labels cannot do that.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Returns
     -------

@@ -13,7 +13,7 @@ from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import parse_size
@@ -69,7 +69,7 @@ def finetune(
     device: str = "auto",
     workers: int | None = None,
     memory: int | str | None = None,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
     """Promote a probe to a tuned network, and write it as a model file that carries its backbone.
@@ -108,6 +108,7 @@ def finetune(
     memory : int or str, optional
         As for `featurepipe.probe`.
     listener : Listener
+        Hears notes and progress; see `extract`.
     **recipe
         The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …; with ``tune="auto"`` the depth
         is what `advise` says, and where that is a probe, nothing is tuned.

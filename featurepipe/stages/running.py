@@ -13,7 +13,7 @@ from featurepipe import finetuning, manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, ProbeError
 from featurepipe.files import write_text
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
@@ -49,7 +49,7 @@ def run(
     workers: int | None = None,
     compile: str = "auto",
     rehash: bool = False,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
     """Extract, probe, evaluate the written model file, and draw its report.
@@ -70,6 +70,8 @@ def run(
         Also fine-tune: a depth as for `featurepipe.finetune`, or ``auto`` for what `featurepipe.advise` says, which may
         be to keep the probe. It gets ``tuned.safetensors`` and ``tuned.html`` next to the probe's; where nothing was
         tuned, or tuning did not pay, that file holds the probe.
+    listener : Listener
+        Hears notes and progress; see `extract`.
 
     Other parameters are those of `extract` and `probe`.
 

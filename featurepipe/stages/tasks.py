@@ -16,7 +16,7 @@ import numpy as np
 from featurepipe import manifests, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.holding import parse_size
 from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
@@ -40,7 +40,7 @@ def probe_tasks(
     device: str = "auto",
     workers: int | None = None,
     memory: int | str | None = None,
-    listener: Listener = SILENT,
+    listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
     """Train a classifier for each of several tasks, whose labels stand in the columns of a table.
@@ -62,6 +62,8 @@ def probe_tasks(
         Columns, in a list or between commas.
     backbone, layer, weights, include_backbone, device, workers, memory
         As for `probe`.
+    listener : Listener
+        Hears notes and progress; see `extract`.
     **recipe
         ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device``, as
         for `probe`, of each.
