@@ -189,6 +189,9 @@ def test_each_baseline_has_a_bar_of_its_length_and_the_absent_ones_are_named():
     bars = {rect.get("class"): rect.get("width") for rect in part.iter("rect") if rect.get("class") != "field"}
     assert bars == {"this-probe": "100.00%", "majority-class": "11.10%", "random-backbone": "25.00%"}
     assert "11.1 % majority class" in text(part)
+    assert "always answering" not in text(part)  # which is in newer files only
+    named = section(reports.page(make(majority_class="bee")), "Compared with baselines")
+    assert "Majority class: always answering “bee”, the commonest in train." in text(named)
     assert "Not computed: raw pixels." in text(part)
     assert "raw pixels" not in text(part.find("figure"))
     complete = section(reports.page(make()), "Compared with baselines")

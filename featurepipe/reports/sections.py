@@ -80,12 +80,13 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     found = {name: card["baselines"].get(key) for key, name in BASELINES.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
-    what = "model" if is_tuned(card) else "probe"
+    what, commonest = "model" if is_tuned(card) else "probe", card.get("majority_class")  # files of before lack it
     return section(
         "Compared with baselines",
         tag("p", _verdict(what, figures, present)) if present else "",
         bars({f"this {what}": figures["top1"], **present}, figures["n"]),
         tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
+        tag("small", f"Majority class: always answering “{commonest}”, the commonest in train.") if commonest else "",
         tag("small", f"Not computed: {absent}.") if absent else "",
     )
 
