@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 DELAY = 2.0  # seconds of work before a bar is shown
@@ -88,6 +88,22 @@ def _tqdm() -> Any:
         warnings.simplefilter("ignore")  # of a notebook without ipywidgets, where the bar is of text
         from tqdm.auto import tqdm
     return tqdm
+
+
+class Once(Listener):
+    """Passes on to another listener, but a note (a line that begins with "note: ") the first time only."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._said = listener, set[str]()
+
+    def note(self, text: str) -> None:  # noqa: D102
+        if text not in self._said:
+            self._listener.note(text)
+        if text.startswith("note: "):
+            self._said.add(text)
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], object]]:  # noqa: D102
+        return self._listener.progress(label, total)
 
 
 SILENT = Listener()

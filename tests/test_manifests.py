@@ -319,11 +319,19 @@ def test_order_of_rows_and_further_columns_do_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "path,split\n1.png,dev\n", r"row 1 \(1\.png\) has unknown split 'dev'; use train, val or test"),
-        ("t.csv", "path\n1.png\n1.png\n", r"id '1\.png' stands in 2 rows"),
-        ("t.csv", "id,path\nx,1.png\nx,2.png\n", "id 'x' stands in 2 rows"),
+        ("t.csv", "path,split\n1.png,fold1\n", r"row 1 \(1\.png\) has unknown split 'fold1'; use train, val or test"),
+        (
+            "t.csv",
+            "path,label\n1.png,a\n2.png,a\n1.png,b\n",
+            r"id '1\.png' is in rows 1 and 3, with different cells in",
+        ),
+        (
+            "t.csv",
+            "id,path\nx,1.png\nx,2.png\n",
+            r"in rows 1 and 2, with different cells in 'path' \('1\.png', '2\.png'\)",
+        ),
         ("t.csv", "path\n1.png\ngone.png\nlost.png\n", r"2 of 3 files are missing, first 'gone\.png'"),
-        ("t.csv", "file,label\n1.png,a\n", r"row 1 has no 'path' \(its columns: file, label\)"),
+        ("t.csv", "file,label\n1.png,a\n", r"no column 'path' \(its columns: file, label\); if 'file' is meant, say"),
         ("t.csv", "path,label\n1.png,a\n,b\n", "row 2 has no 'path'"),
         ("t.csv", "path,label\n1.png,Smith, John\n", r"row 1 \(1\.png\) has more cells than the header"),
         ("t.csv", "path,label\n", "has no rows"),
@@ -331,8 +339,8 @@ def test_order_of_rows_and_further_columns_do_not_matter(tmp_path):
         ("t.jsonl", "", "has no rows"),
         ("t.jsonl", '{"path": "1.png"}\n{"path"\n', "cannot be read as jsonl"),
         ("t.jsonl", '["1.png"]\n', "every line must be a JSON object"),
-        ("t.jsonl", '{"label": "a"}\n', r"row 1 has no 'path' \(its columns: label\)"),
-        ("t.csv", "path\n1.png\x00\n", "1 of 1 files are missing"),
+        ("t.jsonl", '{"label": "a"}\n', r"has no column 'path' \(its columns: label\)"),
+        ("t.csv", "path\n1.png\x00\n", "row 1: path holds a NUL character"),
         ("t.parquet", "not parquet", "cannot be read as parquet"),
         ("t.parquet", "", "cannot be read as parquet"),
     ],
@@ -348,10 +356,21 @@ def test_tables_that_cannot_be_used_are_refused_by_name(tmp_path, name, text, me
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("data", ["path\ncafé.png\n".encode("latin-1"), "path\n1.png\n".encode("utf-16")])
-def test_a_table_in_another_encoding_is_refused(tmp_path, data):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            "path\n1.png\ncafé.png\n".encode("latin-1"),
+            "line 3 is not UTF-8 text .byte 0xe9 after 'caf'.; save the table",
+        ),
+        (b"path\n" + 5000 * b"1.png\n" + b"\xff.png\n", "line 5002 is not UTF-8 text .byte 0xff after ''."),
+        ("path\n1.png\n".encode("utf-16"), "is UTF-16 text .Excel's 'Unicode text'. or no text; save it as UTF-8"),
+        ("path\n1.png\n".encode("utf-16-be"), "is UTF-16 text"),
+    ],
+)
+def test_a_table_in_another_encoding_is_refused(tmp_path, data, message):
     (tmp_path / "t.csv").write_bytes(data)
-    with pytest.raises(ManifestError, match="cannot be read as csv: 'utf-8'"):
+    with pytest.raises(ManifestError, match=message):
         read(tmp_path / "t.csv")
 
 

@@ -212,7 +212,8 @@ def test_predictions_are_sets_that_can_be_read_again(table, tmp_path, suffix):
     source = table()
     done = run(source, tmp_path / "r", backbone="color-histogram", multi_label=True, baselines="none")
     result = predict(done["model"], source, tmp_path / f"p{suffix}")
-    rows = list(manifests.table_rows(tmp_path / f"p{suffix}", ["path"], ["label", *(f"p:{name}" for name in NAMES)]))
+    columns = ["label", *(f"p:{name}" for name in NAMES)]
+    rows = [row for _, row in manifests.Table(tmp_path / f"p{suffix}", ["path"], columns)]
     assert list(rows[0]) == ["path", "label", "p:blue", "p:green", "p:red"]
     proba = np.array([[float(row[f"p:{name}"]) for name in NAMES] for row in rows])
     sets = [";".join(name for name, p in zip(NAMES, line, strict=True) if p > 0.5) or ";" for line in proba]

@@ -20,6 +20,7 @@ from featurepipe.cli.help import Group
 from featurepipe.cli.options import (
     ARCHITECTURE,
     CHOSEN,
+    COLUMNS,
     COMPUTE,
     DEVICE,
     DEVICES,
@@ -114,6 +115,7 @@ def main() -> None:
 )
 @COMPUTE
 @SEED
+@COLUMNS
 @ARCHITECTURE
 @TRANSFORM
 @SPEED
@@ -143,6 +145,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @WEIGHTS
 @COMPUTE
 @SEED
+@COLUMNS
 @LAYERS
 @ARCHITECTURE
 @TRANSFORM

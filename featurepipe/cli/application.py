@@ -9,7 +9,7 @@ import click
 
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
-from featurepipe.cli.options import COMPUTE, OUTPUT, SPEED, TOLD, WEIGHTS
+from featurepipe.cli.options import COLUMNS, COMPUTE, OUTPUT, SPEED, TOLD, WEIGHTS
 from featurepipe.cli.terminal import Talk, exit_strict, load_stages, show
 
 STDOUT = "-"
@@ -27,6 +27,7 @@ STDOUT = "-"
 )
 @WEIGHTS
 @COMPUTE
+@COLUMNS
 @SPEED
 @OUTPUT
 def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **given: Any) -> None:
@@ -53,6 +54,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @click.option("--probabilities", is_flag=True, help="Also write a column for each class (for sets of labels always).")
 @WEIGHTS
 @COMPUTE
+@COLUMNS
 @SPEED
 @OUTPUT
 def predict(

@@ -74,7 +74,7 @@ def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[s
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
-STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected.")
+STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any picture was rejected or left out.")
 OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
 TOLD = options(AS_JSON, QUIET, group="Output")
 DEVICE = click.option(
@@ -87,6 +87,11 @@ WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for every random draw.")
+COLUMNS = options(
+    click.option("--path-column", metavar="NAME", help="Column that names the files.  [default: path]"),
+    click.option("--label-column", metavar="NAME", help="Column that holds the labels.  [default: label]"),
+    group="Table",
+)
 CHOSEN = click.option(
     "-b",
     "--backbone",

@@ -75,8 +75,9 @@ def load_stages(quiet: bool = False) -> ModuleType:
 
 
 def exit_strict(strict: bool, result: dict[str, Any]) -> None:
-    """End with an exit code of its own where images were rejected, if that is asked for."""
-    if strict and result["rejected"]:
+    """End with an exit code of its own where images were rejected or pictures left out, if that is asked for."""
+    left_out = result["found"]["left_out"]["pictures"] if "found" in result else 0  # nothing is of a store
+    if strict and (result["rejected"] or left_out):
         raise click.exceptions.Exit(REJECTED)
 
 

@@ -6,36 +6,49 @@ A manifest is read from one of
 - a folder with ``train/ val/ test/`` above class folders (``train/cats/1.jpg``),
 - a flat folder of images (no labels),
 - a CSV, TSV, JSONL or Parquet table with the column ``path`` and optionally ``id``, ``label`` and ``split``;
-  relative paths start at the table's own folder.
+  relative paths start at the table's own folder. A CSV may be separated by commas, semicolons or tabs.
+
+Splits may also be called training, valid, validation, dev, development and testing, in any case.
+
+What a folder or a table holds and the manifest does not is counted in its `LeftOut`; `describe` and `summarise` say it.
 
 Where images have several labels, the cell holds them between semicolons: ``cat;dog``, or ``;`` for none of them.
 
 Samples are sorted by id, which is the relative POSIX path unless the table has a column ``id``.
 """
 
+from featurepipe.manifests.columns import check_columns
+from featurepipe.manifests.copies import contradictions
+from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.gathering import gather
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
 from featurepipe.manifests.labelsets import check_label_sets, read_set, write_set
-from featurepipe.manifests.reading import SPLITS, Manifest, read
+from featurepipe.manifests.leftovers import LeftOut
+from featurepipe.manifests.reading import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
-from featurepipe.manifests.tables import TABLE_SUFFIXES, cell_text, check_columns, require_pyarrow, table_rows
+from featurepipe.manifests.splits import SPLITS
+from featurepipe.manifests.summaries import describe, summarise
+from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
 
 __all__ = [
     "SPLITS",
     "TABLE_SUFFIXES",
+    "LeftOut",
     "Manifest",
     "Sample",
     "Samples",
+    "Table",
     "assign_splits",
-    "cell_text",
     "check_columns",
     "check_label_sets",
     "check_labels",
+    "contradictions",
+    "describe",
     "gather",
     "hold_out",
     "read",
     "read_set",
     "require_pyarrow",
-    "table_rows",
+    "summarise",
     "write_set",
 ]

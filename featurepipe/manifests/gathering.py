@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.reading import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.tables import TABLE_SUFFIXES
 
 
-def gather(places: Sequence[str | os.PathLike[str]]) -> Manifest:
+def gather(
+    places: Sequence[str | os.PathLike[str]], *, path_column: str | None = None, label_column: str | None = None
+) -> Manifest:
     """One manifest of images, folders and tables.
 
     A single folder or table is read as `read` does. Of everything else the ids and paths are as they were given, so
@@ -22,6 +25,8 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Manifest:
     ----------
     places : sequence of path
         A file whose suffix is no table's is an image, whatever its suffix: whether it can be read shows later.
+    path_column, label_column : str, optional
+        As for `read`, of the tables among them.
 
     Raises
     ------
@@ -40,9 +45,18 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Manifest:
                 f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
             )
     if len(places) == 1 and not _is_image(places[0]):
-        return read(places[0])
-    found = {sample.id: sample for place in places for sample in _samples(place)}
-    return Manifest(Path(), Samples(found[id_] for id_ in sorted(found)))
+        return read(places[0], **_columns(places[0], path_column, label_column))
+    found, left_out = dict[str, Sample](), LeftOut()
+    for place in places:
+        if _is_image(place):
+            found[str(place)] = Sample(str(place), str(place), None, None)
+            continue
+        manifest = read(place, **_columns(place, path_column, label_column))
+        left_out.add(manifest.left_out)
+        for sample in manifest.samples:
+            path = str(manifest.file(sample))
+            found[path] = sample._replace(id=path, path=path)
+    return Manifest(Path(), Samples(found[id_] for id_ in sorted(found)), left_out)
 
 
 def _is_image(place: str | os.PathLike[str]) -> bool:
@@ -50,12 +64,5 @@ def _is_image(place: str | os.PathLike[str]) -> bool:
     return path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES
 
 
-def _samples(place: str | os.PathLike[str]) -> Iterator[Sample]:
-    """The samples of one place, with paths from here."""
-    if _is_image(place):
-        yield Sample(str(place), str(place), None, None)
-        return
-    manifest = read(place)
-    for sample in manifest.samples:
-        path = str(manifest.file(sample))
-        yield sample._replace(id=path, path=path)
+def _columns(place: str | os.PathLike[str], path_column: str | None, label_column: str | None) -> dict[str, str | None]:
+    return {} if Path(place).is_dir() else {"path_column": path_column, "label_column": label_column}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.leftovers import shortened
 from featurepipe.manifests.samples import Sample
 
 VAL_SHARE = TEST_SHARE = 0.2
 
 
-def check_labels(samples: Iterable[Sample]) -> None:
+def check_labels(samples: Collection[Sample]) -> None:
     """Check that a classifier can be trained on those of these samples that have a label.
 
     Raises
@@ -27,13 +28,28 @@ def check_labels(samples: Iterable[Sample]) -> None:
     if not labels:
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
     if len(labels) == 1:
-        raise ManifestError(f"only one class ({labels.pop()!r}); a classifier needs at least two")
+        label = labels.pop()
+        raise ManifestError(f"only one class ({label!r}); a classifier needs at least two{_nested(label, samples)}")
     if all(split is None for _, split in first):
         return
     trained = {label for label, split in first if split == "train"}
     for (label, split), id_ in first.items():
         if label not in trained:
             raise ManifestError(f"class {label!r} occurs in {split} only, never in train ({id_})")
+
+
+def _nested(label: str, samples: Collection[Sample]) -> str:
+    """A hint where the folder of the only class holds folders that may be the classes."""
+    folders: dict[str, str] = {}  # what may be a class → the folder above it
+    for sample in samples:
+        above, found, below = f"/{sample.id}".partition(f"/{label}/")
+        if found and "/" in below:
+            folders.setdefault(below.partition("/")[0], f"{above}/{label}/".lstrip("/"))
+    if len(folders) < 2:
+        return ""
+    parent = next(iter(folders.values()))
+    what = f"give that folder ({parent})" if parent == f"{label}/" else f"move them up, out of {parent}"
+    return f"; it holds the folders {shortened(sorted(folders))}: if these are the classes, {what}"
 
 
 def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) -> list[str]:

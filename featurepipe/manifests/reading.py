@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests.samples import Sample, Samples, Texts
-from featurepipe.manifests.tables import TABLE_SUFFIXES, cell_text, table_rows
-
-SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico".split()  # noqa: SIM905
-)
+from featurepipe.manifests.columns import check_columns, remarks
+from featurepipe.manifests.folders import read_folder
+from featurepipe.manifests.leftovers import LeftOut
+from featurepipe.manifests.samples import Sample, Samples
+from featurepipe.manifests.splits import split_named
+from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,13 @@ class Manifest:
         Folder that relative sample paths start from.
     samples : sequence of Sample
         Sorted by id; ids are unique.
+    left_out : LeftOut
+        What else there was.
     """
 
     root: Path
     samples: Sequence[Sample]
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,18 +43,23 @@ class Manifest:
         return self.root / sample.path
 
 
-def read(source: str | os.PathLike[str]) -> Manifest:
+def read(
+    source: str | os.PathLike[str], *, path_column: str | None = None, label_column: str | None = None
+) -> Manifest:
     """Read the manifest of a folder or a table.
 
     Parameters
     ----------
     source : path
         Folder of images, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+    path_column, label_column : str, optional
+        The table's columns of files and of labels, where they are not called ``path`` and ``label``.
 
     Raises
     ------
     ManifestError
-        Nothing there, no images, a layout that mixes two kinds, duplicate ids, missing files or unknown splits.
+        Nothing there, no images, a layout that mixes two kinds, rows that contradict each other, missing files, unknown
+        splits, or a table that cannot be read for certain.
     DependencyMissing
         A Parquet table without pyarrow installed.
 
@@ -67,140 +71,54 @@ def read(source: str | os.PathLike[str]) -> Manifest:
     """
     path = Path(source)
     if path.is_dir():
-        return _read_folder(path)
+        if path_column is not None or label_column is not None:
+            raise ManifestError(f"{path} is a folder, which has no columns; leave out --path-column and --label-column")
+        return Manifest(path, *read_folder(path))
     if not path.exists():
         raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
     if path.suffix.lower() not in TABLE_SUFFIXES:
         known = " ".join(sorted(TABLE_SUFFIXES))
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
-    return _read_table(path)
+    return _read_table(path, path_column or "path", label_column)
 
 
-def _read_folder(root: Path) -> Manifest:
-    ids = Texts()
-    for id_ in _find_images(root):
-        ids.append(id_)
-    if not ids:
-        raise ManifestError(f"no images under {root} (looked for {' '.join(sorted(IMAGE_SUFFIXES))})")
-    folders: dict[str, str] = {}  # top folder -> its first image
-    loose = None
-    for id_ in ids:
-        top, slash, _ = id_.partition("/")
-        if slash:
-            folders.setdefault(top, id_)
-        elif loose is None:
-            loose = id_
-    splits = [name for name in folders if name.lower() in SPLIT_NAMES]
-    if folders and loose is not None:
-        raise ManifestError(
-            f"{root} mixes images ({loose}) with folders of images ({next(iter(folders))}/); "
-            "move the loose images away, or list the samples in a table"
-        )
-    if splits and len(splits) < len(folders):
-        other = next(name for name in folders if name not in splits)
-        raise ManifestError(
-            f"{root} mixes split folders ({splits[0]}/) with others ({other}/); "
-            "keep only train/ val/ test/, or list the samples in a table"
-        )
-    if len({SPLIT_NAMES[name.lower()] for name in splits}) < len(splits):
-        raise ManifestError(f"{root} has two folders for one split: {', '.join(splits)}; keep one of them")
-    depth = 1 if splits else 0  # where the class folder stands in an id
-    samples = Samples()
-    for id_ in ids:
-        parts = id_.split("/", depth + 1)
-        split = SPLIT_NAMES[parts[0].lower()] if splits else None
-        label = parts[depth] if len(parts) > depth + 1 else None
-        samples.append(Sample(id_, id_, label, split))
-    _check_mixed_labels(root, samples)
-    return Manifest(root, samples)
-
-
-def _find_images(folder: str | Path, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Relative POSIX paths of image files below `folder`, sorted; hidden names are skipped, links are followed.
-
-    No more than one folder's names are held at a time. With a slash at the end of what is a folder, sorting folder
-    by folder gives the same order as sorting whole paths.
-    """
-    real = os.path.realpath(folder)
-    if real in above:  # a link that leads back up
-        return
-    names = []
-    try:
-        for entry in os.scandir(folder):
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                names.append(name + "/")
-            elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and _is_file(entry):
-                names.append(name)
-    except OSError as error:
-        raise ManifestError(
-            f"folder {folder} cannot be read ({error.strerror}); change its rights or move it"
-        ) from error
-    names.sort()
-    for name in names:
-        if name.endswith("/"):
-            yield from _find_images(os.path.join(folder, name[:-1]), prefix + name, above | {real})
-        else:
-            yield prefix + name
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """A file, or a link to nothing, which is rejected by name later; not a pipe, which would be read for ever."""
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
-    return entry.is_file()
-
-
-def _check_mixed_labels(root: Path, samples: Sequence[Sample]) -> None:
-    """Refuse a split folder that holds both loose images and class folders."""
-    first: dict[tuple[str | None, bool], str] = {}
-    for sample in samples:
-        first.setdefault((sample.split, sample.label is None), sample.id)
-    for split in SPLITS:
-        if (split, True) in first and (split, False) in first:
-            raise ManifestError(
-                f"{root} mixes loose images ({first[split, True]}) with class folders ({first[split, False]}); "
-                "move the loose images into class folders"
-            )
-
-
-def _read_table(path: Path) -> Manifest:
-    samples = Samples()
-    for number, row in enumerate(table_rows(path, ["path"], Sample._fields), start=1):
-        file = cell_text(row.get("path"))
-        if None in row:
-            raise ManifestError(
-                f"{path}: row {number} ({file}) has more cells than the header; quote cells with commas"
-            )
-        if file is None:
-            columns = ", ".join(map(str, row)) or "none"
-            raise ManifestError(f"{path}: row {number} has no 'path' (its columns: {columns})")
-        split = cell_text(row.get("split"))
-        if split is not None and split.lower() not in SPLIT_NAMES:
-            raise ManifestError(f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test")
-        samples.append(
-            Sample(
-                cell_text(row.get("id")) or file.replace(os.sep, "/"),
-                file,
-                cell_text(row.get("label")),
-                SPLIT_NAMES[split.lower()] if split else None,
-            )
-        )
+def _read_table(path: Path, path_column: str, label_column: str | None) -> Manifest:
+    columns = ("id", path_column, label_column or "label", "split")
+    needed = [path_column] if label_column is None else [path_column, label_column]
+    table = Table(path, needed, columns, keys=("id", path_column))
+    samples, missing = Samples(), []
+    for number, cells in table:
+        if path_column not in cells:  # JSONL
+            check_columns(path, [*table.used, *table.unused], [path_column])
+        sample = _sample(path, number, *map(cells.get, columns), path_column)
+        if not os.path.isfile(os.path.join(path.parent, sample.path)):
+            missing.append(sample.path)
+        samples.append(sample)
     if not samples:
         raise ManifestError(f"{path} has no rows")
-    samples = _sorted(samples)
-    if any(id_ == following for id_, following in pairwise(samples.ids)):
-        id_, count = Counter(samples.ids).most_common(1)[0]
-        raise ManifestError(f"{path}: id {id_!r} stands in {count} rows; ids must be unique")
-    missing = [sample.path for sample in samples if not os.path.isfile(os.path.join(path.parent, sample.path))]
     if missing:
         raise ManifestError(
             f"{path}: {len(missing)} of {len(samples)} files are missing, first {missing[0]!r} "
             f"(relative paths start at {path.parent})"
         )
-    return Manifest(path.parent, samples)
+    folded = _folded(_sorted(samples), path, columns)
+    used = [role for role, name in zip(("id", "path", "label", "split"), columns, strict=True) if name in table.used]
+    left_out = LeftOut(columns=table.unused, remarks=remarks(table.unused, used), doubles=len(samples) - len(folded))
+    left_out.blank_rows, left_out.missing = table.blank_rows, table.missing
+    return Manifest(path.parent, folded, left_out)
+
+
+def _sample(
+    path: Path, number: int, id_: str | None, file: str | None, label: str | None, split: str | None, path_column: str
+) -> Sample:
+    if file is None or not file.strip():
+        raise ManifestError(f"{path}: row {number} has no {path_column!r}")
+    if file != file.strip() and not os.path.isfile(os.path.join(path.parent, file)):
+        file = file.strip()  # as after ", "
+    known = split_named(split) if split else None
+    if split and known is None:
+        raise ManifestError(f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test")
+    return Sample(id_ or file.replace(os.sep, "/"), file, label, known)
 
 
 def _sorted(samples: Samples) -> Samples:
@@ -209,3 +127,32 @@ def _sorted(samples: Samples) -> Samples:
         return samples
     order = sorted(range(len(samples)), key=samples.ids.__getitem__)
     return Samples(samples[i] for i in order)
+
+
+def _folded(samples: Samples, path: Path, columns: Sequence[str]) -> Samples:
+    """Sorted samples, each once; a ManifestError where two of one id differ."""
+    if not any(id_ == following for id_, following in pairwise(samples.ids)):
+        return samples
+    for sample, following in pairwise(samples):
+        if sample.id == following.id and sample != following:
+            raise ManifestError(_contradiction(path, sample, following, columns))
+    others = (following for sample, following in pairwise(samples) if sample != following)
+    return Samples(chain(samples[:1], others))
+
+
+def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str]) -> str:
+    """Which rows of a table have the same id, and in what they differ."""
+    id_column, path_column, label_column, _ = columns
+    table = Table(path, [path_column], columns, keys=("id", path_column))
+    rows = [
+        str(number)
+        for number, cells in table
+        if one.id in (cells.get(id_column), (cells[path_column] or "").strip().replace(os.sep, "/"))
+    ]
+    differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=True) if mine != its}
+    name, (mine, its) = next(iter(differing.items()))
+    sets = "; for several labels write 'a;b' in one row" if name == label_column else ""
+    return (
+        f"{path}: id {one.id!r} is in rows {' and '.join(rows[:5])}, with different cells in {name!r} "
+        f"({mine!r}, {its!r}); keep one of them{sets}"
+    )

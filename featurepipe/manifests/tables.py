@@ -1,99 +1,109 @@
-"""Rows of CSV, TSV, JSONL and Parquet tables."""
+"""Tables of samples: which columns are meant, and their cells as texts."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import ModuleType
 
-from featurepipe.errors import DependencyMissing, ManifestError
+from featurepipe.errors import ManifestError
+from featurepipe.manifests.cells import MISSING, cell_text
+from featurepipe.manifests.columns import check_columns, match_columns
+from featurepipe.manifests.formats import read_csv, read_jsonl, read_parquet
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
+READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
+TABLE_SUFFIXES = frozenset(READERS)
 
 
-def table_rows(path: Path, needed: Collection[str], others: Collection[str]) -> Iterator[Mapping[str, object]]:
-    """Rows of a table as column → cell, those after a CSV's header under None.
+class Table:
+    """The rows of a table, one after the other: of each its number and the texts of some columns.
+
+    The case of a column's name and blanks around it do not count, nor do blanks around a cell; what stands for no label
+    is None. Of ids and paths every character counts.
 
     Parameters
     ----------
     path : Path
     needed, others : collection of str
-        Columns to read from Parquet; of other tables every column comes. `needed` ones must be there: Parquet says so
-        before a row is read, of the others the reader of the rows has to.
+        Columns to read. `needed` ones must be there.
+    keys : collection of str
+        Those of them whose cells are ids or paths.
+
+    Attributes
+    ----------
+    used, unused : list of str
+        Of the wanted columns those that are there, as they were asked for; and the names of all other columns.
+    blank_rows : int
+        Rows without any cell.
+    missing : Counter
+        Text that stands for no label → number of cells.
 
     Raises
     ------
     ManifestError
-        A table that cannot be read, or a Parquet table without a column that is needed.
+        While it is read: a table that cannot be read, a column that is needed and not there, or there twice, a quote
+        that is not closed, a cell that is no text. The message names the row; the one below the header is row 1.
     DependencyMissing
         A Parquet table without pyarrow installed.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet_rows(path, needed, others)
-        return
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # Excel writes a byte-order mark
-            if suffix not in (".jsonl", ".ndjson"):
-                yield from csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-                return
-            for row in (json.loads(line) for line in file if line.strip()):
-                if not isinstance(row, dict):
-                    raise ManifestError(f"{path}: every line must be a JSON object with a 'path'")
-                yield row
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
+
+    def __init__(
+        self, path: Path, needed: Collection[str], others: Collection[str] = (), keys: Collection[str] = ("id", "path")
+    ) -> None:
+        self.path, self.needed, self.keys = path, list(needed), frozenset(keys)
+        self.wanted = list(dict.fromkeys([*needed, *others]))
+        self.used: list[str] = []
+        self.unused: list[str] = []
+        self.blank_rows, self.missing = 0, Counter[str]()
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str | None]]]:
+        places: dict[tuple[str, ...], dict[str, int]] = {}  # of each set of columns; in JSONL there may be several
+        try:
+            lines = READERS[self.path.suffix.lower()](self.path, self.wanted, self.needed)
+            for number, (columns, cells) in enumerate(lines, start=1):
+                if not cells:
+                    self.blank_rows += 1
+                    continue
+                if columns not in places:
+                    places[columns] = self._place(columns)
+                at = ((name, i) for name, i in places[columns].items() if i < len(cells))
+                yield number, {name: self._text(number, name, cells[i]) for name, i in at}
+        except UnicodeDecodeError as error:
+            raise ManifestError(_undecodable(self.path)) from error
+        if places:
+            check_columns(self.path, [*self.used, *self.unused], self.needed)
+
+    def _place(self, columns: tuple[str, ...]) -> dict[str, int]:
+        """Where the wanted columns are; remembers which others there are."""
+        found = match_columns(self.path, columns, self.wanted)
+        others = [name.strip() for i, name in enumerate(columns) if i not in found.values()]
+        self.used = list(dict.fromkeys([*self.used, *found]))
+        self.unused = list(dict.fromkeys([*self.unused, *filter(None, others)]))
+        return found
+
+    def _text(self, number: int, name: str, value: object) -> str | None:
+        try:
+            text = cell_text(value)
+        except ValueError as error:
+            raise ManifestError(f"{self.path}: row {number}: {name} {error}") from error
+        if text is None or name in self.keys:
+            return text
+        text = text.strip()
+        if text in MISSING:
+            self.missing[text] += 1
+            return None
+        return text or None
 
 
-def require_pyarrow() -> ModuleType:
-    """The pyarrow module, with its parquet part.
-
-    Raises
-    ------
-    DependencyMissing
-        It is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DependencyMissing("Parquet needs pyarrow: pip install 'featurepipe[parquet]'") from error
-    return pyarrow
-
-
-def _parquet_rows(path: Path, needed: Collection[str], others: Collection[str]) -> Iterator[Mapping[str, object]]:
-    pyarrow = require_pyarrow()
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:  # read_table would add columns from folders called key=value
-            names = file.schema_arrow.names
-            check_columns(path, names, needed)
-            for batch in file.iter_batches(columns=[name for name in names if name in {*needed, *others}]):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ManifestError(f"{path} cannot be read as parquet: {error}") from error
-
-
-def check_columns(path: Path, columns: Collection[object], needed: Collection[str]) -> None:
-    """Raise ManifestError naming a column that is needed and not there."""
-    for name in needed:
-        if name not in columns:
-            there = ", ".join(str(column) for column in columns if column is not None) or "none"
-            raise ManifestError(f"{path} has no column {name!r} (its columns: {there})")
-
-
-def cell_text(value: object) -> str | None:
-    """A table cell as text.
-
-    Empty cells and NaN are None, 3.0 is '3' (integers with gaps come as floats), and a list, of JSONL or Parquet, is
-    its members between semicolons: a set of labels.
-    """
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list):
-        return ";".join(map(str, value)) or ";"
-    return str(value)
+def _undecodable(path: Path) -> str:
+    """Which byte of a file is not UTF-8, and what to do."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return (
+                    f"{path}: line {number} is not UTF-8 text (byte 0x{line[error.start]:02x} after "
+                    f"{line[: error.start].decode()[-20:]!r}); save the table as UTF-8"
+                )
+    return f"{path} is not UTF-8 text; save the table as UTF-8"  # as when it changes meanwhile

@@ -22,6 +22,7 @@ from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.preparing import check_finite, labelled
+from featurepipe.stages.reading import read
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -35,6 +36,8 @@ def evaluate(
     data: str | Path,
     *,
     split: str = "auto",
+    path_column: str | None = None,
+    label_column: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -51,6 +54,8 @@ def evaluate(
         Folder, table, or a store that holds the model's backbone.
     split : {'auto', 'train', 'val', 'test', 'all'}
         ``auto``: test, else val, else the images that the model has not been trained or selected on.
+    path_column, label_column : str, optional
+        As for `extract`.
     weights : path, optional
         Where the backbone's weights are, if they have moved.
     listener : Listener
@@ -60,7 +65,7 @@ def evaluate(
     -------
     dict
         `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
-        seconds``. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: where neither
+        seconds``, and of images ``found``, as of `extract`. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: where neither
         test nor val can be measured, those that the model has seen.
 
     Raises
@@ -72,13 +77,15 @@ def evaluate(
     """
     started = time.perf_counter()
     loaded = models.load(model)
+    found = {}
     if Store.is_store(data):
         store = Store.open(data)
         entry = _entry(store, loaded)
         matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
         check_finite(matrix, entry)
     else:
-        manifest = manifests.read(data)
+        manifest = read(data, listener, path_column=path_column, label_column=label_column)
+        found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
         extractor = models.open_backbone(loaded, model, weights=weights, device=device)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
@@ -99,6 +106,7 @@ def evaluate(
         "left_out": int((~mask).sum()) if which == UNSEEN else 0,
         "rejected": len(rejects),
         "rejects": rejects,
+        **found,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -165,6 +173,8 @@ def predict(
     output: str | Path | TextIO | None = None,
     *,
     probabilities: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -188,6 +198,8 @@ def predict(
         A text file that is open gets CSV.
     probabilities : bool
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
+    path_column, label_column : str, optional
+        As for `extract`.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -196,7 +208,7 @@ def predict(
     dict
         ``model, output, predicted, labels`` (class → count of images), ``labelled, right`` (of the images that have a
         true label: how many there are, and on how many of them the model is right), ``seen_in_training, rejected,
-        rejects, seconds``; and ``predictions`` where there is no output: a dict for each image. Its keys are the
+        rejects, found, seconds``; and ``predictions`` where there is no output: a dict for each image. Its keys are the
         columns: ``path, label, confidence``, one per class, ``true_label`` where the data have labels of the model's,
         and ``file``. ``path`` is as the data have it, below their folder; ``file`` leads to it from here.
 
@@ -215,7 +227,10 @@ def predict(
     if path is not None and path.suffix.lower() == ".parquet":
         manifests.require_pyarrow()
     loaded = models.load(model)
-    manifest = manifests.gather([data] if isinstance(data, str | PathLike) else data)
+    places = [data] if isinstance(data, str | PathLike) else data
+    manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
+    for note in manifest.left_out.lines():
+        listener.note(f"note: {note}")
     extractor = models.open_backbone(loaded, model, weights=weights, device=device)
     matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     columns, counts = _answers(loaded, matrix, samples, probabilities)
@@ -245,6 +260,7 @@ def predict(
         **shown,
         "rejected": len(rejects),
         "rejects": rejects,
+        "found": manifests.summarise(manifest),
         "seconds": round(time.perf_counter() - started, 3),
     }
 

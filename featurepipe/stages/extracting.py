@@ -14,6 +14,7 @@ from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
+from featurepipe.stages.reading import read
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.surroundings import guarded
 
@@ -22,11 +23,13 @@ EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
 
 @guarded
 def extract(
-    data: str | Path,
+    data: str | Path | Manifest,
     store: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | Extractor | None = None,
     layers: str | Sequence[str] | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
@@ -40,7 +43,7 @@ def extract(
 
     Parameters
     ----------
-    data : path
+    data : path or Manifest
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         By default ``NAME.store`` here, after the data's name.
@@ -51,6 +54,8 @@ def extract(
     layers : str or sequence of str, optional
         Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
+    path_column, label_column : str, optional
+        The table's columns of files and of labels, where they are not called ``path`` and ``label``.
     batch_size, workers, rows_per_shard : int
         Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
     compile : {'auto', 'on', 'off'}
@@ -75,7 +80,9 @@ def extract(
         over the seconds of checking all files and of embedding, without imports and the making of the network.
         ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
         Of several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
-        folder, fingerprint``; an image counts as computed if any layer lacked it.
+        folder, fingerprint``; an image counts as computed if any layer lacked it. ``found`` is what the data set holds:
+        see `featurepipe.manifests.summarise`; ``contradictions`` is the number of images that have an exact copy under
+        another label.
 
     Examples
     --------
@@ -84,17 +91,22 @@ def extract(
     (1797, 0)
     """
     started = time.perf_counter()
-    manifest = manifests.read(data)
+    columns = {"path_column": path_column, "label_column": label_column}
+    manifest = data if isinstance(data, Manifest) else read(data, listener, **columns)
     if layers is not None:
         options = {**options, "layers": layers}
-    extractor = make_extractor(backbone, options, listener, store or default_name(data, ".store"))
-    target = Store.create(store or default_name(data, ".store"))
+    place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
+    extractor = make_extractor(backbone, options, listener, place)
+    target = Store.create(place)
     check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
         checking = time.perf_counter()
         rows, unreadable = digest(manifest, workers, listener, () if rehash else target.known(manifest.root))
         check_seconds = time.perf_counter() - checking
         target.write_rows(manifest.root, rows)
+        count, notes = manifests.contradictions(rows.keys, rows.samples)
+        for note in notes:
+            listener.note(f"note: {note}")
         target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
             target,
@@ -111,7 +123,8 @@ def extract(
             listener=listener,
         )
         target.write_rejects(result["rejects"])
-    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+    about = {"found": manifests.summarise(manifest), "contradictions": count}
+    return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
 
 
 def default_name(data: str | Path, suffix: str) -> Path:

@@ -14,6 +14,7 @@ from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.listeners import Listener
+from featurepipe.manifests import Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.quantising import has_learned
 from featurepipe.stores import Entry, Store
@@ -176,6 +177,7 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
         As for `featurepipe.stages.probe`.
     """
     samples, notes = labelled(source.samples, among)
+    notes += manifests.contradictions(samples.digests, _samples(samples))[1]
     split, split_source = choose_splits(samples, seed, multi_label)
     samples = arrange(samples, split)
     parts = cut(samples)
@@ -233,7 +235,7 @@ def choose_splits(matrix: FeatureMatrix, seed: int, multi_label: bool = False) -
     Sets of labels are not stratified by: most of them are too rare.
     """
     given = set(matrix.split)
-    samples = [manifests.Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
+    samples = _samples(matrix)
     if None in given and len(given) > 1:
         first = next(sample.id for sample in samples if sample.split is None)
         raise ManifestError(f"some samples have a split and {first} has none; give every sample one, or none")
@@ -246,6 +248,10 @@ def choose_splits(matrix: FeatureMatrix, seed: int, multi_label: bool = False) -
     if "train" not in given:
         raise ManifestError(f"no sample is in train (only in {', '.join(sorted(given))}); nothing to learn from")
     return matrix.split, "given"
+
+
+def _samples(matrix: FeatureMatrix) -> list[Sample]:
+    return [Sample(*row) for row in zip(matrix.ids, matrix.ids, matrix.y, matrix.split, strict=True)]
 
 
 def is_unsplit(matrix: FeatureMatrix) -> bool:

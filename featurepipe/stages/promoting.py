@@ -18,6 +18,7 @@ from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import parse_size
 from featurepipe.stages.preparing import divide, find
+from featurepipe.stages.reading import read
 from featurepipe.stages.recording import measure, untuned, write
 from featurepipe.stages.starting import Start, begin, check_classes
 from featurepipe.stores import Store
@@ -247,12 +248,12 @@ def _open(
     finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
-    manifest = manifests.read(data)
+    manifest = read(data, listener)
     own = loaded is None and Store.open(source).root == manifest.root.resolve()
     store = Path(source) if own else work / "store"  # the user's store goes on to describe its own images
     manifests.check_labels(manifest.samples)  # before anything is embedded
     check_classes(loaded, {sample.label for sample in manifest.samples})
-    extract(data, store, backbone=extractor, workers=workers, listener=listener)
+    extract(manifest, store, backbone=extractor, workers=workers, listener=listener)
     return store, extractor, loaded
 
 

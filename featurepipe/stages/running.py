@@ -13,12 +13,13 @@ from featurepipe import finetuning, manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, ProbeError
 from featurepipe.files import write_text
-from featurepipe.listeners import BARS, Listener
+from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.stages.applying import evaluate
 from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.probing import Recipe, probe
 from featurepipe.stages.promoting import finetune
+from featurepipe.stages.reading import read
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
 
@@ -29,6 +30,8 @@ def run(
     output: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | Extractor | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
@@ -94,19 +97,19 @@ def run(
     store = folder / "store"
     if backbone is None or isinstance(backbone, str | PathLike):
         options = {**options, "device": device, "seed": seed}
-    manifest = manifests.read(data)
+    listener = Once(listener)  # stages say the same of the same images
+    manifest = read(data, listener, path_column=path_column, label_column=label_column)
     check = manifests.check_label_sets if multi_label else manifests.check_labels
     check(manifest.samples)  # here, not after an hour of embedding
     if output is None and Store.is_store(store):
         check_root(Store.open(store), manifest.root, listener, refuse="-o")
-    del manifest  # `extract` reads it again; two at a time would be one too many
     extractor = make_extractor(backbone, options, listener, store)
     if not isinstance(extractor.spec["layer"], str):
         raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
     if promote is not None:
         finetuning.check_tunable(extractor, promote)  # here, not after an hour of embedding
     extracted = extract(
-        data,
+        manifest,
         store,
         backbone=extractor,
         devices=devices,
@@ -116,6 +119,7 @@ def run(
         rehash=rehash,
         listener=listener,
     )
+    del manifest
     results = folder / Store.open(store).entry(extractor).folder.name
     model = results / "model.safetensors"
     both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}

@@ -95,11 +95,11 @@ def probe_tasks(
     recipe = Recipe(**recipe)
     recipe.check()
     names = _names(tasks)
-    columns = _read(Path(labels), names)
+    columns, left_out = _read(Path(labels), names)
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     paths = _paths(source.path, names)
-    notes = _match_notes(labels, columns, source.samples.ids, {row.sample.id for row in source.store.rows()})
+    notes = left_out + _match_notes(labels, columns, source.samples.ids, {row.sample.id for row in source.store.rows()})
     for note in notes:
         listener.note(f"note: {note}")
     samples = {name: _relabelled(source.samples, columns, number) for number, name in enumerate(names)}
@@ -144,31 +144,29 @@ def _paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: own for own, name in found.items()}
 
 
-def _read(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
-    """Sample id → its label in each task."""
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
+    """Sample id → its label in each task; and notes on what was left out."""
     if not path.is_file() or path.suffix.lower() not in manifests.TABLE_SUFFIXES:
         why = "is none" if path.exists() else "does not exist"
         raise ManifestError(
             f"labels are read from a table ({' '.join(sorted(manifests.TABLE_SUFFIXES))}); {path} {why}"
         )
     found: dict[str, tuple[str | None, ...]] = {}
-    columns: dict[object, None] = {}
-    for number, row in enumerate(manifests.table_rows(path, names, KEYS), start=1):
-        columns |= dict.fromkeys(row)
-        id_, file = (manifests.cell_text(row.get(key)) for key in KEYS)
-        if None in row:
-            raise ManifestError(f"{path}: row {number} has more cells than the header; quote cells with commas")
+    table = manifests.Table(path, names, KEYS, keys=KEYS)
+    for number, row in table:
+        id_, file = map(row.get, KEYS)
         if id_ is None and file is None:
-            there = ", ".join(map(str, row)) or "none"
+            there = ", ".join([*table.used, *table.unused]) or "none"
             raise ManifestError(f"{path}: row {number} has neither 'id' nor 'path' (its columns: {there})")
         id_ = id_ or file.replace(os.sep, "/")
-        if id_ in found:
-            raise ManifestError(f"{path}: id {id_!r} stands in several rows; ids must be unique")
-        found[id_] = tuple(manifests.cell_text(row.get(name)) for name in names)
+        labels = tuple(row.get(name) for name in names)
+        if found.setdefault(id_, labels) != labels:
+            raise ManifestError(
+                f"{path}: id {id_!r} stands in several rows with different labels (again in row {number}); keep one"
+            )
     if not found:
         raise ManifestError(f"{path} has no rows")
-    manifests.check_columns(path, columns, names)
-    return found
+    return found, manifests.LeftOut(blank_rows=table.blank_rows, missing=table.missing).lines()
 
 
 def _match_notes(

@@ -1,0 +1,171 @@
+"""Rows of CSV, TSV, JSONL and Parquet files, as columns and cells."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO
+
+from featurepipe.errors import DependencyMissing, ManifestError
+from featurepipe.manifests.columns import check_columns, match_columns
+
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # of equally good ones the first
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+Line = tuple[tuple[str, ...], Sequence[object]]  # columns, and the cells of the first of them
+
+
+def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+    """Rows of a table whose separator its header shows (a comma, a semicolon or a tab); of blank ones no cells.
+
+    Raises
+    ------
+    ManifestError
+        Another encoding than UTF-8, a quote that is not closed, more cells than the header has, or no needed column.
+    """
+    with _open(path) as file:
+        reader, row = csv.reader(file, delimiter=_separator(file, path, wanted), strict=True), 0
+        columns: tuple[str, ...] = ()
+        places: set[int] = set()
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise ManifestError(
+                    f"{path}: {f'row {row}' if row else 'the header'} cannot be read ({error}); is a quote in it not "
+                    'closed? write a quote inside of a cell twice ("")'
+                ) from error
+            if cells is None:
+                return
+            if not cells:  # a line without anything
+                continue
+            if not row:
+                columns, row = tuple(cells), 1
+                check_columns(path, columns, needed)
+                places = set(match_columns(path, columns, wanted).values())
+                continue
+            if any(cell.strip() for cell in cells[len(columns) :]):
+                raise ManifestError(
+                    f"{path}: row {row} ({_first(cells)}) has more cells than the header; quote cells that have a "
+                    f"{_NAMES[reader.dialect.delimiter]} in them"
+                )
+            _check_lines(path, row, cells, len(columns), places, reader.dialect.delimiter)
+            yield columns, cells[: len(columns)] if any(map(str.strip, cells)) else []
+            row += 1
+
+
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
+def _first(cells: Sequence[str]) -> str:
+    return next((cell for cell in cells if cell.strip()), "")
+
+
+def _open(path: Path) -> TextIO:
+    with open(path, "rb") as file:
+        head = file.readline(4096)
+    if head.startswith(UTF16) or b"\0" in head:
+        raise ManifestError(f"{path} is UTF-16 text (Excel's 'Unicode text') or no text; save it as UTF-8 (CSV UTF-8)")
+    return open(path, encoding="utf-8-sig", newline="")  # Excel writes a byte-order mark
+
+
+def _separator(file: TextIO, path: Path, wanted: Collection[str]) -> str:
+    """What the first line with anything in it is separated by: the wanted columns come out, or most columns."""
+    line = next((line for line in file if line.strip()), "")
+    file.seek(0)
+
+    def fit(separator: str) -> tuple[int, int]:
+        columns = next(csv.reader([line], delimiter=separator), [])
+        return len(match_columns(path, dict.fromkeys(columns), wanted)), len(columns)
+
+    return max(SEPARATORS.get(path.suffix.lower(), SEPARATORS[".csv"]), key=fit)
+
+
+def _check_lines(
+    path: Path, row: int, cells: Sequence[str], width: int, places: Collection[int], separator: str
+) -> None:
+    """Refuse a cell that seems to have swallowed rows: a quote was not closed, and another one ended it."""
+    for i, cell in enumerate(cells):
+        if "\n" not in cell and "\r" not in cell:
+            continue
+        for line in cell.splitlines()[1:]:
+            others = line.count(separator)
+            if others + 1 == width > 1 or (i in places and others):
+                raise ManifestError(
+                    f"{path}: row {row} ({_first(cells)[:80]}) has a cell of several lines that look like rows; is a "
+                    "quote in it not closed?"
+                )
+
+
+def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+    """Rows of a file with a JSON object on every line, which may each have other columns.
+
+    Raises
+    ------
+    ManifestError
+        Another encoding than UTF-8, or a line that is no JSON object.
+    """
+    row = 1
+    with _open(path) as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line, object_pairs_hook=_Object)
+            except json.JSONDecodeError as error:
+                raise ManifestError(f"{path}: row {row} cannot be read as jsonl: {error}") from error
+            if not isinstance(found, _Object):
+                raise ManifestError(f"{path}: row {row}: every line must be a JSON object with a 'path'")
+            yield tuple(name for name, _ in found.pairs), [cell for _, cell in found.pairs]
+            row += 1
+
+
+class _Object(dict):
+    """A JSON object that knows its pairs: a name may be there twice."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def read_parquet(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+    """Rows of a Parquet file; columns that are not wanted come last, and without cells.
+
+    Raises
+    ------
+    ManifestError
+        No Parquet, or no needed column.
+    DependencyMissing
+        Without pyarrow installed.
+    """
+    pyarrow = require_pyarrow()
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:  # read_table would add columns from folders called key=value
+            names = file.schema_arrow.names
+            check_columns(path, names, needed)
+            read = [names[i] for i in match_columns(path, names, wanted).values()]
+            columns = (*read, *(name for name in names if name not in read))
+            for batch in file.iter_batches(columns=read):
+                for cells in zip(*(batch.column(name).to_pylist() for name in read), strict=True):
+                    yield columns, cells
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def require_pyarrow() -> ModuleType:
+    """The pyarrow module, with its parquet part.
+
+    Raises
+    ------
+    DependencyMissing
+        It is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyMissing("Parquet needs pyarrow: pip install 'featurepipe[parquet]'") from error
+    return pyarrow

@@ -1,0 +1,78 @@
+"""What was found: how many images, which classes, which splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from featurepipe.manifests.labelsets import SEPARATOR, read_set
+from featurepipe.manifests.leftovers import shortened
+from featurepipe.manifests.lookalikes import look_alike, name_alike
+from featurepipe.manifests.reading import Manifest
+from featurepipe.manifests.splits import SPLITS
+
+NAMED = 8  # classes that a line names
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest holds and what was left out of it, as plain values.
+
+    Returns
+    -------
+    dict
+        ``images``, ``classes`` (label → number of images; of sets of labels each label by itself), ``is_sets``,
+        ``unlabelled``, ``splits``, ``look_alike`` (groups of classes whose names look alike) and ``left_out`` (the
+        attributes of `featurepipe.manifests.LeftOut`, and ``pictures``).
+    """
+    found = Counter((sample.label, sample.split) for sample in manifest.samples)
+    labels, splits = Counter[str](), Counter[str]()
+    for (label, split), count in found.items():
+        labels.update({label: count} if label is not None else {})
+        splits.update({split: count} if split is not None else {})
+    is_sets = any(SEPARATOR in label for label in labels)
+    classes = Counter[str]()
+    for label, count in labels.items():
+        classes.update(dict.fromkeys(read_set(label), count) if is_sets and label.strip() else {label: count})
+    return {
+        "images": len(manifest),
+        "classes": {label: classes[label] for label in sorted(classes)},
+        "is_sets": is_sets,
+        "unlabelled": len(manifest) - labels.total(),
+        "splits": {split: splits[split] for split in SPLITS if split in splits},
+        "look_alike": look_alike(classes),
+        "left_out": manifest.left_out.to_json(),
+    }
+
+
+def describe(manifest: Manifest) -> list[str]:
+    """What a manifest holds, in a line, and notes on what was left out and what looks like a mistake.
+
+    Examples
+    --------
+    >>> from featurepipe.manifests import read
+    >>> describe(read("data/digits/test"))[0][:52]
+    'found 360 images of 10 classes: 0 (36), 1 (36), 2 (3'
+    """
+    found = summarise(manifest)
+    notes = manifest.left_out.lines()
+    if found["look_alike"]:
+        notes.append(
+            f"classes that look alike: {name_alike(found['look_alike'])}; write them in one way if they are one"
+        )
+    return [_found(found), *(f"note: {note}" for note in notes)]
+
+
+def _found(found: dict[str, Any]) -> str:
+    classes, images = found["classes"], found["images"]
+    parts = [f"found {images:,} image{'s' * (images != 1)}"]
+    if classes:
+        one, several = ("label", "labels") if found["is_sets"] else ("class", "classes")
+        named = shortened([f"{label} ({count:,})" for label, count in classes.items()], NAMED)
+        parts[0] += (
+            f" {'with' if found['is_sets'] else 'of'} {len(classes):,} {one if len(classes) == 1 else several}: {named}"
+        )
+    if found["unlabelled"]:
+        parts.append(f"{found['unlabelled']:,} without a label" if classes else "without labels")
+    if found["splits"]:
+        parts.append(", ".join(f"{count:,} {split}" for split, count in found["splits"].items()))
+    return "; ".join(parts)
