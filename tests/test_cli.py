@@ -185,11 +185,12 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
     assert {"extract", "probe", "evaluate", "report", "samples", "model", "top1", "baselines"} <= set(keys)
 
 
-def test_talk_goes_to_stderr_and_starts_with_what_runs(here):
+def test_talk_goes_to_stderr_and_starts_with_what_was_found_and_what_runs(here):
     for cached in (0, 160):
         done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", "fp32")
-        first = done.stderr.splitlines()[0]
+        found, first = done.stderr.splitlines()[:2]
         held = "all in the store already" if cached else "none in the store yet"
+        assert found.startswith("found 160 images of 10 classes: ")
         assert first == f"160 images · test_resnet (random weights, seed 0) on cpu · {held}"
         assert done.stdout.startswith(f"160 samples: {160 - cached} computed, {cached} reused, 0 rejected")
     assert done.stdout.splitlines()[1:] == ["store → s"]
@@ -239,7 +240,7 @@ def test_the_precision_may_be_chosen(here, precision):
     done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", precision, "--json")
     wanted = precision.replace("auto", "fp32")
     assert json.loads(done.stdout)["precision"] == wanted
-    assert ("on cpu in bf16 · " in done.stderr.splitlines()[0]) is (wanted == "bf16")
+    assert ("on cpu in bf16 · " in done.stderr.splitlines()[1]) is (wanted == "bf16")
 
 
 @pytest.mark.parametrize("command", ["run", "extract", "evaluate", "predict"])
@@ -263,7 +264,7 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
 
 def test_layers_are_extracted_listed_and_probed(here):
     called = call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,penultimate")
-    assert called.stderr.splitlines()[0].startswith(
+    assert called.stderr.splitlines()[1].startswith(
         "160 images · test_resnet (random weights, seed 0), 2 layers on cpu"
     )
     first, second = called.stdout.splitlines()[1:3]

@@ -630,7 +630,12 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
     copy_three(data)
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
-    assert notes.lines == ["23 images · pixels on cpu · 13 in the store already"]
+    assert notes.lines == [
+        "found 23 images of 2 classes: a (13), b (10)",
+        "note: 4 images have an exact copy under another label, first a/0.png (a) and b/copy-0.png (b); "
+        "correct the labels or remove the copies",
+        "23 images · pixels on cpu · 13 in the store already",
+    ]
 
 
 # -- verify, repair, info, export

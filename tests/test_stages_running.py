@@ -61,7 +61,7 @@ def test_without_an_output_the_folder_has_the_datas_name(photos, tmp_path, monke
     assert (tmp_path / "birds.featurepipe" / "store" / "manifest.csv").is_file()
 
 
-def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos, tmp_path):
+def test_the_first_things_said_are_what_was_found_and_device_precision_backbone_samples_cached(photos, tmp_path):
     heard = []
 
     class Ears(Listener):
@@ -72,7 +72,8 @@ def test_the_first_thing_said_is_device_precision_backbone_samples_cached(photos
     for _ in range(2):
         run(data, tmp_path / "out", backbone="pixels", listener=Ears(), **QUICK)
     lines = [line for line in heard if " on cpu" in line]
-    assert heard[0] == lines[0] == "10 images · pixels on cpu · none in the store yet"
+    assert heard[:2] == ["found 10 images of 2 classes: ant (5), bee (5)", lines[0]]
+    assert lines[0] == "10 images · pixels on cpu · none in the store yet"
     assert lines[1] == "10 images · pixels on cpu · all in the store already"
 
 

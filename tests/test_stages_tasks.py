@@ -176,7 +176,7 @@ def test_rows_and_samples_without_each_other_are_noted(stored, tmp_path):
     ("change", "asked", "message"),
     [
         (lambda rows: rows, "colour", r"t.csv has no column 'colour' \(its columns: id, animal, insect\)"),
-        (lambda rows: [*rows, rows[0]], "animal", "stands in several rows"),
+        (lambda rows: [*rows, {**rows[0], "animal": "x"}], "animal", r"several rows with different labels"),
         (lambda rows: [{**row, "id": f"x{row['id']}"} for row in rows], "animal", "has no row of any sample"),
         (lambda rows: [{"file": "x", "animal": row["animal"]} for row in rows], "animal", "neither 'id' nor 'path'"),
         (lambda rows: [{**row, "animal": "ant"} for row in rows], "insect,animal", "task animal: only one class"),
@@ -190,6 +190,21 @@ def test_tables_that_cannot_be_used_are_refused_before_anything_is_fitted(
     monkeypatch.setattr(tasks, "probe_prepared", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(ManifestError, match=message):
         probe_tasks(store, labels=write(tmp_path / "t.csv", change(animals(ids))), tasks=asked, **QUICK)
+
+
+def test_tables_are_forgiven_what_manifests_are(stored, tmp_path):
+    store, ids = stored(("train", "test"))
+    rows = animals(ids)
+    plain = probe_tasks(store, labels=write(tmp_path / "t.csv", rows), tasks="animal", **QUICK)
+    lines = ["ID; Animal", *(f"{row['id']};{row['animal']} " for row in [*rows, rows[0]]), ";", f"{rows[-1]['id']}; NA"]
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join(lines[:-1]))
+    result = probe_tasks(store, labels=odd, tasks="animal", **QUICK)
+    assert result["tasks"]["animal"]["test"] == plain["tasks"]["animal"]["test"]
+    assert "left out: 1 row that repeats another, 1 blank row" in result["notes"]
+    odd.write_text("\n".join(lines))
+    with pytest.raises(ManifestError, match="several rows with different labels"):
+        probe_tasks(store, labels=odd, tasks="animal", **QUICK)
 
 
 def test_shots_that_one_task_lacks_are_refused_before_another_is_fitted(stored, tmp_path, monkeypatch):
@@ -220,7 +235,7 @@ def test_other_wrong_words(stored, tmp_path):
     with pytest.raises(ManifestError, match=r"e.csv has no rows"):
         probe_tasks(store, labels=tmp_path / "e.csv", tasks="animal")
     (tmp_path / "w.csv").write_text("id,animal\na,b,c\n")
-    with pytest.raises(ManifestError, match="row 1 has more cells than the header"):
+    with pytest.raises(ManifestError, match=r"row 1 \(a\) has more cells than the header"):
         probe_tasks(store, labels=tmp_path / "w.csv", tasks="animal")
     pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(ManifestError, match=r"has no column 'animal' \(its columns: id\)"):

@@ -22,7 +22,7 @@ BOXES = {"bbox", "bboxes", "box", "boxes", "boundingbox", "boundingboxes", "poly
 
 
 def match_columns(path: Path, columns: Sequence[str], wanted: Iterable[str]) -> dict[str, int]:
-    """Where each wanted column is: by its own name, or else by one that differs in case or blanks only.
+    """Where each wanted column is, if it is there.
 
     Raises
     ------
@@ -31,14 +31,19 @@ def match_columns(path: Path, columns: Sequence[str], wanted: Iterable[str]) -> 
     """
     found: dict[str, int] = {}
     for name in wanted:
-        fitting = [i for i, column in enumerate(columns) if column == name]
-        fitting = fitting or [i for i, column in enumerate(columns) if _folded(column) == _folded(name)]
+        fitting = places_of(name, columns)
         if len(fitting) > 1:
             named = " and ".join(repr(columns[i]) for i in fitting)
             raise ManifestError(f"{path} has several columns for {name!r} ({named}); rename or remove all but one")
         if fitting:
             found[name] = fitting[0]
     return found
+
+
+def places_of(name: str, columns: Sequence[str]) -> list[int]:
+    """Where a column is: under its own name, or else under one that differs in case or blanks only."""
+    own = [i for i, column in enumerate(columns) if column == name]
+    return own or [i for i, column in enumerate(columns) if _folded(column) == _folded(name)]
 
 
 def check_columns(path: Path, columns: Collection[str], needed: Collection[str]) -> None:

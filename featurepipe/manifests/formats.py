@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TextIO
 
 from featurepipe.errors import DependencyMissing, ManifestError
-from featurepipe.manifests.columns import check_columns, match_columns
+from featurepipe.manifests.columns import check_columns, match_columns, places_of
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # of equally good ones the first
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -27,7 +27,7 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
         Another encoding than UTF-8, a quote that is not closed, more cells than the header has, or no needed column.
     """
     with _open(path) as file:
-        reader, row = csv.reader(file, delimiter=_separator(file, path, wanted), strict=True), 0
+        reader, row = csv.reader(file, delimiter=_separator(file, path.suffix.lower(), wanted), strict=True), 0
         columns: tuple[str, ...] = ()
         places: set[int] = set()
         while True:
@@ -72,16 +72,16 @@ def _open(path: Path) -> TextIO:
     return open(path, encoding="utf-8-sig", newline="")  # Excel writes a byte-order mark
 
 
-def _separator(file: TextIO, path: Path, wanted: Collection[str]) -> str:
+def _separator(file: TextIO, suffix: str, wanted: Collection[str]) -> str:
     """What the first line with anything in it is separated by: the wanted columns come out, or most columns."""
     line = next((line for line in file if line.strip()), "")
     file.seek(0)
 
     def fit(separator: str) -> tuple[int, int]:
         columns = next(csv.reader([line], delimiter=separator), [])
-        return len(match_columns(path, dict.fromkeys(columns), wanted)), len(columns)
+        return sum(bool(places_of(name, columns)) for name in wanted), len(columns)
 
-    return max(SEPARATORS.get(path.suffix.lower(), SEPARATORS[".csv"]), key=fit)
+    return max(SEPARATORS[suffix], key=fit)
 
 
 def _check_lines(

@@ -40,14 +40,15 @@ def check_labels(samples: Collection[Sample]) -> None:
 
 def _nested(label: str, samples: Collection[Sample]) -> str:
     """A hint where the folder of the only class holds folders that may be the classes."""
-    folders: dict[str, str] = {}  # what may be a class → the folder above it
+    folders, parent = set[str](), ""
     for sample in samples:
-        above, found, below = f"/{sample.id}".partition(f"/{label}/")
-        if found and "/" in below:
-            folders.setdefault(below.partition("/")[0], f"{above}/{label}/".lstrip("/"))
+        above = 0 if sample.split is None else 1  # folders above that of the class
+        parts = sample.id.split("/")
+        if len(parts) > above + 2 and parts[above] == label:
+            folders.add(parts[above + 1])
+            parent = "/".join([*parts[: above + 1], ""])
     if len(folders) < 2:
         return ""
-    parent = next(iter(folders.values()))
     what = f"give that folder ({parent})" if parent == f"{label}/" else f"move them up, out of {parent}"
     return f"; it holds the folders {shortened(sorted(folders))}: if these are the classes, {what}"
 

@@ -91,7 +91,10 @@ class LeftOut:
 
     def lines(self) -> list[str]:
         """What was left out, in a line, and a line for each thing that seems to matter; none where nothing was."""
-        parts = [f"{_count(n, suffix or 'file')}{_kind(suffix)}" for suffix, n in _largest(self.files)]
+        parts = [
+            _count(n, f"{suffix} file".strip()) + ("" if suffix else " without a suffix")
+            for suffix, n in _largest(self.files)
+        ]
         parts += [f"{_count(n, 'file')} in folders called {name}" for name, n in _largest(self.rubbish)]
         parts += [_count(self.hidden, "hidden file or folder", "hidden files or folders")] if self.hidden else []
         parts += [_count(self.special, "pipe or device", "pipes or devices")] if self.special else []
@@ -128,7 +131,3 @@ def _largest(counts: Counter[str]) -> list[tuple[str, int]]:
 
 def _count(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
-def _kind(suffix: str) -> str:
-    return "" if suffix else " without a suffix"

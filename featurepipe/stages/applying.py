@@ -65,8 +65,9 @@ def evaluate(
     -------
     dict
         `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
-        seconds``, and of images ``found``, as of `extract`. ``seen_in_training`` images are among those that were measured, ``left_out`` are not: where neither
-        test nor val can be measured, those that the model has seen.
+        seconds``, and ``found``, as of `extract`, where `data` is no store. ``seen_in_training`` images are among those
+        that were measured, ``left_out`` are not: where neither test nor val can be measured, those that the model has
+        seen.
 
     Raises
     ------

@@ -152,7 +152,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None,
             f"labels are read from a table ({' '.join(sorted(manifests.TABLE_SUFFIXES))}); {path} {why}"
         )
     found: dict[str, tuple[str | None, ...]] = {}
-    table = manifests.Table(path, names, KEYS, keys=KEYS)
+    table, doubles = manifests.Table(path, names, KEYS, keys=KEYS), 0
     for number, row in table:
         id_, file = map(row.get, KEYS)
         if id_ is None and file is None:
@@ -160,13 +160,15 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None,
             raise ManifestError(f"{path}: row {number} has neither 'id' nor 'path' (its columns: {there})")
         id_ = id_ or file.replace(os.sep, "/")
         labels = tuple(row.get(name) for name in names)
+        doubles += id_ in found
         if found.setdefault(id_, labels) != labels:
             raise ManifestError(
                 f"{path}: id {id_!r} stands in several rows with different labels (again in row {number}); keep one"
             )
     if not found:
         raise ManifestError(f"{path} has no rows")
-    return found, manifests.LeftOut(blank_rows=table.blank_rows, missing=table.missing).lines()
+    left_out = manifests.LeftOut(blank_rows=table.blank_rows, missing=table.missing, doubles=doubles)
+    return found, left_out.lines()
 
 
 def _match_notes(

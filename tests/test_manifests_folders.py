@@ -1,0 +1,136 @@
+"""Folders as manifests: which folders are splits, and what is left out."""
+
+import os
+
+import pytest
+
+from featurepipe.errors import ManifestError
+from featurepipe.manifests import Sample, check_labels, describe, read, summarise
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("Training", "train"),
+        ("TRAIN", "train"),
+        ("Validation", "val"),
+        ("valid", "val"),
+        ("dev", "val"),
+        ("development", "val"),
+        ("Testing", "test"),
+    ],
+)
+def test_usual_names_of_split_folders_are_splits(tmp_path, name, split):
+    other = "test" if split != "test" else "train"
+    touch(tmp_path, f"{name}/ant/1.png", f"{name}/bee/1.png", f"{other}/ant/2.png")
+    assert {(sample.label, sample.split) for sample in read(tmp_path).samples} == {
+        ("ant", split),
+        ("bee", split),
+        ("ant", other),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("train", "eval"), "eval/ looks like a split"),
+        (("train2017", "val2017"), "train2017/ looks like a split"),
+        (("seg_train", "seg_test", "seg_dev"), "seg_dev/ looks like a split"),
+        (("trainset", "TestSet"), "TestSet/ looks like a split"),
+        (("train", "extra"), r"mixes split folders \(train/\) with others \(extra/\)"),
+    ],
+)
+def test_folders_that_may_be_splits_are_refused_with_a_way_out(tmp_path, names, named):
+    touch(tmp_path, *(f"{name}/{label}/1.png" for name in names for label in ("ant", "bee")))
+    with pytest.raises(ManifestError, match=named) as caught:
+        read(tmp_path)
+    assert "name them train/ val/ test/, or list the samples in a table with a column 'split'" in str(caught.value)
+
+
+def test_classes_that_have_a_splits_word_among_others_stay_classes(tmp_path):
+    touch(tmp_path, "train station/1.png", "airport/1.png", "test tube/1.png")
+    assert {sample.label for sample in read(tmp_path).samples} == {"train station", "airport", "test tube"}
+
+
+@pytest.mark.parametrize("rubbish", ["@eaDir", "lost+found", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"])
+def test_folders_that_programs_make_are_left_out_and_named(tmp_path, rubbish):
+    touch(tmp_path, "ant/1.png", f"ant/{rubbish}/1.png/thumb.jpg", f"{rubbish}/2.jpg", f"{rubbish}/3.txt", "bee/1.png")
+    manifest = read(tmp_path)
+    assert [sample.id for sample in manifest.samples] == ["ant/1.png", "bee/1.png"]
+    assert manifest.left_out.rubbish == {rubbish: 3}
+    assert describe(manifest)[1:] == [f"note: left out: 3 files in folders called {rubbish}"]
+
+
+def test_what_is_left_out_is_counted_and_said(tmp_path):
+    touch(
+        tmp_path, "bird/1.heic", "bird/2.HEIC", "cat/1.png", "cat/notes.txt", "dog/1.png", "dog/.x", ".git/a", "cat/b"
+    )
+    (tmp_path / "fish").mkdir()
+    manifest = read(tmp_path)
+    assert describe(manifest) == [
+        "found 2 images of 2 classes: cat (1), dog (1)",
+        "note: left out: 2 .heic files, 1 file without a suffix, 1 .txt file, 2 hidden files or folders",
+        "note: 2 files left out are pictures in a format that is not read here; convert to JPEG or PNG to use them",
+        "note: no image to read in these folders: bird/ (2 other files), fish/ (empty)",
+    ]
+    found = summarise(manifest)
+    assert (found["images"], found["classes"], found["unlabelled"]) == (2, {"cat": 1, "dog": 1}, 0)
+    left_out = found["left_out"]
+    assert (left_out["pictures"], left_out["files"], left_out["hidden"]) == (2, {".heic": 2, "": 1, ".txt": 1}, 2)
+    assert left_out["barren"] == {"bird/": 2, "fish/": 0}
+
+
+def test_a_readme_is_no_picture(tmp_path):
+    touch(tmp_path, "cat/1.png", "README.txt", "labels.csv")
+    assert read(tmp_path).left_out.pictures == 0
+    assert read(touch(tmp_path, "cat/scan.DCM", "cat/raw.nef")).left_out.pictures == 2
+
+
+def test_a_folder_of_other_pictures_only_says_what_there_is(tmp_path):
+    with pytest.raises(ManifestError, match=r"no images under .*; left out: 2 \.heic files; .* convert to JPEG or PNG"):
+        read(touch(tmp_path, "cat/1.heic", "dog/2.heic"))
+
+
+def test_classes_without_images_are_named_below_splits_too(tmp_path):
+    touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/x.heic", "train/cat/more/y.txt")
+    (tmp_path / "val").mkdir()
+    assert read(tmp_path).left_out.barren == {"test/dog/": 1, "val/": 0}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes and links")
+def test_pipes_and_loops_are_counted(tmp_path):
+    touch(tmp_path, "cat/1.png")
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    assert describe(read(tmp_path))[1] == "note: left out: 1 pipe or device, 1 link that leads back"
+
+
+def test_one_class_folder_that_holds_folders_gets_a_hint(tmp_path):
+    touch(tmp_path / "a", "animals/ants/1.png", "animals/bees/1.png")
+    with pytest.raises(ManifestError, match=r"only one class .* the folders ants, bees: .* give that folder .animals/"):
+        check_labels(read(tmp_path / "a").samples)
+    touch(tmp_path / "b", "train/train/ants/1.png", "train/train/bees/1.png")
+    with pytest.raises(ManifestError, match=r"if these are the classes, move them up, out of train/train/"):
+        check_labels(read(tmp_path / "b").samples)
+    touch(tmp_path / "c", "animals/1.png", "animals/more/1.png")
+    with pytest.raises(ManifestError, match=r"only one class \('animals'\); a classifier needs at least two$"):
+        check_labels(read(tmp_path / "c").samples)
+
+
+def test_columns_cannot_be_named_for_a_folder(tmp_path):
+    with pytest.raises(ManifestError, match="is a folder, which has no columns"):
+        read(touch(tmp_path, "cat/1.png"), label_column="class")
+
+
+def test_a_manifest_by_hand_has_nothing_left_out():
+    from featurepipe.manifests import Manifest
+
+    assert describe(Manifest(None, [Sample("a", "a", None, None)])) == ["found 1 image; without labels"]

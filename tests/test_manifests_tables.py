@@ -1,0 +1,184 @@
+"""Tables as other programs write them: read right, or refused with the row."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from featurepipe.errors import ManifestError
+from featurepipe.manifests import Table, describe, read
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(1, 7):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    return tmp_path
+
+
+def written(folder, text, name="t.csv"):
+    (folder / name).write_text(text, encoding="utf-8", newline="")
+    return folder / name
+
+
+def labels(path, **columns):
+    return [(sample.id, sample.label, sample.split) for sample in read(path, **columns).samples]
+
+
+TWO = [("1.png", "cat", "train"), ("2.png", "dog", "test")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label,split\n1.png,cat,train\n2.png,dog,test\n",
+        "Path,LABEL, Split \n1.png,cat , Train\n2.png, dog,TESTING\n",
+        "label, split, path\ncat, train, 1.png\ndog, test, 2.png\n",
+        "path;label;split\r\n1.png;cat;train\r\n2.png;dog;test\r\n",
+        "path\tlabel\tsplit\n1.png\tcat\ttrain\n2.png\tdog\ttest\n",
+        '"path","label","split"\r"1.png","cat","train"\r"2.png","dog","test"\r',
+        "\ufeffpath,label,split\n\n1.png,cat,train\n,,\n2.png,dog,test,,\n\n",
+        ",path,label,,split\n0,1.png,cat,,train\n1,2.png,dog,,test\n",
+    ],
+)
+def test_tables_that_mean_the_same(images, text):
+    assert labels(written(images, text)) == TWO
+    assert labels(written(images, text.replace("1.png", "./1.png").replace("2.png", "./2.png"))) == [
+        (f"./{id_}", *rest) for id_, *rest in TWO
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'path,label\n1.png,cat\n2.png,"dog\n3.png,cat\n4.png,cat\n',
+            r"row 2 cannot be read \(unexpected end of data\)",
+        ),
+        ('path,label\n1.png,"cat\n2.png,dog\n3.png,"cat\n', r"row 1 cannot be read .*; is a quote in it not closed\?"),
+        ('path,label\n1.png,"cat\n2.png,dog\n3.png,cat"\n4.png,cat\n', r"row 1 \(1\.png\) has a cell of several lines"),
+        (
+            'path,text,label\n1.png,"a b,cat\n2.png,c d,dog\n3.png,e",dog\n',
+            r"row 1 \(1\.png\) has a cell of several lines",
+        ),
+        ('"path,label\n1.png,cat\n', "the header cannot be read"),
+        ("path,label,label\n1.png,cat,0\n", "several columns for 'label' .'label' and 'label'.; rename or remove"),
+        ("path,Label, label\n1.png,cat,0\n", "several columns for 'label' .'Label' and ' label'."),
+        ("filename,label\n1.png,cat\n", "no column 'path' .*; if 'filename' is meant, say --path-column filename"),
+        ("path,label\n1.png,ca\0t\n", "row 1: label holds a NUL character"),
+        (
+            "path,label\n1.png,a\n1.png,b\n",
+            r"rows 1 and 2, with different cells in 'label' \('a', 'b'\).*write 'a;b' in one",
+        ),
+        (
+            "path;label\n1.png;cat;dog\n",
+            r"row 1 \(1\.png\) has more cells than the header; quote cells that have a semi",
+        ),
+    ],
+)
+def test_tables_that_are_refused_with_the_row(images, text, message):
+    with pytest.raises(ManifestError, match=message) as caught:
+        read(written(images, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_cells_of_several_lines_that_are_no_rows_are_read(images):
+    text = 'path,label,remark\n1.png,cat,"two\nlines, one comma"\n2.png,dog,"and ""quotes"", too"\n'
+    assert [label for _, label, _ in labels(written(images, text))] == ["cat", "dog"]
+
+
+def test_columns_may_be_named(images):
+    path = written(images, "image,class,label\n1.png,cat,x\n2.png,dog,y\n")
+    assert labels(path, path_column="image", label_column="Class") == [("1.png", "cat", None), ("2.png", "dog", None)]
+    with pytest.raises(ManifestError, match=r"no column 'kind' \(its columns: image, class, label\)"):
+        read(path, path_column="image", label_column="kind")
+
+
+def test_exact_names_come_before_forgiven_ones(images):
+    assert labels(written(images, "path,label,Label\n1.png,cat,0\n"))[0][1] == "cat"
+
+
+def test_what_stands_for_no_label_is_none_and_said(images):
+    rows = ["1.png,  ", "2.png,NaN", "3.png,NA", "4.png,None", "5.png,none", "6.png,cat"]
+    manifest = read(written(images, "path,label\n" + "\n".join(rows)))
+    assert [sample.label for sample in manifest.samples] == [None, None, None, None, "none", "cat"]
+    said = describe(manifest)
+    assert said[0] == "found 6 images of 2 classes: cat (1), none (1); 4 without a label"
+    assert "'NA' in 1 row, 'NaN' in 1 row, 'None' in 1 row; if that is a class, write it in another way" in said[1]
+
+
+def test_rows_that_repeat_are_folded_and_counted(images):
+    manifest = read(written(images, "path,label\n2.png,a\n1.png,b\n2.png,a \n2.png,a\n,\n"))
+    assert [sample.id for sample in manifest.samples] == ["1.png", "2.png"]
+    assert describe(manifest)[1:] == ["note: left out: 2 rows that repeat others, 1 blank row"]
+
+
+def test_columns_that_are_not_used_are_named(images):
+    path = written(images, "path,target,x0,y0,x1,y1,patient_id,subset\n1.png,cat,1,2,3,4,7,train\n")
+    said = describe(read(path))
+    assert said[1] == "note: left out: the columns target, x0, y0, x1, y1, patient_id and 1 more"
+    assert said[2:] == [
+        "note: the column 'target' is not used; if it holds the labels, to use it say --label-column target",
+        "note: the column 'subset' is not used; if it holds the splits, to use it call it 'split'",
+        "note: the column 'patient_id' is not used: images of one patient_id may be in train and in test; "
+        "to keep them together give splits in a column 'split'",
+        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; crop the images to use them",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_bytes_lists_and_objects(images, suffix):
+    def write(rows, types=None):
+        path = images / f"t{suffix}"
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.table(rows, types), path)
+        else:
+            path.write_text(
+                "\n".join(json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True))
+            )
+        return path
+
+    assert labels(write({"path": ["1.png", "2.png"], "label": [["b", "a"], []]}))[0][1] == "b;a"
+    for bad, message in (([["a", None], ["b"]], "None in a list of labels"), ([["a;b"], ["b"]], "the label 'a;b'")):
+        with pytest.raises(ManifestError, match=f"row 1: label holds {message}"):
+            read(write({"path": ["1.png", "2.png"], "label": bad}))
+    with pytest.raises(ManifestError, match="row 1: label holds an object"):
+        read(write({"path": ["1.png"], "label": [{"name": "cat"}]}))
+    if suffix == ".parquet":
+        assert labels(write({"path": [b"1.png", b"2.png"], "label": [b"caf\xc3\xa9", b""]})) == [
+            ("1.png", "café", None),
+            ("2.png", None, None),
+        ]
+        with pytest.raises(ManifestError, match="row 2: label holds bytes that are not UTF-8"):
+            read(write({"path": ["1.png", "2.png"], "label": [b"cat", b"\xff"]}))
+
+
+def test_jsonl_rows_may_have_other_columns_and_none_twice(images):
+    path = written(
+        images, '{"path": "1.png", "Label": "cat"}\n{"note": 1, "label": "dog", "path": "2.png"}\n', "t.jsonl"
+    )
+    assert [label for _, label, _ in labels(path)] == ["cat", "dog"]
+    assert read(path).left_out.columns == ["note"]
+    path = written(images, '{"path": "1.png", "label": "cat", "label": "dog"}\n', "t.jsonl")
+    with pytest.raises(ManifestError, match="several columns for 'label'"):
+        read(path)
+    path = written(images, '{"path": "1.png"}\n{"label": "cat"}\n', "t.jsonl")
+    with pytest.raises(ManifestError, match="row 2 has no 'path'"):
+        read(path)
+
+
+def test_ids_and_paths_keep_every_character_that_counts(images):
+    (images / " 7.png").write_bytes(b"")
+    text = "id,path,label\n a ,1.png, cat\nb, 7.png,dog\nc, 2.png,dog\n"
+    assert [(s.id, s.path) for s in read(written(images, text)).samples] == [
+        (" a ", "1.png"),
+        ("b", " 7.png"),
+        ("c", "2.png"),
+    ]
+
+
+def test_a_table_says_which_columns_it_used(tmp_path):
+    table = Table(written(tmp_path, "ID,a,b\nx,1,2\n"), ["a"], ["id", "c"])
+    assert list(table) == [(1, {"a": "1", "id": "x"})]
+    assert (table.used, table.unused) == (["a", "id"], ["b"])
