@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from featurepipe import TransferClassifier, evaluate, report, run
-from featurepipe.errors import ModelFileError
+from featurepipe.errors import ManifestError, ModelFileError
 from featurepipe.stages import Listener
 
 QUICK = {"kind": "ridge", "baselines": "none", "device": "cpu", "workers": 1}
@@ -109,3 +109,53 @@ def test_a_notebooks_model_has_no_figures_to_report(photos, tmp_path):
     with pytest.raises(ModelFileError, match="holds no figures to report; measure it with: featurepipe evaluate"):
         report(tmp_path / "m.safetensors")
     assert evaluate(tmp_path / "m.safetensors", paths[0].parents[1], split="all")["seen_in_training"] == 6
+
+
+class Hearing(Listener):
+    def __init__(self):
+        self.heard = []
+
+    def note(self, text):
+        self.heard.append(text)
+
+
+def test_every_note_is_said_once(photos, tmp_path):
+    data = photos(per_class=5)
+    for number in range(2):
+        (data / "bee" / f"copy{number}.jpg").write_bytes((data / "ant" / f"{number}.jpg").read_bytes())
+    lines = [f"{path.relative_to(data)},{path.parent.name}" for path in sorted(data.rglob("*.*")) if path.stem != "4"]
+    lines += [f"{name}/4.jpg," for name in ("ant", "bee")]
+    (data / "t.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    ears = Hearing()
+    result = run(data / "t.csv", tmp_path / "out", backbone="pixels", listener=ears, **QUICK)
+    notes = [line for line in ears.heard if line.startswith("note:")]
+    assert len(notes) == len(set(notes))
+    assert "note: 2 samples without a label are left out" in notes
+    copies = "4 images have an exact copy under another label, first ant/0.jpg (ant) and bee/copy0.jpg (bee); "
+    assert f"note: {copies}correct the labels or remove the copies" in notes
+    assert any(note.startswith(copies) for note in result["probe"]["notes"])
+    assert (result["contradictions"], result["found"]["unlabelled"]) == (4, 2)
+    assert result["found"]["classes"] == {"ant": 4, "bee": 6}
+
+
+def test_columns_may_be_named_and_what_is_left_out_stays_in_the_result(photos, tmp_path):
+    data = photos(per_class=5)
+    lines = [f"{path.relative_to(data)};{path.parent.name};7" for path in sorted(data.rglob("*.*"))]
+    (data / "t.csv").write_text("\n".join(["File;Kind;patient", *lines]) + "\n")
+    columns = {"path_column": "file", "label_column": "kind"}
+    result = run(data / "t.csv", tmp_path / "out", backbone="pixels", **columns, **QUICK)
+    assert result["found"]["classes"] == {"ant": 5, "bee": 5}
+    assert result["found"]["left_out"]["columns"] == ["patient"]
+    assert result["extract"]["found"] == result["found"]
+    figures = evaluate(result["model"], data / "t.csv", split="all", **columns)
+    assert (figures["found"], figures["n"]) == (result["found"], 10)
+
+
+def test_what_is_wrong_is_said_after_what_was_found(photos, tmp_path):
+    data = photos(per_class=2)
+    for path in (data / "bee").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    ears = Hearing()
+    with pytest.raises(ManifestError, match="only one class"):
+        run(data, tmp_path / "out", backbone="pixels", listener=ears, **QUICK)
+    assert "note: no image to read in the folder: bee/ (2 other files)" in ears.heard
