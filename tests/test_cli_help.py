@@ -47,6 +47,7 @@ def test_run_begins_with_the_dozen_that_are_needed_most():
         "Options",
         "Backbone",
         "Input transform",
+        "Table",
         "Compute",
         "Probe",
         "Few labels",

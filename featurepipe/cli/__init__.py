@@ -115,9 +115,9 @@ def main() -> None:
 )
 @COMPUTE
 @SEED
-@COLUMNS
 @ARCHITECTURE
 @TRANSFORM
+@COLUMNS
 @SPEED
 @DEVICES
 @REHASH
@@ -145,10 +145,10 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @WEIGHTS
 @COMPUTE
 @SEED
-@COLUMNS
 @LAYERS
 @ARCHITECTURE
 @TRANSFORM
+@COLUMNS
 @SPEED
 @DEVICES
 @REHASH
