@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,6 +66,49 @@ def size_text(size: int) -> str:
         if size >= 10**power:
             return f"{size / 10**power:.3g} {unit}"
     return f"{size} bytes"
+
+
+def check_output(
+    path: Path,
+    what: str,
+    is_ours: Callable[[Path], bool],
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    *,
+    force: bool = False,
+) -> None:
+    """Refuse, before anything is computed, a place where a result cannot or must not be written.
+
+    Parameters
+    ----------
+    path : Path
+        Where the result shall go.
+    what : str
+        What the result is, in words.
+    is_ours : callable
+        Whether a file is such a result of an earlier run, which may be replaced. An empty file always may.
+    inputs : iterable of path or None
+        What is read for it. Links are followed: the same file under another name is the same file.
+    force : bool
+        Replace what is there, whatever it is.
+
+    Raises
+    ------
+    OutputError
+        It is a folder, may not be written, is an input, or is somebody else's file.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is not a file; name a file for the {what} with -o")
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise OutputError(f"{path} cannot be written: {folder} is read-only here; give another place with -o")
+    if force or not path.exists():
+        return
+    if any(given is not None and os.path.exists(given) and path.samefile(given) for given in inputs):
+        raise OutputError(f"{path} is read here, and the {what} would replace it; give another name with -o")
+    if path.stat().st_size and not is_ours(path):
+        raise OutputError(
+            f"{path} exists and is not a {what} of featurepipe; give another name with -o, or replace it with --force"
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 from featurepipe import shards
 from featurepipe.errors import StoreError
 from featurepipe.files import atomic
-from featurepipe.manifests import require_pyarrow
+from featurepipe.manifests import header, require_pyarrow
 from featurepipe.stores import Entry, Row, Rows, Store
 from featurepipe.stores.rows import keys
 
@@ -205,6 +206,18 @@ def export(matrix: FeatureMatrix, path: str | Path) -> None:
     write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[path.suffix.lower()]
     with atomic(path) as temporary:
         write(matrix, temporary)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file holds what `export` writes."""
+    if path.suffix.lower() != ".npz":
+        names = header(path)
+        return names[:4] == ["id", "label", "split", "digest"] and names[4:5] in (["embedding"], ["f0"])
+    try:
+        with zipfile.ZipFile(path) as file:
+            return set(file.namelist()) == {f"{name}.npy" for name in ("ids", "labels", "splits", "digests", "X")}
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def check_suffix(path: str | Path) -> None:

@@ -27,15 +27,17 @@ baselines, versions). Loading runs no code from the file. Version 1.0 had the ki
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe import backbones
+from featurepipe import backbones, files
 from featurepipe.digests import sha256_bytes, sha256_state_dict
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.1"
+SUFFIX = ".safetensors"
 _LINEAR = ("head.weight", "head.bias")
 HEADS = {  # tensors of each kind's head
     "logistic": _LINEAR,
@@ -176,8 +179,61 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
 
 def check_suffix(path: Path) -> None:
     """Raise ModelFileError unless `path` ends as a model file does."""
-    if path.suffix != ".safetensors":
+    if path.suffix != SUFFIX:
         raise ModelFileError(f"a model file ends in .safetensors; {path.name} does not")
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a file says that it is a featurepipe model, whatever its version and state."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("encoding-type") == ENCODING_TYPE
+
+
+def check_output(path: Path, inputs: Iterable[str | PathLike[str] | None] = (), *, force: bool = False) -> None:
+    """Refuse a place where a model file cannot or must not be written; see `featurepipe.files.check_output`."""
+    check_suffix(path)
+    files.check_output(path, "model file", is_model, inputs, force=force)
+
+
+def find(path: str | Path) -> list[Path]:
+    """The model files that `path` may stand for: itself, or those in a folder of results.
+
+    The folder may be a backbone's (``NAME.featurepipe/resnet50.a1_in1k-0123abcd``), also without its fingerprint, or
+    the one that holds all of them.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    called = glob.escape(path.name)
+    places = ([path],) if path.is_dir() else map(path.parent.glob, (f"{called}-????????", f"{called}*"))
+    for folders in places:
+        within = (file for folder in folders for depth in ("*", "*/*") for file in folder.glob(depth + SUFFIX))
+        if found := sorted(filter(is_model, within)):
+            return found
+    return []
+
+
+def locate(path: str | Path) -> Path:
+    """The one model file that `path` stands for, as `find` understands it.
+
+    Raises
+    ------
+    ModelFileError
+        There is none, or there are several; the message lists them.
+    """
+    found = find(path)
+    if len(found) > 1:
+        raise ModelFileError(f"{path} holds several models; name one of them: {', '.join(map(str, found))}")
+    if not found:
+        problem = "holds no model file" if Path(path).is_dir() else "does not exist"
+        raise ModelFileError(f"{path} {problem}; make a model file with: featurepipe probe")
+    return found[0]
 
 
 @guarded

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def as_nobody():
             os.seteuid(0)
             for place, mode in modes.items():
                 place.chmod(mode)
+
+    return make
+
+
+@pytest.fixture
+def limited_file_size():
+    """Context in which a file that grows beyond so many bytes is refused, as by a disk that is full."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def make(most):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
 
     return make
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from featurepipe.errors import FinetuningError
+from featurepipe.errors import FinetuningError, OutputError
 from featurepipe.finetuning import checkpoints
 
 TENSORS = {"state": {"a": torch.arange(3.0)}, "optimizer": {"param_groups": [{"lr": 0.1, "params": [0]}], "state": {}}}
@@ -63,5 +63,13 @@ def test_writing_that_fails_leaves_the_last_one(saved, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
         checkpoints.save(saved, "this run", {**PROGRESS, "epoch": 9}, TENSORS)
+    assert checkpoints.load(saved, "this run")[0] == PROGRESS
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_full_disk_is_named_as_one(saved, limited_file_size):
+    large = {**TENSORS, "best": {"a": torch.zeros(100_000)}}
+    with limited_file_size(8192), pytest.raises(OutputError, match=r"checkpoint\.pt cannot be written: File too large"):
+        checkpoints.save(saved, "this run", {**PROGRESS, "epoch": 9}, large)
     assert checkpoints.load(saved, "this run")[0] == PROGRESS
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]

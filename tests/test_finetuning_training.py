@@ -803,6 +803,17 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     assert notes[0].startswith("going on")
 
 
+def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, tmp_path, limited_file_size):
+    notes, (_, run) = [], tuning()
+    with limited_file_size(4096):
+        outcome = run(checkpoint=tmp_path / "c.pt", note=notes.append)
+    assert_same_curve(outcome, tuning()[1]())
+    told = [note for note in notes if note.startswith("note: no checkpoint is kept, and training goes on: ")]
+    assert told
+    assert str(tmp_path / "c.pt") in told[0]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_identity_of_a_run_is_made_once_of_all_that_decides_it(tuning):
     network, _ = tuning()
     made = training._Tuning(network, batches(network), None, Recipe(), None, {"a": 1}, Peers(), None, print)

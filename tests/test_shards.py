@@ -3,10 +3,7 @@
 import errno
 import fcntl
 import json
-import resource
-import signal
 import zlib
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,25 +273,12 @@ def test_what_the_disk_does_not_give_back_gets_no_name(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_is_named_and_not_taken_for_a_wrong_shard(tmp_path):
+def test_a_disk_that_fills_up_is_named_and_not_taken_for_a_wrong_shard(tmp_path, limited_file_size):
     """HDF5 writing by itself may lose what has no room, without an error."""
     big = replace(example(), embeddings=np.zeros((2, 10_000), np.float32))
     with limited_file_size(8192), pytest.raises(OutputError, match=r"s\.h5 cannot be written: File too large"):
         shards.write(tmp_path / "s.h5", big)
     assert list(tmp_path.iterdir()) == []
-
-
-@contextmanager
-def limited_file_size(most):
-    """A file that grows beyond it is refused, as by a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize(

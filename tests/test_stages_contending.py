@@ -142,6 +142,39 @@ def test_an_unfinished_entry_is_left_out_with_a_note(photos, tmp_path):
     assert notes[0].endswith("lacks 1 of 8 samples; run featurepipe extract again to finish")
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_two_data_sets_are_refused_in_either_order_though_their_backbone_is_the_same(photos, tmp_path, swapped):
+    few = stored(photos(per_class=2, name="few"), tmp_path / "few.store", "pixels")
+    many = stored(photos(per_class=5, name="many", seed=1), tmp_path / "many.store", "pixels")
+    with pytest.raises(ComparisonError, match="share no sample of the same id and content"):
+        gather([many, few] if swapped else [few, many])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_missing_is_counted_sample_by_sample(photos, tmp_path, swapped):
+    data = photos()
+    one = stored(data, tmp_path / "one", "pixels")
+    (data / "ant" / "0.jpg").unlink()
+    for number in range(4):
+        shutil.copy(data / "bee" / "1.jpg", data / "bee" / f"copy{number}.jpg")
+    two = stored(data, tmp_path / "two", "pixels")
+    contenders, samples, notes = gather([two, one] if swapped else [one, two])
+    assert (len(contenders), len(samples)) == (1, 5)
+    assert f"1 of 6 samples of {one.path} are not in every row" in notes
+    assert f"4 of 9 samples of {two.path} are not in every row" in notes
+    assert notes[-1].endswith("are the same: one row")
+
+
+def test_stages_stand_in_the_order_of_their_numbers(photos, tmp_path):
+    store = stored(photos(), tmp_path / "s", "pixels", "color-histogram")
+    for folder, number in zip(sorted(store.path.glob("*-*")), (10, 9), strict=True):
+        folder.rename(folder.with_name(f"net.stage{number}-{folder.name[-8:]}"))
+    assert [contender.entry.folder.name.split("-")[0] for contender in gather([store])[0]] == [
+        "net.stage9",
+        "net.stage10",
+    ]
+
+
 def test_the_same_fingerprint_in_two_stores_is_one_row(photos, tmp_path):
     data = photos()
     one, two = stored(data, tmp_path / "one"), stored(data, tmp_path / "two", "pixels", "color-histogram")

@@ -1,8 +1,10 @@
 """The stages extract, info, verify and export on real files, with real crashes."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import time
 import zlib
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,15 @@ from PIL import Image
 
 from featurepipe import backbones, matrices, stages
 from featurepipe.backbones import Pixels
-from featurepipe.errors import BackboneError, FeaturepipeError, FingerprintMismatch, ManifestError, StoreError
+from featurepipe.errors import (
+    BackboneError,
+    FeaturepipeError,
+    FingerprintMismatch,
+    ManifestError,
+    OutputError,
+    StoreError,
+    StoreReadOnly,
+)
 from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
 from featurepipe.stages import extracting
@@ -892,3 +903,143 @@ def test_an_unknown_name_is_refused_before_a_download_is_announced(tmp_path, mon
     monkeypatch.setattr(backbones, "create", lambda name: Pixels())
     extracting.make_extractor("resnet50", {}, heard, tmp_path / "s")
     assert heard.notes == ["waiting for the weights of resnet50; they are downloaded once"]
+
+
+# -- data that was moved, and other data
+
+
+class Heard(Listener):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def extract_pixels(data, store, **options):
+    ears = Heard()
+    result = stages.extract(data, store, backbone=PIXELS, listener=ears, **{**SMALL, **options})
+    return result, [note for note in ears.notes if note.startswith("note: ")]
+
+
+def pictures(folder, seeds):
+    for seed in seeds:
+        save(folder / "ab"[seed % 2] / f"{seed}.png", seed)
+    return folder
+
+
+def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path, monkeypatch):
+    pictures(tmp_path / "A" / "img", range(4))
+    for place in (tmp_path / "A").rglob("*.png"):
+        os.utime(place, (1e9, 1e9))
+    extract_pixels(tmp_path / "A" / "img", tmp_path / "A" / "s")
+    (tmp_path / "A").rename(tmp_path / "B")
+    moved = Store.open(tmp_path / "B" / "s")
+    assert moved.recorded_root == tmp_path / "A" / "img"
+    assert moved.root == tmp_path / "B" / "img"
+    monkeypatch.setattr(planning, "sha256_file", None)  # stamps are still true
+    result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
+    assert (result["computed"], result["reused"]) == (0, 4)
+    assert len(notes) == 1
+    assert f"described {tmp_path / 'A' / 'img'}, which is gone; it now describes {tmp_path / 'B' / 'img'}" in notes[0]
+    assert extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")[1] == []
+    assert moved.recorded_root == tmp_path / "B" / "img"
+
+
+def test_a_store_of_before_that_was_moved_with_its_data_is_reused(tmp_path):
+    pictures(tmp_path / "A" / "img", range(4))
+    extract_pixels(tmp_path / "A" / "img", tmp_path / "A" / "s")
+    header = tmp_path / "A" / "s" / "store.json"
+    told = json.loads(header.read_text())
+    del told["relative"]
+    header.write_text(json.dumps(told))
+    (tmp_path / "A").rename(tmp_path / "B")
+    result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
+    assert (result["computed"], result["reused"], len(notes)) == (0, 4, 1)
+
+
+def test_a_copied_project_goes_on_too(tmp_path):
+    pictures(tmp_path / "A" / "img", range(4))
+    extract_pixels(tmp_path / "A" / "img", tmp_path / "A" / "s")
+    shutil.copytree(tmp_path / "A", tmp_path / "B")
+    result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
+    assert (result["reused"], len(notes)) == (4, 1)
+
+
+def test_a_store_of_another_data_set_is_not_replaced(tmp_path):
+    """Names may agree: it is contents that tell data sets apart."""
+    one, two = pictures(tmp_path / "one", range(4)), tmp_path / "two"
+    for seed in range(4):
+        save(two / "ab"[seed % 2] / f"{seed}.png", 100 + seed)
+    extract_pixels(one, tmp_path / "s")
+    before = (tmp_path / "s" / "manifest.csv").read_bytes()
+    with pytest.raises(StoreError, match=rf"another data set, {one}, of which {two} holds no image; give .*--force"):
+        extract_pixels(two, tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "r" / "store")
+    with pytest.raises(StoreError, match="another data set"):
+        stages.run(two, tmp_path / "r", backbone=PIXELS, baselines="none")
+    assert (tmp_path / "s" / "manifest.csv").read_bytes() == before
+    result, notes = extract_pixels(two, tmp_path / "s", force=True)
+    assert (result["computed"], len(notes)) == (4, 1)
+    assert Store.open(tmp_path / "s").root == two
+
+
+def test_a_part_of_the_data_set_under_other_ids_is_the_same_data_set(tmp_path):
+    data = pictures(tmp_path / "img", range(4))
+    extract_pixels(data, tmp_path / "s")
+    result, notes = extract_pixels(data / "a", tmp_path / "s")
+    assert (result["samples"], result["reused"], len(notes)) == (2, 2, 1)
+
+
+def test_all_files_may_be_replaced_by_others(tmp_path):
+    data = pictures(tmp_path / "img", range(4))
+    extract_pixels(data, tmp_path / "s")
+    shutil.rmtree(data)
+    pictures(data, range(50, 53))
+    result, notes = extract_pixels(data, tmp_path / "s")
+    assert (result["computed"], notes) == (3, [])
+
+
+# -- a store that may only be read
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Makes a folder one of a read-only mount, as far as locks and questions about rights go."""
+
+    def make(folder):
+        def acquire(lock):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), lock.lock_file)
+
+        def access(path, mode, **_):
+            return not (mode & os.W_OK and os.path.realpath(path).startswith(str(folder)))
+
+        monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+        monkeypatch.setattr(os, "access", access)
+
+    return make
+
+
+def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_absent(tmp_path, read_only):
+    data, store = pictures(tmp_path / "img", range(20)), tmp_path / "s"
+    net = backbones.create("test_resnet", random_weights=True, device="cpu", transform={"input_size": (3, 32, 32)})
+    extract_pixels(data, store)
+    stages.extract(data, store, backbone=net, **SMALL)
+    folder = Store.open(store).entry(net).folder
+    options = {"backbone": folder.name, "kind": "ridge", "workers": 1}
+    wanted = stages.probe(store, tmp_path / "m.safetensors", **options)
+    read_only(store)
+    found = stages.probe(store, tmp_path / "m.safetensors", **options)
+    assert (found["baselines"], found["notes"]) == (wanted["baselines"], wanted["notes"])
+    assert stages.probe(store, tmp_path / "m.safetensors", **options, memory=1)["out_of_core"]
+    with pytest.raises(OutputError, match=rf"{folder}/model\.safetensors cannot be written: .*; give .* with -o"):
+        stages.probe(store, **options)
+    with pytest.raises(StoreReadOnly, match="may be read only"):
+        stages.extract(data, store, backbone=net, **SMALL)
+    shutil.rmtree(Store.open(store).entry(PIXELS).folder)
+    found = stages.probe(store, tmp_path / "m.safetensors", **options)
+    table = stages.compare(store, tmp_path / "c.html", kinds=["ridge", "centroid"], device="cpu")
+    assert found["baselines"]["pixels"] is None
+    assert [note for note in found["notes"] if "no figure for pixels: " in note and "may be read only" in note]
+    assert {row["kind"] for row in table["rows"]} == {"ridge", "centroid"}
+    assert [note for note in table["notes"] if note.startswith("no row for pixels: ")]

@@ -21,6 +21,7 @@ from featurepipe.errors import (
     ManifestError,
     ModelFileError,
     OutOfMemory,
+    OutputError,
     StoreError,
     TrainingDiverged,
 )
@@ -821,11 +822,11 @@ def test_a_store_goes_on_to_describe_its_own_images_when_others_are_learned_from
 def test_what_is_tuned_from_is_not_overwritten(store, tmp_path, always):
     data, path = store()
     model = probe(path, tmp_path / "m.safetensors", baselines="none", include_backbone=True)["model"]
-    with pytest.raises(FinetuningError, match="would overwrite the file that tuning starts from"):
+    with pytest.raises(OutputError, match="is read here, and the model file would replace it"):
         finetune(model, path, model, **QUICK)
     first = finetune(path, output=tmp_path / "first.safetensors", **QUICK)["model"]
     extract(data, tmp_path / "again.store", backbone=first, workers=1)
-    with pytest.raises(FinetuningError, match="would overwrite the file that tuning starts from"):
+    with pytest.raises(OutputError, match="is read here, and the model file would replace it"):
         finetune(tmp_path / "again.store", output=first, **QUICK)
 
 

@@ -24,6 +24,7 @@ from featurepipe.cli.options import (
     COMPUTE,
     DEVICE,
     DEVICES,
+    FORCE,
     HELD,
     KINDS,
     LAYERS,
@@ -122,6 +123,7 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE_DETAILS
+@FORCE
 @OUTPUT
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Extract, probe, evaluate and report in one go.
@@ -153,6 +155,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @DEVICES
 @REHASH
 @WRITING
+@FORCE
 @OUTPUT
 def extract(
     data: str, store: str | None, profile: bool, strict: bool, as_json: bool, quiet: bool, **options: Any
@@ -190,6 +193,7 @@ def extract(
 @TASKS
 @MEMORY
 @PROBE_DETAILS
+@FORCE
 @TOLD
 def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a classifier on cached embeddings and write a model file.
@@ -244,6 +248,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 @DEVICE
 @WORKERS
 @SEED
+@FORCE
 @TOLD
 def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compare backbones, layers and classifiers on the same images.
@@ -310,8 +315,9 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
 @HELD
+@FORCE
 @TOLD
-def export(store: str, output: str, backbone: str | None, layer: str | None, as_json: bool, quiet: bool) -> None:
+def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write embeddings with ids, labels, splits and digests, in manifest order.
 
     \b
@@ -319,7 +325,7 @@ def export(store: str, output: str, backbone: str | None, layer: str | None, as_
       $ featurepipe export digits.store -o digits.npz
     """
     stages = load_stages(quiet)
-    result = stages.export(store, output, backbone=backbone, layer=layer)
+    result = stages.export(store, output, **options)
     show(as_json, result, texts.export_text)
 
 

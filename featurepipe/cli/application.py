@@ -9,7 +9,7 @@ import click
 
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
-from featurepipe.cli.options import COLUMNS, COMPUTE, OUTPUT, SPEED, TOLD, WEIGHTS
+from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, WEIGHTS
 from featurepipe.cli.terminal import Talk, exit_strict, load_stages, show
 
 STDOUT = "-"
@@ -56,6 +56,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @COMPUTE
 @COLUMNS
 @SPEED
+@FORCE
 @OUTPUT
 def predict(
     model: str, data: tuple[str, ...], output: str | None, strict: bool, as_json: bool, quiet: bool, **given: Any
@@ -83,12 +84,13 @@ def predict(
 @click.command(cls=Command)
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="HTML file to write.  [default: next to the model file]")
+@FORCE
 @TOLD
-def report(model: str, output: str | None, as_json: bool, quiet: bool) -> None:
+def report(model: str, output: str | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Write the HTML report of a model file: figures, baselines, confusions, how it was made.
 
     \b
       $ featurepipe run data/digits -o digits
       $ featurepipe report digits/*/model.safetensors -o digits.html
     """
-    show(as_json, load_stages(quiet).report(model, output), lambda r: f"report → {r['report']}")
+    show(as_json, load_stages(quiet).report(model, output, force=force), lambda r: f"report → {r['report']}")

@@ -75,6 +75,12 @@ def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[s
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any picture was rejected or left out.")
+FORCE = options(
+    click.option(
+        "--force", is_flag=True, help="Also replace files that this command reads, or that featurepipe did not write."
+    ),
+    group="Output",
+)
 OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
 TOLD = options(AS_JSON, QUIET, group="Output")
 DEVICE = click.option(
@@ -201,7 +207,7 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Planned images per file; what a crash can cost.",
+        help="Images planned per file. A crash costs those of one file at most, and the batches the lanes are ahead.",
     ),
     click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
     group="Output",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featurepipe.cli.help import Command, options
-from featurepipe.cli.options import DEVICE, HELD, MEMORY, SEED, TOLD, WEIGHTS, WORKERS, parse_depth
+from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, WEIGHTS, WORKERS, parse_depth
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
 from featurepipe.cli.terminal import INTERRUPTED, Talk, load_stages, show
 
@@ -185,6 +185,7 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @SEED
 @DETAILS
 @MEMORY
+@FORCE
 @TOLD
 def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Fine-tune the network, starting from the probe; keeps whichever does better on held-out images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +26,19 @@ def save(path: Path, identity: str, progress: Mapping[str, Any], tensors: Mappin
         JSON: epoch, step, curve.
     tensors : mapping
         Nested, of tensors and numbers.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, or may not be written.
     """
     import torch
 
     header = json.dumps({"format": FORMAT, "identity": identity, "progress": dict(progress)})
+    content = io.BytesIO()  # writing to a full disk by itself, torch.save would speak of an "unexpected pos"
+    torch.save({"header": header, "tensors": dict(tensors)}, content)
     with atomic(path) as temporary:
-        torch.save({"header": header, "tensors": dict(tensors)}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load(path: Path, identity: str) -> tuple[dict[str, Any], dict[str, Any]] | None:

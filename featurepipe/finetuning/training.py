@@ -15,7 +15,7 @@ import numpy as np
 from featurepipe import probes
 from featurepipe.backbones import is_out_of_memory
 from featurepipe.digests import sha256_json
-from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, TrainingDiverged
+from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, OutputError, TrainingDiverged
 from featurepipe.finetuning import checkpoints
 from featurepipe.finetuning.batches import Samples, Step
 from featurepipe.finetuning.choices import better
@@ -384,7 +384,10 @@ class _Tuning:
             return
         told = {name: value for name, value in vars(run).items() if name not in ("best", "average")}
         tensors = {"state": self.network.state(), "best": run.best, "average": run.average or {}}
-        checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
+        try:
+            checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
+        except OutputError as error:  # what has been learned is worth more than the chance to go on from here
+            self.note(f"note: no checkpoint is kept, and training goes on: {error}")
         self.saved = time.perf_counter()
 
     def _bar(self, label: str, total: int) -> Any:

@@ -21,6 +21,7 @@ from featurepipe.manifests.columns import check_columns
 from featurepipe.manifests.copies import contradictions
 from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.gathering import gather
+from featurepipe.manifests.headers import header
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
 from featurepipe.manifests.labelsets import check_label_sets, read_set, write_set
 from featurepipe.manifests.leftovers import LeftOut
@@ -45,6 +46,7 @@ __all__ = [
     "contradictions",
     "describe",
     "gather",
+    "header",
     "hold_out",
     "read",
     "read_set",

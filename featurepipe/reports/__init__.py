@@ -13,9 +13,9 @@ from featurepipe.errors import ModelFileError
 from featurepipe.reports import labelsets, sections, tuning
 from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.intervals import wilson
-from featurepipe.reports.markup import document
+from featurepipe.reports.markup import document, is_page
 
-__all__ = ["comparison_page", "page", "wilson"]
+__all__ = ["comparison_page", "is_page", "page", "wilson"]
 
 
 def page(model: models.Model) -> str:

@@ -6,11 +6,14 @@ import html
 import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 from featurepipe.reports.intervals import wilson
 
 LABEL = 24  # characters of a class name beside the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
+POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+GENERATOR = '<meta name="generator" content="featurepipe"/>'
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b2129; --muted: #596472; --line: #d8dee6; --panel: #f4f6f9;
   --probe: #1d5fa6; --tint: #bdd3ea; --on: #fff; --other: #a3adb9; --wrong: #b8500f; --warn: #fff3d1; --edge: #c98a00;
@@ -92,9 +95,19 @@ def document(title: str, *parts: object) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+        f"{POLICY}{GENERATOR}"
         f"{tag('title', title)}<style>{STYLE}</style></head>\n<body>{tag('main', *parts)}</body></html>\n"
     )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of featurepipe: it says so, or is one of before that was said and has its policy."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            start = file.read(1024)
+    except OSError:
+        return False
+    return GENERATOR in start or f'initial-scale=1"/>{POLICY}<title>' in start
 
 
 def section(title: str, *parts: object) -> Html:

@@ -16,7 +16,7 @@ import numpy as np
 from featurepipe import extraction, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
-from featurepipe.files import atomic
+from featurepipe.files import atomic, check_output
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
@@ -77,6 +77,7 @@ def evaluate(
         The weights found are not the model's.
     """
     started = time.perf_counter()
+    model = models.locate(model)
     loaded = models.load(model)
     found = {}
     if Store.is_store(data):
@@ -181,6 +182,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
+    force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Classify images with a model file, and write ``path, label, confidence`` as CSV, JSONL or Parquet, or return it.
@@ -201,6 +203,8 @@ def predict(
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
     path_column, label_column : str, optional
         As for `extract`.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -227,8 +231,12 @@ def predict(
         raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
     if path is not None and path.suffix.lower() == ".parquet":
         manifests.require_pyarrow()
+    model = models.locate(model)
     loaded = models.load(model)
-    places = [data] if isinstance(data, str | PathLike) else data
+    places = [data] if isinstance(data, str | PathLike) else list(data)
+    if path is not None:
+        inputs = [model, *places, weights, loaded.backbone["source"]["weights"]]
+        check_output(path, "table of predictions", is_prediction, inputs, force=force)
     manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
@@ -336,6 +344,12 @@ def _embed(
 
 def _rows(columns: Mapping[str, list[Any]]) -> Iterator[tuple[Any, ...]]:
     return zip(*columns.values(), strict=True)
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a file holds what `predict` writes."""
+    path_, label, *others = [*manifests.header(path), "", ""]
+    return (path_, label) == ("path", "label") and any(name == "confidence" or name.startswith("p:") for name in others)
 
 
 def _write_table(temporary: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:

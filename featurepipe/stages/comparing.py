@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, comparisons, probes, reports
+from featurepipe import backbones, comparisons, manifests, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
 from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
-from featurepipe.files import write_text
+from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
-from featurepipe.stages.extracting import fill
+from featurepipe.stages.extracting import complete
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
@@ -47,6 +47,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
+    force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Compare backbones, layers and probes on the same images.
@@ -73,6 +74,8 @@ def compare(
         `featurepipe.comparisons.read_imagenet`.
     seed : int
         Seed of splits, folds, random weights and the codebook.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -107,6 +110,8 @@ def compare(
     """
     started = time.perf_counter()
     _check_arguments(kinds, baselines, output)
+    if output is not None:
+        check_output(Path(output), "comparison", _is_comparison, [imagenet], force=force)
     published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
     opened = _open(stores)
     contenders, samples, notes = gather(opened)
@@ -238,9 +243,7 @@ def _add(
     for name, make in wanted.items():
         try:
             extractor = make()
-            with store.lock():
-                fill(store, store.root, store.rows(), {}, extractor, workers=workers, listener=listener)
-            if not store.entry(extractor).indexes:
+            if not complete(store, extractor, workers=workers, listener=listener).indexes:
                 raise StoreError("none of the images can be read any more")
         except (DependencyMissing, StoreError) as error:  # the images may be gone while their embeddings are still here
             absent.append(f"{ABSENT}{name}: {error}")
@@ -369,6 +372,13 @@ def _correlate(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
 
 
 # -- files --------------------------------------------------------------------------------------------------------
+
+
+def _is_comparison(path: Path) -> bool:
+    """Whether a file holds what is written here."""
+    if path.suffix.lower() == ".html":
+        return reports.is_page(path)
+    return manifests.header(path)[:5] == ["label", "backbone", "layer", "is_baseline", "kind"]
 
 
 def _write(path: Path, result: Mapping[str, Any]) -> None:

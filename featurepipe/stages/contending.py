@@ -53,29 +53,35 @@ def gather(stores: Sequence[Store]) -> tuple[list[Contender], FeatureMatrix, lis
         No complete entry, no sample that all hold, or stores that disagree on one's label or split.
     """
     tables = [store.rows() for store in stores]
-    entries, notes = _entries(stores, tables)
+    held, notes = _entries(stores, tables)
     parts: list[tuple[Store, list[Row]]] = []
     for store, table in zip(stores, tables, strict=True):
-        contents = [entry.places().keys() for of, entry in entries if of is store]
+        contents = [entry.places().keys() for of, entry in held if of is store]
         if contents:
-            held = set(contents[0]).intersection(*contents[1:])
-            parts.append((store, [row for row in table if row.digest in held]))
+            both = set(contents[0]).intersection(*contents[1:])
+            parts.append((store, [row for row in table if row.digest in both]))
     if not parts:
         why = "; ".join(notes) or f"fill it with: featurepipe extract DATA --store {stores[0].path}"
         raise ComparisonError(f"{_listed(stores)}: no backbone to compare; {why}")
     rows = _common(parts)
+    shared = {(row.sample.id, row.digest) for row in rows}
+    taking_part = [store for store, _ in parts]
     for store, table in zip(stores, tables, strict=True):
-        if len(table) > len(rows):
-            notes.append(f"{len(table) - len(rows)} of {len(table)} samples of {store.path} are not in every row")
+        if store not in taking_part:  # what it lacks is said above
+            continue
+        missing = sum((row.sample.id, row.digest) not in shared for row in table)
+        if missing:
+            notes.append(f"{missing} of {len(table)} samples of {store.path} are not in every row")
+    entries, copies = _distinct(held)
+    notes += copies
     samples, unlabelled = labelled(matrices.from_rows(rows, np.empty((len(rows), 0), np.float32)))
     contenders = [Contender(*pair, label) for pair, label in zip(entries, _labels(entries), strict=True)]
     return contenders, samples, notes + unlabelled
 
 
 def _entries(stores: Sequence[Store], tables: Sequence[Sequence[Row]]) -> tuple[list[tuple[Store, Entry]], list[str]]:
-    """The entries that hold all of their store's samples, each fingerprint once; and notes on the others."""
-    found: dict[str, tuple[Store, Entry]] = {}
-    notes = []
+    """The entries that hold all of their store's samples, and notes on the others."""
+    found, notes = [], []
     for store, rows in zip(stores, tables, strict=True):
         for entry in store.entries():
             known = entry.places().keys() | entry.rejects().keys()
@@ -83,10 +89,19 @@ def _entries(stores: Sequence[Store], tables: Sequence[Sequence[Row]]) -> tuple[
             if lacking:
                 again = "run featurepipe extract again to finish"
                 notes.append(f"left out: {entry.folder} lacks {lacking} of {len(rows)} samples; {again}")
-            elif entry.fingerprint in found:
-                notes.append(f"{entry.folder} and {found[entry.fingerprint][1].folder} are the same: one row")
             else:
-                found[entry.fingerprint] = (store, entry)
+                found.append((store, entry))
+    return found, notes
+
+
+def _distinct(held: Sequence[tuple[Store, Entry]]) -> tuple[list[tuple[Store, Entry]], list[str]]:
+    """Each fingerprint once, as its vectors of one content are the same in every store; and notes on the others."""
+    found: dict[str, tuple[Store, Entry]] = {}
+    notes = []
+    for store, entry in held:
+        first = found.setdefault(entry.fingerprint, (store, entry))[1]
+        if first is not entry:
+            notes.append(f"{entry.folder} and {first.folder} are the same: one row")
     return list(found.values()), notes
 
 

@@ -9,9 +9,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Backbone, Extractor
-from featurepipe.errors import StoreError
+from featurepipe.errors import StoreError, StoreReadOnly
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stages.reading import read
@@ -36,6 +38,7 @@ def extract(
     devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     rehash: bool = False,
+    force: bool = False,
     listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
@@ -65,6 +68,8 @@ def extract(
         ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
     rehash : bool
         Read every file, also those whose size, times and inode are still what the store knows.
+    force : bool
+        Let the store describe this data set, even if it describes another one that is still there.
     listener : Listener
         Hears notes and progress. By default bars show progress in a terminal or a notebook, and nothing is shown where
         stderr is a file or a pipe; ``featurepipe.listeners.Bars(verbose=True)`` shows all there is, and
@@ -98,11 +103,11 @@ def extract(
     place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
     extractor = make_extractor(backbone, options, listener, place)
     target = Store.create(place)
-    check_root(target, manifest.root, listener, refuse="-s" if store is None else None)
     with target.lock():
         checking = time.perf_counter()
         rows, unreadable = digest(manifest, workers, listener, () if rehash else target.known(manifest.root))
         check_seconds = time.perf_counter() - checking
+        _check_root(target, manifest.root, rows, force, listener)
         target.write_rows(manifest.root, rows)
         count, notes = manifests.contradictions(rows.keys, rows.samples)
         for note in notes:
@@ -133,20 +138,53 @@ def default_name(data: str | Path, suffix: str) -> Path:
     return Path((path.name if path.is_dir() else path.stem) + suffix)
 
 
-def check_root(store: Store, root: Path, listener: Listener, *, refuse: str | None) -> None:
-    """Say that a store is about to describe another folder; refuse if its place was not chosen but a default.
+def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Listener) -> None:
+    """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
 
-    Parameters
-    ----------
-    refuse : str or None
-        The option by which another place can be given, where none was.
+    A data set that was moved, copied or that had files added is the same one: some of its contents are.
     """
-    before = store.root
-    if before is None or before == root.resolve():
+    before, now = store.recorded_root, root.resolve()
+    if before is None or before == now:
         return
-    if refuse is not None:
-        raise StoreError(f"{store.path} belongs to {before}, not to {root.resolve()}; give another place with {refuse}")
-    listener.note(f"note: {store.path} described {before}; it now describes {root.resolve()}")
+    if not before.exists():
+        listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
+        return
+    if not force and not _shares(store, rows):
+        raise StoreError(
+            f"{store.path} describes another data set, {before}, of which {now} holds no image; give another place "
+            "(-o of run, -s of extract), or replace what it describes with --force"
+        )
+    listener.note(f"note: {store.path} described {before}; it now describes {now}")
+
+
+def _shares(store: Store, rows: Rows) -> bool:
+    """Whether a content that the store's manifest lists is among `rows`, or it lists none at all."""
+    try:
+        before = store.rows()
+    except StoreError:  # a damaged manifest is replaced
+        return True
+    known = before.keys[before.readable]
+    return not len(known) or bool(np.isin(known, rows.keys[rows.readable]).any())
+
+
+def complete(
+    store: Store, extractor: Extractor, *, workers: int | None, said: str | None = None, listener: Listener
+) -> Entry:
+    """The entry of a baseline, with what it lacked of the store's samples embedded now; `said` as for `fill`.
+
+    Raises
+    ------
+    StoreReadOnly
+        It lacks some, and the store may not be written.
+    """
+    rows, entry = store.rows(), store.entry(extractor)
+    try:
+        with store.lock():
+            fill(store, store.root, rows, {}, extractor, workers=workers, said=said, listener=listener)
+    except StoreReadOnly:
+        if any(not pending.retried for pending in plan(rows, store.root, entry)[:1]):
+            raise
+    return store.entry(extractor)
 
 
 def make_extractor(

@@ -37,6 +37,7 @@ def probe_protocol(
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
+    force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Follow a named protocol on cached embeddings; write a model file where it leaves a linear classifier.
@@ -63,6 +64,8 @@ def probe_protocol(
         Put the backbone's weights into the model file.
     seed : int
         Seed of splits, rows held out, folds, draws and the solver.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -92,7 +95,10 @@ def probe_protocol(
     if not chosen.linear and (output is not None or include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
     where = {"backbone": backbone, "layer": layer, "weights": weights}
-    ready = divide(find(store, output, **where, include_backbone=include_backbone, device=device), seed=seed)
+    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    if chosen.linear:
+        source.check_output(source.path, force=force)
+    ready = divide(source, seed=seed)
     ready.announce(listener, f"protocol {protocol}")
     parts = cut(read(ready.entry, ready.samples))
     estimator, found = _follow(chosen, parts, metric, seed)

@@ -70,8 +70,9 @@ def available() -> int | None:
 def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *, whole: bool = False) -> Parts:
     """Read the embeddings of samples, and cut them into parts.
 
-    Where the features and a working copy of them exceed the memory, they lie in a file in the entry's folder instead.
-    It has no name, so that nothing is left of it when its last array is gone, however this process ends.
+    Where the features and a working copy of them exceed the memory, they lie in a file instead: in the entry's folder,
+    or in the system's folder for temporary files if that may not be written. It has no name, so that nothing is left of
+    it when its last array is gone, however this process ends.
 
     Parameters
     ----------
@@ -113,12 +114,11 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
         raise ProbeError(
             f"{much}, and a {kind} probe needs both there; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
         )
-    free = shutil.disk_usage(entry.folder).free
+    folder = entry.folder if os.access(entry.folder, os.W_OK) else Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
     if size > free:
-        raise StoreError(
-            f"{much}, and {size_text(size)} of scratch more than the {size_text(free)} left in {entry.folder}"
-        )
-    X = _scratch(entry.folder, shape)
+        raise StoreError(f"{much}, and {size_text(size)} of scratch more than the {size_text(free)} left in {folder}")
+    X = _scratch(folder, shape)
     return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
 
 

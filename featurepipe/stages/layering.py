@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from featurepipe import matrices, probes
+from featurepipe import matrices, models, probes
 from featurepipe.errors import ProbeError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.reports import wilson
@@ -32,6 +32,7 @@ def probe_layers(
     seed: int = 0,
     probe_device: str = "cpu",
     memory: int | str | None = None,
+    force: bool = False,
     listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def probe_layers(
         ``'all'`` that the store holds, or names, in a list or between commas.
     backbone : str, optional
         Which backbone of the store, if it holds several.
-    kind, value, class_weight, seed, probe_device, memory, listener, **options
+    kind, value, class_weight, seed, probe_device, memory, force, listener, **options
         As for `probe`, which is what is done with the chosen layer.
 
     Returns
@@ -87,6 +88,7 @@ def probe_layers(
     recipe.check()
     source = Store.open(store)
     entries = source.choose_layers(backbone, layers)
+    models.check_output(Path(output or entries[-1].folder / "model.safetensors"), force=force)  # not after hours
     common = _common(entries)
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table = []
@@ -107,6 +109,7 @@ def probe_layers(
         backbone=entries[best].folder.name,
         **how,
         memory=limit,
+        force=force,
         among=common,
         compared=table,
         listener=listener,

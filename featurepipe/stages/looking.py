@@ -12,6 +12,7 @@ import numpy as np
 from featurepipe import backbones, extraction, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
+from featurepipe.files import check_output
 from featurepipe.images import decode
 from featurepipe.listeners import BARS, Listener
 from featurepipe.stores import Entry, Pending, Store
@@ -20,7 +21,7 @@ from featurepipe.surroundings import guarded
 
 @guarded
 def info(path: str | Path) -> dict[str, Any]:
-    """What a store or a model file holds.
+    """What a store or a model file holds; of a folder of results, its store or its model file.
 
     Returns
     -------
@@ -29,7 +30,8 @@ def info(path: str | Path) -> dict[str, Any]:
         dtype, shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``, and
         ``carries_backbone`` (whether the file holds the backbone's weights, too).
     """
-    if not Store.is_store(path) and Path(path).is_file():
+    if not Store.is_store(path) and models.find(path):
+        path = models.locate(path)
         model = models.load(path)
         parts = {"kind": model.kind, "classes": model.classes.tolist(), "backbone": model.backbone, "card": model.card}
         return {"model": str(path), **parts, "carries_backbone": models.carries_backbone(path)}
@@ -180,7 +182,12 @@ def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels:
 
 @guarded
 def export(
-    store: str | Path, output: str | Path, *, backbone: str | None = None, layer: str | None = None
+    store: str | Path,
+    output: str | Path,
+    *,
+    backbone: str | None = None,
+    layer: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write one backbone's embeddings as ``.npz``, ``.parquet`` or ``.csv``, in manifest order.
 
@@ -189,6 +196,8 @@ def export(
     store, output : path
     backbone, layer : str, optional
         Which backbone of the store, and which layer of it, as for `featurepipe.stores.Store.choose`.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
 
     Returns
     -------
@@ -196,6 +205,7 @@ def export(
         ``store, output, backbone, layer, rows, width``.
     """
     matrices.check_suffix(output)
+    check_output(Path(output), "file of embeddings", matrices.is_export, force=force)
     source = Store.open(store)
     entry = source.choose(backbone, layer)
     matrix = matrices.load(source, entry)

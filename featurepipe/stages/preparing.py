@@ -77,6 +77,11 @@ class Source:
     module: Any
     samples: FeatureMatrix
 
+    def check_output(self, path: Path, *, force: bool) -> None:
+        """Refuse a place for a model file that the backbone's own weights have, or that `models.check_output` does."""
+        weights = self.origin["weights"], self.entry.provenance["source"]["weights"]
+        models.check_output(path, weights, force=force)
+
 
 @dataclass(frozen=True)
 class Prepared(Source):
@@ -149,7 +154,7 @@ def find(
         raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
     entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
-    models.check_suffix(path)
+    models.check_suffix(path)  # whether it may be written is for those to ask that write there
     origin = entry.provenance["source"] if by_name else backbone.source
     module = None
     if weights is not None or include_backbone:

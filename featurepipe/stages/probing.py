@@ -22,7 +22,7 @@ from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.extracting import fill
+from featurepipe.stages.extracting import complete
 from featurepipe.stages.holding import hold, parse_size
 from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes
 from featurepipe.stores import Entry
@@ -86,6 +86,7 @@ def probe(
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
     memory: int | str | None = None,
+    force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Train a classifier on cached embeddings and write it as a model file.
@@ -140,6 +141,8 @@ def probe(
         Bytes, or say ``"8GB"``; by default what the machine has available. Where the features and a working copy of
         them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
         result to the tolerance of each fit. A knn, an mlp and sets of labels cannot do that.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -182,6 +185,7 @@ def probe(
     recipe.check()
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    source.check_output(source.path, force=force)
     found = divide(source, seed=seed, among=among, multi_label=multi_label)
     result = probe_prepared(
         found,
@@ -397,10 +401,8 @@ def load_baselines(
     store, held, absent = source.store, {}, []
     for name, extractor in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device).items():
         try:
-            with store.lock():
-                said = f"baseline: {BASELINE_NAMES[name]}"
-                fill(store, store.root, store.rows(), {}, extractor, workers=workers, said=said, listener=listener)
-            entry = store.entry(extractor)
+            said = f"baseline: {BASELINE_NAMES[name]}"
+            entry = complete(store, extractor, workers=workers, said=said, listener=listener)
             held[name] = entry, matrices.outline(store, entry)
         except StoreError as error:  # the images may be gone while their embeddings are still here
             absent.append(f"no figure for {extractor.name}: {error}")

@@ -70,6 +70,7 @@ def finetune(
     device: str = "auto",
     workers: int | None = None,
     memory: int | str | None = None,
+    force: bool = False,
     listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
@@ -108,6 +109,9 @@ def finetune(
         Threads that decode; one per core by default.
     memory : int or str, optional
         As for `featurepipe.probe`.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write. What tuning begins from cannot be had
+        again then, and the same command cannot go on.
     listener : Listener
         Hears notes and progress; see `extract`.
     **recipe
@@ -141,10 +145,13 @@ def finetune(
             while (task := peers.share(None)) is not None:
                 stopped = _tune(task, None, device, workers, peers, SILENT).outcome.stopped
             return {"stopped": stopped} if stopped == finetuning.INTERRUPTED else {}
+        if not Store.is_store(source) and models.find(source):
+            source = models.locate(source)
         path = _output(source, output, backbone)
+        models.check_output(path, [source, data, weights], force=force)  # before anything is embedded
         work = path.with_suffix(".tuning")
         store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
-        _check_output(path, source, extractor)
+        models.check_output(path, [extractor.source["weights"]], force=force)
         found = divide(
             find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
             seed=seed,
@@ -206,13 +213,6 @@ def _output(source: str | Path, output: str | Path | None, name: str | None) -> 
         path = Path(source).with_name(f"{Path(source).stem}-tuned.safetensors")
     models.check_suffix(path)
     return path
-
-
-def _check_output(path: Path, source: str | Path, extractor: Backbone) -> None:
-    """Refuse to overwrite what tuning begins from: the same command could not go on, and stores need their weights."""
-    for taken in (source, extractor.source["weights"]):
-        if taken is not None and Path(taken).resolve() == path.resolve():
-            raise FinetuningError(f"-o {path} would overwrite the file that tuning starts from; choose another name")
 
 
 def _open(

@@ -11,17 +11,19 @@ from typing import Any
 
 from featurepipe import finetuning, manifests, models, protocols, reports
 from featurepipe.backbones import Extractor
-from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, ProbeError
-from featurepipe.files import write_text
+from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, OutputError, ProbeError
+from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.stages.applying import evaluate
-from featurepipe.stages.extracting import check_root, default_name, extract, make_extractor
+from featurepipe.stages.extracting import default_name, extract, make_extractor
 from featurepipe.stages.following import probe_protocol
 from featurepipe.stages.probing import Recipe, probe
 from featurepipe.stages.promoting import finetune
 from featurepipe.stages.reading import read
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
+
+DRAWN = "report.html"
 
 
 @guarded
@@ -52,6 +54,7 @@ def run(
     workers: int | None = None,
     compile: str = "auto",
     rehash: bool = False,
+    force: bool = False,
     listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
@@ -94,6 +97,8 @@ def run(
         _check_protocol(protocol, metric, recipe)  # here, not after an hour of embedding
     Recipe(**recipe).check()
     folder = Path(output) if output is not None else default_name(data, ".featurepipe")
+    if not force:
+        _check_folder(folder)
     store = folder / "store"
     if backbone is None or isinstance(backbone, str | PathLike):
         options = {**options, "device": device, "seed": seed}
@@ -101,8 +106,6 @@ def run(
     manifest = read(data, listener, path_column=path_column, label_column=label_column)
     check = manifests.check_label_sets if multi_label else manifests.check_labels
     check(manifest.samples)  # here, not after an hour of embedding
-    if output is None and Store.is_store(store):
-        check_root(Store.open(store), manifest.root, listener, refuse="-o")
     extractor = make_extractor(backbone, options, listener, store)
     if not isinstance(extractor.spec["layer"], str):
         raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
@@ -117,20 +120,21 @@ def run(
         workers=workers,
         compile=compile,
         rehash=rehash,
+        force=force,
         listener=listener,
     )
     del manifest
     results = folder / Store.open(store).entry(extractor).folder.name
     model = results / "model.safetensors"
     both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
-    both["listener"] = listener
+    both |= {"force": force, "listener": listener}
     if protocol is not None:
         output = model if protocols.named(protocol).linear else None
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
         probed = probe(store, model, **recipe, workers=workers, **both)
     evaluated = evaluate(probed["model"], store) if probed["model"] else {}  # its notes are the probe's
-    drawn = report(probed["model"], results / "report.html") if probed["model"] else {"report": None}
+    drawn = report(probed["model"], results / DRAWN, force=force) if probed["model"] else {"report": None}
     merged = {
         **extracted,
         **probed,
@@ -152,12 +156,22 @@ def run(
             seed=seed,
             device=device,
             workers=workers,
+            force=force,
             listener=listener,
         )
-        merged["finetune"] = tuned | report(tuned["model"])
+        merged["finetune"] = tuned | report(tuned["model"], force=force)
         merged["seconds"] = round(time.perf_counter() - started, 3)
         write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder of somebody else's; one that is empty, or holds a store of an earlier run, will do."""
+    if folder.exists() and not (folder.is_dir() and ((folder / "store").is_dir() or not any(folder.iterdir()))):
+        raise OutputError(
+            f"{folder} holds other things than results of featurepipe run; give another folder with -o, or add to it "
+            "with --force"
+        )
 
 
 def _check_promotion(promote: str, kind: str, multi_label: bool, protocol: str | None) -> None:
@@ -186,7 +200,7 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
 
 
 @guarded
-def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any]:
+def report(model: str | Path, output: str | Path | None = None, *, force: bool = False) -> dict[str, Any]:
     """Write the page of a model file: what it was trained on, how good it is, and compared with what.
 
     Parameters
@@ -195,6 +209,8 @@ def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any
     output : path, optional
         By default next to the model, with the suffix ``.html``; of ``model.safetensors`` it is ``report.html``, as
         `run` calls it.
+    force : bool
+        Also replace a file that is read here, or that featurepipe did not write.
 
     Returns
     -------
@@ -206,7 +222,9 @@ def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any
     ModelFileError
         The file comes from `TransferClassifier.save`, which measures nothing.
     """
-    path = Path(output) if output is not None else _page(Path(model))
+    model = models.locate(model)
+    path = Path(output) if output is not None else _page(model)
+    check_output(path, "report", reports.is_page, [model], force=force)
     loaded = models.load(model)
     if "evaluated_on" not in loaded.card:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
@@ -216,4 +234,4 @@ def report(model: str | Path, output: str | Path | None = None) -> dict[str, Any
 
 def _page(model: Path) -> Path:
     """Where a model's page is by default: where `run` has put it, if that made the model."""
-    return model.with_name("report.html") if model.name == "model.safetensors" else model.with_suffix(".html")
+    return model.with_name(DRAWN) if model.name == "model.safetensors" else model.with_suffix(".html")

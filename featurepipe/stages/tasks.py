@@ -40,6 +40,7 @@ def probe_tasks(
     device: str = "auto",
     workers: int | None = None,
     memory: int | str | None = None,
+    force: bool = False,
     listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def probe_tasks(
         task. A sample with an empty cell, or with no row, is unlabelled in that task and left out of it.
     tasks : str or sequence of str
         Columns, in a list or between commas.
-    backbone, layer, weights, include_backbone, device, workers, memory
+    backbone, layer, weights, include_backbone, device, workers, memory, force
         As for `probe`.
     listener : Listener
         Hears notes and progress; see `extract`.
@@ -99,6 +100,8 @@ def probe_tasks(
     where = {"backbone": backbone, "layer": layer, "weights": weights}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     paths = _paths(source.path, names)
+    for path in paths.values():
+        source.check_output(path, force=force)
     notes = left_out + _match_notes(labels, columns, source.samples.ids, {row.sample.id for row in source.store.rows()})
     for note in notes:
         listener.note(f"note: {note}")

@@ -2,7 +2,8 @@
 
 ::
 
-    STORE/store.json                       format version, and the folder that the samples lie in
+    STORE/store.json                       format version, and the folder that the samples lie in: its path, and that
+                                           from the store, which counts where both have been moved
     STORE/manifest.csv                     id, path, label, split, digest, size, mtime_ns, ctime_ns, inode: the data set
     STORE/<backbone>[.<stage>]-<fingerprint8>/shard-NNNNN.h5
     STORE/rejects.csv                      id, reason: what the last extraction could not embed

@@ -40,7 +40,9 @@ MANIFEST_COLUMNS = ("id", "path", "label", "split", "digest", *Stamp._fields)
 STAMP_COLUMNS = MANIFEST_COLUMNS[5:]  # since 1.1
 LOCK = ".lock"
 NO_LOCKS = "{} cannot be locked ({}): the file system has no locks; keep the store on one that has"
-OWN_FILES = (LOCK, ".gitignore", "store.json", "manifest.csv", "rejects.csv")  # and what starts so: *.partial
+HEADER = "store.json"
+INSIDE = "store"  # of a folder of results
+OWN_FILES = (LOCK, ".gitignore", HEADER, "manifest.csv", "rejects.csv")  # and what starts so: *.partial
 
 
 class Known(NamedTuple):
@@ -69,9 +71,15 @@ class Store:
         FormatTooNew
             Made by a later featurepipe.
         """
-        store = cls(Path(path))
+        store = cls(cls.locate(path))
         store._header()
         return store
+
+    @staticmethod
+    def locate(path: str | Path) -> Path:
+        """Where the store is that `path` stands for: there, or in the folder of results that ``run`` makes."""
+        path, inside = Path(path), Path(path) / INSIDE
+        return inside if (inside / HEADER).is_file() and not (path / HEADER).is_file() else path
 
     @classmethod
     def create(cls, path: str | Path, *, wait: bool = False) -> Store:
@@ -82,8 +90,8 @@ class Store:
         StoreError
             `path` holds other things.
         """
-        store = cls(Path(path))
-        header = store.path / "store.json"
+        store = cls(cls.locate(path))
+        header = store.path / HEADER
         if not header.exists():
             if store.path.exists() and not store._is_headless():
                 raise StoreError(f"{path} exists and is not a featurepipe store; give another place with --store")
@@ -97,8 +105,8 @@ class Store:
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
-        """Whether a store's header lies at `path`."""
-        return (Path(path) / "store.json").is_file()
+        """Whether there is a store at `path`, as `locate` understands it."""
+        return (Store.locate(path) / HEADER).is_file()
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
@@ -125,10 +133,22 @@ class Store:
     # -- manifest -----------------------------------------------------------------------------------------------
 
     @property
-    def root(self) -> Path | None:
-        """The folder that relative sample paths start from; None in a store without manifest."""
+    def recorded_root(self) -> Path | None:
+        """The folder that relative sample paths started from when the manifest was written; None without manifest."""
         root = self._header()["root"]
         return None if root is None else Path(root)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that relative sample paths start from; None in a store without manifest.
+
+        Where it is gone, and one lies where it lay as seen from the store, both have been moved together.
+        """
+        recorded, relative = self.recorded_root, self._header().get("relative")
+        if recorded is None or not isinstance(relative, str) or os.path.isdir(recorded):
+            return recorded
+        moved = os.path.realpath(self.path / relative)
+        return Path(moved) if os.path.isdir(moved) else recorded
 
     def rows(self) -> Rows:
         """The manifest, in order."""
@@ -161,9 +181,11 @@ class Store:
         if not _holds(self._manifest, _csv(MANIFEST_COLUMNS, table.lines())):
             with atomic(self._manifest) as temporary, open(temporary, "wb") as file:
                 file.writelines(_csv(MANIFEST_COLUMNS, table.lines()))
-        header = self._header()
-        if (header["encoding-version"], header["root"]) != (ENCODING_VERSION, str(root.resolve())):
-            self._write_header(str(root.resolve()))
+        header, place = self._header(), str(root.resolve())
+        if (header["encoding-version"], header["root"]) != (ENCODING_VERSION, place) or (
+            header.get("relative") != self._relative(place)
+        ):
+            self._write_header(place)
 
     def write_rejects(self, rejects: Mapping[str, str]) -> None:
         """Replace the ledger of samples that could not be embedded (sample id → reason)."""
@@ -291,6 +313,13 @@ class Store:
     def _manifest(self) -> Path:
         return self.path / "manifest.csv"
 
+    def _relative(self, root: str) -> str | None:
+        """The way from the store to a folder; None where there is none, as from one drive of Windows to another."""
+        try:
+            return os.path.relpath(root, os.path.realpath(self.path))
+        except ValueError:
+            return None
+
     def _cells(self) -> Iterator[list[str]]:
         """The manifest's cells, line by line, in the order of MANIFEST_COLUMNS; '' for stamps that it lacks."""
         with open(self._manifest, encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -337,7 +366,7 @@ class Store:
             ) from error
 
     def _header(self) -> dict[str, Any]:
-        path = self.path / "store.json"
+        path = self.path / HEADER
         if not path.is_file():
             raise StoreError(f"{self.path} is not a featurepipe store; make one with: featurepipe extract DATA")
         try:
@@ -358,7 +387,9 @@ class Store:
 
     def _write_header(self, root: str | None) -> None:
         header = {"encoding-type": ENCODING_TYPE, "encoding-version": ENCODING_VERSION, "root": root}
-        write_text(self.path / "store.json", json.dumps(header, indent=2, ensure_ascii=False) + "\n")
+        if root is not None:
+            header["relative"] = self._relative(root)
+        write_text(self.path / HEADER, json.dumps(header, indent=2, ensure_ascii=False) + "\n")
 
 
 def _is_own(path: Path) -> bool:
