@@ -963,7 +963,7 @@ def failing(error):
     ids=lambda error: f"{type(error).__name__} {error}"[:60],
 )
 def test_whatever_says_that_memory_has_run_out_is_one_error(error):
-    message = "net has no memory on cpu for 3 images at once; try a smaller --batch-size"
+    message = "net has no memory on cpu for 3 images at once; try a smaller batch size"
     with pytest.raises(OutOfMemory, match=message) as caught:
         failing(error).embed(noise(3, SMALL["input_size"]))
     assert caught.value.__cause__ is error
@@ -977,7 +977,7 @@ def test_a_kind_of_operation_that_onednn_lacks_is_no_want_of_memory():
 
 def test_other_failures_of_a_network_are_no_want_of_memory():
     error = RuntimeError("operation not implemented for 'MPS'\nmore lines")
-    with pytest.raises(BackboneError, match=r"net failed on 2 images on cpu: .*'MPS'.*; try --device cpu") as caught:
+    with pytest.raises(BackboneError, match=r"net failed on 2 images on cpu: .*'MPS'.*; try device cpu") as caught:
         failing(error).embed(noise(2, SMALL["input_size"]))
     assert not isinstance(caught.value, OutOfMemory)
     assert "\n" not in str(caught.value)

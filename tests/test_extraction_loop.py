@@ -278,7 +278,7 @@ def test_no_memory_for_the_pixels_of_anything_is_one_line_and_keeps_what_was_don
         return real(parts, *rest)
 
     monkeypatch.setattr(loop, name, function)
-    with pytest.raises(OutOfMemory, match=r"no memory to read \d more images; try a smaller --batch-size") as caught:
+    with pytest.raises(OutOfMemory, match=r"no memory to read \d more images; try a smaller batch size") as caught:
         fill(plan, Hooked(PIXELS, device=device), sink, batch_size=8, workers=1)
     assert "\n" not in str(caught.value)
     assert sink.committed == 2

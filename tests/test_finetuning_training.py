@@ -496,7 +496,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_best_so_far(tuning):
     outcome = run()
     assert (outcome.stopped, outcome.best_epoch, outcome.finished) == (FAILED, 0, False)
     assert isinstance(outcome.error, TrainingDiverged)
-    assert "is not finite in epoch 1, step 2; epoch 0 is kept; try a lower --lr than 1e+10" in str(outcome.error)
+    assert "is not finite in epoch 1, step 2; epoch 0 is kept; try a lower lr than 1e+10" in str(outcome.error)
     assert_same_state(outcome.state, before)
 
 
@@ -580,7 +580,7 @@ def test_no_memory_for_a_single_image_ends_it_with_the_best_so_far(tuning):
     network.trained = failing
     outcome = run()
     assert isinstance(outcome.error, OutOfMemory)
-    assert str(outcome.error).startswith("no memory for a single image in training; try --checkpointing")
+    assert str(outcome.error).startswith("no memory for a single image in training; try checkpointing")
     assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (FAILED, 1, 2)
 
 

@@ -167,11 +167,11 @@ def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
         if is_out_of_memory(error):
             raise OutOfMemory(
                 f"{extractor.name} has no memory on {extractor.device} for {len(pixels)} images at once; "
-                "try a smaller --batch-size, fewer --workers, or another --device"
+                "try a smaller batch size, fewer workers, or another device"
             ) from error
         raise BackboneError(  # an operation that the device lacks
             f"{extractor.name} failed on {len(pixels)} images on {extractor.device}: {first_line(error)}; "
-            "try --device cpu"
+            "try device cpu"
         ) from error
 
 

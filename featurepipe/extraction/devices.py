@@ -85,7 +85,7 @@ def fill_together(
     except BrokenProcessPool as error:
         raise BackboneError(
             f"a process on one of {', '.join(devices)} died, perhaps for lack of memory; finished shards are kept: "
-            "run again with fewer devices or a smaller --batch-size"
+            "run again with fewer devices or a smaller batch size"
         ) from error
     finally:
         stop.set()

@@ -227,7 +227,7 @@ class Engine:
         """Say what was asked for and did not come about."""
         if self._compile == "on" and not self.size.settled:
             self.notes.append(
-                "note: not compiled, as the run was over before a batch size was found; choose one with --batch-size"
+                "note: not compiled, as the run was over before a batch size was found; choose a batch size"
             )
 
     def back_off(self, size: int) -> None:

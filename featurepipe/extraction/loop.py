@@ -236,7 +236,7 @@ def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable
         engine.back_off(count)
         if len(parts) == 1:
             raise OutOfMemory(
-                f"no memory to read {count} more images; try a smaller --batch-size or fewer --workers"
+                f"no memory to read {count} more images; try a smaller batch size or fewer workers"
             ) from error
     else:
         return _infer(engine, batch)

@@ -106,8 +106,8 @@ class Gradients:
     def _halve(self) -> None:
         if self.piece == 1:
             raise OutOfMemory(
-                "no memory for a single image in training; try --checkpointing, a smaller --tune depth, or another "
-                "--device"
+                "no memory for a single image in training; try checkpointing, a smaller depth to tune, or another "
+                "device"
             )
         self.piece //= 2
         images = "single images" if self.piece == 1 else f"pieces of {self.piece} images"

@@ -116,7 +116,7 @@ class Network:
                     raise
                 if self._at_once == 1:
                     where = f"{self.backbone.name} has no memory on {self.backbone.device}"
-                    raise OutOfMemory(f"{where} for a single image; try another --device") from error
+                    raise OutOfMemory(f"{where} for a single image; try another device") from error
             self._at_once = max(1, min(self._at_once, len(inputs[0])) // 2)
 
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:

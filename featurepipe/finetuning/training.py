@@ -189,7 +189,7 @@ class _Tuning:
             except (RuntimeError, MemoryError) as failure:  # a step of the optimizer has no memory, say
                 if not is_out_of_memory(failure) or self.peers.world > 1:
                     raise
-                stopped, error = FAILED, OutOfMemory("no memory to tune this network; try a smaller --tune depth")
+                stopped, error = FAILED, OutOfMemory("no memory to tune this network; try a smaller depth to tune")
         return Outcome(run.curve, run.best_epoch, run.best, stopped, error)
 
     def _begin(self) -> tuple[_Run, dict[str, Any] | None]:
@@ -406,7 +406,7 @@ class _Tuning:
     def _diverged(self, what: str, run: _Run) -> str:
         return (
             f"{what} is not finite in epoch {run.epoch}, step {run.step + 1}; epoch {run.best_epoch} is kept; "
-            f"try a lower --lr than {self.recipe.peak_lr:g}, or --precision fp32"
+            f"try a lower lr than {self.recipe.peak_lr:g}, or precision fp32"
         )
 
 

@@ -51,8 +51,7 @@ def memory_named(device: str, needed: int) -> Iterator[None]:
         if device == CPU or not is_out_of_memory(error):
             raise
         raise ProbeError(
-            f"device {device!r} has too little memory: this C path takes about {needed / 1e9:.2g} GB there; "
-            f"use --probe-device {CPU}"
+            f"device {device!r} has too little memory: this C path takes about {needed / 1e9:.2g} GB there; use {CPU}"
         ) from error
 
 
