@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ from PIL import Image
 from featurepipe import backbones, shards
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError
-from featurepipe.extraction import fill, fill_together
+from featurepipe.extraction import devices, fill, fill_together
 from featurepipe.extraction.devices import Share
 from featurepipe.stores import Pending, Store, Writer
 
@@ -196,3 +197,20 @@ def test_no_process_is_sent_what_the_entry_holds_already(tmp_path, plan, net):
     assert sum(len(index.digests) for index in sent.indexes) == 0
     assert sum(len(index.digests) for index in entry.indexes) == COUNT - 3
     assert replace(sent, indexes=()) == replace(entry, indexes=())
+
+
+def test_a_script_without_a_main_guard_is_told_so_and_shown_one(tmp_path, photos):
+    script = tmp_path / "script.py"
+    options = "backbone='pixels', devices=['cpu', 'cpu'], rows_per_shard=2"
+    call = f"featurepipe.extract({str(photos())!r}, {str(tmp_path / 's')!r}, {options})"
+    script.write_text(f"import featurepipe\n{call}\n", "utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"featurepipe.errors.BackboneError: {devices.GUARD}"
+    assert devices.GUARD.endswith('if __name__ == "__main__":')
+
+
+def test_a_script_from_standard_input_is_told_to_be_a_file(monkeypatch, plan, net, tmp_path):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
+    with pytest.raises(BackboneError, match="from standard input.*save it as a file, with a guard"):
+        fill_together(plan, net, writer(Store.create(tmp_path / "s"), net), ("cpu", "cpu"))

@@ -1,14 +1,13 @@
 """The command line: parses, calls one stage, prints. Nothing else in the package prints or exits.
 
 Results go to stdout, talk and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but images
-were rejected and ``--strict`` was given, 130 interrupted.
+were rejected and ``--strict`` was given, 130 interrupted, 143 ended by SIGTERM, 141 nobody reads stdout any more.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any
 
 import click
@@ -45,8 +44,9 @@ from featurepipe.cli.options import (
     split_options,
     task_options,
 )
+from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
-from featurepipe.cli.terminal import FAILED, INTERRUPTED, Talk, exit_strict, load_stages, show
+from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
 STORING = ("run", "extract", "probe", "compare", "finetune")
@@ -56,6 +56,10 @@ AGAIN = "interrupted; nothing was written"
 
 class _Group(Group):
     """Turns the package's errors into one red line and an exit code, at this one place."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with prepared():
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         as_json = "--json" in ctx.args
@@ -69,8 +73,9 @@ class _Group(Group):
             self._fail(ctx, str(error), FAILED, as_json)
         except KeyboardInterrupt:
             self._fail(ctx, RESUME if ctx.invoked_subcommand in STORING else AGAIN, INTERRUPTED, as_json)
-        except BrokenPipeError:  # whoever reads our output has read enough, as head does: click ends without a word
-            raise
+        except BrokenPipeError:  # of stdout, as after | head -1
+            let_stdout_go()
+            ctx.exit(BROKEN_PIPE)
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
             self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED, as_json)
 
@@ -79,7 +84,7 @@ class _Group(Group):
         message = " ".join(message.split())
         if as_json:
             click.echo(json.dumps({"error": message}))
-        click.secho(f"featurepipe: {message}", fg="red", err=True)
+        say(f"featurepipe: {message}", fg="red")
         ctx.exit(code)
 
 
@@ -97,9 +102,6 @@ def main() -> None:
     """
     if os.environ.get("NO_COLOR"):
         click.get_current_context().color = False
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()

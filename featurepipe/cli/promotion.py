@@ -8,8 +8,9 @@ import click
 
 from featurepipe.cli.help import Command, options
 from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, WEIGHTS, WORKERS, parse_depth
+from featurepipe.cli.process import INTERRUPTED
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
-from featurepipe.cli.terminal import INTERRUPTED, Talk, load_stages, show
+from featurepipe.cli.terminal import Talk, load_stages, show
 
 RECIPE = options(
     click.option(

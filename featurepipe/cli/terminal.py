@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurepipe.cli.process import Talkative
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-FAILED, REJECTED, INTERRUPTED = 1, 3, 130  # exit codes
+FAILED, REJECTED = 1, 3  # exit codes
 LABEL = 24  # columns of a bar's label
 
 
 class Talk:
-    """The listener that writes notes and progress bars to stderr.
+    """The listener that writes notes and progress bars to stderr, where there is one.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class Talk:
         shown = bar is not None and not bar.disable and bar.last_print_n > 0
         if shown:
             bar.clear()
-        click.echo(text, err=True)
+        say(text)
         if shown:
             bar.refresh()
 
@@ -47,14 +49,23 @@ class Talk:
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:  # noqa: D102
         from tqdm import tqdm
 
+        if sys.stderr is None:
+            yield lambda done: None
+            return
         # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
-        options = {"unit": "", "delay": 2, "disable": self._quiet or None, "file": sys.stderr}
+        options = {"unit": "", "delay": 2, "disable": self._quiet or None, "file": Talkative(sys.stderr)}
         with tqdm(total=total, desc=shortened(label), **options) as bar:
             before, self._bar = self._bar, bar
             try:
                 yield bar.update
             finally:
                 self._bar = before
+
+
+def say(text: str, **style: Any) -> None:
+    """Write a line to stderr, where there is one."""
+    if sys.stderr is not None:
+        click.secho(text, file=Talkative(sys.stderr), **style)
 
 
 def shortened(label: str) -> str:
@@ -66,11 +77,11 @@ def load_stages(quiet: bool = False) -> ModuleType:
     """`featurepipe.stages`; on a terminal a line says that loading it takes its time, and goes when that is over."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     said = "loading torch …" if terminal and not quiet and "torch" not in sys.modules else ""
-    click.echo(said, nl=False, err=True)
+    say(said, nl=False)
     try:
         from featurepipe import stages  # here: it loads torch, which --help does without
     finally:
-        click.echo("\r" + " " * len(said) + "\r" if said else "", nl=False, err=True)
+        say("\r" + " " * len(said) + "\r" if said else "", nl=False)
     return stages
 
 

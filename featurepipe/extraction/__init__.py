@@ -7,9 +7,8 @@ of the device put their pieces together into large batches. Either way results c
 calling thread writes them while the lanes go on. Several devices are several processes, each with a share of the plan.
 """
 
-from featurepipe.extraction.devices import fill_together
+from featurepipe.extraction.devices import check_main, fill_together
 from featurepipe.extraction.engines import COMPILE, Engine, default_workers
-from featurepipe.extraction.interrupts import Interrupts
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink, fill
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
@@ -20,10 +19,10 @@ __all__ = [
     "ROWS_PER_SHARD",
     "Batch",
     "Engine",
-    "Interrupts",
     "Memory",
     "Outcome",
     "Sink",
+    "check_main",
     "default_workers",
     "fill",
     "fill_together",

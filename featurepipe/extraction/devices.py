@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from array import array
@@ -21,10 +22,19 @@ from featurepipe.errors import BackboneError
 from featurepipe.extraction.engines import default_workers
 from featurepipe.extraction.loop import fill
 from featurepipe.extraction.outcomes import Outcome
+from featurepipe.interrupts import Interrupts
 from featurepipe.stores import Pending, Writer, Writers
 from featurepipe.surroundings import guarded
 
 POLL = 0.2  # seconds between two looks at how far the processes are
+GUARD = (
+    "several devices need a main guard in the script: each runs in a process that first imports it, and would start "
+    'all over again; put its main part under: if __name__ == "__main__":'
+)
+NO_FILE = (
+    "several devices cannot be used by a script from standard input, as each runs in a process that first imports "
+    'it; save it as a file, with a guard around its main part: if __name__ == "__main__":'
+)
 _CHILD: dict[str, Any] = {}  # what a process shares with the one that started it
 
 
@@ -61,12 +71,47 @@ def fill_together(
     BackboneError
         A process failed or died; what the others have finished is kept.
     """
+    check_main()
+    with Interrupts().heard():
+        results = _results(
+            plan,
+            backbone,
+            writer,
+            devices,
+            {"batch_size": batch_size, "workers": workers, "compile": compile},
+            progress,
+        )
+    for text in dict.fromkeys(text for _, notes, _, _ in results for text in notes):
+        note(text)
+    for _, _, rejects, _ in results:
+        writer.rejects |= rejects
+    begun, ended = zip(*(times for _, _, _, times in results), strict=True)
+    return _together([outcome for outcome, _, _, _ in results], max(ended) - min(begun))
+
+
+def check_main() -> None:
+    """Raise BackboneError if other processes cannot import the main module, or if this one is just importing it."""
+    if str(getattr(sys.modules["__main__"], "__file__", "")).startswith("<"):
+        raise BackboneError(NO_FILE)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as Python's own check finds out
+        raise BackboneError(GUARD)
+
+
+def _results(
+    plan: Sequence[Pending],
+    backbone: Extractor,
+    writer: Writer | Writers,
+    devices: Sequence[str],
+    options: Mapping[str, Any],
+    progress: Callable[[int], object],
+) -> list[tuple[Outcome, list[str], dict[str, str], tuple[float, float]]]:
+    """What `_work` gives in each process; on leaving, none of them is left."""
     count, rows = len(devices), writer.rows_per_shard
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    stop, done = context.Event(), context.Value("q", 0)
-    options = {"batch_size": batch_size, "workers": workers or max(1, default_workers() // count), "compile": compile}
+    stop, done, begun = context.Event(), context.Value("q", 0), context.Value("q", 0)
+    options = {**options, "workers": options["workers"] or max(1, default_workers() // count)}
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(count, context, _begin, (stop, done))
+    pool = ProcessPoolExecutor(count, context, _begin, (stop, done, begun))
     told = 0
     try:
         running = []
@@ -81,8 +126,10 @@ def fill_together(
             progress(told - before)
             for future in finished:
                 future.result()
-        results = [future.result() for future in running]
-    except BrokenProcessPool as error:
+        return [future.result() for future in running]
+    except (BrokenProcessPool, BrokenPipeError) as error:
+        if not begun.value:  # not one has come as far as to ask for work
+            raise BackboneError(GUARD) from error
         raise BackboneError(
             f"a process on one of {', '.join(devices)} died, perhaps for lack of memory; finished shards are kept: "
             "run again with fewer devices or a smaller batch size"
@@ -96,12 +143,6 @@ def fill_together(
                 child.kill()
             pool.shutdown(wait=True)
             raise
-    for text in dict.fromkeys(text for _, notes, _, _ in results for text in notes):
-        note(text)
-    for _, _, rejects, _ in results:
-        writer.rejects |= rejects
-    begun, ended = zip(*(times for _, _, _, times in results), strict=True)
-    return _together([outcome for outcome, _, _, _ in results], max(ended) - min(begun))
 
 
 class Share(Sequence[Pending]):
@@ -145,15 +186,17 @@ class Share(Sequence[Pending]):
         return Pending(self._digests[32 * i : 32 * i + 32].hex(), Path(path), bool(self._retried[i]))
 
 
-def _begin(stop: Any, done: Any) -> None:
+def _begin(stop: Any, done: Any, begun: Any) -> None:
     """Set a process up: Ctrl-C is for the parent to hear, and none of it outlives the parent or its lock."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _CHILD.update(stop=stop, done=done)
+    with begun.get_lock():
+        begun.value += 1
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on SIGTERM it would finish and write first
 
     threading.Thread(target=follow, daemon=True).start()
 

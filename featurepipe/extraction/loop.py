@@ -16,9 +16,9 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.engines import Engine
-from featurepipe.extraction.interrupts import Interrupts
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.reading import Batch, join, read_batch
+from featurepipe.interrupts import Interrupts
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 

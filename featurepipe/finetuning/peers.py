@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from featurepipe.extraction import Interrupts
+from featurepipe.interrupts import Interrupts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -96,6 +96,8 @@ def extract(
     (1797, 0)
     """
     started = time.perf_counter()
+    if len(devices) > 1:
+        extraction.check_main()
     columns = {"path_column": path_column, "label_column": label_column}
     manifest = data if isinstance(data, Manifest) else read(data, listener, **columns)
     if layers is not None:

@@ -1,0 +1,135 @@
+"""The process of a command: signals that end it, streams that are closed, broken or of few characters."""
+
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from featurepipe import cli, stages
+from featurepipe.cli.process import BROKEN_PIPE, TERMINATED
+from featurepipe.stores import Store
+
+PROGRAM = [sys.executable, "-c", "from featurepipe.cli import main; main(prog_name='featurepipe')"]
+TINY = ["-b", "test_resnet", "--random-weights", "--input-size", "3", "32", "32", "--device", "cpu"]
+POSIX = pytest.mark.skipif(os.name == "nt", reason="no such signals or descriptors there")
+
+
+def run(*arguments, **options):
+    return subprocess.run([*PROGRAM, *map(str, arguments)], text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def broken():
+    """The writing end of a pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@POSIX
+def test_sigterm_in_the_middle_of_extract_keeps_what_is_finished_and_exits_143(photos, tmp_path):
+    data, store = photos(per_class=300, size=(33, 32)), tmp_path / "s"
+    slow = [*TINY, "--batch-size", "1", "--rows-per-shard", "4", "--json"]
+    arguments = [*PROGRAM, "extract", str(data), "-s", str(store), *slow]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not glob.glob(f"{store}/*/shard-00002.h5") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == TERMINATED == 143
+    assert stderr.splitlines()[-1] == f"featurepipe: {cli.RESUME}"
+    assert json.loads(stdout) == {"error": cli.RESUME}
+    assert not list(store.rglob("*.partial"))
+    (entry,) = Store.open(store).entries()
+    assert 12 <= len(entry.places()) < 600
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("where", ["raised", "told"])
+def test_the_exit_code_says_which_signal_ended_a_command(monkeypatch, number, code, where):
+    def stage(*_, **__):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if where == "raised":
+                raise
+        return {"finetuning": {"stopped": "interrupted"}, "stopped": "interrupted"}  # as a tuning keeps its best
+
+    monkeypatch.setattr(stages, "finetune", stage)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell's background jobs do
+    try:
+        assert CliRunner().invoke(cli.main, ["finetune", "store"]).exit_code == code
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_without_stderr_there_is_no_talk_and_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with cli.Talk().progress("embedding", 2) as advance:
+        cli.Talk().note("said to nobody")
+        advance(2)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["info", "nowhere"])
+
+
+class Broken:
+    """A terminal that has been closed."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self):
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_terminal_that_goes_away_does_not_end_a_run(monkeypatch):
+    import tqdm
+
+    bar = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: bar(**{**options, "delay": 0, "mininterval": 0}))
+    monkeypatch.setattr(sys, "stderr", Broken())
+    talk = cli.Talk()
+    with talk.progress("embedding", 2) as advance:
+        advance(1)
+        talk.note("said to nobody")
+        advance(1)
+
+
+@POSIX
+def test_whoever_stops_reading_ends_a_command_quietly(broken):
+    done = run("backbones", "res*", stdout=broken, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
+
+
+@POSIX
+@pytest.mark.parametrize("closed", [(1, 2), (0, 1, 2)])
+def test_files_never_get_the_numbers_of_streams_that_are_closed(tmp_path, closed):
+    code = "import os, sys; from featurepipe.cli.process import prepared\nwith prepared():\n    "
+    code += f"sys.exit(os.open({str(tmp_path / 'file')!r}, os.O_CREAT))"
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, code], timeout=60)
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("command", ["--help", "probe --help"])
+def test_help_is_shown_by_a_terminal_that_knows_ascii_only(command):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = run(*command.split(), capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
