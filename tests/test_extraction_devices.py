@@ -212,5 +212,5 @@ def test_a_script_without_a_main_guard_is_told_so_and_shown_one(tmp_path, photos
 
 def test_a_script_from_standard_input_is_told_to_be_a_file(monkeypatch, plan, net, tmp_path):
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
-    with pytest.raises(BackboneError, match="from standard input.*save it as a file, with a guard"):
+    with pytest.raises(BackboneError, match=r"from standard input.*save it as a file, with a guard"):
         fill_together(plan, net, writer(Store.create(tmp_path / "s"), net), ("cpu", "cpu"))
