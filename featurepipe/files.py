@@ -14,6 +14,7 @@ from featurepipe.errors import FeaturepipeError, OutputError
 
 PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SCARCE = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
@@ -58,6 +59,13 @@ def refusal(path: Path, error: OSError) -> str:
         return f"{path} cannot be written: {why}; what is finished is kept; make room, and run the same command again"
     why = os.strerror(error.errno) if error.errno else error
     return f"{path} cannot be written: {why}; give another place for it, or the rights to write there"
+
+
+def check_scarce(error: OSError) -> None:
+    """Raise an error of reading for which the process is to blame, not the file: it has too many files open."""
+    if error.errno in SCARCE:
+        why = f"{os.strerror(error.errno)}; raise the limit (ulimit -n), or use fewer --workers"
+        raise OSError(error.errno, why, error.filename) from error
 
 
 def size_text(size: int) -> str:

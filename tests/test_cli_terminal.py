@@ -131,4 +131,4 @@ def test_a_reader_that_has_enough_is_no_error(monkeypatch):
 
     monkeypatch.setattr(stages, "evaluate", evaluate)
     done = CliRunner().invoke(cli.main, ["evaluate", "m", "d"])
-    assert (done.exit_code, done.output) == (1, "")
+    assert (done.exit_code, done.output) == (141, "")

@@ -1,5 +1,6 @@
 """Reading: the pixels of each file, and a reason for each that has none."""
 
+import errno
 from itertools import count
 from types import SimpleNamespace
 
@@ -86,6 +87,12 @@ def test_want_of_memory_in_pillow_is_no_broken_image(planned, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", failing(MemoryError()))
     batch = read_batch(planned(1), SQUASHED)
     assert (len(batch.rejects), len(batch.unreadable)) == (0, 1)
+
+
+def test_too_many_open_files_are_no_fault_of_an_image(planned, monkeypatch):
+    monkeypatch.setattr(reading, "sha256_bytes", failing(OSError(errno.EMFILE, "Too many open files", "a.png")))
+    with pytest.raises(OSError, match=r"Too many open files; raise the limit \(ulimit -n\), or use fewer --workers"):
+        read_batch(planned(2), SQUASHED)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake"), TypeError("another")], ids=str)

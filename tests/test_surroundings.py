@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -198,6 +199,39 @@ def test_whatever_is_called_works_under_any_settings_and_leaves_them(made, tmp_p
         assert found == wanted
 
 
+@contextmanager
+def one_descriptor_to_spare():
+    """As in a process that has opened nearly as many files as it may."""
+    import resource
+
+    before, fillers = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    highest = max(map(int, os.listdir("/dev/fd")))
+    while not fillers or fillers[-1] <= highest:
+        fillers.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 2, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for filler in fillers:
+            os.close(filler)
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs POSIX's list of open files")
+@pytest.mark.parametrize(
+    "name", ["extract", "probe", "evaluate", "predict", "info", "verify", "export", "FeatureExtractor.transform"]
+)
+def test_with_one_descriptor_to_spare_it_works_or_says_so(made, tmp_path, name):
+    wanted, found = outcome(name, made, tmp_path / "friendly"), None
+    with one_descriptor_to_spare():
+        try:
+            found = outcome(name, made, tmp_path / "hostile")
+        except (featurepipe.FeaturepipeError, OSError) as error:
+            assert "oo many open files" in str(error)  # noqa: PT017  # one or the other
+    if found is not None:
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_no_public_function_method_or_command_is_left_out():
     assert CALLS.keys() == (functions().keys() - STEPS) | {f"featurepipe {name}" for name in main.commands}
 
@@ -287,3 +321,29 @@ def test_transform_gives_the_tables_that_the_notebook_has_asked_for_and_fit_work
     asked = featurepipe.FeatureExtractor("pixels").set_output(transform=TABLES)
     fitted = featurepipe.TransferClassifier(asked, kind="ridge", strategy="auto").fit(IMAGES, LABELS)
     assert fitted.score(IMAGES, LABELS) == 1
+
+
+FORKED = """
+import os, signal
+import numpy as np, torch
+from featurepipe import backbones
+torch.set_num_threads(2)
+options = {"device": "cpu", "precision": "fp32"}
+made = backbones.create(**options)
+pixels = np.zeros((8, *made.transform.input_size), np.uint8)
+made.embed(pixels)
+child = os.fork()
+if not child:
+    signal.alarm(15)  # ends it, should it wait for threads that have stayed in the parent
+    made.embed(pixels)
+    backbones.create(**options).embed(pixels)
+    os._exit(torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
+def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # Python warns of forks beside threads, rightly
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr

@@ -10,7 +10,7 @@ import click
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
 from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, WEIGHTS
-from featurepipe.cli.terminal import Talk, exit_strict, load_stages, show
+from featurepipe.cli.terminal import Talk, exit_strict, load_stages, say, show
 
 STDOUT = "-"
 
@@ -77,7 +77,7 @@ def predict(
     if output != STDOUT:
         show(as_json, result, texts.predict_text)
     elif not quiet:
-        click.echo(texts.predict_text(result), err=True)
+        say(texts.predict_text(result))
     exit_strict(strict, result)
 
 

@@ -13,6 +13,7 @@ from featurepipe.backbones import Transform, Views
 from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.digests import sha256_bytes
 from featurepipe.errors import ImageError
+from featurepipe.files import check_scarce
 from featurepipe.images import decode, to_pixels
 from featurepipe.stores import Pending
 
@@ -71,6 +72,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
         except ImageError as error:
             rejects[pending.digest] = _printable(str(error))
         except OSError as error:
+            check_scarce(error)
             unreadable[pending.digest] = f"cannot be read: {error.strerror or error}"
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from featurepipe import shards
 from featurepipe.digests import sha256_file
+from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.stores.directory import Known
 from featurepipe.stores.entries import Entry
@@ -173,6 +174,7 @@ def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str
         digest = bytes.fromhex(sha256_file(file))
         settled = stamp.mtime_ns < now - RACY_NS and Stamp.of(os.stat(file)) == stamp
     except OSError as error:
+        check_scarce(error)
         return bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}"
     return digest, stamp if settled else NO_STAMP, ""
 
