@@ -62,10 +62,10 @@ class Talk:
                 self._bar = before
 
 
-def say(text: str, **style: Any) -> None:
+def say(text: str, *, nl: bool = True, fg: str | None = None) -> None:
     """Write a line to stderr, where there is one."""
     if sys.stderr is not None:
-        click.secho(text, file=Talkative(sys.stderr), **style)
+        click.echo(click.style(text, fg=fg) if fg else text, file=Talkative(sys.stderr), nl=nl)
 
 
 def shortened(label: str) -> str:
