@@ -64,6 +64,32 @@ def test_coefficients_are_scikit_learns(n, width, classes):
     np.testing.assert_allclose(fit.intercept, model.intercept_, atol=1e-4 * np.abs(model.intercept_).max())
 
 
+@pytest.mark.parametrize("classes", [paths.MANY, 200])
+def test_many_classes_reach_scikit_learns_optimum_to_the_stated_tolerance(classes):
+    X, y = features(2 * classes, 8, classes)
+    (fit,) = LogisticPath(X, y, scale=True).fit([0.1])
+    Z = StandardScaler().fit_transform(X.astype(float))
+    model = LogisticRegression(C=0.1, tol=1e-7, max_iter=1000).fit(Z, y)
+    theirs = objective(Z, y, model.coef_, model.intercept_, 0.1)
+    assert fit.certificate.converged
+    assert fit.certificate.gap <= paths.LOOSE
+    assert -1e-6 * theirs <= fit.certificate.objective - theirs <= (fit.certificate.gap + 1e-6) * theirs
+
+
+def test_many_classes_reach_any_tolerance_and_by_either_preconditioner(monkeypatch):
+    X, y = features(140, 8, 70)
+    weight = np.random.default_rng(0).integers(1, 4, 140)
+    found = [next(LogisticPath(X, y, sample_weight=weight, tolerance=1e-9).fit([0.1]))]
+    monkeypatch.setattr(paths, "COUPLED", 10)
+    found.append(next(LogisticPath(X, y, sample_weight=weight, tolerance=1e-9).fit([0.1])))
+    monkeypatch.setattr(paths, "MANY", 100)
+    monkeypatch.setattr(paths, "COUPLED", 100)
+    found.append(next(LogisticPath(X, y, sample_weight=weight, tolerance=1e-9).fit([0.1])))
+    for fit in found:
+        assert fit.certificate.converged
+        assert fit.certificate.objective == pytest.approx(found[-1].certificate.objective, rel=2e-9)
+
+
 def test_standardised_features_are_penalised_but_the_coefficients_are_for_those_given():
     X, y = features(200, 20, 3)
     X *= np.logspace(-3, 3, 20, dtype=np.float32)

@@ -150,6 +150,32 @@ def test_a_given_value_is_used_as_it_is():
     assert (one.chosen, one.selected_on, one.estimator.C) == (0.0123, "given", 0.0123)
 
 
+def test_a_given_c_needs_no_folds():
+    X, y = clusters()
+    alone, measured = (probes.fit("logistic", X, y, value=0.1, measure=measure) for measure in (False, True))
+    assert (alone.selected_on, alone.path, alone.scores, alone.temperature) == ("given", [], {}, 1.0)
+    np.testing.assert_array_equal(alone.estimator.coef_, measured.estimator.coef_)
+    ridge = probes.fit("ridge", X, y, value=10.0, measure=False)  # its temperature is fitted on scores
+    assert ridge.scores["n"] == len(y)
+    assert ridge.temperature != 1
+
+
+def test_discriminant_analysis_of_one_image_per_class_is_not_sure_and_says_so():
+    rng = np.random.default_rng(0)
+    y = np.array([f"c{k:02d}" for k in range(12)])
+    centres = rng.normal(size=(12, 100)).repeat(4, axis=0)
+    X = centres + 2 * rng.normal(size=centres.shape)
+    train = np.arange(48) % 4 == 0
+    for value in (None, 0.5):
+        probe = probes.fit("lda", X[train], y, value=value)
+        found = probes.evaluate(probe.estimator, X[~train], y.repeat(3), probe.temperature)
+        assert found["log_loss"] < np.log(12)
+        assert any("one image per class" in note for note in probe.notes)
+    assert not probes.fit("lda", X, y.repeat(4)).notes
+    with pytest.raises(ProbeError, match="shrinkage 0 needs images that differ within a class"):
+        probes.fit("lda", X[train], y, value=0.0)
+
+
 @pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
 def test_a_value_that_is_no_strength_is_refused(value):
     with pytest.raises(ProbeError, match="C must be above 0"):

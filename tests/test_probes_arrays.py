@@ -90,7 +90,7 @@ def test_a_device_holds_the_rows_in_float32_and_their_scores_in_float64(device):
         (kept, torch.float32, (300, 40)),
         (S, torch.float64, (300, 5)),
         (W, torch.float64, (5, 41)),
-        (path._rows.forward32(W.float()), torch.float32, (300, 5)),
+        (path._rows.bent32(W.float(), lambda T, at: T, S), torch.float32, (5, 41)),
     ):
         assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape)
         assert tensor.device.type == device.partition(":")[0]
@@ -169,7 +169,7 @@ def test_a_device_without_memory_is_said_with_what_it_would_take(monkeypatch, er
     X, y = features(1000, 50, 4)
     path = LogisticPath(X, y, device="cpu:0")
     if late:
-        monkeypatch.setattr(path._rows, "backward32", fail)
+        monkeypatch.setattr(path._rows, "bent32", fail)
     else:
         monkeypatch.setattr(axes, "hold", fail)
     with pytest.raises(ProbeError, match=r"'cpu:0' has too little memory: .* about 0\.00078 GB there; use .* cpu$"):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from featurepipe.probes.stacks import Rows
 
 CPU = "cpu"
+BLOCK_BYTES = 2**21  # of float64, so that half of it as float32
+MIN_BLOCK = 64  # rows: products of fewer are slow
 Array = Any  # an ndarray, or a torch tensor that lies on a device
 
 
@@ -78,6 +80,11 @@ def put(x: np.ndarray, device: str) -> Array:
     return torch.tensor(np.ascontiguousarray(x), device=device)
 
 
+def device_of(x: Array) -> str:
+    """The name of the device where an array lies."""
+    return CPU if isinstance(x, np.ndarray) else str(x.device)
+
+
 def host(x: Array) -> np.ndarray:
     """An array in NumPy."""
     return x if isinstance(x, np.ndarray) else x.cpu().numpy()
@@ -110,6 +117,13 @@ def copy(x: Array) -> Array:
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Of the type and on the device of another array."""
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
+
+
+def blocks(x: Array) -> Iterator[slice]:
+    """The rows of an array (n, K), a few at a time: in NumPy as many as stay in a core's cache, in torch all."""
+    step = max(MIN_BLOCK, BLOCK_BYTES // (8 * max(x.shape[1], 1))) if isinstance(x, np.ndarray) else len(x)
+    for start in range(0, len(x), step):
+        yield slice(start, min(start + step, len(x)))
 
 
 def along_rows(x: Array, columns: Array) -> Array:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurepipe.probes.arrays import CPU, Array, double, hold, host, namespace, put, single, zeros
+from featurepipe.probes.arrays import CPU, Array, blocks, double, hold, host, namespace, put, single, zeros
+from featurepipe.probes.losses import Product
 from featurepipe.probes.stacks import Rows, chunks, rows_at_once, weighted_moments
 from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
@@ -62,19 +63,29 @@ class Rotated:
         beside = float(((full / self._spread) ** 2).sum() - (along**2).sum())  # Pythagoras
         return xp.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
 
-    def forward32(self, V: Array) -> Array:
-        """As `forward`, in float32 from the kept features."""
-        if self._kept is None:
-            return single(self.forward(double(V)))
-        with np.errstate(invalid="ignore"):  # some processors' BLAS flags numbers beside a vector's end
-            return self._kept @ V[:, :-1].T + V[:, -1]
+    def bent32(self, V: Array, bend: Product, like: Array) -> Array:
+        """`backward` of `bend` of `forward` of V (K, r + 1), in float32 from the kept features.
 
-    def backward32(self, R: Array) -> Array:
-        """As `backward`, in float32 from the kept features."""
+        In blocks of rows, so that scores are made, bent and used while they are in a core's cache.
+
+        Parameters
+        ----------
+        V : Array of float32
+        bend : callable
+            Takes scores (m, K) and the slice of rows they are of.
+        like : Array, shape (n, K)
+            Says how many rows are a block; see `featurepipe.probes.arrays.blocks`.
+        """
         if self._kept is None:
-            return single(self.backward(double(R))[0])
-        with np.errstate(invalid="ignore"):  # as above
-            return namespace(R).concatenate([R.T @ self._kept, R.sum(axis=0)[:, None]], axis=1)
+            return single(self.backward(double(bend(single(self.forward(double(V))), slice(None))))[0])
+        xp = namespace(V)
+        coef, intercept = V[:, :-1], V[:, -1]
+        out = zeros(V.shape, V)
+        with np.errstate(invalid="ignore"):  # some processors' BLAS flags numbers beside a vector's end
+            for at in blocks(like):
+                T = bend(self._kept[at] @ coef.T + intercept, at)
+                out += xp.concatenate([T.T @ self._kept[at], T.sum(axis=0)[:, None]], axis=1)
+        return out
 
     def unrotated(self, W: Array) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (K, D) and intercept (K,) for the features as they were given, of W (K, r + 1); in NumPy."""

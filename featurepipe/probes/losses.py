@@ -12,9 +12,21 @@ from typing import Protocol
 
 import numpy as np
 
-from featurepipe.probes.arrays import Array, along_rows, double, expit, host, namespace, single
+from featurepipe.probes.arrays import (
+    Array,
+    along_rows,
+    blocks,
+    device_of,
+    double,
+    expit,
+    host,
+    namespace,
+    put,
+    single,
+    zeros,
+)
 
-Product = Callable[[Array], Array]
+Product = Callable[[Array, slice], Array]
 
 
 class Loss(Protocol):
@@ -43,11 +55,14 @@ class Loss(Protocol):
         ...
 
     def curvature(self, P: Array, Y: Array, w: Array | float) -> Product:
-        """The product of every row's weighted second derivative (K, K) with T (n, K), in float32."""
+        """The product of every row's weighted second derivative (K, K) with T (m, K), in float32.
+
+        It takes T of some of the rows, and the slice that says which; T may be overwritten.
+        """
         ...
 
-    def covariance(self, P: Array, Y: Array, w: Array | float) -> np.ndarray:
-        """Weighted sum of the rows' second derivatives, (K, K), in NumPy."""
+    def curvatures(self, P: Array, Y: Array, w: Array | float) -> Array:
+        """The diagonal of the weighted sum of the rows' second derivatives, (K,)."""
         ...
 
 
@@ -61,15 +76,20 @@ class Softmax:
     @staticmethod
     def value(S: Array, Y: Array, w: Array | float) -> float:  # noqa: D102
         xp = namespace(S)
-        top = xp.amax(S, axis=1, keepdims=True)  # (n, 1)
-        log_sum = xp.log(xp.exp(S - top).sum(axis=1, keepdims=True)) + top
-        return float((w * (log_sum - (S * Y).sum(axis=1, keepdims=True))).sum())
+        losses = zeros((len(S), 1), S)
+        for at in blocks(S):
+            top = xp.amax(S[at], axis=1, keepdims=True)  # (m, 1)
+            log_sum = xp.log(xp.exp(S[at] - top).sum(axis=1, keepdims=True))
+            losses[at] = log_sum + top - xp.einsum("ij,ij->i", S[at], Y[at])[:, None]
+        return float((w * losses).sum())
 
     @staticmethod
     def estimates(S: Array, Y: Array) -> Array:  # noqa: D102
         xp = namespace(S)
-        P = xp.exp(S - xp.amax(S, axis=1, keepdims=True))
-        P /= P.sum(axis=1, keepdims=True)
+        P = zeros(S.shape, S)
+        for at in blocks(S):
+            E = xp.exp(S[at] - xp.amax(S[at], axis=1, keepdims=True))
+            P[at] = E / E.sum(axis=1, keepdims=True)
         return P
 
     @staticmethod
@@ -80,21 +100,54 @@ class Softmax:
         class that is all but certain has no correct digit in float32, and is not needed then.
         """
         top = P.argmax(axis=1)[:, None]  # (n, 1)
-        P32, weighted = single(P), single(w * P)
+        P32, weight = single(P), w if isinstance(w, float) else single(w)  # (n, K), (n, 1)
         einsum = namespace(P).einsum
 
-        def product(T: Array) -> Array:
-            T = T - along_rows(T, top)
-            T -= einsum("ij,ij->i", P32, T)[:, None]
-            T *= weighted
+        def product(T: Array, at: slice) -> Array:
+            T -= along_rows(T, top[at])
+            T -= einsum("ij,ij->i", P32[at], T)[:, None]
+            T *= P32[at]
+            if not isinstance(weight, float):
+                T *= weight[at]
             return T
 
         return product
 
     @staticmethod
-    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:
-        """Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse."""
-        weighted = w * P
+    def curvatures(P: Array, Y: Array, w: Array | float) -> Array:  # noqa: D102
+        return sum((_of(w, at) * P[at] * (1 - P[at])).sum(axis=0) for at in blocks(P))
+
+    @staticmethod
+    def solve(P: Array, w: Array | float, g: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
+        """The weighted sum of the rows' second derivatives, inverted, times g (K,): by conjugate gradients.
+
+        Parameters
+        ----------
+        P, w
+        g : ndarray, shape (K,)
+            Its sum is 0, as there is no curvature along (1, …, 1).
+        curvatures : ndarray, shape (K,)
+            As from `curvatures`.
+        """
+        from scipy.sparse.linalg import LinearOperator, cg
+
+        sums = host((w * P).sum(axis=0))
+
+        def product(v: np.ndarray) -> np.ndarray:
+            along = P @ put(v.reshape(-1, 1), device_of(P))  # (n, 1)
+            return sums * v.ravel() - host(P.T @ (w * along)).ravel()
+
+        shape = (len(g), len(g))
+        A = LinearOperator(shape, product, dtype=np.float64)
+        return cg(A, g, rtol=0.01, maxiter=100, M=LinearOperator(shape, lambda v: v / curvatures, dtype=np.float64))[0]
+
+    @staticmethod
+    def covariance(P: Array, w: Array | float) -> np.ndarray:
+        """The weighted sum of the rows' second derivatives, (K, K), in NumPy.
+
+        Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse.
+        """
+        weighted = P if isinstance(w, float) else P * namespace(P).asarray(w, dtype=P.dtype)
         A = np.diag(host(weighted.sum(axis=0))) - host(weighted.T @ P)  # (K, K)
         return A + np.trace(A) / len(A) ** 2
 
@@ -118,11 +171,11 @@ class Sigmoid:
     @staticmethod
     def curvature(P: Array, Y: Array, w: Array | float) -> Product:  # noqa: D102
         slope = single(w * P * (1 - P))
-        return lambda T: slope * T
+        return lambda T, at: slope[at] * T
 
     @staticmethod
-    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:  # noqa: D102
-        return np.diag(host((w * P * (1 - P)).sum(axis=0)))  # (K, K)
+    def curvatures(P: Array, Y: Array, w: Array | float) -> Array:  # noqa: D102
+        return (w * P * (1 - P)).sum(axis=0)
 
 
 class SquaredHinge:
@@ -148,8 +201,13 @@ class SquaredHinge:
     @staticmethod
     def curvature(P: Array, Y: Array, w: Array | float) -> Product:  # noqa: D102
         bend = single(2 * w * double(P != Y))
-        return lambda T: bend * T
+        return lambda T, at: bend[at] * T
 
     @staticmethod
-    def covariance(P: Array, Y: Array, w: Array | float) -> np.ndarray:  # noqa: D102
-        return np.diag(host((2 * w * double(P != Y)).sum(axis=0)))  # (K, K)
+    def curvatures(P: Array, Y: Array, w: Array | float) -> Array:  # noqa: D102
+        return (2 * w * double(P != Y)).sum(axis=0)
+
+
+def _of(w: Array | float, at: slice) -> Array | float:
+    """The weights of some rows."""
+    return w if isinstance(w, float) else w[at]

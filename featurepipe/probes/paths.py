@@ -10,6 +10,9 @@ What makes it fast, of which nothing changes the answer beyond rounding:
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
   float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for. Labels or
   classes whose losses do not touch each other share the products, and have their own conjugate gradients.
+- **Many classes.** From `MANY` on no system of K equations is solved in float64: the intercepts have conjugate
+  gradients of their own, A is decomposed in float32, and above `COUPLED` its diagonal replaces it. The tolerance is
+  `LOOSE` there; each certificate still says in float64 what was reached.
 - **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points; that
   of the squared hinge bends wherever a row leaves the margin, and a fit starts from the one before it.
 
@@ -52,7 +55,10 @@ from featurepipe.probes.axes import Rotated
 from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
 from featurepipe.probes.stacks import Rows
 
-TOLERANCE = 1e-7  # relative to the objective
+TOLERANCE, LOOSE = 1e-7, 1e-3  # relative to the objective; of MANY classes or more
+MANY, COUPLED = 65, 2048  # classes: from here on their systems are iterated; up to here A is decomposed
+ROUNDED = 1e-12  # what float64 can do no better than, relative to the weights
+BALANCE = 1e-5  # of the tolerance: what may be left of an intercept's slope, relative to the weights
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
 SCORES = 12  # arrays of float64 (n, K) at a time, at most
 LOOSEST, TIGHTEST = 0.1, 1e-4  # how exactly a Newton step is solved; float32 products can do no better than the latter
@@ -117,8 +123,8 @@ class LogisticPath:
     scale : bool
         Whether features are standardised first (by `feature_scales`), which changes what is penalised; the coefficients
         are for X all the same.
-    tolerance : float
-        Of the certificate's gap.
+    tolerance : float, optional
+        Of the certificate's gap; by default `TOLERANCE`, and of `MANY` classes or more `LOOSE`.
     keep : bool
         Whether the rotated features are kept, as float32 (n, min(n, D)); without them every product reads X. On another
         device than ``cpu`` they always are, and so is a copy of X.
@@ -148,13 +154,16 @@ class LogisticPath:
         *,
         sample_weight: np.ndarray | None = None,
         scale: bool = False,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
         keep: bool = True,
         device: str = CPU,
     ) -> None:
         check_device(device)
-        self._tolerance, self._device = tolerance, device
+        self._device = device
         self._loss, targets = self._targets(np.asarray(Y), len(X))  # (n, K)
+        self._many = not self._loss.separate and targets.shape[1] >= MANY
+        self._coupled = not self._loss.separate and targets.shape[1] <= COUPLED  # in the preconditioner
+        self._tolerance = (LOOSE if self._many else TOLERANCE) if tolerance is None else tolerance
         self._penalised = slice(None) if self._loss.penalises_intercept else slice(-1)  # columns of (K, r + 1)
         w = np.ones((len(X), 1)) if sample_weight is None else _weights(sample_weight, np.asarray(Y).shape)
         self._total = float(w.sum(axis=0).min())  # of each label's weights, where they differ
@@ -241,24 +250,32 @@ class LogisticPath:
         W, S = copy(W), copy(S)
         for _ in range(MAX_STEPS):
             g = host((self._w * (P - self._Y)).sum(axis=0))  # (K,)
-            if np.abs(g).max() <= 1e-12 * self._total:
+            if np.abs(g).max() <= max(BALANCE * self._tolerance, ROUNDED) * self._total:
                 return W, S, P, True
-            A = self._loss.covariance(P, self._Y, self._w)  # (K, K)
-            scale = 1 / np.sqrt(np.maximum(np.diag(A), 1e-300))  # or a rare label's curvature passes for rounding
-            step = -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
-            step = put(np.clip(step, -2.0, 2.0), self._device)  # far from the optimum a full one may leap away
+            step = put(np.clip(self._intercept_step(P, g), -2.0, 2.0), self._device)  # a full one may leap away
             W[:, -1] += step
             S += step
             P = self._loss.estimates(S, self._Y)
         return W, S, P, False
 
+    def _intercept_step(self, P: Array, g: np.ndarray) -> np.ndarray:
+        """Newton's step of the intercepts alone, (K,), from their gradient (K,)."""
+        curvatures = np.maximum(host(self._loss.curvatures(P, self._Y, self._w)), 1e-300)
+        if self._loss.separate:
+            return -g / curvatures
+        if self._many:
+            return -self._loss.solve(P, self._w, g, curvatures)
+        A = self._loss.covariance(P, self._w)  # (K, K)
+        scale = 1 / np.sqrt(np.diag(A))  # or a rare label's curvature passes for rounding
+        return -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
+
     def _direction(self, G: Array, P: Array, C: float, exactness: float) -> tuple[Array, int]:
         """Newton's direction by preconditioned conjugate gradients, (K, r + 1), and the number of products it took."""
-        precondition, curvature = self._preconditioner(P, C), self._loss.curvature(P, self._Y, self._w)
+        precondition, bend = self._preconditioner(P, C), self._loss.curvature(P, self._Y, self._w)
         ridge = float(np.float32(1 / C))
 
         def product(v: Array) -> Array:
-            out = self._rows.backward32(curvature(self._rows.forward32(v)))
+            out = self._rows.bent32(v, bend, P)
             out[:, self._penalised] += ridge * v[:, self._penalised]
             return out
 
@@ -274,10 +291,10 @@ class LogisticPath:
             if not unsolved.any():
                 return size * double(x), count
             h = product(q)
-            bend = dot(q, h)
-            if (unsolved & ~(bend > 0)).any():  # rounding: what has been found so far still descends
+            curved = dot(q, h)
+            if (unsolved & ~(curved > 0)).any():  # rounding: what has been found so far still descends
                 return size * double(x if count else z), count + 1
-            length = quotient(rz, bend, unsolved)
+            length = quotient(rz, curved, unsolved)
             x = x + length * q
             residual = residual - length * h
             z = precondition(residual)
@@ -287,14 +304,18 @@ class LogisticPath:
 
     def _preconditioner(self, P: Array, C: float) -> Callable[[Array], Array]:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
-        A = self._loss.covariance(P, self._Y, self._w) / self._rows.weight  # (K, K)
-        a, U = np.linalg.eigh(A)
-        a, U = put(np.maximum(a, 1e-30), self._device), put(U.astype(np.float32), self._device)  # rounding
+        if self._coupled:
+            A = self._loss.covariance(single(P) if self._many else P, self._w) / self._rows.weight
+            a, U = np.linalg.eigh(A)
+            U = put(U.astype(np.float32, copy=False), self._device)
+        else:
+            a, U = host(self._loss.curvatures(P, self._Y, self._w)) / self._rows.weight, None
+        a = put(np.maximum(a, 1e-30), self._device)  # rounding
         inverse = zeros((len(a), self._rows.rank + 1), a)
         inverse[:, :-1] = 1 / (a[:, None] * self._rows.squares + 1 / C)
         inverse[:, -1] = 1 / (self._rows.weight * a + (1 / C if self._loss.penalises_intercept else 0))
         inverse = single(inverse)
-        return lambda v: U @ (inverse * (U.T @ v))
+        return lambda v: inverse * v if U is None else U @ (inverse * (U.T @ v))
 
     def _search(
         self, W: Array, S: Array, direction: Array, objective: float, slope: float, C: float

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.errors import ProbeError
 from featurepipe.probes.arrays import CPU
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fit_folds, fit_path
@@ -79,6 +80,7 @@ def fit(
     y_val: np.ndarray | None = None,
     *,
     value: float | None = None,
+    measure: bool = True,
     class_weight: str | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
@@ -98,6 +100,9 @@ def fit(
         Selection data. Without them, stratified cross-validation inside X.
     value : float, optional
         The strength to use without any selection.
+    measure : bool
+        Whether a logistic probe of a given strength is measured by cross-validation where there are no selection data.
+        Without it nothing but the final fit runs, and there are no scores; other kinds need them for their temperature.
     class_weight : {None, 'balanced'}
         ``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the
         standardisation, too); not for centroid and knn.
@@ -149,14 +154,15 @@ def fit(
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val), np.concatenate([y, truth])
-    elif (folds >= 0).any():
+    elif (folds >= 0).any() and (measure or value is None or kind != "logistic"):
         rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
         scores, converged = _cross_validate(kind, X, y, candidates, folds, **how)
     else:
         middle = candidates[len(candidates) // 2]
         ((estimator, certificate),) = fit_path(kind, X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
-        return Probe(kind, estimator, 1.0, _number(middle), why, certificate=certificate)
+        temperature, notes = _untested(kind, X, middle)
+        return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
     temperatures, found = zip(*(_judge(kind, s, truth, classes) for s in scores), strict=True)
     best = choose([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
     ((estimator, certificate),) = fit_path(kind, rows, y, candidates[best : best + 1], **how)
@@ -173,6 +179,25 @@ def fit(
         scores=found[best],
         certificate=certificate,
     )
+
+
+def _untested(kind: str, X: np.ndarray, strength: float | None) -> tuple[float, list[str]]:
+    """The temperature where no scores are there to fit it on, and a note on it.
+
+    Of single rows nothing is known of how much a class varies, and discriminant analysis is the nearest class mean, its
+    scores sums over all features: divided by their number they are a mean, which is sure of nothing.
+    """
+    if kind != "lda":
+        return 1.0, []
+    if strength == 0:
+        raise ProbeError(
+            "shrinkage 0 needs images that differ within a class, and every class has only one; give a shrinkage above "
+            "0, or use logistic"
+        )
+    return float(X.shape[1]), [
+        "one image per class does not show how images vary within a class: this LDA is the nearest class mean, and its "
+        "probabilities are rough; use logistic, or add images"
+    ]
 
 
 def _cross_validate(

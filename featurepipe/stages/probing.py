@@ -109,7 +109,8 @@ def probe(
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
         See `featurepipe.probes`.
     value : float, optional
-        C, alpha, shrinkage or number of neighbours, instead of selection.
+        C, alpha, shrinkage or number of neighbours, instead of selection. Without a val split a logistic probe then
+        runs no cross-validation, and ``val`` has no figures.
     class_weight : {None, 'balanced'}
         See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
     multi_label : bool
@@ -227,7 +228,7 @@ def probe_prepared(
     kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
     found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
     parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
-    fitted = _fit(parts, recipe)
+    fitted = _fit(parts, recipe, measure=False)  # nothing is chosen by the figures of a given strength
     few = _few_shot(recipe, parts, listener)
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
     notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
@@ -304,13 +305,15 @@ def fit_parts(
     return _fit(parts, Recipe(kind, value, class_weight, seed=seed, probe_device=probe_device))
 
 
-def _fit(parts: Parts, recipe: Recipe) -> probes.Probe:
+def _fit(parts: Parts, recipe: Recipe, *, measure: bool = True) -> probes.Probe:
+    """As `fit_parts`; `measure` as of `featurepipe.probes.fit`."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
     options = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
     options |= {"groups": parts.train.digests, "device": recipe.probe_device}
     if recipe.multi_label:
         return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
-    return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options, keep=parts.elsewhere is None)
+    options |= {"keep": parts.elsewhere is None, "measure": measure}
+    return probes.fit(recipe.kind, parts.train.X, parts.train.y, *select, **options)
 
 
 def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
