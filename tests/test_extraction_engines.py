@@ -394,9 +394,7 @@ def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_
     monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
     found, notes = vectors_of(planned, replace(net, device="cuda"), compile="on", batch_size=None)
     assert len(found) == 10
-    assert notes == [
-        "note: not compiled, as the run was over before a batch size was found; choose a batch size"
-    ]
+    assert notes == ["note: not compiled, as the run was over before a batch size was found; choose a batch size"]
     assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
     fill([], replace(net, device="cuda"), Memory(), compile="on", note=notes.append)
     assert len(notes) == 1

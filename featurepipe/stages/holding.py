@@ -44,7 +44,7 @@ def parse_size(size: int | str | None) -> int | None:
     power = 0 if unit is None else 1 + UNITS.index(unit.upper())
     count = int(float(number) * (1024 if binary else 1000) ** power)
     if count < 1:
-        raise ProbeError(f"--memory must be above 0, not {size!r}; give bytes, or say 8GB, 500MB or 2.5GiB")
+        raise ProbeError(f"memory must be above 0, not {size!r}; give bytes, or say 8GB, 500MB or 2.5GiB")
     return count
 
 
