@@ -69,7 +69,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 22883528
         (b"\x08\x07\x12\x07pytorch" + bytes(99), "an ONNX model", "convert it"),
         (b"GGUF" + bytes(99), "a GGUF file", "convert it"),
         (b"\x1c\x00\x00\x00TFL3" + bytes(99), "a TensorFlow Lite model", "convert it"),
-        (gzip.compress(b"weights"), "compressed with gzip", "gunzip"),
+        (gzip.compress(b"weights", mtime=0), "compressed with gzip", "gunzip"),
         (b"\x93NUMPY\x01\x00" + bytes(99), "one NumPy array", "npz"),
         (b"something else", "no safetensors, PyTorch or NumPy file (it begins with b'something el", "again"),
     ],

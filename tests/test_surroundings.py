@@ -236,7 +236,7 @@ def test_no_public_function_method_or_command_is_left_out():
     assert CALLS.keys() == (functions().keys() - STEPS) | {f"featurepipe {name}" for name in main.commands}
 
 
-@pytest.mark.parametrize("name", functions())
+@pytest.mark.parametrize("name", sorted(functions()))
 def test_every_public_function_and_method_is_guarded(name):
     assert functions()[name].is_guarded
 
