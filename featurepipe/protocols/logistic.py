@@ -10,7 +10,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import path_estimator
 from featurepipe.probes.metrics import figures
-from featurepipe.probes.paths import Fit, LogisticPath
+from featurepipe.probes.paths import TOLERANCE, Fit, LogisticPath
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
 from featurepipe.protocols.outcomes import Outcome
 from featurepipe.protocols.searches import best, hold_out, search
@@ -42,7 +42,7 @@ def run(
     fit, known = sweep.kept, np.unique(y)
     if protocol.refit != AS_FITTED:
         known, codes = np.unique(np.concatenate([y, y_val]), return_inverse=True)
-        (fit,) = LogisticPath(np.concatenate([X, X_val]), codes).fit([protocol.grid[chosen]])
+        (fit,) = LogisticPath(np.concatenate([X, X_val]), codes, tolerance=TOLERANCE).fit([protocol.grid[chosen]])
     return Outcome(
         protocol=protocol,
         metric=metric,
@@ -108,7 +108,7 @@ class _Sweep:
             X = (X - self._shift) / self._scale
         known, codes = np.unique(y, return_inverse=True)
         self._columns = np.searchsorted(classes, known)  # a class may have been held out as a whole
-        self._path = LogisticPath(X, codes)
+        self._path = LogisticPath(X, codes, tolerance=TOLERANCE)  # the optimum, of any number of classes
         self._values: dict[int, float] = {}
         self.rows: dict[int, dict[str, Any]] = {}
         self.kept: Fit
