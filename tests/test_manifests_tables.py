@@ -62,7 +62,17 @@ def test_tables_that_mean_the_same(images, text):
             'path,text,label\n1.png,"a b,cat\n2.png,c d,dog\n3.png,e",dog\n',
             r"row 1 \(1\.png\) has a cell of several lines",
         ),
+        (
+            'path,text,label\n1.png,"a b,cat\n2.png,c d",dog\n',
+            r"row 1 \(1\.png\) has a cell of several lines",
+        ),
+        (
+            'text,path,label\n"a b,1.png,cat\nc d",2.png,dog\n',
+            r"row 1 \(a b,1\.png,cat\) has a cell of several lines",
+        ),
         ('"path,label\n1.png,cat\n', "the header cannot be read"),
+        ("path,split\n1.png,NA\n", r"row 1 \(1\.png\) has unknown split 'NA'; .* or leave it empty"),
+        ("ID,path\np1,1.png\np1,2.png\n", "id 'p1' is in rows 1 and 2, .*: if 'id' holds something else, such as pat"),
         ("path,label,label\n1.png,cat,0\n", "several columns for 'label' .'label' and 'label'.; rename or remove"),
         ("path,Label, label\n1.png,cat,0\n", "several columns for 'label' .'Label' and ' label'."),
         ("filename,label\n1.png,cat\n", "no column 'path' .*; if 'filename' is meant, say --path-column filename"),
@@ -83,9 +93,25 @@ def test_tables_that_are_refused_with_the_row(images, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_cells_of_several_lines_that_are_no_rows_are_read(images):
-    text = 'path,label,remark\n1.png,cat,"two\nlines, one comma"\n2.png,dog,"and ""quotes"", too"\n'
+@pytest.mark.parametrize("remark", ["two\nlines, one comma", "red\ngreen, white, blue", "a, b\r\nc, d, e\r\nf", "\n\n"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_cells_of_several_lines_that_are_no_rows_are_read(images, remark, at):
+    rows = [["path", "label"], ["1.png", "cat"], ["2.png", "dog"]]
+    for row, cell in zip(rows, ["remark", f'"{remark}"', '"and ""quotes"", too"'], strict=True):
+        row.insert(at, cell)
+    text = "\n".join(map(",".join, rows))
     assert [label for _, label, _ in labels(written(images, text))] == ["cat", "dog"]
+
+
+def test_tables_of_many_thousands_of_columns_are_read(images):
+    wide = ",".join(f"feature_{i}" for i in range(12_000))
+    assert labels(written(images, f"path,label,{wide}\n1.png,cat\n")) == [("1.png", "cat", None)]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_json_that_python_cannot_hold_is_refused_with_the_row(images, value):
+    with pytest.raises(ManifestError, match="row 1 cannot be read as jsonl"):
+        read(written(images, f'{{"path": "1.png", "label": {value}}}', "t.jsonl"))
 
 
 def test_columns_may_be_named(images):

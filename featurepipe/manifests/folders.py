@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico".split()  # noqa: SIM905
 )
-SAY_IT = "name them train/ val/ test/, or list the samples in a table with a column 'split'"
+SAY_IT = "name them train/ val/ test/, or list the samples in a table with columns 'label' and 'split'"
 
 
 def read_folder(root: Path) -> tuple[Samples, LeftOut]:

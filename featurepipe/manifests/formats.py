@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
         columns: tuple[str, ...] = ()
         places: set[int] = set()
         while True:
+            line = reader.line_num
             try:
                 cells = next(reader, None)
             except csv.Error as error:
@@ -52,7 +54,8 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
                     f"{path}: row {row} ({_first(cells)}) has more cells than the header; quote cells that have a "
                     f"{_NAMES[reader.dialect.delimiter]} in them"
                 )
-            _check_lines(path, row, cells, len(columns), places, reader.dialect.delimiter)
+            if reader.line_num > line + 1:
+                _check_lines(path, row, cells, len(columns), places, reader.dialect.delimiter)
             yield columns, cells[: len(columns)] if any(map(str.strip, cells)) else []
             row += 1
 
@@ -61,7 +64,8 @@ _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def _first(cells: Sequence[str]) -> str:
-    return next((cell for cell in cells if cell.strip()), "")
+    """What a message calls a row by: the beginning of its first cell with anything in it."""
+    return next((cell.strip().splitlines()[0][:80] for cell in cells if cell.strip()), "")
 
 
 def _open(path: Path) -> TextIO:
@@ -78,7 +82,10 @@ def _separator(file: TextIO, suffix: str, wanted: Collection[str]) -> str:
     file.seek(0)
 
     def fit(separator: str) -> tuple[int, int]:
-        columns = next(csv.reader([line], delimiter=separator), [])
+        try:
+            columns = next(csv.reader([line], delimiter=separator), [])
+        except csv.Error:  # what is no separator of a very wide table leaves a cell that is too long
+            return 0, 0
         return sum(bool(places_of(name, columns)) for name in wanted), len(columns)
 
     return max(SEPARATORS[suffix], key=fit)
@@ -88,16 +95,41 @@ def _check_lines(
     path: Path, row: int, cells: Sequence[str], width: int, places: Collection[int], separator: str
 ) -> None:
     """Refuse a cell that seems to have swallowed rows: a quote was not closed, and another one ended it."""
-    for i, cell in enumerate(cells):
-        if "\n" not in cell and "\r" not in cell:
-            continue
-        for line in cell.splitlines()[1:]:
-            others = line.count(separator)
-            if others + 1 == width > 1 or (i in places and others):
-                raise ManifestError(
-                    f"{path}: row {row} ({_first(cells)[:80]}) has a cell of several lines that look like rows; is a "
-                    "quote in it not closed?"
-                )
+    for i, cell in enumerate(cells[:width]):
+        lines = [line.split(separator) for line in re.split("\r\n|\r|\n", cell)]
+        if len(lines) > 1 and _are_rows(lines, i, cells, width, places):
+            raise ManifestError(
+                f"{path}: row {row} ({_first(cells)}) has a cell of several lines that look like rows; is a "
+                "quote in it not closed?"
+            )
+
+
+def _are_rows(
+    lines: Sequence[Sequence[str]], i: int, cells: Sequence[str], width: int, places: Collection[int]
+) -> bool:
+    """Whether the lines of cell `i` look like the end of one row, whole rows, and the beginning of another.
+
+    Texts of several lines may have separators in them. So a line has to have as many cells as it would have then, and
+    one that ends as the row's own, such as .jpg; where the row has no such cell, all lines have to have their number.
+    """
+    if i in places and any(len(line) > 1 for line in lines[1:]):
+        return True
+    spans = [(i, width), *[(0, width)] * (len(lines) - 2), (0, i + 1)]
+    fitting = [(line, *span) for line, span in zip(lines, spans, strict=True) if len(line) == span[1] - span[0]]
+    endings = {place: _ending(cells[place]) for place in places if place < len(cells) and _ending(cells[place])}
+    if not endings:
+        return len(fitting) == len(lines) and width > 1
+    return any(
+        start <= place < end and _ending(line[place - start]) == ending
+        for line, start, end in fitting
+        for place, ending in endings.items()
+    )
+
+
+def _ending(cell: str) -> str:
+    """The suffix of a cell that is a file's name, in lower case; '' of others."""
+    found = re.search(r"\.\w{1,5}$", cell.strip())
+    return found[0].lower() if found else ""
 
 
 def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
@@ -115,7 +147,7 @@ def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> 
                 continue
             try:
                 found = json.loads(line, object_pairs_hook=_Object)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and endless brackets
                 raise ManifestError(f"{path}: row {row} cannot be read as jsonl: {error}") from error
             if not isinstance(found, _Object):
                 raise ManifestError(f"{path}: row {row}: every line must be a JSON object with a 'path'")

@@ -85,7 +85,7 @@ def read(
 def _read_table(path: Path, path_column: str, label_column: str | None) -> Manifest:
     columns = ("id", path_column, label_column or "label", "split")
     needed = [path_column] if label_column is None else [path_column, label_column]
-    table = Table(path, needed, columns, keys=("id", path_column))
+    table = Table(path, needed, columns, keys=("id", path_column, "split"))
     samples, missing = Samples(), []
     for number, cells in table:
         if path_column not in cells:  # JSONL
@@ -115,9 +115,12 @@ def _sample(
         raise ManifestError(f"{path}: row {number} has no {path_column!r}")
     if file != file.strip() and not os.path.isfile(os.path.join(path.parent, file)):
         file = file.strip()  # as after ", "
-    known = split_named(split) if split else None
+    split = (split or "").strip()
+    known = split_named(split)
     if split and known is None:
-        raise ManifestError(f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test")
+        raise ManifestError(
+            f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test, or leave it empty"
+        )
     return Sample(id_ or file.replace(os.sep, "/"), file, label, known)
 
 
@@ -151,8 +154,12 @@ def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str
     ]
     differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=True) if mine != its}
     name, (mine, its) = next(iter(differing.items()))
-    sets = "; for several labels write 'a;b' in one row" if name == label_column else ""
+    advice = "keep one of them"
+    if name == path_column:
+        advice = f"an id names one image: if {id_column!r} holds something else, such as patients, rename that column"
+    elif name == label_column:
+        advice += "; for several labels write 'a;b' in one row"
     return (
         f"{path}: id {one.id!r} is in rows {' and '.join(rows[:5])}, with different cells in {name!r} "
-        f"({mine!r}, {its!r}); keep one of them{sets}"
+        f"({mine!r}, {its!r}); {advice}"
     )

@@ -19,7 +19,7 @@ class Table:
     """The rows of a table, one after the other: of each its number and the texts of some columns.
 
     The case of a column's name and blanks around it do not count, nor do blanks around a cell; what stands for no label
-    is None. Of ids and paths every character counts.
+    is None. Of keys every character counts.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Table:
     needed, others : collection of str
         Columns to read. `needed` ones must be there.
     keys : collection of str
-        Those of them whose cells are ids or paths.
+        Those of them whose cells are no labels: ids, paths, splits.
 
     Attributes
     ----------
