@@ -137,6 +137,8 @@ REFUSED = {
     "RGB of 16 bits in planes": (lambda: tiff(rgb(ramp(65535)), planar=2), "planes of 16 bits; save"),
     "PNG of 16 bits of which 12 are used": (lambda: encode(ramp(4095), "PNG"), LIKE_12_BITS),
     "PNG, RGB of 16 bits of which 12 are used": (lambda: png_rgb16(ramp(4095)), LIKE_12_BITS),
+    "PNG, RGB of 16 bits of which 8 are used": (lambda: png_rgb16(ramp(255)), LIKE_12_BITS),
+    "RGB of 16 bits of which 8 are used": (lambda: tiff(rgb(ramp(255))), LIKE_12_BITS),
     "PGM of 16 bits of which 12 are used": (lambda: pgm(ramp(4095), 65535), LIKE_12_BITS),
     "int8": (lambda: tiff(ramp(127, np.int8)), UNDEFINED),
     "int16": (lambda: tiff(ramp(32767, np.int16)), UNDEFINED),
