@@ -126,11 +126,13 @@ def test_what_is_made_while_its_file_changes_is_not_kept(made, weights):
     assert kept.fetch(**options).fingerprint != old.fingerprint
 
 
-def test_a_network_that_somebody_has_changed_is_not_given_away_again(made):
+@pytest.mark.parametrize("place", ["parameter", "data"])
+def test_a_network_that_somebody_has_changed_is_not_given_away_again(made, place):
     kept = Shelf()
     first = kept.fetch(**OPTIONS)
+    changed = next(first.module.parameters())
     with torch.no_grad():
-        next(first.module.parameters()).add_(1)
+        (changed if place == "parameter" else changed.data).add_(1)  # the latter leaves its version as it is
     second = kept.fetch(**OPTIONS)
     assert second is not first
     pixels = np.zeros((1, 3, 32, 32), np.uint8)

@@ -173,10 +173,11 @@ def _stamp(path: Path) -> list[Any]:
     return [os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _marks(made: Backbone | Descriptor) -> list[tuple[int, int]]:
-    """What changes if somebody changes a network in place."""
+def _marks(made: Backbone | Descriptor) -> list[tuple[int, int, float]]:
+    """What changes if somebody changes a network in place; through ``.data`` it is the values alone that show it."""
     parts = (*made.module.parameters(), *made.module.buffers()) if isinstance(made, Backbone) else ()
-    return [(tensor.data_ptr(), tensor._version) for tensor in parts]
+    firsts = (tensor.detach()[:1] if tensor.ndim else tensor for tensor in parts)  # all values would take seconds
+    return [(part.data_ptr(), part._version, float(first.sum())) for part, first in zip(parts, firsts, strict=True)]
 
 
 SHELF = Shelf()  # of this process
