@@ -281,10 +281,10 @@ def test_nothing_readable_is_an_error_and_leaves_the_old_file(trained, tmp_path)
     _, _, probed = trained()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"")
-    (tmp_path / "p.csv").write_text("old")
+    (tmp_path / "p.csv").write_text("path,label,confidence\nold.png,ant,1\n")
     with pytest.raises(ManifestError, match=r"x\.png cannot be read: empty file"):
         predict(probed["model"], tmp_path / "bad", tmp_path / "p.csv")
-    assert (tmp_path / "p.csv").read_text() == "old"
+    assert (tmp_path / "p.csv").read_text() == "path,label,confidence\nold.png,ant,1\n"
 
 
 # -- the model file alone -----------------------------------------------------------------------------------------
