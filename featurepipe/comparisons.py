@@ -117,10 +117,11 @@ def verdict(result: Mapping[str, Any]) -> str:
     worse, better = sum(d < 0 for d in sure), sum(d > 0 for d in sure)
     on = next(row["selected_on"] for row in result["rows"] if is_reference(result, row))
     chosen = "was given" if result["reference"]["given"] else f"was chosen on selection data ({on})"
+    same = len(others) - worse - better
     return (
-        f"The reference, {named(result['reference'])}, {chosen}. On {result['evaluated_on']}, {worse} of the other "
-        f"{len(others)} {'is' if worse == 1 else 'are'} significantly worse and {better} better; "
-        f"{len(others) - worse - better} do not differ significantly (exact McNemar, Holm-corrected p ≥ {SIGNIFICANT})."
+        f"The reference ({named(result['reference'])}) {chosen}. Other rows on {result['evaluated_on']}: {worse} "
+        f"significantly worse, {better} significantly better, {same} not significantly different "
+        f"(exact McNemar, Holm-corrected p ≥ {SIGNIFICANT})."
     )
 
 
@@ -141,5 +142,5 @@ def _fraction(cell: str | None, where: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
-        raise ComparisonError(f"{where}: top1 is {cell!r}, which is no percentage")
+        raise ComparisonError(f"{where}: top1 is {cell!r}, which is not a percentage")
     return value / 100

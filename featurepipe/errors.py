@@ -7,7 +7,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── ImageError (ValueError)           bytes that cannot become pixels
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
-    │   └── OutOfMemory (MemoryError)     a device too small for so many images at once
+    │   └── OutOfMemory (MemoryError)     a device too small for that many images at once
     ├── StoreError (OSError)              a store that cannot be opened, is busy, or lacks rows
     │   ├── ShardCorrupt                  a shard whose content does not match its own checksums
     │   ├── ShardUnreadable               a shard that the system does not give out now; its content may be sound
@@ -47,7 +47,7 @@ class WeightsUnavailable(BackboneError, OSError):
 
 
 class OutOfMemory(BackboneError, MemoryError):
-    """The device has no memory for so many images at once."""
+    """The device has too little memory for that many images at once."""
 
 
 class StoreError(FeaturepipeError, OSError):

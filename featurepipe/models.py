@@ -250,6 +250,8 @@ def load(path: str | Path) -> Model:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
+        if Path(path).is_dir():
+            raise ModelFileError(f"{path} is a folder; give the model file in it (*{SUFFIX})")
         raise ModelFileError(f"model file {path} does not exist; make one with: featurepipe probe")
     try:
         with safe_open(path, "np") as file:
@@ -272,7 +274,9 @@ def load(path: str | Path) -> Model:
     except FeaturepipeError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise ModelFileError(f"{path} cannot be read as a model: {error}") from error
+        raise ModelFileError(
+            f"{path} cannot be read as a model ({error}); name a file that featurepipe wrote"
+        ) from error
 
 
 @guarded

@@ -401,7 +401,7 @@ def test_a_comparison_says_what_its_json_says(here):
         assert line.endswith(f"  {row['label']}, {row['kind']}")
         assert len(line) <= 80
     reference = values["reference"]
-    assert lines[8].startswith(f"* The reference, {reference['label']}, {reference['kind']}, was chosen on selection")
+    assert lines[8].startswith(f"* The reference ({reference['label']}, {reference['kind']}) was chosen on selection")
     assert lines[-3:] == [
         "rank correlation with ImageNet top-1 (ridge, 0 known): needs at least three backbones that differ",
         "rank correlation with ImageNet top-1 (logistic, 0 known): needs at least three backbones that differ",

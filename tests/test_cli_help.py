@@ -87,3 +87,10 @@ def test_a_help_text_is_a_sentence_that_needs_no_name_beside_it(command, option)
     assert not re.match(r"(Of|Likewise|Ditto|Share of it|Start\.|In training)\b", option.help)
     assert option.help[0].isupper() or option.help.startswith(("timm", "FILE"))
     assert re.search(r"[.!]( +\[default: .*\])?$|\]$", option.help), option.help
+
+
+@pytest.mark.parametrize("command", [None, *cli.main.commands])
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_line_is_wider_than_the_terminal(command, width):
+    lines = page(*([command] if command else []), width=width).splitlines()
+    assert not [line for line in lines if len(line) > width]

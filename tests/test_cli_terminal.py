@@ -132,3 +132,19 @@ def test_a_reader_that_has_enough_is_no_error(monkeypatch):
     monkeypatch.setattr(stages, "evaluate", evaluate)
     done = CliRunner().invoke(cli.main, ["evaluate", "m", "d"])
     assert (done.exit_code, done.output) == (141, "")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_note_is_broken_between_words_on_a_terminal_and_one_line_elsewhere(monkeypatch, terminal):
+    stderr = stderr_of(monkeypatch)
+    stderr.terminal = terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "/a/path/wider/than/a/" + "terminal/" * 8
+    text = f"note: {'some words of a long note ' * 8}{path}"
+    Talk().note(text)
+    lines = stderr.getvalue().splitlines()
+    assert " ".join(map(str.strip, lines)) == text
+    if terminal:
+        assert [line.strip() for line in lines if len(line) > 80] == [path]
+    else:
+        assert lines == [text]

@@ -133,11 +133,11 @@ def test_the_tables_own_columns_may_stand_anywhere_and_after_a_byte_order_mark(t
     [
         (b"", "lacks the columns model and top1"),
         (b"name,acc\na,1\n", "lacks the columns model and top1"),
-        (b"model,top1\na,71\nb,high\n", "line 3: top1 is 'high', which is no percentage"),
-        (b"model,top1\na\n", "line 2: top1 is None, which is no percentage"),
-        (b"model,top1\na,-3\n", "no percentage"),
-        (b"model,top1\na,nan\n", "no percentage"),
-        (b"model,top1\na,101\n", "no percentage"),
+        (b"model,top1\na,71\nb,high\n", "line 3: top1 is 'high', which is not a percentage"),
+        (b"model,top1\na\n", "line 2: top1 is None, which is not a percentage"),
+        (b"model,top1\na,-3\n", "not a percentage"),
+        (b"model,top1\na,nan\n", "not a percentage"),
+        (b"model,top1\na,101\n", "not a percentage"),
         (b"\xff\xfe\x00", "cannot be read as a table"),
     ],
 )
@@ -176,14 +176,14 @@ def compared(*others, given=False):
 
 def test_the_verdict_counts_what_can_be_told_from_the_reference():
     text = verdict(compared((-0.2, 0.001), (-0.1, 0.04), (-0.1, 0.05), (0.1, 0.01), (0.0, 1.0)))
-    assert "best, ridge, was chosen on selection data (val)" in text
-    assert "On test, 2 of the other 5 are significantly worse and 1 better; 2 do not differ significantly" in text
+    assert "The reference (best, ridge) was chosen on selection data (val)" in text
+    assert "Other rows on test: 2 significantly worse, 1 significantly better, 2 not significantly different" in text
     assert f"p ≥ {comparisons.SIGNIFICANT}" in text
 
 
 def test_the_verdict_says_if_the_reference_was_given():
     text = verdict(compared((-0.2, 0.001), given=True))
-    assert "The reference, best, ridge, was given. On test, 1 of the other 1 is significantly worse" in text
+    assert "The reference (best, ridge) was given. Other rows on test: 1 significantly worse" in text
 
 
 def test_without_a_reference_there_is_no_verdict():

@@ -90,6 +90,7 @@ class DataSet:
     ("X", "says"),
     [
         ("photo.jpg", "wrap the single str in a list"),
+        (".", r"X is the folder '\.'; give the list of its images"),
         (b"photo.jpg", "wrap the single bytes in a list"),
         (io.BytesIO(b"..."), "wrap the single BytesIO in a list"),
         (Image.new("L", (4, 4)), "wrap the single Image in a list"),

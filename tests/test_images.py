@@ -634,3 +634,11 @@ def test_the_fast_decoders_on_real_photos(shared, interpolation, decoder, most):
     found = [drift(path.read_bytes(), transform(224, interpolation), decoder) for path in files]
     assert max(worst for worst, _ in found) <= most
     assert min(cosine for _, cosine in found) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"), (bytes(128) + b"DICM" + bytes(100), "DICOM")]
+)
+def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_name(data, name):
+    with pytest.raises(ImageError, match=f"{name} is not read here; convert the image to JPEG or PNG"):
+        images.decode(data, SQUARE)

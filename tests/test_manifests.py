@@ -330,7 +330,7 @@ def test_order_of_rows_and_further_columns_do_not_matter(tmp_path):
             "id,path\nx,1.png\nx,2.png\n",
             r"in rows 1 and 2, with different cells in 'path' \('1\.png', '2\.png'\)",
         ),
-        ("t.csv", "path\n1.png\ngone.png\nlost.png\n", r"2 of 3 files are missing, first 'gone\.png'"),
+        ("t.csv", "path\n1.png\ngone.png\nlost.png\n", r"2 of its 3 files cannot be found, first 'gone\.png'"),
         ("t.csv", "file,label\n1.png,a\n", r"no column 'path' \(its columns: file, label\); if 'file' is meant, say"),
         ("t.csv", "path,label\n1.png,a\n,b\n", "row 2 has no 'path'"),
         ("t.csv", "path,label\n1.png,Smith, John\n", r"row 1 \(1\.png\) has more cells than the header"),
@@ -377,7 +377,7 @@ def test_a_table_in_another_encoding_is_refused(tmp_path, data, message):
 def test_a_folder_where_a_file_should_be_is_missing(tmp_path):
     (tmp_path / "1.png").mkdir()
     (tmp_path / "t.csv").write_text("path\n1.png\n")
-    with pytest.raises(ManifestError, match="1 of 1 files are missing"):
+    with pytest.raises(ManifestError, match="1 of its 1 files cannot be found"):
         read(tmp_path / "t.csv")
 
 

@@ -241,6 +241,11 @@ def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
         models.load(file)
 
 
+def test_a_folder_is_no_model_file_and_exists(tmp_path):
+    with pytest.raises(ModelFileError, match=r"is a folder; give the model file in it"):
+        models.load(tmp_path)
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ModelFileError, match=r"does not exist.*featurepipe probe"):
         models.load(tmp_path / "none.safetensors")

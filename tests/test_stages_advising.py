@@ -156,7 +156,7 @@ def test_masking_is_read_from_the_backbones_name(stored, monkeypatch):
 
 def test_what_no_head_can_be_tuned_on_is_refused(data, stored, tmp_path):
     extract(data, tmp_path / "p", backbone="pixels", workers=1)
-    with pytest.raises(ProbeError, match="pixels is no network"):
+    with pytest.raises(ProbeError, match="pixels is not a network"):
         advise(tmp_path / "p")
     store = shutil.copytree(stored, tmp_path / "sets")
     path = store / "manifest.csv"

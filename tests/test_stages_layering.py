@@ -216,7 +216,7 @@ def test_a_layer_that_drifts_in_the_stores_precision_is_named(data, tmp_path, au
     monkeypatch.setattr(backbones, "drifting", lambda backbone: ["stage2"])
     ears = Ears()
     extract(data, tmp_path / "s", layers=SOME, listener=ears, **TINY)
-    assert any(text.startswith("note: in bf16, to which this store keeps, stage2 drifts") for text in ears.heard)
+    assert any(text.startswith("note: this store is in bf16, in which stage2 drifts") for text in ears.heard)
     ears = Ears()
     extract(data, tmp_path / "t", layers=SOME, precision="bf16", listener=ears, **TINY)
     assert not any("drift" in text for text in ears.heard)

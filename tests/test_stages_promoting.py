@@ -446,7 +446,7 @@ def test_descriptors_are_no_networks(photos, tmp_path, no_embedding):
     store = extract(photos(CLASSES, 4), tmp_path / "p.store", backbone="pixels", workers=1)["store"]
     with pytest.raises(FinetuningError) as caught:
         finetune(store, **QUICK)
-    assert_one_line(caught, "pixels is no network, so there is nothing to tune")
+    assert_one_line(caught, "pixels is not a network, so there is nothing to tune")
 
 
 def test_an_earlier_stage_is_no_start(store, no_embedding):
@@ -533,7 +533,7 @@ def test_a_parameter_that_there_is_not_is_a_type_error(store):
 
 
 def test_a_source_that_there_is_not(tmp_path):
-    with pytest.raises(FinetuningError, match="is no store and no model file"):
+    with pytest.raises(FinetuningError, match="is neither a store nor a model file"):
         finetune(tmp_path / "nothing.safetensors", **QUICK)
 
 
@@ -853,7 +853,7 @@ def test_copies_of_training_images_do_not_validate(store, photos, tmp_path, alwa
 
 
 def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
-    with pytest.raises(FinetuningError, match="is no store and no model file"):
+    with pytest.raises(FinetuningError, match="is neither a store nor a model file"):
         finetune(tmp_path)
 
 

@@ -19,8 +19,9 @@ def label_curve(X: np.ndarray, y: np.ndarray, rounds: Sequence[Round], *, labels
     """Errors of a ridge probe with a quarter, half and all of the training labels, and the law that they follow.
 
     The error of a classifier with n labels goes as a + b/√n: Hoiem et al. 2021, "Learning Curves for Analysis of Deep
-    Networks", who find this exponent to fit as well as a free one. What is a is the features' own, b the labels'. Draws
-    are stratified, a quarter is part of its half, and alpha is the one of fewest mistakes at each number of labels.
+    Networks", who find this exponent to fit as well as a free one. Here a is the error that the features impose, and
+    b/√n what more labels remove. Draws are stratified, a quarter is part of its half, and alpha is the one of fewest
+    mistakes at each number of labels.
 
     Parameters
     ----------

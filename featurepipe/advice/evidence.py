@@ -112,7 +112,7 @@ def measure(
     best of `baselines`, 0) to no mistake (1). It is no distance of domains. Classes that are hard in themselves (fine
     distinctions, wrong labels) look far, easy ones that pixels tell apart leave no room to measure it in, and
     backbones pretrained by masking have no useful neighbours at all, so that everything looks far from them. Without
-    pixels or an untrained copy it flatters.
+    pixels or an untrained copy it is optimistic.
 
     Examples
     --------

@@ -132,7 +132,7 @@ def create(
     file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
     content, config = read_weights(file) if file is not None else (None, {})
     if name == BUNDLED and "architecture" not in config:
-        raise BackboneError(f"{file} does not say its architecture; give it as the backbone's name")
+        raise BackboneError(f"{file} does not say its architecture; name it with -b (backbone= in Python)")
     timm_name = config["architecture"] if name == BUNDLED else name
     arguments = {**config.get("arguments", {}), **arguments} if name == BUNDLED else arguments
     if random_weights:

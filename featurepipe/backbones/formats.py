@@ -113,7 +113,7 @@ def recognise(path: Path) -> str:
     if what := SUFFIXES.get(path.suffix.lower()):
         raise Unreadable(f"it is {what}; {CONVERT}")
     raise Unreadable(
-        f"it is no safetensors, PyTorch or NumPy file (it begins with {head[:12]!r}); "
+        f"it is not a safetensors, PyTorch or NumPy file (it begins with {head[:12]!r}); "
         f"{AGAIN}, or give a state dict saved as .safetensors"
     )
 

@@ -125,7 +125,8 @@ def check_name(name: str) -> None:
     architecture, dot, tag = name.partition(".")
     if not timm.is_model(architecture):
         known = [BUNDLED, *timm.list_models()]
-        near = difflib.get_close_matches(architecture, known, n=4, cutoff=0.5)
+        begun = sorted((one for one in known if one.startswith(architecture)), key=len)
+        near = begun[:4] or difflib.get_close_matches(architecture, known, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "list names with: featurepipe backbones"
         raise BackboneError(f"no backbone is called {name!r}; {hint}")
     if dot:

@@ -130,6 +130,8 @@ def main() -> None:
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Extract, probe, evaluate and report in one go.
 
+    DATA is a folder of images or a table; featurepipe --help says how they look. Everything is written into one folder.
+
     \b
       $ featurepipe run data/digits
       $ featurepipe run data/digits --shots 1,10 --baselines full --json
@@ -144,7 +146,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 
 @main.command()
 @click.argument("data", type=click.Path())
-@click.option("-s", "--store", type=click.Path(), help="Directory of the embeddings.  [default: NAME.store]")
+@click.option("-s", "--store", type=click.Path(), help="Folder of the embeddings.  [default: NAME.store]")
 @CHOSEN
 @WEIGHTS
 @COMPUTE
@@ -163,6 +165,8 @@ def extract(
     data: str, store: str | None, profile: bool, strict: bool, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Embed every image that the store does not hold yet.
+
+    DATA is a folder of images or a table; featurepipe --help says how they look.
 
     \b
       $ featurepipe extract data/digits
@@ -204,14 +208,14 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
-      $ featurepipe probe digits.store --kind ridge --shots 1,10 --repeats 5 --semi
+      $ featurepipe probe digits.store --kind ridge --shots 5 --repeats 5 --semi
       $ featurepipe extract data/digits -s digits.store --layers stages
       $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
       $ featurepipe probe digits.store --multi-label
       $ featurepipe export digits.store -o digits.csv
-      $ featurepipe probe digits.store --labels digits.csv --task label --kind ridge
+      $ featurepipe probe digits.store --labels digits.csv --task label
       $ featurepipe probe digits.store --memory 500MB
     """
     stages = load_stages(quiet)
@@ -245,7 +249,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
     "--imagenet",
     type=click.Path(),
     metavar="CSV",
-    help="Correlate with timm's results-imagenet.csv.",
+    help="Also say how the order here agrees with ImageNet's, by timm's results-imagenet.csv.",
 )
 @DEVICE
 @WORKERS

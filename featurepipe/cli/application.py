@@ -31,11 +31,11 @@ STDOUT = "-"
 @SPEED
 @OUTPUT
 def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Measure a model file on labelled images (DATA, or a store).
+    """Measure a model file on labelled images: a folder, a table, or a store.
 
     \b
       $ featurepipe run data/digits -o digits
-      $ featurepipe evaluate digits/*/model.safetensors data/digits
+      $ featurepipe evaluate digits data/digits
     """
     result = load_stages(quiet).evaluate(model, data, listener=Talk(quiet), **given)
     show(as_json, result, texts.evaluate_text)
@@ -51,7 +51,9 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
     type=click.Path(allow_dash=True),
     help="Write FILE.csv, FILE.jsonl or FILE.parquet; - writes CSV to stdout.  [default: print the answers]",
 )
-@click.option("--probabilities", is_flag=True, help="Also write a column for each class (for sets of labels always).")
+@click.option(
+    "--probabilities", is_flag=True, help="With -o, also write a column for each class (for sets of labels always)."
+)
 @WEIGHTS
 @COMPUTE
 @COLUMNS
@@ -67,8 +69,8 @@ def predict(
 
     \b
       $ featurepipe run data/digits -o digits
-      $ featurepipe predict digits/*/model.safetensors data/digits/test/3/*.png
-      $ featurepipe predict digits/*/model.safetensors data/digits/test -o predictions.csv
+      $ featurepipe predict digits data/digits/test/3/*.png
+      $ featurepipe predict digits data/digits/test -o predictions.csv
     """
     if output == STDOUT and as_json:
         raise click.UsageError("-o - and --json both write to stdout; drop one of them")
@@ -91,6 +93,6 @@ def report(model: str, output: str | None, force: bool, as_json: bool, quiet: bo
 
     \b
       $ featurepipe run data/digits -o digits
-      $ featurepipe report digits/*/model.safetensors -o digits.html
+      $ featurepipe report digits -o digits.html
     """
     show(as_json, load_stages(quiet).report(model, output, force=force), lambda r: f"report → {r['report']}")

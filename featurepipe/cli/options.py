@@ -84,7 +84,7 @@ FORCE = options(
 OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
 TOLD = options(AS_JSON, QUIET, group="Output")
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="What computes: auto, cpu, cuda, cuda:1 or mps."
+    "--device", default="auto", show_default=True, help="Device for the network: auto, cpu, cuda, cuda:1 or mps."
 )
 WORKERS = click.option(
     "-j", "--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core]"
@@ -159,7 +159,9 @@ TRANSFORM = options(
     ),
     group="Input transform",
 )
-BATCH = click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen here]")
+BATCH = click.option(
+    "--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen automatically]"
+)
 COMPILE = click.option(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),
@@ -207,17 +209,24 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Images planned per file. A crash costs those of one file at most, and the batches the lanes are ahead.",
+        help="Images per shard file. A crash loses at most one unfinished shard and the batches being computed.",
     ),
     click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
     group="Output",
 )
 HELD = options(
     click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several."),
-    click.option("--layer", help="Which layer of it to take, if the store holds several.  [default: penultimate]"),
+    click.option(
+        "--layer", help="Which layer of the backbone to take, if the store holds several.  [default: penultimate]"
+    ),
 )
 TASKS = options(
-    click.option("--labels", type=click.Path(), metavar="TABLE", help="Take labels from a table with id (or path)."),
+    click.option(
+        "--labels",
+        type=click.Path(),
+        metavar="TABLE",
+        help="Take labels from this table; its column id (or path) says of which image.",
+    ),
     click.option(
         "--task", "tasks", metavar="T,T,…", help="Label columns of that table; each gets a model file of its own."
     ),
@@ -313,12 +322,13 @@ STRENGTH = options(
     click.option(
         "--multi-label",
         is_flag=True,
-        help="Read labels as sets: cat;dog, or ; for none. The probe is logistic, with a C for each label.",
+        help="Read labels as sets: cat;dog, or a lone ; for none. The probe is logistic, with a C for each label.",
     ),
     click.option(
         "--protocol",
         type=click.Choice(PROTOCOLS),
-        help="Follow a published recipe, which fixes everything except --metric and --seed.",
+        metavar="NAME",  # the list of names is wider than a terminal
+        help=f"Follow a published recipe, which fixes everything except --metric and --seed: {', '.join(PROTOCOLS)}.",
     ),
     click.option(
         "--metric",
@@ -363,7 +373,7 @@ KINDS = click.option(
     metavar="KIND",
     default=["logistic"],
     show_default=True,
-    help="Kind of probe, as for featurepipe probe; may be given again.",
+    help=f"Kind of probe ({', '.join(PROBES)}); may be given again.",
 )
 
 

@@ -81,12 +81,14 @@ DETAILS = options(
             help="Weight decay, except for biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
         ),
         click.option(
-            "--clip-grad", type=click.FloatRange(0), help="Largest norm of the gradient; 0 is any.  [default: 1]"
+            "--clip-grad",
+            type=click.FloatRange(0),
+            help="Scale gradients down to this norm; 0 leaves them as they are.  [default: 1]",
         ),
         click.option(
             "--patience",
             type=click.IntRange(0),
-            help="Epochs without improvement before training ends; 0: never.  [default: a third of them]",
+            help="Epochs without improvement before training ends; 0: never.  [default: a third of the epochs]",
         ),
         group="Optimisation",
     ),
@@ -97,7 +99,7 @@ DETAILS = options(
         click.option(
             "--mixup",
             type=click.FloatRange(0),
-            help="Mix pairs of images: alpha of the Beta distribution that draws the shares.  [default: 0, none]",
+            help="Mix pairs of images: alpha of the Beta distribution of their shares.  [default: 0, none]",
         ),
         click.option(
             "--ema",
@@ -136,7 +138,9 @@ DETAILS = options(
             show_default=True,
             help="Compute each batch in this many pieces, to save memory.",
         ),
-        click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory."),
+        click.option(
+            "--checkpointing", is_flag=True, help="Compute activations again for the backward pass, to save memory."
+        ),
         click.option(
             "--cache",
             type=click.Choice(["auto", "on", "off"]),
@@ -145,7 +149,9 @@ DETAILS = options(
             help="Whether the activations of the frozen layers are computed once and kept in shards.",
         ),
         click.option(
-            "--views", type=click.IntRange(1), help="Augmented views of each image in that cache.  [default: 4]"
+            "--views",
+            type=click.IntRange(1),
+            help="Augmented views of each image in the cache of activations.  [default: 4]",
         ),
         group="Compute",
     ),
@@ -191,9 +197,14 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Fine-tune the network, starting from the probe; keeps whichever does better on held-out images.
 
-    SOURCE is a store or a model file. DATA is the images (a folder, a table, or with a model file a store); by default
-    a store's own. If tuning does not beat the probe on held-out images, the file keeps the probe. After an
-    interruption, the same command goes on. Several GPUs: torchrun --nproc-per-node N --no-python featurepipe finetune …
+    SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, and with a model file also
+    a store. A store's own images are used if you leave DATA out. If tuning does not beat the probe on held-out images,
+    the file keeps the probe. After an interruption, the same command goes on. On several GPUs:
+
+    \b
+      $ torchrun --nproc-per-node N --no-python featurepipe finetune …
+
+    Examples on the digits:
 
     \b
       $ featurepipe extract data/digits -s digits.store

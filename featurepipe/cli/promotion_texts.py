@@ -22,10 +22,10 @@ NAMES = {
 
 
 def advise_text(result: dict[str, Any], *, why: bool = False) -> str:
-    """The result of `advise`: the answer in three lines, and with `why` what it rests on."""
+    """The result of `advise`: the answer in a few lines, and with `why` what it rests on."""
     from featurepipe.advice import in_words  # here: it loads NumPy, which --help does without
 
-    answer = [f"→ {in_words(result)}", f"  {_promise(result)}", f"  $ {result['next']}"]
+    answer = [*_hanging(f"→ {in_words(result)}", ""), *_hanging(_promise(result), "  "), f"  $ {result['next']}"]
     more = _grounds(result) if why else [["reasons and figures: the same command with --why"]]
     return "\n\n".join("\n".join(block) for block in [answer, *more])
 
@@ -37,8 +37,8 @@ def _grounds(result: dict[str, Any]) -> list[list[str]]:
         [f"{result['backbone']} on {result['store']}: {cell['size']} data, {PRETRAINING[cell['similarity']]}"],
         _options(result),
         [
-            f"reasons, from {evidence['measured']:,} images ({evidence['measured_on']}); the split that probe reports "
-            "plays no part",
+            f"reasons, from {evidence['measured']:,} images ({evidence['measured_on']})",
+            "  (the split that probe reports plays no part)",
             *(line for reason in result["reasons"] for line in _hanging(reason, "  - ")),
         ],
         [
@@ -53,7 +53,7 @@ def _grounds(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _promise(result: dict[str, Any]) -> str:
-    """What the option is expected to bring and to cost, in a line."""
+    """What the option is expected to bring and to cost."""
     option, cost = result["option"], result["cost_minutes"]
     gain = result["expected_gain"][option]
     if option == "linear":
@@ -138,7 +138,7 @@ def finetune_text(result: dict[str, Any]) -> str:
     lines += _hanging(_verdict(told, result[on]), "  ") if told["promoted"] else []
     lines += [f"  {'from scratch':<14} {percent(told['scratch']['top1'])}"] if told["scratch"] else []
     if not nothing and not told["promoted"]:
-        lines.append("  tuning did not beat the probe on validation images")
+        lines.append("  tuning did not beat the probe on held-out images")
     if not told["promoted"]:
         lines.append("  the file holds the probe")
     if told["stopped"] == "interrupted":
@@ -166,7 +166,10 @@ def _course(told: dict[str, Any]) -> str:
     start = "a random head" if told["start"] != "probe" else start
     planned = told["recipe"]["epochs"] + told["recipe"]["head_epochs"]
     how, _, why = told["stopped"].partition(": ")
-    ended = f"stopped {how} after {epochs} of {planned} epochs: {why}" if why else f"{epochs} epochs, {how}"
+    ended = (
+        f"stopped {how} after {epochs} of {planned} epochs: {why}" if why else f"{epochs} of {planned} epochs, {how}"
+    )
+    ended = ended.removesuffix(", after all epochs")
     return f"{told['of']}, {told['tune']} tuned from {start}; {ended}"
 
 

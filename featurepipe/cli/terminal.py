@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ class Talk:
         shown = bar is not None and not bar.disable and bar.last_print_n > 0
         if shown:
             bar.clear()
-        say(text)
+        say(fitted(text, width) if (width := _width()) else text)
         if shown:
             bar.refresh()
 
@@ -68,6 +70,22 @@ def say(text: str, *, nl: bool = True, fg: str | None = None) -> None:
         click.echo(click.style(text, fg=fg) if fg else text, file=Talkative(sys.stderr), nl=nl)
 
 
+def _width() -> int:
+    """Columns of the terminal that stderr is; 0 where it is none, so that scripts find each note on one line."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return 0
+    return shutil.get_terminal_size().columns
+
+
+def fitted(text: str, width: int) -> str:
+    """A note in lines that fit a terminal, so that it cuts no word in two; a path that is wider stays whole."""
+    lines = (
+        wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )
+    return "\n".join("\n".join(line) for line in lines)
+
+
 def shortened(label: str) -> str:
     """A label that leaves room for the bar and its figures on a terminal of 80 columns."""
     return label if len(label) <= LABEL else f"{label[: LABEL - 1].rstrip()}…"
@@ -89,6 +107,10 @@ def exit_strict(strict: bool, result: dict[str, Any]) -> None:
     """End with an exit code of its own where images were rejected or pictures left out, if that is asked for."""
     left_out = result["found"]["left_out"]["pictures"] if "found" in result else 0  # nothing is of a store
     if strict and (result["rejected"] or left_out):
+        say(
+            f"featurepipe: {result['rejected']} images rejected, {left_out} pictures left out; --strict allows none",
+            fg="red",
+        )
         raise click.exceptions.Exit(REJECTED)
 
 

@@ -39,9 +39,14 @@ def _rejects(result: dict[str, Any]) -> list[str]:
     return [*shown, f"  … and {more} more"] if more > 0 else shown
 
 
+def _speed(images_per_second: float) -> str:
+    """A speed with as many digits as mean something."""
+    return f"{images_per_second:,.{0 if images_per_second >= 100 else 1}f} images/s"
+
+
 def extract_text(result: dict[str, Any]) -> str:
     """The result of `extract`."""
-    speed = f" ({result['images_per_second']:g} images/s)" if result["images_per_second"] else ""
+    speed = f" ({_speed(result['images_per_second'])})" if result["images_per_second"] else ""
     line = (
         f"{result['samples']} samples: {result['computed']} computed, {result['reused']} reused, "
         f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed}"
@@ -59,7 +64,7 @@ def _limit(result: dict[str, Any]) -> list[str]:
     line = f"  limited by {result['limited_by']}; "
     if result["efficiency"] is None:
         return [f"  {spent}", f"{line}the run was too short to compare it with this machine's ceiling"]
-    share = f"{100 * result['efficiency']:.0f} % of this machine's ceiling of {result['ceiling']:g} images/s"
+    share = f"{100 * result['efficiency']:.0f} % of this machine's ceiling of {_speed(result['ceiling'])}"
     return [f"  {spent}", f"{line}{share}"]
 
 
@@ -76,8 +81,8 @@ def figures_line(figures: dict[str, Any], name: str) -> str:
     if "subset_accuracy" in figures:
         return (
             f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, "
-            f"micro F1 {figures['micro_f1']:.3f}, macro F1 {figures['macro_f1']:.3f}, "
-            f"right sets {percent(figures['subset_accuracy'])}, "
+            f"micro F1 {figures['micro_f1']:.3f}, macro F1 {figures['macro_f1']:.3f},\n"
+            f"{'':<17}right sets {percent(figures['subset_accuracy'])}, "
             f"wrong decisions {percent(figures['hamming'])})"
         )
     headline = click.style(f"{name + ' top-1':<14} {percent(figures['top1'])}", bold=True)  # on terminals only
@@ -100,7 +105,7 @@ def probe_text(result: dict[str, Any]) -> str:
     """The result of `probe`."""
     if result["protocol"] is not None:
         return _protocol_text(result)
-    on_what = f" (chosen on: {result['selection']['on']})"
+    on_what = f" (chosen on: {result['selection']['on']})".replace("(chosen on: nothing: ", "(not chosen: ")
     if result["kind"] == MULTI_LABEL:
         chosen = f", {_chosen(result)}{on_what}"
     else:
@@ -391,8 +396,8 @@ def verify_text(result: dict[str, Any]) -> str:
     lines += [f"  problem: {problem}" for problem in result["problems"]]
     lines += [f"  set aside: {path}" for path in result["repaired"]]
     lines += [
-        f"  drift of {d['folder']} ({', '.join([*_stage(d), d['precision'], d['decoder']])}) from fp32 and Pillow, "
-        f"on {d['images']} images: "
+        f"  drift of {d['folder']} ({', '.join([*_stage(d), d['precision'], d['decoder']])}) from fp32 and Pillow\n"
+        f"    on {d['images']} images: "
         f"pixels at most {d['pixels_max']}/255, cosine median {d['cosine_median']:.5f}, lowest {d['cosine_min']:.5f}"
         for d in result.get("drift", ())
     ]

@@ -45,7 +45,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     strategy : {'probe', 'auto'}
         ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
     seed : int
-        Of the folds.
+        Seed for the folds.
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
@@ -106,7 +106,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ProbeError
             Fewer than two classes, an unknown kind, or a device that cannot be used.
         ValueError
-            X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
+            X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
         """
         self._check()
         X = check_images(X)
@@ -179,8 +179,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         FineTuner
-            Fitted. If the best epoch has no more right of what is held back, from which neither has learned, than the
-            probe, it predicts as this probe does.
+            Fitted. If tuning does not beat the probe on held-out images, it predicts as the probe does.
 
         Raises
         ------

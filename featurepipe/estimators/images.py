@@ -31,6 +31,10 @@ def check_images(X: Any) -> Sequence[Any]:
     ValueError
         X is something else; the message says what, and what to give instead.
     """
+    if isinstance(X, str | PathLike) and os.path.isdir(X):
+        raise ValueError(
+            f"X is the folder {str(X)!r}; give the list of its images: sorted(Path({str(X)!r}).rglob('*.jpg'))"
+        )
     if _is_one_image(X):
         raise ValueError(f"X is a list of images; wrap the single {type(X).__name__} in a list: [X]")
     if isinstance(X, np.ndarray):

@@ -45,7 +45,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     store : path, optional
         Directory that keeps embeddings; only with a name.
     seed : int
-        Of what is held back, and of the recipe.
+        Seed for the draw of images that are held back, and for training.
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with a line for each epoch. False shows nothing.
@@ -60,11 +60,11 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     curve_ : list of dict
         See `featurepipe.finetuning.Outcome`.
     stopped_ : str
-        Why it ended, ditto.
+        Why training stopped; see `featurepipe.finetuning.Outcome`.
     backbone_ : featurepipe.backbones.Backbone
         The tuned network without its head, or the frozen one.
     estimator_ : scikit-learn classifier
-        Of its embeddings.
+        The classifier of the backbone's embeddings.
     seen_ : ndarray of uint64
         The files trained on; see `featurepipe.models.Model`.
 
@@ -108,12 +108,12 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         ProbeError
             Fewer than two classes.
         FinetuningError
-            A recipe or a depth that there is not, a backbone that is no network or stops at a stage, or a single image
-            in every class.
+            An unknown recipe or depth, a backbone that is not a network or stops at a stage, or a single image in every
+            class.
         TrainingDiverged, OutOfMemory
-            What ended it before its time.
+            Training ended early.
         ValueError
-            X is no list of images, or `weights` or `store` stands beside a FeatureExtractor.
+            X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
         """
         recipe = self._recipe()
         X = check_images(X)

@@ -228,7 +228,7 @@ def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable
     """Make a batch of its parts, `each` of so many images and `count` together, and infer it.
 
     Where there is no memory for its pixels, one half is dealt with after the other. Pieces for a device that could not
-    be read for want of it stay so.
+    be read for lack of memory stay unread.
     """
     try:
         batch = make(parts)

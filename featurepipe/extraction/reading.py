@@ -30,7 +30,7 @@ class Batch:
     rejects : dict
         Digest → reason: contents that are broken, now and for ever.
     unreadable : dict
-        Digest → reason: files that could not be read this time (or decoded, for want of memory), or changed since
+        Digest → reason: files that could not be read this time (or decoded, for lack of memory), or changed since
         they were listed.
     load_seconds, decode_seconds : float
         Spent on reading and hashing, and on decoding, resizing and cropping.

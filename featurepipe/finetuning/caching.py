@@ -176,7 +176,9 @@ def _without(samples: Samples, rejects: Mapping[str, str]) -> Samples:
     """The samples that are not rejected."""
     kept = np.array([one.digest not in rejects for one in samples.images], bool)
     if not kept.any():
-        raise FinetuningError(f"no image can be read any more: {next(iter(rejects.values()))}; put them back")
+        raise FinetuningError(
+            f"no image can be read any more: {next(iter(rejects.values()))}; restore the files and run again"
+        )
     return Samples([one for one in samples.images if one.digest not in rejects], samples.targets[kept])
 
 

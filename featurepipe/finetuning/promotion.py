@@ -78,7 +78,9 @@ class Promoted:
 def check_tunable(extractor: Extractor, tune: str) -> None:
     """Raise FinetuningError unless this is a network whose penultimate embedding a head takes, and that is so deep."""
     if not isinstance(extractor, Backbone):
-        raise FinetuningError(f"{extractor.name} is no network, so there is nothing to tune; choose another backbone")
+        raise FinetuningError(
+            f"{extractor.name} is not a network, so there is nothing to tune; choose another backbone"
+        )
     if extractor.spec["layer"] != PENULTIMATE:
         raise FinetuningError(
             f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; leave out the layer"

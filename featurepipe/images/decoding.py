@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, calls an image a decompression bomb
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
+UNREAD = {  # pictures that nothing here reads: where their mark is, and which marks there are
+    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim")),
+    "DICOM": (128, (b"DICM",)),
+}
 JPEG = ("JPEG", "MPO")  # MPO: what some phones write, the first frame a JPEG like any other
 DRAFT_MARGIN = 2  # how many times the wanted size a draft keeps at least: the less, the faster and the coarser
 
@@ -86,6 +90,9 @@ def _opened(data: bytes | bytearray) -> Image.Image:
                 raise ImageError(
                     "a TIFF of a depth or kind that Pillow cannot read; save the image as PNG or 8-bit TIFF"
                 ) from error
+            for name, (start, marks) in UNREAD.items():
+                if data[start : start + 8].startswith(marks):
+                    raise ImageError(f"{name} is not read here; convert the image to JPEG or PNG") from error
             raise
 
 

@@ -20,7 +20,7 @@ HEAD = b"\xff\xd8\xff\xe1\x00\x02"  # a JPEG's first two bytes, and an APP1 segm
 def decode_jpeg(data: bytes | bytearray, libraries: Sequence[str] = LIBRARIES) -> torch.Tensor | None:
     """Decode a JPEG file into RGB, uint8 (3, h, w), as it is stored: never turned upright.
 
-    None where no library can, for want of itself or because the file is broken: Pillow shall judge.
+    None where no library can, because it is not installed or the file is broken: Pillow then decides.
     """
     for name in libraries:
         decoder = _decoder(name)

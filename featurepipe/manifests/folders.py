@@ -31,7 +31,11 @@ def read_folder(root: Path) -> tuple[Samples, LeftOut]:
         ids.append(id_)
     if not ids:
         known = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ManifestError("; ".join([f"no images under {root} (looked for {known})", *left_out.lines()[:2]]))
+        raise ManifestError(
+            "; ".join(
+                [f"no images under {root}; name the folder that holds them (looked for {known})", *left_out.lines()[:2]]
+            )
+        )
     folders: dict[str, str] = {}  # top folder -> its first image
     loose = None
     for id_ in ids:

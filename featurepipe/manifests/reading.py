@@ -98,8 +98,8 @@ def _read_table(path: Path, path_column: str, label_column: str | None) -> Manif
         raise ManifestError(f"{path} has no rows")
     if missing:
         raise ManifestError(
-            f"{path}: {len(missing)} of {len(samples)} files are missing, first {missing[0]!r} "
-            f"(relative paths start at {path.parent})"
+            f"{path}: {len(missing)} of its {len(samples)} files cannot be found, first {missing[0]!r}; correct the "
+            f"paths (relative ones start at {path.parent})"
         )
     folded = _folded(_sorted(samples), path, columns)
     used = [role for role, name in zip(("id", "path", "label", "split"), columns, strict=True) if name in table.used]

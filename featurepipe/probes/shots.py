@@ -115,6 +115,8 @@ def fit_few_shot(
 
 def check_few(shots: Sequence[int], repeats: int, semi: bool) -> None:
     """Raise ProbeError for shots, repeats or semi-supervised lines that no data could have."""
+    if isinstance(shots, int):
+        raise ProbeError(f"shots is a list of numbers; give [{shots}]")
     if repeats < 1 or any(count < 1 for count in shots):
         raise ProbeError("shots and repeats must be at least 1")
     if semi and not shots:

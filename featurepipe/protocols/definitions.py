@@ -154,7 +154,7 @@ _KORNBLITH = Protocol(
     metrics=(TOP1, BALANCED),
     remarks=(
         OPTIMUM + "a limit of iterations",
-        "lambda multiplies half the squared weights beside the sum of the losses, as in CLIP and ssl-transfer",
+        "lambda multiplies half the squared weights next to the sum of the losses, as in CLIP and ssl-transfer",
         "the published text does not say how much of train is held out; here 20 % of each class",
         TIES,
         "mean per class was published for Aircraft, Pets, Caltech-101 and Flowers, VOC07's 11-point mAP is left out",

@@ -224,7 +224,7 @@ def selection(model: models.Model) -> Html:
     if is_tuned(model.card):
         whose = " It is that of the probe whose head tuning began with, at most that of the probe it had to beat; the"
         if tuning["start"] != "probe":
-            whose = " Tuning began with another head, so that it only stands for the probe; the"
+            whose = " Tuning began with another head, so it describes the probe only; the"
         whose += " tuned head has none of its own."
     return section(
         f"How {name} {'of the probe ' if whose else ''}was chosen",
@@ -239,9 +239,9 @@ def _rule(card: Mapping[str, Any]) -> str:
     """By which rule the candidate was chosen."""
     protocol = card.get("protocol")
     if is_tuned(card):
-        return "The probe to beat is, of those within one standard error of the best top-1, the one of lowest log-loss."
+        return "The probe to beat has the lowest log-loss among those within one standard error of the best top-1."
     if protocol is None:
-        return "Of those within one standard error of the best top-1, the lowest log-loss wins."
+        return "The lowest log-loss wins among those within one standard error of the best top-1."
     by = f"Protocol {protocol['name']}, version {protocol['version']}, by {protocol['metric']}"
     return f"{by}: {protocol['selection']}."
 

@@ -127,7 +127,7 @@ def _next(source: Source, found: Mapping[str, Any]) -> str:
 def _check(source: Source) -> None:
     """Refuse what no head can be tuned on, and sets of labels."""
     if source.entry.spec["architecture"] in backbones.DESCRIPTORS:
-        raise ProbeError(f"{source.entry.title} is no network, so there is nothing to tune; choose one with -b")
+        raise ProbeError(f"{source.entry.title} is not a network, so there is nothing to tune; choose one with -b")
     sets = [label for label in source.samples.y if label is not None and SEPARATOR in label]
     if sets:
         raise ProbeError(f"advice is for one class per image, not for sets of labels such as {sets[0]!r}")

@@ -244,7 +244,7 @@ def follow_store(
         return extractor
     if best.spec["precision"] not in ("fp32", extractor.spec["precision"]) and (drifts := backbones.drifting(best)):
         listener.note(
-            f"note: in {best.spec['precision']}, to which this store keeps, {', '.join(drifts)} drifts from fp32; "
+            f"note: this store is in {best.spec['precision']}, in which {', '.join(drifts)} drifts from fp32; "
             "featurepipe verify --drift says how far, --precision fp32 avoids it"
         )
     return best

@@ -153,7 +153,9 @@ def _drift(
         extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=step)
     found = [digest for digest in some if digest in memory.vectors]
     if not found:
-        raise StoreError(f"no image of {first.folder.name} can be read as it was; its drift cannot be measured")
+        raise StoreError(
+            f"no image of {first.folder.name} is still readable and unchanged, so its drift cannot be measured"
+        )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
     files = [held[digest].read_bytes() for digest in found]
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)

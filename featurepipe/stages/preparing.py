@@ -285,7 +285,10 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
     """The parts of an arranged matrix: test is reported, or else val."""
     train, val, test = sizes(matrix.split).values()
     if not val + test:
-        raise ManifestError("classes are too small to hold any image back for evaluation; add images or a test split")
+        many = f"{len(matrix)} images of {len(set(map(str, matrix.y)))} classes"
+        raise ManifestError(
+            f"classes are too small to hold any image back for evaluation ({many}); add images or a test split"
+        )
     learned = train + val if test else train
     return Parts(
         train=matrix.take(slice(train)),

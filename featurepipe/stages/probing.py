@@ -344,7 +344,7 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
         if isinstance(fitted.chosen, dict):
             ends = [label for label, C in fitted.chosen.items() if probes.at_edge(kind, C)]
             notes += (
-                [f"the {name} of {probes.listed(ends)} is an end of the values tried; a better one may lie beyond"]
+                [f"the {name} of {probes.listed(ends)} is the first or last value tried; a better one may lie beyond"]
                 if ends
                 else []
             )

@@ -233,7 +233,7 @@ def _open(
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
     elif Path(source).is_dir() or not Path(source).exists():
         raise FinetuningError(
-            f"{source} is no store and no model file; make a store with: featurepipe extract {source}"
+            f"{source} is neither a store nor a model file; make a store with: featurepipe extract {source}"
         )
     else:
         loaded = models.load(source)

@@ -150,7 +150,7 @@ def _paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
     """Sample id → its label in each task; and notes on what was left out."""
     if not path.is_file() or path.suffix.lower() not in manifests.TABLE_SUFFIXES:
-        why = "is none" if path.exists() else "does not exist"
+        why = "is not one" if path.exists() else "does not exist"
         raise ManifestError(
             f"labels are read from a table ({' '.join(sorted(manifests.TABLE_SUFFIXES))}); {path} {why}"
         )
@@ -166,7 +166,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None,
         doubles += id_ in found
         if found.setdefault(id_, labels) != labels:
             raise ManifestError(
-                f"{path}: id {id_!r} stands in several rows with different labels (again in row {number}); keep one"
+                f"{path}: id {id_!r} is in several rows with different labels (again in row {number}); keep one"
             )
     if not found:
         raise ManifestError(f"{path} has no rows")

@@ -94,7 +94,7 @@ class Store:
         header = store.path / HEADER
         if not header.exists():
             if store.path.exists() and not store._is_headless():
-                raise StoreError(f"{path} exists and is not a featurepipe store; give another place with --store")
+                raise StoreError(f"{path} exists and is not a featurepipe store; give the store another place")
             store.path.mkdir(parents=True, exist_ok=True)
             with store.lock(wait=wait):
                 if not header.exists():  # no other process has been faster

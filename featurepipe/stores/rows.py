@@ -71,7 +71,7 @@ class Rows(Sequence[Row]):
         for sample, digest, stamp in lines:
             content = bytes.fromhex(digest) or bytes(32)
             if len(content) != 32:
-                raise ValueError(f"{digest!r} is no sha256")
+                raise ValueError(f"{digest!r} is not a sha256")
             samples.append(sample)
             digests += content
             readable.append(bool(digest))
