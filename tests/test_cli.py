@@ -202,7 +202,7 @@ def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     slow = ["--batch-size", "4", "-j", "1", "--profile"]
     long = call("extract", "data/digits", "-s", "s", *TINY, *slow).stdout.splitlines()
     assert re.fullmatch(spent, long[2])
-    assert re.fullmatch(limit + r"\d+ % of this machine's ceiling of [\d.e+]+ images/s", long[3])
+    assert re.fullmatch(limit + r"\d+ % of this machine's ceiling of [\d.,]+ images/s", long[3])
     short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100", "--profile").stdout.splitlines()
     assert re.fullmatch(limit + "the run was too short to compare it with this machine's ceiling", short[3])
 
