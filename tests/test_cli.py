@@ -1,6 +1,7 @@
 """The command line: help, JSON, exit codes, errors, interruption."""
 
 import csv
+import errno
 import glob
 import io
 import json
@@ -840,3 +841,14 @@ def test_a_model_file_of_every_kind_predicts_and_evaluates_as_its_estimator(phot
         evaluated = result_of("evaluate", model, where)
         assert evaluated["top1"] == probed["test"]["top1"] == np.mean(fitted.estimator.predict(test.X) == test.y)
         assert evaluated["log_loss"] == pytest.approx(probed["test"]["log_loss"], rel=1e-6)
+
+
+def test_a_place_without_rights_is_named_with_what_to_do(monkeypatch):
+    def info(path):
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr(stages, "info", info)
+    done = call("info", "s")
+    assert done.exit_code == 1
+    said = "featurepipe: /somewhere: Permission denied; give another place, or the rights to use this one\n"
+    assert done.stderr == said

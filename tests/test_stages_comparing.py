@@ -565,7 +565,7 @@ def test_nothing_is_fitted_before_the_arguments_are_checked(store, monkeypatch):
 def test_no_store(tmp_path):
     with pytest.raises(ComparisonError, match="no store is named"):
         compare([])
-    with pytest.raises(StoreError, match="is not a featurepipe store; make one with: featurepipe extract DATA"):
+    with pytest.raises(StoreError, match="make a store with: featurepipe extract DATA"):
         compare(tmp_path / "nowhere")
 
 

@@ -6,6 +6,7 @@ were rejected and ``--strict`` was given, 130 interrupted, 143 ended by SIGTERM,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any
@@ -49,6 +50,7 @@ from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
 RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
 AGAIN = "interrupted; nothing was written"
@@ -77,7 +79,9 @@ class _Group(Group):
             let_stdout_go()
             ctx.exit(BROKEN_PIPE)
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
-            self._fail(ctx, f"{error.filename or 'the operating system'}: {error.strerror or error}", FAILED, as_json)
+            forbidden = "; give another place, or the rights to use this one" if error.errno in FORBIDDEN else ""
+            what = f"{error.filename or 'the operating system'}: {error.strerror or error}{forbidden}"
+            self._fail(ctx, what, FAILED, as_json)
 
     @staticmethod
     def _fail(ctx: click.Context, message: str, code: int, as_json: bool) -> None:

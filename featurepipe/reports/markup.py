@@ -41,6 +41,8 @@ th { font-size: .875rem; font-weight: 600; color: var(--muted); white-space: now
 :is(th, td):first-child, .words :is(th, td):nth-child(2) { text-align: left }
 td:not(:first-child) { min-width: 3.5rem; white-space: nowrap } td:first-child { min-width: 7rem }
 .words td:nth-child(2) { min-width: 8rem; white-space: normal }
+@media screen and (max-width: 30rem) { th, td, td:not(:first-child) { white-space: normal; overflow-wrap: normal;
+  padding-right: .6rem } td:first-child { min-width: 4rem } }
 .chosen td { font-weight: 650; background: var(--panel) }
 .bar { display: inline-block; min-width: 5.5rem; padding: 0 .3rem }
 svg { display: block; overflow: visible } svg text { font-size: 12px; fill: var(--muted) }

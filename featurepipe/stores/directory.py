@@ -368,7 +368,8 @@ class Store:
     def _header(self) -> dict[str, Any]:
         path = self.path / HEADER
         if not path.is_file():
-            raise StoreError(f"{self.path} is not a featurepipe store; make one with: featurepipe extract DATA")
+            problem = "is not a featurepipe store" if self.path.exists() else "does not exist"
+            raise StoreError(f"{self.path} {problem}; make a store with: featurepipe extract DATA")
         try:
             header = json.loads(path.read_text("utf-8", "surrogateescape"))
             kind, version, root = header["encoding-type"], str(header["encoding-version"]), header["root"]

@@ -99,6 +99,10 @@ def pick(store: Path, entries: Sequence[Entry], name: str | None, layer: str | N
     held = ", ".join(entry.folder.name for entry in entries) or "none yet"
     what = f"layer {layer} of {name or 'a backbone'}" if layer is not None and matches else f"backbone {name or ''}"
     problem = "several backbones match" if found else f"no {what.strip()} here"
+    if layer is not None and matches and not found:
+        raise StoreError(
+            f"{store}: {problem} (it holds {held}); get more with: featurepipe extract DATA --layers stages"
+        )
     raise StoreError(f"{store}: {problem}; choose with -b from: {held}")
 
 
