@@ -157,6 +157,8 @@ def test_the_first_line_says_how_many_layers(data, tmp_path, net):
         ({**TINY, "layers": "stage9"}, BackboneError, "has no layer 'stage9'; use penultimate, or stage1 to stage5"),
         ({"backbone": "pixels", "layers": "stages"}, BackboneError, "pixels has no layers"),
         ({"backbone": backbones.Pixels(), "layers": "stages"}, TypeError, "layers: options are for a backbone by name"),
+        ({"backbon": "pixels"}, TypeError, "unknown option 'backbon'"),
+        ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "unknown option 'layr'"),
     ],
 )
 def test_what_cannot_be_makes_no_store(data, tmp_path, options, error, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -197,13 +198,16 @@ def make_extractor(
     Raises
     ------
     TypeError
-        Options beside a ready-made backbone.
+        Options together with a ready-made backbone, or one that is unknown.
     """
     if backbone is not None and not isinstance(backbone, str | PathLike):
         if options:
             raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
         return backbone
     create = backbones.create_layers if "layers" in options else backbones.create
+    known = {*inspect.signature(backbones.create).parameters, *inspect.signature(create).parameters}
+    if unknown := options.keys() - known:
+        raise TypeError(f"unknown option {min(unknown)!r}; the function's help() lists what it takes")
     local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS) or backbones.is_model_name(backbone)
     if local or options.get("weights") is not None or options.get("random_weights"):
         made = create(backbone, **options)
