@@ -298,3 +298,13 @@ def test_weights_of_labels_that_are_none_are_refused(weight):
     X, y = features(20, 5, 3)
     with pytest.raises(ProbeError, match="sample_weight is one number for each of 20 rows"):
         LogisticPath(X, np.eye(3)[y], sample_weight=weight)
+
+
+def test_many_classes_that_are_all_but_certain_still_converge():
+    rng = np.random.default_rng(0)
+    y = np.arange(650) % paths.MANY
+    X = (rng.normal(size=(650, 40)) + rng.normal(size=(paths.MANY, 40))[y]).astype(np.float32)
+    path = LogisticPath(X, y, sample_weight=rng.exponential(size=650) ** 3, scale=True)
+    certificates = [fit.certificate for fit in path.fit([1e-2, 1.0, 1e2, 1e4, 1e6])]
+    assert all(one.converged for one in certificates)
+    assert max(one.products for one in certificates) < 1000

@@ -142,13 +142,17 @@ class Softmax:
         return cg(A, g, rtol=0.01, maxiter=100, M=LinearOperator(shape, lambda v: v / curvatures, dtype=np.float64))[0]
 
     @staticmethod
-    def covariance(P: Array, w: Array | float) -> np.ndarray:
-        """The weighted sum of the rows' second derivatives, (K, K), in NumPy.
+    def covariance(P: Array, Y: Array, w: Array | float, *, rounded: bool = False) -> np.ndarray:
+        """The weighted sum of the rows' second derivatives, (K, K), in NumPy; `rounded` to float32.
 
-        Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse.
+        Along (1, …, 1), where the loss does not change, it is filled up with the mean, so that it has an inverse. The
+        diagonal is summed in float64 before it is rounded: of predictions that are all but certain, Σ p - Σ p² has no
+        correct digit in float32.
         """
-        weighted = P if isinstance(w, float) else P * namespace(P).asarray(w, dtype=P.dtype)
-        A = np.diag(host(weighted.sum(axis=0))) - host(weighted.T @ P)  # (K, K)
+        Q = single(P) if rounded else P
+        weighted = Q if isinstance(w, float) else Q * namespace(Q).asarray(w, dtype=Q.dtype)
+        A = -host(weighted.T @ Q)  # (K, K)
+        np.fill_diagonal(A, host(Softmax.curvatures(P, Y, w)))
         return A + np.trace(A) / len(A) ** 2
 
 

@@ -58,7 +58,7 @@ from featurepipe.probes.stacks import Rows
 TOLERANCE, LOOSE = 1e-7, 1e-3  # relative to the objective; of MANY classes or more
 MANY, COUPLED = 65, 2048  # classes: from here on their systems are iterated; up to here A is decomposed
 ROUNDED = 1e-12  # what float64 can do no better than, relative to the weights
-BALANCE = 1e-5  # of the tolerance: what may be left of an intercept's slope, relative to the weights
+BALANCE = 1e-5  # of the tolerance: what may be left of an intercept's slope, relative to the loss, or the weights
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
 SCORES = 12  # arrays of float64 (n, K) at a time, at most
 LOOSEST, TIGHTEST = 0.1, 1e-4  # how exactly a Newton step is solved; float32 products can do no better than the latter
@@ -248,9 +248,11 @@ class LogisticPath:
         if self._loss.penalises_intercept:
             return W, S, P, True
         W, S = copy(W), copy(S)
+        lost = min(self._total, self._loss.value(S, self._Y, self._w)) if self._many else self._total
+        enough = max(BALANCE * self._tolerance * lost, ROUNDED * self._total)
         for _ in range(MAX_STEPS):
             g = host((self._w * (P - self._Y)).sum(axis=0))  # (K,)
-            if np.abs(g).max() <= max(BALANCE * self._tolerance, ROUNDED) * self._total:
+            if np.abs(g).max() <= enough:
                 return W, S, P, True
             step = put(np.clip(self._intercept_step(P, g), -2.0, 2.0), self._device)  # a full one may leap away
             W[:, -1] += step
@@ -265,7 +267,7 @@ class LogisticPath:
             return -g / curvatures
         if self._many:
             return -self._loss.solve(P, self._w, g, curvatures)
-        A = self._loss.covariance(P, self._w)  # (K, K)
+        A = self._loss.covariance(P, self._Y, self._w)  # (K, K)
         scale = 1 / np.sqrt(np.diag(A))  # or a rare label's curvature passes for rounding
         return -scale * np.linalg.lstsq(scale[:, None] * A * scale, scale * g, rcond=None)[0]
 
@@ -305,7 +307,7 @@ class LogisticPath:
     def _preconditioner(self, P: Array, C: float) -> Callable[[Array], Array]:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
         if self._coupled:
-            A = self._loss.covariance(single(P) if self._many else P, self._w) / self._rows.weight
+            A = self._loss.covariance(P, self._Y, self._w, rounded=self._many) / self._rows.weight
             a, U = np.linalg.eigh(A)
             U = put(U.astype(np.float32, copy=False), self._device)
         else:
