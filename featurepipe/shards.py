@@ -45,6 +45,7 @@ ENCODING_TYPE = "featurepipe-shard"
 ENCODING_VERSION = "1.0"
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)  # what a lock of another program gives
 BARRED = (errno.EACCES, errno.EPERM)
+FLAGGED = "consistency flags"  # what HDF5 says of a file that a writer has marked as its own, without a number
 WRONG = (errno.EINVAL, errno.EISDIR, errno.EOVERFLOW)  # a damaged file sends its reader to places that are none
 
 
@@ -263,6 +264,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _unread(path: Path, error: OSError) -> StoreError:
     """What an error of reading means: h5py gives those of the system a number, and those of a wrong content none."""
+    if FLAGGED in str(error):
+        return ShardUnreadable(
+            f"{path} is open for writing in another program, or was when that ended; close it there, or clear its mark "
+            "with h5clear -s, or remove the file and run featurepipe extract again"
+        )
     if error.errno in (None, *WRONG):
         return ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}")
     if error.errno in BUSY:

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import json
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +216,15 @@ def test_a_shard_that_another_program_has_locked_is_not_corrupt(written):
     with open(written, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as HDF5 does for a file that it may write
         check_unread(written, "locked by another program; wait for it")
+    check_equal(shards.read(written), example())
+
+
+def test_a_shard_that_a_writer_has_marked_as_its_own_is_not_corrupt(written):
+    content = written.read_bytes()
+    code = f"import h5py, os; file = h5py.File({str(written)!r}, 'r+'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    check_unread(written, "is open for writing in another program, or was when that ended")
+    written.write_bytes(content)
     check_equal(shards.read(written), example())
 
 
