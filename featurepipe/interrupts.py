@@ -72,9 +72,9 @@ class Interrupts:
         ignored signal included.
         """
         before = _own_handlers() if _on_main() else {}
-        for number in before:
-            signal.signal(number, self._hear)
         try:
+            for number in before:
+                signal.signal(number, self._hear)
             yield
         finally:
             for number, handler in before.items():

@@ -133,3 +133,38 @@ def test_help_is_shown_by_a_terminal_that_knows_ascii_only(command):
     done = run(*command.split(), capture_output=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
+
+
+LOADING = """
+import os, signal, sys, time
+
+class Swallows:
+    def find_spec(self, name, *_):
+        if name == "featurepipe.stages":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                raise ImportError("half loaded")
+
+sys.meta_path.insert(0, Swallows())
+from featurepipe.cli import main
+main(["info", "nowhere", "--json"], prog_name="featurepipe")
+"""
+IN_EXEC = """
+from featurepipe import cli
+
+class Stages:
+    def info(self, path):
+        exec("raise KeyboardInterrupt")
+
+cli.load_stages = lambda quiet: Stages()
+cli.main(["info", "nowhere", "--json"], prog_name="featurepipe")
+"""
+
+
+@POSIX
+@pytest.mark.parametrize(("program", "code"), [(LOADING, 143), (IN_EXEC, 130)], ids=["loading", "in exec"])
+def test_a_signal_while_libraries_load_ends_a_command_as_any_other(program, code):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, json.loads(done.stdout)) == (code, {"error": cli.AGAIN}), done.stderr

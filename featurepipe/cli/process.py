@@ -25,6 +25,7 @@ def prepared() -> Iterator[None]:
         with termination.heard():
             yield
     except SystemExit as ending:
+        exec("")  # or Python ends of a SIGINT, even if one was caught, that came while an import ran text as code
         if termination.came and ending.code:
             raise SystemExit(TERMINATED) from None
         raise

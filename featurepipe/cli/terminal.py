@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurepipe.cli.process import Talkative
+from featurepipe.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -96,8 +97,11 @@ def load_stages(quiet: bool = False) -> ModuleType:
     terminal = sys.stderr is not None and sys.stderr.isatty()
     said = "loading torch …" if terminal and not quiet and "torch" not in sys.modules else ""
     say(said, nl=False)
+    interrupts = Interrupts()
     try:
-        from featurepipe import stages  # here: it loads torch, which --help does without
+        with interrupts.heard(), interrupts.held():  # half loaded, torch fails with errors of its own
+            from featurepipe import stages  # here: it loads torch, which --help does without
+        interrupts.check()
     finally:
         say("\r" + " " * len(said) + "\r" if said else "", nl=False)
     return stages
