@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from featurepipe import FeatureExtractor, TransferClassifier, models
+from featurepipe.errors import ImageError
 from featurepipe.estimators.images import check_images, keys_of_files, listed
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3), np.uint8)
@@ -159,3 +160,22 @@ def test_grey_images_may_have_any_width_once_they_have_an_axis_for_it():
     assert [item.source.size for item in narrow] == [(3, 20)] * 8
     assert [item.digest for item in listed(list(stack[:, :, :3]), TRANSFORM)] == [item.digest for item in narrow]
     assert len(listed([IMAGES[0]], TRANSFORM)) == len(listed(IMAGES[:1], TRANSFORM)) == 1
+
+
+def test_a_data_set_ends_where_its_length_says(paths):
+    class Endless:  # as a torch Dataset that draws, or counts round
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            assert index < 100
+            return paths[index % 2]
+
+    assert [item.source for item in listed(Endless(), TRANSFORM)] == paths[:2]
+
+
+def test_a_closed_file_is_refused_by_name(paths):
+    with open(paths[0], "rb") as file:
+        pass
+    with pytest.raises(ImageError, match="image 0: it is a file that has been closed"):
+        listed([file], TRANSFORM)

@@ -61,7 +61,10 @@ def check_images(X: Any) -> Sequence[Any]:
 
 def listed(X: Any, transform: backbones.Transform) -> list[Pending]:
     """Each image of X with the digest of its content."""
-    return [pending(item, index, transform) for index, item in enumerate(check_images(X))]
+    images = check_images(X)
+    # a torch Dataset may go on beyond its length for ever
+    items = images if hasattr(images, "__iter__") else (images[i] for i in range(len(images)))
+    return [pending(item, index, transform) for index, item in enumerate(items)]
 
 
 def pending(item: Any, index: int, transform: backbones.Transform) -> Pending:
@@ -258,6 +261,8 @@ def _is_path(data: bytes) -> bool:
 
 def _read(file: Any) -> bytes:
     """All of an open file, which is left where it was."""
+    if getattr(file, "closed", False):
+        raise ImageError("it is a file that has been closed; give its path")
     at = file.tell()
     file.seek(0)
     data = file.read()
