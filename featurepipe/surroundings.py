@@ -68,12 +68,10 @@ class _Process:
             torch.set_float32_matmul_precision("highest")
 
     def _put_back(self) -> None:
-        import torch
-
-        if self._dtype is not None:
-            torch.set_default_dtype(self._dtype)
+        if self._dtype is not None:  # so it is loaded; an import here would hide why loading it has just failed
+            sys.modules["torch"].set_default_dtype(self._dtype)
         if self._precision is not None:
-            torch.set_float32_matmul_precision(self._precision)
+            sys.modules["torch"].set_float32_matmul_precision(self._precision)
         self._dtype = self._precision = None
 
     def begin_anew(self) -> None:

@@ -347,3 +347,21 @@ def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # Python warns of forks beside threads, rightly
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, env=environment, timeout=300)
     assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
+
+
+def test_the_guard_loads_nothing_and_hides_no_interrupt_of_loading():
+    code = """
+import sys
+from featurepipe.surroundings import guarded
+
+@guarded
+def interrupted():
+    raise KeyboardInterrupt
+
+try:
+    interrupted()
+except KeyboardInterrupt:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr

@@ -99,7 +99,7 @@ def load_stages(quiet: bool = False) -> ModuleType:
     say(said, nl=False)
     interrupts = Interrupts()
     try:
-        with interrupts.heard(), interrupts.held():  # half loaded, torch fails with errors of its own
+        with interrupts.heard(), interrupts.held():  # half loaded, libraries fail with errors of their own
             from featurepipe import stages  # here: it loads torch, which --help does without
         interrupts.check()
     finally:
