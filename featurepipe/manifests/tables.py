@@ -66,8 +66,8 @@ class Table:
                     continue
                 if columns not in places:
                     places[columns] = self._place(columns)
-                at = ((name, i) for name, i in places[columns].items() if i < len(cells))
-                yield number, {name: self._text(number, name, cells[i]) for name, i in at}
+                there = places[columns].items()
+                yield number, {name: self._text(number, name, cells[i]) for name, i in there if i < len(cells)}
         except UnicodeDecodeError as error:
             raise ManifestError(_undecodable(self.path)) from error
         if places:
