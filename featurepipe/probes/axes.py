@@ -24,6 +24,8 @@ class Rotated:
         Weighted sum of squares along each axis.
     weight : float
         Sum of the weights.
+    kept : Array of float32, shape (n, r), or None
+        The features on these axes, where they are kept.
     """
 
     def __init__(self, X: Rows, w: Array, *, scale: bool, keep: bool, device: str = CPU) -> None:
@@ -36,11 +38,11 @@ class Rotated:
         self._axes, self.squares = put(axes / spread[:, None], device), put(squares, device)
         self.rank = len(squares)
         self._offset = self._mean @ self._axes  # (r,)
-        self._kept = None
+        self.kept = None
         if keep or device != CPU:
-            self._kept = zeros((len(X), self.rank), single(self.squares))
+            self.kept = zeros((len(X), self.rank), single(self.squares))
             for at, chunk in chunks(self._X):
-                self._kept[at] = chunk @ self._axes - self._offset
+                self.kept[at] = chunk @ self._axes - self._offset
 
     def forward(self, V: Array) -> Array:
         """Scores (n, K) of coefficients V (K, r + 1), in float64."""
@@ -76,15 +78,15 @@ class Rotated:
         like : Array, shape (n, K)
             Says how many rows are a block; see `featurepipe.probes.arrays.blocks`.
         """
-        if self._kept is None:
+        if self.kept is None:
             return single(self.backward(double(bend(single(self.forward(double(V))), slice(None))))[0])
         xp = namespace(V)
         coef, intercept = V[:, :-1], V[:, -1]
         out = zeros(V.shape, V)
         with np.errstate(invalid="ignore"):  # some processors' BLAS flags numbers beside a vector's end
             for at in blocks(like):
-                T = bend(self._kept[at] @ coef.T + intercept, at)
-                out += xp.concatenate([T.T @ self._kept[at], T.sum(axis=0)[:, None]], axis=1)
+                T = bend(self.kept[at] @ coef.T + intercept, at)
+                out += xp.concatenate([T.T @ self.kept[at], T.sum(axis=0)[:, None]], axis=1)
         return out
 
     def unrotated(self, W: Array) -> tuple[np.ndarray, np.ndarray]:

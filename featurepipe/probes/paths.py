@@ -52,6 +52,7 @@ from featurepipe.probes.arrays import (
     zeros,
 )
 from featurepipe.probes.axes import Rotated
+from featurepipe.probes.descents import descend
 from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
 from featurepipe.probes.stacks import Rows
 
@@ -220,6 +221,8 @@ class LogisticPath:
     def _solve(self, C: float, W: Array, S: Array) -> tuple[Array, Array, Certificate]:
         """Newton's method from W (K, r + 1) and its scores S (n, K); both at the optimum, and its certificate."""
         steps = products = 0
+        if self._many and self._rows.kept is not None and self._device == CPU:
+            W, S = self._near(C, W)
         while True:
             W, S, P, balanced = self._balance(W, S)
             objective = self._objective(W, S, C)
@@ -238,6 +241,16 @@ class LogisticPath:
         norm, gap = float(namespace(G).linalg.norm(G)), gap + C / 2 * lost / objective
         converged = balanced and gap <= self._tolerance
         return W, S, Certificate(C, objective, norm, gap, steps, products, converged)
+
+    def _near(self, C: float, W: Array) -> tuple[Array, Array]:
+        """Coefficients near the optimum, from W (K, r + 1), and their scores (n, K)."""
+        w = np.broadcast_to(self._w, (len(self._Y), 1))[:, 0].astype(np.float32)
+        shares = (w @ self._Y) / self._rows.weight  # (K,)
+        spread = shares * (1 - shares)
+        curvatures = spread[:, None] * np.append(self._rows.squares, self._rows.weight)  # (K, r + 1)
+        curvatures[:, :-1] += 1 / C
+        W = descend(self._rows.kept, self._Y, w, C, W, curvatures, self._tolerance)
+        return W, self._rows.forward(W)
 
     def _balance(self, W: Array, S: Array) -> tuple[Array, Array, Array, bool]:
         """Bring a free intercept to its optimum, which the certificate rests on.
