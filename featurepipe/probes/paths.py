@@ -10,7 +10,8 @@ What makes it fast, of which nothing changes the answer beyond rounding:
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
   float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for. Labels or
   classes whose losses do not touch each other share the products, and have their own conjugate gradients.
-- **Many classes.** From `MANY` on no system of K equations is solved in float64: the intercepts have conjugate
+- **Many classes.** From `MANY` on, L-BFGS in float32 goes most of the way (`featurepipe.probes.descents`), as a step of
+  Newton's costs many gradients there. No system of K equations is solved in float64: the intercepts have conjugate
   gradients of their own, A is decomposed in float32, and above `COUPLED` its diagonal replaces it. The tolerance is
   `LOOSE` there; each certificate still says in float64 what was reached.
 - **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points; that
