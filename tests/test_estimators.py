@@ -535,7 +535,7 @@ def test_long_work_shows_a_bar_to_who_asks_for_it_and_none_to_a_pipe(work, capfd
 def test_a_tuner_that_is_verbose_tells_of_its_epochs(capfd):
     FineTuner(verbose=True, **OPTIONS).fit(*labelled_images())
     shown = capfd.readouterr()
-    assert "epoch 1 of 1: train loss" in shown.err
+    assert "epoch 1 of 1: training loss" in shown.err
     assert shown.out == ""
 
 
