@@ -669,7 +669,7 @@ def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
     [
         ({"recipe": {"speed": 1}}, "has no 'speed'"),
         ({"tune": "half"}, "unknown"),
-        ({"backbone": "pixels"}, "no network"),
+        ({"backbone": "pixels"}, "not a network"),
         (
             {"backbone": FeatureExtractor("test_resnet", layer="stage1", **TINY)},
             "penultimate embedding, not from stage1",
