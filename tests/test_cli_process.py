@@ -168,3 +168,53 @@ cli.main(["info", "nowhere", "--json"], prog_name="featurepipe")
 def test_a_signal_while_libraries_load_ends_a_command_as_any_other(program, code):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, json.loads(done.stdout)) == (code, {"error": cli.AGAIN}), done.stderr
+
+
+EVERY_COMMAND = """
+import json, os, sys
+from pathlib import Path
+from featurepipe import cli
+at = Path(sys.argv[1])
+codes = {}
+def call(name, *arguments):
+    try:
+        cli.main([name, *map(str, arguments)], prog_name="featurepipe")
+    except SystemExit as ending:
+        codes[name] = ending.code
+tiny = ["-b", "test_resnet", "--random-weights", "--input-size", 3, 32, 32, "--device", "cpu"]
+data, store, model = at / "photos", at / "out/store", at / "m.safetensors"
+call("run", data, "-o", at / "out", *tiny, "--baselines", "none")
+call("extract", data, "-s", store, *tiny)
+call("probe", store, "-o", model, "--baselines", "none")
+call("compare", store, "--kind", "ridge", "--kind", "centroid", "--baselines", "none")
+call("advise", store)
+call("finetune", store, "-o", at / "tuned.safetensors", "--tune", "head", "--epochs", 1)
+call("evaluate", model, data)
+call("predict", model, data, "-o", at / "p.csv")
+call("report", model)
+call("info", model)
+call("verify", store)
+call("export", store, "-o", at / "e.npz")
+call("backbones", "test_vit*")
+(at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("streams", ["ascii", "closed"])
+def test_every_command_runs_in_the_c_locale_on_one_thread_with_warnings_as_errors(photos, tmp_path, streams):
+    photos(classes=("naïve", "Ωmega", "猫"), per_class=6, size=(33, 32))
+    hostile = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    script = tmp_path / "commands.py"
+    script.write_text(EVERY_COMMAND)
+    closing = {"ascii": "", "closed": " >&- 2>&- <&-"}[streams]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@"{closing}', sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, **hostile},
+        capture_output=True,
+        timeout=300,
+    )
+    codes, commands = json.loads((tmp_path / "codes.json").read_text())
+    assert codes == dict.fromkeys(commands, 0), done.stderr
+    answers = (tmp_path / "p.csv").read_text(encoding="utf-8")
+    assert all(name in answers for name in ("naïve", "Ωmega", "猫"))
