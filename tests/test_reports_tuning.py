@@ -431,7 +431,7 @@ def test_c_is_the_probes():
     page = reports.page(tuned()[0])
     found = text(section(page, "How C of the probe was chosen"))
     assert "It is that of the probe whose head tuning began with" in found
-    assert "The probe to beat is, of those within" in found
+    assert "The probe to beat has the lowest log-loss among those within" in found
     page = reports.page(tuned(start="random head")[0])
     assert "Tuning began with another head" in text(section(page, "How C of the probe was chosen"))
 
