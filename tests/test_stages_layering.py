@@ -142,10 +142,10 @@ def test_a_growing_data_set_costs_what_is_new(photos, tmp_path, net):
     assert all(len(matrix(tmp_path / "s", member)) == 11 for member in net.members)
 
 
-def test_the_first_line_says_how_many_layers(data, tmp_path, net):
+def test_the_line_of_the_backbone_says_how_many_layers(data, tmp_path, net):
     ears = Ears()
     extract(data, tmp_path / "s", backbone=net, listener=ears)
-    assert ears.heard[0] == "28 images · test_resnet (random weights, seed 0), 3 layers on cpu · none in the store yet"
+    assert ears.heard[1] == "28 images · test_resnet (random weights, seed 0), 3 layers on cpu · none in the store yet"
     extract(data, tmp_path / "s", backbone=net.members[0], listener=ears)
     assert ears.heard[-1] == "28 images · test_resnet (random weights, seed 0) stage2 on cpu · 26 in the store already"
 
