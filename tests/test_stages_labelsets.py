@@ -156,7 +156,7 @@ def test_what_has_no_meaning_for_sets_is_refused_before_anything_is_read(tmp_pat
     nowhere = tmp_path / "no.store"
     with pytest.raises(ProbeError, match="a multi-label probe is logistic, not ridge"):
         probe(nowhere, multi_label=True, kind="ridge")
-    with pytest.raises(ProbeError, match="shots are images per class"):
+    with pytest.raises(ProbeError, match="few-shot evaluation needs one class per image"):
         probe(nowhere, multi_label=True, shots=[1])
     with pytest.raises(ProbeError, match="layers are chosen by top-1"):
         probe_layers(nowhere, multi_label=True)

@@ -229,7 +229,7 @@ def test_other_wrong_words(stored, tmp_path):
     with pytest.raises(ManifestError, match=r"no.csv does not exist"):
         probe_tasks(store, labels=tmp_path / "no.csv", tasks="animal")
     (tmp_path / "t.txt").write_text("id\n")
-    with pytest.raises(ManifestError, match=r"read from a table .*t.txt is none"):
+    with pytest.raises(ManifestError, match=r"read from a table .*t.txt is not one"):
         probe_tasks(store, labels=tmp_path / "t.txt", tasks="animal")
     (tmp_path / "e.csv").write_text("id,animal\n")
     with pytest.raises(ManifestError, match=r"e.csv has no rows"):
