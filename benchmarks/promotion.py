@@ -15,7 +15,7 @@ last, all
 plain
     `--head random`: the same recipe from a random head; what it came to, even where it is worse than the probe
 scratch
-    `--from-scratch`: random weights, ten times the learning rate, batch norms that learn, as many epochs as `all`
+    `--from-scratch`: random weights, batch norms that learn, as many epochs as `all`
 
 Then what `featurepipe advise` said, before any of it, and its regret: the best of probe, stage, last and all, less what
 was advised. Every figure is top-1 on the test split; seconds include the validation after each epoch.
@@ -59,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--backbone-arg", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--input-size", type=int, help="height and width")
+    parser.add_argument("--mean-std", type=float, help="one mean and deviation of all channels, if not the backbone's")
     parser.add_argument("--sizes", default="all")
     parser.add_argument("--options", default="probe,stage,last,all,plain,scratch")
     parser.add_argument("--recipe", default="{}", help="JSON: fields of featurepipe.finetuning.Recipe")
@@ -95,12 +96,16 @@ def measure(data: Path, size: str, options: argparse.Namespace, folder: Path) ->
     if options.weights:
         backbone["weights"] = options.weights
     if options.backbone_arg:
-        backbone["arguments"] = dict(one.split("=", 1) for one in options.backbone_arg)
+        pairs = (one.split("=", 1) for one in options.backbone_arg)
+        backbone["arguments"] = {key: int(value) if value.isdigit() else value for key, value in pairs}
     if options.input_size:
         backbone["transform"] = {"input_size": (3, options.input_size, options.input_size)}
+    if options.mean_std is not None:
+        backbone["transform"] |= {"mean": (options.mean_std,) * 3, "std": (options.mean_std,) * 3}
     path = draw(data, size, options.seed, folder)
     store = extract(path, folder / f"{path.stem}.store", layers="stages", listener=talk, **backbone)["store"]
-    found: dict[str, Any] = {"data": data.resolve().name, "size": size, "top1": {}, "seconds": {}}
+    found: dict[str, Any] = {"data": data.resolve().name, "size": size, "backbone": options.backbone}
+    found |= {"top1": {}, "seconds": {}}
 
     def timed(name: str, run: Any) -> dict[str, Any]:
         print(f"  {size}: {name}", file=sys.stderr, flush=True)

@@ -106,5 +106,19 @@ class Once(Listener):
         return self._listener.progress(label, total)
 
 
+class Quiet(Listener):
+    """Passes on to another listener progress and notes (lines that begin with "note: "), and no other line."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def note(self, text: str) -> None:  # noqa: D102
+        if text.startswith("note: "):
+            self._listener.note(text)
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], object]]:  # noqa: D102
+        return self._listener.progress(label, total)
+
+
 SILENT = Listener()
 BARS = Bars()  # what stages take where none is given

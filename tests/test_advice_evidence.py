@@ -78,12 +78,20 @@ def test_similarity_is_what_neighbours_know_beyond_what_comes_without_pretrainin
     assert advice.measure({"penultimate": X}, y, baselines={"raw pixels": X})["similarity"] == 0
 
 
-def test_an_earlier_layer_counts_only_beyond_one_standard_error():
+def test_an_earlier_layer_counts_only_beyond_chance():
     X, y = clusters(apart=2.0)
     noisy = X + np.random.default_rng(1).normal(size=X.shape) * 3
     assert advice.measure({"stage1": X, "penultimate": noisy}, y)["best_layer"] == "stage1"
     assert advice.measure({"stage1": noisy, "penultimate": X}, y)["best_layer"] == "penultimate"
     assert advice.measure({"stage1": X, "penultimate": X}, y)["best_layer"] == "penultimate"
+    slightly = X + np.random.default_rng(1).normal(size=X.shape) * 0.05
+    found = advice.measure({"stage1": X, "penultimate": slightly}, y)
+    first, last = found["layers"]
+    assert last["top1"] <= first["top1"] <= last["top1"] + 2 / len(y)
+    assert last["log_loss"] > first["log_loss"]
+    assert found["best_layer"] == "penultimate"  # a lower log-loss is no reason
+    layers = {"stage1": noisy, "stage2": X, "stage3": slightly, "penultimate": noisy}
+    assert advice.measure(layers, y)["best_layer"] == "stage3"  # the latest of those that are as good as the best
 
 
 def test_copies_of_an_image_are_never_on_both_sides():

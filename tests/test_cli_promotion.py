@@ -10,6 +10,7 @@ from featurepipe.cli import main
 from featurepipe.cli.promotion import was_interrupted
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
 from featurepipe.cli.texts import info_text
+from featurepipe.finetuning import Recipe
 
 GAIN = {"low": 0.03, "mean": 0.13, "high": 0.2}
 NONE = {"low": 0.0, "mean": 0.0, "high": 0.0}
@@ -123,9 +124,11 @@ TUNED = {
         "best_epoch": 2,
         "stopped": "early: validation no better for 5 epochs",
         "recipe": {"epochs": 20, "head_epochs": 1},
-        "validation": {"on": "val", "n": 40, "probe": 0.8, "probe_log_loss": 0.55},
+        "validation": {"on": "val", "n": 40, "probe": 0.8, "probe_log_loss": 0.55}
+        | {"compared": 38, "network_alone": 5, "probe_alone": 1, "expected_gain": 0.0404},
         "probe": {"kind": "logistic", "top1": 0.88, "log_loss": 0.4, "n": 50},
         "promoted": True,
+        "refit": None,
         "scratch": None,
         "advice": None,
     },
@@ -159,21 +162,79 @@ def test_what_was_tuned_is_said_with_log_losses_and_where_it_was_validated():
 )
 def test_whether_tuning_helped_on_the_reported_images_is_said_plainly(top1, said):
     lines = tuned(probe={"kind": "logistic", "top1": top1, "log_loss": 0.4, "n": 50})
-    told = " ".join(" ".join(lines[4:-1]).split())
+    told = " ".join(" ".join(lines[6:-1]).split())
     assert told == f"the probe without tuning: {100 * top1:.1f} % (log-loss 0.400), so tuning {said}"
 
 
-def test_why_the_file_holds_the_probe_is_said():
-    lines = tuned(promoted=False)
-    assert lines[-3:-1] == ["  tuning did not beat the probe on held-out images", "  the file holds the probe"]
-    lines = tuned(promoted=False, advice={"tune": None}, best_epoch=0, stopped="not begun: the advice …")
+@pytest.mark.parametrize(("gain", "said"), [(0.0404, "+4.0"), (-0.021, "-2.1"), (-0.0001, "+0.0")])
+def test_what_decided_is_said_in_images_and_in_points(gain, said):
+    lines = tuned(validation={**TUNED["finetuning"]["validation"], "expected_gain": gain})
+    assert " ".join(" ".join(lines[3:5]).split()) == (
+        "the tuned network is right where the probe is wrong on 5 of 38 held-back images, the other way round on 1: "
+        f"expected {said} points on new images"
+    )
+    assert max(len(unstyle(line)) for line in lines[1:]) <= 80
+
+
+NOTHING = dict.fromkeys(("compared", "network_alone", "probe_alone", "expected_gain"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "the tuned network is not expected to be better than the probe by a point"),
+        ({"best_epoch": 0}, "no epoch was better than the start"),
+        ({"best_epoch": 0, "curve": TUNED["finetuning"]["curve"][:1]}, "no epoch was finished"),
+    ],
+)
+def test_why_the_file_holds_the_probe_is_said(changes, why):
+    none = {"validation": {**TUNED["finetuning"]["validation"], **NOTHING}} if changes else {}
+    lines = tuned(promoted=False, **changes, **none)
+    assert lines[-3:-1] == [f"  {why}", "  the file holds the probe"]
+    assert any("expected" in line for line in lines) is not bool(changes)
+
+
+def test_where_nothing_was_tuned_nothing_is_compared():
+    validation = {**TUNED["finetuning"]["validation"], **NOTHING}
+    changes = {"advice": {"tune": None}, "best_epoch": 0, "stopped": "not begun: the advice …"}
+    lines = tuned(promoted=False, validation=validation, **changes)
     assert lines[0] == "net: nothing was tuned, as the advice is to keep the probe"
     assert (len(lines), lines[-2]) == (4, "  the file holds the probe")
 
 
-@pytest.mark.parametrize("changes", [{"stopped": "interrupted"}, {"scratch": {"stopped": "interrupted", "top1": 0.5}}])
+def test_help_says_the_defaults_of_the_recipe():
+    said = " ".join(CliRunner().invoke(main, ["finetune", "--help"]).output.split())
+    for rate, optimizer in (("3e-3", "adamw"), ("3e-2", "sgd")):
+        assert f"{rate} with {optimizer}" in said
+        assert Recipe(optimizer=optimizer, batch_size=256).peak_lr == pytest.approx(float(rate))
+    assert (Recipe().layer_decay, Recipe().patience) == (None, 0)
+    assert "falls evenly to a tenth in the first layer" in said
+    assert "keep the best epoch; 0 trains them all and keeps the last. [default: 0]" in said
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [
+        ("after all epochs", "then trained once more, on all 1,240 images that are not reported; this is in the file"),
+        ("failed", "training once more, on all images, failed; the file holds the network from before"),
+    ],
+)
+def test_training_on_all_images_is_told(stopped, said):
+    lines = tuned(refit={"images": 1240, "epochs": 2, "train_loss": 0.1, "stopped": stopped, "seconds": 1.0})
+    assert " ".join(" ".join(lines[-3:-1]).split()).endswith(said)
+    assert not was_interrupted({**TUNED["finetuning"], "refit": {"stopped": stopped}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stopped": "interrupted"},
+        {"scratch": {"stopped": "interrupted", "top1": 0.5}},
+        {"refit": {"stopped": "interrupted", "images": 50}},
+    ],
+)
 def test_an_interrupt_is_said_and_is_the_exit_code(changes):
-    assert "the same command goes on from there" in tuned(**changes)[-2]
+    assert "the same command goes on from there" in " ".join(" ".join(tuned(**changes)[-3:-1]).split())
     assert was_interrupted({**TUNED["finetuning"], **changes})
     assert not was_interrupted(TUNED["finetuning"])
 

@@ -5,10 +5,19 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, false_discovery_control, kendalltau, spearmanr
+from scipy.stats import binomtest, false_discovery_control, fisher_exact, kendalltau, spearmanr
 
 from featurepipe import comparisons
-from featurepipe.comparisons import holm, mcnemar, p_text, rank_correlations, read_imagenet, verdict
+from featurepipe.comparisons import (
+    BEYOND_CHANCE,
+    fisher,
+    holm,
+    mcnemar,
+    p_text,
+    rank_correlations,
+    read_imagenet,
+    verdict,
+)
 from featurepipe.errors import ComparisonError
 
 
@@ -55,6 +64,29 @@ def test_under_the_hypothesis_mcnemar_rejects_no_more_often_than_it_says():
     rng = np.random.default_rng(0)
     found = [mcnemar(*(rng.random((2, 200)) < 0.8)) for _ in range(400)]
     assert np.mean(np.array(found) < 0.05) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+
+
+# -- Fisher -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [(9, 10, 4, 10), (0, 5, 0, 3), (5, 5, 3, 3), (767, 1000, 99, 240), (1, 9, 7, 8)])
+def test_fisher_is_scipys_one_sided(counts):
+    right, n, other, m = counts
+    assert fisher(*counts) == pytest.approx(fisher_exact([[right, n - right], [other, m - other]], "greater").pvalue)
+
+
+def test_of_large_sets_it_is_the_pooled_test_at_three_standard_errors():
+    def errors(right, other, n=40_000, m=10_000):
+        pooled = (right + other) / (n + m)
+        return (right / n - other / m) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+
+    for other in range(7800, 7940, 5):
+        if abs(errors(32_000, other) - 3) > 0.05:
+            assert (fisher(32_000, 40_000, other, 10_000) < BEYOND_CHANCE) == (errors(32_000, other) > 3)
+
+
+def test_one_image_says_nothing():
+    assert fisher(97, 100, 0, 1) > BEYOND_CHANCE  # the pooled test has nearly five standard errors
 
 
 # -- Holm ---------------------------------------------------------------------------------------------------------

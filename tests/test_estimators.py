@@ -449,7 +449,7 @@ def labelled_images(count=24, seed=0):
 @pytest.fixture(scope="module")
 def tuner():
     X, y = labelled_images()
-    return FineTuner(tune="last-1", epochs=2, recipe={"lr": 1e-3, "patience": 0}).fit(X, y)
+    return FineTuner(tune="last-1", epochs=2, recipe={"lr": 1e-3}).fit(X, y)
 
 
 # -- opened backbones ----------------------------------------------------------------------------------------------
@@ -491,10 +491,9 @@ def test_none_is_made_where_all_rows_are_in_the_store(opened, tmp_path, monkeypa
     assert len(opened) == before + 1
 
 
-def test_tuning_leaves_the_kept_network_as_it_was(validated, monkeypatch):
+def test_tuning_leaves_the_kept_network_as_it_was(monkeypatch):
     X, y = labelled_images()
-    validated((0.5, 0.7), (1.0, 0.0))
-    monkeypatch.setattr(finetuning.heads, "calibrated_figures", lambda *_: {"top1": 0.5, "log_loss": 0.7, "n": 4})
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
     extractor = FeatureExtractor().fit(X)
     before, state = extractor.transform(X), extractor.network().module.state_dict()
     state = {key: value.clone() for key, value in state.items()}
@@ -586,7 +585,7 @@ def test_a_file_with_its_backbone_needs_no_other(tmp_path):
 
 
 def test_a_tuned_network_loads_as_a_classifier(saved):
-    data, tuner, path = saved(0.5)
+    data, tuner, path = saved(True)
     assert tuner.promoted_
     paths = sorted(data.rglob("*.*"))
     loaded = TransferClassifier.load(path)
@@ -648,7 +647,7 @@ def test_a_fine_tuner_travels_by_pickle_and_by_model_file(tuner, tmp_path):
     model = models.load(tmp_path / "tuned.safetensors")
     backbone = models.open_backbone(model, tmp_path / "tuned.safetensors")
     assert backbone.fingerprint == tuner.backbone_.fingerprint
-    assert clone(tuner).get_params()["recipe"] == {"lr": 1e-3, "patience": 0}
+    assert clone(tuner).get_params()["recipe"] == {"lr": 1e-3}
 
 
 def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
@@ -691,45 +690,71 @@ OPTIONS = {"tune": "last-1", "epochs": 1, "recipe": {"augment": "none"}}
 
 
 @pytest.fixture
-def validated(monkeypatch):
-    """Sets the figures that epochs have and hears the heads that tuning starts from, and what it comes to."""
+def promotions(monkeypatch):
+    """Hears what is promoted; what comes of it may be changed, and something be done right after."""
+    heard, promote = [], finetuning.promote
 
-    def prepare(*figures, **outcome):
-        heads = []
-        promote = finetuning.promote
-
+    def prepare(after=lambda validation: None, **outcome):
         def promoted(backbone, head, train, validation, recipe, **options):
-            heads.append(head)
+            heard.append((head, validation))
             made = promote(backbone, head, train, validation, recipe, **options)
-            for row, (top1, log_loss) in zip(made.outcome.curve, figures, strict=True):
-                row.update(top1=top1, log_loss=log_loss)
-            told = replace(made.outcome, best_epoch=len(figures) - 1, **outcome)
-            return replace(made, outcome=told)
+            after(validation)
+            return replace(made, outcome=replace(made.outcome, **outcome))
 
         monkeypatch.setattr(finetuning, "promote", promoted)
-        return heads
+        return heard
 
     return prepare
 
 
-@pytest.mark.parametrize(("own", "kept"), [((1.0, 0.3), False), ((0.75, 0.3), True)])
-def test_tuning_has_to_beat_the_probe_at_its_own_strength(monkeypatch, validated, own, kept):
-    X, y = labelled_images()
-    heads = validated((0.5, 0.7), (1.0, 0.2))  # better than where it started from
+def noisy(folder):
+    """Files and their labels, some of which are wrong."""
+    paths = np.array(sorted(folder.rglob("*.*")), object)
+    y = np.array([path.parent.name for path in paths])
+    y[::5] = y[-1]
+    return paths, y
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, promotions, kept):
+    """On the images that are held back, of which neither has learned."""
+    paths, y = noisy(photos(per_class=30))
+    heard, compared = promotions(), []
     monkeypatch.setattr(finetuning, "gentle_strength", lambda probe: probe.chosen / 100)
-    asked = []
-
-    def figures(head, features, labels):
-        asked.append((head.strength, len(labels)))
-        return {"top1": own[0], "log_loss": own[1], "n": len(labels), "ece": 0.0}
-
-    monkeypatch.setattr(finetuning.heads, "calibrated_figures", figures)
-    tuner = FineTuner(**OPTIONS).fit(X, y)
-    held = tuner.curve_[0]["n"]
-    assert asked[0] == (tuner.probe_.chosen, held)
-    assert heads[0].strength == tuner.probe_.chosen / 100
+    monkeypatch.setattr(finetuning, "pays", lambda *answers: compared.append(answers) or kept)
+    recipe = {"augment": "none", "lr": 2e-2, "refit": False}
+    tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(paths, y)
+    ((head, validation),) = heard
+    assert head.strength == tuner.probe_.chosen / 100
+    out = np.isin(paths, [one.source for one in validation.images])
+    assert out.sum() == tuner.curve_[0]["n"] > 0
+    features = network().fit_transform(paths)
+    alone = probes.fit("logistic", features[~out], y[~out], value=tuner.probe_.chosen).estimator
+    ((probe_right, right),) = compared
+    assert probe_right.tolist() == (alone.predict(features[out]) == y[out]).tolist()
+    assert 0 < probe_right.sum() < len(probe_right) == len(right)
     assert tuner.promoted_ is kept
     assert (tuner.estimator_ is tuner.probe_.estimator) is not kept
+    if kept:
+        assert right.tolist() == (tuner.predict(paths[out]) == y[out]).tolist()
+
+
+@pytest.mark.parametrize("lost", [2, None])
+def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkeypatch, promotions, lost):
+    paths, y = noisy(photos(per_class=30))
+    compared = []
+    heard = promotions(after=lambda held: [one.source.write_bytes(b"") for one in held.images[:lost]])
+    monkeypatch.setattr(finetuning, "pays", lambda *answers: compared.append(answers) or True)
+    recipe = {"augment": "none", "refit": False}
+    tuner = FineTuner(network(), **{**OPTIONS, "recipe": recipe}).fit(paths, y)
+    ((_, validation),) = heard
+    left = [] if lost is None else validation.images[lost:]
+    assert tuner.promoted_ is (lost is not None)  # with nothing to compare on, the probe stays
+    assert [len(right) for pair in compared for right in pair] == [len(left)] * 2 * len(compared)
+    if lost is not None:
+        ((_, right),) = compared
+        wanted = y[[paths.tolist().index(one.source) for one in left]]
+        assert right.tolist() == (tuner.predict([one.source for one in left]) == wanted).tolist()
 
 
 def test_what_is_beaten_is_the_probe_without_the_rows_that_are_held_back(monkeypatch):
@@ -751,13 +776,14 @@ def spied(function, calls):
     return spy
 
 
-def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(validated):
-    heads = validated((0.5, 0.7), (0.5, 0.7))
+def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(promotions):
+    heard = promotions()
     options = {**OPTIONS, "recipe": {"augment": "none", "head": "random", "seed": 5}}
     FineTuner(**options).fit(*labelled_images())
-    weight, bias = finetuning.random_head(*heads[0].weight.shape, 5)
-    np.testing.assert_array_equal(heads[0].weight, weight)
-    np.testing.assert_array_equal(heads[0].bias, bias)
+    head, _ = heard[0]
+    weight, bias = finetuning.random_head(*head.weight.shape, 5)
+    np.testing.assert_array_equal(head.weight, weight)
+    np.testing.assert_array_equal(head.bias, bias)
 
 
 @pytest.mark.parametrize(
@@ -768,10 +794,10 @@ def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(validated):
         ({"stopped": finetuning.INTERRUPTED}, KeyboardInterrupt),
     ],
 )
-def test_what_was_best_before_an_error_or_an_interrupt_is_kept(monkeypatch, validated, ended, raised):
+def test_what_was_best_before_an_error_or_an_interrupt_is_kept(monkeypatch, promotions, ended, raised):
     X, y = labelled_images()
-    monkeypatch.setattr(finetuning.heads, "calibrated_figures", lambda *_: {"top1": 0.5, "log_loss": 0.7, "n": 4})
-    validated((0.5, 0.7), (1.0, 0.0), **ended)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    promotions(**ended)
     tuner = FineTuner(**OPTIONS)
     with pytest.raises(raised):
         tuner.fit(X, y)
@@ -779,15 +805,42 @@ def test_what_was_best_before_an_error_or_an_interrupt_is_kept(monkeypatch, vali
     assert tuner.predict(X).shape == y.shape
 
 
+def test_a_network_that_is_kept_learns_from_the_held_back_images_too(monkeypatch):
+    X, y = labelled_images()
+    promote, learned, made = finetuning.promote, [], []
+
+    def spy(backbone, head, train, validation, recipe, **options):
+        learned.append((len(train), recipe.epochs))
+        made.append(promote(backbone, head, train, validation, recipe, **options))
+        return made[-1]
+
+    monkeypatch.setattr(finetuning, "promote", spy)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    tuner = FineTuner(**OPTIONS).fit(X, y)
+    assert learned == [(len(X) - tuner.curve_[0]["n"], 1), (len(X), 1)]
+    first, again = made
+    assert tuner.backbone_.fingerprint == again.backbone.fingerprint != first.backbone.fingerprint
+    assert (tuner.curve_, tuner.temperature_) == (first.outcome.curve, first.temperature)
+
+
+def test_where_the_start_is_the_best_the_probe_predicts(monkeypatch, promotions):
+    X, y = labelled_images()
+    monkeypatch.setattr(finetuning, "pays", lambda *_: pytest.fail("there is no network to compare"))
+    promotions(best_epoch=0, stopped=finetuning.INTERRUPTED)
+    tuner = FineTuner(**OPTIONS)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.fit(X, y)
+    assert (tuner.promoted_, tuner.estimator_ is tuner.probe_.estimator) == (False, True)
+
+
 @pytest.fixture
-def saved(validated, photos, tmp_path, monkeypatch):
+def saved(photos, tmp_path, monkeypatch):
     """Photos, and the file of a network tuned on them in a notebook; it is saved by a relative path."""
 
-    def make(top1):
+    def make(kept):
         data = photos(per_class=20)
         paths = sorted(data.rglob("*.*"))
-        validated((0.5, 0.7), (1.0, 0.0))
-        monkeypatch.setattr(finetuning.heads, "calibrated_figures", lambda *_: {"top1": top1, "log_loss": 0.2, "n": 8})
+        monkeypatch.setattr(finetuning, "pays", lambda probe, network: kept)
         tuner = FineTuner(network(), **OPTIONS).fit(paths, [path.parent.name for path in paths])
         monkeypatch.chdir(tmp_path)
         tuner.save("t.safetensors")
@@ -797,7 +850,7 @@ def saved(validated, photos, tmp_path, monkeypatch):
 
 
 def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(saved, tmp_path, monkeypatch):
-    data, _, path = saved(0.5)
+    data, _, path = saved(True)
     assert models.load(path).backbone["source"]["weights"] == str(path.resolve())
     extract(data, tmp_path / "s", backbone=path, device="cpu")
     (tmp_path / "elsewhere").mkdir()
@@ -807,10 +860,11 @@ def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(s
 
 
 @pytest.mark.parametrize(
-    ("top1", "says"), [(0.5, "fine-tuned from the probe: last-1, "), (1.0, "did not beat the probe")]
+    ("kept", "says"), [(True, "fine-tuned from the probe: last-1, "), (False, "did not beat the probe")]
 )
-def test_a_model_file_from_a_notebook_says_whether_it_was_tuned(saved, top1, says):
-    _, tuner, path = saved(top1)
+def test_a_model_file_from_a_notebook_says_whether_it_was_tuned(saved, kept, says):
+    _, tuner, path = saved(kept)
+    assert tuner.promoted_ is kept
     told = models.load(path).card["finetuning"]
     assert (told["promoted"], told["tune"], told["best_epoch"]) == (tuner.promoted_, "last-1", 1)
     assert told["curve"] == tuner.curve_

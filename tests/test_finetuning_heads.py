@@ -34,10 +34,9 @@ def test_the_softmax_of_a_head_is_the_probes_probabilities(kind, classes):
     np.testing.assert_allclose(softmax(found, axis=1), probe.predict_proba(X), atol=1e-4)
     if kind == "logistic":
         scores = probe.estimator.decision_function(X)
-        wanted = np.stack([-scores / 2, scores / 2], axis=1) if classes == 2 else scores
+        wanted = (np.stack([-scores / 2, scores / 2], axis=1) if classes == 2 else scores) / probe.temperature
         np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
-    else:
-        assert probe.temperature != 1
+    assert probe.temperature != 1
 
 
 @pytest.mark.parametrize("shift", [-300.0, 0.0, 300.0])  # which decides the intercepts
@@ -97,25 +96,31 @@ def test_a_random_head_is_small_and_its_seed_decides_it():
 
 
 @pytest.mark.parametrize(
-    ("top1", "n", "wanted"),
+    ("tied", "wanted"),
     [
-        ([0.5, 0.78, 0.8, 0.8], 100, 0.01),  # within one standard error of 0.8, which is 0.04
-        ([0.5, 0.78, 0.8, 0.8], 10_000, 0.1),  # of 0.004
-        ([0.8, 0.8, 0.8, 0.8], 100, 0.001),
-        ([1.0, 0.9, 0.9, 1.0], 100, 0.001),  # no mistake, so no error
+        ([False, True, True, True], 0.01),
+        ([False, False, True, True], 0.1),
+        ([True, True, True, True], 0.001),
+        ([True, False, False, True], 0.001),
+        ([False, False, False, True], 1.0),
     ],
 )
-def test_tuning_starts_from_the_most_regularised_probe_that_is_good_enough(top1, n, wanted):
-    path = [{"C": C, "top1": figure} for C, figure in zip((0.001, 0.01, 0.1, 1.0), top1, strict=True)]
-    assert gentle_strength(probes.Probe("logistic", None, 1.0, 1.0, "val", path, {"n": n})) == wanted
+def test_tuning_starts_from_the_most_regularised_probe_that_is_good_enough(tied, wanted):
+    path = [{"C": C, "top1": 0.8, "tied": stays} for C, stays in zip((0.001, 0.01, 0.1, 1.0), tied, strict=True)]
+    assert gentle_strength(probes.Probe("logistic", None, 1.0, 1.0, "val", path, {"n": 100})) == wanted
+
+
+def test_that_probe_is_one_of_those_that_selection_data_cannot_tell_apart():
+    probe = probes.fit("logistic", *data(3))
+    assert gentle_strength(probe) == min(step["C"] for step in probe.path if step["tied"]) < probe.chosen
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "scores"),
     [
-        ("ridge", [{"alpha": 1.0, "top1": 0.9}, {"alpha": 10.0, "top1": 0.9}], {"n": 10}),
+        ("ridge", [{"alpha": 1.0, "top1": 0.9, "tied": True}, {"alpha": 10.0, "top1": 0.9, "tied": True}], {"n": 10}),
         ("logistic", [], {}),
-        ("logistic", [{"C": 0.1, "top1": 1.0}], {}),  # a notebook's model does not say on how many
+        ("logistic", [{"C": 0.1, "top1": 1.0}], {"n": 100}),  # a model file of 0.1.0 does not say what is tied
     ],
 )
 def test_other_probes_and_those_that_say_too_little_keep_their_strength(kind, path, scores):

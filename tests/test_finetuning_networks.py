@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from timm.models import group_parameters
 
 from featurepipe import probes
 from featurepipe.errors import FinetuningError, OutOfMemory
@@ -48,7 +49,7 @@ def test_before_any_step_a_network_classifies_as_the_probe(small, tinted, name, 
     wanted = probe.predict_proba(X)
     np.testing.assert_allclose(softmax(found, axis=1), wanted, atol=1e-4)
     if kind == "logistic":
-        scores = probe.estimator.decision_function(X)
+        scores = probe.estimator.decision_function(X) / probe.temperature
         scores = np.stack([-scores / 2, scores / 2], axis=1) if classes == 2 else scores
         np.testing.assert_allclose(found, scores, atol=1e-4)
     assert np.mean(found.argmax(axis=1) == wanted.argmax(axis=1)) == 1
@@ -165,6 +166,20 @@ def test_rates_fall_layer_by_layer_and_biases_and_norms_do_not_decay(network):
     undecayed = {key for key, decay in decays.items() if decay == 0}
     assert undecayed == {key for key in decays if key.endswith(".bias") or "norm" in key} | {"cls_token", "pos_embed"}
     assert set(decays.values()) == {0, 0.1}
+
+
+@pytest.mark.parametrize(("name", "tune"), [("test_vit", "all"), ("test_vit", "last-2"), ("test_resnet", "stage3+")])
+def test_by_default_rates_fall_evenly_to_a_tenth_in_the_first_layer_whether_it_trains_or_not(network, name, tune):
+    made = network(name, tune=tune)
+    places = dict(made.module.named_parameters())
+    layers = group_parameters(made.module, made.module.group_matcher(coarse=False))  # layer → names, from the stem up
+    last = max(layers)
+    found = {id(one): group["lr_scale"] for group in made.groups(Recipe()) for one in group["params"]}
+    assert found.pop(id(made.head.weight)) == found.pop(id(made.head.bias)) == 1
+    wanted = {id(places[n]): 0.1 ** ((last - i) / last) for i, names in layers.items() for n in names}
+    assert len(found) == sum(one.requires_grad for one in places.values()) > 0
+    for key, scale in found.items():
+        assert scale == pytest.approx(wanted[key])
 
 
 def prefixed(head):

@@ -49,13 +49,15 @@ def test_epoch_0_has_the_probes_validation_figures(promoted, name, kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"tune": "last-2"}, {"checkpointing": True}], ids=str)
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(promoted, monkeypatch, name, options):
+@pytest.mark.parametrize(("name", "patience", "epoch"), [("test_resnet", 9, 2), ("test_vit", 9, 2), ("test_vit", 0, 3)])
+def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(
+    promoted, monkeypatch, name, patience, epoch, options
+):
     monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 3)  # epoch 2 is
-    made, _, _, _, validation = promoted(name, **options)
-    assert made.outcome.best_epoch == 2
+    made, _, _, _, validation = promoted(name, patience=patience, **options)
+    assert made.outcome.best_epoch == epoch
     figures = probes.evaluate(made.estimator, *embedded(made.backbone, validation), made.temperature)
-    kept = made.outcome.curve[2]
+    kept = made.outcome.curve[epoch]
     assert figures["top1"] == kept["top1"]
     assert figures["log_loss"] == pytest.approx(kept["log_loss"], abs=1e-5)
     assert made.estimator.classes_.tolist() == CLASSES.tolist()

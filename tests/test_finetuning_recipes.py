@@ -53,7 +53,7 @@ def test_what_cannot_be_done_is_named_in_one_line(bad):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "rate", "quarter", "decay"), [("adamw", 5e-4, 1 / 2, 0.05), ("sgd", 3e-2, 1 / 4, 0.0)]
+    ("optimizer", "rate", "quarter", "decay"), [("adamw", 3e-3, 1 / 2, 0.05), ("sgd", 3e-2, 1 / 4, 0.0)]
 )
 def test_the_learning_rate_goes_with_the_batch_size_unless_it_is_given(optimizer, rate, quarter, decay):
     assert Recipe(optimizer=optimizer, batch_size=256).peak_lr == pytest.approx(rate)

@@ -93,7 +93,7 @@ def distance(one, other):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_network_learns(tuned, name, optimizer):
-    outcome = tuned(name, optimizer=optimizer, epochs=6, lr=2e-3 if optimizer == "adamw" else 3e-2)
+    outcome = tuned(name, optimizer=optimizer, epochs=6, lr=2e-3 if optimizer == "adamw" else 3e-2, layer_decay=0.75)
     assert [row["epoch"] for row in outcome.curve] == list(range(7))
     assert outcome.curve[-1]["train_loss"] < 0.8 * outcome.curve[1]["train_loss"]
     assert outcome.curve[outcome.best_epoch]["log_loss"] < 0.8 * outcome.curve[0]["log_loss"]
@@ -365,7 +365,7 @@ def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning, monkeyp
 
 def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning, monkeypatch):
     """Later steps go on to change the average itself."""
-    network, run = tuning(ema=0.5, epochs=4)
+    network, run = tuning(ema=0.5, epochs=4, patience=9)
     kept = []
     monkeypatch.setattr(training, "better", lambda found, best: len(found) == 3)  # epoch 2 is
     outcome = run(note=lambda text: kept.append(network.predict(pixels())))
@@ -452,16 +452,34 @@ def scripted(tuning, monkeypatch):
     return make
 
 
-def test_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
-    assert scripted([(0.5, 1.0), (0.9, 0.4), (0.8, 0.5), (0.9, 0.6)]).best_epoch == 1
-    outcome = scripted([(0.9, 0.4), (0.8, 0.1), (0.85, 0.5), (0.9, 0.4)])
+def test_the_last_epoch_is_kept_whatever_validation_says_of_the_others(scripted):
+    outcome = scripted([(0.5, 1.0), (0.9, 0.4), (0.8, 0.5), (0.7, 0.6)])
+    assert (outcome.best_epoch, outcome.stopped) == (3, "after all epochs")
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.5}])
+def test_the_last_epoch_that_is_kept_is_the_network_as_the_last_step_has_made_it(tuning, options):
+    network, run = tuning(epochs=3, lr=1e-2, **options)
+    outcome = run()
+    assert outcome.best_epoch == 3
+    made = network.state()
+    if options:  # what was validated, not what the last step made
+        network.load(outcome.state)
+        assert distance(made, network.state()) > 0
+    else:
+        assert_same_state(outcome.state, made)
+
+
+def test_with_patience_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
+    assert scripted([(0.5, 1.0), (0.9, 0.4), (0.8, 0.5), (0.9, 0.6)], patience=9).best_epoch == 1
+    outcome = scripted([(0.9, 0.4), (0.8, 0.1), (0.85, 0.5), (0.9, 0.4)], patience=9)
     assert outcome.best_epoch == 0
     assert "after all epochs" in outcome.stopped
 
 
 def test_the_start_that_is_kept_is_as_it_was(tuning, monkeypatch):
     monkeypatch.setattr(training, "better", lambda *_: False)
-    network, run = tuning()
+    network, run = tuning(patience=9)
     before = network.state()
     assert_same_state(run().state, before)
 
@@ -768,12 +786,15 @@ def test_interrupted_while_an_average_is_validated_the_best_stands(tuning, monke
     assert (outcome.stopped, len(outcome.curve)) == (INTERRUPTED, 2)
 
 
-def test_a_finished_run_is_not_learned_again(tuning, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=str)
+def test_a_finished_run_is_not_learned_again(tuning, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(training, "better", lambda *_: False)  # the last epoch is kept all the same
     path = tmp_path / "c.pt"
-    first = tuning()[1](checkpoint=path)
-    network, run = tuning()
+    first = tuning(**options)[1](checkpoint=path)
+    network, run = tuning(**options)
     network.logits = None
     again = run(checkpoint=path)
+    assert again.best_epoch == first.best_epoch == len(first.curve) - 1
     assert_same_curve(again, first)
     assert_same_state(again.state, first.state)
 

@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from featurepipe.manifests import Sample, contradictions, describe, read
+from featurepipe.manifests import Sample, contradiction_notes, contradictions, describe, read
 from featurepipe.manifests.lookalikes import look_alike, name_alike
 
 
@@ -47,18 +47,39 @@ def samples(*labels):
     return [Sample(f"{i}.png", f"{i}.png", label, None) for i, label in enumerate(labels)]
 
 
-def test_copies_under_two_labels_are_counted_and_the_first_named():
+def test_copies_under_two_labels_are_listed_and_named():
     digests = np.array(["b", "c", "b", "", "", "a", "a", "c", "b"])
-    count, (note,) = contradictions(digests, samples("cat", "dog", "dog", "x", "y", "cat", "cat", None, "cat"))
-    assert count == 3
+    groups = contradictions(digests, samples("cat", "dog", "dog", "x", "y", "cat", "cat", None, "cat"))
+    assert groups == [[{"id": f"{n}.png", "label": label} for n, label in ((0, "cat"), (2, "dog"), (8, "cat"))]]
+    assert contradiction_notes(groups) == [
+        "3 images have an exact copy under another label: 0.png (cat) = 2.png (dog) and 1 more copy; correct the "
+        "labels or remove the copies"
+    ]
+
+
+def test_up_to_five_pictures_are_named_in_the_order_of_the_images():
+    digests = np.array([*"gfedcba", *"gfedcba"])
+    groups = contradictions(digests, samples(*["cat"] * 7, *["dog"] * 7))
+    assert [[one["id"] for one in group] for group in groups] == [[f"{n}.png", f"{n + 7}.png"] for n in range(7)]
+    (note,) = contradiction_notes(groups)
     assert note.startswith(
-        "3 images have an exact copy under another label, first 0.png (cat) and 2.png (dog); correct"
+        "14 images have an exact copy under another label: 0.png (cat) = 7.png (dog); 1.png (cat) = "
     )
+    assert "; 4.png (cat) = 11.png (dog); and 2 more; correct" in note
+    (note,) = contradiction_notes(groups[:5])
+    assert "11.png (dog); correct" in note
+
+
+def test_of_one_picture_under_many_labels_five_are_named():
+    labels = ["cat;dog", "dog; cat", *"abcdef"]
+    (note,) = contradiction_notes(contradictions(np.array(["x"] * 8), samples(*labels)))
+    assert "0.png (cat;dog) = 2.png (a) = 3.png (b) = 4.png (c) = 5.png (d) and 3 more copies; correct" in note
 
 
 @pytest.mark.parametrize("kind", [object, "S32", str])
 def test_copies_that_agree_are_no_contradiction(kind):
     digests = np.array(["a", "a", "b", "b", "c"], kind)
-    assert contradictions(digests, samples("cat;dog", "dog; cat", None, "x", "y")) == (0, [])
-    assert contradictions(digests[:0], []) == (0, [])
-    assert contradictions(digests, samples("cat", "dog", "x", "x", "y"))[0] == 2
+    assert contradictions(digests, samples("cat;dog", "dog; cat", None, "x", "y")) == []
+    assert contradictions(digests[:0], []) == []
+    assert len(contradictions(digests, samples("cat", "dog", "x", "x", "y"))) == 1
+    assert contradiction_notes([]) == []

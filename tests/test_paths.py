@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+from scaling import FlooredScaler
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes import paths, stacks
@@ -68,7 +68,7 @@ def test_coefficients_are_scikit_learns(n, width, classes):
 def test_many_classes_reach_scikit_learns_optimum_to_the_stated_tolerance(classes):
     X, y = features(2 * classes, 8, classes)
     (fit,) = LogisticPath(X, y, scale=True).fit([0.1])
-    Z = StandardScaler().fit_transform(X.astype(float))
+    Z = FlooredScaler().fit_transform(X.astype(float))
     model = LogisticRegression(C=0.1, tol=1e-7, max_iter=1000).fit(Z, y)
     theirs = objective(Z, y, model.coef_, model.intercept_, 0.1)
     assert fit.certificate.converged
@@ -94,7 +94,7 @@ def test_standardised_features_are_penalised_but_the_coefficients_are_for_those_
     X, y = features(200, 20, 3)
     X *= np.logspace(-3, 3, 20, dtype=np.float32)
     (fit,) = LogisticPath(X, y, scale=True, tolerance=1e-10).fit([0.01])
-    scaler = StandardScaler().fit(X.astype(float))
+    scaler = FlooredScaler().fit(X.astype(float))
     model = scikit_learns(scaler.transform(X.astype(float)), y, 0.01)
     found = X.astype(float) @ fit.coef.T + fit.intercept
     np.testing.assert_allclose(found, model.decision_function(scaler.transform(X.astype(float))), atol=1e-3)
@@ -200,9 +200,11 @@ def test_a_feature_hidden_by_anothers_scale_is_not_certified():
     rng = np.random.default_rng(0)
     y = np.arange(200) % 2
     X = np.stack([1e8 * rng.normal(size=200), y + 0.1 * rng.normal(size=200)], axis=1)  # the second tells all
+    X = np.concatenate([X, 0.5 * rng.normal(size=(200, 38))], axis=1)  # among few the first would decide the floor
     (hidden,) = LogisticPath(X, y).fit([1.0])
-    theirs = scikit_learns(X / [1e8, 1], y, 1.0)  # but for the first's penalty the same
-    optimum = objective(X / [1e8, 1], y, theirs.coef_, theirs.intercept_, 1.0)
+    sizes = np.array([1e8] + 39 * [1])
+    theirs = scikit_learns(X / sizes, y, 1.0)  # except for the first's penalty the same
+    optimum = objective(X / sizes, y, theirs.coef_, theirs.intercept_, 1.0)
     certificate = hidden.certificate
     assert certificate.objective > 1.1 * optimum  # the feature is among the axes left out
     assert not certificate.converged

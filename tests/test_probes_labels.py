@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from scaling import FlooredScaler
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss, log_loss, precision_recall_curve
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featurepipe import probes
@@ -40,7 +40,7 @@ def sets(Y):
 
 def scikit_learns(X, y, C, weight=None):
     """Its own optimum on standardised features, for raw ones: coefficients and intercept."""
-    scaler = StandardScaler().fit(X.astype(float))
+    scaler = FlooredScaler().fit(X.astype(float))
     model = LogisticRegression(C=C, solver="newton-cg", tol=1e-10, max_iter=1000)
     model.fit(scaler.transform(X.astype(float)), y, sample_weight=weight)
     coef = model.coef_[0] / scaler.scale_

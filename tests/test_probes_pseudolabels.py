@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scaling import FlooredScaler
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from featurepipe import probes
@@ -28,7 +30,14 @@ def test_self_training_is_scikit_learns_round_the_same_probe():
     X, _, known = blobs(spread=1.5)
     probe = probes.fit("logistic", X[known >= 0], known[known >= 0])
     mine = fit_self_training(probe, X, known)
-    explicit = make_pipeline(StandardScaler(), LogisticRegression(C=probe.chosen, tol=1e-9, max_iter=10_000))
+
+    class Cooled(LogisticRegression):
+        """With the probe's temperature."""
+
+        def predict_proba(self, X):
+            return softmax(self.decision_function(X) / probe.temperature, axis=1)
+
+    explicit = make_pipeline(FlooredScaler(), Cooled(C=probe.chosen, tol=1e-9, max_iter=10_000))
     truth = SelfTrainingClassifier(explicit, threshold=pseudolabels.CONFIDENT).fit(X, known)
     assert mine.labeled_iter_.max() > 1  # several rounds
     assert mine.labeled_iter_.tolist() == truth.labeled_iter_.tolist()

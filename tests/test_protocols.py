@@ -17,6 +17,7 @@ from featurepipe.probes.neighbours import TEMPERATURE
 from featurepipe.protocols import PROTOCOLS, margins, searches, shots
 from featurepipe.protocols.definitions import AS_FITTED, ON_ALL, ONE_SCALE, UNTOUCHED
 from featurepipe.protocols.evaluations import average_precisions
+from featurepipe.statistics import scales
 
 LOGISTIC = ("clip", "dinov2-logreg", "kornblith", "lpft")
 
@@ -50,7 +51,7 @@ def test_there_are_nine():
     ]
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
-        assert protocol.version == (2 if name == "featurepipe" else 1)
+        assert protocol.version == (3 if name == "featurepipe" else 1)
         assert protocol.source
         assert protocol.remarks
         assert list(protocol.grid) == sorted(protocol.grid)
@@ -93,6 +94,35 @@ def test_normalisation_splits_refit_and_metric():
     assert rules["lpft"] == (ONE_SCALE, 0.2, True, AS_FITTED, ("top1",))
     assert {n for n, p in PROTOCOLS.items() if p.metric == "map"} == {"vissl-svm", "vissl-lowshot-svm"}
     assert {n for n, p in PROTOCOLS.items() if p.linear} == {*LOGISTIC, "featurepipe"}
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_no_published_protocol_has_our_scales(name, monkeypatch):
+    """What features are divided by is our own protocol's alone: with other scales the others give the same."""
+    X, y = clusters(60)
+    X *= np.logspace(-2, 1, X.shape[1])  # two of five are below the floor
+    T, t = clusters(60, seed=1)
+    short = replace(PROTOCOLS[name], grid=PROTOCOLS[name].grid[:3], coarse=0, repeats=min(PROTOCOLS[name].repeats, 1))
+
+    def figures():
+        if short.shots:
+            return protocols.run_shots(short, X, y, T, t)
+        outcome = protocols.run(short, X, y)
+        return outcome.path, outcome.temperature, protocols.evaluate(outcome, T, t)
+
+    before = figures()
+    monkeypatch.setattr(scales, "FLOOR", 100.0)
+    assert (figures() == before) is (name != "featurepipe")
+
+
+def test_our_own_protocol_is_calibrated_and_the_others_are_not():
+    X, y = clusters()
+    ours = protocols.run(PROTOCOLS["featurepipe"], X, y)
+    probe = probes.fit("logistic", X, y)
+    assert ours.temperature == probe.temperature != 1
+    T, t = clusters(60, seed=1)
+    assert protocols.evaluate(ours, T, t) == probes.evaluate(probe.estimator, T, t, probe.temperature)
+    assert protocols.run(replace(PROTOCOLS["lpft"], grid=(0.1, 1.0)), X, y).temperature == 1
 
 
 # -- CLIP's search --------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def with_semi(few, **means):
 
 
 def step(c, top1, log_loss=0.5, converged=True):
-    return {"C": c, "top1": top1, "log_loss": log_loss, "converged": converged}
+    return {"C": c, "top1": top1, "log_loss": log_loss, "tied": True, "converged": converged}
 
 
 def make(names=("ant", "bee", "wasp"), guesses=None, *, where="test", n=60, seed=0, source=None, spec=None, **card):
@@ -165,6 +165,15 @@ def test_the_headline_says_figure_split_interval_and_what_was_trained_on_what():
     assert "90.0 %test top-1 on n = 100 images; 95 % interval 82.6–94.5 % (Wilson)" in head
     assert "on embeddings of the frozen backbone mobilenet, trained on 4,000 images of 2 classes from insects." in head
     assert "no test split" not in head
+
+
+@pytest.mark.parametrize(("copies", "said"), [(1, "one exact copy of a training image"), (12, "12 exact copies of")])
+def test_the_headline_says_what_it_is_with_copies_of_training_images(copies, said):
+    model = make()
+    assert "exact cop" not in reports.page(model)
+    model.card["test"]["with_copies"] = {"n": 60 + copies, "top1": 0.497}
+    assert f" With {said}" in reports.page(model)
+    assert f": 49.7\N{NO-BREAK SPACE}% of {60 + copies}." in reports.page(model)
 
 
 def test_a_page_measured_on_val_says_so():
@@ -347,6 +356,20 @@ def test_other_ways_to_choose_are_told(on, expected):
     part = section(reports.page(make(selection={"on": on, "chosen": 0.1, "path": []})), "How C was chosen")
     assert expected in text(part)
     assert part.find(".//svg") is None
+
+
+def test_the_rule_is_the_one_by_which_the_file_was_chosen():
+    rule = (
+        "Of those that cannot be told apart from the best (paired comparison on the same images), the lowest log-loss"
+    )
+    path = [step(0.01, 0.6), step(0.1, 0.9)]
+    old = [{key: value for key, value in one.items() if key != "tied"} for one in path]  # a file of before
+    found, before = (
+        text(section(reports.page(make(selection={"on": "val", "chosen": 0.1, "path": steps})), "How C was chosen"))
+        for steps in (path, old)
+    )
+    assert f"{rule} wins." in found
+    assert "Of those within one standard error of the best top-1, the lowest log-loss wins." in before
 
 
 @pytest.mark.parametrize("top1", [0.0, 0.5, 1.0])

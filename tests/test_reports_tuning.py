@@ -11,11 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from featurepipe import models, probes, reports
 
 NAMES = ("ant", "bee", "wasp")
-BEAT = {"on": "val", "n": 1000, "probe": 0.96, "probe_log_loss": 0.123}
+BEAT = {"on": "val", "n": 1000, "probe": 0.96, "probe_log_loss": 0.123}  # older cards say no more
+COMPARED = BEAT | {"compared": 998, "network_alone": 24, "probe_alone": 9, "expected_gain": 0.0149}
 
 
 def step(c, top1):
-    return {"C": c, "top1": top1, "log_loss": 0.5, "converged": True}
+    return {"C": c, "top1": top1, "log_loss": 0.5, "tied": True, "converged": True}
 
 
 def make(where="test", n=60):
@@ -249,7 +250,7 @@ def test_a_gain_inside_the_interval_may_be_chance():
 def test_a_loss_on_the_reported_images_is_told():
     page = reports.page(tuned(-0.01)[0])
     assert "1.0 percentage points below" in said(page)
-    assert "Validation data, which decided, had favoured tuning" in said(page)
+    assert "What decided had favoured tuning; on these images it does not pay." in said(page)
 
 
 def test_no_difference_is_no_gain():
@@ -273,7 +274,76 @@ def test_an_unknown_probe_gives_no_verdict():
     assert "percentage points" not in said(page)
 
 
-# -- tuned in vain ------------------------------------------------------------------------------------------------
+# -- what decided -------------------------------------------------------------------------------------------------
+
+DUEL = (
+    "On validation data (val) the tuned network is right where the probe is wrong on 24 of 998 images, the other way "
+    "round on 9. By this and by what tuning brought on other data, {} percentage points are expected on new images, "
+    "against the probe."
+)
+
+
+def test_what_decided_is_said_in_images_and_in_points():
+    plain = said(reports.page(tuned(0.1, validation=COMPARED, best_epoch=3)[0]))
+    assert f"The last epoch was kept, 3. {DUEL.format('+1.5')}" in plain
+    assert "The last epoch was kept, whatever these figures say of it." in plain
+    for older in ("chose epoch", "Chosen is the lowest log-loss"):
+        assert older not in plain
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": {"patience": 5}, "stopped": "early: validation no better for 5 epochs"},
+        {"recipe": {"patience": 5}},
+        {"stopped": "interrupted"},
+    ],
+)
+def test_where_training_was_to_end_early_validation_chose_the_epoch(changes):
+    plain = said(reports.page(tuned(0.1, validation=COMPARED, **changes)[0]))
+    assert f"Validation data (val, 1,000 images) chose epoch 2. {DUEL.format('+1.5')}" in plain
+    assert "Chosen is the lowest log-loss" in plain
+    assert "last epoch" not in plain
+
+
+def test_a_network_that_is_not_expected_to_be_better_is_told_with_what_decided():
+    network = {"top1": 0.876, "log_loss": 0.345, "n": 60}
+    validation = {**COMPARED, "expected_gain": -0.00001}
+    model, _ = tuned(promoted=False, C=0.01, validation=validation, network=network, best_epoch=3)
+    plain = said(reports.page(model))
+    why = "Half a point is the least that a tuned network is kept for, so that this file holds the probe"
+    assert f"Fine-tuning did not pay. {DUEL.format('+0.0')} {why}" in plain
+    assert (
+        "There top-1 was 94.0 % (log-loss 0.470) at epoch 3, and is 96.0 % (log-loss 0.123) for the probe. On" in plain
+    )
+    assert "On test the tuned network has a top-1 of 87.6 %" in plain
+    for older in ("was the best, but no better", "Better is a lower log-loss", "no epoch was better"):
+        assert older not in plain
+
+
+def test_where_the_start_was_kept_nothing_is_said_of_a_comparison():
+    validation = BEAT | dict.fromkeys(("compared", "network_alone", "probe_alone", "expected_gain"))
+    changes = {"validation": validation, "network": None, "stopped": "interrupted"}
+    plain = said(reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9, 0.88), **changes)[0]))
+    assert "no epoch was better than the start (its probe), so that" in plain
+    assert "expected on new images" not in plain
+
+
+@pytest.mark.parametrize(
+    ("stopped", "images"),
+    [("after all epochs", "3,600"), ("interrupted", "2,400"), ("failed", "2,400"), (None, "2,400")],
+)
+def test_a_network_that_learned_from_all_images_in_the_end_is_said_to(stopped, images):
+    refit = stopped and {"images": 3600, "epochs": 3, "train_loss": 0.1, "stopped": stopped, "seconds": 1.0}
+    held_out = {**COMPARED, "on": "a fifth of train, held back here, seed 0", "n": 600}
+    page = reports.page(tuned(validation=held_out, refit=refit)[0])
+    assert f"tuned together on {images} images" in text(ET.fromstring(page))
+    again = images == "3,600"
+    assert ("Then it was trained once more in the same way, on all 3,600 images." in said(page)) is again
+    assert ("before it learned from these images too" in text(section(page, "Figures"))) is again
+
+
+# -- tuned in vain, by an older card ------------------------------------------------------------------------------
 
 
 def test_a_probe_that_stands_is_called_one_and_why_is_said():
@@ -417,6 +487,13 @@ def test_every_epoch_and_every_switch_is_listed():
     ]
 
 
+def test_no_layer_decay_is_said_as_what_it_comes_to():
+    listed = rows(section(reports.page(tuned(recipe={"layer_decay": None, "lr": 1e-3})[0]), "Fine-tuning"))
+    assert ["layer decay", "evenly to a tenth in the first layer"] in listed
+    older = rows(section(reports.page(tuned(recipe={"layer_decay": 0.75})[0]), "Fine-tuning"))
+    assert ["layer decay", "0.75"] in older
+
+
 def test_names_cannot_become_markup():
     page = reports.page(tuned(stopped="early: <b>x</b>", recipe={"<i>": "<script>"})[0])
     assert "<script>" not in page
@@ -431,7 +508,7 @@ def test_c_is_the_probes():
     page = reports.page(tuned()[0])
     found = text(section(page, "How C of the probe was chosen"))
     assert "It is that of the probe whose head tuning began with" in found
-    assert "The probe to beat has the lowest log-loss among those within" in found
+    assert "The probe to beat has the lowest log-loss of those that cannot be told apart from the best" in found
     page = reports.page(tuned(start="random head")[0])
     assert "Tuning began with another head" in text(section(page, "How C of the probe was chosen"))
 
@@ -444,7 +521,7 @@ def test_the_strength_of_another_kind_of_probe_has_its_own_name():
 
 
 def test_selection_figures_are_those_of_the_chosen_epoch():
-    assert "Selection data: val; the epoch was picked there, so a little optimistic." in text(
+    assert "Selection data: val; what is kept was chosen there, so a little optimistic." in text(
         section(reports.page(tuned()[0]), "Figures")
     )
 

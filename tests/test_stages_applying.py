@@ -69,7 +69,7 @@ def test_evaluate_gives_the_figures_that_probe_reported(trained, kind, splits, t
 def test_what_is_left_out_is_told(trained):
     data, store, probed = trained()
     result, everything = evaluate(probed["model"], data, device="cpu"), evaluate(probed["model"], store, split="all")
-    assert result["left_out"] == everything["n"] - result["n"] > 0
+    assert result["left_out"] == everything["with_seen"]["n"] - result["n"] > 0
     assert f"left out       {result['left_out']} images" in texts.evaluate_text(result)
     assert everything["left_out"] == 0
     assert "left out" not in texts.evaluate_text(everything)
@@ -80,7 +80,8 @@ def test_a_split_may_be_asked_for(trained):
     assert evaluate(probed["model"], store, split="train")["seen_in_training"] == 18
     assert evaluate(probed["model"], store, split="val")["n"] == 18
     everything = evaluate(probed["model"], store, split="all")
-    assert (everything["n"], everything["seen_in_training"], everything["split"]) == (54, 36, "all")
+    assert (everything["n"], everything["seen_in_training"], everything["split"]) == (18, 36, "all")
+    assert everything["with_seen"]["n"] == 54
 
 
 def test_a_split_that_is_not_there_is_refused(trained):

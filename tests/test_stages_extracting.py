@@ -643,8 +643,8 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
     assert notes.lines == [
         "found 23 images of 2 classes: a (13), b (10)",
-        "note: 4 images have an exact copy under another label, first a/0.png (a) and b/copy-0.png (b); "
-        "correct the labels or remove the copies",
+        "note: 4 images have an exact copy under another label: a/0.png (a) = b/copy-0.png (b); a/2.png (a) = "
+        "b/copy-2.png (b); correct the labels or remove the copies",
         "23 images · pixels on cpu · 13 in the store already",
     ]
 

@@ -69,7 +69,7 @@ def test_every_protocol_follows_the_splits_and_ignores_test_labels(stored, name)
     relabel_test(store)
     after = probe_protocol(store, protocol=name)
     changed = {key for key in before if before[key] != after[key]}
-    assert changed <= {"test", "few_shot", "baselines", "seconds", "created"}
+    assert changed <= {"test", "few_shot", "baselines", "notes", "seconds", "created"}
     assert changed & {"test", "few_shot"}
     if before["model"]:
         np.testing.assert_array_equal(models.load(after["model"]).estimator.coef_, old)

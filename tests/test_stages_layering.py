@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -402,8 +403,7 @@ def test_each_row_is_the_probe_of_that_layer(filled, tmp_path):
         assert row["interval"] == list(wilson(row["top1"], row["n"]))
         assert row["folder"] == Store.open(filled).choose(layer=row["layer"]).folder.name
     (chosen,) = [row for row in result["layers"] if row["chosen"]]
-    top1, loss = ([row["selection"][key] for row in result["layers"]] for key in ("top1", "log_loss"))
-    assert chosen == result["layers"][probes.choose(top1, loss, 16)]
+    assert chosen == result["layers"][probes.choose_layer([by_hand(filled, layer)[0].right for layer in EVERY])]
     assert (result["layer"], result["alpha"], result["test"]["top1"]) == (
         chosen["layer"], chosen["alpha"], chosen["top1"],
     )  # fmt: skip
@@ -412,11 +412,29 @@ def test_each_row_is_the_probe_of_that_layer(filled, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("count", "chosen"), [(100, 0), (10_000, 1)])  # one standard error of top-1: 0.03, 0.003
-def test_the_layer_is_chosen_as_the_strength_is(count, chosen):
-    top1, loss = (0.90, 0.91, 0.5), (0.3, 0.4, 0.1)
-    table = [{"selection": {"top1": t, "log_loss": x, "n": count}} for t, x in zip(top1, loss, strict=True)]
-    assert layering._best(table) == probes.choose(top1, loss, count) == chosen
+@pytest.mark.parametrize(("behind", "chosen"), [(0, 2), (2, 2), (3, 1), (50, 1)])
+def test_the_last_layer_is_kept_unless_another_is_better_by_more_than_chance(behind, chosen):
+    right = np.ones((3, 100), bool)
+    right[0, :10] = right[1, :1] = right[2, : 1 + behind] = False
+    assert layering._best(list(right)) == probes.choose_layer(right) == chosen
+    assert layering._best([right[0], right[1], None]) == 2  # nothing to select on
+
+
+def test_an_earlier_layer_that_is_better_is_kept(filled, tmp_path, monkeypatch):
+    """The same store, with stage 3 right everywhere and the others, the last too, wrong on three images."""
+    fit = probes.fit
+
+    def judged(kind, X, *rest, **options):
+        fitted = fit(kind, X, *rest, **options)
+        right = np.arange(16) >= (0 if X.shape[1] == width else 3)
+        return replace(fitted, right=right)
+
+    opened = Store.open(filled)
+    width = matrices.load(opened, opened.choose(layer="stage3")).X.shape[1]
+    monkeypatch.setattr(probes, "fit", judged)
+    result = probe_layers(filled, tmp_path / "m.safetensors", layers="stage1,stage3,penultimate", kind="ridge")
+    assert [row["layer"] for row in result["layers"] if row["chosen"]] == [result["layer"]] == ["stage3"]
+    assert "stage3 was chosen from 3 layers" in " ".join(result["notes"])
 
 
 def test_the_layer_is_never_chosen_by_test(filled, data, tmp_path):

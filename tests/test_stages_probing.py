@@ -104,6 +104,7 @@ def test_test_labels_change_nothing_but_the_test_figures(stored, splits):
         "test",
         "baselines",
         "few_shot",
+        "notes",  # on splits that are not alike
         "seconds",
         "created",
     }
@@ -149,7 +150,7 @@ def test_unlabelled_samples_are_left_out_with_a_note(stored):
 
 
 @pytest.mark.parametrize(
-    ("copies", "note"), [(1, "1 test image is an exact copy"), (2, "2 test images are exact copies")]
+    ("copies", "note"), [(1, "1 of 9 test images is an exact copy"), (2, "2 of 10 test images are exact copies")]
 )
 def test_copies_across_splits_are_noted(photos, tmp_path, copies, note):
     data = photos(("ant", "bee"), 4, ("train", "test"))
@@ -319,6 +320,17 @@ def test_the_keys_that_scripts_rely_on(stored, kind, parameter, value):
     assert {"top1", "balanced_accuracy", "log_loss", "ece", "ece_uncalibrated"} <= set(result["test"])
     assert {"temperature", "ece", "ece_uncalibrated"} <= set(result["selection"])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize(("splits", "calibrated"), [(("train", "test"), False), (("train", "val", "test"), True)])
+def test_a_given_c_without_val_is_not_calibrated_and_a_note_says_so(stored, splits, calibrated):
+    result = probe(stored(splits), value=0.01, baselines="none")
+    temperature = models.load(result["model"]).temperature
+    assert (temperature != 1) is calibrated
+    assert result["selection"]["temperature"] == temperature
+    assert ("top1" in result["val"]) is calibrated
+    note = "the strength was given and no val split measures it, so probabilities are not calibrated"
+    assert (note in result["notes"]) is not calibrated
 
 
 @pytest.mark.parametrize("kind", probes.KINDS)

@@ -14,7 +14,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from featurepipe import FeatureExtractor, TransferClassifier, evaluate, extract, finetuning, models, predict, probe
+from featurepipe import (
+    FeatureExtractor,
+    TransferClassifier,
+    evaluate,
+    extract,
+    finetuning,
+    matrices,
+    models,
+    predict,
+    probe,
+    probes,
+)
+from featurepipe.digests import sha256_file
 from featurepipe.errors import (
     FeaturepipeError,
     FinetuningError,
@@ -82,12 +94,20 @@ def tuned(path):
 def always(monkeypatch):
     """What was learned last is kept, so that tests do not hang on a figure."""
     monkeypatch.setattr(training, "better", lambda curve, best: True)
-    monkeypatch.setattr(finetuning, "pays", lambda probe, row: True)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
 
 
 @pytest.fixture
 def never(monkeypatch):
-    monkeypatch.setattr(training, "better", lambda curve, best: False)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: False)
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """What the probe and the tuned network are compared on: pairs of answers, right or wrong."""
+    heard = []
+    monkeypatch.setattr(finetuning, "pays", lambda *answers: heard.append(answers) or PAYS(*answers))
+    return heard
 
 
 def curve(result):
@@ -148,8 +168,6 @@ def test_its_backbone_is_the_tuned_one_with_a_fingerprint_of_its_own(store, alwa
 def test_seen_are_train_and_val_and_nothing_else(store, always):
     data, path = store()
     loaded = models.load(finetune(path, **QUICK)["model"])
-    from featurepipe.digests import sha256_file
-
     for split in SPLITS:
         digests = [sha256_file(file) for file in sorted((data / split).rglob("*.*"))]
         assert loaded.has_seen(digests).all() == (split != "test")
@@ -172,7 +190,7 @@ def test_where_tuning_does_not_pay_the_probe_itself_is_written(store, tmp_path, 
     probed = probe(path, tmp_path / "p.safetensors", kind=kind or "logistic", baselines="none")
     source = (path,) if kind is None else (probed["model"], path)
     result = finetune(*source, output=tmp_path / "m.safetensors", **QUICK)
-    assert (result["promoted"], result["kind"], result["finetuning"]["best_epoch"]) == (False, kind or "logistic", 0)
+    assert (result["promoted"], result["kind"], result["finetuning"]["best_epoch"]) == (False, kind or "logistic", 2)
     loaded, wanted = models.load(result["model"]), models.load(probed["model"])
     np.testing.assert_array_equal(loaded.estimator.coef_, wanted.estimator.coef_)
     np.testing.assert_array_equal(loaded.estimator.intercept_, wanted.estimator.intercept_)
@@ -184,26 +202,85 @@ def test_where_tuning_does_not_pay_the_probe_itself_is_written(store, tmp_path, 
     assert {key: again[key] for key in FIGURES} == {key: probed["test"][key] for key in FIGURES}
 
 
-@pytest.mark.parametrize(("figure", "promoted"), [(1.0, False), (0.0, True)])
-def test_a_random_head_has_to_beat_the_probe(store, monkeypatch, always, figure, promoted):
-    """Whatever it has learned since it was random."""
-    from featurepipe.stages import promoting
+@pytest.mark.parametrize("promoted", [False, True])
+@pytest.mark.parametrize("head", ["probe", "random"])
+def test_whatever_it_started_from_the_network_is_compared_with_the_probe_at_its_own_strength(
+    photos, tmp_path, monkeypatch, head, promoted
+):
+    """On each validation image, from which neither has learned; the network by what its file predicts."""
+    data = photos(CLASSES, 10, SPLITS, size=(32, 32), seed=3)
+    for label in CLASSES:  # some images go to the other classes, so that the probe makes mistakes
+        others = [one for one in CLASSES if one != label]
+        for file, other in zip(sorted((data / "val" / label).glob("?.*")), 2 * others, strict=False):
+            file.rename(data / "val" / other / f"{label}-{file.name}")
+    path = extract(data, tmp_path / "moved.store", backbone="test_resnet", workers=1, **SMALL)["store"]
+    answers = []
+    monkeypatch.setattr(finetuning, "pays", lambda *given: answers.append(given) or promoted)
+    result = finetune(path, head=head, refit=False, **{**QUICK, "lr": 2e-2})
+    assert (result["promoted"], result["finetuning"]["best_epoch"]) == (promoted, 2)
+    chosen = probe(path, tmp_path / "p.safetensors", baselines="none")["selection"]["chosen"]
+    held = rows_of(path)
+    alone = probes.fit("logistic", *held["train"][:2], value=chosen).estimator
+    X, y, _ = held["val"]
+    probe_right = alone.predict(X) == y
+    ((told, network),) = answers
+    assert told.tolist() == probe_right.tolist()
+    if promoted:
+        found = predict(result["model"], data / "val", device="cpu")["predictions"]
+        predicted = {sha256_file(row["file"]): row["label"] for row in found}
+        assert network.tolist() == [predicted[digest] == label for digest, label in zip(held["val"][2], y, strict=True)]
+    validation = result["finetuning"]["validation"]
+    assert validation["compared"] == validation["n"] == 30
+    assert validation["probe"] == pytest.approx(probe_right.mean())
+    assert validation["network_alone"] == np.sum(network & ~probe_right) > 0
+    assert validation["probe_alone"] == np.sum(~network & probe_right) > 0
+    assert validation["expected_gain"] == finetuning.expected_gain(probe_right, network)
 
-    monkeypatch.setattr(finetuning, "pays", PAYS)
-    monkeypatch.setattr(training, "better", lambda curve, best: True)
+
+def rows_of(path):
+    """Split → embeddings, labels and digests of a store."""
+    opened = Store.open(path)
+    found = matrices.load(opened, opened.choose())
+    return {split: (found.X[of], found.y[of], found.digests[of]) for split in SPLITS for of in [found.split == split]}
+
+
+def test_images_that_cannot_be_read_any_more_are_not_compared(store, compared):
+    data, path = store()
+    _, y, digests = rows_of(path)["val"]
+    lost = sorted((data / "val").rglob("*.*"))[::5]
+    gone = {sha256_file(file) for file in lost}
+    for file in lost:
+        file.write_bytes(b"no image")
+    heard = Notes()
+    validation = finetune(path, listener=heard, **QUICK)["finetuning"]["validation"]
+    assert (validation["n"], validation["compared"]) == (18, 18 - len(gone))
+    ((probe_right, network),) = compared
+    assert len(probe_right) == len(network) == 18 - len(gone)
+    assert any(note.startswith(f"note: {len(gone)} images cannot be read any more") for note in heard.notes)
+    whole = finetune(store(name="again")[1], **QUICK)  # the same images, all of them
+    readable = [digest not in gone for digest in digests]
+    assert compared[1][0][readable].tolist() == probe_right.tolist()
+    assert whole["finetuning"]["validation"]["compared"] == len(y)
+
+
+def test_where_nothing_was_tuned_nothing_was_compared(store, compared):
     _, path = store()
-    start = starting.begin
+    result = finetune(path, listener=Notes(interrupt_at=1), **QUICK)
+    assert (result["promoted"], result["finetuning"]["stopped"]) == (False, "interrupted")
+    validation = result["finetuning"]["validation"]
+    assert {validation[key] for key in ("compared", "network_alone", "probe_alone", "expected_gain")} == {None}
+    assert compared == []
 
-    def with_figures(*arguments):
-        begin = start(*arguments)
-        begin.figures.update(top1=figure, log_loss=1e-9 if figure else 99.0)
-        return begin
 
-    monkeypatch.setattr(promoting, "begin", with_figures)
-    result = finetune(path, head="random", **QUICK)
-    assert result["promoted"] is promoted
-    assert result["finetuning"]["start"] == "random head"
-    assert result["finetuning"]["best_epoch"] == 2
+def test_with_patience_the_best_epoch_is_kept_and_without_the_last(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 2)  # epoch 1 is
+    _, path = store()
+    best, last = (
+        finetune(path, output=tmp_path / f"{patience}.safetensors", **{**QUICK, "patience": patience})["finetuning"]
+        for patience in (9, 0)
+    )
+    assert (best["best_epoch"], best["recipe"]["patience"]) == (1, 9)
+    assert (last["best_epoch"], last["recipe"]["patience"]) == (2, 0)
 
 
 def test_a_temperature_and_a_strength_go_with_the_tuned_head(store, tmp_path, always):
@@ -266,7 +343,7 @@ def test_without_splits_all_of_it_is_made_here(store, always):
     assert evaluate(result["model"], data, device="cpu")["top1"] == result["test"]["top1"]
 
 
-def test_what_is_reported_decides_nothing(store, photos, tmp_path, monkeypatch):
+def test_what_is_reported_decides_nothing(store, tmp_path, compared):
     one = finetune(store()[1], output=tmp_path / "one.safetensors", **QUICK)
     data = tmp_path / "photos"
     for number, label in enumerate(CLASSES):  # other images, under other labels
@@ -277,9 +354,13 @@ def test_what_is_reported_decides_nothing(store, photos, tmp_path, monkeypatch):
     shape = {"arguments": {"img_size": 32}}
     extract(data, tmp_path / "other.store", backbone="test_vit", workers=1, **SMALL, **shape)
     two = finetune(tmp_path / "other.store", output=tmp_path / "two.safetensors", **QUICK)
-    assert one["test"]["n"] != two["test"]["n"]
+    assert (one["test"]["n"], two["test"]["n"]) == (18, 3)
     assert curve(one) == curve(two)
     assert weights(one["model"]) == weights(two["model"])
+    assert one["promoted"] == two["promoted"]
+    assert one["finetuning"]["validation"] == two["finetuning"]["validation"]
+    assert [[len(right) for right in pair] for pair in compared] == [[18, 18]] * 2
+    np.testing.assert_array_equal(*compared)
 
 
 # -- from a model file --------------------------------------------------------------------------------------------
@@ -356,8 +437,6 @@ def test_a_model_that_has_seen_what_is_reported_says_so(store, tmp_path, always)
 
 
 def test_a_probe_that_is_fitted_again_has_the_class_weights_of_its_model(store, tmp_path, monkeypatch, always):
-    from featurepipe import probes
-
     _, path = store(per_class=8)
     probed = probe(path, tmp_path / "m.safetensors", baselines="none", class_weight="balanced")
     fit, given = probes.fit, []
@@ -370,8 +449,7 @@ def test_a_probe_that_is_fitted_again_has_the_class_weights_of_its_model(store, 
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_classes_that_the_model_does_not_know_are_learned(store, photos, tmp_path, monkeypatch, pays):
-    monkeypatch.setattr(training, "better", lambda curve, best: pays)
-    monkeypatch.setattr(finetuning, "pays", lambda probe, row: pays)
+    monkeypatch.setattr(finetuning, "pays", lambda probe, network: pays)
     _, path = store()
     probed = probe(path, tmp_path / "m.safetensors", baselines="none")
     more = photos((*CLASSES, "dog"), 6, SPLITS, name="more", size=(32, 32), seed=8)
@@ -652,6 +730,44 @@ def test_a_broken_checkpoint_is_named(store):
     assert_one_line(caught, str(checkpoint), "remove it to start again")
 
 
+# -- once more, on all images -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("splits", "images"), [(SPLITS, 36), (("train", "test"), 18)])
+def test_a_network_that_is_kept_learns_from_the_held_back_images_too(store, tmp_path, always, splits, images):
+    data, path = store(splits)
+    judged = finetune(path, output=tmp_path / "judged.safetensors", refit=False, **QUICK)
+    result = finetune(path, output=tmp_path / "m.safetensors", **QUICK)
+    told = result["finetuning"]
+    assert judged["finetuning"]["refit"] is None
+    assert (told["refit"]["images"], told["refit"]["epochs"]) == (images, told["best_epoch"]) == (images, 2)
+    assert told["refit"]["stopped"] == "after all epochs"
+    assert curve(result) == curve(judged)  # and all that was judged is that of the network before
+    assert told["validation"] == judged["finetuning"]["validation"]
+    assert result["selection"]["temperature"] == judged["selection"]["temperature"]
+    assert weights(result["model"]) != weights(judged["model"])
+    assert evaluate(result["model"], data, device="cpu")["top1"] == result["test"]["top1"] == told["network"]["top1"]
+    assert not (tmp_path / "m.tuning").exists()
+
+
+def test_a_network_that_is_not_kept_is_not_trained_once_more(store, never):
+    assert finetune(store()[1], **QUICK)["finetuning"]["refit"] is None
+
+
+def test_interrupted_on_all_images_the_network_before_is_kept_and_the_same_call_goes_on(store, tmp_path, always):
+    _, path = store()
+    judged = finetune(path, output=tmp_path / "judged.safetensors", refit=False, **QUICK)
+    whole = finetune(path, output=tmp_path / "whole.safetensors", **QUICK)
+    output = tmp_path / "m.safetensors"
+    first = finetune(path, output=output, listener=Notes(interrupt_at=36 + 40), **QUICK)
+    assert first["finetuning"]["refit"]["stopped"] == "interrupted"
+    assert weights(output) == weights(judged["model"])
+    second = finetune(path, output=output, **QUICK)
+    assert second["finetuning"]["refit"]["stopped"] == "after all epochs"
+    assert weights(output) == weights(whole["model"])
+    assert not (tmp_path / "m.tuning").exists()
+
+
 # -- from scratch -------------------------------------------------------------------------------------------------
 
 
@@ -660,7 +776,7 @@ def test_the_same_network_from_scratch_stands_beside(store, always):
     result = finetune(path, from_scratch=True, tune="last-1", l2_sp=0.1, **{**QUICK, "lr": 1e-3})
     scratch = result["finetuning"]["scratch"]
     assert [row["epoch"] for row in scratch["curve"]] == [0, 1, 2]
-    assert max(row["lr"] for row in scratch["curve"][1:]) > 5 * max(row[3] for row in curve(result)[1:])
+    assert [row["lr"] for row in scratch["curve"][1:]] == [row[3] for row in curve(result)[1:]]
     assert scratch["stopped"] == "after all epochs"
     assert 0 <= scratch["top1"] <= 1
     assert scratch["curve"][0]["log_loss"] != result["finetuning"]["curve"][0]["log_loss"]
@@ -671,13 +787,14 @@ def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
     _, path = store()
     whole = finetune(path, output=tmp_path / "whole.safetensors", from_scratch=True, **QUICK)
     output = tmp_path / "m.safetensors"
-    first = finetune(path, output=output, from_scratch=True, listener=Notes(interrupt_at=36 + 20), **QUICK)
-    assert first["finetuning"]["stopped"] == "after all epochs"
+    first = finetune(path, output=output, from_scratch=True, listener=Notes(interrupt_at=36 + 72 + 20), **QUICK)
+    assert first["finetuning"]["stopped"] == first["finetuning"]["refit"]["stopped"] == "after all epochs"
     assert first["finetuning"]["scratch"]["stopped"] == "interrupted"
-    assert sorted(file.name for file in (tmp_path / "m.tuning").iterdir()) == ["checkpoint.pt", "scratch.pt"]
+    left = {file.name for file in (tmp_path / "m.tuning").iterdir()}
+    assert left == {"checkpoint.pt", "refit.pt", "scratch.pt"}
     heard = Notes()
     second = finetune(path, output=output, from_scratch=True, listener=heard, **QUICK)
-    assert len([note for note in heard.notes if note.startswith("going on from")]) == 2
+    assert len([note for note in heard.notes if note.startswith("going on from")]) == 2  # the refit is quiet
     for one, other in zip(
         second["finetuning"]["scratch"]["curve"], whole["finetuning"]["scratch"]["curve"], strict=True
     ):
@@ -686,9 +803,8 @@ def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
 
 
 def test_from_scratch_may_diverge_and_the_tuned_network_stands(store, monkeypatch, always):
-    from featurepipe.stages import promoting
-
-    monkeypatch.setattr(promoting, "SCRATCH_RATE", 1e13)
+    head = finetuning.random_head
+    monkeypatch.setattr(finetuning, "random_head", lambda *shape: tuple(part * np.float32("inf") for part in head(*shape)))
     _, path = store()
     heard = Notes()
     result = finetune(path, from_scratch=True, listener=heard, **QUICK)

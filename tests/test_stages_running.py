@@ -131,10 +131,15 @@ def test_every_note_is_said_once(photos, tmp_path):
     notes = [line for line in ears.heard if line.startswith("note:")]
     assert len(notes) == len(set(notes))
     assert "note: 2 samples without a label are left out" in notes
-    copies = "4 images have an exact copy under another label, first ant/0.jpg (ant) and bee/copy0.jpg (bee); "
+    copies = (
+        "4 images have an exact copy under another label: ant/0.jpg (ant) = bee/copy0.jpg (bee); ant/1.jpg (ant) = "
+        "bee/copy1.jpg (bee); "
+    )
     assert f"note: {copies}correct the labels or remove the copies" in notes
     assert any(note.startswith(copies) for note in result["probe"]["notes"])
     assert (result["contradictions"], result["found"]["unlabelled"]) == (4, 2)
+    assert result["contradictory"] == result["extract"]["contradictory"]
+    assert result["contradictory"][1] == [{"id": "ant/1.jpg", "label": "ant"}, {"id": "bee/copy1.jpg", "label": "bee"}]
     assert result["found"]["classes"] == {"ant": 4, "bee": 6}
 
 
@@ -148,7 +153,7 @@ def test_columns_may_be_named_and_what_is_left_out_stays_in_the_result(photos, t
     assert result["found"]["left_out"]["columns"] == ["patient"]
     assert result["extract"]["found"] == result["found"]
     figures = evaluate(result["model"], data / "t.csv", split="all", **columns)
-    assert (figures["found"], figures["n"]) == (result["found"], 10)
+    assert (figures["found"], figures["with_seen"]["n"]) == (result["found"], 10)
 
 
 def test_what_is_wrong_is_said_after_what_was_found(photos, tmp_path):

@@ -1,7 +1,8 @@
-"""What features are divided by: their own deviation, or of few rows one for all."""
+"""What features are divided by: their own deviation but no less than a floor, or of few rows one for all."""
 
 import numpy as np
 import pytest
+from scaling import divisors
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 
@@ -32,6 +33,60 @@ def test_few_rows_share_the_root_mean_square_of_those_that_vary(rows):
 @pytest.mark.parametrize("rows", [2, 10])
 def test_where_nothing_varies_nothing_is_scaled(rows):
     assert feature_scales(np.zeros(3), np.ones(3, bool), rows).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("deviations", "wanted"),
+    [
+        ([0.01, 5.0, 5.0, 5.0], [0.1 * 3**0.5 * 5, 5, 5, 5]),  # a fifth of √(75 / 4), a hair more for 0.01² / 4
+        ([3.0], [3.0]),
+        ([1e8, 0.5], [1e8, 0.5]),  # of few features, too, the largest does not count
+        ([4.0, 4.0, 0.5], [4.0, 4.0, 0.2 * (32.25 / 3) ** 0.5]),
+        (90 * [1.0] + 10 * [0.001], 90 * [1.0] + 10 * [0.2 * 0.9**0.5]),
+        (96 * [1.0] + 4 * [100.0], 96 * [1.0] + 4 * [100.0]),  # 4 of 100 count as 1: no floor of 0.2 √(1 + 0.04 · 100²)
+        (95 * [1.0] + [0.05] + 4 * [1e6], 95 * [1.0] + [0.2 * 0.990025**0.5] + 4 * [1e6]),
+        (80 * [1.0] + 20 * [10.0], 80 * [1.0] + 20 * [10.0]),  # a fifth of √20.8 is 0.91
+        (50 * [1.0] + 50 * [10.0], 50 * [0.2 * 50.5**0.5] + 50 * [10.0]),
+    ],
+)
+def test_no_feature_is_divided_by_less_than_a_fifth_of_the_common_deviation(deviations, wanted):
+    deviations = np.array(deviations)
+    found = feature_scales(deviations, np.zeros(len(deviations), bool), 10)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_the_floor_is_of_the_features_that_vary_and_of_any_unit():
+    rng = np.random.default_rng(0)
+    deviations = 10 ** rng.uniform(-2, 1, 200)
+    found = feature_scales(deviations, np.zeros(200, bool), 1000)
+    assert (found >= deviations).all()
+    low = found > deviations
+    assert 0 < low.sum() < 150
+    assert len(set(found[low])) == 1 > deviations[low].max() / found[low][0]
+    with_constants = feature_scales(np.append(deviations, np.zeros(300)), np.arange(500) >= 200, 1000)
+    np.testing.assert_array_equal(with_constants, np.append(found, np.ones(300)))
+    scaled = feature_scales(deviations * 1e-9, np.zeros(200, bool), 1000)
+    np.testing.assert_allclose(scaled, found * 1e-9, rtol=1e-12)
+    order = rng.permutation(200)
+    np.testing.assert_allclose(feature_scales(deviations[order], np.zeros(200, bool), 1000), found[order], rtol=1e-12)
+
+
+def test_the_tests_own_divisors_are_these():
+    X, _ = sample(50, 40)
+    vary = np.arange(40) != 1
+    found = feature_scales(X.std(axis=0), ~vary, 50)
+    np.testing.assert_allclose(divisors(X), np.where(vary, found, np.inf), rtol=1e-9)
+    assert 0 < (found > X.std(axis=0))[vary].sum() < 30
+
+
+@pytest.mark.parametrize("take", [gather, gather_rows])
+def test_statistics_have_the_floor_but_a_scaler_has_not(take):
+    X, y = sample(50, 40)
+    found = take([(X, y)], y)
+    np.testing.assert_allclose(found.scales(), divisors(X), rtol=1e-9)
+    own = np.where(np.arange(40) == 1, 1, X.std(axis=0))
+    np.testing.assert_allclose(to_scaler(found).scale_, own, rtol=1e-9)
+    assert (found.scales() > 1.5 * own)[:5].all()
 
 
 def sample(n, width):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from scaling import FlooredScaler
 from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from featurepipe.errors import ProbeError
 from featurepipe.statistics import cross_validate_ridge, gather, gathering, validation
@@ -29,7 +29,7 @@ def fold_by_fold(X, y, folds, alphas, scale):
     for fold in range(folds.max() + 1):
         out = folds == fold
         for alpha in alphas:
-            steps = ([StandardScaler()] if scale else []) + [RidgeClassifier(alpha=alpha)]
+            steps = ([FlooredScaler()] if scale else []) + [RidgeClassifier(alpha=alpha)]
             model = make_pipeline(*steps).fit(X[~out], y[~out])
             accuracy.append(model.score(X[out], y[out]))
             scores = model.decision_function(X[out])

@@ -27,6 +27,18 @@ Examples
 from featurepipe.advice.costs import minutes
 from featurepipe.advice.curves import label_curve
 from featurepipe.advice.evidence import count, is_masked, measure
-from featurepipe.advice.rules import OPTIONS, TABLE, decide, in_words
+from featurepipe.advice.rules import FITTED, OPTIONS, TABLE, Constants, decide, in_words
 
-__all__ = ["OPTIONS", "TABLE", "count", "decide", "in_words", "is_masked", "label_curve", "measure", "minutes"]
+__all__ = [
+    "FITTED",
+    "OPTIONS",
+    "TABLE",
+    "Constants",
+    "count",
+    "decide",
+    "in_words",
+    "is_masked",
+    "label_curve",
+    "measure",
+    "minutes",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,8 @@ def measure(
 
         - ``measured_on, measured, layer``: selection data, how many, and the last layer's name
         - ``top1, train_top1``: of a ridge probe on that layer; the latter on rows that it was fitted to
-        - ``layers``: for each ``layer, width, top1, log_loss, logme``; ``best_layer``: `featurepipe.probes.choose`'s
-          where the last one is not within one standard error of the best, else the last
+        - ``layers``: for each ``layer, width, top1, log_loss, logme``
+        - ``best_layer``: the one that `featurepipe.probes.choose_layer` takes
         - ``knn``: top-1 of 10 neighbours by cosine on the raw embeddings of the last layer
         - ``baselines``: the same figure for ``chance`` (the commonest class), the first layer where there are several,
           and each of `baselines`; ``similarity``: see the notes
@@ -129,13 +129,14 @@ def measure(
     val = np.zeros(len(y), bool) if val is None else np.asarray(val, bool)
     rounds = _rounds(y, val, groups, seed)
     ready = _Split(y, val, groups, seed)
-    table, fitted = [], None
+    table, rights, fitted = [], [], None
     for name, X in layers.items():
         fitted = ready.fit(KIND, X)
         scores = {key: fitted.scores[key] for key in ("top1", "log_loss")}
         with threads(X):
             logme = statistics.logme(describe(X[~val], y[~val], None))
         table.append({"layer": name, "width": X.shape[1], **scores, "logme": logme})
+        rights.append(fitted.right)
     *earlier, last = layers
     measured = fitted.scores["n"]
     others = {**{name: layers[name] for name in earlier[:1]}, **(baselines or {})}
@@ -146,7 +147,7 @@ def measure(
         "top1": table[-1]["top1"],
         "train_top1": float(np.mean(probes.predict(fitted.estimator, layers[last][~val]) == y[~val])),
         "layers": table,
-        "best_layer": _best(table, measured),
+        "best_layer": table[probes.choose_layer(rights)]["layer"],
         "knn": ready.neighbours(layers[last]),
         "baselines": {"chance": ready.chance(), **{name: ready.neighbours(X) for name, X in others.items()}},
     }
@@ -187,12 +188,3 @@ def _rounds(y: np.ndarray, val: np.ndarray, groups: np.ndarray | None, seed: int
     if (folds < 0).all():
         raise ProbeError("every class has but one training image, so nothing can be measured; label some more")
     return [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds[folds >= 0])]
-
-
-def _best(table: Sequence[Mapping[str, Any]], measured: int) -> str:
-    """The last layer, unless another beats it by more than one standard error."""
-    top1 = [row["top1"] for row in table]
-    top = max(top1)
-    if top1[-1] >= top - np.sqrt(top * (1 - top) / measured):
-        return table[-1]["layer"]
-    return table[probes.choose(top1, [row["log_loss"] for row in table], measured)]["layer"]

@@ -193,7 +193,8 @@ def extract(
 @click.option(
     "--layers",
     metavar="L,L,…",
-    help="Probe several layers (all, or names) and keep the one that is best on validation data.",
+    help="Probe several layers (all, or names) and keep the last, unless another is better on validation data by more "
+    "than chance explains.",
 )
 @WEIGHTS
 @PROBE

@@ -25,7 +25,11 @@ RECIPE = options(
         type=click.IntRange(1),
         help="Passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
     ),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate.  [default: by batch size]"),
+    click.option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        help="Peak learning rate.  [default: 3e-3 with adamw, 3e-2 with sgd, for 256 images per step; less for fewer]",
+    ),
     click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step."),
     click.option(
         "--augment",
@@ -53,6 +57,12 @@ DETAILS = options(
             help="Epochs that train the head alone before the network.",
         ),
         click.option(
+            "--refit/--no-refit",
+            default=True,
+            show_default=True,
+            help="Whether a network that is kept is trained once more, on the held-back images too.",
+        ),
+        click.option(
             "--from-scratch", is_flag=True, help="Also train the same network from random weights, to compare."
         ),
         group="Start",
@@ -68,7 +78,7 @@ DETAILS = options(
         click.option(
             "--layer-decay",
             type=click.FloatRange(0, 1, min_open=True),
-            help="Learning-rate decay from layer to layer.  [default: 0.75]",
+            help="Learning-rate decay from layer to layer.  [default: falls evenly to a tenth in the first layer]",
         ),
         click.option(
             "--warmup",
@@ -88,7 +98,8 @@ DETAILS = options(
         click.option(
             "--patience",
             type=click.IntRange(0),
-            help="Epochs without improvement before training ends; 0: never.  [default: a third of the epochs]",
+            help="Stop after this many epochs without improvement and keep the best epoch; 0 trains them all and keeps "
+            "the last.  [default: 0]",
         ),
         group="Optimisation",
     ),
@@ -195,11 +206,12 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @FORCE
 @TOLD
 def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Fine-tune the network, starting from the probe; keeps whichever does better on held-out images.
+    """Fine-tune the network, starting from the probe; keeps the network if it is expected to beat the probe.
 
     SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, and with a model file also
-    a store. A store's own images are used if you leave DATA out. If tuning does not beat the probe on held-out images,
-    the file keeps the probe. After an interruption, the same command goes on. On several GPUs:
+    a store. A store's own images are used if you leave DATA out. The tuned network is kept if it is expected to be
+    right on a point more of new images than the probe, judged by held-out images and by what tuning brought on
+    other data; else the file keeps the probe. After an interruption, the same command goes on. On several GPUs:
 
     \b
       $ torchrun --nproc-per-node N --no-python featurepipe finetune …
@@ -219,5 +231,5 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, q
 
 
 def was_interrupted(told: dict[str, Any]) -> bool:
-    """Whether Ctrl-C ended a tuning, or the same from scratch."""
-    return "interrupted" in (told.get("stopped"), (told.get("scratch") or {}).get("stopped"))
+    """Whether Ctrl-C ended a tuning, or the same on all images or from scratch."""
+    return any((one or {}).get("stopped") == "interrupted" for one in (told, told.get("refit"), told.get("scratch")))

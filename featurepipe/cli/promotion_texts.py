@@ -132,13 +132,14 @@ def finetune_text(result: dict[str, Any]) -> str:
     """The result of `finetune`: what was kept and what it is worth, compared with the probe."""
     told, on = result["finetuning"], result["evaluated_on"]
     nothing = told["advice"] is not None and told["advice"]["tune"] is None
-    lines = [_course(told), *_validation(told), figures_line(result[on], on)]
+    lines = [_course(told), *_validation(told), *_comparison(told), figures_line(result[on], on)]
     if nothing:
         lines = [f"{told['of']}: nothing was tuned, as the advice is to keep the probe", lines[-1]]
     lines += _hanging(_verdict(told, result[on]), "  ") if told["promoted"] else []
+    lines += _hanging(_refit(told["refit"]), "  ") if told["refit"] else []
     lines += [f"  {'from scratch':<14} {percent(told['scratch']['top1'])}"] if told["scratch"] else []
     if not nothing and not told["promoted"]:
-        lines.append("  tuning did not beat the probe on held-out images")
+        lines.append(f"  {_reason(told)}")
     if not told["promoted"]:
         lines.append("  the file holds the probe")
     if told["stopped"] == "interrupted":
@@ -146,6 +147,22 @@ def finetune_text(result: dict[str, Any]) -> str:
     elif told["scratch"] and told["scratch"]["stopped"] == "interrupted":
         lines.append("  interrupted while training from scratch; the same command goes on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
+
+
+def _refit(refit: dict[str, Any]) -> str:
+    """Whether the file holds a network that was trained on all images."""
+    if refit["stopped"] == "after all epochs":
+        return f"then trained once more, on all {refit['images']:,} images that are not reported; this is in the file"
+    how = "interrupted" if refit["stopped"] == "interrupted" else "failed"
+    more = "; the same command goes on from there" if how == "interrupted" else ""
+    return f"training once more, on all images, {how}; the file holds the network from before{more}"
+
+
+def _reason(told: dict[str, Any]) -> str:
+    """Why the file holds the probe."""
+    if not told["best_epoch"]:
+        return "no epoch was better than the start" if len(told["curve"]) > 1 else "no epoch was finished"
+    return "the tuned network is not expected to be better than the probe by a point"
 
 
 def _verdict(told: dict[str, Any], figures: dict[str, Any]) -> str:
@@ -174,7 +191,7 @@ def _course(told: dict[str, Any]) -> str:
 
 
 def _validation(told: dict[str, Any]) -> list[str]:
-    """What chose the epoch, and whether it is kept: val images, or training images that were held back."""
+    """Top-1 of the probe, the start and the epoch that is kept: on val images, or on training images held back."""
     curve, best, validation = told["curve"], told["best_epoch"], told["validation"]
     given = validation["on"] == "val"
     probe = {"top1": validation["probe"], "log_loss": validation["probe_log_loss"]}
@@ -182,6 +199,19 @@ def _validation(told: dict[str, Any]) -> list[str]:
     found += [f"epoch {best} {_pair(curve[best])}"] if best else []
     images = f"{validation['n']} val images" if given else f"{validation['n']} images: {validation['on']}"
     return _hanging(f"{', '.join(found)}; on {images}", f"  {'val' if given else 'held back':<15}")
+
+
+def _comparison(told: dict[str, Any]) -> list[str]:
+    """What decided whether the tuned network is kept; nothing where there is none."""
+    found = told["validation"]
+    if found["expected_gain"] is None:
+        return []
+    points = round(100 * found["expected_gain"], 1) + 0.0  # which is never -0.0
+    said = (
+        f"the tuned network is right where the probe is wrong on {found['network_alone']} of {found['compared']} "
+        f"held-back images, the other way round on {found['probe_alone']}: expected {points:+.1f} points on new images"
+    )
+    return _hanging(said, "  ")
 
 
 def _pair(figures: dict[str, Any]) -> str:

@@ -78,6 +78,27 @@ def profile_text(result: dict[str, Any]) -> str:
 
 def figures_line(figures: dict[str, Any], name: str) -> str:
     """The figures on one split."""
+    return "\n".join([_figures(figures, name), *_known_before(figures)])
+
+
+def _known_before(figures: dict[str, Any]) -> list[str]:
+    """The headline with images that were learned from, which it leaves out; nothing where there are none."""
+    said = (
+        ("with_copies", "one exact copy of a training image", "exact copies of training images"),
+        ("with_seen", "one image seen in training", "images seen in training"),
+    )
+    lines = []
+    for key, one, several in said:
+        if key in figures:
+            whole = figures[key]
+            count = whole["n"] - figures["n"]
+            which = one if count == 1 else f"{count} {several}"
+            share = percent(whole["map"] if "map" in whole else whole["top1"])
+            lines.append(f"{'':<17}with {which}: {share} of {whole['n']}")
+    return lines
+
+
+def _figures(figures: dict[str, Any], name: str) -> str:
     if "subset_accuracy" in figures:
         return (
             f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, "
@@ -219,15 +240,17 @@ def _protocol_figures(figures: dict[str, Any], name: str) -> list[str]:
     """Figures of logistic regression, of each k, or of SVMs."""
     if "map" in figures:
         return [
-            f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, top-1 {percent(figures['top1'])})"
+            f"  {name + ' mAP':<14} {percent(figures['map'])}   (n={figures['n']}, top-1 {percent(figures['top1'])})",
+            *_known_before(figures),
         ]
     if "by_k" not in figures:
         return [figures_line(figures, name)]
-    return [
+    lines = [
         f"  {name + ' top-1':<14} {percent(one['top1'])}   (n={figures['n']}, balanced "
         f"{percent(one['balanced_accuracy'])}, k={one['k']})"
         for one in figures["by_k"]
     ]
+    return lines + _known_before(figures)
 
 
 def compare_text(result: dict[str, Any]) -> str:
@@ -298,7 +321,7 @@ def evaluate_text(result: dict[str, Any]) -> str:
     lines = [figures_line(result, result["split"])]
     if result["left_out"]:
         lines.append(f"  left out       {result['left_out']} images that the model was trained on")
-    if result["seen_in_training"]:
+    if result["seen_in_training"] and "with_seen" not in result:
         seen = f"the model was trained on {result['seen_in_training']} of these images"
         lines.append(f"  note: {seen}, so these figures are optimistic")
     if "subset_accuracy" in result:

@@ -179,7 +179,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         FineTuner
-            Fitted. If tuning does not beat the probe on held-out images, it predicts as the probe does.
+            Fitted. If the tuned network is not expected to be better than the probe, it predicts as the probe does.
 
         Raises
         ------

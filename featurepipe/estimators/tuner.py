@@ -1,4 +1,4 @@
-"""`FineTuner`: images → classes, by a probe that is promoted to a tuned network where that pays."""
+"""`FineTuner`: images → classes, by a probe that is promoted to a tuned network where that is expected to pay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from featurepipe.errors import FinetuningError
 from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
 from featurepipe.estimators.images import check_images, image_tags, keys_of_files, listed
 from featurepipe.estimators.labels import check_labelled
-from featurepipe.listeners import Bars
+from featurepipe.listeners import Bars, Listener, Quiet
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
@@ -26,9 +26,11 @@ from featurepipe.surroundings import guarded
 class FineTuner(ClassifierMixin, BaseEstimator):
     """Classify images with a network that is tuned from where its probe stops (LP-FT).
 
-    A fifth of each class is held back for validation. If the best epoch is not better there than the probe fitted
-    without it, the probe is what predicts. After an interrupt, or an error in training, the attributes are set before
-    it is raised: the best until then is not lost.
+    A fifth of each class is held back for validation, and the last epoch is kept. The tuned network predicts if it is
+    expected to be better by a point than the probe: by the images that are held back, on which both are compared,
+    and by what tuning brought on other data (`featurepipe.finetuning.pays`). It is then trained once more on all
+    images. Else the probe predicts. After an interrupt, or an error in training, the attributes are set before it is
+    raised, with the best until then.
 
     Parameters
     ----------
@@ -195,14 +197,24 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             return probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)
 
         strengths = probe.chosen, finetuning.gentle_strength(probe)
-        head, to_beat, _ = finetuning.starting_head(fit, *strengths, probe.classes, features[out], y[out], recipe)
+        head, rival, *_ = finetuning.starting_head(fit, *strengths, probe.classes, features[out], y[out], recipe)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         listener = Bars(self.verbose)
         told = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
-        self._keep(made, probe, to_beat, frozen, recipe)
+        promoted = made.outcome.best_epoch > 0 and _pays(rival, features[out], made, validation, listener)
+        self._keep(made, probe, promoted, frozen, recipe)
         self.seen_ = keys_of_files(items)
+        if promoted and recipe.refit and made.outcome.finished:
+            told["note"] = Quiet(listener).note
+            again = finetuning.refit_recipe(recipe, made.outcome)
+            refitted = finetuning.promote(frozen, head, train + validation, validation, again, **told)
+            if refitted.outcome.stopped == finetuning.INTERRUPTED:
+                raise KeyboardInterrupt
+            if refitted.outcome.error is not None:
+                raise refitted.outcome.error
+            self._keep(finetuning.refitted(made, refitted), probe, promoted, frozen, recipe)
         if made.outcome.error is not None:
             raise made.outcome.error
         if made.outcome.stopped == finetuning.INTERRUPTED:
@@ -213,14 +225,13 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self,
         made: finetuning.Promoted,
         probe: probes.Probe,
-        to_beat: dict[str, Any],
+        promoted: bool,
         frozen: Backbone,
         recipe: finetuning.Recipe,
     ) -> None:
-        """Keep the tuned network if its best epoch is better than the probe's figures `to_beat`, else the probe."""
+        """Keep the tuned network if it is `promoted`, else the probe."""
         outcome = made.outcome
-        # epoch 0 is the gentler probe, or a random head: the best epoch may be worse than the probe at its own strength
-        self.promoted_ = outcome.best_epoch > 0 and finetuning.pays(to_beat, outcome.curve[outcome.best_epoch])
+        self.promoted_ = promoted
         self.curve_, self.stopped_, self.probe_, self.classes_ = outcome.curve, outcome.stopped, probe, probe.classes
         self.backbone_ = made.backbone if self.promoted_ else frozen
         self.estimator_ = made.estimator if self.promoted_ else probe.estimator
@@ -243,6 +254,31 @@ class FineTuner(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         return image_tags(super().__sklearn_tags__())
+
+
+def _pays(
+    rival: finetuning.Head,
+    features: np.ndarray,
+    made: finetuning.Promoted,
+    held: finetuning.Samples,
+    listener: Listener,
+) -> bool:
+    """Whether the tuned network is kept: compared on the images held back, the probe on their `features` (n, D).
+
+    An image that cannot be read any more does not count.
+    """
+    memory = extraction.Memory()
+    todo = list({one.digest: one for one in held.images}.values())
+    with listener.progress("measuring", len(todo)) as advance:
+        extraction.fill(todo, made.backbone, memory, note=listener.note, progress=advance)
+    kept = np.array([one.digest in memory.vectors for one in held.images])
+    if not kept.any():
+        return False
+    vectors = np.stack([memory.vectors[one.digest] for one in held.images if one.digest in memory.vectors])  # (m, D)
+    truth = rival.classes[held.targets]
+    return finetuning.pays(
+        rival.predict(features)[kept] == truth[kept], probes.predict(made.estimator, vectors) == truth[kept]
+    )
 
 
 def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:

@@ -6,7 +6,7 @@ Out-of-Distribution*, ICLR 2022.
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
-from featurepipe.finetuning.choices import better, pays
+from featurepipe.finetuning.choices import better, duel, expected_gain, pays
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import (
     LINEAR,
@@ -19,7 +19,7 @@ from featurepipe.finetuning.heads import (
 )
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.peers import Peers, joined
-from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote
+from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote, refit_recipe, refitted
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, tune
 
@@ -49,6 +49,8 @@ __all__ = [
     "better",
     "check_depth",
     "check_tunable",
+    "duel",
+    "expected_gain",
     "gentle_strength",
     "head_estimator",
     "joined",
@@ -58,6 +60,8 @@ __all__ = [
     "pays",
     "promote",
     "random_head",
+    "refit_recipe",
+    "refitted",
     "starting_head",
     "trainable",
     "tune",

@@ -39,6 +39,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __add__(self, other: Samples) -> Samples:
+        return Samples([*self.images, *other.images], np.concatenate([self.targets, other.targets]))
+
 
 @dataclass(frozen=True)
 class Step:

@@ -34,6 +34,10 @@ class Head:
     classes: np.ndarray
     strength: float
 
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Class of each of some embeddings X (n, D)."""
+        return probes.predict(head_estimator(self.weight, self.bias, self.classes, self.strength), X)
+
 
 def linear_head(
     kind: str, estimator: Any, temperature: float = 1.0, classes: Sequence[Any] | None = None
@@ -95,21 +99,20 @@ def linear_head(
 def gentle_strength(probe: probes.Probe) -> float | None:
     """The strength of the probe that tuning starts from: of a logistic one, the most regularised that is good enough.
 
-    That is the smallest C whose top-1 on selection data is within one standard error of the best (the rule of Breiman
-    et al. 1984). Where images are few, a probe of larger C may predict as well, but its weights lean on what single
-    images have by chance, and a network that is tuned below them learns to do so too. Other kinds keep their own.
+    That is the smallest C of those that cannot be told apart from the best on the selection data
+    (`featurepipe.probes.tied`). Where images are few, a probe of larger C may predict as well, but its weights lean on
+    what single images have by chance, and a network that is tuned below them learns to do so too. Other kinds keep
+    their own strength, and so does a probe whose path does not say what is tied (model files of version 0.1.0).
 
     Examples
     --------
-    >>> path = [{"C": 0.01, "top1": 0.79}, {"C": 0.1, "top1": 0.8}, {"C": 1.0, "top1": 0.78}]
-    >>> gentle_strength(probes.Probe("logistic", None, 1.0, 1.0, "val", path, {"n": 100}))
+    >>> path = [{"C": 0.01, "tied": True}, {"C": 0.1, "tied": True}, {"C": 1.0, "tied": False}]
+    >>> gentle_strength(probes.Probe("logistic", None, 1.0, 0.1, "val", path))
     0.01
     """
-    if probe.kind != "logistic" or not probe.path or "n" not in probe.scores:
+    if probe.kind != "logistic":
         return probe.chosen
-    best = max(step["top1"] for step in probe.path)
-    enough = best - np.sqrt(best * (1 - best) / probe.scores["n"])
-    return min(probe.chosen, *(step["C"] for step in probe.path if step["top1"] >= enough))
+    return min([probe.chosen, *(step["C"] for step in probe.path if step.get("tied"))])
 
 
 def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:
@@ -135,7 +138,7 @@ def starting_head(
     X: np.ndarray,
     y: np.ndarray,
     recipe: Recipe,
-) -> tuple[Head, dict[str, Any], dict[str, Any]]:
+) -> tuple[Head, Head, dict[str, Any], dict[str, Any]]:
     """What tuning starts from, and what it has to beat.
 
     Parameters
@@ -154,6 +157,8 @@ def starting_head(
     Returns
     -------
     head : Head
+    rival : Head
+        The probe that tuning has to beat.
     to_beat, first : dict
         `calibrated_figures` on the validation rows, of both probes in the order of their strengths above.
     """
@@ -163,7 +168,7 @@ def starting_head(
     if recipe.head == RANDOM:
         weight, bias = random_head(*head.weight.shape, recipe.seed)
         head = replace(head, weight=weight, bias=bias)
-    return head, figures[chosen], figures[gentle]
+    return head, heads[chosen], figures[chosen], figures[gentle]
 
 
 def random_head(classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

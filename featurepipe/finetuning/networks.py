@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 SCORED = 64  # images that are validated at once
+FIRST_RATE = 0.1  # of the head's learning rate, that of the first layer where no layer decay is given
+HALF = 0.5  # any layer decay, from whose powers layers can be counted
 Forward = Callable[..., "torch.Tensor"]  # what a batch holds → float32 (B, D)
 
 
@@ -126,8 +129,14 @@ class Network:
         groups: list[dict[str, Any]] = []
         if any(parameter.requires_grad for parameter in self.module.parameters()):
             spared = self.module.no_weight_decay() if hasattr(self.module, "no_weight_decay") else ()
-            options = {"weight_decay": recipe.decay, "no_weight_decay_list": spared, "layer_decay": recipe.layer_decay}
+            decay = HALF if recipe.layer_decay is None else recipe.layer_decay
+            options = {"weight_decay": recipe.decay, "no_weight_decay_list": spared, "layer_decay": decay}
             groups = param_groups_layer_decay(self.module, **options)
+            if recipe.layer_decay is None:
+                above = [math.log(group["lr_scale"], HALF) for group in groups]  # layers between it and the head
+                deepest = max(*above, _layers_above(self.module), 1)
+                for group, layers in zip(groups, above, strict=True):
+                    group["lr_scale"] = FIRST_RATE ** (layers / deepest)
         groups.append({"params": [self.head.weight], "weight_decay": recipe.decay, "lr_scale": 1.0})
         groups.append({"params": [self.head.bias], "weight_decay": 0.0, "lr_scale": 1.0})
         return groups
@@ -176,6 +185,15 @@ def training_precision(recipe: Recipe, own: str) -> str:
     """The precision of the training forward pass; fp16 would need its gradients scaled, so bf16 stands for it."""
     chosen = own if recipe.precision == "auto" else recipe.precision
     return "bf16" if chosen == "fp16" else chosen
+
+
+def _layers_above(module: torch.nn.Module) -> int:
+    """How many of timm's layers lie above the first, frozen ones too; 0 where timm does not say what layers are."""
+    from timm.models import group_parameters
+
+    if not hasattr(module, "group_matcher"):
+        return 0
+    return max(group_parameters(module, module.group_matcher(coarse=False)))
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Promoted:
     Attributes
     ----------
     backbone : Backbone
-        With the weights of the best epoch, and a fingerprint of its own.
+        With the weights of the epoch that is kept, and a fingerprint of its own.
     estimator : sklearn.linear_model.LogisticRegression
     temperature : float
         Fitted on the validation data.
@@ -167,6 +167,19 @@ def promote(
         parameters=sum(sizes.values()),
         cached=kept is not None,
     )
+
+
+def refit_recipe(recipe: Recipe, outcome: Outcome) -> Recipe:
+    """How a network that is kept is trained on all images: as before, for as many epochs as were kept."""
+    return replace(recipe, epochs=max(1, outcome.best_epoch - recipe.head_epochs), patience=0)
+
+
+def refitted(first: Promoted, again: Promoted) -> Promoted:
+    """A network that has learned from all images, with the temperature and the course of the one that was judged.
+
+    Nothing is held back from it, so that a temperature of its own would be that of images that it knows by heart.
+    """
+    return replace(again, temperature=first.temperature, outcome=first.outcome)
 
 
 def _temperature(network: Network, steps: Iterator[Step], classes: np.ndarray) -> float:

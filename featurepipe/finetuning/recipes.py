@@ -11,7 +11,7 @@ from featurepipe.images import AUGMENTATIONS
 OPTIMIZERS = ("adamw", "sgd")
 PROBE, RANDOM = "probe", "random"
 NO_AUGMENTATION = "none"
-LEARNING_RATES = {"adamw": 5e-4, "sgd": 3e-2}  # for batches of 256; see `Recipe.lr`
+LEARNING_RATES = {"adamw": 3e-3, "sgd": 3e-2}  # for batches of 256; see `Recipe.lr`
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 0.0}
 
 
@@ -28,7 +28,7 @@ class Recipe:
     epochs : int, optional
         By default 20, or as many as make 500 steps, but no more than 100.
     head_epochs : int
-        Epochs before these in which the head alone trains, at ten times the learning rate: for a random head; a
+        Epochs before these in which the head alone trains: for a random head; a
         probe's is trained already.
     batch_size : int
         Images per step.
@@ -38,12 +38,13 @@ class Recipe:
     optimizer : {'adamw', 'sgd'}
         SGD has momentum 0.9.
     lr : float, optional
-        The highest learning rate, of the head and the last layer. By default 5e-4 (adamw) or 3e-2 (sgd) for a batch of
-        256: a tenth of what the usual recipes train such networks with. For other batches in proportion to their size
+        The highest learning rate, of the head and the last layer. By default 3e-3 (adamw) or 3e-2 (sgd) for a batch of
+        256; ``docs/tuning.md`` says what was tried. For other batches in proportion to their size
         with sgd, to its square root with adamw (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
         Gradient Algorithms").
-    layer_decay : float
-        Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`.
+    layer_decay : float, optional
+        Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`. By default the
+        rates fall evenly from the head's to a tenth of it in the first layer, however many layers there are.
     weight_decay : float, optional
         By default 0.05 (adamw) or 0 (sgd); biases and norms have none.
     warmup : float
@@ -69,8 +70,11 @@ class Recipe:
         Of the forward pass in training; ``auto`` is the backbone's own. Validation is always in the backbone's own.
     class_weight : {None, 'balanced'}
         ``balanced`` lets every class count alike in the loss.
-    patience : int, optional
-        Epochs without a better validation after which tuning stops; 0 is never. By default a third of all, at least 5.
+    patience : int
+        Epochs without a better validation after which tuning stops, and keeps the best epoch; 0 is never, and keeps the
+        last epoch.
+    refit : bool
+        Whether a network that is kept is trained once more in the same way, on the held-back images too.
     views : int
         Where the frozen bottom is cached: augmented views of each training image.
     seed : int
@@ -85,7 +89,7 @@ class Recipe:
     accumulate: int = 1
     optimizer: str = "adamw"
     lr: float | None = None
-    layer_decay: float = 0.75
+    layer_decay: float | None = None
     weight_decay: float | None = None
     warmup: float = 0.1
     augment: str = "standard"
@@ -98,7 +102,8 @@ class Recipe:
     checkpointing: bool = False
     precision: str = "auto"
     class_weight: str | None = None
-    patience: int | None = None
+    patience: int = 0
+    refit: bool = True
     views: int = 4
     seed: int = 0
 
@@ -121,7 +126,7 @@ class Recipe:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("accumulate", 1 <= self.accumulate <= self.batch_size, "from 1 to the batch size"),
             ("lr", self.lr is None or 0 < self.lr < float("inf"), "above 0"),
-            ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1"),
             ("weight_decay", self.weight_decay is None or 0 <= self.weight_decay < float("inf"), "0 or more"),
             ("warmup", 0 <= self.warmup < 1, "from 0 to below 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
@@ -129,7 +134,7 @@ class Recipe:
             ("clip_grad", 0 <= self.clip_grad < float("inf"), "0 or more"),
             ("ema", 0 <= self.ema < 1, "from 0 to below 1"),
             ("l2_sp", 0 <= self.l2_sp < float("inf"), "0 or more"),
-            ("patience", self.patience is None or self.patience >= 0, "0 or more"),
+            ("patience", self.patience >= 0, "0 or more"),
             ("views", self.views >= 1, "at least 1"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
@@ -147,10 +152,6 @@ class Recipe:
     def decay(self) -> float:
         """The weight decay."""
         return self.weight_decay if self.weight_decay is not None else WEIGHT_DECAYS[self.optimizer]
-
-    def patience_for(self, images: int) -> int:
-        """The patience on so many training images; 0 is endless."""
-        return self.patience if self.patience is not None else max(5, self.epochs_for(images) // 3)
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs on so many training images, without those of the head alone."""

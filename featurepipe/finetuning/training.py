@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints inside an epoch; each epoch ends with one
-HEAD_RATE = 10.0  # times the highest learning rate: a head alone, before the rest, learns at the usual recipes' rates
 MOMENTUM = 0.9
 EVERY_EPOCH = "after all epochs"
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -59,7 +58,7 @@ class Outcome:
         validation data, the log-loss calibrated by a temperature, and how many they are), ``lr`` (its highest),
         ``seconds``.
     best_epoch : int
-        The one that was kept.
+        The one that is kept.
     state : dict
         The tensors of that epoch, for `Network.load`.
     stopped : str
@@ -112,8 +111,9 @@ def tune(
 ) -> Outcome:
     """Tune a network.
 
-    The epoch that is kept is chosen much as C is, but on the way, by `better`. Epoch 0 takes part, so that what is
-    returned is never worse, by that rule, than what tuning started from.
+    The last epoch is kept, where the learning rate has come down to nothing: the best of many epochs by few validation
+    images is the luckiest one. Where training ends before its time (patience, Ctrl-C, an error), the best epoch until
+    then is kept, by `better`; the start is epoch 0.
 
     Parameters
     ----------
@@ -182,6 +182,8 @@ class _Tuning:
             stopped, error = EVERY_EPOCH, None
             try:
                 stopped = self._epochs(run, optimizer_state)
+                if stopped == EVERY_EPOCH and not self.recipe.patience:
+                    run.best_epoch, run.best = self.epochs, self._weights(run)
             except KeyboardInterrupt:
                 stopped = INTERRUPTED
             except (TrainingDiverged, OutOfMemory) as failure:
@@ -236,7 +238,7 @@ class _Tuning:
             max(range(len(done)), key=lambda i: (done[i]["top1"], -i)),
             min(range(len(done)), key=lambda i: (done[i]["log_loss"], i)),
         )
-        patience = self.recipe.patience_for(len(self.train))
+        patience = self.recipe.patience
         if run.step or not patience or len(done) - 1 - last < patience:
             return None
         return f"early: validation no better for {patience} epochs"
@@ -268,12 +270,16 @@ class _Tuning:
             raise TrainingDiverged(self._diverged("the validation loss", run))
         run.curve.append(row)
         if better(run.curve, run.best_epoch):
-            kept = self.network.changing() if run.average is None else run.average.items()
-            best = {name: value.detach().to("cpu", copy=True) for name, value in kept}
+            best = self._weights(run)
             run.best_epoch, run.best = run.epoch, best  # at once, whenever Ctrl-C comes
         run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
         self._save(run, optimizer)
         self._tell(run)
+
+    def _weights(self, run: _Run) -> dict[str, torch.Tensor]:
+        """What tuning has made so far, or its moving average; copied to the CPU."""
+        kept = self.network.changing() if run.average is None else run.average.items()
+        return {name: value.detach().to("cpu", copy=True) for name, value in kept}
 
     def _step(self, step: Step, optimizer: torch.optim.Optimizer, run: _Run) -> None:
         """One step of the optimizer, in as many pieces as memory asks for."""
@@ -371,7 +377,7 @@ class _Tuning:
         factor = (
             (done + 1) / (warm + 1) if done < warm else 0.5 + 0.5 * math.cos(math.pi * (done - warm) / (total - warm))
         )
-        rate = self.recipe.peak_lr * factor * (HEAD_RATE if alone else 1)
+        rate = self.recipe.peak_lr * factor
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         return rate

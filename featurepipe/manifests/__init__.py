@@ -18,7 +18,7 @@ Samples are sorted by id, which is the relative POSIX path unless the table has 
 """
 
 from featurepipe.manifests.columns import check_columns
-from featurepipe.manifests.copies import contradictions
+from featurepipe.manifests.copies import contradiction_notes, contradictions
 from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.gathering import gather
 from featurepipe.manifests.headers import header
@@ -43,6 +43,7 @@ __all__ = [
     "check_columns",
     "check_label_sets",
     "check_labels",
+    "contradiction_notes",
     "contradictions",
     "describe",
     "gather",

@@ -12,11 +12,12 @@ knn       KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes w
 mlp       MLPClassifier, one hidden layer of 128      alpha
 ========  ==========================================  =======================================================
 
-Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, or, of fewer
-than ten rows, all by one (`featurepipe.statistics.feature_scales`). The strength is chosen on validation data only, the
+Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, but by no less
+than a fifth of the common one, or, of fewer than ten rows, all by the common one
+(`featurepipe.statistics.feature_scales`). The strength is chosen on validation data only, the
 chosen model is fitted again on all training and validation data, and the standardisation is folded into its
 coefficients: what comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are
-calibrated by one temperature, on the selection scores (logistic regression is fitted to its probabilities already).
+calibrated by one temperature, on the selection scores.
 
 Where images have any number of labels, `fit_labels` fits a logistic regression for each, with a C of its own:
 scikit-learn's OneVsRestClassifier.
@@ -49,7 +50,7 @@ from featurepipe.probes.metrics import (
     probabilities,
 )
 from featurepipe.probes.paths import Certificate
-from featurepipe.probes.selection import Probe, choose, fit, fit_temperature
+from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, tied
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "check_kind",
     "check_known",
     "choose",
+    "choose_layer",
     "commonest",
     "decision_scores",
     "evaluate",
@@ -91,4 +93,5 @@ __all__ = [
     "mean_interval",
     "predict",
     "probabilities",
+    "tied",
 ]

@@ -4,10 +4,9 @@ All labels are fitted along one path: the features are rotated once per fold, an
 certificate bounds the sum of the labels' objectives; its tolerance is divided by their number, so that it holds for
 each label as long as its objective is no smaller than the mean.
 
-Each label takes the C of its lowest log-loss on selection data. There is no one-standard-error rule as for classes:
-that one is there because top-1 lets single images decide, whereas log-loss counts every image by how sure the probe is
-of it; and of a rare label the standard error, which its few images make, is so large that the rule would always choose
-the strongest penalty, which is to predict nothing.
+Each label takes the C of its lowest log-loss on selection data. There is no paired comparison first, as for classes
+(`featurepipe.probes.tied`): log-loss counts every image by how sure the probe is of it, and of a rare label so few
+images differ that hardly any C could be told apart from another.
 """
 
 from __future__ import annotations

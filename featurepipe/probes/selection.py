@@ -33,17 +33,21 @@ class Probe:
         KNeighborsClassifier, MLPClassifier or, multi-label, OneVsRestClassifier. Takes raw embeddings; the
         standardisation is folded in.
     temperature : float
-        Scores are divided by it before the softmax that makes probabilities; 1 for logistic.
+        Scores are divided by it before the softmax that makes probabilities; 1 where nothing was held out to fit it on.
     chosen : float, dict or None
         The selected strength; None for a kind that has none (centroid); multi-label, that of each label.
     selected_on : str
         ``val``, ``5-fold cross-validation on train``, ``given``, or why there was nothing to select on.
     path : list of dict
-        Per candidate: its strength by the name that `KINDS` gives, ``top1`` and ``log_loss`` on the selection data,
+        Per candidate: its strength by the name that `KINDS` gives, ``top1`` and ``log_loss`` on the selection data (the
+        latter after a temperature), ``tied`` (whether it cannot be told apart from the best there, see `tied`),
         ``converged`` (before the final fit, which has its own `certificate`).
     scores : dict
         `evaluate`'s figures of the chosen candidate on the selection data, before the final fit: ``ece`` and
         ``ece_uncalibrated`` are those after and before the temperature.
+    right : ndarray of bool, shape (n,), or None
+        Whether the chosen candidate is right on each row of the selection data, in their order; None where there were
+        none, and multi-label. `choose` compares such answers.
     certificate : Certificate, dict or None
         Of the final fit, where its kind has one; multi-label, label → that of the final fit at its C. All labels are
         fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
@@ -58,6 +62,7 @@ class Probe:
     selected_on: str
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
+    right: np.ndarray | None = None
     certificate: Certificate | dict[str, Certificate] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -102,7 +107,8 @@ def fit(
         The strength to use without any selection.
     measure : bool
         Whether a logistic probe of a given strength is measured by cross-validation where there are no selection data.
-        Without it nothing but the final fit runs, and there are no scores; other kinds need them for their temperature.
+        Without it nothing but the final fit runs: there are no scores, and the temperature is 1. Other kinds are
+        always measured.
     class_weight : {None, 'balanced'}
         ``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the
         standardisation, too); not for centroid and knn.
@@ -162,9 +168,11 @@ def fit(
         ((estimator, certificate),) = fit_path(kind, X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
         temperature, notes = _untested(kind, X, middle)
+        if value is not None and kind == "logistic":
+            notes = ["the strength was given and no val split measures it, so probabilities are not calibrated"]
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
-    temperatures, found = zip(*(_judge(kind, s, truth, classes) for s in scores), strict=True)
-    best = choose([f["top1"] for f in found], [f["log_loss"] for f in found], len(truth))
+    temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
+    best = choose(right, [f["log_loss"] for f in found])
     ((estimator, certificate),) = fit_path(kind, rows, y, candidates[best : best + 1], **how)
     return Probe(
         kind=kind,
@@ -173,10 +181,12 @@ def fit(
         chosen=_number(candidates[best]),
         selected_on=selected_on if value is None else "given",
         path=[
-            _strength(kind, c) | {"top1": f["top1"], "log_loss": f["log_loss"], "converged": bool(ok)}
-            for c, f, ok in zip(candidates, found, converged, strict=True)
+            _strength(kind, c)
+            | {"top1": f["top1"], "log_loss": f["log_loss"], "tied": bool(stays), "converged": bool(ok)}
+            for c, f, stays, ok in zip(candidates, found, tied(right), converged, strict=True)
         ],
         scores=found[best],
+        right=right[best],
         certificate=certificate,
     )
 
@@ -215,43 +225,102 @@ def _cross_validate(
     return (one[folds >= 0] for one in scores), converged
 
 
-def _judge(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any]]:
-    """The temperature of selection scores (m, classes), and their figures at it."""
-    temperature = _temperature(kind, scores, truth, classes)
-    return temperature, figures(scores, truth, classes, temperature)
+def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any], np.ndarray]:
+    """The temperature of selection scores (m, classes), their figures at it, and which rows they get right, (m,)."""
+    temperature = fit_temperature(scores, truth, classes)
+    right = classes[scores.argmax(axis=1)] == truth
+    return temperature, figures(scores, truth, classes, temperature), right
 
 
 @guarded
-def choose(top1: Sequence[float], log_loss: Sequence[float], count: int) -> int:
-    """Which of several candidates (strengths, layers, backbones) is chosen, by figures on the same selection data.
+def choose(right: Sequence[np.ndarray], log_loss: Sequence[float]) -> int:
+    """Which of several strengths (or kinds, or backbones) is chosen, by their answers on the same selection data.
 
-    Of those whose top-1 is within one standard error of the best, the one of lowest log-loss: top-1 alone lets single
-    images decide.
+    Of those that are `tied` with the best, the one of lowest log-loss: top-1 alone lets single images decide.
 
     Parameters
     ----------
-    top1, log_loss : sequence of float
-        A figure for each candidate.
-    count : int
-        Samples that they are measured on.
+    right : sequence of ndarray of bool, shape (n,)
+        Of each candidate, whether it is right on each row.
+    log_loss : sequence of float
+        Of each candidate on the same rows, after its temperature.
 
     Returns
     -------
     int
         Its place.
 
-    References
+    Examples
+    --------
+    >>> right = np.ones((3, 100), bool)
+    >>> right[0, :10] = right[1, 1:10] = right[2, :50] = False
+    >>> choose(right, [0.3, 0.4, 0.1])
+    0
+    """
+    stays = tied(right)
+    return min(np.flatnonzero(stays).tolist(), key=log_loss.__getitem__)
+
+
+@guarded
+def choose_layer(right: Sequence[np.ndarray]) -> int:
+    """Which of several layers of one network is chosen, by the same probe's answers on the same selection data.
+
+    The last one, unless it is not `tied` with the best; then of those that are, the latest. A log-loss decides nothing
+    between layers: on few images it favours layers with few features.
+
+    Parameters
     ----------
-    After the one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    right : sequence of ndarray of bool, shape (n,)
+        Of each layer, in the network's order, whether its probe is right on each row.
+
+    Returns
+    -------
+    int
+        Its place.
 
     Examples
     --------
-    >>> choose([0.90, 0.91, 0.50], [0.3, 0.4, 0.1], count=100)
+    >>> right = np.ones((2, 100), bool)
+    >>> right[1, :2] = False
+    >>> choose_layer(right)
+    1
+    >>> right[1, :9] = False
+    >>> choose_layer(right)
     0
     """
-    top = max(top1)
-    enough = top - np.sqrt(top * (1 - top) / count)
-    return min((i for i, found in enumerate(top1) if found >= enough), key=log_loss.__getitem__)
+    return int(np.flatnonzero(tied(right))[-1])
+
+
+@guarded
+def tied(right: Sequence[np.ndarray]) -> np.ndarray:
+    """Which candidates cannot be told apart from the best on the same rows, bool (candidates,).
+
+    Two of them differ only on the rows that one gets right and the other wrong. Where neither is better, the difference
+    of these two counts has the root of their sum as its standard error. A candidate stays unless it is behind by more
+    than one such standard error, less one row: the correction for counts, which keeps a single row from deciding.
+    Unlike the standard error of the accuracy itself this one holds near 0 and 1, and it is small where two candidates
+    agree on nearly every row.
+
+    Parameters
+    ----------
+    right : sequence of ndarray of bool, shape (n,)
+
+    References
+    ----------
+    The one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, with the
+    statistic of McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    percentages", and the continuity correction of Edwards 1948.
+
+    Examples
+    --------
+    >>> right = np.ones((3, 1000), bool)
+    >>> right[1, 0] = right[2, :3] = False
+    >>> tied(right).tolist()
+    [True, True, False]
+    """
+    answers = np.asarray(right, float)  # (candidates, n)
+    behind = answers[answers.sum(axis=1).argmax()] - answers
+    return behind.sum(axis=1) - 1 <= np.sqrt((behind**2).sum(axis=1))
 
 
 def _number(candidate: float | None) -> float | None:
@@ -284,11 +353,6 @@ def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> 
         if len(firsts) > 1:
             folds[members] = (order + offset) % FOLDS
     return folds
-
-
-def _temperature(kind: str, scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
-    """`fit_temperature`'s; 1 of logistic regression, which is fitted to its log-loss already."""
-    return 1.0 if kind == "logistic" else fit_temperature(scores, truth, classes)
 
 
 @guarded

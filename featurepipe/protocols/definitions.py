@@ -181,24 +181,30 @@ _LPFT = Protocol(
 )
 _FEATUREPIPE = Protocol(
     name="featurepipe",
-    version=2,
-    source="featurepipe, probes.fit('logistic', …); Breiman et al. 1984, section 3.4.3",
+    version=3,
+    source="featurepipe, probes.fit('logistic', …); Breiman et al. 1984, section 3.4.3; McNemar 1947",
     method="logistic",
     parameter="C",
     grid=probes.C_GRID,
-    normalisation="each feature by its mean and deviation over the rows of the fit, of fewer than 10 all by one "
-    "deviation, folded into the coefficients",
-    selection="every C, of those within one standard error of the best top-1 the lowest log-loss, on val, else by "
-    "stratified 5-fold cross-validation",
+    normalisation="each feature by its mean and deviation over the rows of the fit, but by no less than a fifth of the "
+    "common deviation, of fewer than 10 rows all by the common one, folded into the coefficients",
+    selection="every C, of those that cannot be told apart from the best (paired comparison on the same images) the "
+    "lowest log-loss, after a temperature, on val, else by stratified 5-fold cross-validation",
     held_out=0.0,
     refit=ON_ALL,
     metrics=(TOP1,),
     remarks=(
         "standardised, so that one grid fits every backbone, whose features differ in scale by orders of magnitude",
+        "by no less than a fifth of the common deviation (the features' root mean square, none counted above the 95 % "
+        "quantile), because a feature that few rows of the fit activate would lie tens of deviations away in others",
         "of fewer than 10 rows by one deviation, the features' root mean square, because two rows become -1 and 1 in "
         "every feature that is divided by its own",
         "whole decades, because finer steps change top-1 by less than its standard error on most data",
-        "within one standard error by log-loss, because top-1 alone lets single images decide",
+        "the lowest log-loss of those that cannot be told apart, because top-1 alone lets single images decide",
+        "a candidate is told apart from the best if it is behind by more than 1 + √m images, of m that only one of the "
+        "two gets right",
+        "scores are divided by a temperature that is fitted on the selection rows, because a probe of few rows is too "
+        "sure",
         "cross-validation rather than one held-out part, because few labels are the usual case",
     ),
 )

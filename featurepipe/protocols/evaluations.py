@@ -38,7 +38,7 @@ def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str]) -> dict[str, Any
     X, truth = np.asarray(X, np.float64), np.asarray(y)
     method, estimator = outcome.protocol.method, outcome.estimator
     if method == "logistic":
-        return probes.evaluate(estimator, X, truth)
+        return probes.evaluate(estimator, X, truth, outcome.temperature)
     if not len(truth):
         raise ProbeError("there are no labelled samples to evaluate on")
     probes.check_known(truth, estimator.classes_)

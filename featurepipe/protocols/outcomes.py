@@ -32,6 +32,8 @@ class Outcome:
         Of the final logistic fit.
     notes : list of str
         What went otherwise than hoped for.
+    temperature : float
+        Scores are divided by it before the softmax; 1 except of our own protocol, as the published ones have none.
     """
 
     protocol: Protocol
@@ -43,3 +45,4 @@ class Outcome:
     scores: dict[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
     notes: list[str] = field(default_factory=list)
+    temperature: float = 1.0

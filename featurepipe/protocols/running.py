@@ -119,7 +119,7 @@ def _default(
     alike = None if groups is None else np.asarray(groups)[: len(X)]
     probe = probes.fit("logistic", X, y, X_val, y_val, groups=alike, seed=seed)
     chosen = probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores, probe.certificate
-    return Outcome(protocol, metric, *chosen)
+    return Outcome(protocol, metric, *chosen, notes=probe.notes, temperature=probe.temperature)
 
 
 _RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}

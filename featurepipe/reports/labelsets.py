@@ -8,7 +8,7 @@ from typing import Any
 from featurepipe import models
 from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.markup import Html, join, percent, section, table, tag
-from featurepipe.reports.sections import LOWEST, OPEN, no_test, what_it_is
+from featurepipe.reports.sections import LOWEST, OPEN, copies, no_test, what_it_is
 
 BASELINES = {"chance": "chance", "pixels": "raw pixels", "random_backbone": "random backbone"}
 
@@ -21,7 +21,7 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
     return join(
         tag("h1", title),
         tag("p", percent(figures["map"]), class_="top1"),
-        tag("p", tag("b", f"{where} mAP"), over, no_test(where)),
+        tag("p", tag("b", f"{where} mAP"), over, no_test(where), copies(figures)),
         what_it_is(model, data),
     )
 

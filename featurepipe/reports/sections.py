@@ -30,7 +30,7 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
     return join(
         tag("h1", title),
         tag("p", percent(figures["top1"]), class_="top1"),
-        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test(where)),
+        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test(where), copies(figures)),
         what_it_is(model, data),
     )
 
@@ -40,9 +40,25 @@ def no_test(where: str) -> str:
     return "" if where == "test" else f" There is no test split: the figures are measured on {where}."
 
 
+def copies(figures: Mapping[str, Any]) -> str:
+    """The headline with the copies of training images that it leaves out; nothing where there are none."""
+    if "with_copies" not in figures:
+        return ""
+    whole = figures["with_copies"]
+    count = whole["n"] - figures["n"]
+    which = "one exact copy of a training image" if count == 1 else f"{count:,} exact copies of training images"
+    share = percent(whole["map"] if "map" in whole else whole["top1"])
+    return f" With {which}: {share} of {whole['n']:,}."
+
+
 def is_tuned(card: Mapping[str, Any]) -> bool:
     """Whether the file holds a network that was tuned, and not a probe."""
     return bool(card.get("finetuning")) and card["finetuning"]["promoted"]
+
+
+def is_refitted(tuning: Mapping[str, Any]) -> bool:
+    """Whether the network that was kept has learned from the held-back images too, in the end."""
+    return (tuning.get("refit") or {}).get("stopped") == "after all epochs"
 
 
 def what_it_is(model: models.Model, data: str) -> Html:
@@ -51,8 +67,10 @@ def what_it_is(model: models.Model, data: str) -> Html:
     fitted_on = card["splits"]["train"] + (card["splits"]["val"] if card["evaluated_on"] == "test" else 0)
     whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
     if is_tuned(card):
-        validation = card["finetuning"]["validation"]  # which chose the epoch
+        tuning = card["finetuning"]
+        validation = tuning["validation"]  # which was not learned from, at first
         count = card["splits"]["train"] - (0 if validation["on"] == "val" else validation["n"])
+        count = tuning["refit"]["images"] if is_refitted(tuning) else count
         size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
@@ -189,7 +207,8 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     before = "Selection data: the chosen candidate, before the final fit"
     if is_tuned(card):
         on = card["finetuning"]["validation"]["on"]
-        before = f"Selection data: {on}; the epoch was picked there, so a little optimistic"
+        before = f"Selection data: {on}; what is kept was chosen there, so a little optimistic"
+        before += ", before it learned from these images too" if is_refitted(card["finetuning"]) else ""
     elif len(card["selection"]["path"]) > 1:
         before += "; picked as the best, so a little optimistic"
     return section("Figures", table(["", *columns], rows), tag("small", f"{before}.") if len(columns) > 1 else "")
@@ -238,10 +257,13 @@ def selection(model: models.Model) -> Html:
 def _rule(card: Mapping[str, Any]) -> str:
     """By which rule the candidate was chosen."""
     protocol = card.get("protocol")
+    among = "those that cannot be told apart from the best (paired comparison on the same images)"
+    if not any("tied" in step for step in card["selection"]["path"]):  # a file from before they were compared in pairs
+        among = "those within one standard error of the best top-1"
     if is_tuned(card):
-        return "The probe to beat has the lowest log-loss among those within one standard error of the best top-1."
+        return f"The probe to beat has the lowest log-loss of {among}."
     if protocol is None:
-        return "The lowest log-loss wins among those within one standard error of the best top-1."
+        return f"Of {among}, the lowest log-loss wins."
     by = f"Protocol {protocol['name']}, version {protocol['version']}, by {protocol['metric']}"
     return f"{by}: {protocol['selection']}."
 

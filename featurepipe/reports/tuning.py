@@ -1,4 +1,7 @@
-"""The section on fine-tuning: what was tuned, whether it paid beside the probe, how it went, and by which recipe."""
+"""The section on fine-tuning: what was tuned, whether it paid beside the probe, how it went, and by which recipe.
+
+Older cards have no ``expected_gain``: there validation data chose the epoch, and then between it and the probe.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from typing import Any
 from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import Html, join, percent, section, table, tag, wilson_text
-from featurepipe.reports.sections import NINETY_FIVE, is_tuned
+from featurepipe.reports.sections import NINETY_FIVE, is_refitted, is_tuned
 
 TICKS = 10  # epochs named below a curve
+EVENLY = "evenly to a tenth in the first layer"  # what a layer decay of None comes to
 TUNED, PROBE, SCRATCH = "fine-tuned", "the probe", "from scratch"
 STARTS = {
     "probe": "with the head of {probe}, fitted without the validation images, and the weights below it as they were",
@@ -75,16 +79,50 @@ def _reasons(advice: Mapping[str, Any]) -> Html:
 
 def _what(tuning: Mapping[str, Any]) -> str:
     """Which part of the network, from where, for how long."""
-    tuned, parameters, best = tuning["tuned_parameters"], tuning["parameters"], tuning["best_epoch"]
+    tuned, parameters = tuning["tuned_parameters"], tuning["parameters"]
     share = f"{tuned:,} of the {parameters:,} parameters below the head ({percent(tuned / max(parameters, 1))})"
     parts = [
         f"{_depth(tuning['tune'])}: {share if tuned else f'none of the {parameters:,} parameters below it'}.",
         f"Training started {STARTS[tuning['start']].format(probe=_its_probe(tuning))}.",
         "What lies below the tuned layers was computed once and kept." if tuning["cached_bottom"] else "",
         f"{_ended(tuning['stopped'], tuning['curve'][-1]['epoch'])}; in all it took {_duration(tuning['seconds'])}.",
-        f"Validation data ({_validation(tuning)}) chose epoch {best}." if tuning["promoted"] else "",
+        _kept(tuning) if tuning["promoted"] else "",
     ]
     return " ".join(filter(None, parts))
+
+
+def _is_compared(tuning: Mapping[str, Any]) -> bool:
+    """Whether the tuned network was compared with the probe image by image."""
+    return tuning["validation"].get("expected_gain") is not None
+
+
+def _is_last(tuning: Mapping[str, Any]) -> bool:
+    """Whether the last epoch was kept because it is the last, and not the best."""
+    return _is_compared(tuning) and tuning["stopped"] == "after all epochs" and not tuning["recipe"].get("patience")
+
+
+def _kept(tuning: Mapping[str, Any]) -> str:
+    """Which epoch was kept, and what decided that the network is."""
+    best = tuning["best_epoch"]
+    how = f"Validation data ({_validation(tuning)}) chose epoch {best}."
+    if _is_last(tuning):
+        how = f"The last epoch was kept, {best}."
+    parts = [how, _compared(tuning) if _is_compared(tuning) else ""]
+    if is_refitted(tuning):
+        parts.append(f"Then it was trained once more in the same way, on all {tuning['refit']['images']:,} images.")
+    return " ".join(filter(None, parts))
+
+
+def _compared(tuning: Mapping[str, Any]) -> str:
+    """The tuned network next to the probe, on the images that decided between them."""
+    found = tuning["validation"]
+    points = round(100 * found["expected_gain"], 1) + 0.0  # which is never -0.0
+    return (
+        f"On validation data ({found['on']}) the tuned network is right where the probe is wrong on "
+        f"{found['network_alone']:,} of {found['compared']:,} images, the other way round on {found['probe_alone']:,}. "
+        "By this and by what tuning brought on other data, "
+        f"{points:+.1f} percentage points are expected on new images, against the probe."
+    )
 
 
 def _depth(tune: str) -> str:
@@ -149,18 +187,23 @@ def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     """Why the file holds the probe after all."""
     tuning = card["finetuning"]
     probe, network, best = _to_beat(tuning), tuning.get("network"), tuning["best_epoch"]
-    text = f" On validation data ({_validation(tuning)}) "
-    text += (
-        f"epoch {best} was the best, but no better than the probe"
-        if best
-        else f"no epoch was better than {_origin(tuning)}"
-    )
+    if _is_compared(tuning):
+        text = f" {_compared(tuning)} Half a point is the least that a tuned network is kept for"
+    else:
+        text = f" On validation data ({_validation(tuning)}) "
+        text += (
+            f"epoch {best} was the best, but no better than the probe"
+            if best
+            else f"no epoch was better than {_origin(tuning)}"
+        )
     text += ", so that this file holds the probe, on the frozen backbone as it was; the figures of this page are the "
     text += "probe's."
     if best:
         text += f" There top-1 was {_pair(tuning['curve'][best])} at epoch {best}"
         text += "" if probe["top1"] is None else f", and is {_pair(probe)} for the probe"
-        text += ". Better is a lower log-loss, with a top-1 within one standard error of the best."
+        text += "."
+        if not _is_compared(tuning):
+            text += " Better is a lower log-loss, with a top-1 within one standard error of the best."
     else:
         text += _highest(tuning, probe)
     if network is not None:
@@ -201,7 +244,7 @@ def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     else:
         text += f" The probe's figure lies outside {interval}."
     if points < 0:
-        text += " Validation data, which decided, had favoured tuning; on these images it does not pay."
+        text += " What decided had favoured tuning; on these images it does not pay."
     return tag("p", tag("b", said), text)
 
 
@@ -231,8 +274,11 @@ def _courses(tuning: Mapping[str, Any]) -> list[Html]:
     """Validation figures by epoch, those from scratch among them."""
     scratch = tuning["scratch"]["curve"] if tuning["scratch"] else []
     said = f"On validation data: {_validation(tuning)}. Epoch 0 is {_origin(tuning)}, before any step."
-    said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
-    said += "; on these very images, so its figures here are a little optimistic." if tuning["best_epoch"] else "."
+    if _is_last(tuning):
+        said += " The last epoch was kept, whatever these figures say of it."
+    else:
+        said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
+        said += "; on these very images, so its figures here are a little optimistic." if tuning["best_epoch"] else "."
     if _to_beat(tuning)["top1"] is not None:
         said += " The level line is the probe, fitted without these images: what tuning has to beat."
     said += " Every log-loss is calibrated, by a temperature fitted on these very images."
@@ -296,7 +342,8 @@ def _loss(loss: float | None) -> str:
 
 def _recipe(recipe: Mapping[str, Any]) -> Html:
     """Every switch and what it stood on, in two tables side by side where there is room."""
-    rows = [[tag("small", name.replace("_", " ")), _setting(value)] for name, value in recipe.items()]
+    said = recipe | {"layer_decay": EVENLY} if recipe.get("layer_decay", EVENLY) is None else recipe
+    rows = [[tag("small", name.replace("_", " ")), _setting(value)] for name, value in said.items()]
     half = math.ceil(len(rows) / 2)
     return tag("div", *(table([], part, class_="words") for part in (rows[:half], rows[half:])), class_="pair")
 

@@ -21,7 +21,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
-from featurepipe.stages.preparing import check_finite, labelled
+from featurepipe.stages.preparing import check_finite, headline, labelled
 from featurepipe.stages.reading import read
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
@@ -65,9 +65,10 @@ def evaluate(
     -------
     dict
         `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
-        seconds``, and ``found``, as of `extract`, where `data` is no store. ``seen_in_training`` images are among those
-        that were measured, ``left_out`` are not: where neither test nor val can be measured, those that the model has
-        seen.
+        seconds``, and ``found``, as of `extract`, where `data` is no store. ``seen_in_training`` is how many of the
+        split's images the model was trained or selected on. Where these are some and not all, the figures are without
+        them, and ``with_seen`` has ``n`` and ``top1`` (or ``map``) of all. ``left_out`` images are not measured at all:
+        where neither test nor val can be, those that the model has seen.
 
     Raises
     ------
@@ -99,18 +100,26 @@ def evaluate(
         listener.note(f"note: {note}")
     which, mask = _evaluated(matrix, loaded, split)
     part = matrix.take(mask)
-    figures = probes.evaluate(loaded.estimator, part.X, _truth(part, loaded), loaded.temperature)
+    seen = loaded.has_seen(part.digests)
+    if seen.any() and not seen.all():
+        figures = _figures(loaded, part.take(~seen)) | {"with_seen": headline(_figures(loaded, part))}
+    else:
+        figures = _figures(loaded, part)
     return {
         "model": str(model),
         "split": which,
         **figures,
-        "seen_in_training": int(loaded.has_seen(part.digests).sum()),
+        "seen_in_training": int(seen.sum()),
         "left_out": int((~mask).sum()) if which == UNSEEN else 0,
         "rejected": len(rejects),
         "rejects": rejects,
         **found,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _figures(model: models.Model, part: FeatureMatrix) -> dict[str, Any]:
+    return probes.evaluate(model.estimator, part.X, _truth(part, model), model.temperature)
 
 
 def _entry(store: Store, model: models.Model) -> Entry:

@@ -50,7 +50,7 @@ def compare(
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Compare backbones, layers and probes on the same images.
+    """Compare backbones, layers and probes on the same images, none of them an exact copy of a training image.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def compare(
         untrained copy of it.
     reference : str, optional
         Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection
-        data counts. By default that of all rows: of those within one standard error of the best top-1 the one of
-        lowest log-loss, as C is chosen (`featurepipe.probes.choose`).
+        data counts. By default that of all rows: of those that cannot be told apart from the best (paired comparison
+        on the same images) the one of lowest log-loss, as C is chosen (`featurepipe.probes.choose`).
     imagenet : path, optional
         Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see
         `featurepipe.comparisons.read_imagenet`.
@@ -127,8 +127,8 @@ def compare(
     contenders = _untainted(contenders, samples, parts, notes)
     _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
     notes += copy_notes(parts)
-    rows, rights = _measure(contenders, kinds, samples, published, seed, notes, listener)
-    place = _reference(rows, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
+    rows, rights, held = _measure(contenders, kinds, samples, published, seed, notes, listener)
+    place = _reference(rows, held, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
     _test(rows, rights, place)
     result = {
         "stores": [str(store.path) for store in opened],
@@ -261,9 +261,11 @@ def _measure(
     seed: int,
     notes: list[str],
     listener: Listener,
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """A row for each contender and kind, and on which of the reported images it is right, bool (n,) each."""
-    rows, rights = [], []
+) -> tuple[list[dict[str, Any]], list[np.ndarray], list[np.ndarray | None]]:
+    """A row for each contender and kind, on which of the reported images it is right, bool (n,) each, and on which of
+    the selection data.
+    """
+    rows, rights, held = [], [], []
     for contender in contenders:
         parts = cut(contender.matrix(samples))  # one backbone's embeddings in memory at a time
         for kind in kinds:
@@ -274,8 +276,9 @@ def _measure(
             imagenet = {"imagenet_top1": _published(contender.entry, published)}
             rows.append({**_described(contender, kind), **_figures(fitted, right), **imagenet})
             rights.append(right)
+            held.append(fitted.right)
             notes += [f"{kind} probe on {contender.label}: {note}" for note in fit_notes(fitted)]
-    return rows, rights
+    return rows, rights, held
 
 
 def _described(contender: Contender, kind: str) -> dict[str, Any]:
@@ -322,14 +325,16 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
     return False, -row["selection_top1"], row["selection_log_loss"]
 
 
-def _reference(rows: Sequence[Mapping[str, Any]], may_be: Sequence[bool]) -> int | None:
+def _reference(
+    rows: Sequence[Mapping[str, Any]], held: Sequence[np.ndarray | None], may_be: Sequence[bool]
+) -> int | None:
     """Which row the others are tested against: of those that may be it what `probes.choose` takes, or the only one."""
     candidates = [i for i in range(len(rows)) if may_be[i]]
-    selected = [i for i in candidates if rows[i]["selection_top1"] is not None]
+    selected = [i for i in candidates if held[i] is not None]
     if not selected:
         return candidates[0] if len(candidates) == 1 else None
-    top1, log_loss = ([rows[i][key] for i in selected] for key in ("selection_top1", "selection_log_loss"))
-    return selected[probes.choose(top1, log_loss, rows[selected[0]]["selection_n"])]  # the same images of all rows
+    log_loss = [rows[i]["selection_log_loss"] for i in selected]
+    return selected[probes.choose([held[i] for i in selected], log_loss)]  # the same images of all rows
 
 
 def _test(rows: Sequence[dict[str, Any]], rights: Sequence[np.ndarray], place: int | None) -> None:

@@ -88,7 +88,7 @@ def extract(
         Of several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
         folder, fingerprint``; an image counts as computed if any layer lacked it. ``found`` is what the data set holds:
         see `featurepipe.manifests.summarise`; ``contradictions`` is the number of images that have an exact copy under
-        another label.
+        another label, and ``contradictory`` lists them: for each such picture the ``id`` and ``label`` of every copy.
 
     Examples
     --------
@@ -112,8 +112,8 @@ def extract(
         check_seconds = time.perf_counter() - checking
         _check_root(target, manifest.root, rows, force, listener)
         target.write_rows(manifest.root, rows)
-        count, notes = manifests.contradictions(rows.keys, rows.samples)
-        for note in notes:
+        contradictory = manifests.contradictions(rows.keys, rows.samples)
+        for note in manifests.contradiction_notes(contradictory):
             listener.note(f"note: {note}")
         target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
@@ -131,7 +131,8 @@ def extract(
             listener=listener,
         )
         target.write_rejects(result["rejects"])
-    about = {"found": manifests.summarise(manifest), "contradictions": count}
+    about = {"found": manifests.summarise(manifest), "contradictions": sum(map(len, contradictory))}
+    about["contradictory"] = contradictory
     return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
 
 

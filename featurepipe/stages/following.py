@@ -14,10 +14,11 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
+from featurepipe.matrices import FeatureMatrix
 from featurepipe.protocols import Outcome, Protocol
 from featurepipe.stages.holding import read
-from featurepipe.stages.preparing import Parts, cut, divide, find, sizes
-from featurepipe.stages.probing import edge_note, optimum_notes
+from featurepipe.stages.preparing import Parts, cut, divide, find, sizes, with_copies
+from featurepipe.stages.probing import edge_note, optimum_notes, split_notes
 from featurepipe.surroundings import guarded
 
 KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
@@ -101,7 +102,7 @@ def probe_protocol(
     ready = divide(source, seed=seed)
     ready.announce(listener, f"protocol {protocol}")
     parts = cut(read(ready.entry, ready.samples))
-    estimator, found = _follow(chosen, parts, metric, seed)
+    outcome, found = _follow(chosen, parts, metric, seed)
     notes = ready.notes + found.pop("notes")
     card = {
         "data": {
@@ -121,7 +122,8 @@ def probe_protocol(
         "created": now(),
     }
     if chosen.linear:
-        models.save(ready.path, ready.model(chosen.method, estimator, 1.0, card), module=ready.module)
+        model = ready.model(chosen.method, outcome.estimator, outcome.temperature, card)
+        models.save(ready.path, model, module=ready.module)
     for note in notes:
         listener.note(f"note: {note}")
     identity = {
@@ -130,7 +132,7 @@ def probe_protocol(
         "layer": ready.entry.layer,
         "kind": chosen.method,
     }
-    result = {**identity, chosen.parameter: card["selection"]["chosen"], **card}
+    result = {**identity, chosen.parameter: card["selection"]["chosen"], **card, "contradictory": ready.contradictory}
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -144,8 +146,8 @@ def _described(protocol: Protocol, metric: str, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[Any, dict[str, Any]]:
-    """The classifier (None of few shots), and what a card says of selection and figures, with notes."""
+def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[Outcome | None, dict[str, Any]]:
+    """The outcome (None of few shots), and what a card says of selection and figures, with notes."""
     X, y = parts.report.X, parts.report.y
     if protocol.shots:
         learned = parts.learned
@@ -159,15 +161,21 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[A
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
     how = {"metric": metric, "groups": parts.learned.digests, "seed": seed}
     outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
-    figures = protocols.evaluate(outcome, X, y)
+
+    def evaluate(part: FeatureMatrix) -> dict[str, Any]:
+        return protocols.evaluate(outcome, part.X, part.y)
+
+    figures = with_copies(evaluate(parts.report), parts, evaluate)
     found = {
         "selection": {"on": outcome.selected_on, "chosen": outcome.chosen, "path": outcome.path},
         "val": figures if parts.reported == "val" else {"source": outcome.selected_on, **outcome.scores},
         "test": figures if parts.reported == "test" else None,
         "few_shot": [],
-        "notes": outcome.notes + _path_notes(outcome),
+        "notes": outcome.notes
+        + _path_notes(outcome)
+        + split_notes(outcome.selected_on, outcome.scores, parts, figures),
     }
-    return outcome.estimator, found
+    return outcome, found
 
 
 def _path_notes(outcome: Outcome) -> list[str]:

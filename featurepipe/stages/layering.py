@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurepipe import matrices, models, probes
 from featurepipe.errors import ProbeError
 from featurepipe.listeners import BARS, Listener
@@ -36,11 +38,11 @@ def probe_layers(
     listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train the same probe on each of several layers, and write a model file of the one that is best on validation.
+    """Train the same probe on each of several layers, and write a model file of the one that validation data choose.
 
-    All layers are probed on the same images, splits and folds. The layer is chosen as C or alpha is, and on the same
-    data (val, or cross-validation inside train): of those within one standard error of the best top-1 the one of lowest
-    log-loss, see `featurepipe.probes.choose`. What is reported plays no part in it.
+    All layers are probed on the same images, splits and folds. The layer is chosen on the data that choose C or alpha
+    (val, or cross-validation inside train): the last one, unless another is better by more than chance explains, see
+    `featurepipe.probes.choose_layer`. What is reported plays no part in it.
 
     Parameters
     ----------
@@ -91,17 +93,19 @@ def probe_layers(
     models.check_output(Path(output or entries[-1].folder / "model.safetensors"), force=force)  # not after hours
     common = _common(entries)
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
-    table = []
+    table, rights = [], []
     with listener.progress("probing layers", len(entries)) as advance:
         for entry in entries:
             samples, _ = labelled(matrices.outline(source, entry), common)
             samples = arrange(samples, choose_splits(samples, seed)[0])
             probes.check_enough(cut(samples).learned.y, recipe.shots)
             parts = hold(entry, samples, kind, limit)
-            table.append(_row(entry, parts, how))
+            row, right = _row(entry, parts, how)
+            table.append(row)
+            rights.append(right)
             del parts  # one layer's features at a time
             advance(1)
-    best = _best(table)
+    best = _best(rights)
     table[best]["chosen"] = True
     result = probe(
         store,
@@ -126,14 +130,14 @@ def _common(entries: Sequence[Entry]) -> set[str]:
     return common
 
 
-def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> dict[str, Any]:
-    """What one layer's probe chose, how good that was on the selection data, and its figure."""
+def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What one layer's probe chose, how good that was on the selection data, and its figure; and its `Probe.right`."""
     fitted = fit_parts(parts=parts, **how)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
     name = probes.KINDS[how["kind"]][0]
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
-    return {
+    row = {
         "layer": entry.layer,
         "width": parts.train.X.shape[1],
         "folder": entry.folder.name,
@@ -146,12 +150,11 @@ def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> dict[str, Any]:
         "notes": fit_notes(fitted),
         "chosen": False,
     }
+    return row, fitted.right
 
 
-def _best(table: Sequence[dict[str, Any]]) -> int:
-    """The layer that `probes.choose` takes on the selection data; where there was none, the last."""
-    scores = [row["selection"] for row in table]
-    if None in scores:
-        return len(table) - 1
-    top1, log_loss = ([one[key] for one in scores] for key in ("top1", "log_loss"))
-    return probes.choose(top1, log_loss, scores[0]["n"])  # the same images of all layers
+def _best(rights: Sequence[np.ndarray | None]) -> int:
+    """The layer that `probes.choose_layer` takes on the selection data; where there was none, the last."""
+    if any(right is None for right in rights):
+        return len(rights) - 1
+    return probes.choose_layer(rights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -31,8 +31,11 @@ class Parts:
     train : FeatureMatrix
     select : FeatureMatrix or None
     report : FeatureMatrix
+        Without exact copies of what is learned, unless all are.
+    whole : FeatureMatrix or None
+        The reported rows and those copies; None where there are none, or all are.
     learned : FeatureMatrix
-        All rows but those that are reported.
+        All rows but those that are reported, and their copies.
     reported : str
         'test', or 'val' where there is no test.
     elsewhere : str or None
@@ -42,6 +45,7 @@ class Parts:
     train: FeatureMatrix
     select: FeatureMatrix | None
     report: FeatureMatrix
+    whole: FeatureMatrix | None
     learned: FeatureMatrix
     reported: str
     elsewhere: str | None
@@ -49,7 +53,8 @@ class Parts:
     @property
     def nbytes(self) -> int:
         """What the features take of the memory."""
-        return 0 if self.elsewhere else self.learned.X.nbytes + self.report.X.nbytes
+        held_out = self.report if self.whole is None else self.whole
+        return 0 if self.elsewhere else self.learned.X.nbytes + held_out.X.nbytes
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,14 @@ class Prepared(Source):
     split_source : str
     parts : Parts
         The same rows.
+    contradictory : list of list of dict
+        Copies under several labels: see `featurepipe.manifests.contradictions`.
     notes : list of str
     """
 
     split_source: str
     parts: Parts
+    contradictory: list[list[dict[str, str]]]
     notes: list[str]
 
     def announce(self, listener: Listener, what: str) -> None:
@@ -182,7 +190,7 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
         As for `featurepipe.stages.probe`.
     """
     samples, notes = labelled(source.samples, among)
-    notes += manifests.contradictions(samples.digests, _samples(samples))[1]
+    contradictory = manifests.contradictions(samples.digests, _samples(samples))
     split, split_source = choose_splits(samples, seed, multi_label)
     samples = arrange(samples, split)
     parts = cut(samples)
@@ -200,7 +208,8 @@ def divide(source: Source, *, seed: int, among: Collection[str] | None = None, m
         **{**vars(source), "samples": samples},
         split_source=split_source,
         parts=parts,
-        notes=notes + copy_notes(parts),
+        contradictory=contradictory,
+        notes=notes + manifests.contradiction_notes(contradictory) + copy_notes(parts),
     )
 
 
@@ -276,13 +285,26 @@ def split_by_content(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]
 
 
 def arrange(matrix: FeatureMatrix, split: np.ndarray) -> FeatureMatrix:
-    """A matrix with the split of each row, (n,), in the order of the splits, so that each part is a slice."""
-    order = np.argsort([manifests.SPLITS.index(name) for name in split], kind="stable")
+    """A matrix with the split of each row, (n,), in the order of the splits, so that each part is a slice.
+
+    Of the last split the rows come last that are copies of rows before it.
+    """
+    places = np.array([manifests.SPLITS.index(name) for name in split])
+    last = places == places.max()
+    copied = np.zeros(len(matrix), bool)
+    copied[last] = _are_among(matrix.digests[last], matrix.digests[~last])
+    order = np.lexsort([copied, places])  # stable
     return replace(matrix.take(order), split=split[order])
 
 
+def _are_among(digests: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which digests, (n,), are among those that are known; NumPy compares objects each with each."""
+    some = set(known.tolist())
+    return np.fromiter((digest in some for digest in digests.tolist()), bool, len(digests))
+
+
 def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
-    """The parts of an arranged matrix: test is reported, or else val."""
+    """The parts of an arranged matrix: test is reported, or else val, without copies of what is learned."""
     train, val, test = sizes(matrix.split).values()
     if not val + test:
         many = f"{len(matrix)} images of {len(set(map(str, matrix.y)))} classes"
@@ -290,10 +312,13 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
             f"classes are too small to hold any image back for evaluation ({many}); add images or a test split"
         )
     learned = train + val if test else train
+    copies = int(_are_among(matrix.digests[learned:], matrix.digests[:learned]).sum())
+    some = 0 < copies < len(matrix) - learned
     return Parts(
         train=matrix.take(slice(train)),
         select=matrix.take(slice(train, learned)) if learned > train else None,
-        report=matrix.take(slice(learned, None)),
+        report=matrix.take(slice(learned, len(matrix) - copies if some else None)),
+        whole=matrix.take(slice(learned, None)) if some else None,
         learned=matrix.take(slice(learned)),
         reported="test" if test else "val",
         elsewhere=elsewhere,
@@ -316,8 +341,39 @@ def tuned_on(entry: Entry, parts: Parts) -> int:
 
 
 def copy_notes(parts: Parts) -> list[str]:
-    """A note where what is reported on has been learned from."""
-    learned = set(parts.train.digests) | set(parts.select.digests if parts.select is not None else ())
-    copies = sum(digest in learned for digest in parts.report.digests)
-    verb = "image is an exact copy" if copies == 1 else "images are exact copies"
-    return [f"{copies} {parts.reported} {verb} of training images, so these figures are optimistic"] if copies else []
+    """A note where what is held out has been learned from."""
+    on = parts.reported
+    if parts.whole is None:
+        if not _are_among(parts.report.digests, parts.learned.digests).any():
+            return []
+        return [f"every {on} image is an exact copy of a training image, so the accuracy says nothing about new images"]
+    count, of = len(parts.whole) - len(parts.report), f"of {len(parts.whole)} {on} images"
+    if count == 1:
+        return [f"1 {of} is an exact copy of a training image; the figures are without it"]
+    return [f"{count} {of} are exact copies of training images; the figures are without them"]
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure that counts and the number of images: ``n, top1``, or ``n, map`` where there is a mean average."""
+    return {key: figures[key] for key in ("n", "map" if "map" in figures else "top1")}
+
+
+def with_copies(
+    figures: Mapping[str, Any], parts: Parts, evaluate: Callable[[FeatureMatrix], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Figures of the reported rows, and next to them the headline with the copies that are left out, if there are any.
+
+    Parameters
+    ----------
+    figures : mapping
+        What `evaluate` gives of ``parts.report``.
+    parts : Parts
+    evaluate : callable
+        Gives the figures of rows.
+
+    Returns
+    -------
+    dict
+        The figures, and ``with_copies`` (`headline`'s) where there are copies.
+    """
+    return {**figures, **({} if parts.whole is None else {"with_copies": headline(evaluate(parts.whole))})}

@@ -1,9 +1,11 @@
 """The stage `probe`: cached embeddings → a model file.
 
-What it does, since no named protocol says so: features standardised by the rows of the fit (of fewer than ten all by
-one deviation), L2, whole decades of C or alpha, on validation data or by stratified 5-fold cross-validation the lowest
-log-loss among those within one standard error of the best top-1, refitted on all that was not reported. Of sets of
-labels `featurepipe.probes.labels` says how each label's C is chosen.
+What it does, since no named protocol says so: features standardised by the rows of the fit (each by its own deviation,
+but by no less than a fifth of the common one; of fewer than ten rows all by the common one), L2, whole decades of C or
+alpha. Validation data choose, or stratified 5-fold cross-validation: of those that cannot be told apart from the best
+(paired comparison on the same images), the lowest log-loss. The same data fit the temperature of the probabilities.
+Then the probe is fitted again on all that is not reported. Of sets of labels `featurepipe.probes.labels` says how each
+label's C is chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, matrices, models, probes
+from featurepipe import backbones, comparisons, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction import now, versions
@@ -24,7 +26,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import complete
 from featurepipe.stages.holding import hold, parse_size
-from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes
+from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes, with_copies
 from featurepipe.stores import Entry
 from featurepipe.surroundings import guarded
 
@@ -110,7 +112,7 @@ def probe(
         See `featurepipe.probes`.
     value : float, optional
         C, alpha, shrinkage or number of neighbours, instead of selection. Without a val split a logistic probe then
-        runs no cross-validation, and ``val`` has no figures.
+        runs no cross-validation: ``val`` has no figures, and the probabilities are not calibrated, which a note says.
     class_weight : {None, 'balanced'}
         See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
     multi_label : bool
@@ -152,7 +154,10 @@ def probe(
     dict
         ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
         features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
-        majority_class, few_shot, notes, seconds``. All accuracies are fractions. Of sets of labels
+        majority_class, few_shot, contradictory, notes, seconds``. All accuracies are fractions. Figures of the reported
+        split are without images that are exact copies of training images; where there are such, ``with_copies`` next to
+        them has ``n`` and ``top1`` (or ``map``) of all. If all are copies, all are reported, with a note.
+        ``contradictory`` is as for `extract`, of the images that are used. Of sets of labels
         ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
         `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
         share of images that have a label) instead of ``majority``.
@@ -231,7 +236,9 @@ def probe_prepared(
     fitted = _fit(parts, recipe, measure=False)  # nothing is chosen by the figures of a given strength
     few = _few_shot(recipe, parts, listener)
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
+    figures = _figures(fitted, parts)
     notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
+    notes += split_notes(fitted.selected_on, fitted.scores, parts, figures[parts.reported])
     held, absent = others()
     budget = None if limit is None else max(limit - parts.nbytes, 0)
     for name, (entry, rows) in held.items():
@@ -252,7 +259,7 @@ def probe_prepared(
         "data": data | dict(about or {}),
         "splits": sizes(found.samples.split),
         "split_source": found.split_source,
-        **_figures(fitted, parts),
+        **figures,
         "baselines": {name: beside.get(name) for name in names},
         "majority_class": None if recipe.multi_label else str(probes.commonest(parts.train.y)),
         "few_shot": few,
@@ -272,12 +279,17 @@ def probe_prepared(
     parameter = probes.KINDS[recipe.kind][0]
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
-    return {**identity, "kind": fitted.kind, **strength, **card, "out_of_core": parts.elsewhere is not None}
+    beyond = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
+    return {**identity, "kind": fitted.kind, **strength, **card, **beyond}
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     """How the probe was selected, and its figures on the reported split and on the selection data."""
-    reported = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)
+
+    def evaluate(part: FeatureMatrix) -> dict[str, Any]:
+        return probes.evaluate(fitted.estimator, part.X, part.y, fitted.temperature)
+
+    reported = with_copies(evaluate(parts.report), parts, evaluate)
     return {
         "evaluated_on": parts.reported,
         "selection": {
@@ -333,6 +345,22 @@ def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
 def held_notes(parts: Parts) -> list[str]:
     """A note where the features did not fit into memory."""
     return [] if parts.elsewhere is None else [parts.elsewhere]
+
+
+def split_notes(selected_on: str, scores: Mapping[str, Any], parts: Parts, figures: Mapping[str, Any]) -> list[str]:
+    """A note where top-1 is higher on the selection data than on what is reported, by more than chance explains."""
+    if "top1" not in scores or "top1" not in figures:
+        return []
+    pairs = [(round(one["top1"] * one["n"]), one["n"]) for one in (scores, figures)]
+    if comparisons.fisher(*pairs[0], *pairs[1]) > comparisons.BEYOND_CHANCE:
+        return []
+    if selected_on == "given":
+        selected_on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
+    return [
+        f"top-1 is {100 * scores['top1']:.1f} % on selection data ({selected_on}) and {100 * figures['top1']:.1f} % on "
+        f"{parts.reported}, more than chance explains: the splits are not alike; {parts.reported} may come from "
+        "elsewhere, or the selection data may show the same patients, places or videos as the training images"
+    ]
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:

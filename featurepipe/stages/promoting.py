@@ -1,4 +1,4 @@
-"""The stage `finetune`: a probe is promoted to a tuned network, if validation data say that it pays."""
+"""The stage `finetune`: a probe is promoted to a tuned network, if that is expected to pay."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
-from featurepipe.listeners import BARS, SILENT, Listener
+from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
 from featurepipe.stages.holding import parse_size
 from featurepipe.stages.preparing import divide, find
 from featurepipe.stages.reading import read
-from featurepipe.stages.recording import measure, untuned, write
+from featurepipe.stages.recording import Verdict, judge, measure, untuned, write
 from featurepipe.stages.starting import Start, begin, check_classes
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
 
 CACHES = ("auto", "on", "off")
 ACTIVATIONS = "activations"  # in the store's folder, a store by itself
-SCRATCH = "scratch.pt"
-SCRATCH_RATE = 10.0  # times the learning rate: random weights learn at the usual recipes' rates
+REFIT, SCRATCH = "refit.pt", "scratch.pt"
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,11 @@ def finetune(
 ) -> dict[str, Any]:
     """Promote a probe to a tuned network, and write it as a model file that carries its backbone.
 
-    The head starts as the probe, so that before the first step the network classifies as the probe does (LP-FT). After
-    every epoch it is measured on validation data, and the epoch that is kept is chosen as C is; if that is the very
-    start, the file holds the probe.
+    The head starts as the probe, so that before the first step the network classifies as the probe does (LP-FT). The
+    last epoch is kept; where training ends early, the best one on validation data. The file holds the tuned network if
+    it is expected to be better than the probe by a point, by validation data and by what tuning brought on other
+    data (`featurepipe.finetuning.pays`); else it holds the probe. A network that is kept is trained once more, on
+    validation data too; all figures of these are those from before.
 
     Parameters
     ----------
@@ -96,8 +97,8 @@ def finetune(
         Where the backbone's weights are now, if they have moved.
     from_scratch : bool
         Also train the same network from random weights with the same recipe, but for what pretrained weights are
-        spared: ten times the learning rate, no layer-wise decay, batch norms that learn, no early end. Its curve
-        and figures stand beside the tuned network's.
+        spared: no layer-wise decay, batch norms that learn, no early end. Its curve and figures stand beside the tuned
+        network's.
     cache : {'auto', 'on', 'off'}
         Whether activations of the frozen bottom are cached, in ``activations/`` of the store: ``auto`` where a part of
         the network is frozen and the recipe lets it. Those of one run are kept, until a run begins that has other
@@ -122,9 +123,10 @@ def finetune(
     -------
     dict
         ``model, backbone, fingerprint, kind, promoted, tune, top1`` and all of the model file's card: ``finetuning``
-        (recipe, curve, ``best_epoch``, ``stopped``, the probe's figures), ``val``, ``test``, ``splits``, …; and
-        ``seconds``. Accuracies are fractions. In all but the first of several processes, nothing but ``stopped``, if
-        that is ``interrupted``.
+        (recipe, curve, ``best_epoch``: the one that was kept, ``stopped``, the probe's figures, ``refit``; its
+        ``validation`` says the ``expected_gain`` over the probe), ``val``, ``test``, ``splits``, …; and ``seconds``.
+        Accuracies are fractions. In all but the first of several processes, nothing but ``stopped``, if that is
+        ``interrupted``.
 
     Raises
     ------
@@ -165,23 +167,29 @@ def finetune(
         said = {"advised": advised, "workers": workers, "listener": listener, "started": started}
         if advised is not None and advised["tune"] is None:
             peers.share(None)
-            return _told(write(path, start, plan, extractor, untuned(start, extractor), **said), listener)
+            nothing = untuned(start, extractor)
+            return _told(write(path, start, plan, extractor, nothing, Verdict(False, start.figures), **said), listener)
         task = _task(start, extractor, plan, work / "checkpoint.pt")
         cached = _cached(start, task, cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
-        if from_scratch and made.outcome.finished:  # which may take as long again, and go wrong
-            write(path, start, plan, extractor, made, **said)
-        finished, scratch = made.outcome.finished, None
+        verdict, finished, refitted, scratch = judge(start, made, workers, listener), made.outcome.finished, None, None
+        again = finished and verdict.promoted and plan.refit
+        if again or (from_scratch and finished):  # which may take as long again, and go wrong
+            write(path, start, plan, extractor, made, verdict, **said)
+        if again:
+            listener.note(f"training once more, on the {len(start.validation)} held-back images too")
+            made, refitted = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
+            finished = refitted["stopped"] != finetuning.INTERRUPTED
         if from_scratch and finished:
             scratch = _from_scratch(start, task, device, workers, peers, listener)
             finished = scratch["stopped"] != finetuning.INTERRUPTED
         peers.share(None)
-        result = write(path, start, plan, extractor, made, scratch=scratch, **said)
+        result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
         _told(result, listener)
         if made.outcome.error is not None:
             raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
         if finished:
-            for checkpoint in (task.checkpoint, task.checkpoint.with_name(SCRATCH)):
+            for checkpoint in (task.checkpoint, *map(task.checkpoint.with_name, (REFIT, SCRATCH))):
                 checkpoint.unlink(missing_ok=True)
             with suppress(OSError):  # it may hold a store or activations, which serve again
                 work.rmdir()
@@ -325,6 +333,36 @@ def _tune(
     )
 
 
+def _refit(
+    task: Task,
+    made: Promoted,
+    extractor: Backbone,
+    cache: str,
+    start: Start,
+    device: str,
+    workers: int | None,
+    peers: Peers,
+    claims: ExitStack,
+    listener: Listener,
+) -> tuple[Promoted, dict[str, Any]]:
+    """Train the network that is kept once more, on the held-back images too; and what the card says of that.
+
+    Where that is interrupted or fails, the network that was judged stays.
+    """
+    began = time.perf_counter()
+    recipe = finetuning.refit_recipe(task.recipe, made.outcome)
+    checkpoint = task.checkpoint.with_name(REFIT)
+    task = replace(task, train=task.train + task.validation, recipe=recipe, checkpoint=checkpoint)
+    cached = _cached(start, task, cache, peers, workers, claims, listener)
+    again = _tune(peers.share(task), extractor, device, workers, peers, Quiet(listener), cached)
+    last = again.outcome.curve[-1]
+    told = {"images": len(task.train), "epochs": last["epoch"], "train_loss": last["train_loss"]}
+    told |= {"stopped": again.outcome.stopped, "seconds": round(time.perf_counter() - began, 3)}
+    if again.outcome.error is not None:
+        listener.note(f"note: training on all images failed, so the network before it is kept: {again.outcome.error}")
+    return finetuning.refitted(made, again) if again.outcome.finished else made, told
+
+
 def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
@@ -335,7 +373,6 @@ def _from_scratch(
         tune="all",
         head=finetuning.RANDOM,
         head_epochs=0,
-        lr=SCRATCH_RATE * task.recipe.peak_lr,
         layer_decay=1.0,
         batch_norm="train",
         l2_sp=0.0,
@@ -352,6 +389,6 @@ def _from_scratch(
         listener.note(f"from scratch: {made.outcome.error}")
     seconds = time.perf_counter() - began
     report = start.parts.report
-    top1 = measure(made, start.samples(report), report, workers, listener)["top1"]
+    top1 = measure(made, start.samples(report), report, workers, listener).figures["top1"]
     told = {"curve": made.outcome.curve, "best_epoch": made.outcome.best_epoch, "stopped": made.outcome.stopped}
     return {**told, "top1": top1, "seconds": round(seconds, 3)}

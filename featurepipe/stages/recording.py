@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,11 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Promoted, Recipe, Samples
 from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.preparing import sizes
+from featurepipe.stages.preparing import sizes, with_copies
 from featurepipe.stages.starting import Start
 
 FIGURES = ("top1", "log_loss", "n")
 ADVICE = ("option", "tune", "layer", "expected_gain", "reasons")
-
-
-def _pays(start: Start, made: Promoted) -> bool:
-    """Whether the epoch that was kept is better than the probe."""
-    epoch, curve = made.outcome.best_epoch, made.outcome.curve
-    return epoch > 0 and finetuning.pays(start.figures, curve[epoch])
 
 
 def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list[str]:
@@ -50,26 +44,72 @@ def untuned(start: Start, extractor: Backbone) -> Promoted:
     return Promoted(extractor, None, 1.0, outcome, 0, parameters, False)
 
 
-def measure(
-    made: Promoted, samples: Samples, part: FeatureMatrix, workers: int | None, listener: Listener
-) -> dict[str, Any]:
-    """Figures of a tuned network on rows, whose images are embedded for it as `evaluate` will."""
+@dataclass(frozen=True)
+class Measured:
+    """A tuned network on rows.
+
+    Attributes
+    ----------
+    figures : dict
+        `featurepipe.probes.evaluate`'s.
+    kept : ndarray of bool, shape (n,)
+        The rows whose images could be read.
+    right : ndarray of bool, shape (m,)
+        On which of them it is right.
+    """
+
+    figures: dict[str, Any]
+    kept: np.ndarray
+    right: np.ndarray
+
+
+def measure(made: Promoted, samples: Samples, part: FeatureMatrix, workers: int | None, listener: Listener) -> Measured:
+    """A tuned network on rows, whose images are embedded for it as `evaluate` will."""
     memory = extraction.Memory()
     todo = list({one.digest: one for one in samples.images}.values())
     with listener.progress("measuring", len(todo)) as advance:
         outcome = extraction.fill(todo, made.backbone, memory, workers=workers, progress=advance)
-    kept = [digest not in outcome.rejects for digest in part.digests]
-    if not all(kept):
+    kept = np.array([digest not in outcome.rejects for digest in part.digests])
+    if not kept.all():
         why = next(iter(outcome.rejects.values()))
-        if not any(kept):
+        if not kept.any():
             raise FinetuningError(
                 f"none of the {part.split[0]} images can be read ({why}); restore the files and run again"
             )
-        listener.note(
-            f"note: {len(kept) - sum(kept)} images cannot be read any more and are not measured; the first: {why}"
-        )
-    vectors = np.stack([memory.vectors[digest] for digest in part.digests[kept]])
-    return probes.evaluate(made.estimator, vectors, part.y[kept], made.temperature)
+        listener.note(f"note: {(~kept).sum()} images cannot be read any more and are not measured; the first: {why}")
+    vectors, y = np.stack([memory.vectors[digest] for digest in part.digests[kept]]), part.y[kept]
+    figures = probes.evaluate(made.estimator, vectors, y, made.temperature)
+    return Measured(figures, kept, probes.predict(made.estimator, vectors) == y)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a tuned network is kept.
+
+    Attributes
+    ----------
+    promoted : bool
+    figures : dict
+        On validation data, of what is kept.
+    answers : tuple of (ndarray, ndarray), each of bool and shape (m,), or None
+        Whether the probe and the network are right on each of the validation images that can be read; None where
+        nothing was tuned.
+    """
+
+    promoted: bool
+    figures: dict[str, Any]
+    answers: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def judge(start: Start, made: Promoted, workers: int | None, listener: Listener) -> Verdict:
+    """Compare a tuned network with the probe on validation data, from which neither has learned."""
+    if not made.outcome.best_epoch:
+        return Verdict(False, start.figures)
+    network = measure(made, start.samples(start.validation), start.validation, workers, listener)
+    probe = start.rival.predict(start.validation.X) == start.validation.y
+    answers = probe[network.kept], network.right
+    promoted = finetuning.pays(*answers)
+    return Verdict(promoted, network.figures if promoted else start.figures, answers)
 
 
 def write(
@@ -78,7 +118,9 @@ def write(
     recipe: Recipe,
     extractor: Backbone,
     made: Promoted,
+    verdict: Verdict,
     *,
+    refitted: dict[str, Any] | None = None,
     scratch: dict[str, Any] | None = None,
     advised: Mapping[str, Any] | None,
     workers: int | None,
@@ -86,15 +128,18 @@ def write(
     started: float,
 ) -> dict[str, Any]:
     """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
-    promoted, begun = _pays(start, made), advised is None or advised["tune"] is not None
+    promoted, begun = verdict.promoted, advised is None or advised["tune"] is not None
     parts, found, probe = start.parts, start.found, start.probe
-    of_probe = probes.evaluate(probe.estimator, parts.report.X, parts.report.y, probe.temperature)
-    reported, validated, of_network = of_probe, start.figures, None
-    if made.outcome.best_epoch:
-        of_network = measure(made, start.samples(parts.report), parts.report, workers, listener)
-    if promoted:
-        reported = of_network
-        validated = measure(made, start.samples(start.validation), start.validation, workers, listener)
+
+    def by_probe(part: FeatureMatrix) -> dict[str, Any]:
+        return probes.evaluate(probe.estimator, part.X, part.y, probe.temperature)
+
+    def by_network(part: FeatureMatrix) -> dict[str, Any]:
+        return measure(made, start.samples(part), part, workers, listener).figures
+
+    of_probe = with_copies(by_probe(parts.report), parts, by_probe)
+    of_network = with_copies(by_network(parts.report), parts, by_network) if made.outcome.best_epoch else None
+    reported, validated = of_network if promoted else of_probe, verdict.figures
     on = parts.reported
     card = {
         "data": {"root": str(found.store.root), "samples": len(found.samples), "classes": len(start.head.classes)},
@@ -116,7 +161,8 @@ def write(
         "few_shot": [],
         "finetuning": {
             "promoted": promoted,
-            **_told(start, recipe, made, of_probe, of_network),
+            **_told(start, recipe, made, of_probe, of_network, verdict.answers),
+            "refit": refitted,
             "advice": advised and {key: advised[key] for key in ADVICE},
             "scratch": scratch,
             "seconds": round(time.perf_counter() - started, 3),
@@ -153,9 +199,10 @@ def _told(
     made: Promoted,
     of_probe: Mapping[str, Any],
     of_network: Mapping[str, Any] | None,
+    answers: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, Any]:
     """What the card says of the tuning."""
-    outcome = made.outcome
+    outcome, duel = made.outcome, answers and finetuning.duel(*answers)
     return {
         "of": start.found.entry.name,
         "start": "probe" if recipe.head == finetuning.PROBE else "random head",
@@ -164,13 +211,16 @@ def _told(
         "tuned_parameters": made.tuned,
         "parameters": made.parameters,
         "recipe": asdict(recipe)
-        | {"epochs": recipe.epochs_for(len(start.train)), "patience": recipe.patience_for(len(start.train))}
-        | {"lr": recipe.peak_lr, "weight_decay": recipe.decay},
+        | {"epochs": recipe.epochs_for(len(start.train)), "lr": recipe.peak_lr, "weight_decay": recipe.decay},
         "validation": {
             "on": start.validated_on,
             "n": len(start.validation),
             "probe": start.figures["top1"],
             "probe_log_loss": start.figures["log_loss"],
+            "compared": answers and len(answers[0]),  # images that can still be read
+            "network_alone": duel and duel[0],  # images that it is right on, and the probe is not
+            "probe_alone": duel and duel[1],
+            "expected_gain": answers and finetuning.expected_gain(*answers),
         },
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,

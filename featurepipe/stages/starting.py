@@ -38,9 +38,10 @@ class Start:
     head : Head
         The probe, fitted without the validation rows, at the strength that `featurepipe.finetuning.gentle_strength`
         takes; or a random layer.
+    rival : Head
+        What tuning has to beat: the probe at its own strength, fitted without the validation rows.
     figures : dict
-        What tuning has to beat: of the probe at its own strength, fitted without the validation rows, on their
-        embeddings, calibrated on them as every epoch will be.
+        The figures of `rival` on the validation rows, calibrated on them as every epoch will be.
     first : dict
         The same of what the head starts as.
     baselines : dict
@@ -58,6 +59,7 @@ class Start:
     validated_on: str
     probe: probes.Probe
     head: Head
+    rival: Head
     figures: dict[str, Any]
     first: dict[str, Any]
     baselines: dict[str, float | None]
