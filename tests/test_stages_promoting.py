@@ -804,7 +804,7 @@ def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
 
 def test_from_scratch_may_diverge_and_the_tuned_network_stands(store, monkeypatch, always):
     head = finetuning.random_head
-    monkeypatch.setattr(finetuning, "random_head", lambda *shape: tuple(part * np.float32("inf") for part in head(*shape)))
+    monkeypatch.setattr(finetuning, "random_head", lambda *how: tuple(part + np.float32("inf") for part in head(*how)))
     _, path = store()
     heard = Notes()
     result = finetune(path, from_scratch=True, listener=heard, **QUICK)
