@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from promotion import NAMES
 from rivals import table
-from scipy.optimize import minimize
 
 from featurepipe import advice, finetuning
 
@@ -50,23 +49,12 @@ def read(paths: Sequence[Path]) -> list[Case]:
 
 def fit(cases: Sequence[Case]) -> advice.Constants:
     """Constants of least squared error of the promised gains, in points of top-1."""
-    error, images, near = (
-        np.array([of(one["advice"]["evidence"]) for one in cases])
-        for of in (lambda e: 1 - e["top1"], lambda e: np.log10(e["images"] / 100), lambda e: e["similarity"])
-    )
+    error = np.array([1 - one["advice"]["evidence"]["top1"] for one in cases])
     all_, last = (np.array([one["top1"][name] - one["top1"]["probe"] for one in cases]) for name in ("all", "last"))
-
-    def share(weights: np.ndarray) -> np.ndarray:
-        return np.clip(weights[0] + weights[1] * images + weights[2] * near, 0, advice.rules.MOST)
-
-    def loss(weights: np.ndarray) -> float:
-        return float(np.sum((error * share(weights) - all_) ** 2) + 1e-4 * np.sum(weights**2))
-
-    weights = minimize(loss, [0.5, 0.0, -0.3], method="Nelder-Mead", options={"maxiter": 4000}).x
-    found = share(weights)
-    ratio = float(np.sum(last * error * found) / np.sum((error * found) ** 2))
-    spread = float(np.sqrt(np.average((all_ / error - found) ** 2, weights=error)))
-    return advice.Constants(*(round(float(w), 3) for w in weights), round(ratio, 2), round(spread, 3))
+    share = float(np.sum(all_ * error) / np.sum(error**2))
+    ratio = float(np.sum(last * error) / np.sum(error**2)) / share
+    spread = float(np.sqrt(np.average((all_ / error - share) ** 2, weights=error)))
+    return advice.Constants(round(share, 3), round(ratio, 2), round(spread, 3))
 
 
 def regret(case: Case, option: str) -> float:
