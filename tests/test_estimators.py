@@ -493,7 +493,7 @@ def test_none_is_made_where_all_rows_are_in_the_store(opened, tmp_path, monkeypa
 
 def test_tuning_leaves_the_kept_network_as_it_was(monkeypatch):
     X, y = labelled_images()
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: True)
     extractor = FeatureExtractor().fit(X)
     before, state = extractor.transform(X), extractor.network().module.state_dict()
     state = {key: value.clone() for key, value in state.items()}
@@ -796,7 +796,7 @@ def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(promotions):
 )
 def test_what_was_best_before_an_error_or_an_interrupt_is_kept(monkeypatch, promotions, ended, raised):
     X, y = labelled_images()
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: True)
     promotions(**ended)
     tuner = FineTuner(**OPTIONS)
     with pytest.raises(raised):
@@ -815,7 +815,7 @@ def test_a_network_that_is_kept_learns_from_the_held_back_images_too(monkeypatch
         return made[-1]
 
     monkeypatch.setattr(finetuning, "promote", spy)
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: True)
     tuner = FineTuner(**OPTIONS).fit(X, y)
     assert learned == [(len(X) - tuner.curve_[0]["n"], 1), (len(X), 1)]
     first, again = made
@@ -840,7 +840,7 @@ def saved(photos, tmp_path, monkeypatch):
     def make(kept):
         data = photos(per_class=20)
         paths = sorted(data.rglob("*.*"))
-        monkeypatch.setattr(finetuning, "pays", lambda probe, network: kept)
+        monkeypatch.setattr(finetuning, "pays", lambda *_: kept)
         tuner = FineTuner(network(), **OPTIONS).fit(paths, [path.parent.name for path in paths])
         monkeypatch.chdir(tmp_path)
         tuner.save("t.safetensors")

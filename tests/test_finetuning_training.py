@@ -683,7 +683,9 @@ def test_images_that_are_gone_are_left_out_and_said_once(tuning, planned):
     assert outcome.finished
     gone = [note for note in notes if "read" in note]
     assert len(gone) == 1
-    assert gone[0].startswith("images that cannot be read any more are left out; the first: cannot be read: No such")
+    assert gone[0].startswith(
+        "note: images that cannot be read any more are left out; the first: cannot be read: No such"
+    )
 
 
 def test_a_batch_of_which_nothing_is_left_is_no_step(tuning, planned, monkeypatch):

@@ -94,19 +94,19 @@ def tuned(path):
 def always(monkeypatch):
     """What was learned last is kept, so that tests do not hang on a figure."""
     monkeypatch.setattr(training, "better", lambda curve, best: True)
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: True)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: True)
 
 
 @pytest.fixture
 def never(monkeypatch):
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: False)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: False)
 
 
 @pytest.fixture
 def compared(monkeypatch):
     """What the probe and the tuned network are compared on: pairs of answers, right or wrong."""
     heard = []
-    monkeypatch.setattr(finetuning, "pays", lambda *answers: heard.append(answers) or PAYS(*answers))
+    monkeypatch.setattr(finetuning, "pays", lambda *given: heard.append(given[:2]) or PAYS(*given))
     return heard
 
 
@@ -449,7 +449,7 @@ def test_a_probe_that_is_fitted_again_has_the_class_weights_of_its_model(store, 
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_classes_that_the_model_does_not_know_are_learned(store, photos, tmp_path, monkeypatch, pays):
-    monkeypatch.setattr(finetuning, "pays", lambda probe, network: pays)
+    monkeypatch.setattr(finetuning, "pays", lambda *_: pays)
     _, path = store()
     probed = probe(path, tmp_path / "m.safetensors", baselines="none")
     more = photos((*CLASSES, "dog"), 6, SPLITS, name="more", size=(32, 32), seed=8)

@@ -162,6 +162,8 @@ def _reason(told: dict[str, Any]) -> str:
     """Why the file holds the probe."""
     if not told["best_epoch"]:
         return "no epoch was better than the start" if len(told["curve"]) > 1 else "no epoch was finished"
+    if told["validation"].get("behind"):
+        return "the held-back images speak against the tuned network"
     return "the tuned network is not expected to be better than the probe by a point"
 
 

@@ -203,12 +203,14 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         listener = Bars(self.verbose)
         told = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
-        promoted = made.outcome.best_epoch > 0 and _pays(rival, features[out], made, validation, listener)
-        self._keep(made, probe, promoted, frozen, recipe)
+        self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
-        if promoted and recipe.refit and made.outcome.finished:
+        share = finetuning.expected_share(recipe.tune)
+        promoted = made.outcome.best_epoch > 0 and _pays(rival, features[out], made, validation, share, listener)
+        self._keep(made, probe, promoted, frozen, recipe)
+        if promoted and recipe.refits and made.outcome.finished:
             told["note"] = Quiet(listener).note
-            again = finetuning.refit_recipe(recipe, made.outcome)
+            again = finetuning.refit_recipe(recipe, len(train))
             refitted = finetuning.promote(frozen, head, train + validation, validation, again, **told)
             if refitted.outcome.stopped == finetuning.INTERRUPTED:
                 raise KeyboardInterrupt
@@ -261,6 +263,7 @@ def _pays(
     features: np.ndarray,
     made: finetuning.Promoted,
     held: finetuning.Samples,
+    share: float,
     listener: Listener,
 ) -> bool:
     """Whether the tuned network is kept: compared on the images held back, the probe on their `features` (n, D).
@@ -276,9 +279,8 @@ def _pays(
         return False
     vectors = np.stack([memory.vectors[one.digest] for one in held.images if one.digest in memory.vectors])  # (m, D)
     truth = rival.classes[held.targets]
-    return finetuning.pays(
-        rival.predict(features)[kept] == truth[kept], probes.predict(made.estimator, vectors) == truth[kept]
-    )
+    answers = rival.predict(features)[kept] == truth[kept], probes.predict(made.estimator, vectors) == truth[kept]
+    return finetuning.pays(*answers, share)
 
 
 def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:

@@ -6,7 +6,7 @@ Out-of-Distribution*, ICLR 2022.
 
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step
 from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
-from featurepipe.finetuning.choices import better, duel, expected_gain, pays
+from featurepipe.finetuning.choices import better, duel, expected_gain, expected_share, is_behind, pays
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import (
     LINEAR,
@@ -51,8 +51,10 @@ __all__ = [
     "check_tunable",
     "duel",
     "expected_gain",
+    "expected_share",
     "gentle_strength",
     "head_estimator",
+    "is_behind",
     "joined",
     "layers_of",
     "linear_head",

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.finetuning.depths import ALL, HEAD
+
 # What tuning everything has brought on nine sets of development data, as a share of the probe's mistakes, and give or
 # take how much; see docs/tuning.md. Where the probe makes next to none, tuning may still spoil two in a hundred.
 SHARE, SPREAD, LEAST_SPREAD = 0.3, 0.25, 0.02
+PART = 0.5  # of that, what the last blocks alone brought
 LEAST = 0.01  # for less, nobody should carry a network of their own around
 DOUBT = 0.1  # of a network that is no worse, how often it may lose by as much and be refused
 
@@ -27,7 +30,7 @@ def better(curve: Sequence[Mapping[str, Any]], best: int) -> bool:
     return last["top1"] >= enough and (kept["top1"] < enough or last["log_loss"] < kept["log_loss"])
 
 
-def pays(probe: np.ndarray, network: np.ndarray) -> bool:
+def pays(probe: np.ndarray, network: np.ndarray, share: float = SHARE) -> bool:
     """Whether a tuned network is kept instead of the probe: it is expected to be better by a point on new images, and
     the held-back images do not speak against it.
 
@@ -39,6 +42,8 @@ def pays(probe: np.ndarray, network: np.ndarray) -> bool:
     ----------
     probe, network : ndarray of bool, shape (n,)
         Whether each is right, image by image; neither has learned from these images.
+    share : float
+        `expected_share` of what was tuned.
 
     Examples
     --------
@@ -46,23 +51,38 @@ def pays(probe: np.ndarray, network: np.ndarray) -> bool:
     >>> pays(probe, np.arange(50) < 41), pays(probe, np.arange(50) < 36)
     (True, False)
     """
+    return not is_behind(probe, network) and expected_gain(probe, network, share) > LEAST
+
+
+def is_behind(probe: np.ndarray, network: np.ndarray) -> bool:
+    """Whether the network loses as clearly as one that is no worse would one time in ten at most (a sign test)."""
     from scipy.stats import binom
 
     ahead, behind = duel(probe, network)
-    lost = binom.cdf(ahead, ahead + behind, 0.5) <= DOUBT
-    return not lost and expected_gain(probe, network) > LEAST
+    return bool(binom.cdf(ahead, ahead + behind, 0.5) <= DOUBT)
 
 
-def expected_gain(probe: np.ndarray, network: np.ndarray) -> float:
+def expected_share(tune: str) -> float:
+    """Of the probe's mistakes, what tuning so deep is expected to remove: nothing of the head alone, half of a part.
+
+    Examples
+    --------
+    >>> expected_share("head"), expected_share("last-3"), expected_share("all")
+    (0.0, 0.15, 0.3)
+    """
+    return {HEAD: 0.0, ALL: SHARE}.get(tune, PART * SHARE)
+
+
+def expected_gain(probe: np.ndarray, network: np.ndarray, share: float = SHARE) -> float:
     """By how much a tuned network is expected to be better than the probe on new images, a fraction.
 
-    The mean of two normal distributions, each weighed by its precision: what tuning has brought on other data (`SHARE`
-    of the probe's mistakes removed, give or take `SPREAD`), and the network's lead on the held-back images. With many
-    of these only their own verdict counts.
+    The mean of two normal distributions, each weighed by its precision: what tuning has brought on other data (a share
+    of the probe's mistakes removed, give or take `SPREAD` where it is `SHARE`), and the network's lead on the held-back
+    images. With many of these only their own verdict counts.
     """
     n, (ahead, behind) = len(probe), duel(probe, network)
     error = ((~probe).sum() + 1) / (n + 2)  # the probe's, by Laplace's rule: none of few is not none of all
-    before, sure = SHARE * error, max(SPREAD * error, LEAST_SPREAD) ** -2
+    before, sure = share * error, max(SPREAD * share / SHARE * error, LEAST_SPREAD) ** -2
     seen, precise = (ahead - behind) / n, n**2 / (ahead + behind + 1)  # the latter as of one more that differs
     return float((before * sure + seen * precise) / (sure + precise))
 

@@ -169,9 +169,9 @@ def promote(
     )
 
 
-def refit_recipe(recipe: Recipe, outcome: Outcome) -> Recipe:
-    """How a network that is kept is trained on all images: as before, for as many epochs as were kept."""
-    return replace(recipe, epochs=max(1, outcome.best_epoch - recipe.head_epochs), patience=0)
+def refit_recipe(recipe: Recipe, images: int) -> Recipe:
+    """How a network that is kept is trained on all images: as before, for as many epochs as with so many images."""
+    return replace(recipe, epochs=recipe.epochs_for(images))
 
 
 def refitted(first: Promoted, again: Promoted) -> Promoted:

@@ -74,7 +74,8 @@ class Recipe:
         Epochs without a better validation after which tuning stops, and keeps the best epoch; 0 is never, and keeps the
         last epoch.
     refit : bool
-        Whether a network that is kept is trained once more in the same way, on the held-back images too.
+        Whether a network that is kept is trained once more in the same way, on the held-back images too; never with
+        `patience`, which needs images to be patient with.
     views : int
         Where the frozen bottom is cached: augmented views of each training image.
     seed : int
@@ -134,7 +135,7 @@ class Recipe:
             ("clip_grad", 0 <= self.clip_grad < float("inf"), "0 or more"),
             ("ema", 0 <= self.ema < 1, "from 0 to below 1"),
             ("l2_sp", 0 <= self.l2_sp < float("inf"), "0 or more"),
-            ("patience", self.patience >= 0, "0 or more"),
+            ("patience", self.patience is not None and self.patience >= 0, "0 or more"),
             ("views", self.views >= 1, "at least 1"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
@@ -152,6 +153,11 @@ class Recipe:
     def decay(self) -> float:
         """The weight decay."""
         return self.weight_decay if self.weight_decay is not None else WEIGHT_DECAYS[self.optimizer]
+
+    @property
+    def refits(self) -> bool:
+        """Whether a network that is kept is trained once more."""
+        return self.refit and not self.patience
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs on so many training images, without those of the head alone."""

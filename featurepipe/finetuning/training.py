@@ -1,4 +1,4 @@
-"""The training loop: steps, validation after every epoch, the best of them kept, and a checkpoint to go on from."""
+"""The training loop: steps, validation after every epoch, the last of them kept, and a checkpoint to go on from."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ class _Tuning:
         """Say once that images are left out."""
         if step.lost and not self.lost:
             self.lost = next(iter(step.lost.values()))
-            self.note(f"images that cannot be read any more are left out; the first: {self.lost}")
+            self.note(f"note: images that cannot be read any more are left out; the first: {self.lost}")
 
     def _done(self, run: _Run) -> int:
         """Images of the epoch that were learned from, in all processes."""
@@ -400,13 +400,14 @@ class _Tuning:
         return self.progress(label, total) if self.progress is not None else nullcontext(lambda done: None)
 
     def _tell(self, run: _Run) -> None:
-        row, best = run.curve[-1], run.curve[run.best_epoch]
+        row, best = run.curve[-1], 100 * run.curve[run.best_epoch]["top1"]
+        patient = f" (best so far: epoch {run.best_epoch}, {best:.1f} %)" if self.recipe.patience else ""
         left = (self.epochs - row["epoch"]) * row["seconds"]
         to_go = f", at most {_duration(left)} to go" if left else ""
         self.note(
             f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, accuracy on "
-            f"{row['n']} held-back images {100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f} "
-            f"(best so far: epoch {run.best_epoch}, {100 * best['top1']:.1f} %); {row['seconds']:.0f} s{to_go}"
+            f"{row['n']} held-back images {100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f}"
+            f"{patient}; {row['seconds']:.0f} s{to_go}"
         )
 
     def _diverged(self, what: str, run: _Run) -> str:

@@ -13,7 +13,7 @@ mlp       MLPClassifier, one hidden layer of 128      alpha
 ========  ==========================================  =======================================================
 
 Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, but by no less
-than a fifth of the common one, or, of fewer than ten rows, all by the common one
+than a fifth of the common one, or, of fewer than ten rows, all by their root mean square
 (`featurepipe.statistics.feature_scales`). The strength is chosen on validation data only, the
 chosen model is fitted again on all training and validation data, and the standardisation is folded into its
 coefficients: what comes out is a plain scikit-learn estimator that takes raw embeddings. Its probabilities are

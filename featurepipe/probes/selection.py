@@ -288,7 +288,8 @@ def choose_layer(right: Sequence[np.ndarray]) -> int:
     >>> choose_layer(right)
     0
     """
-    return int(np.flatnonzero(tied(right))[-1])
+    places = range(len(right))[::-1]  # of equally good ones, the latest is what the others are compared with
+    return places[int(np.flatnonzero(tied([right[place] for place in places]))[0])]
 
 
 @guarded
@@ -297,7 +298,7 @@ def tied(right: Sequence[np.ndarray]) -> np.ndarray:
 
     Two of them differ only on the rows that one gets right and the other wrong. Where neither is better, the difference
     of these two counts has the root of their sum as its standard error. A candidate stays unless it is behind by more
-    than one such standard error, less one row: the correction for counts, which keeps a single row from deciding.
+    than one such standard error and one row: the correction for counts, which keeps a single row from deciding.
     Unlike the standard error of the accuracy itself this one holds near 0 and 1, and it is small where two candidates
     agree on nearly every row.
 

@@ -187,7 +187,7 @@ _FEATUREPIPE = Protocol(
     parameter="C",
     grid=probes.C_GRID,
     normalisation="each feature by its mean and deviation over the rows of the fit, but by no less than a fifth of the "
-    "common deviation, of fewer than 10 rows all by the common one, folded into the coefficients",
+    "common deviation, of fewer than 10 rows all by their root mean square, folded into the coefficients",
     selection="every C, of those that cannot be told apart from the best (paired comparison on the same images) the "
     "lowest log-loss, after a temperature, on val, else by stratified 5-fold cross-validation",
     held_out=0.0,

@@ -188,7 +188,11 @@ def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     tuning = card["finetuning"]
     probe, network, best = _to_beat(tuning), tuning.get("network"), tuning["best_epoch"]
     if _is_compared(tuning):
-        text = f" {_compared(tuning)} Half a point is the least that a tuned network is kept for"
+        text = f" {_compared(tuning)} "
+        if tuning["validation"].get("behind"):
+            text += "A network that is no worse would lose as clearly one time in ten at most"
+        else:
+            text += "A point is the least that a tuned network is kept for"
     else:
         text = f" On validation data ({_validation(tuning)}) "
         text += (

@@ -1,9 +1,10 @@
 """The stage `probe`: cached embeddings → a model file.
 
 What it does, since no named protocol says so: features standardised by the rows of the fit (each by its own deviation,
-but by no less than a fifth of the common one; of fewer than ten rows all by the common one), L2, whole decades of C or
-alpha. Validation data choose, or stratified 5-fold cross-validation: of those that cannot be told apart from the best
-(paired comparison on the same images), the lowest log-loss. The same data fit the temperature of the probabilities.
+but by no less than a fifth of the common one; of fewer than ten rows all by their root mean square), L2, whole decades
+of C or alpha. Validation data choose, or stratified 5-fold cross-validation: of those that cannot be told apart from
+the best (paired comparison on the same images), the lowest log-loss. The same data fit the temperature of the
+probabilities.
 Then the probe is fitted again on all that is not reported. Of sets of labels `featurepipe.probes.labels` says how each
 label's C is chosen.
 """

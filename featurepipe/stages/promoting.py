@@ -172,8 +172,13 @@ def finetune(
         task = _task(start, extractor, plan, work / "checkpoint.pt")
         cached = _cached(start, task, cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
-        verdict, finished, refitted, scratch = judge(start, made, workers, listener), made.outcome.finished, None, None
-        again = finished and verdict.promoted and plan.refit
+        verdict, finished, refitted, scratch = (
+            judge(start, plan, made, workers, listener),
+            made.outcome.finished,
+            None,
+            None,
+        )
+        again = finished and verdict.promoted and plan.refits
         if again or (from_scratch and finished):  # which may take as long again, and go wrong
             write(path, start, plan, extractor, made, verdict, **said)
         if again:
@@ -350,7 +355,7 @@ def _refit(
     Where that is interrupted or fails, the network that was judged stays.
     """
     began = time.perf_counter()
-    recipe = finetuning.refit_recipe(task.recipe, made.outcome)
+    recipe = finetuning.refit_recipe(task.recipe, len(task.train))
     checkpoint = task.checkpoint.with_name(REFIT)
     task = replace(task, train=task.train + task.validation, recipe=recipe, checkpoint=checkpoint)
     cached = _cached(start, task, cache, peers, workers, claims, listener)

@@ -92,8 +92,8 @@ class Verdict:
     figures : dict
         On validation data, of what is kept.
     answers : tuple of (ndarray, ndarray), each of bool and shape (m,), or None
-        Whether the probe and the network are right on each of the validation images that can be read; None where
-        nothing was tuned.
+        Whether the probe and the network are right on each of the validation images that can be read; None where no
+        epoch was kept.
     """
 
     promoted: bool
@@ -101,14 +101,14 @@ class Verdict:
     answers: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def judge(start: Start, made: Promoted, workers: int | None, listener: Listener) -> Verdict:
+def judge(start: Start, recipe: Recipe, made: Promoted, workers: int | None, listener: Listener) -> Verdict:
     """Compare a tuned network with the probe on validation data, from which neither has learned."""
     if not made.outcome.best_epoch:
         return Verdict(False, start.figures)
     network = measure(made, start.samples(start.validation), start.validation, workers, listener)
     probe = start.rival.predict(start.validation.X) == start.validation.y
     answers = probe[network.kept], network.right
-    promoted = finetuning.pays(*answers)
+    promoted = finetuning.pays(*answers, finetuning.expected_share(recipe.tune))
     return Verdict(promoted, network.figures if promoted else start.figures, answers)
 
 
@@ -220,7 +220,8 @@ def _told(
             "compared": answers and len(answers[0]),  # images that can still be read
             "network_alone": duel and duel[0],  # images that it is right on, and the probe is not
             "probe_alone": duel and duel[1],
-            "expected_gain": answers and finetuning.expected_gain(*answers),
+            "expected_gain": answers and finetuning.expected_gain(*answers, finetuning.expected_share(recipe.tune)),
+            "behind": answers and finetuning.is_behind(*answers),
         },
         "curve": outcome.curve,
         "best_epoch": outcome.best_epoch,

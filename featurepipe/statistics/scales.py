@@ -30,7 +30,7 @@ def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) -> np.ndarray:
     """What standardised features are divided by: each by its own deviation, but by no less than a fifth of the common
-    one; or, of fewer than ten rows, all by the common one.
+    one; or, of fewer than ten rows, all by their root mean square.
 
     The deviation of a few rows says little of a feature. Of two rows it is half their difference: divided by it every
     feature becomes −1 and 1, whatever tells the rows apart, and the many that hold noise outvote those that do not. So
