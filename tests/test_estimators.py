@@ -721,7 +721,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, p
     paths, y = noisy(photos(per_class=30))
     heard, compared = promotions(), []
     monkeypatch.setattr(finetuning, "gentle_strength", lambda probe: probe.chosen / 100)
-    monkeypatch.setattr(finetuning, "pays", lambda *answers: compared.append(answers) or kept)
+    monkeypatch.setattr(finetuning, "pays", lambda *given: compared.append(given[:2]) or kept)
     recipe = {"augment": "none", "lr": 2e-2, "refit": False}
     tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(paths, y)
     ((head, validation),) = heard
@@ -744,7 +744,7 @@ def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkey
     paths, y = noisy(photos(per_class=30))
     compared = []
     heard = promotions(after=lambda held: [one.source.write_bytes(b"") for one in held.images[:lost]])
-    monkeypatch.setattr(finetuning, "pays", lambda *answers: compared.append(answers) or True)
+    monkeypatch.setattr(finetuning, "pays", lambda *given: compared.append(given[:2]) or True)
     recipe = {"augment": "none", "refit": False}
     tuner = FineTuner(network(), **{**OPTIONS, "recipe": recipe}).fit(paths, y)
     ((_, validation),) = heard

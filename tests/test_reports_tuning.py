@@ -311,7 +311,7 @@ def test_a_network_that_is_not_expected_to_be_better_is_told_with_what_decided()
     validation = {**COMPARED, "expected_gain": -0.00001}
     model, _ = tuned(promoted=False, C=0.01, validation=validation, network=network, best_epoch=3)
     plain = said(reports.page(model))
-    why = "Half a point is the least that a tuned network is kept for, so that this file holds the probe"
+    why = "A point is the least that a tuned network is kept for, so that this file holds the probe"
     assert f"Fine-tuning did not pay. {DUEL.format('+0.0')} {why}" in plain
     assert (
         "There top-1 was 94.0 % (log-loss 0.470) at epoch 3, and is 96.0 % (log-loss 0.123) for the probe. On" in plain

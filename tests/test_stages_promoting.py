@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_whatever_it_started_from_the_network_is_compared_with_the_probe_at_its_
             file.rename(data / "val" / other / f"{label}-{file.name}")
     path = extract(data, tmp_path / "moved.store", backbone="test_resnet", workers=1, **SMALL)["store"]
     answers = []
-    monkeypatch.setattr(finetuning, "pays", lambda *given: answers.append(given) or promoted)
+    monkeypatch.setattr(finetuning, "pays", lambda *given: answers.append(given[:2]) or promoted)
     result = finetune(path, head=head, refit=False, **{**QUICK, "lr": 2e-2})
     assert (result["promoted"], result["finetuning"]["best_epoch"]) == (promoted, 2)
     chosen = probe(path, tmp_path / "p.safetensors", baselines="none")["selection"]["chosen"]
@@ -803,8 +804,13 @@ def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
 
 
 def test_from_scratch_may_diverge_and_the_tuned_network_stands(store, monkeypatch, always):
-    head = finetuning.random_head
-    monkeypatch.setattr(finetuning, "random_head", lambda *how: tuple(part + np.float32("inf") for part in head(*how)))
+    promote = finetuning.promote
+
+    def hot(*given, **options):
+        *given, recipe = given
+        return promote(*given, replace(recipe, lr=1e13) if recipe.head == "random" else recipe, **options)
+
+    monkeypatch.setattr(finetuning, "promote", hot)
     _, path = store()
     heard = Notes()
     result = finetune(path, from_scratch=True, listener=heard, **QUICK)
