@@ -209,10 +209,9 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, q
     """Fine-tune the network, starting from the probe; keeps the network if it is expected to beat the probe.
 
     SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, and with a model file also
-    a store. A store's own images are used if you leave DATA out. The tuned network is kept if it is expected to be
-    right on a point more of new images than the probe, judged by held-out images and by what tuning brought on other
-    data, and if the held-out images do not speak against it; else the file keeps the probe. After an interruption, the
-    same command goes on. On several GPUs:
+    a store. A store's own images are used if you leave DATA out. The tuned network is kept if its expected accuracy on
+    new images is more than one percentage point above the probe's, judged by held-out images and by what tuning brought
+    on other data; else the file keeps the probe. After an interruption, the same command goes on. On several GPUs:
 
     \b
       $ torchrun --nproc-per-node N --no-python featurepipe finetune …
