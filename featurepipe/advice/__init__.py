@@ -17,7 +17,7 @@ Examples
 >>> from featurepipe import advice
 >>> rng = np.random.default_rng(0)
 >>> y = np.arange(200) % 4
->>> X = rng.normal(size=(200, 16)) + 4 * np.eye(16)[y]
+>>> X = rng.normal(size=(200, 16)) + 5 * np.eye(16)[y]
 >>> evidence = {**advice.count(y), **advice.measure({"penultimate": X}, y)}
 >>> found = advice.decide(evidence)
 >>> found["option"], found["cell"]["size"], found["cell"]["similarity"]
