@@ -16,7 +16,7 @@ def answers(n, wrong, ahead=0, behind=0):
 
 def prior(n, wrong):
     """What tuning is expected to bring before anybody has looked at the held-back images."""
-    return choices.SHARE * (wrong + 1) / (n + 2)
+    return choices.SHARE * wrong / n
 
 
 def test_a_duel_counts_the_images_on_which_one_alone_is_right():
@@ -106,3 +106,11 @@ def test_of_the_head_alone_nothing_is_expected_beforehand_and_of_a_part_less_tha
     assert expected_share("head") == 0 < expected_share("last-1") == expected_share("stage4+") < expected_share("all")
     same = answers(20, 4)
     assert [pays(*same, expected_share(tune)) for tune in ("head", "all")] == [False, True]
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, 100])
+def test_a_probe_without_a_mistake_stays(n):
+    """Seen on five held-back images: both right on all, and "+2.1 points" were promised."""
+    probe, network = answers(n, 0)
+    assert expected_gain(probe, network) == 0
+    assert not pays(probe, network)

@@ -81,8 +81,12 @@ def expected_gain(probe: np.ndarray, network: np.ndarray, share: float = SHARE) 
     images. With many of these only their own verdict counts.
     """
     n, (ahead, behind) = len(probe), duel(probe, network)
-    error = ((~probe).sum() + 1) / (n + 2)  # the probe's, by Laplace's rule: none of few is not none of all
-    before, sure = share * error, max(SPREAD * share / SHARE * error, LEAST_SPREAD) ** -2
+    seen_wrong, likely_wrong = (
+        (~probe).mean(),
+        ((~probe).sum() + 1) / (n + 2),
+    )  # Laplace's rule: none of few is not none
+    before = share * seen_wrong  # where the probe has made no mistake, there is none to promise anything of
+    sure = max(SPREAD * share / SHARE * likely_wrong, LEAST_SPREAD) ** -2
     seen, precise = (ahead - behind) / n, n**2 / (ahead + behind + 1)  # the latter as of one more that differs
     return float((before * sure + seen * precise) / (sure + precise))
 
