@@ -650,6 +650,17 @@ def test_a_fine_tuner_travels_by_pickle_and_by_model_file(tuner, tmp_path):
     assert clone(tuner).get_params()["recipe"] == {"lr": 1e-3}
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_card_of_a_fine_tuner_says_on_how_many_images_it_was_trained_again(monkeypatch, tmp_path, refit):
+    monkeypatch.setattr(finetuning, "pays", lambda *given: True)
+    X, y = labelled_images()
+    recipe = {"augment": "none", "lr": 1e-3, "refit": refit}
+    tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(X, y)
+    tuner.save(tmp_path / "tuned.safetensors")
+    told = models.load(tmp_path / "tuned.safetensors").card["finetuning"]["refit"]
+    assert told == ({"images": len(X), "epochs": 2} if refit else None)
+
+
 def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
     X, y = labelled_images()
     model = TransferClassifier().fit(X, y)

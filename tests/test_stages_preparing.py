@@ -183,6 +183,32 @@ def test_parts_are_slices_with_copies_last(stored):
     assert counted == {"n": FRESH, "top1": 0.5, "ece": 0.1, "with_copies": {"n": 16, "top1": 0.75}}
 
 
+def leaking_val(copies):
+    """As `leaking`, with val of which some are copies of training images under a wrong label."""
+    X, labels, split, order = leaking()
+    fresh = clusters(np.array(["ant", "bee"] * 5, object), seed=1)[copies:]
+    X = np.concatenate([X, X[:copies], fresh])
+    wrong = np.where(labels[:copies] == "ant", "bee", "ant")
+    labels = np.concatenate([labels, wrong, np.array(["ant", "bee"] * 5, object)[copies:]])
+    order = [*order, *order[:copies], *range(100, 110 - copies)]
+    return X, labels, [*split, *["val"] * 10], order
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "knn"])
+def test_val_images_that_are_copies_of_training_images_choose_nothing(stored, kind):
+    result = plainly(stored(*leaking_val(4)), kind=kind)
+    assert (result["val"]["source"], result["val"]["n"], result["val"]["top1"]) == ("val", 6, 1.0)
+    note = "4 of 10 val images are exact copies of training images; they are not used to choose anything"
+    assert note in result["notes"]
+    assert result["splits"]["val"] == 10
+
+
+def test_where_all_val_images_are_copies_cross_validation_chooses(stored):
+    result = plainly(stored(*leaking_val(10)))
+    assert result["val"]["source"] == "5-fold cross-validation on train"
+    assert any(note.startswith("every val image is an exact copy of a training image") for note in result["notes"])
+
+
 # -- what a model has seen ----------------------------------------------------------------------------------------
 
 

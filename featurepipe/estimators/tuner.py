@@ -217,6 +217,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             if refitted.outcome.error is not None:
                 raise refitted.outcome.error
             self._keep(finetuning.refitted(made, refitted), probe, promoted, frozen, recipe)
+            self._told["refit"] = {"images": len(items), "epochs": refitted.outcome.curve[-1]["epoch"]}
         if made.outcome.error is not None:
             raise made.outcome.error
         if made.outcome.stopped == finetuning.INTERRUPTED:
@@ -246,6 +247,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             "curve": outcome.curve,
             "best_epoch": outcome.best_epoch,
             "stopped": outcome.stopped,
+            "refit": None,
         }
 
     def __getstate__(self) -> dict[str, Any]:

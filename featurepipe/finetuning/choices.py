@@ -22,10 +22,12 @@ def better(curve: Sequence[Mapping[str, Any]], best: int) -> bool:
     """Whether the last epoch of a curve is to be kept instead of epoch `best`.
 
     It has to be within one standard error of the best top-1 so far; and of a lower log-loss, unless the one that was
-    kept is not within it any more.
+    kept is not within it any more. The standard error is that with two right and two wrong images more (Agresti and
+    Coull 1998), so that a single image does not decide near 100 %.
     """
-    top = max(row["top1"] for row in curve)
-    enough = top - math.sqrt(top * (1 - top) / curve[-1]["n"])
+    n, top = curve[-1]["n"], max(row["top1"] for row in curve)
+    likely = (n * top + 2) / (n + 4)
+    enough = top - math.sqrt(likely * (1 - likely) / n)
     last, kept = curve[-1], curve[best]
     return last["top1"] >= enough and (kept["top1"] < enough or last["log_loss"] < kept["log_loss"])
 
@@ -81,10 +83,8 @@ def expected_gain(probe: np.ndarray, network: np.ndarray, share: float = SHARE) 
     images. With many of these only their own verdict counts.
     """
     n, (ahead, behind) = len(probe), duel(probe, network)
-    seen_wrong, likely_wrong = (
-        (~probe).mean(),
-        ((~probe).sum() + 1) / (n + 2),
-    )  # Laplace's rule: none of few is not none
+    seen_wrong = (~probe).mean()
+    likely_wrong = ((~probe).sum() + 1) / (n + 2)  # Laplace's rule: none of few is not none
     before = share * seen_wrong  # where the probe has made no mistake, there is none to promise anything of
     sure = max(SPREAD * share / SHARE * likely_wrong, LEAST_SPREAD) ** -2
     seen, precise = (ahead - behind) / n, n**2 / (ahead + behind + 1)  # the latter as of one more that differs

@@ -30,6 +30,7 @@ class Parts:
     ----------
     train : FeatureMatrix
     select : FeatureMatrix or None
+        Val without exact copies of training images, where test is reported; None if that leaves none.
     report : FeatureMatrix
         Without exact copies of what is learned, unless all are.
     whole : FeatureMatrix or None
@@ -287,12 +288,13 @@ def split_by_content(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]
 def arrange(matrix: FeatureMatrix, split: np.ndarray) -> FeatureMatrix:
     """A matrix with the split of each row, (n,), in the order of the splits, so that each part is a slice.
 
-    Of the last split the rows come last that are copies of rows before it.
+    Within a split, exact copies of rows of earlier splits come last.
     """
     places = np.array([manifests.SPLITS.index(name) for name in split])
-    last = places == places.max()
-    copied = np.zeros(len(matrix), bool)
-    copied[last] = _are_among(matrix.digests[last], matrix.digests[~last])
+    first: dict[str, int] = {}  # digest → the earliest split that holds it
+    for digest, place in zip(matrix.digests.tolist(), places.tolist(), strict=True):
+        first[digest] = min(place, first.get(digest, place))
+    copied = places > [first[digest] for digest in matrix.digests.tolist()]
     order = np.lexsort([copied, places])  # stable
     return replace(matrix.take(order), split=split[order])
 
@@ -304,7 +306,10 @@ def _are_among(digests: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
-    """The parts of an arranged matrix: test is reported, or else val, without copies of what is learned."""
+    """The parts of an arranged matrix: test is reported, or else val, without copies of what is learned.
+
+    Val images that are copies of training images choose nothing: a probe knows them by heart.
+    """
     train, val, test = sizes(matrix.split).values()
     if not val + test:
         many = f"{len(matrix)} images of {len(set(map(str, matrix.y)))} classes"
@@ -313,10 +318,11 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
         )
     learned = train + val if test else train
     copies = int(_are_among(matrix.digests[learned:], matrix.digests[:learned]).sum())
+    new = learned - int(_are_among(matrix.digests[train:learned], matrix.digests[:train]).sum())
     some = 0 < copies < len(matrix) - learned
     return Parts(
         train=matrix.take(slice(train)),
-        select=matrix.take(slice(train, learned)) if learned > train else None,
+        select=matrix.take(slice(train, new)) if new > train else None,
         report=matrix.take(slice(learned, len(matrix) - copies if some else None)),
         whole=matrix.take(slice(learned, None)) if some else None,
         learned=matrix.take(slice(learned)),
@@ -341,7 +347,23 @@ def tuned_on(entry: Entry, parts: Parts) -> int:
 
 
 def copy_notes(parts: Parts) -> list[str]:
-    """A note where what is held out has been learned from."""
+    """A note for each held-out split that holds exact copies of what is learned."""
+    return _select_notes(parts) + _report_notes(parts)
+
+
+def _select_notes(parts: Parts) -> list[str]:
+    val = len(parts.learned) - len(parts.train)
+    count = val - (0 if parts.select is None else len(parts.select))
+    if not count:
+        return []
+    if count == val:
+        return ["every val image is an exact copy of a training image, so no val image is used to choose anything"]
+    if count == 1:
+        return [f"1 of {val} val images is an exact copy of a training image; it is not used to choose anything"]
+    return [f"{count} of {val} val images are exact copies of training images; they are not used to choose anything"]
+
+
+def _report_notes(parts: Parts) -> list[str]:
     on = parts.reported
     if parts.whole is None:
         if not _are_among(parts.report.digests, parts.learned.digests).any():

@@ -139,6 +139,7 @@ def run(
         **extracted,
         **probed,
         **evaluated,
+        "contradictory": extracted["contradictory"],  # as its count is: the probe's are those of the images it used
         "extract": extracted,
         "probe": probed,
         "evaluate": evaluated,
