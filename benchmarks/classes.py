@@ -23,7 +23,7 @@ from cpath import draw, objective
 from rivals import machine, table
 
 from featurepipe import probes
-from featurepipe.probes.paths import LogisticPath
+from featurepipe.solvers import LogisticPath
 
 
 def parse() -> argparse.Namespace:

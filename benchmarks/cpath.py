@@ -27,8 +27,7 @@ import numpy as np
 from rivals import machine, table
 from scipy.special import logsumexp
 
-from featurepipe.probes.arrays import check_device
-from featurepipe.probes.paths import LogisticPath
+from featurepipe.solvers import LogisticPath, check_device
 
 STRENGTHS = np.logspace(-6, 5, 45)
 HELD_OUT = 0.2

@@ -1,6 +1,6 @@
 """What earlier featurepipes wrote is read for ever: a store, models of every kind, and fingerprints by value.
 
-`archives/store-1.1.tar.gz` was written by the first featurepipe that had store format 1.1 (shards 1.0, models 1.1): 20 of
+`archives/store-1.1.tar.gz` was written by the first featurepipe with store format 1.1 (shards 1.0, models 1.1): 20 of
 the bundled digits through the bundled network, every layer of a timm network of random weights, and three descriptors;
 ten model files of them; and the probabilities that each model gave for the embeddings in the store. It is never written
 again.

@@ -21,6 +21,7 @@ ROWS = (
     ("extraction",),
     ("matrices",),
     ("statistics",),
+    ("solvers",),
     ("probes",),
     ("protocols",),
     ("models",),

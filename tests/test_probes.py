@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import kinds, metrics, paths, selection
+from featurepipe.probes import kinds, metrics, selection
+from featurepipe.solvers import paths
 
 KINDS = ("logistic", "ridge")
 

@@ -12,8 +12,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.manifests import write_set
-from featurepipe.probes import labels, paths
-from featurepipe.probes.paths import LogisticPath
+from featurepipe.probes import labels
+from featurepipe.solvers import LogisticPath, paths
 from featurepipe.stages.probing import fit_notes
 
 NAMES = np.array(["ant", "bee", "cat"])

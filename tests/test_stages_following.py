@@ -11,8 +11,8 @@ from PIL import Image
 from featurepipe import evaluate, extract, matrices, models, probe, probe_protocol, probes, protocols, report, run
 from featurepipe.cli.texts import probe_text
 from featurepipe.errors import ProbeError
-from featurepipe.probes import paths
 from featurepipe.protocols import PROTOCOLS
+from featurepipe.solvers import paths
 from featurepipe.stores import Store
 
 ALL = list(PROTOCOLS)

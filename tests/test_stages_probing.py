@@ -9,7 +9,8 @@ import pytest
 
 from featurepipe import backbones, evaluate, extract, matrices, models, probe, probes, report
 from featurepipe.errors import ManifestError, ProbeError, StoreError
-from featurepipe.probes import paths, shots
+from featurepipe.probes import shots
+from featurepipe.solvers import paths
 from featurepipe.stages import Listener, probe_layers
 from featurepipe.stores import Store
 

@@ -49,9 +49,9 @@ from featurepipe.probes.metrics import (
     predict,
     probabilities,
 )
-from featurepipe.probes.paths import Certificate
 from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, tied
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
+from featurepipe.solvers import Certificate
 
 __all__ = [
     "ALPHA_GRID",

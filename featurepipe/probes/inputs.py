@@ -8,7 +8,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.metrics import check_known
-from featurepipe.probes.stacks import chunks
+from featurepipe.solvers import chunks
 
 
 def check(

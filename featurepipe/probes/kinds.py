@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.arrays import CPU, check_device
 from featurepipe.probes.linear import fit_logistic, fit_svm
 from featurepipe.probes.neighbours import fit_knn
 from featurepipe.probes.networks import fit_mlp
-from featurepipe.probes.paths import Certificate
 from featurepipe.probes.quadratics import QUADRATIC, describe, describe_folds, fit_quadratic
-from featurepipe.probes.stacks import Rows, Stack
+from featurepipe.solvers import CPU, Certificate, Rows, Stack, check_device
 
 Fitted = tuple[Any, Certificate | None]
 FOLDS = 5

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.arrays import CPU
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import check_groups, check_rows
 from featurepipe.probes.kinds import FOLDS, candidates_of, check_kind, threads
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.metrics import check_known
-from featurepipe.probes.paths import TOLERANCE, Certificate, Fit, LogisticPath
 from featurepipe.probes.selection import Probe
-from featurepipe.probes.stacks import chunks
+from featurepipe.solvers import CPU, TOLERANCE, Certificate, Fit, LogisticPath, chunks
 from featurepipe.surroundings import guarded
 
 MULTI_LABEL = "multi-label"

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.paths import Certificate, Fit, LogisticPath, SvmPath
-from featurepipe.probes.stacks import Rows
+from featurepipe.solvers import Certificate, Fit, LogisticPath, Rows, SvmPath
 
 Fitted = Iterable[tuple[Any, Certificate | None]]
 

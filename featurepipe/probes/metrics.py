@@ -9,7 +9,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, labels_of
-from featurepipe.probes.stacks import Rows, Stack, chunks
+from featurepipe.solvers import Rows, Stack, chunks
 from featurepipe.surroundings import guarded
 
 ECE_BINS = 15

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.probes.linear import Fitted
-from featurepipe.probes.stacks import Rows, chunks
+from featurepipe.solvers import Rows, chunks
 
 # "Emerging Properties in Self-Supervised Vision Transformers" (Caron et al. 2021) and DINOv2's eval/knn.py, after
 # Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.

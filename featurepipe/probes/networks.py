@@ -10,7 +10,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import Fitted
-from featurepipe.probes.stacks import Rows, chunks, weighted_moments
+from featurepipe.solvers import Rows, chunks, weighted_moments
 from featurepipe.statistics import feature_scales, is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance

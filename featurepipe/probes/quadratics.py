@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import statistics
-from featurepipe.probes.stacks import Rows, chunks
+from featurepipe.solvers import Rows, chunks
 from featurepipe.statistics import Chunk, Statistics
 
 QUADRATIC = ("ridge", "lda", "centroid")

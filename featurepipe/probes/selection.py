@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.arrays import CPU
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fit_folds, fit_path
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
-from featurepipe.probes.paths import Certificate
-from featurepipe.probes.stacks import Stack
+from featurepipe.solvers import CPU, Certificate, Stack
 from featurepipe.surroundings import guarded
 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth

@@ -10,10 +10,10 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.linear import path_estimator
 from featurepipe.probes.metrics import figures
-from featurepipe.probes.paths import TOLERANCE, Fit, LogisticPath
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
 from featurepipe.protocols.outcomes import Outcome
 from featurepipe.protocols.searches import best, hold_out, search
+from featurepipe.solvers import TOLERANCE, Fit, LogisticPath
 
 
 def run(

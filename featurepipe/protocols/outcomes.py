@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurepipe.probes.paths import Certificate
 from featurepipe.protocols.definitions import Protocol
+from featurepipe.solvers import Certificate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from featurepipe.probes.arrays import blocks
+from featurepipe.solvers.arrays import blocks
 
 MAX_STEPS = 100
 MARGIN = 0.25  # of the tolerance: float64 and an exact intercept may see a little more of a gap
@@ -36,7 +36,7 @@ def descend(
     curvatures : ndarray of float64, shape (K, r + 1)
         Roughly the diagonal of the Hessian.
     tolerance : float
-        Of the relative duality gap at which to stop; see `featurepipe.probes.paths`.
+        Of the relative duality gap at which to stop; see `featurepipe.solvers.paths`.
 
     Returns
     -------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurepipe.probes.arrays import CPU, Array, blocks, double, hold, host, namespace, put, single, zeros
-from featurepipe.probes.losses import Product
-from featurepipe.probes.stacks import Rows, chunks, rows_at_once, weighted_moments
+from featurepipe.solvers.arrays import CPU, Array, blocks, double, host, namespace, put, single, zeros
+from featurepipe.solvers.losses import Product
+from featurepipe.solvers.stacks import Rows, chunks, hold, weighted_moments
 from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
 
@@ -29,7 +29,7 @@ class Rotated:
     """
 
     def __init__(self, X: Rows, w: Array, *, scale: bool, keep: bool, device: str = CPU) -> None:
-        self._X, self.weight = hold(X, device, rows_at_once(X.shape[1])), float(w.sum())
+        self._X, self.weight = hold(X, device), float(w.sum())
         mean, deviations = weighted_moments(self._X, w)  # (D,), (D,)
         constant = is_constant(deviations, mean)
         spread = feature_scales(deviations, constant, len(X)) if scale else np.ones(X.shape[1])  # (D,)
@@ -76,7 +76,7 @@ class Rotated:
         bend : callable
             Takes scores (m, K) and the slice of rows they are of.
         like : Array, shape (n, K)
-            Says how many rows are a block; see `featurepipe.probes.arrays.blocks`.
+            Says how many rows are a block; see `featurepipe.solvers.arrays.blocks`.
         """
         if self.kept is None:
             return single(self.backward(double(bend(single(self.forward(double(V))), slice(None))))[0])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.arrays import Array, double, host
+from featurepipe.solvers.arrays import CPU, Array, double, host
 
 CHUNK_BYTES = 2**24  # of rows in float64 at a time: they stay in a core's cache
 
@@ -71,6 +71,21 @@ def chunks(X: Rows | Array) -> Iterator[tuple[slice, Array]]:
     for start in range(0, len(X), step):
         at = slice(start, min(start + step, len(X)))
         yield at, double(X[at])
+
+
+def hold(X: Rows, device: str) -> Array:
+    """Rows (n, D) on a device, in float32 where that is what they are; on ``cpu`` X itself, which is only read."""
+    if device == CPU:
+        return X
+    import torch
+
+    dtype = np.result_type(X[:0].dtype, np.float32)  # smaller numbers are float32 exactly
+    held = torch.empty(X.shape, dtype=getattr(torch, dtype.name), device=device)
+    step = rows_at_once(X.shape[1])
+    for start in range(0, len(X), step):
+        at = slice(start, start + step)
+        held[at] = torch.tensor(np.ascontiguousarray(X[at], dtype))  # torch has no reversed views
+    return held
 
 
 def rows_at_once(width: int) -> int:

@@ -10,7 +10,7 @@ What makes it fast, of which nothing changes the answer beyond rounding:
 - **Newton's method with conjugate gradients** (Nocedal and Wright, Numerical Optimization, chapter 7): products in
   float32, gradients and objective in float64, each step solved only as exactly as the tolerance asks for. Labels or
   classes whose losses do not touch each other share the products, and have their own conjugate gradients.
-- **Many classes.** From `MANY` on, L-BFGS in float32 goes most of the way (`featurepipe.probes.descents`), as a step of
+- **Many classes.** From `MANY` on, L-BFGS in float32 goes most of the way (`solvers.descents`), as a step of
   Newton's costs many gradients there. No system of K equations is solved in float64: the intercepts have conjugate
   gradients of their own, A is decomposed in float32, and above `COUPLED` its diagonal replaces it. The tolerance is
   `LOOSE` there; each certificate still says in float64 what was reached.
@@ -24,7 +24,7 @@ convex loss it is the bound that the penalty's strong convexity gives, with the 
 The gradient along the axes left out counts too: where one feature's scale is a million times another's, the smaller one
 may be among them, and a fit that would need it does not count as converged. Standardise then (``scale=True``).
 
-On a GPU all of this is the same, through torch (`featurepipe.probes.arrays`): what has a row for each sample lies
+On a GPU all of this is the same, through torch (`featurepipe.solvers.arrays`): what has a row for each sample lies
 there, and so does what is multiplied with it; the axes, and steps of K intercepts, are found in NumPy. It has never
 been run on a GPU.
 """
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.arrays import (
+from featurepipe.solvers.arrays import (
     CPU,
     Array,
     check_device,
@@ -52,10 +52,10 @@ from featurepipe.probes.arrays import (
     single,
     zeros,
 )
-from featurepipe.probes.axes import Rotated
-from featurepipe.probes.descents import descend
-from featurepipe.probes.losses import Loss, Sigmoid, Softmax, SquaredHinge
-from featurepipe.probes.stacks import Rows
+from featurepipe.solvers.axes import Rotated
+from featurepipe.solvers.descents import descend
+from featurepipe.solvers.losses import Loss, Sigmoid, Softmax, SquaredHinge
+from featurepipe.solvers.stacks import Rows
 
 TOLERANCE, LOOSE = 1e-7, 1e-3  # relative to the objective; of MANY classes or more
 MANY, COUPLED = 65, 2048  # classes: from here on their systems are iterated; up to here A is decomposed

@@ -6,9 +6,7 @@ import torch
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import arrays, axes
-from featurepipe.probes.paths import LogisticPath, SvmPath
-from featurepipe.probes.stacks import Stack
+from featurepipe.solvers import LogisticPath, Stack, SvmPath, arrays, axes
 
 STRENGTHS = np.logspace(-5, 3, 5)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

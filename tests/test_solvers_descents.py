@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from featurepipe.probes import paths
-from featurepipe.probes.descents import descend
-from featurepipe.probes.paths import LogisticPath
+from featurepipe.solvers import LogisticPath, paths
+from featurepipe.solvers.descents import descend
 
 CLASSES = paths.MANY + 5
 

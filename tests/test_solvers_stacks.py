@@ -7,9 +7,9 @@ import pytest
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import kinds, stacks
+from featurepipe.probes import kinds
 from featurepipe.probes.inputs import finite
-from featurepipe.probes.stacks import Stack, chunks, weighted_moments
+from featurepipe.solvers import Stack, chunks, stacks, weighted_moments
 
 
 def matrices():

@@ -9,8 +9,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes import paths, stacks
-from featurepipe.probes.paths import LogisticPath, SvmPath
+from featurepipe.solvers import LogisticPath, SvmPath, paths, stacks
 
 STRENGTHS = np.logspace(-6, 5, 12)
 SHAPES = [(300, 40, 5), (60, 100, 4), (200, 20, 2), (50, 300, 2), (30, 5, 10), (12, 400, 12), (400, 30, 3)]

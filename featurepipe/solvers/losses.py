@@ -2,7 +2,7 @@
 
 S are scores (n, K), Y targets of 0 and 1 (n, K), w weights (n, 1) or (n, K). The estimates P (n, K) are such that
 P - Y is the loss's derivative by S, without weights: of the logistic losses the probabilities. All of them are NumPy's,
-or torch's on one device; see `featurepipe.probes.arrays`.
+or torch's on one device; see `featurepipe.solvers.arrays`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from featurepipe.probes.arrays import (
+from featurepipe.solvers.arrays import (
     Array,
     along_rows,
     blocks,

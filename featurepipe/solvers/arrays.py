@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
-
-if TYPE_CHECKING:
-    from featurepipe.probes.stacks import Rows
 
 CPU = "cpu"
 BLOCK_BYTES = 2**21  # of float64, so that half of it as float32
@@ -55,20 +52,6 @@ def memory_named(device: str, needed: int) -> Iterator[None]:
         raise ProbeError(
             f"device {device!r} has too little memory: this C path takes about {needed / 1e9:.2g} GB there; use {CPU}"
         ) from error
-
-
-def hold(X: Rows, device: str, rows_at_once: int) -> Array:
-    """Rows (n, D) on a device, in float32 where that is what they are; on ``cpu`` X itself, which is only read."""
-    if device == CPU:
-        return X
-    import torch
-
-    dtype = np.result_type(X[:0].dtype, np.float32)  # smaller numbers are float32 exactly
-    held = torch.empty(X.shape, dtype=getattr(torch, dtype.name), device=device)
-    for start in range(0, len(X), rows_at_once):
-        at = slice(start, start + rows_at_once)
-        held[at] = torch.tensor(np.ascontiguousarray(X[at], dtype))  # torch has no reversed views
-    return held
 
 
 def put(x: np.ndarray, device: str) -> Array:
