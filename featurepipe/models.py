@@ -41,11 +41,7 @@ from featurepipe import backbones, files
 from featurepipe.digests import sha256_bytes, sha256_state_dict
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
-from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
-from featurepipe.probes.linear import linear_estimator
-from featurepipe.probes.neighbours import knn_classifier
-from featurepipe.probes.networks import mlp_classifier
-from featurepipe.statistics import centroid_classifier, ridge_classifier
+from featurepipe.probes import HEADS, MULTI_LABEL, probabilities
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -54,17 +50,6 @@ if TYPE_CHECKING:
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.1"
 SUFFIX = ".safetensors"
-_LINEAR = ("head.weight", "head.bias")
-HEADS = {  # tensors of each kind's head
-    "logistic": _LINEAR,
-    "ridge": _LINEAR,
-    "svm": _LINEAR,
-    "lda": _LINEAR,
-    "centroid": ("head.weight", "head.deviation"),
-    "knn": ("head.rows", "head.codes"),
-    "mlp": ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"),
-    MULTI_LABEL: _LINEAR,
-}
 
 
 @dataclass(frozen=True)
@@ -140,7 +125,7 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
     path = Path(path)
     check_suffix(path)
-    head = dict(zip(HEADS[model.kind], map(np.ascontiguousarray, _head(model)), strict=True))
+    head = _dump(model)
     header = {
         "encoding-type": ENCODING_TYPE,
         "encoding-version": ENCODING_VERSION,
@@ -266,7 +251,7 @@ def load(path: str | Path) -> Model:
                 )
             if header["kind"] not in HEADS:
                 raise ModelFileError(f"probe kind {header['kind']!r} is unknown to this featurepipe; upgrade it")
-            *head, seen = (file.get_tensor(key) for key in (*HEADS[header["kind"]], "seen"))
+            *head, seen = (file.get_tensor(key) for key in (*HEADS[header["kind"]].tensors, "seen"))
         if header["head-sha256"] != _head_digest(head):
             raise ModelFileError(f"{path}: its weights do not match their digest; make it again with featurepipe probe")
         estimator = _restore(header["kind"], np.array(header["classes"]), head, header["card"])
@@ -318,22 +303,6 @@ def _head_digest(head: Iterable[np.ndarray]) -> str:
     return sha256_bytes(b"".join(tensor.tobytes() for tensor in head))
 
 
-def _head(model: Model) -> tuple[np.ndarray, ...]:
-    """The head's tensors, in the order of `HEADS`."""
-    estimator = model.estimator
-    if model.kind == "centroid":
-        return estimator.centroids_, estimator.within_class_std_dev_
-    if model.kind == "knn":
-        return estimator._fit_X, estimator._y.astype(np.int64)
-    if model.kind == "mlp":
-        (first, last), (bias, last_bias) = estimator.coefs_, estimator.intercepts_
-        return first.T, bias, last.T, last_bias
-    if model.is_multi_label:
-        coefs, intercepts = zip(*((one.coef_, one.intercept_) for one in estimator.estimators_), strict=True)
-        return np.concatenate(coefs), np.concatenate(intercepts)
-    return np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)  # a binary ridge's may be flat
-
-
 def carries_backbone(path: str | Path) -> bool:
     """Whether a model file holds the weights of its backbone, too."""
     from safetensors import safe_open
@@ -342,55 +311,12 @@ def carries_backbone(path: str | Path) -> bool:
         return any(key.startswith(backbones.CARRIED) for key in file.keys())  # noqa: SIM118  # not a dict
 
 
+def _dump(model: Model) -> dict[str, np.ndarray]:
+    """The head's tensors by their names."""
+    head = HEADS[model.kind]
+    return dict(zip(head.tensors, map(np.ascontiguousarray, head.dump(model.estimator)), strict=True))
+
+
 def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: Mapping[str, Any]) -> Any:
     """A scikit-learn estimator as if it had been fitted here."""
-    chosen = card["selection"]["chosen"]
-    _check_head(kind, len(classes), head)
-    if kind == "centroid":
-        return centroid_classifier(classes, *head)
-    if kind == "knn":
-        return knn_classifier(classes, *head, _neighbours(chosen, len(head[0])))
-    if kind == "mlp":
-        first, bias, last, last_bias = head
-        return mlp_classifier(classes, [first.T, last.T], [bias, last_bias], chosen, card.get("seed", 0))
-    if kind == MULTI_LABEL:
-        return labels_classifier(classes, *head, [chosen[label] for label in classes.tolist()])
-    if kind == "ridge":
-        return ridge_classifier(classes, *head, chosen)
-    return linear_estimator(_unfitted(kind, chosen), classes, *head)
-
-
-def _unfitted(kind: str, chosen: float) -> Any:
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.svm import LinearSVC
-
-    if kind == "lda":
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=chosen)
-    return LogisticRegression(C=chosen) if kind == "logistic" else LinearSVC(C=chosen)
-
-
-def _neighbours(chosen: float, rows: int) -> int:
-    k = int(chosen)
-    if not 1 <= k <= rows:
-        raise ValueError(f"{k} neighbours cannot be had of {rows} rows")
-    return k
-
-
-def _check_head(kind: str, classes: int, head: Sequence[np.ndarray]) -> None:
-    """Raise ValueError unless the head's tensors fit the classes and each other."""
-    outputs = 1 if classes == 2 and kind != MULTI_LABEL else classes
-    shapes = [tensor.shape for tensor in head]
-    if kind == "mlp":
-        hidden = len(head[1])
-        fits = len(shapes[0]) == 2 and shapes[1:] == [shapes[0][:1], (outputs, hidden), (outputs,)]
-    elif kind == "knn":
-        codes = head[1]
-        fits = len(shapes[0]) == 2 and shapes[1] == shapes[0][:1] and codes.dtype.kind == "i"
-        fits = fits and np.array_equal(np.unique(codes), np.arange(classes))
-    elif kind == "centroid":
-        fits = shapes[0][:1] == (classes,) and shapes[0][1:] == shapes[1] and len(shapes[1]) == 1
-    else:
-        fits = len(shapes[0]) == 2 and len(head[0]) == outputs and shapes[1] == (outputs,)
-    if not fits:
-        raise ValueError(f"a head of shapes {', '.join(map(str, shapes))} does not fit {classes} classes")
+    return HEADS[kind].restore(classes, head, card["selection"]["chosen"], card.get("seed", 0))

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,9 @@ def test_every_command_and_option_is_explained(command):
 
 @pytest.mark.parametrize("command", ["main", *COMMANDS])
 def test_the_examples_in_the_help_run(command, here, monkeypatch):
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))  # to be quick
+    monkeypatch.setitem(
+        probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(0.01, 0.1, 1.0))
+    )  # to be quick
     if not BUNDLED_WEIGHTS.is_file():
         pytest.skip("needs the bundled weights")
     one = cli.main if command == "main" else cli.main.commands[command]
@@ -348,7 +351,7 @@ def test_texts_say_what_the_json_says(here):
 
 
 def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1)))  # to be quick
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(0.01, 0.1)))  # to be quick
     result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
     call("export", "s", "-o", "all.csv")
     rows = [line.split(",")[:2] for line in Path("all.csv").read_text().splitlines()[1:]]

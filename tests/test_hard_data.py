@@ -11,7 +11,7 @@ from featurepipe import compare, evaluate, probe, probe_protocol, probes
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, ManifestError, ProbeError
 from featurepipe.manifests import Sample
-from featurepipe.probes import networks
+from featurepipe.probes.kinds import mlp
 from featurepipe.protocols import PROTOCOLS
 from featurepipe.stores import Row, Store, Writer
 
@@ -29,8 +29,8 @@ def _quick(monkeypatch):
         grid = protocol.grid[places // 3 : -places // 3 : 6] if places > 12 else protocol.grid[:4]
         few = {"shots": tuple(n for n in protocol.shots if n <= 5), "repeats": 2} if protocol.shots else {}
         monkeypatch.setitem(PROTOCOLS, name, replace(protocol, grid=grid, coarse=0, **few))
-    monkeypatch.setattr(networks, "EPOCHS", 20)
-    monkeypatch.setattr(networks, "HIDDEN", 8)
+    monkeypatch.setattr(mlp, "EPOCHS", 20)
+    monkeypatch.setattr(mlp, "HIDDEN", 8)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sklearn.svm import LinearSVC
 
 from featurepipe import backbones, models, probes
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
-from featurepipe.probes.neighbours import knn_classifier
+from featurepipe.probes.kinds.knn import knn_classifier
 
 ARCHIVES = Path(__file__).parent / "archives"
 HOSTILE = [
@@ -125,7 +125,7 @@ def test_round_trip_of_sets_of_labels(tmp_path, names):
 
 def test_a_reader_that_does_not_know_sets_of_labels_says_so(tmp_path, monkeypatch):
     models.save(tmp_path / "m.safetensors", labelled()[0])
-    monkeypatch.delitem(models.HEADS, "multi-label")
+    monkeypatch.setattr(models, "HEADS", probes.KINDS)
     with pytest.raises(ModelFileError, match="probe kind 'multi-label' is unknown to this featurepipe; upgrade it"):
         models.load(tmp_path / "m.safetensors")
 
@@ -168,7 +168,7 @@ def test_the_estimator_is_scikit_learns_own(tmp_path, kind, type_, names):
     assert type(estimator) is type_
     assert isinstance(estimator, ClassifierMixin)
     assert estimator.score(X, estimator.predict(X)) == 1
-    name = probes.KINDS[kind][0]
+    name = probes.KINDS[kind].parameter
     assert name is None or estimator.get_params()[name] == model.card["selection"]["chosen"]
     with pytest.raises(ValueError, match="5 features"):
         estimator.predict(X[:, :4])
@@ -325,9 +325,9 @@ def test_heads_of_wrong_shapes_are_refused(tmp_path, monkeypatch, kind, names, d
         header = json.loads(file.metadata()["featurepipe"])
         held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for place, shape in damage.items():
-        name = models.HEADS[kind][place]
+        name = models.HEADS[kind].tensors[place]
         held[name] = np.zeros(shape, held[name].dtype)
-    header["head-sha256"] = models._head_digest([held[name] for name in models.HEADS[kind]])
+    header["head-sha256"] = models._head_digest([held[name] for name in models.HEADS[kind].tensors])
     save_file(held, tmp_path / "m.safetensors", metadata={"featurepipe": json.dumps(header)})
     with pytest.raises(ModelFileError, match=rf"does not fit {len(names)} classes"):
         models.load(tmp_path / "m.safetensors")

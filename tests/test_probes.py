@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.probes import kinds, metrics, selection
+from featurepipe.probes import metrics, selection
 from featurepipe.solvers import paths
 
 KINDS = ("logistic", "ridge")
@@ -109,11 +109,13 @@ def test_a_feature_of_tiny_scale_still_counts():
 def test_the_best_candidate_on_val_is_chosen_and_refitted_on_train_and_val(kind):
     X, y = clusters(60, spread=4)
     V, v = clusters(40, spread=4, seed=1)
-    name, grid = probes.KINDS[kind]
+    name, grid = probes.KINDS[kind].parameter, probes.KINDS[kind].grid
     probe = probes.fit(kind, X, y, V, v)
     top1 = [np.mean(explicit(kind, c).fit(X.astype(float), y).predict(V.astype(float)) == v) for c in grid]
     np.testing.assert_allclose([step["top1"] for step in probe.path], top1, atol=0.026)
-    right = np.array([one.predict(V.astype(float)) == v for one, _ in kinds.fit_path(kind, X.astype(float), y, grid)])
+    right = np.array(
+        [one.predict(V.astype(float)) == v for one, _ in probes.KINDS[kind].fit_path(X.astype(float), y, grid)]
+    )
     np.testing.assert_array_equal([step["top1"] for step in probe.path], right.mean(axis=1))
     assert probe.selected_on == "val"
     assert [step[name] for step in probe.path] == list(grid)
@@ -194,7 +196,7 @@ def test_cross_validated_scores_are_those_of_a_plain_loop():
     for fold in np.unique(folds):  # statistics, too, come from the training part only
         pipeline = explicit("ridge", 10.0).fit(X[folds != fold].astype(float), y[folds != fold])
         by_hand[folds == fold] = pipeline.decision_function(X[folds == fold].astype(float))
-    (ours,), _ = selection._cross_validate("ridge", X.astype(float), y, [10.0], folds)
+    (ours,), _ = selection._cross_validate(probes.KINDS["ridge"], X.astype(float), y, [10.0], folds)
     np.testing.assert_allclose(ours, by_hand, atol=1e-9)
     probe = probes.fit("ridge", X, y, value=10.0, seed=7)
     assert probe.scores["top1"] == pytest.approx(np.mean(by_hand.argmax(1) == y))

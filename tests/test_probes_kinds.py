@@ -15,7 +15,7 @@ from sklearn.utils.validation import has_fit_parameter
 from featurepipe import probes
 from featurepipe.cli.options import PROBES
 from featurepipe.errors import ProbeError
-from featurepipe.probes import kinds, networks
+from featurepipe.probes.kinds import mlp
 
 KINDS = tuple(probes.KINDS)
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
@@ -33,8 +33,8 @@ def clusters(n=60, width=8, classes=3, *, seed=0, spread=1.5):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(networks, "EPOCHS", 5)
-    monkeypatch.setattr(networks, "HIDDEN", 8)
+    monkeypatch.setattr(mlp, "EPOCHS", 5)
+    monkeypatch.setattr(mlp, "HIDDEN", 8)
 
 
 def uneven(kind=None):
@@ -49,7 +49,7 @@ def uneven(kind=None):
 
 
 def test_the_command_line_knows_the_kinds_and_their_strengths():
-    assert {kind: name for kind, (name, _) in probes.KINDS.items()} == PROBES
+    assert {name: kind.parameter for name, kind in probes.KINDS.items()} == PROBES
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -162,7 +162,7 @@ def test_the_temperature_is_chosen_on_the_selection_scores_alone(kind):
     V, v = clusters(600, 8, 3, spread=2.5, seed=1)
     value = {"logistic": 0.1, "ridge": 1.0, **NEW}[kind]
     probe = probes.fit(kind, X, y, V, v, value=value)
-    ((estimator, _),) = kinds.fit_path(kind, X.astype(float), y, [value])
+    ((estimator, _),) = probes.KINDS[kind].fit_path(X.astype(float), y, [value])
     before, after = probes.evaluate(estimator, V, v), probes.evaluate(estimator, V, v, probe.temperature)
     assert probe.scores["ece"] == pytest.approx(after["ece"])
     assert probe.scores["ece_uncalibrated"] == pytest.approx(before["ece"])
@@ -331,7 +331,7 @@ def test_strengths_that_a_kind_cannot_have(kind, value, message):
     ],
 )
 def test_only_an_open_end_of_a_grid_is_an_edge(kind, chosen, edge):
-    assert probes.at_edge(kind, chosen) is edge
+    assert probes.KINDS[kind].is_at_edge(chosen) is edge
 
 
 # -- data that are hard to take -----------------------------------------------------------------------------------

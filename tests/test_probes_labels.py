@@ -1,5 +1,7 @@
 """Multi-label probes against scikit-learn's own fits, label by label."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scaling import FlooredScaler
@@ -22,7 +24,7 @@ GRID = (0.01, 0.1, 1.0, 10.0)
 
 @pytest.fixture
 def grid(monkeypatch):
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", GRID))
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=GRID))
 
 
 def data(n=120, width=6, seed=0, noise=1.5):

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from featurepipe import probes
-from featurepipe.probes import kinds, metrics, selection
+from featurepipe.probes import metrics, selection
 
 ROWS = 20_000
 
@@ -194,11 +194,13 @@ def test_a_logistic_probe_never_does_worse_on_held_out_rows_than_at_temperature_
     for C in probes.C_GRID:
         if on_val:
             probe, truth = probes.fit("logistic", X, y, V, v, value=C), v
-            ((estimator, _),) = kinds.fit_path("logistic", X, y, [C])
+            ((estimator, _),) = probes.KINDS["logistic"].fit_path(X, y, [C])
             scores = probes.decision_scores(estimator, V)
         else:
             probe, truth = probes.fit("logistic", X, y, value=C), y
-            ((scores,), _) = selection._cross_validate("logistic", X, y, [C], selection.assign_folds(y, 0))
+            ((scores,), _) = selection._cross_validate(
+                probes.KINDS["logistic"], X, y, [C], selection.assign_folds(y, 0)
+            )
         plain = metrics.log_loss(softmax(scores, axis=1), truth)
         assert probe.scores["log_loss"] <= plain + 1e-9
         assert probe.scores["log_loss"] == pytest.approx(

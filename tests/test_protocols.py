@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 
 from featurepipe import probes, protocols
 from featurepipe.errors import ProbeError
-from featurepipe.probes.neighbours import TEMPERATURE
+from featurepipe.probes.kinds.knn import TEMPERATURE
 from featurepipe.protocols import PROTOCOLS, margins, searches, shots
 from featurepipe.protocols.definitions import AS_FITTED, ON_ALL, ONE_SCALE, UNTOUCHED
 from featurepipe.protocols.evaluations import average_precisions
@@ -274,7 +274,7 @@ def test_a_hold_out_that_leaves_one_class_says_which_and_why():
 
 @pytest.mark.parametrize("val", [True, False])
 def test_the_featurepipe_protocol_is_probes_fit(monkeypatch, val):
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(0.01, 0.1, 1.0)))
     X, y = clusters()
     rest = clusters(30, seed=1) if val else (None, None)
     outcome = protocols.run(PROTOCOLS["featurepipe"], X, y, *rest, seed=2)
@@ -532,7 +532,7 @@ def test_without_copies_the_same_rows_are_held_out_in_the_same_order(name):
 
 @pytest.mark.parametrize("name", ["kornblith", "dinov2-knn", "vissl-svm", "featurepipe"])
 def test_copies_do_not_flatter_the_selection(name, monkeypatch):
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (1e4,)))  # learnt by heart
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(1e4,)))  # learnt by heart
     X, y, groups = copied(width=60)
     protocol = replace(PROTOCOLS[name], grid=PROTOCOLS[name].grid[:1] if name == "dinov2-knn" else (1e4, 1e5))
     key = "map" if name == "vissl-svm" else "top1"

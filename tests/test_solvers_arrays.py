@@ -114,7 +114,7 @@ def test_features_of_other_types_are_taken_exactly(dtype):
 
 
 @DEVICES
-@pytest.mark.parametrize("kind", probes.ON_DEVICES)
+@pytest.mark.parametrize("kind", probes.names("on_devices"))
 def test_a_probe_is_chosen_and_fitted_on_a_device(kind, device):
     X, y = features(150, 12, 3)
     here, there = (probes.fit(kind, X, y, class_weight="balanced", device=at) for at in ("cpu", device))
@@ -152,7 +152,7 @@ def test_a_device_that_cannot_be_used_is_said_in_one_line(device, message):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", sorted(set(probes.KINDS) - set(probes.ON_DEVICES)))
+@pytest.mark.parametrize("kind", sorted(set(probes.KINDS) - set(probes.names("on_devices"))))
 def test_kinds_without_a_path_have_no_device(kind):
     with pytest.raises(ProbeError, match=f"a {kind} probe is fitted on the cpu, not on cuda; .*logistic, svm"):
         probes.fit(kind, *features(20, 5, 2), device="cuda")

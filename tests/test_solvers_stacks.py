@@ -62,7 +62,7 @@ def test_what_is_finite_is_not_copied(tmp_path):
             finite(X)
 
 
-@pytest.mark.parametrize("kind", probes.OUT_OF_CORE)
+@pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 def test_no_probe_copies_the_features_in_float64(kind, monkeypatch):
     monkeypatch.setattr(stacks, "CHUNK_BYTES", 2**16)
     monkeypatch.setattr("featurepipe.statistics.gathering.BLOCK_BYTES", 2**16)
@@ -90,16 +90,16 @@ def test_folds_added_up_are_folds_fitted_one_by_one(kind):
     X = rng.normal(size=(91, 6)) + np.eye(3, 6)[y] + 5  # more than six rows per feature: one pass for all folds
     y[0], folds = 3, np.arange(91) % kinds.FOLDS
     folds[0] = -1  # the only row of its class
-    grid = probes.KINDS[kind][1]
-    for fold, (out, fitted) in enumerate(kinds.fit_folds(kind, X, y, grid, folds)):
+    grid = probes.KINDS[kind].grid
+    for fold, (out, fitted) in enumerate(probes.KINDS[kind].fit_folds(X, y, grid, folds)):
         assert out.tolist() == (folds == fold).tolist()
-        for (one, _), (other, _) in zip(fitted, kinds.fit_path(kind, X[~out], y[~out], grid), strict=True):
+        for (one, _), (other, _) in zip(fitted, probes.KINDS[kind].fit_path(X[~out], y[~out], grid), strict=True):
             scores = probes.decision_scores(one, X[out]), probes.decision_scores(other, X[out])
             np.testing.assert_allclose(*scores, rtol=1e-7, atol=1e-8)
     assert fold == kinds.FOLDS - 1
 
 
-@pytest.mark.parametrize("kind", probes.OUT_OF_CORE)
+@pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 def test_a_memory_map_gives_what_memory_gives(kind, tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3

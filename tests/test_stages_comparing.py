@@ -629,7 +629,7 @@ def test_copies_across_splits_and_grid_ends_are_noted(made, tmp_path, monkeypatc
     shutil.copy(data / "train" / "ant" / "0.png", data / "test" / "ant" / "copy.png")
     for name in ("pixels", "color-histogram"):
         extract(data, tmp_path / "s", backbone=name, workers=1)
-    monkeypatch.setitem(probes.KINDS, "ridge", ("alpha", (1.0, 2.0)))
+    monkeypatch.setitem(probes.KINDS, "ridge", replace(probes.KINDS["ridge"], grid=(1.0, 2.0)))
     heard = []
     listener = Listener()
     listener.note = heard.append

@@ -27,7 +27,7 @@ def _quick(monkeypatch):
         grid = protocol.grid[10:40:6] if len(protocol.grid) > 12 else protocol.grid[:4]
         few = {"shots": protocol.shots[:2], "repeats": 2} if protocol.shots else {}
         monkeypatch.setitem(PROTOCOLS, name, replace(protocol, grid=grid, coarse=0, **few))
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (0.01, 0.1, 1.0)))
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(0.01, 0.1, 1.0)))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
 
 def test_the_featurepipe_protocol_notes_the_optima_that_probe_notes(stored, tmp_path, monkeypatch):
     store = stored()
-    same = replace(PROTOCOLS["featurepipe"], grid=probes.KINDS["logistic"][1])
+    same = replace(PROTOCOLS["featurepipe"], grid=probes.KINDS["logistic"].grid)
     monkeypatch.setitem(PROTOCOLS, "featurepipe", same)
     monkeypatch.setattr(paths, "MAX_STEPS", 1)
     one = probe_protocol(store, tmp_path / "a.safetensors", protocol="featurepipe")

@@ -178,7 +178,7 @@ def test_a_full_disk_is_found_before_it_is_written_to(stored, monkeypatch):
 # -- results ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", probes.OUT_OF_CORE)
+@pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
 @pytest.mark.parametrize("backbone", ["color-histogram", "pixels"])  # fewer features than rows, and more
 def test_results_are_those_in_memory(stored, kind, splits, backbone):

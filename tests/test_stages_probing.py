@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -340,7 +341,7 @@ def test_every_kind_is_probed_evaluated_and_reported(stored, kind, tmp_path):
     again = evaluate(tmp_path / "m.safetensors", tmp_path / "s.store")
     assert {key: again[key] for key in result["test"]} == result["test"]
     page = (tmp_path / report(tmp_path / "m.safetensors", tmp_path / "r.html")["report"]).read_text()
-    parameter = probes.KINDS[kind][0]
+    parameter = probes.KINDS[kind].parameter
     assert f"{kind} probe" in page
     assert parameter is None or f"How {parameter} was chosen" in page
     assert not any("None" in note for note in result["notes"])
@@ -428,7 +429,7 @@ def test_by_default_the_model_lies_in_the_backbones_folder(stored):
 
 def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
     monkeypatch.setattr(paths, "MAX_STEPS", 0)
-    monkeypatch.setitem(probes.KINDS, "logistic", ("C", (10.0, 20.0)))
+    monkeypatch.setitem(probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(10.0, 20.0)))
     notes = probe(stored(), baselines="none")["notes"]
     assert any("C=10 is the smallest value tried; a better one may lie beyond" in note for note in notes)
     assert any("the optimum was not reached at C=10, 20" in note for note in notes)

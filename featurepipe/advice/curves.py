@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes import ALPHA_GRID, predict
-from featurepipe.probes.kinds import fit_path
+from featurepipe.probes import ALPHA_GRID, KINDS, predict
 
 SHARES = (0.25, 0.5, 1.0)  # of the training labels
 Round = tuple[np.ndarray, np.ndarray]  # the rows to train on and those to measure on
@@ -64,7 +63,7 @@ def label_curve(X: np.ndarray, y: np.ndarray, rounds: Sequence[Round], *, labels
             if SHARES[s] == 1 and key in whole:
                 found = whole[key]
             else:
-                fitted = fit_path("ridge", X[rows], y[rows], ALPHA_GRID)
+                fitted = KINDS["ridge"].fit_path(X[rows], y[rows], ALPHA_GRID)
                 found = np.stack([predict(estimator, X[held]) != y[held] for estimator, _ in fitted])  # (A, m)
             if SHARES[s] == 1:
                 whole[key] = found

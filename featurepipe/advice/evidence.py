@@ -11,8 +11,7 @@ import numpy as np
 from featurepipe import probes, statistics
 from featurepipe.advice.curves import Round, label_curve
 from featurepipe.errors import ProbeError
-from featurepipe.probes.kinds import threads
-from featurepipe.probes.quadratics import describe
+from featurepipe.probes.kinds import describe, threads
 from featurepipe.probes.selection import assign_folds
 from featurepipe.surroundings import guarded
 

@@ -180,8 +180,10 @@ def _verdict(told: dict[str, Any], figures: dict[str, Any]) -> str:
 
 def _course(told: dict[str, Any]) -> str:
     """What was tuned, from where, for how long."""
+    from featurepipe.probes import KINDS  # here: it loads NumPy, which --help does without
+
     kind, epochs = told["probe"]["kind"], told["curve"][-1]["epoch"]
-    start = f"its probe at C={told['C']:g}" if kind == "logistic" else f"its {kind} probe"
+    start = f"its probe at C={told['C']:g}" if KINDS[kind].is_cross_entropy else f"its {kind} probe"
     start = "a random head" if told["start"] != "probe" else start
     planned = told["recipe"]["epochs"] + told["recipe"]["head_epochs"]
     how, _, why = told["stopped"].partition(": ")

@@ -229,7 +229,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
 def _chosen(result: dict[str, Any]) -> str:
     """What was chosen, of one classifier or of several."""
     chosen = result["selection"]["chosen"]
-    parameter = {"knn": "k", "ridge": "alpha"}.get(result["kind"], "C")
+    parameter = PROBES.get(result["kind"], "C").replace("n_neighbors", "k")
     if not isinstance(chosen, dict):
         return "" if chosen is None else f"{parameter}={chosen:g}"
     shown = ", ".join(f"{value:g} of {label}" for label, value in list(chosen.items())[:5])

@@ -12,7 +12,7 @@ from featurepipe import probes
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.recipes import RANDOM, Recipe
 
-LINEAR = ("logistic", "ridge", "svm", "lda")
+LINEAR = probes.names("is_linear")
 UNSEEN = 10.0  # by which a class that the probe has never seen starts below the mean of the logits of those it has
 
 
@@ -110,7 +110,7 @@ def gentle_strength(probe: probes.Probe) -> float | None:
     >>> gentle_strength(probes.Probe("logistic", None, 1.0, 0.1, "val", path))
     0.01
     """
-    if probe.kind != "logistic":
+    if not probes.KINDS[probe.kind].is_cross_entropy:
         return probe.chosen
     return min([probe.chosen, *(step["C"] for step in probe.path if step.get("tied"))])
 
@@ -118,9 +118,8 @@ def gentle_strength(probe: probes.Probe) -> float | None:
 def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:
     """A fitted linear probe as a head, see `linear_head`; `classes` are sorted, and may be more than it has seen."""
     weight, bias = linear_head(probe.kind, probe.estimator, probe.temperature, classes)
-    return Head(
-        weight, bias, np.asarray(classes), probe.chosen if probe.kind == "logistic" else 1.0
-    )  # others have no C
+    strength = probe.chosen if probes.KINDS[probe.kind].is_cross_entropy else 1.0  # others have no such C
+    return Head(weight, bias, np.asarray(classes), strength)
 
 
 def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:

@@ -23,21 +23,21 @@ Where images have any number of labels, `fit_labels` fits a logistic regression 
 scikit-learn's OneVsRestClassifier.
 """
 
+from collections import ChainMap
+
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import (
     ALPHA_GRID,
     C_GRID,
     CLASS_WEIGHTS,
     FOLDS,
-    IN_MEMORY,
     KINDS,
-    ON_DEVICES,
-    OUT_OF_CORE,
-    at_edge,
+    Kind,
     candidates_of,
     check_kind,
+    names,
 )
-from featurepipe.probes.labels import MULTI_LABEL, fit_labels, labels_classifier, listed
+from featurepipe.probes.labels import MULTI_LABEL, ONE, LabelsHead, fit_labels, labels_classifier, listed
 from featurepipe.probes.metrics import (
     ECE_BINS,
     check_known,
@@ -59,14 +59,13 @@ __all__ = [
     "C_GRID",
     "ECE_BINS",
     "FOLDS",
-    "IN_MEMORY",
+    "HEADS",
     "KINDS",
     "MULTI_LABEL",
-    "ON_DEVICES",
-    "OUT_OF_CORE",
+    "ONE",
     "Certificate",
+    "Kind",
     "Probe",
-    "at_edge",
     "average_precision",
     "candidates_of",
     "chance",
@@ -91,7 +90,10 @@ __all__ = [
     "listed",
     "majority",
     "mean_interval",
+    "names",
     "predict",
     "probabilities",
     "tied",
 ]
+
+HEADS = ChainMap(KINDS, {MULTI_LABEL: LabelsHead()})  # whatever a model file can hold

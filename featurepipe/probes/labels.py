@@ -12,6 +12,7 @@ images differ that hardly any C could be told apart from another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,36 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import check_groups, check_rows
-from featurepipe.probes.kinds import FOLDS, candidates_of, check_kind, threads
-from featurepipe.probes.linear import linear_estimator
+from featurepipe.probes.kinds import FOLDS, KINDS, Head, check_kind, threads
+from featurepipe.probes.kinds.kind import check_shapes
+from featurepipe.probes.kinds.linear import TENSORS, linear_estimator
 from featurepipe.probes.metrics import check_known
 from featurepipe.probes.selection import Probe
 from featurepipe.solvers import CPU, TOLERANCE, Certificate, Fit, LogisticPath, chunks
 from featurepipe.surroundings import guarded
 
 MULTI_LABEL = "multi-label"
+ONE = "logistic"  # the kind of each label's classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsHead(Head):
+    """A weight for each label and feature and an intercept for each label, for two labels too."""
+
+    name: str = MULTI_LABEL
+    tensors: tuple[str, ...] = TENSORS
+
+    def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
+        """(K, D) and (K,)."""
+        coefs, intercepts = zip(*((one.coef_, one.intercept_) for one in estimator.estimators_), strict=True)
+        return np.concatenate(coefs), np.concatenate(intercepts)
+
+    def restore(self, classes: np.ndarray, arrays: Sequence[np.ndarray], chosen: Any, seed: int) -> Any:
+        """See `Head.restore`; `chosen` maps each label to its C."""
+        weight, bias = arrays
+        fits = weight.ndim == 2 and len(weight) == len(classes) and bias.shape == (len(classes),)
+        check_shapes(len(classes), arrays, fits)
+        return labels_classifier(classes, weight, bias, [chosen[label] for label in classes.tolist()])
 
 
 @guarded
@@ -89,7 +112,7 @@ def fit_labels(
     >>> probe.classes.tolist(), probe.estimator.predict([[0, 1], [1, 1]]).tolist()
     (['right', 'up'], [[0, 1], [1, 1]])
     """
-    check_kind("logistic", class_weight, device)
+    check_kind(ONE, class_weight, device)
     X, y, X_val, y_val = check_rows(X, y, X_val, y_val)
     check_groups(groups, len(y))
     labels = labels_of(y)
@@ -101,7 +124,7 @@ def fit_labels(
         raise ProbeError(
             f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier needs rows without it, too"
         )
-    candidates, how = candidates_of("logistic", value, len(Y)), {"class_weight": class_weight, "device": device}
+    candidates, how = KINDS[ONE].candidates(value, len(Y)), {"class_weight": class_weight, "device": device}
     if X_val is not None:
         check_known(labels_of(y_val), labels)
         truth, on = indicator(y_val, labels), "val"

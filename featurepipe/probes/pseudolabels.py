@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
-from featurepipe.probes.kinds import fit_path
+from featurepipe.probes.kinds import KINDS
 from featurepipe.probes.metrics import probabilities
 from featurepipe.probes.selection import Probe
 
@@ -72,7 +72,7 @@ class _Again(ClassifierMixin, BaseEstimator):
         self.kind, self.value, self.temperature, self.seed = kind, value, temperature, seed
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> _Again:
-        ((self.estimator_, _),) = fit_path(self.kind, X, y, [self.value], seed=self.seed)
+        ((self.estimator_, _),) = KINDS[self.kind].fit_path(X, y, [self.value], seed=self.seed)
         self.classes_ = self.estimator_.classes_
         return self
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
-from featurepipe.probes.kinds import FOLDS, KINDS, candidates_of, check_kind, fit_folds, fit_path
+from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.solvers import CPU, Certificate, Stack
 from featurepipe.surroundings import guarded
@@ -147,31 +146,30 @@ def fit(
     ['b']
     """
     check_kind(kind, class_weight, device)
+    member = KINDS[kind]
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
     classes = np.unique(y)
-    candidates, folds = candidates_of(kind, value, len(y)), assign_folds(y, seed, groups)
+    candidates, folds = member.candidates(value, len(y)), assign_folds(y, seed, groups)
     how = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
     if X_val is not None:
         truth, selected_on = y_val, "val"
-        fitted = fit_path(kind, X, y, candidates, **how)
+        fitted = member.fit_path(X, y, candidates, **how)
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val), np.concatenate([y, truth])
-    elif (folds >= 0).any() and (measure or value is None or kind != "logistic"):
+    elif (folds >= 0).any() and (measure or value is None or not member.is_dear):
         rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
-        scores, converged = _cross_validate(kind, X, y, candidates, folds, **how)
+        scores, converged = _cross_validate(member, X, y, candidates, folds, **how)
     else:
         middle = candidates[len(candidates) // 2]
-        ((estimator, certificate),) = fit_path(kind, X, y, [middle], **how)
+        ((estimator, certificate),) = member.fit_path(X, y, [middle], **how)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
-        temperature, notes = _untested(kind, X, middle)
-        if value is not None and kind == "logistic":
-            notes = ["the strength was given and no val split measures it, so probabilities are not calibrated"]
+        temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
     temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
     best = choose(right, [f["log_loss"] for f in found])
-    ((estimator, certificate),) = fit_path(kind, rows, y, candidates[best : best + 1], **how)
+    ((estimator, certificate),) = member.fit_path(rows, y, candidates[best : best + 1], **how)
     return Probe(
         kind=kind,
         estimator=estimator,
@@ -179,7 +177,7 @@ def fit(
         chosen=_number(candidates[best]),
         selected_on=selected_on if value is None else "given",
         path=[
-            _strength(kind, c)
+            _strength(member, c)
             | {"top1": f["top1"], "log_loss": f["log_loss"], "tied": bool(stays), "converged": bool(ok)}
             for c, f, stays, ok in zip(candidates, found, tied(right), converged, strict=True)
         ],
@@ -189,33 +187,14 @@ def fit(
     )
 
 
-def _untested(kind: str, X: np.ndarray, strength: float | None) -> tuple[float, list[str]]:
-    """The temperature where no scores are there to fit it on, and a note on it.
-
-    Of single rows nothing is known of how much a class varies, and discriminant analysis is the nearest class mean, its
-    scores sums over all features: divided by their number they are a mean, which is sure of nothing.
-    """
-    if kind != "lda":
-        return 1.0, []
-    if strength == 0:
-        raise ProbeError(
-            "shrinkage 0 needs images that differ within a class, and every class has only one; give a shrinkage above "
-            "0, or use logistic"
-        )
-    return float(X.shape[1]), [
-        "one image per class does not show how images vary within a class: this LDA is the nearest class mean, and its "
-        "probabilities are rough; use logistic, or add images"
-    ]
-
-
 def _cross_validate(
-    kind: str, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+    kind: Kind, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
 ) -> tuple[Iterator[np.ndarray], np.ndarray]:
     """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
     classes = np.unique(y)
     scores = [np.zeros((len(y), len(classes))) for _ in candidates]
     converged = np.ones(len(candidates), bool)
-    for out, fitted in fit_folds(kind, X, y, candidates, folds, **how):
+    for out, fitted in kind.fit_folds(X, y, candidates, folds, **how):
         held_out = Stack(X).take(out)
         for i, (estimator, certificate) in enumerate(fitted):
             scores[i][out] = decision_scores(estimator, held_out)
@@ -326,10 +305,9 @@ def _number(candidate: float | None) -> float | None:
     return None if candidate is None else float(candidate)
 
 
-def _strength(kind: str, candidate: float | None) -> dict[str, float]:
+def _strength(kind: Kind, candidate: float | None) -> dict[str, float]:
     """A candidate by its parameter's name; nothing for a kind without one."""
-    name = KINDS[kind][0]
-    return {} if name is None else {name: float(candidate)}
+    return {} if kind.parameter is None else {kind.parameter: float(candidate)}
 
 
 def _converged(certificate: Certificate | None) -> bool:

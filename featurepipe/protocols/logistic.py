@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import path_estimator
+from featurepipe.probes.kinds.linear import path_estimator
 from featurepipe.probes.metrics import figures
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
 from featurepipe.protocols.outcomes import Outcome

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds.knn import vote
 from featurepipe.probes.metrics import figures
-from featurepipe.probes.neighbours import vote
 from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Outcome

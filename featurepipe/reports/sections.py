@@ -219,7 +219,7 @@ def selection(model: models.Model) -> Html:
     selection, where = model.card["selection"], model.card["evaluated_on"]
     tuning = model.card.get("finetuning") or {}
     kind = (tuning.get("probe") or {}).get("kind", model.kind)  # a tuned head is logistic, whatever the probe was
-    name, path, chosen = probes.KINDS[kind][0], selection["path"], selection["chosen"]
+    name, path, chosen = probes.KINDS[kind].parameter, selection["path"], selection["chosen"]
     if name is None:
         return Html()
     how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from featurepipe import probes
 from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import Html, join, percent, section, table, tag, wilson_text
@@ -159,8 +160,9 @@ def _validation(tuning: Mapping[str, Any]) -> str:
 
 def _its_probe(tuning: Mapping[str, Any]) -> str:
     """The probe whose head tuning starts with; of the kinds only a logistic one has a C."""
-    kind = (tuning["probe"] or {}).get("kind", "logistic")
-    return f"its probe at C={tuning['C']:g}" if kind == "logistic" and "C" in tuning else "its probe"
+    kind = (tuning["probe"] or {}).get("kind")
+    has_strength = kind is None or probes.KINDS[kind].is_cross_entropy
+    return f"its probe at C={tuning['C']:g}" if has_strength and "C" in tuning else "its probe"
 
 
 def _origin(tuning: Mapping[str, Any]) -> str:

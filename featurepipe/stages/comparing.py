@@ -302,7 +302,7 @@ def _described(contender: Contender, kind: str) -> dict[str, Any]:
 def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:
     top1 = float(right.mean())
     return {
-        "parameter": probes.KINDS[fitted.kind][0],
+        "parameter": probes.KINDS[fitted.kind].parameter,
         "chosen": fitted.chosen,
         "selected_on": fitted.selected_on,
         "selection_top1": fitted.scores.get("top1"),

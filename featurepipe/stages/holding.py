@@ -110,10 +110,9 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
         raise ProbeError(f"{much}, and semi-supervised lines need them there; leave out --semi, or give more --memory")
     if kind == probes.MULTI_LABEL:
         raise ProbeError(f"{much}, and a multi-label probe needs both there; give more --memory")
-    if kind in probes.IN_MEMORY:
-        raise ProbeError(
-            f"{much}, and a {kind} probe needs both there; use {', '.join(probes.OUT_OF_CORE)}, or more --memory"
-        )
+    if probes.KINDS[kind].is_copied:
+        others = ", ".join(probes.names("is_copied", without=True))
+        raise ProbeError(f"{much}, and a {kind} probe needs both there; use {others}, or more --memory")
     folder = entry.folder if os.access(entry.folder, os.W_OK) else Path(tempfile.gettempdir())
     free = shutil.disk_usage(folder).free
     if size > free:

@@ -135,7 +135,7 @@ def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> tuple[dict[str, 
     fitted = fit_parts(parts=parts, **how)
     top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
-    name = probes.KINDS[how["kind"]][0]
+    name = probes.KINDS[how["kind"]].parameter
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
     row = {
         "layer": entry.layer,

@@ -56,7 +56,7 @@ class Recipe:
         """Raise ProbeError for what cannot be done, before anything is read."""
         if self.baselines not in BASELINES:
             raise ProbeError(f"baselines {self.baselines!r} is unknown; use {', '.join(BASELINES)}")
-        if self.multi_label and self.kind != "logistic":
+        if self.multi_label and self.kind != probes.ONE:
             raise ProbeError(f"a multi-label probe is logistic, not {self.kind}; leave out the kind, or multi-label")
         if self.multi_label and self.shots:
             raise ProbeError("few-shot evaluation needs one class per image; drop --shots or --multi-label")
@@ -277,7 +277,7 @@ def probe_prepared(
     models.save(found.path, found.model(fitted.kind, fitted.estimator, fitted.temperature, card), module=found.module)
     for note in notes:
         listener.note(f"note: {note}")
-    parameter = probes.KINDS[recipe.kind][0]
+    parameter = probes.KINDS[recipe.kind].parameter
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
     beyond = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
@@ -366,18 +366,18 @@ def split_notes(selected_on: str, scores: Mapping[str, Any], parts: Parts, figur
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
     """Notes on a choice at the end of its grid, and on optima that were not reached."""
-    kind = "logistic" if fitted.kind == probes.MULTI_LABEL else fitted.kind
-    name = probes.KINDS[kind][0]
+    kind = probes.KINDS[probes.ONE if fitted.kind == probes.MULTI_LABEL else fitted.kind]
+    name = kind.parameter
     notes = list(fitted.notes)
     if fitted.path and fitted.selected_on != "given":
         if isinstance(fitted.chosen, dict):
-            ends = [label for label, C in fitted.chosen.items() if probes.at_edge(kind, C)]
+            ends = [label for label, C in fitted.chosen.items() if kind.is_at_edge(C)]
             notes += (
                 [f"the {name} of {probes.listed(ends)} is the first or last value tried; a better one may lie beyond"]
                 if ends
                 else []
             )
-        elif probes.at_edge(kind, fitted.chosen):
+        elif kind.is_at_edge(fitted.chosen):
             notes.append(edge_note(name, fitted.chosen, [step[name] for step in fitted.path]))
     return notes + optimum_notes(name, fitted.path, fitted.certificate)
 

@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.linear import Fitted
+from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, outputs
 from featurepipe.solvers import Rows, chunks, weighted_moments
 from featurepipe.statistics import feature_scales, is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance
 
 
-def fit_mlp(
-    X: Rows, y: np.ndarray, candidates: Iterable[float], weights: np.ndarray | None, *, seed: int = 0
-) -> Fitted:
+DECAY_GRID = (0.01, 1.0, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp(Kind):
+    """scikit-learn's MLPClassifier, one hidden layer of `HIDDEN`, at each alpha."""
+
+    name: str = "mlp"
+    tensors: tuple[str, ...] = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
+    parameter: str | None = "alpha"
+    grid: tuple[float | None, ...] = DECAY_GRID
+    is_copied: bool = True
+
+    def fit(
+        self,
+        X: Rows,
+        y: np.ndarray,
+        candidates: Sequence[float | None],
+        weights: np.ndarray | None,
+        *,
+        seed: int,
+        keep: bool,
+        device: str,
+    ) -> Iterable[Fitted]:
+        """See `Kind.fit`."""
+        return _fit(X, y, candidates, weights, seed)
+
+    def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
+        """Of each layer weights and biases: (H, D), (H,), (K, H), (K,); one output for two classes."""
+        (first, last), (bias, last_bias) = estimator.coefs_, estimator.intercepts_
+        return first.T, bias, last.T, last_bias
+
+    def restore(self, classes: np.ndarray, arrays: Sequence[np.ndarray], chosen: Any, seed: int) -> Any:
+        """See `Head.restore`."""
+        first, bias, last, last_bias = arrays
+        wanted = [first.shape[:1], (outputs(len(classes)), len(bias)), (outputs(len(classes)),)]
+        check_shapes(len(classes), arrays, first.ndim == 2 and [one.shape for one in arrays[1:]] == wanted)
+        return mlp_classifier(classes, [first.T, last.T], [bias, last_bias], chosen, seed)
+
+
+def _fit(
+    X: Rows, y: np.ndarray, candidates: Iterable[float | None], weights: np.ndarray | None, seed: int
+) -> Iterator[Fitted]:
     """MLPClassifier (ReLU, Adam) at each alpha, on features standardised by `feature_scales`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier

@@ -1,0 +1,93 @@
+"""The kinds of probe, one file each. A new one is a member of `KINDS`; nothing else needs to know it."""
+
+from __future__ import annotations
+
+import sys
+
+from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds.centroid import Centroid
+from featurepipe.probes.kinds.kind import BALANCED, FOLDS, Fitted, Head, Kind, balanced, threads
+from featurepipe.probes.kinds.knn import Knn
+from featurepipe.probes.kinds.lda import Lda
+from featurepipe.probes.kinds.logistic import C_GRID, Logistic
+from featurepipe.probes.kinds.mlp import Mlp
+from featurepipe.probes.kinds.quadratic import describe
+from featurepipe.probes.kinds.ridge import ALPHA_GRID, Ridge
+from featurepipe.probes.kinds.svm import Svm
+from featurepipe.solvers import CPU, check_device
+
+__all__ = [
+    "ALPHA_GRID",
+    "BALANCED",
+    "CLASS_WEIGHTS",
+    "C_GRID",
+    "FOLDS",
+    "KINDS",
+    "Fitted",
+    "Head",
+    "Kind",
+    "balanced",
+    "candidates_of",
+    "check_kind",
+    "describe",
+    "named",
+    "names",
+    "threads",
+]
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Logistic(), Ridge(), Svm(), Lda(), Centroid(), Knn(), Mlp())}
+CLASS_WEIGHTS = (None, BALANCED)
+
+
+def names(trait: str, *, without: bool = False) -> tuple[str, ...]:
+    """Names of the kinds that have a trait, such as ``is_linear``; or of those that lack it.
+
+    Examples
+    --------
+    >>> names("is_copied")
+    ('knn', 'mlp')
+    """
+    return tuple(name for name, kind in KINDS.items() if getattr(kind, trait) is not without)
+
+
+def named(kind: str) -> Kind:
+    """The kind of that name.
+
+    Raises
+    ------
+    ProbeError
+        There is none.
+    """
+    if kind not in KINDS:
+        *others, last = KINDS
+        raise ProbeError(f"probe {kind!r} is unknown; use {', '.join(others)} or {last}")
+    return KINDS[kind]
+
+
+def candidates_of(kind: str, value: float | None, rows: int = sys.maxsize) -> tuple[float | None, ...]:
+    """The strengths to try: the given one, or the kind's grid as far as it goes with so many rows.
+
+    Without their number, whatever any rows could have.
+
+    Raises
+    ------
+    ProbeError
+        A value that the kind cannot have.
+    """
+    return KINDS[kind].candidates(value, rows)
+
+
+def check_kind(kind: str, class_weight: str | None, device: str = CPU) -> None:
+    """Raise ProbeError for an unknown kind, or class weights or a device that it cannot have."""
+    found = named(kind)
+    if class_weight not in CLASS_WEIGHTS:
+        raise ProbeError(f"class_weight {class_weight!r} is unknown; use None or 'balanced'")
+    if class_weight is not None and not found.is_weighted:
+        able = ", ".join(names("is_weighted"))
+        raise ProbeError(f"a {kind} probe has no class weights; leave them out, or use one of {able}")
+    if device != CPU and not found.on_devices:
+        raise ProbeError(
+            f"a {kind} probe is fitted on the {CPU}, not on {device}; leave the device out, or use one of "
+            f"{', '.join(names('on_devices'))}"
+        )
+    check_device(device)

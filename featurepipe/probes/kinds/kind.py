@@ -1,0 +1,219 @@
+"""What a kind of probe says of itself and can do: the seam that every kind plugs into."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featurepipe.errors import ProbeError
+from featurepipe.solvers import CPU, Certificate, Rows, Stack
+
+Fitted = tuple[Any, Certificate | None]
+FOLDS = 5
+BALANCED = "balanced"
+SMALL_BYTES = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(ABC):
+    """How a fitted classifier is written into a model file, and made again from it.
+
+    Attributes
+    ----------
+    name : str
+    tensors : tuple of str
+        Names of its arrays in a model file.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+
+    @abstractmethod
+    def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
+        """The arrays of a fitted estimator, in the order of `tensors`."""
+
+    @abstractmethod
+    def restore(self, classes: np.ndarray, arrays: Sequence[np.ndarray], chosen: Any, seed: int) -> Any:
+        """A scikit-learn estimator as if it had been fitted here.
+
+        Parameters
+        ----------
+        classes : ndarray, shape (K,)
+            Sorted.
+        arrays : sequence of ndarray
+            In the order of `tensors`.
+        chosen : float, mapping or None
+            Its strength, as `featurepipe.probes.Probe.chosen` has it.
+        seed : int
+            What it was fitted with.
+
+        Raises
+        ------
+        ValueError
+            The arrays do not fit the classes, or each other.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Head):
+    """A kind of probe.
+
+    Attributes
+    ----------
+    parameter : str or None
+        What its strength is called; None where there is nothing to choose.
+    grid : tuple of float or None
+        The strengths that are tried.
+    is_linear : bool
+        Whether it has a weight for each class and feature, from which a network's head can start.
+    is_cross_entropy : bool
+        Whether it minimises the cross-entropy, as tuning does, so that a tuned head has its strength.
+    is_weighted : bool
+        Whether it takes class weights.
+    on_devices : bool
+        Whether it can be fitted on a GPU.
+    is_copied : bool
+        Whether it is made of a copy of the features, which then have to be in memory.
+    is_dear : bool
+        Whether it is fitted once only, and not by cross-validation too, where its strength is given.
+    """
+
+    parameter: str | None
+    grid: tuple[float | None, ...]
+    is_linear: bool = False
+    is_cross_entropy: bool = False
+    is_weighted: bool = True
+    on_devices: bool = False
+    is_copied: bool = False
+    is_dear: bool = False
+
+    @abstractmethod
+    def fit(
+        self,
+        X: Rows,
+        y: np.ndarray,
+        candidates: Sequence[float | None],
+        weights: np.ndarray | None,
+        *,
+        seed: int,
+        keep: bool,
+        device: str,
+    ) -> Iterable[Fitted]:
+        """Fit every candidate; as `fit_path`, with the weights (n,) of the rows."""
+
+    def fit_path(
+        self,
+        X: Rows,
+        y: np.ndarray,
+        candidates: Sequence[float | None],
+        *,
+        class_weight: str | None = None,
+        seed: int = 0,
+        keep: bool = True,
+        device: str = CPU,
+    ) -> list[Fitted]:
+        """Fit every candidate.
+
+        Parameters
+        ----------
+        X : ndarray or Stack, shape (n, D)
+        y : ndarray, shape (n,)
+        candidates : sequence
+            Strengths, of `parameter`.
+        class_weight : {None, 'balanced'}
+            See `featurepipe.probes.fit`.
+        seed : int
+            Seed of an mlp's initialisation and batches.
+        keep : bool
+        device : str
+            See `featurepipe.probes.fit`.
+
+        Returns
+        -------
+        list of (estimator, certificate)
+            scikit-learn estimators for raw X; None where there is no certificate.
+        """
+        weights = balanced(y) if class_weight == BALANCED else None
+        with threads(X):
+            return list(self.fit(X, y, candidates, weights, seed=seed, keep=keep, device=device))
+
+    def fit_folds(
+        self, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+    ) -> Iterator[tuple[np.ndarray, list[Fitted]]]:
+        """Fit every candidate on all rows but those of a fold, fold after fold.
+
+        Parameters
+        ----------
+        X, y, candidates, **how
+            As for `fit_path`.
+        folds : ndarray of int, shape (n,)
+            From 0 to `FOLDS` - 1, or -1 for a row that is never held out. Every class stays when a fold is left out.
+
+        Yields
+        ------
+        out : ndarray of bool, shape (n,)
+            The rows held out.
+        list of (estimator, certificate)
+        """
+        for fold in range(FOLDS):
+            out = folds == fold
+            if out.any():
+                yield out, self.fit_path(Stack(X).take(~out), y[~out], candidates, **how)
+
+    def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
+        """The strengths to try: the given one, or the grid as far as it goes with so many rows.
+
+        Raises
+        ------
+        ProbeError
+            A value that the kind cannot have.
+        """
+        if value is None:
+            return self.grid
+        if self.parameter is None:
+            raise ProbeError(f"a {self.name} probe has no strength to set; leave {value} out")
+        self.check_value(value, rows)
+        return (value,)
+
+    def check_value(self, value: float, rows: int) -> None:
+        """Raise ProbeError for a strength that the kind cannot have."""
+        if not 0 < value < np.inf:
+            raise ProbeError(f"{self.parameter} must be above 0 and finite; got {value}")
+
+    def is_at_edge(self, chosen: float | None) -> bool:
+        """Whether better strengths may lie beyond the grid: the chosen one is its first or last."""
+        return len(self.grid) > 1 and chosen in (self.grid[0], self.grid[-1])
+
+    def untested(self, X: np.ndarray, strength: float | None, is_given: bool) -> tuple[float, list[str]]:
+        """The temperature where no scores are there to fit it on, and notes on that."""
+        return 1.0, []
+
+
+def threads(X: Rows) -> AbstractContextManager:
+    """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if 8 * X.shape[0] * X.shape[1] < SMALL_BYTES else None, "blas")
+
+
+def balanced(y: np.ndarray) -> np.ndarray:
+    """Weights (n,) of samples that make the classes count alike, as scikit-learn's: n / (K × count of the class)."""
+    _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    return (len(y) / (len(counts) * counts))[codes]
+
+
+def outputs(classes: int) -> int:
+    """How many scores a classifier gives: one for two classes."""
+    return 1 if classes == 2 else classes
+
+
+def check_shapes(classes: int, arrays: Sequence[np.ndarray], fits: bool) -> None:
+    """Raise ValueError unless a head's arrays fit."""
+    if not fits:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"a head of shapes {shapes} does not fit {classes} classes")
