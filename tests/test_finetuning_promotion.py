@@ -9,8 +9,9 @@ from featurepipe.backbones import embedding_forward
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.extraction import read_batch
-from featurepipe.finetuning import Cache, Head, Peers, PixelBatches, Recipe, Samples, linear_head, promote, training
+from featurepipe.finetuning import Cache, Head, Peers, PixelBatches, Recipe, Samples, linear_head, promote
 from featurepipe.finetuning.batches import in_order
+from featurepipe.finetuning.objectives import Classes
 
 QUICK = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0}
 CLASSES = np.array(["ant", "bee", "cat"], object)
@@ -53,7 +54,7 @@ def test_epoch_0_has_the_probes_validation_figures(promoted, name, kind):
 def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(
     promoted, monkeypatch, name, patience, epoch, options
 ):
-    monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 3)  # epoch 2 is
+    monkeypatch.setattr(Classes, "better", lambda self, curve, best: len(curve) == 3)  # epoch 2 is
     made, _, _, _, validation = promoted(name, patience=patience, **options)
     assert made.outcome.best_epoch == epoch
     figures = probes.evaluate(made.estimator, *embedded(made.backbone, validation), made.temperature)
@@ -65,7 +66,7 @@ def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(
 
 
 def test_the_backbone_that_is_given_stays_as_it_is_and_the_tuned_one_is_another(promoted, monkeypatch):
-    monkeypatch.setattr(training, "better", lambda curve, best: True)
+    monkeypatch.setattr(Classes, "better", lambda self, curve, best: True)
     made, backbone, *_ = promoted(checkpointing=True)
     assert sha256_state_dict(backbone.module.state_dict()) == backbone.spec["weights"]
     assert made.backbone.spec["weights"] == sha256_state_dict(made.backbone.module.state_dict())

@@ -24,6 +24,7 @@ from featurepipe.finetuning import (
     tune,
 )
 from featurepipe.finetuning.batches import in_order
+from featurepipe.finetuning.objectives import Classes
 
 QUICK = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0}
 
@@ -213,7 +214,9 @@ def first_step(tuning, **recipe):
 
 def gradients_of(network, recipe, targets=None, count=8, images=None):
     step, samples = batch(network, recipe, count, images)
-    made = training.Gradients(network, samples.targets if targets is None else targets, recipe, Peers(), print)
+    targets = samples.targets if targets is None else targets
+    objective = Classes.of(recipe, targets, network.head.weight)
+    made = training.Gradients(network, objective, recipe, Peers(), print)
     loss, weight = made.fill(step, [recipe.seed, 1, 0])
     named = [*network.module.named_parameters(), *(("head." + name, p) for name, p in network.head.named_parameters())]
     return loss / weight, {name: value.grad.clone() for name, value in named if value.grad is not None}
@@ -308,7 +311,7 @@ def test_l2_sp_pulls_by_its_strength_times_the_distance(tuning):
     network, _ = tuning()
     recipe = Recipe(**{**QUICK, "l2_sp": 0.5})
     step, samples = batch(network, recipe)
-    pulled = training.Gradients(network, samples.targets, recipe, Peers(), print)
+    pulled = training.Gradients(network, Classes(), recipe, Peers(), print)
     with torch.no_grad():
         for _, value in network.changing():
             value.add_(0.01)
@@ -344,7 +347,7 @@ def test_weight_decay_shrinks_what_it_may(tuning):
 
 
 def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning, monkeypatch):
-    monkeypatch.setattr(training, "better", lambda found, best: True)
+    monkeypatch.setattr(Classes, "better", lambda self, found, best: True)
     network, run = tuning(ema=0.9, epochs=1)
     states, step = [network.state()], network.logits
     network.logits = lambda inputs: states.append(network.state()) or step(inputs)
@@ -367,7 +370,7 @@ def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning, monkeypatc
     """Later steps go on to change the average itself."""
     network, run = tuning(ema=0.5, epochs=4, patience=9)
     kept = []
-    monkeypatch.setattr(training, "better", lambda found, best: len(found) == 3)  # epoch 2 is
+    monkeypatch.setattr(Classes, "better", lambda self, found, best: len(found) == 3)  # epoch 2 is
     outcome = run(note=lambda text: kept.append(network.predict(pixels())))
     assert outcome.best_epoch == 2
     network.load(outcome.state)
@@ -479,7 +482,7 @@ def test_with_patience_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
 
 
 def test_the_start_that_is_kept_is_as_it_was(tuning, monkeypatch):
-    monkeypatch.setattr(training, "better", lambda *_: False)
+    monkeypatch.setattr(Classes, "better", lambda self, *_: False)
     network, run = tuning(patience=9)
     before = network.state()
     assert_same_state(run().state, before)
@@ -618,7 +621,7 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
                     tensor *= 2
 
     notes = []
-    made = training.Gradients(network, samples.targets, Recipe(batch_size=8), Other(0, 2), notes.append)
+    made = training.Gradients(network, Classes(), Recipe(batch_size=8), Other(0, 2), notes.append)
     assert made.piece == 4  # its share of the batch
     loss, weight = made.fill(step, [0, 1, 0])
     assert (made.piece, weight, len(notes)) == (1, 16, 2)
@@ -791,7 +794,7 @@ def test_interrupted_while_an_average_is_validated_the_best_stands(tuning, monke
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=str)
 def test_a_finished_run_is_not_learned_again(tuning, tmp_path, monkeypatch, options):
-    monkeypatch.setattr(training, "better", lambda *_: False)  # the last epoch is kept all the same
+    monkeypatch.setattr(Classes, "better", lambda self, *_: False)  # the last epoch is kept all the same
     path = tmp_path / "c.pt"
     first = tuning(**options)[1](checkpoint=path)
     network, run = tuning(**options)
@@ -840,7 +843,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, t
 
 def test_the_identity_of_a_run_is_made_once_of_all_that_decides_it(tuning):
     network, _ = tuning()
-    made = training._Tuning(network, batches(network), None, Recipe(), None, {"a": 1}, Peers(), None, print)
+    made = training._Tuning(network, batches(network), None, Recipe(), Classes(), None, {"a": 1}, Peers(), None, print)
     assert made.identity == sha256_json({"a": 1, "recipe": asdict(Recipe())})
 
 

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from featurepipe import evaluate, extract, models, probe, probes, report
+from featurepipe.digests import sha256_file
+from featurepipe.finetuning import Network, Recipe, Samples, random_head, tune
+from featurepipe.finetuning.batches import PixelBatches, in_order
+from featurepipe.finetuning.peers import Peers
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
+from featurepipe.stores import Pending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +53,47 @@ def test_a_new_kind_of_probe_is_one_class(photos, tmp_path, monkeypatch):
     assert evaluate(tmp_path / "m.safetensors", tmp_path / "st")["top1"] == result["test"]["top1"]
     page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
     assert "shrink=" in page
+
+
+class Brightness:
+    """A regression instead of classes: the target is a number, the network's one output says it."""
+
+    def loss(self, outputs, targets):
+        return ((outputs[:, 0] - targets.float()) ** 2).sum(), float(len(targets))
+
+    def validate(self, outputs, targets):
+        return {"error": float(np.mean((outputs[:, 0] - targets) ** 2)), "n": len(targets)}
+
+    def better(self, curve, best):
+        return curve[-1]["error"] < curve[best]["error"]
+
+    def stale(self, curve):
+        return len(curve) - 1 - min(range(len(curve)), key=lambda i: curve[i]["error"])
+
+    def tell(self, row):
+        return f"squared error {row['error']:.3f}"
+
+
+def test_a_new_objective_is_one_class(tmp_path, small):
+    files = [tmp_path / f"{n:02}.png" for n in range(24)]
+    for n, path in enumerate(files):
+        Image.fromarray(np.full((32, 32, 3), 40 * (n % 6), np.uint8)).save(path)
+    images = [Pending(sha256_file(path), path) for path in files]
+    samples = Samples(images, np.arange(24) % 6)
+    recipe = Recipe(tune="all", epochs=4, batch_size=8, augment="none", lr=3e-2, patience=9)
+    backbone = small()
+    network = Network(backbone, *random_head(1, backbone.width, 0), recipe)
+    batches = PixelBatches(samples, backbone.transform, recipe, "cpu", 1)
+    heard = []
+    outcome = tune(
+        network,
+        batches,
+        lambda: in_order(samples, backbone.transform, 64, "cpu", 1, Peers()),
+        recipe,
+        objective=Brightness(),
+        note=heard.append,
+    )
+    errors = [row["error"] for row in outcome.curve]
+    assert outcome.best_epoch == int(np.argmin(errors)) > 0
+    assert min(errors) < errors[0] / 2
+    assert heard[0].startswith("before tuning: squared error ")

@@ -38,7 +38,7 @@ from featurepipe.errors import (
     StoreError,
     TrainingDiverged,
 )
-from featurepipe.finetuning import training
+from featurepipe.finetuning.objectives import Classes
 from featurepipe.stages import Listener, finetune, promoting, recording, starting
 from featurepipe.stores import Store
 
@@ -94,7 +94,7 @@ def tuned(path):
 @pytest.fixture
 def always(monkeypatch):
     """What was learned last is kept, so that tests do not hang on a figure."""
-    monkeypatch.setattr(training, "better", lambda curve, best: True)
+    monkeypatch.setattr(Classes, "better", lambda self, curve, best: True)
     monkeypatch.setattr(finetuning, "pays", lambda *_: True)
 
 
@@ -274,7 +274,7 @@ def test_where_nothing_was_tuned_nothing_was_compared(store, compared):
 
 
 def test_with_patience_the_best_epoch_is_kept_and_without_the_last(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "better", lambda curve, best: len(curve) == 2)  # epoch 1 is
+    monkeypatch.setattr(Classes, "better", lambda self, curve, best: len(curve) == 2)  # epoch 1 is
     _, path = store()
     best, last = (
         finetune(path, output=tmp_path / f"{patience}.safetensors", **{**QUICK, "patience": patience})["finetuning"]

@@ -18,6 +18,7 @@ from featurepipe.finetuning.heads import (
     starting_head,
 )
 from featurepipe.finetuning.networks import Forward, Network
+from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers, joined
 from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote, refit_recipe, refitted
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
@@ -36,9 +37,11 @@ __all__ = [
     "Cache",
     "Cached",
     "CachedBatches",
+    "Classes",
     "Forward",
     "Head",
     "Network",
+    "Objective",
     "Outcome",
     "Peers",
     "PixelBatches",

@@ -11,6 +11,7 @@ from featurepipe.backbones import is_out_of_memory
 from featurepipe.errors import OutOfMemory
 from featurepipe.finetuning.batches import Step
 from featurepipe.finetuning.networks import Network
+from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 
@@ -25,8 +26,7 @@ class Gradients:
     ----------
     network : Network
         As tuning starts from it: L2-SP pulls back to here.
-    targets : ndarray of int64, shape (n,)
-        Class numbers of all training images, for class weights.
+    objective : Objective
     recipe : Recipe
     peers : Peers
     note : callable
@@ -39,11 +39,10 @@ class Gradients:
     """
 
     def __init__(
-        self, network: Network, targets: np.ndarray, recipe: Recipe, peers: Peers, note: Callable[[str], object]
+        self, network: Network, objective: Objective, recipe: Recipe, peers: Peers, note: Callable[[str], object]
     ) -> None:
-        self._network, self._recipe, self._peers, self._note = network, recipe, peers, note
+        self._network, self._objective, self._recipe, self._peers, self._note = network, objective, recipe, peers, note
         self.piece = -(-recipe.batch_size // (recipe.accumulate * peers.world))
-        self._weights = _balanced(targets, network.head.weight) if recipe.class_weight else None  # (K,)
         self._start = network.copy() if recipe.l2_sp else {}
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -122,29 +121,22 @@ class Gradients:
             share = float(rng.beta(self._recipe.mixup, self._recipe.mixup))
             inputs = tuple(share * one.float() + (1 - share) * one.float().flip(0) for one in inputs)
             other = step.targets.flip(0)
-        options = {"reduction": "sum", "label_smoothing": self._recipe.label_smoothing, "weight": self._weights}
-        total = torch.zeros((), device=step.targets.device)
+        total, weight = torch.zeros((), device=step.targets.device), 0.0
         for start in range(0, len(step), self.piece):
             some = slice(start, start + self.piece)
             logits = self._network.logits(tuple(one[some] for one in inputs))  # (B, K)
-            loss = share * torch.nn.functional.cross_entropy(logits, step.targets[some], **options)
+            loss, some_weight = self._objective.loss(logits, step.targets[some])
             if share < 1:
-                loss = loss + (1 - share) * torch.nn.functional.cross_entropy(logits, other[some], **options)
+                mixed, mixed_weight = self._objective.loss(logits, other[some])
+                loss = share * loss + (1 - share) * mixed
+                some_weight = share * some_weight + (1 - share) * mixed_weight
             loss.backward()
             total += loss.detach()
-        if self._weights is None:
-            return total.item(), float(len(step))
-        weights = share * self._weights[step.targets].sum() + (1 - share) * self._weights[other].sum()
-        return total.item(), weights.item()
+            weight += some_weight
+        return total.item(), weight
 
     def _pull(self) -> None:
         """L2-SP: Xuhong et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"."""
         for name, value in self._network.changing() if self._start else ():
             if value.grad is not None:
                 value.grad += self._recipe.l2_sp * (value.detach() - self._start[name])
-
-
-def _balanced(targets: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """Weights under which every class counts alike, (K,), where the head's weights `like` (K, D) are."""
-    counts = np.bincount(targets, minlength=len(like))
-    return like.new_tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)))

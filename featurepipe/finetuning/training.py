@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from featurepipe import probes
 from featurepipe.backbones import is_out_of_memory
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, OutputError, TrainingDiverged
 from featurepipe.finetuning import checkpoints
 from featurepipe.finetuning.batches import Samples, Step
-from featurepipe.finetuning.choices import better
 from featurepipe.finetuning.gradients import Gradients
 from featurepipe.finetuning.networks import Network
+from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
-from featurepipe.probes.metrics import log_loss, softmax
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -103,6 +101,7 @@ def tune(
     validation: Callable[[], Iterator[Step]],
     recipe: Recipe,
     *,
+    objective: Objective | None = None,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     peers: Peers = Peers(),  # noqa: B008  # frozen
@@ -113,7 +112,7 @@ def tune(
 
     The last epoch is kept, where the learning rate has come down to nothing: the best of many epochs by few validation
     images is the luckiest one. Where training ends before its time (patience, Ctrl-C, an error), the best epoch until
-    then is kept, by `better`; the start is epoch 0.
+    then is kept, by the objective's `better`; the start is epoch 0.
 
     Parameters
     ----------
@@ -122,6 +121,8 @@ def tune(
     validation : callable
         Gives the validation images as steps, in their order.
     recipe : Recipe
+    objective : Objective, optional
+        By default `Classes`, as the recipe has it.
     checkpoint : Path, optional
         File to write checkpoints to, and to go on from if it is this very run's.
     identity : mapping, optional
@@ -147,7 +148,10 @@ def tune(
     KeyboardInterrupt
         Before the first validation is over; from then on the best so far is returned.
     """
-    return _Tuning(network, train, validation, recipe, checkpoint, identity or {}, peers, progress, note).run()
+    if objective is None:
+        objective = Classes.of(recipe, train.samples.targets, network.head.weight)
+    identity = identity or {}
+    return _Tuning(network, train, validation, recipe, objective, checkpoint, identity, peers, progress, note).run()
 
 
 class _Tuning:
@@ -157,6 +161,7 @@ class _Tuning:
         train: Batches,
         validation: Callable[[], Iterator[Step]],
         recipe: Recipe,
+        objective: Objective,
         checkpoint: Path | None,
         identity: Mapping[str, Any],
         peers: Peers,
@@ -168,7 +173,7 @@ class _Tuning:
         self.peers, self.progress, self.note = peers, progress, note
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.gradients = Gradients(network, train.samples.targets, recipe, peers, note)
+        self.objective, self.gradients = objective, Gradients(network, objective, recipe, peers, note)
         self.saved = time.perf_counter()
         self.lost = ""  # why the first of the images that cannot be read any more cannot
 
@@ -201,8 +206,7 @@ class _Tuning:
             found = self.peers.share(None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity))
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
-            accuracy = f"{100 * first['top1']:.1f} %, log-loss {first['log_loss']:.3f}"
-            self.note(f"before tuning: accuracy on {first['n']} held-back images {accuracy}")
+            self.note(f"before tuning: {self.objective.tell(first)}")
             return _Run(
                 [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
             ), None
@@ -232,14 +236,10 @@ class _Tuning:
         return EVERY_EPOCH
 
     def _impatience(self, run: _Run) -> str | None:
-        """Why no further epoch is tried, if none is: neither top-1 nor log-loss has been better for long enough."""
+        """Why no further epoch is tried, if none is: no figure has been better for long enough."""
         done = run.curve[self.recipe.head_epochs :] if len(run.curve) > self.recipe.head_epochs else run.curve[:1]
-        last = max(
-            max(range(len(done)), key=lambda i: (done[i]["top1"], -i)),
-            min(range(len(done)), key=lambda i: (done[i]["log_loss"], i)),
-        )
         patience = self.recipe.patience
-        if run.step or not patience or len(done) - 1 - last < patience:
+        if run.step or not patience or self.objective.stale(done) < patience:
             return None
         return f"early: validation no better for {patience} epochs"
 
@@ -266,10 +266,10 @@ class _Tuning:
         run.seconds = before + time.perf_counter() - started
         told = {"epoch": run.epoch, "train_loss": run.loss / run.weight, "lr": run.rate}
         row = {**told, **figures, "seconds": run.seconds}
-        if not math.isfinite(row["log_loss"]):
+        if not all(map(math.isfinite, figures.values())):
             raise TrainingDiverged(self._diverged("the validation loss", run))
         run.curve.append(row)
-        if better(run.curve, run.best_epoch):
+        if self.objective.better(run.curve, run.best_epoch):
             best = self._weights(run)
             run.best_epoch, run.best = run.epoch, best  # at once, whenever Ctrl-C comes
         run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
@@ -316,11 +316,7 @@ class _Tuning:
             value /= self.peers.world
 
     def _validate(self) -> dict[str, float]:
-        """Top-1 and log-loss of the validation data.
-
-        The log-loss is that at the temperature that suits these very logits best, as the finished model will have it:
-        a network grows sure of itself long before it grows worse.
-        """
+        """The objective's figures of the validation data, and the seconds that they took."""
         started = time.perf_counter()
         own, failure = [], ""
         try:
@@ -344,11 +340,7 @@ class _Tuning:
                 f"no validation image can be read any more: {self.lost}; restore the files and run again"
             )
         scores, truth = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        found = {"top1": float((scores.argmax(axis=1) == truth).mean()), "log_loss": math.nan, "n": len(truth)}
-        if np.isfinite(scores).all():
-            proba = softmax(scores, probes.fit_temperature(scores, truth, np.arange(scores.shape[1])))
-            found["log_loss"] = log_loss(proba, truth)
-        return {**found, "seconds": time.perf_counter() - started}
+        return {**self.objective.validate(scores, truth), "seconds": time.perf_counter() - started}
 
     def _miss(self, step: Step) -> None:
         """Say once that images are left out."""
@@ -400,13 +392,12 @@ class _Tuning:
         return self.progress(label, total) if self.progress is not None else nullcontext(lambda done: None)
 
     def _tell(self, run: _Run) -> None:
-        row, best = run.curve[-1], 100 * run.curve[run.best_epoch]["top1"]
-        patient = f" (best so far: epoch {run.best_epoch}, {best:.1f} %)" if self.recipe.patience else ""
+        row = run.curve[-1]
+        patient = f" (best so far: epoch {run.best_epoch})" if self.recipe.patience else ""
         left = (self.epochs - row["epoch"]) * row["seconds"]
         to_go = f", at most {_duration(left)} to go" if left else ""
         self.note(
-            f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, accuracy on "
-            f"{row['n']} held-back images {100 * row['top1']:.1f} %, calibrated log-loss {row['log_loss']:.3f}"
+            f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, {self.objective.tell(row)}"
             f"{patient}; {row['seconds']:.0f} s{to_go}"
         )
 
