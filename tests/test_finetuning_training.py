@@ -310,7 +310,7 @@ def test_l2_sp_holds_the_weights_where_they_were(tuning):
 def test_l2_sp_pulls_by_its_strength_times_the_distance(tuning):
     network, _ = tuning()
     recipe = Recipe(**{**QUICK, "l2_sp": 0.5})
-    step, samples = batch(network, recipe)
+    step, _ = batch(network, recipe)
     pulled = training.Gradients(network, Classes(), recipe, Peers(), print)
     with torch.no_grad():
         for _, value in network.changing():
@@ -608,7 +608,7 @@ def test_no_memory_for_a_single_image_ends_it_with_the_best_so_far(tuning):
 
 def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
     network, _ = tuning()
-    step, samples = batch(network, Recipe(batch_size=8))
+    step, _ = batch(network, Recipe(batch_size=8))
 
     class Other(Peers):
         """Has no memory for more than one image, and the same gradients."""
