@@ -174,7 +174,7 @@ def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels:
         "layer": entry.layer,
         "folder": entry.folder.name,
         "precision": entry.spec["precision"],
-        "decoder": entry.spec["transform"]["decoder"],
+        "decoder": entry.spec["transform"].get("decoder") or "pillow",  # as long as there was no other
         "images": len(places),
         "cosine_median": float(np.median(cosine)),
         "cosine_min": float(cosine.min()),

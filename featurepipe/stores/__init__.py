@@ -19,8 +19,9 @@ the file had just been modified when it was read. A store of 1.0 lacks them; it 
 cut, and becomes one of 1.1 at the next extraction. Readers of 1.0 read 1.1, for whom these are four more columns.
 """
 
-from featurepipe.stores.directory import Known, Store
+from featurepipe.stores.directory import Store
 from featurepipe.stores.entries import Entry
+from featurepipe.stores.manifest import Known
 from featurepipe.stores.planning import Pending, Plan, digest_rows, plan
 from featurepipe.stores.rows import Row, Rows
 from featurepipe.stores.writing import Writer, Writers
