@@ -154,7 +154,7 @@ class Store:
             It lists parts of files.
         """
         path, header = self._manifest, self._trusted() if checked else self._header()
-        if not path.exists():
+        if not path.is_file():
             raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
         try:
             return manifest.read(path, self._judge(header) if checked else _anything).rows
@@ -173,7 +173,7 @@ class Store:
         FormatTooNew
             It lists parts of files.
         """
-        if not self._manifest.exists():
+        if not self._manifest.is_file():
             return
         header = self._header()
         digest = None if header.digests is None else sha256_file(self._manifest)
@@ -221,7 +221,7 @@ class Store:
         """
         header, path = self._header(), self._manifest
         root = self._place(self._state(header))
-        if root is None or not path.exists():
+        if root is None or not path.is_file():
             raise StoreError(
                 f"{self.path} has nothing to accept; fill it with: featurepipe extract DATA -s {self.path}"
             )
@@ -318,11 +318,14 @@ class Store:
         checked, problems, repaired = 0, list(self._problems()), []
         for folder in self._folders():
             seen: set[bytes] = set()
+            spec = None
             for path in _shard_paths(folder):
                 try:
                     shard = shards.read(path)
                     digests = {row.tobytes() for row in shard.digests}
-                    _check_own(path, shard)
+                    check_described(path, shard.spec, shard.provenance)
+                    if not _is_named_after(folder, shard) or shard.spec != (spec or shard.spec):
+                        raise ShardCorrupt(f"{path} belongs to another backbone ({shard.fingerprint[:8]})")
                     if len(digests) < len(shard.digests) or digests & seen:
                         raise ShardCorrupt(f"{path} repeats digests")
                 except (ShardCorrupt, ShardUnreadable, FormatTooNew) as error:
@@ -332,6 +335,7 @@ class Store:
                         path.rename(path.with_suffix(".corrupt"))
                         repaired.append(str(path))
                     continue
+                spec = shard.spec
                 seen |= digests
                 checked += len(digests)
         return {"ok": not problems, "checked": checked, "problems": problems, "repaired": repaired}
@@ -353,7 +357,7 @@ class Store:
         """What is wrong with the header or the manifest."""
         try:
             header = self._trusted()
-            if self._manifest.exists():
+            if self._manifest.is_file():
                 self.rows()
             elif self._state(header).manifest is not None:
                 yield f"{self._manifest} is gone; make it anew with: featurepipe extract DATA -s {self.path}"
@@ -388,7 +392,7 @@ class Store:
         return replace(header.settled(held), version=headers.ENCODING_VERSION)
 
     def _digest(self) -> str | None:
-        return sha256_file(self._manifest) if self._manifest.exists() else None
+        return sha256_file(self._manifest) if self._manifest.is_file() else None
 
     def _judge(self, header: Header) -> Callable[[str], bool]:
         """Says of a digest whether it is that of the store's manifest, by the header read before or by that of now.
@@ -462,13 +466,6 @@ def _is_own(path: Path) -> bool:
 
 def _is_named_after(folder: Path, shard: shards.Shard | shards.ShardIndex) -> bool:
     return folder.name.endswith(f"-{sha256_json(shard.spec)[:8]}")
-
-
-def _check_own(path: Path, shard: shards.Shard) -> None:
-    """Check that a shard describes its backbone, and is one of its folder's."""
-    check_described(path, shard.spec, shard.provenance)
-    if not _is_named_after(path.parent, shard):
-        raise ShardCorrupt(f"{path} belongs to another backbone ({shard.fingerprint[:8]})")
 
 
 def _natural(name: str) -> list[str | int]:

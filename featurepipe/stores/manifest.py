@@ -124,7 +124,7 @@ def write(path: Path, rows: Rows) -> str:
 
 def written(path: Path, rows: Rows) -> str | None:
     """The sha256 of a manifest that says just this already; None if it does not."""
-    if not path.exists():
+    if not path.is_file():
         return None
     digest = hashlib.sha256()
     with open(path, "rb") as file:
