@@ -203,15 +203,53 @@ def test_a_store_that_may_not_be_written_says_so(store, as_nobody):
     store.path.chmod(0o755)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSPC])
-def test_a_file_system_without_locks_or_room_is_named(store, monkeypatch, number):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOSPC])
+@pytest.mark.parametrize("before", [False, True], ids=["first lock", "a lock from before"])
+@pytest.mark.filterwarnings("error")
+def test_a_file_system_without_locks_or_room_is_named(store, monkeypatch, number, before):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
+    (store.path / ".lock").unlink()
+    if before:
+        (store.path / ".lock").write_bytes(b"")
     monkeypatch.setattr(fcntl, "flock", fail)
     says = "the disk is full" if number == errno.ENOSPC else "the file system has no locks"
-    with pytest.raises(OSError, match=rf"{store.path / '.lock'} cannot be .*{says}"), store.lock():
+    for _ in range(2):  # the second try, too
+        with (
+            pytest.raises(OSError, match=rf"{store.path / '.lock'} cannot be .*{os.strerror(number)}|{says}") as caught,
+            store.lock(),
+        ):
+            raise AssertionError("not reached")
+        assert says in str(caught.value)
+        assert "another process" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("a folder", Path.mkdir),
+        ("a link", lambda path: path.symlink_to(path.with_name("store.json"))),
+        ("a link", lambda path: path.symlink_to("nowhere")),
+        ("a pipe", os.mkfifo),
+    ],
+)
+def test_what_lies_in_the_locks_place_and_is_no_file_is_named(store, kind, make):
+    (store.path / ".lock").unlink()
+    make(store.path / ".lock")
+    before = (store.path / "store.json").read_bytes()
+    with pytest.raises(StoreError, match=rf"\.lock is {kind} and not a lock's file; remove it, and run"), store.lock():
         raise AssertionError("not reached")
+    assert (store.path / "store.json").read_bytes() == before
+    assert not (store.path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("content", ["", "4711\nsomehost\n"])
+def test_a_locks_file_of_any_content_is_a_lock(store, content):
+    (store.path / ".lock").write_text(content)
+    with store.lock():
+        pass
+    assert (store.path / ".lock").read_text() == content
 
 
 def test_the_lock_removes_leftovers_and_nothing_else(store):
@@ -1142,3 +1180,71 @@ def test_a_lock_sweeps_what_writers_of_the_store_left_and_nobody_elses(tmp_path)
     with store.lock():
         pass
     assert [path.exists() for path in (*swept, *kept)] == [False, False, True, True]
+
+
+# -- links
+
+
+def linked_entry(store, base):
+    """A store whose entry is a link to a folder elsewhere, with a sound shard, a broken one and a half one."""
+    put(store, range(4))
+    folder = shard_files(store)[0].parent
+    elsewhere = folder.rename(base / "elsewhere")
+    folder.symlink_to(elsewhere)
+    broken = elsewhere / "shard-00001.h5"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    (elsewhere / "shard-00009.h5.0123.partial").write_bytes(b"half")
+    return elsewhere
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_entry_behind_a_link_is_read_and_nothing_there_is_renamed_or_removed(store, tmp_path):
+    elsewhere = linked_entry(store, tmp_path)
+    before = content(elsewhere)
+    with store.lock():
+        found = store.verify(repair=True)
+    assert (found["checked"], found["repaired"], len(found["problems"])) == (2, [], 1)
+    assert "shard-00001.h5" in found["problems"][0]
+    assert found["problems"][0].endswith("it lies behind a link, so nothing is set aside there")
+    assert content(elsewhere) == before
+
+
+def test_an_entry_behind_a_link_is_filled_where_it_lies(store, tmp_path):
+    elsewhere = linked_entry(store, tmp_path)
+    (elsewhere / "shard-00001.h5").unlink()
+    put(store, range(2, 4))
+    assert {path.name for path in elsewhere.glob("*.h5")} == {"shard-00000.h5", "shard-00010.h5"}  # never used before
+    assert len(store.entry(PIXELS).places()) == 4
+
+
+def test_a_shard_that_is_a_link_is_not_set_aside(store, tmp_path):
+    put(store, range(4))
+    first = shard_files(store)[0]
+    elsewhere = first.rename(tmp_path / "mine.h5")
+    elsewhere.write_bytes(elsewhere.read_bytes()[:-100])
+    first.symlink_to(elsewhere)
+    found = store.verify(repair=True)
+    assert (found["repaired"], len(found["problems"]), first.is_symlink(), elsewhere.exists()) == ([], 1, True, True)
+
+
+def test_a_partial_that_is_a_link_goes_and_its_target_stays(store, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    link = store.path / "manifest.csv.0123.partial"
+    link.symlink_to(tmp_path / "mine")
+    with store.lock():
+        pass
+    assert not link.is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_manifest_that_is_a_pipe_is_none(store):
+    store.write_rows(store.path, [])
+    (store.path / "manifest.csv").unlink()
+    os.mkfifo(store.path / "manifest.csv")
+    with pytest.raises(StoreError, match="has no manifest"):
+        store.rows()
+    assert list(store.known(store.path)) == []
+    assert "is gone" in store.verify()["problems"][0]
