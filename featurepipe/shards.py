@@ -132,7 +132,7 @@ def _image(name: str, shard: Shard) -> bytes:
         file["checksums"] = checksums(shard.digests, shard.embeddings)
         file["reject_digests"] = digest_array(shard.rejects)
         file["reject_reasons"] = _texts(list(shard.rejects.values()))
-        file.attrs[DIGEST] = _texts(Parts.of(file).digest())
+        file.attrs[DIGEST] = _texts(Parts.of(_attributes(file), file).digest())
         file.flush()
         return file.id.get_file_image()
 
@@ -271,11 +271,11 @@ class Parts(NamedTuple):
     reject_reasons: list[str]
 
     @classmethod
-    def of(cls, file: Any) -> Parts:
-        """Read them from a file of h5py whose datasets are known to be safe to read."""
-        texts = {name: _attribute(file, name) for name in ATTRIBUTES}
-        arrays = (file[name][()] for name in ("digests", "checksums", "reject_digests"))
-        return cls(texts, file["embeddings"], *arrays, file["reject_reasons"].asstr()[()].tolist())
+    def of(cls, texts: Mapping[str, str], members: Mapping[str, Any]) -> Parts:
+        """Read them from datasets that are known to be safe to read."""
+        arrays = (members[name][()] for name in ("digests", "checksums", "reject_digests"))
+        reasons = [reason.decode("utf-8") for reason in members["reject_reasons"][()].tolist()]
+        return cls({name: texts[name] for name in ATTRIBUTES}, members["embeddings"], *arrays, reasons)
 
     def digest(self) -> str:
         """The sha256 of the canonical JSON of all attributes, shapes, dtypes, reasons and the arrays' own sha256.
@@ -302,10 +302,10 @@ def _opened(path: Path) -> Iterator[tuple[ShardIndex, Parts]]:
     try:
         size = _size(path)
         with h5py.File(path, "r") as file:
-            _check_kind(path, file)
-            _check_members(file, size)
-            parts = Parts.of(file)
-            yield _index(path, parts, _attribute(file, DIGEST)), parts
+            texts = _attributes(file)
+            _check_kind(path, texts["encoding-type"], texts["encoding-version"])
+            parts = Parts.of(texts, _members(file, size))
+            yield _index(path, parts, texts[DIGEST]), parts
     except (ShardCorrupt, FormatTooNew):
         raise
     except OSError as error:
@@ -324,28 +324,30 @@ def _size(path: Path) -> int:
     return status.st_size
 
 
-def _check_members(file: Any, size: int) -> None:
-    """Check that all members are datasets that lie inside the file and are no larger than it; nothing is read."""
+def _members(file: Any, size: int) -> dict[str, Any]:
+    """All datasets, once it is sure that nothing else is there, that they lie inside the file, and fit in it."""
     import h5py
 
-    total = 0
-    for name in file:
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+    found, total = {}, 0
+    for name in file.id:
+        if file.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise ValueError(f"{name!r} is a link to something else")
-        if file.get(name, getclass=True) is not h5py.Dataset:
+        member = h5py.h5o.open(file.id, name)
+        if not isinstance(member, h5py.h5d.DatasetID):
             raise ValueError(f"{name!r} is not a dataset")
-        dataset = file[name].id
-        made = dataset.get_create_plist()
+        made = member.get_create_plist()
         if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
             raise ValueError(f"{name!r} is not contiguous and uncompressed inside the file")
-        needed, offset = prod(dataset.shape) * dataset.get_type().get_size(), dataset.get_offset()
+        needed, offset = prod(member.shape) * member.get_type().get_size(), member.get_offset()
         total += needed
         if needed and (offset is None or offset + needed > size or total > size):
             raise ValueError(f"{name!r} claims {needed} bytes, which a file of {size} does not hold")
+        found[name.decode("utf-8", "surrogateescape")] = h5py.Dataset(member)
     for name, dtypes in DTYPES.items():
-        found = file[name].dtype
-        if found.str not in dtypes and (dtypes or found.kind != "S"):
-            raise ValueError(f"{name!r} is of type {found}")
+        dtype = found[name].dtype
+        if dtype.str not in dtypes and (dtypes or dtype.kind != "S"):
+            raise ValueError(f"{name} is of type {dtype}")
+    return found
 
 
 def _unread(path: Path, error: OSError) -> StoreError:
@@ -367,8 +369,7 @@ def _unread(path: Path, error: OSError) -> StoreError:
     return ShardUnreadable(f"{path} cannot be read now ({why}); check the disk, or remove the file and extract again")
 
 
-def _check_kind(path: Path, file: Any) -> None:
-    kind, version = _attribute(file, "encoding-type"), _attribute(file, "encoding-version")
+def _check_kind(path: Path, kind: str, version: str) -> None:
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
     if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
@@ -409,14 +410,20 @@ def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     )
 
 
-def _attribute(file: Any, name: str) -> str:
-    """A root attribute's text, '' if there is none; a ValueError if it is anything else, or too long to be read."""
-    if name not in file.attrs:
-        return ""
-    held = file.attrs.get_id(name)
-    if held.shape != () or held.dtype.kind != "S" or held.get_storage_size() > MOST_TEXT:
-        raise ValueError(f"its {name} is not a text of fixed length below {MOST_TEXT} bytes")
-    return bytes(file.attrs[name]).decode("utf-8")
+def _attributes(file: Any) -> dict[str, str]:
+    """The root attributes' texts, '' where there is none; a ValueError if one is anything else, or too long to read."""
+    import h5py
+
+    found = dict.fromkeys((*ATTRIBUTES, DIGEST), "")
+    for name in found:
+        if h5py.h5a.exists(file.id, name.encode()):
+            held = h5py.h5a.open(file.id, name.encode())
+            if held.shape != () or held.dtype.kind != "S" or held.get_storage_size() > MOST_TEXT:
+                raise ValueError(f"its {name} is not a text of fixed length below {MOST_TEXT} bytes")
+            value = np.empty((), held.dtype)
+            held.read(value)
+            found[name] = value.item().decode("utf-8")
+    return found
 
 
 def _mend(path: Path) -> str:

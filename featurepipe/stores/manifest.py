@@ -20,7 +20,8 @@ FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
 LATER_COLUMNS = ("part", "group")  # since 1.2, and empty as yet
 COLUMNS = (*FIRST_COLUMNS, *STAMP_COLUMNS, *LATER_COLUMNS)
-SHA256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
+SPLITS_OR_NONE = frozenset({*SPLITS, ""})
+IS_SHA256 = re.compile(r"(?:[0-9a-fA-F]{64})?").fullmatch  # or none, of a file that could not be read
 WRONG = (ValueError, IndexError, TypeError, OverflowError, csv.Error)  # what a damaged table makes of its reading
 
 
@@ -99,7 +100,8 @@ def known(path: Path, digest: str | None) -> Iterator[Known]:
         hashed = _Hashed(raw)
         try:
             for number, (id_, file, _, _, sha, *stamp, part, _) in enumerate(_cells(hashed), 2):
-                _check_whole(number, id_, part)
+                if part:
+                    raise _part(number, id_, part)
                 content, known_by = bytes.fromhex(sha), _stamp(stamp)
                 if known_by is not None and len(content) == 32:
                     yield Known(id_, file, content, known_by)
@@ -173,21 +175,24 @@ def _cells(hashed: _Hashed) -> Iterator[list[str]]:
     if not set(FIRST_COLUMNS) <= set(header):
         raise ValueError("it lacks columns")
     where = [header.index(name) if name in header else None for name in COLUMNS]
+    count, is_ordered = len(header), tuple(header) == COLUMNS
     for number, line in enumerate(reader, 2):
-        if len(line) != len(header):
-            raise ValueError(f"row {number} has {len(line)} cells, the header has {len(header)}")
-        yield line if tuple(header) == COLUMNS else ["" if at is None else line[at] for at in where]
+        if len(line) != count:
+            raise ValueError(f"row {number} has {len(line)} cells, the header has {count}")
+        yield line if is_ordered else ["" if at is None else line[at] for at in where]
 
 
 def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
     """What `Rows.gather` takes, of rows that can be used."""
-    before = ""
+    before = None
     for number, (id_, file, label, split, digest, *stamp, part, _) in enumerate(lines, 2):
-        _check_whole(number, id_, part)
+        if part:
+            raise _part(number, id_, part)
+        if split not in SPLITS_OR_NONE or not IS_SHA256(digest) or not file or "\0" in file or "\0" in id_:
+            raise ValueError(f"row {number}, {id_!r}: {_fault(split, digest)}")
+        if strict and before is not None and id_ <= before:
+            raise ValueError(f"row {number}, {id_!r}: ids have to be unique and sorted")
         try:
-            _check(id_, file, split, digest)
-            if strict and number > 2 and id_ <= before:
-                raise ValueError("ids have to be unique and sorted")
             known_by = _stamp(stamp)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {number}, {id_!r}: {error}") from error
@@ -195,22 +200,20 @@ def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sam
         before = id_
 
 
-def _check(id_: str, file: str, split: str, digest: str) -> None:
-    if split and split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    if digest and not SHA256(digest):
-        raise ValueError(f"{digest!r} is not a sha256")
-    if not file or "\0" in file or "\0" in id_:
-        raise ValueError("its path or id is empty or has a NUL character")
+def _fault(split: str, digest: str) -> str:
+    if split not in SPLITS_OR_NONE:
+        return f"split {split!r} is none of {', '.join(SPLITS)}"
+    if not IS_SHA256(digest):
+        return f"{digest!r} is not a sha256"
+    return "its path or id is empty or has a NUL character"
 
 
-def _check_whole(number: int, id_: str, part: str) -> None:
-    """Refuse a row that another reader would give other vectors."""
-    if part:
-        raise FormatTooNew(
-            f"row {number}, {id_!r}, of the manifest is a part of a file ({part!r}); this featurepipe reads whole "
-            "files only; upgrade it"
-        )
+def _part(number: int, id_: str, part: str) -> FormatTooNew:
+    """Of a row that another reader would give other vectors."""
+    return FormatTooNew(
+        f"row {number}, {id_!r}, of the manifest is a part of a file ({part!r}); this featurepipe reads whole files "
+        "only; upgrade it"
+    )
 
 
 def _stamp(cells: Sequence[str]) -> Stamp | None:
