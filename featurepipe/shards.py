@@ -1,6 +1,6 @@
-"""One HDF5 file of many embeddings: write, read, check. This docstring is the format's specification.
+"""One HDF5 file of many embeddings: write, read, check. ``docs/format.md`` specifies it; this is the short form.
 
-A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.0") is an HDF5 file in the file format of
+A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.1") is an HDF5 file in the file format of
 HDF5 1.10, whose metadata carry checksums of their own, so that a damaged file is refused and not followed astray.
 All text is UTF-8 of fixed length, padded with NUL. It has
 
@@ -10,16 +10,20 @@ root attributes
     - ``spec``: text, canonical JSON, everything that decides a vector.
     - ``provenance``: text, JSON, how the shard was made: ``name``, ``source``, library versions, device, batch
       size, time, and the ``seconds`` that its rows took. It decides nothing, and readers MAY ignore it.
+    - ``digest``: text, since 1.1, the sha256 over all of this except the embeddings' values (see `Parts.digest`).
 
-datasets, contiguous and uncompressed (so that embeddings MAY be memory-mapped)
+datasets, contiguous, uncompressed and inside the file (so that embeddings MAY be memory-mapped)
     - ``embeddings``: (rows, width), little-endian float32 or float16, converted before HDF5 sees it.
-    - ``digests``: (rows, 32) uint8, sha256 of each image file's bytes. A digest MUST NOT stand twice.
+    - ``digests``: (rows, 32) uint8, sha256 of each image file's bytes. A digest MUST NOT occur twice.
     - ``checksums``: (rows,) uint32, CRC-32 of digest bytes followed by embedding bytes, row by row.
     - ``reject_digests``: (rejects, 32) uint8, contents that were tried and gave no embedding.
     - ``reject_reasons``: (rejects,) UTF-8 text.
 
-A shard MAY hold no rows, if all that was tried was rejected. It is written beside its final name, closed, synced,
+A shard MAY hold no rows, if all that was tried was rejected. It is written under a temporary name, closed, synced,
 read back and checked, renamed, and its folder synced; a finished shard is never modified.
+
+A shard may come from a stranger. So nothing of it is read before its size is known to fit the file, no link or
+external storage is followed, and only a regular file is opened.
 """
 
 from __future__ import annotations
@@ -27,22 +31,36 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from featurepipe.digests import canonical_json, sha256_json
+from featurepipe.digests import canonical_json, sha256_bytes, sha256_json
 from featurepipe.errors import FormatTooNew, ShardCorrupt, ShardUnreadable, StoreError
 from featurepipe.files import atomic
 
 ENCODING_TYPE = "featurepipe-shard"
-ENCODING_VERSION = "1.0"
+ENCODING_VERSION = "1.1"
+SEALED = (1, 1)  # the first version whose shards have a digest
+ATTRIBUTES = ("encoding-type", "encoding-version", "fingerprint", "spec", "provenance")
+DIGEST = "digest"
+DTYPES = {  # of each dataset; text has its own
+    "embeddings": ("<f4", "<f2"),
+    "digests": ("|u1",),
+    "checksums": ("<u4",),
+    "reject_digests": ("|u1",),
+    "reject_reasons": (),
+}
+MOST_TEXT = 2**20  # bytes of an attribute; a spec takes about one kilobyte
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)  # what a lock of another program gives
 BARRED = (errno.EACCES, errno.EPERM)
 FLAGGED = "consistency flags"  # what HDF5 says of a file that a writer has marked as its own, without a number
@@ -105,16 +123,16 @@ def _image(name: str, shard: Shard) -> bytes:
     import h5py
 
     with h5py.File(name, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
-        file.attrs["encoding-type"] = _texts(ENCODING_TYPE)
-        file.attrs["encoding-version"] = _texts(ENCODING_VERSION)
-        file.attrs["fingerprint"] = _texts(shard.fingerprint)
-        file.attrs["spec"] = _texts(canonical_json(shard.spec))
-        file.attrs["provenance"] = _texts(canonical_json(shard.provenance))
+        json_texts = (canonical_json(shard.spec), canonical_json(shard.provenance))
+        values = (ENCODING_TYPE, ENCODING_VERSION, shard.fingerprint, *json_texts)
+        for name, value in zip(ATTRIBUTES, values, strict=True):
+            file.attrs[name] = _texts(value)
         file["embeddings"] = shard.embeddings
         file["digests"] = shard.digests
         file["checksums"] = checksums(shard.digests, shard.embeddings)
         file["reject_digests"] = digest_array(shard.rejects)
         file["reject_reasons"] = _texts(list(shard.rejects.values()))
+        file.attrs[DIGEST] = _texts(Parts.of(_attributes(file), file).digest())
         file.flush()
         return file.id.get_file_image()
 
@@ -155,19 +173,18 @@ def read(path: Path) -> Shard:
     FormatTooNew
         Written by a later featurepipe.
     """
-    with _opened(path) as file:
-        index = _index(path, file)
-        embeddings, sums = file["embeddings"][()], file["checksums"][()]
-    wrong = np.flatnonzero(checksums(index.digests, embeddings) != sums)
+    with _opened(path) as (index, parts):
+        embeddings = parts.embeddings[()]
+    wrong = np.flatnonzero(checksums(index.digests, embeddings) != parts.checksums)
     if len(wrong):
         raise ShardCorrupt(f"{path}: {len(wrong)} rows fail their checksum, first row {wrong[0]}; {_mend(path)}")
     return Shard(index.spec, index.provenance, embeddings, index.digests, index.rejects)
 
 
 def read_index(path: Path) -> ShardIndex:
-    """Read all of a shard but its embeddings; raises as `read`, but compares no checksums."""
-    with _opened(path) as file:
-        return _index(path, file)
+    """Read all of a shard except its embeddings; raises as `read`, and compares the digest but no row's checksum."""
+    with _opened(path) as (index, _):
+        return index
 
 
 @dataclass(frozen=True)
@@ -192,12 +209,9 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path) -> Reader:
-        """Raises as `read`, but compares no checksums yet."""
-        with _opened(path) as file:
-            index, offset = _index(path, file), file["embeddings"].id.get_offset()
-            if offset is None and len(index.digests):
-                raise ShardCorrupt(f"{path}: its embeddings are not contiguous; {_mend(path)}")
-            return cls(index, file["checksums"][()], offset or 0)
+        """Raises as `read`, but compares no row's checksum yet."""
+        with _opened(path) as (index, parts):
+            return cls(index, parts.checksums, parts.embeddings.id.get_offset() or 0)  # no rows have no place
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Embeddings (n, width) of these rows (n,), in their order.
@@ -246,20 +260,94 @@ def _texts(values: str | list[str]) -> np.ndarray:
     return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
 
 
+class Parts(NamedTuple):
+    """What a shard's file holds, as it lies there; of the embeddings only the dataset."""
+
+    texts: dict[str, str]
+    embeddings: Any
+    digests: np.ndarray
+    checksums: np.ndarray
+    reject_digests: np.ndarray
+    reject_reasons: list[str]
+
+    @classmethod
+    def of(cls, texts: Mapping[str, str], members: Mapping[str, Any]) -> Parts:
+        """Read them from datasets that are known to be safe to read."""
+        arrays = (members[name][()] for name in ("digests", "checksums", "reject_digests"))
+        reasons = [reason.decode("utf-8") for reason in members["reject_reasons"][()].tolist()]
+        return cls({name: texts[name] for name in ATTRIBUTES}, members["embeddings"], *arrays, reasons)
+
+    def digest(self) -> str:
+        """The sha256 of the canonical JSON of all attributes, shapes, dtypes, reasons and the arrays' own sha256.
+
+        The embeddings' values are covered by the checksums, which are covered by this.
+        """
+        arrays = {name: getattr(self, name) for name in ("digests", "checksums", "reject_digests")}
+        layout = {name: _layout(array) for name, array in {**arrays, "embeddings": self.embeddings}.items()}
+        content = {name: sha256_bytes(array.tobytes()) for name, array in arrays.items()}
+        return sha256_json(
+            {"attributes": self.texts, "layout": layout, "sha256": content, "reject_reasons": self.reject_reasons}
+        )
+
+
+def _layout(array: Any) -> dict[str, Any]:
+    return {"dtype": array.dtype.str, "shape": list(array.shape)}
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[tuple[ShardIndex, Parts]]:
     """Open a shard for reading; whatever h5py or JSON stumble over in its content means that it is corrupt."""
     import h5py
 
     try:
+        size = _size(path)
         with h5py.File(path, "r") as file:
-            yield file
+            texts = _attributes(file)
+            _check_kind(path, texts["encoding-type"], texts["encoding-version"])
+            parts = Parts.of(texts, _members(file, size))
+            yield _index(path, parts, texts[DIGEST]), parts
     except (ShardCorrupt, FormatTooNew):
         raise
     except OSError as error:
         raise _unread(path, error) from error
-    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except MemoryError as error:  # nothing larger than the file is read, so the file is not to blame
+        raise ShardUnreadable(f"{path} does not fit into memory; free some, and run the command again") from error
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         raise ShardCorrupt(f"{path} cannot be read ({error}); {_mend(path)}") from error
+
+
+def _size(path: Path) -> int:
+    """A file's size; of anything that is no file a ValueError, since to open a pipe may wait for ever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    return status.st_size
+
+
+def _members(file: Any, size: int) -> dict[str, Any]:
+    """All datasets, once it is sure that nothing else is there, that they lie inside the file, and fit in it."""
+    import h5py
+
+    found, total = {}, 0
+    for name in file.id:
+        if file.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            raise ValueError(f"{name!r} is a link to something else")
+        member = h5py.h5o.open(file.id, name)
+        if not isinstance(member, h5py.h5d.DatasetID):
+            raise ValueError(f"{name!r} is not a dataset")
+        made = member.get_create_plist()
+        if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
+            raise ValueError(f"{name!r} is not contiguous and uncompressed inside the file")
+        needed, offset = prod(member.shape) * member.get_type().get_size(), member.get_offset()
+        total += needed
+        if needed and (offset is None or offset + needed > size or total > size):
+            raise ValueError(f"{name!r} claims {needed} bytes, which a file of {size} does not hold")
+        found[name.decode("utf-8", "surrogateescape")] = h5py.Dataset(member)
+    for name, dtypes in DTYPES.items():
+        dtype = found[name].dtype
+        if dtype.str not in dtypes and (dtypes or dtype.kind != "S"):
+            raise ValueError(f"{name} is of type {dtype}")
+    return found
 
 
 def _unread(path: Path, error: OSError) -> StoreError:
@@ -281,37 +369,61 @@ def _unread(path: Path, error: OSError) -> StoreError:
     return ShardUnreadable(f"{path} cannot be read now ({why}); check the disk, or remove the file and extract again")
 
 
-def _index(path: Path, file: Any) -> ShardIndex:
-    kind, version = _attribute(file, "encoding-type"), _attribute(file, "encoding-version")
+def _check_kind(path: Path, kind: str, version: str) -> None:
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
-    if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
+    if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
         raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
-    spec = json.loads(_attribute(file, "spec"))
-    if sha256_json(spec) != _attribute(file, "fingerprint"):
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    """Major and minor number of a version."""
+    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?", version)
+    if found is None:
+        raise ValueError(f"{version!r} is not a version")
+    return int(found[1]), int(found[2] or 0)
+
+
+def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
+    """Check that the parts fit together, and the digest if there is one or must be one."""
+    if (digest or _numbers(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
+        raise ShardCorrupt(f"{path} does not fit its digest; {_mend(path)}")
+    spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
+    if not isinstance(spec, dict) or not isinstance(provenance, dict):
+        raise ValueError("its spec or provenance is not a JSON object")
+    if sha256_json(spec) != parts.texts["fingerprint"]:
         raise ShardCorrupt(f"{path}: its spec does not match its fingerprint; {_mend(path)}")
-    embeddings, digests = file["embeddings"], file["digests"][()]
-    rows = len(digests)
-    refused = [row.tobytes().hex() for row in file["reject_digests"][()]]
-    reasons = list(file["reject_reasons"].asstr()[()])
-    shapes = (len(embeddings.shape), len(embeddings), digests.shape[1:], len(file["checksums"]), len(reasons))
-    kinds = digests.dtype == np.uint8 and embeddings.dtype in (np.float32, np.float16)
-    if shapes != (2, rows, (32,), rows, len(refused)) or not kinds:
+    rows, refused = len(parts.digests), [row.tobytes().hex() for row in parts.reject_digests]
+    shapes = [getattr(parts, name).shape for name in ("digests", "checksums", "reject_digests")]
+    if shapes != [(rows, 32), (rows,), (len(refused), 32)] or len(set(refused)) != len(parts.reject_reasons):
+        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
+    if parts.embeddings.shape[:1] != (rows,) or len(parts.embeddings.shape) != 2:
         raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
     return ShardIndex(
         path=path,
         spec=spec,
-        provenance=json.loads(_attribute(file, "provenance")),
-        digests=digests,
-        rejects=dict(zip(refused, reasons, strict=True)),
-        width=embeddings.shape[1],
-        dtype=embeddings.dtype.name,
+        provenance=provenance,
+        digests=parts.digests,
+        rejects=dict(zip(refused, parts.reject_reasons, strict=True)),
+        width=parts.embeddings.shape[1],
+        dtype=parts.embeddings.dtype.name,
     )
 
 
-def _attribute(file: Any, name: str) -> str:
-    value = file.attrs.get(name, b"")
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+def _attributes(file: Any) -> dict[str, str]:
+    """The root attributes' texts, '' where there is none; a ValueError if one is anything else, or too long to read."""
+    import h5py
+
+    found = dict.fromkeys((*ATTRIBUTES, DIGEST), "")
+    for name in found:
+        if h5py.h5a.exists(file.id, name.encode()):
+            held = h5py.h5a.open(file.id, name.encode())
+            if held.shape != () or held.dtype.kind != "S" or held.get_storage_size() > MOST_TEXT:
+                raise ValueError(f"its {name} is not a text of fixed length below {MOST_TEXT} bytes")
+            value = np.empty((), held.dtype)
+            held.read(value)
+            found[name] = value.item().decode("utf-8")
+    return found
 
 
 def _mend(path: Path) -> str:

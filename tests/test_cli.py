@@ -707,6 +707,21 @@ def test_a_damaged_store_exits_1_and_repair_mends_it(here):
     assert result_of("extract", "data/digits", "-s", "s", "-b", "pixels")["computed"] == 160
 
 
+def test_an_edited_manifest_exits_1_in_one_line_until_it_is_accepted(here):
+    result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
+    manifest = here / "s" / "manifest.csv"
+    manifest.write_bytes(manifest.read_bytes().replace(b",0,train,", b",zero,train,", 1))
+    for command in (["info", "s"], ["probe", "s"], ["export", "s", "-o", "x.npz"]):
+        done = call(*command)
+        assert done.exit_code == 1
+        assert "manifest.csv was edited or damaged" in done.stderr.splitlines()[-1]
+        assert "featurepipe verify s --accept-edits" in done.stderr.splitlines()[-1]
+    assert call("verify", "s").exit_code == 1
+    done = call("verify", "s", "--accept-edits")
+    assert (done.exit_code, done.stdout) == (0, "160 samples accepted as edited\n160 rows verified\n")
+    assert result_of("info", "s")["classes"] == 11
+
+
 def test_an_interrupt_exits_130_and_says_how_to_resume(here, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -64,13 +66,29 @@ def test_the_archive_of_format_1_0_reads_as_it_always_did():
     assert shards.read(ARCHIVE).fingerprint == "b3c7824c8268efdc1f0f421ccb3a02ae1ad4b9501837466e3634420844271602"
 
 
+def described_digest(file):
+    """The digest as docs/format.md describes it, without the code that writes it."""
+    names = ("encoding-type", "encoding-version", "fingerprint", "spec", "provenance")
+    arrays = {name: file[name][()] for name in ("digests", "checksums", "reject_digests")}
+    layout = {
+        name: {"dtype": file[name].dtype.str, "shape": list(file[name].shape)} for name in (*arrays, "embeddings")
+    }
+    content = {
+        "attributes": {name: file.attrs[name].decode("utf-8") for name in names},
+        "layout": layout,
+        "reject_reasons": [text.decode("utf-8") for text in file["reject_reasons"][()]],
+        "sha256": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_file_is_what_the_specification_says(tmp_path, dtype):
     shards.write(tmp_path / "s.h5", example(dtype))
     with h5py.File(tmp_path / "s.h5") as file:
         text = {name: value.decode("utf-8") for name, value in file.attrs.items()}
         assert text["encoding-type"] == "featurepipe-shard"
-        assert text["encoding-version"] == "1.0"
+        assert text["encoding-version"] == "1.1"
         assert json.loads(text["spec"]) == SPEC
         assert text["spec"] == json.dumps(SPEC, sort_keys=True, separators=(",", ":"))
         assert text["fingerprint"] == sha256_json(SPEC)
@@ -90,17 +108,44 @@ def test_the_file_is_what_the_specification_says(tmp_path, dtype):
         assert (raw == VALUES).all()
         sums = [zlib.crc32(bytes(d) + v.tobytes()) for d, v in zip(DIGESTS, VALUES.astype(dtype), strict=True)]
         assert file["checksums"][()].tolist() == sums
+        assert text["digest"] == described_digest(file)
 
 
-@pytest.mark.parametrize("name", ["embeddings", "digests", "checksums"])
+PROTECTED = ["embeddings", "digests", "checksums", "reject_digests", "reject_reasons"]
+
+
+@pytest.mark.parametrize("name", PROTECTED)
 def test_every_flipped_byte_is_found(written, name):
     with h5py.File(written) as file:
         start, size = file[name].id.get_offset(), file[name].id.get_storage_size()
-    whole = written.read_bytes()
+    whole, says = written.read_bytes(), "1 rows fail their checksum" if name == "embeddings" else "does not fit its dig"
     for position in range(start, start + size):
         written.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
-        with pytest.raises(ShardCorrupt, match="1 rows fail their checksum"):
+        with pytest.raises(ShardCorrupt, match=says if name != "reject_reasons" else f"{says}|codec can't decode"):
             shards.read(written)
+        if name != "embeddings":  # whose checksums are compared when they are read
+            with pytest.raises(ShardCorrupt):
+                shards.read_index(written)
+
+
+@pytest.mark.parametrize("attribute", [*shards.ATTRIBUTES, shards.DIGEST])
+def test_an_attribute_that_says_something_else_is_found(written, attribute):
+    """Other software may rewrite one; HDF5's own checksum is right then."""
+    with h5py.File(written) as file:
+        text = file.attrs[attribute].decode("utf-8")
+    other = {"encoding-version": "1.0", "provenance": text.replace("some-net", "same-net")}.get(attribute, text + " ")
+    rewrite(written, **{attribute.replace("-", "_"): other})
+    check_refused(written)
+    rewrite(written, **{attribute.replace("-", "_"): text})
+    check_equal(shards.read(written), example())
+
+
+def test_a_shard_of_1_1_without_digest_is_corrupt_and_one_of_1_0_is_not(written):
+    rewrite(written, digest=None)
+    with pytest.raises(ShardCorrupt, match="does not fit its digest"):
+        shards.read_index(written)
+    rewrite(written, encoding_version="1.0")
+    check_equal(shards.read(written), example())
 
 
 def test_no_flipped_byte_anywhere_gives_another_vector(written):
@@ -112,8 +157,7 @@ def test_no_flipped_byte_anywhere_gives_another_vector(written):
         except (ShardCorrupt, FormatTooNew):
             found += 1
             continue
-        assert shard.embeddings.tobytes() == VALUES.astype(np.float32).tobytes()
-        assert (shard.spec, shard.provenance, shard.digests.tolist()) == (SPEC, PROVENANCE, DIGESTS.tolist())
+        check_equal(shard, example())
     assert found > 100
 
 
@@ -145,9 +189,17 @@ def rewrite(path, **changes):
     with h5py.File(path, "r+") as file:
         for name, value in changes.items():
             where, key = (file, name) if name in file else (file.attrs, name.replace("_", "-"))
-            del where[key]
+            if key in where:
+                del where[key]
             if value is not None:
-                where[key] = value
+                where[key] = np.bytes_(value.encode("utf-8")) if isinstance(value, str) else value
+
+
+def seal(path):
+    """Give a file that was rewritten the digest that fits it."""
+    with h5py.File(path) as file:
+        digest = described_digest(file)
+    rewrite(path, digest=digest)
 
 
 @pytest.mark.parametrize(
@@ -187,15 +239,130 @@ def test_parts_that_miss_or_do_not_fit_are_corrupt(written, change):
     check_refused(written)
 
 
-def test_text_of_other_writers_is_read_too(written):
-    rewrite(written, encoding_type="featurepipe-shard", encoding_version="1.7", reject_reasons=list(REJECTS.values()))
+def test_a_later_minor_version_is_read_too(written):
+    rewrite(written, encoding_version="1.7", something_new="of 1.7", more=np.zeros(3))
+    seal(written)
     check_equal(shards.read(written), example())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": json.dumps([SPEC])},
+        {"spec": "[" * 100_000},
+        {"spec": '{"n": 1' + "0" * 5_000 + "}"},
+        {"spec": '{"n": 1e999}'},
+        {"spec": "x" * 2_000_000},
+        {"spec": np.zeros(3)},
+        {"spec": np.bytes_(b"\xff")},
+        {"spec": np.array("text of any length", h5py.string_dtype())},
+        {"provenance": "[]"},
+        {"provenance": "{" * 100_000},
+        {"reject_reasons": ["text", "of any length"]},
+        {"reject_reasons": np.array([b"\xff", b"a"])},
+        {"reject_digests": DIGESTS[[0, 0]]},
+        {"reject_digests": DIGESTS.astype("i8")},
+    ],
+    ids=lambda change: "-".join(f"{key}={value!r:.12}" for key, value in change.items()),
+)
+def test_hostile_content_is_corrupt_and_nothing_else(written, change):
+    with h5py.File(written, "r+", libver="v110") as file:  # attributes above 64 kB need it
+        for name, value in change.items():
+            where = file if name in file else file.attrs
+            del where[name]
+            where[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+            if name == "spec":  # a fingerprint that fits, as far as there can be one
+                del file.attrs["encoding-version"]
+                file.attrs["encoding-version"] = np.bytes_(b"1.0")
+                del file.attrs[shards.DIGEST]
+    check_refused(written)
+
+
+def external(file, name, shape, dtype, place):
+    del file[name]
+    file.create_dataset(name, shape, dtype, external=[(str(place), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file, name, place):
+    with h5py.File(place, "w") as other:
+        other["x"] = np.zeros(2, np.uint32)
+    layout = h5py.VirtualLayout((2,), "<u4")
+    layout[:] = h5py.VirtualSource(str(place), "x", (2,))
+    del file[name]
+    file.create_virtual_dataset(name, layout)
+
+
+def linked(file, name, link):
+    del file[name]
+    file[name] = link
+
+
+def claiming(file, name, shape, dtype, **options):
+    del file[name]
+    file.create_dataset(name, shape, dtype, **options)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda f, place: external(f, "reject_reasons", (2,), "S16", place),
+        lambda f, place: external(f, "embeddings", (2, 3), "<f4", place),
+        lambda f, place: linked(f, "reject_reasons", h5py.ExternalLink(str(place), "/")),
+        lambda f, place: linked(f, "digests", h5py.SoftLink("/checksums")),
+        lambda f, place: f.__setitem__("more", h5py.ExternalLink(str(place), "/")),
+        lambda f, place: f.create_group("more"),
+        lambda f, place: virtual(f, "checksums", place.with_name("other.h5")),
+        lambda f, place: claiming(f, "digests", (2**37, 32), "u1", chunks=(2**10, 32)),
+        lambda f, place: claiming(f, "embeddings", (2, 2**26), "<f4", chunks=(1, 2**20), compression="gzip"),
+        lambda f, place: claiming(f, "embeddings", (2, 2**40), "<f4"),
+        lambda f, place: claiming(f, "checksums", (2,), "<u4", chunks=(2,), shuffle=True),
+        lambda f, place: claiming(f, "checksums", (2,), "<u4"),
+    ],
+    ids=[
+        *("external storage", "of the embeddings", "external link", "soft link", "another's link", "group", "virtual"),
+        *("4 TB", "gzip", "contiguous", "filter", "never written"),
+    ],
+)
+def test_a_shard_that_reaches_elsewhere_or_claims_more_than_it_holds_is_refused_unread(written, tmp_path, harm):
+    secret = tmp_path / "private.txt"
+    secret.write_bytes(b"secret=4711;" * 100)
+    with h5py.File(written, "r+") as file:
+        harm(file, secret)
+    for read in (shards.read, shards.read_index, shards.Reader.open):
+        with pytest.raises(ShardCorrupt, match=r"link|not a dataset|not contiguous|claims") as caught:
+            read(written)
+        assert "4711" not in str(caught.value)
+
+
+def test_external_storage_in_a_pipe_does_not_hang(written, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(written, "r+") as file:
+        external(file, "reject_reasons", (2,), "S16", tmp_path / "pipe")
+    code = f"from pathlib import Path; from featurepipe import shards; shards.read(Path({str(written)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert "ShardCorrupt" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, make):
+    path = tmp_path / "net-12345678" / "shard-00000.h5"
+    path.parent.mkdir()
+    make(path)
+    check_refused(path)
+
+
+def test_too_little_memory_does_not_make_a_sound_shard_a_corrupt_one(written, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", fail)
+    check_unread(written, "does not fit into memory")
 
 
 @pytest.mark.parametrize("read", [shards.read, shards.read_index])
 def test_a_newer_format_says_so(written, read):
     rewrite(written, encoding_version="2.0")
-    with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.0"):
+    with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.1"):
         read(written)
 
 

@@ -166,5 +166,6 @@ def test_what_no_head_can_be_tuned_on_is_refused(data, stored, tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    Store.open(store).accept_edits()
     with pytest.raises(ProbeError, match="not for sets of labels such as 'a;c'"):
         advise(store)

@@ -68,6 +68,7 @@ def edit(store, change):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    store.accept_edits()
 
 
 def plainly(store, **options):

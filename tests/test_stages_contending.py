@@ -36,6 +36,7 @@ def edit(store, change):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    store.accept_edits()
 
 
 def test_every_entry_takes_part_with_its_own_vectors_in_one_order(photos, tmp_path):

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -368,12 +370,11 @@ def age(data, seconds=60):
 def forge(data, store, name, seed):
     """Another picture in a file that the store's manifest takes for unchanged."""
     save(data / name, seed)
-    with open(store / "manifest.csv", newline="") as file:
-        lines = list(csv.reader(file))
-    now = [str(part) for part in Stamp.of((data / name).stat())]
-    lines = [[*line[:5], *now] if line[1] == name else line for line in lines]
-    with open(store / "manifest.csv", "w", newline="") as file:
-        csv.writer(file).writerows(lines)
+    opened = Store.open(store)
+    rows = opened.rows()
+    stamps = rows.stamps.copy()
+    stamps[rows.samples.ids.index(name)] = Stamp.of((data / name).stat())
+    opened.write_rows(opened.root, replace(rows, stamps=stamps))
 
 
 def test_files_of_one_size_and_time_that_swap_names_keep_their_own_vectors(data, tmp_path):
@@ -482,21 +483,22 @@ print(json.dumps(endings))
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
 # a *.partial: None where lanes infer while others write, and it may be any. os.replace makes .gitignore, store.json,
-# manifest.csv, store.json, rejects.csv, four shards, and rejects.csv again.
+# store.json that names both manifests, manifest.csv, store.json, rejects.csv, four shards, and rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
     "half a manifest": ("os", "replace", 3, True, 0, True),
-    "manifest without root": ("os", "replace", 3, False, 0, False),
+    "manifest that is announced": ("os", "replace", 4, True, 0, True),
+    "manifest that was announced": ("os", "replace", 4, False, 0, False),
     "first batch": ("embed", "embed", 1, True, 0, False),
     "second batch": ("embed", "embed", 2, False, 0, False),
-    "half a shard": ("files", "_sync_file", 6, True, 0, True),
-    "unnamed shard": ("os", "replace", 6, True, 0, True),
-    "first shard": ("os", "replace", 6, False, 1, False),
+    "half a shard": ("files", "_sync_file", 7, True, 0, True),
+    "unnamed shard": ("os", "replace", 7, True, 0, True),
+    "first shard": ("os", "replace", 7, False, 1, False),
     "inside the second shard": ("embed", "embed", 4, True, None, None),
-    "half a second shard": ("files", "_sync_file", 7, True, 1, True),
-    "third shard unsynced": ("files", "_sync_file", 8, True, 2, True),
+    "half a second shard": ("files", "_sync_file", 8, True, 1, True),
+    "third shard unsynced": ("files", "_sync_file", 9, True, 2, True),
     "before the last": ("embed", "embed", 8, True, None, None),
-    "no ledger": ("os", "replace", 10, True, 4, True),
+    "no ledger": ("os", "replace", 11, True, 4, True),
 }
 
 
@@ -650,6 +652,76 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
 
 
 # -- verify, repair, info, export
+
+
+def exchange_digests(store):
+    """As a spreadsheet does that sorts one column: the stamps still fit."""
+    path = store / "manifest.csv"
+    with open(path, newline="") as file:
+        lines = list(csv.reader(file))
+    lines[1][4], lines[2][4] = lines[2][4], lines[1][4]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
+def test_two_digests_that_were_exchanged_are_refused_and_the_next_extraction_heals_them(data, tmp_path):
+    age(data)
+    extract(data, tmp_path / "s")
+    sound = load(tmp_path / "s")
+    exchange_digests(tmp_path / "s")
+    assert not stages.verify(tmp_path / "s")["ok"]
+    for ask in (stages.info, stages.probe, lambda store: stages.export(store, tmp_path / "x.npz")):
+        with pytest.raises(StoreError, match=r"manifest\.csv was edited or damaged"):
+            ask(tmp_path / "s")
+    result, (note,) = extract_pixels(data, tmp_path / "s")
+    assert (result["computed"], result["reused"]) == (0, 10)
+    assert "manifest.csv was edited or damaged; every file is read anew" in note
+    healed = load(tmp_path / "s")
+    assert healed.ids.tolist() == sound.ids.tolist()
+    assert healed.X.tobytes() == sound.X.tobytes()
+    assert stages.verify(tmp_path / "s")["ok"]
+
+
+def test_labels_that_were_edited_by_hand_can_be_accepted(data, tmp_path):
+    extract(data, tmp_path / "s")
+    path = tmp_path / "s" / "manifest.csv"
+    path.write_text(path.read_text().replace("a/0.png,a/0.png,a,", "a/0.png,a/0.png,z,"))
+    assert "--accept-edits" in stages.verify(tmp_path / "s")["problems"][0]
+    found = stages.verify(tmp_path / "s", accept_edits=True)
+    assert (found["ok"], found["accepted"]) == (True, 10)
+    assert load(tmp_path / "s").y[0] == "z"
+
+
+def test_an_edited_manifest_of_another_data_set_is_still_not_replaced(tmp_path):
+    one, two = pictures(tmp_path / "one", range(4)), pictures(tmp_path / "two", range(100, 104))
+    extract_pixels(one, tmp_path / "s")
+    path = tmp_path / "s" / "manifest.csv"
+    path.write_bytes(path.read_bytes().replace(b",a,", b",x,"))
+    with pytest.raises(StoreError, match="another data set"):
+        extract_pixels(two, tmp_path / "s")
+
+
+def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path):
+    """Made by featurepipe 0.1.0 from the first digits of three classes, and two broken files; never made again."""
+    archive, digits = Path(__file__).parent / "archives" / "store-1.1", Path(__file__).parents[1] / "data" / "digits"
+    store, images = shutil.copytree(archive, tmp_path / "digits.store"), tmp_path / "data" / "digits"
+    rows = Store.open(store).rows()
+    for row in rows:
+        (images / row.sample.path).parent.mkdir(parents=True, exist_ok=True)
+        content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.path)
+        (images / row.sample.path).write_bytes((digits / row.sample.path).read_bytes() if content is None else content)
+    assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
+    before = load(store, backbones.create("bundled", device="cpu"))
+    result = stages.extract(images, store, device="cpu", workers=1)
+    assert (result["computed"], result["reused"], result["rejected"]) == (0, 18, 2)
+    assert result["rejects"] == {
+        "train/0/broken.png": "empty file (0 bytes)",
+        "train/2/broken.png": "not an image that Pillow can read",
+    }
+    assert json.loads((store / "store.json").read_text())["encoding-version"] == "1.2"
+    after = load(store, backbones.create("bundled", device="cpu"))
+    assert (before.X.tobytes(), before.ids.tolist()) == (after.X.tobytes(), after.ids.tolist())
+    assert len(before.X) == 18
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign", "delete"])
@@ -951,8 +1023,9 @@ def test_a_store_of_before_that_was_moved_with_its_data_is_reused(tmp_path):
     extract_pixels(tmp_path / "A" / "img", tmp_path / "A" / "s")
     header = tmp_path / "A" / "s" / "store.json"
     told = json.loads(header.read_text())
-    del told["relative"]
-    header.write_text(json.dumps(told))
+    header.write_text(
+        json.dumps({"encoding-type": told["encoding-type"], "encoding-version": "1.0", "root": told["root"]})
+    )
     (tmp_path / "A").rename(tmp_path / "B")
     result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
     assert (result["computed"], result["reused"], len(notes)) == (0, 4, 1)
@@ -1036,6 +1109,8 @@ def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_ab
         stages.probe(store, **options)
     with pytest.raises(StoreReadOnly, match="may be read only"):
         stages.extract(data, store, backbone=net, **SMALL)
+    assert stages.verify(store)["ok"]
+    stages.export(store, tmp_path / "x.npz", backbone=folder.name)
     shutil.rmtree(Store.open(store).entry(PIXELS).folder)
     found = stages.probe(store, tmp_path / "m.safetensors", **options)
     table = stages.compare(store, tmp_path / "c.html", kinds=["ridge", "centroid"], device="cpu")
@@ -1043,3 +1118,14 @@ def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_ab
     assert [note for note in found["notes"] if "no figure for pixels: " in note and "may be read only" in note]
     assert {row["kind"] for row in table["rows"]} == {"ridge", "centroid"}
     assert [note for note in table["notes"] if note.startswith("no row for pixels: ")]
+
+
+def test_a_store_that_another_process_writes_is_probed_with_the_baselines_that_it_holds(tmp_path):
+    data, store = pictures(tmp_path / "img", range(20)), tmp_path / "s"
+    extract_pixels(data, store)
+    stages.extract(data, store, backbone="color-histogram", workers=1)
+    options = {"backbone": "color-histogram", "kind": "ridge", "workers": 1}
+    with Store.open(store).lock():
+        found = stages.probe(store, tmp_path / "m.safetensors", **options)
+    assert found["baselines"]["pixels"] is not None
+    assert not [note for note in found["notes"] if "no figure" in note]

@@ -53,6 +53,7 @@ def relabel_test(store):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    Store.open(store).accept_edits()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -449,6 +449,7 @@ def test_the_layer_is_never_chosen_by_test(filled, data, tmp_path):
         for line in table.splitlines(keepends=True)
     ]
     (store / "manifest.csv").write_text("".join(lines))
+    Store.open(store).accept_edits()
     after = probe_layers(store, tmp_path / "n.safetensors", kind="ridge", baselines="none")
     assert [row["top1"] for row in after["layers"]] == [pytest.approx(1 - row["top1"]) for row in before["layers"]]
     assert (after["layer"], after["alpha"]) == (before["layer"], before["alpha"])

@@ -38,6 +38,7 @@ def edit(store, change):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    Store.open(store).accept_edits()
 
 
 def head(result):

@@ -5,10 +5,12 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,19 @@ import pytest
 
 from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels, Transform
+from featurepipe.digests import sha256_file
 from featurepipe.errors import (
     FingerprintMismatch,
     FormatTooNew,
     OutputError,
+    ShardCorrupt,
     ShardUnreadable,
     StoreError,
     StoreReadOnly,
 )
-from featurepipe.manifests import Manifest, Sample
-from featurepipe.stores import Pending, Row, Store, Writer, planning
+from featurepipe.manifests import SPLITS, Manifest, Sample
+from featurepipe.stores import Pending, Row, Store, Writer, manifest, planning
+from featurepipe.stores.headers import Header, State
 from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
@@ -109,7 +114,7 @@ def test_a_newer_store_is_refused(store):
     header = json.loads((store.path / "store.json").read_text())
     (store.path / "store.json").write_text(json.dumps(header | {"encoding-version": "2.0"}))
     for opened in (Store.open, Store.create):
-        with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.1"):
+        with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.2"):
             opened(store.path)
 
 
@@ -198,15 +203,53 @@ def test_a_store_that_may_not_be_written_says_so(store, as_nobody):
     store.path.chmod(0o755)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSPC])
-def test_a_file_system_without_locks_or_room_is_named(store, monkeypatch, number):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOSPC])
+@pytest.mark.parametrize("before", [False, True], ids=["first lock", "a lock from before"])
+@pytest.mark.filterwarnings("error")
+def test_a_file_system_without_locks_or_room_is_named(store, monkeypatch, number, before):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
+    (store.path / ".lock").unlink()
+    if before:
+        (store.path / ".lock").write_bytes(b"")
     monkeypatch.setattr(fcntl, "flock", fail)
     says = "the disk is full" if number == errno.ENOSPC else "the file system has no locks"
-    with pytest.raises(OSError, match=rf"{store.path / '.lock'} cannot be .*{says}"), store.lock():
+    for _ in range(2):  # the second try, too
+        with (
+            pytest.raises(OSError, match=rf"{store.path / '.lock'} cannot be .*{os.strerror(number)}|{says}") as caught,
+            store.lock(),
+        ):
+            raise AssertionError("not reached")
+        assert says in str(caught.value)
+        assert "another process" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("a folder", Path.mkdir),
+        ("a link", lambda path: path.symlink_to(path.with_name("store.json"))),
+        ("a link", lambda path: path.symlink_to("nowhere")),
+        ("a pipe", os.mkfifo),
+    ],
+)
+def test_what_lies_in_the_locks_place_and_is_no_file_is_named(store, kind, make):
+    (store.path / ".lock").unlink()
+    make(store.path / ".lock")
+    before = (store.path / "store.json").read_bytes()
+    with pytest.raises(StoreError, match=rf"\.lock is {kind} and not a lock's file; remove it, and run"), store.lock():
         raise AssertionError("not reached")
+    assert (store.path / "store.json").read_bytes() == before
+    assert not (store.path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("content", ["", "4711\nsomehost\n"])
+def test_a_locks_file_of_any_content_is_a_lock(store, content):
+    (store.path / ".lock").write_text(content)
+    with store.lock():
+        pass
+    assert (store.path / ".lock").read_text() == content
 
 
 def test_the_lock_removes_leftovers_and_nothing_else(store):
@@ -228,7 +271,7 @@ def test_the_lock_removes_leftovers_and_nothing_else(store):
 def test_rows_come_back_as_they_went_in(store):
     rows = [
         Row(Sample(name, name, name, split), digest(n))
-        for n, (name, split) in enumerate(zip(NASTY, [*"abcdef", None], strict=True))
+        for n, (name, split) in enumerate(zip(NASTY, [*SPLITS, None, *SPLITS], strict=True))
     ]
     rows += [Row(Sample("unread", "unread", None, None), "")]
     store.write_rows(Path("/some/where"), rows)
@@ -255,7 +298,7 @@ def test_a_store_without_manifest_says_how_to_fill_it(store):
     with pytest.raises(StoreError, match=f"featurepipe extract DATA --store {store.path}"):
         store.rows()
     (store.path / "manifest.csv").write_text("id,label\n")
-    with pytest.raises(StoreError, match="lacks columns"):
+    with pytest.raises(StoreError, match=r"it lacks columns|does not fit"):
         store.rows()
 
 
@@ -299,12 +342,12 @@ def put_file(path, content=b"abc", age=60):
     return path
 
 
-def restamp(manifest, id_, path):
+def restamp(store, id_, path):
     """Let a manifest know a file by what it looks like now: what a file system that lies about times would do."""
-    with open(manifest, newline="") as file:
-        lines = [[*line[:5], *map(str, Stamp.of(path.stat()))] if line[0] == id_ else line for line in csv.reader(file)]
-    with open(manifest, "w", newline="") as file:
-        csv.writer(file).writerows(lines)
+    rows = store.rows()
+    stamps = rows.stamps.copy()
+    stamps[rows.samples.ids.index(id_)] = Stamp.of(path.stat())
+    store.write_rows(store.root, replace(rows, stamps=stamps))
 
 
 class Data:
@@ -441,7 +484,7 @@ def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch)
 def test_a_file_that_looks_as_it_did_is_read_by_rehash_alone(folder):
     first, _ = folder.check()
     put_file(folder.root / "a", b"x")
-    restamp(folder.store.path / "manifest.csv", "a", folder.root / "a")
+    restamp(folder.store, "a", folder.root / "a")
     assert folder.check() == (first, [])
     second, read = folder.check(rehash=True)
     assert read == ["a", "b", "c"]
@@ -454,7 +497,7 @@ def test_a_file_modified_just_now_is_read_again(folder, age):
     put_file(folder.root / "b", b"1", age=age)
     folder.check()
     with open(folder.store.path / "manifest.csv", newline="") as file:
-        stamped = {line[0]: line[5:] for line in csv.reader(file)}
+        stamped = {line[0]: line[5:9] for line in csv.reader(file)}
     assert stamped["b"] == [""] * 4
     assert stamped["a"][0] == "1"
     (folder.root / "b").write_bytes(b"2")  # in the same tick, as far as the clock can tell
@@ -480,40 +523,307 @@ def test_another_folder_knows_nothing(folder, tmp_path):
     assert folder.check()[1] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("columns", [5, 7])  # of 1.0, and one that was written before 1.1 had all of its columns
-def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_1(folder, columns):
-    first, _ = folder.check()
-    manifest, header = folder.store.path / "manifest.csv", folder.store.path / "store.json"
-    with open(manifest, newline="") as file:
-        lines = [line[:columns] for line in csv.reader(file)]
+def age_store(store, version, columns):
+    """Make of a store one of an earlier format."""
+    manifest, header = store.path / "manifest.csv", store.path / "store.json"
+    lines = [line[:columns] for line in lines_of(store)]
     with open(manifest, "w", newline="") as file:
         csv.writer(file).writerows(lines)
-    header.write_text(header.read_text().replace('"1.1"', '"1.0"'))
+    told = json.loads(header.read_text())
+    header.write_text(json.dumps({key: told[key] for key in ("encoding-type", "root")} | {"encoding-version": version}))
+
+
+def lines_of(store):
+    with open(store.path / "manifest.csv", newline="") as file:
+        return list(csv.reader(file))
+
+
+def version_of(store):
+    return json.loads((store.path / "store.json").read_text())["encoding-version"]
+
+
+@pytest.mark.parametrize("columns", [5, 7])  # of 1.0, and one that was written before 1.1 had all of its columns
+def test_a_store_of_1_0_is_read_without_short_cut_and_becomes_1_2(folder, columns):
+    first, _ = folder.check()
+    age_store(folder.store, "1.0", columns)
     assert {row.sample.id: row.digest for row in Store.open(folder.store.path).rows()} == first
     assert folder.check() == (first, ["a", "b", "c"])
-    assert json.loads(header.read_text())["encoding-version"] == "1.1"
+    assert version_of(folder.store) == "1.2"
+    assert folder.check() == (first, [])
+
+
+def test_a_store_of_1_1_is_read_as_before_and_becomes_1_2_without_reading_a_file(folder):
+    first, _ = folder.check()
+    age_store(folder.store, "1.1", 9)
+    assert {row.sample.id: row.digest for row in Store.open(folder.store.path).rows()} == first
+    assert folder.store.verify()["ok"]
+    assert folder.check() == (first, [])
+    assert version_of(folder.store) == "1.2"
+
+
+def test_a_damaged_manifest_of_1_1_is_one_clear_error_and_no_obstacle(folder):
+    first, _ = folder.check()
+    age_store(folder.store, "1.1", 9)
+    manifest = folder.store.path / "manifest.csv"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"manifest\.csv was edited or damaged \(row 4.*featurepipe extract DATA -s"):
+        folder.store.rows()
+    assert folder.check()[0] == first
+
+
+DAMAGES = {
+    "numbers that are none": lambda text: text.replace("\r\n", "x\r\n").replace("groupx", "group"),
+    "a cell too many": lambda text: text.replace("\r\n", ",1\r\n").replace("group,1", "group"),
+    "half": lambda text: text[: len(text) // 2],
+    "semicolons": lambda text: text.replace(",", ";"),
+    "empty": lambda text: "",
+    "a long cell": lambda text: text + "a" * 200_000,
+    "no digest": lambda text: text.replace("a,a,,,", "a,a,,,zz"),
+    "another label": lambda text: text.replace("b,b,,", "b,b,x,"),
+    "another split": lambda text: text.replace("b,b,,,", "b,b,,train,"),
+    "another path": lambda text: text.replace("b,b,", "b,c,"),
+    "rows reversed": lambda text: "".join([(lines := text.splitlines(True))[0], *lines[:0:-1]]),
+    "a row twice": lambda text: text + text.splitlines(True)[-1],
+    "a row less": lambda text: "".join(text.splitlines(True)[:-1]),
+    "digests exchanged": lambda text: exchanged(text),
+}
+
+
+def exchanged(text):
+    """A column sorted in a spreadsheet, say: two rows have each other's digest, and their stamps still fit."""
+    first, *rows = [line.split(",") for line in text.splitlines(True)]
+    rows[0][4], rows[1][4] = rows[1][4], rows[0][4]
+    return "".join(",".join(row) for row in [first, *rows])
+
+
+def damage(folder, change):
+    manifest = folder.store.path / "manifest.csv"
+    manifest.write_bytes(change(manifest.read_bytes().decode()).encode())
+
+
+ADVICE = r"--accept-edits; or make it anew with: featurepipe extract DATA -s "
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_reader_and_made_anew(folder, name):
+    first, _ = folder.check()
+    damage(folder, DAMAGES[name])
+    with pytest.raises(StoreError, match=rf"manifest\.csv was edited or damaged \(.*\); .*{ADVICE}"):
+        folder.store.rows()
+    found = folder.store.verify()
+    assert (found["ok"], len(found["problems"]), "\n" in found["problems"][0]) == (False, 1, False)
+    assert "manifest.csv was edited or damaged" in found["problems"][0]
+    notes = []
+    assert list(folder.store.known(folder.root, notes.append)) == []
+    assert ["edited or damaged; every file is read anew" in note for note in notes] == [True]
+    assert folder.check() == (first, ["a", "b", "c"])
+    assert folder.store.verify()["ok"]
+    assert folder.check() == (first, [])
+
+
+def test_every_flipped_bit_of_manifest_and_header_is_found_or_changes_nothing(folder):
+    samples = tuple(Sample(name, name, "ant", "train") for name in "abc")
+    folder.check(samples=samples)
+    rows, root, found = list(folder.store.rows()), folder.store.root, 0
+    for path in (folder.store.path / "manifest.csv", folder.store.path / "store.json"):
+        whole = path.read_bytes()
+        for position in range(len(whole)):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+            try:
+                opened = Store.open(folder.store.path)
+                assert (list(opened.rows()), opened.root) == (rows, root)
+            except (StoreError, FormatTooNew):
+                found += 1
+        path.write_bytes(whole)
+    assert found > 700
+
+
+@pytest.mark.parametrize(
+    "change", [{"root": "/else/where"}, {"relative": "../x"}, {"manifest": None}, {"digest": None}]
+)
+def test_a_header_that_was_edited_is_refused_by_every_reader_and_made_anew(folder, change):
+    first, _ = folder.check()
+    header = folder.store.path / "store.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | change))
+    opened = Store.open(folder.store.path)
+    for ask in (opened.rows, lambda: opened.root):
+        with pytest.raises(StoreError, match=rf"store\.json was edited or damaged \(.*{ADVICE}"):
+            ask()
+    assert "store.json was edited" in opened.verify()["problems"][0]
+    assert folder.check() == (first, ["a", "b", "c"])
+    assert opened.verify()["ok"]
+
+
+def test_a_manifest_that_is_gone_is_a_problem(folder):
+    folder.check()
+    (folder.store.path / "manifest.csv").unlink()
+    assert "manifest.csv is gone; make it anew" in folder.store.verify()["problems"][0]
+
+
+def test_an_edit_made_by_hand_is_accepted_and_no_digest_is_trusted_after_it(folder):
+    first, _ = folder.check()
+    damage(folder, lambda text: text.replace("\r\n", "\n").replace("b,b,,,", "b,b,bee,val,"))
+    assert folder.store.accept_edits() == 3
+    assert folder.store.verify()["ok"]
+    assert folder.store.rows()[1] == Row(Sample("b", "b", "bee", "val"), first["b"])
+    assert folder.check()[1] == ["a", "b", "c"]
+
+
+def test_an_edited_root_is_accepted_and_what_is_known_of_files_stays(folder, tmp_path):
+    first, _ = folder.check()
+    moved, header = folder.root.rename(tmp_path / "moved"), folder.store.path / "store.json"
+    header.write_text(header.read_text().replace(str(folder.root), str(moved)))
+    folder.store.accept_edits()
+    assert (folder.store.root, folder.store.verify()["ok"]) == (moved, True)
+    folder.root = moved
     assert folder.check() == (first, [])
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "why"),
     [
-        lambda text: text.replace("\r\n", "x\r\n").replace("inodex", "inode"),  # numbers that are none
-        lambda text: text.replace("\r\n", ",1\r\n").replace("inode,1", "inode"),  # a cell too many
-        lambda text: text[: len(text) // 2],
-        lambda text: text.replace(",", ";"),
-        lambda text: "",
-        lambda text: text + "a" * 200_000,
-        lambda text: text.replace("a,a,,,", "a,a,,,zz"),
+        ("rows reversed", r"row 3, 'b': ids have to be unique and sorted"),
+        ("a row twice", r"row 5, 'c': ids have to be unique and sorted"),
+        ("no digest", r"row 2, 'a': .* is not a sha256"),
+        ("half", r"row \d"),
+        ("semicolons", "it lacks columns"),
+        ("NUL", r"row 2, 'a': its path or id is empty or has a NUL"),
+        ("split", r"row 3, 'b': split 'tbain' is none of train, val, test"),
     ],
 )
-def test_a_damaged_manifest_is_one_clear_error_and_no_obstacle(folder, damage):
-    first, _ = folder.check()
-    manifest = folder.store.path / "manifest.csv"
-    manifest.write_bytes(damage(manifest.read_bytes().decode()).encode())
-    with pytest.raises(StoreError, match=r"manifest\.csv .*run featurepipe extract again"):
+def test_an_edit_that_cannot_be_used_is_not_accepted_and_its_row_named(folder, name, why):
+    folder.check()
+    more = {
+        "NUL": lambda text: text.replace("a,a,", "a,a\0,"),
+        "split": lambda text: text.replace("b,b,,,", "b,b,,tbain,"),
+    }
+    damage(folder, {**DAMAGES, **more}[name])
+    before = (folder.store.path / "manifest.csv").read_bytes()
+    with pytest.raises(StoreError, match=rf"manifest\.csv cannot be accepted: {why}.*; correct that"):
+        folder.store.accept_edits()
+    assert (folder.store.path / "manifest.csv").read_bytes() == before
+
+
+def test_a_store_without_manifest_has_nothing_to_accept(store):
+    with pytest.raises(StoreError, match="has nothing to accept"):
+        store.accept_edits()
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_an_unknown_split_is_named_with_its_row(folder, version):
+    folder.check(samples=(Sample("a", "a", "x", "train"), Sample("b", "b", "x", "train")))
+    age_store(folder.store, "1.1", 9)
+    damage(folder, lambda text: text.replace("b,b,x,train", "b,b,x,tbain"))
+    if version == "1.2":
+        header = json.loads((folder.store.path / "store.json").read_text())
+        told = Header("1.2", State(header["root"], None, sha256_file(folder.store.path / "manifest.csv")))
+        told.write(folder.store.path)
+    with pytest.raises(StoreError, match=r"row 3, 'b': split 'tbain' is none of train, val, test"):
         folder.store.rows()
-    assert folder.check()[0] == first
+
+
+def with_column(folder, column, value):
+    """A store of a later featurepipe, which knows parts of files or groups."""
+    table = [line.split(",") for line in (folder.store.path / "manifest.csv").read_text("utf-8").splitlines()]
+    at = table[0].index(column)
+    for line in table[1:]:
+        line[at] = value
+    (folder.store.path / "manifest.csv").write_bytes("".join(",".join(line) + "\r\n" for line in table).encode())
+    header = json.loads((folder.store.path / "store.json").read_text())
+    state = State(header["root"], header["relative"], sha256_file(folder.store.path / "manifest.csv"))
+    Header("1.2", state).write(folder.store.path)
+
+
+def test_a_part_of_a_file_is_refused_and_a_group_ignored(folder):
+    first, _ = folder.check()
+    with_column(folder, "group", "patient 7")
+    assert {row.sample.id: row.digest for row in folder.store.rows()} == first
+    with_column(folder, "part", "12.0-16.0")
+    for ask in (folder.store.rows, lambda: list(folder.store.known(folder.root)), folder.store.accept_edits):
+        with pytest.raises(FormatTooNew, match=r"row 2, 'a', .* is a part of a file \('12.0-16.0'\);.*upgrade it"):
+            ask()
+    assert "upgrade it" in folder.store.verify()["problems"][0]
+
+
+def test_the_writer_leaves_part_and_group_empty(folder):
+    folder.check()
+    first, *rest = lines_of(folder.store)
+    assert first == ["id", "path", "label", "split", "digest", *Stamp._fields, "part", "group"]
+    assert [line[9:] for line in rest] == [["", ""]] * 3
+
+
+@pytest.mark.parametrize("start", ["no manifest", "1.1", "1.2", "half done"])
+@pytest.mark.parametrize("call", range(1, 4))
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_a_kill_at_any_boundary_leaves_the_manifest_of_before_or_of_after(tmp_path, start, call, before, name):
+    store, old, new = Store.create(tmp_path / "s"), tmp_path / "old", tmp_path / "new"
+    one, two = ([Row(Sample(f"{place}/{n}", "p", "x", None), digest(n)) for n in range(3)] for place in "ab")
+    if start != "no manifest":
+        store.write_rows(old, one)
+    if start == "1.1":
+        age_store(store, "1.1", 9)
+    if start == "half done":
+        killed(lambda: store.write_rows(old, two), "replace", 2, False)
+        one = two
+        two = [Row(Sample("c", "p", "x", None), digest(9))]
+    was = None if start == "no manifest" else (one, old)
+    killed(lambda: store.write_rows(new, two), name, call if name == "replace" else 2 * call, before)
+    opened = Store.open(store.path)
+    found = None if opened.root is None else (list(opened.rows()), opened.root)
+    assert found in (was, (two, new))
+    assert (name, call, before) != ("replace", 3, False) or found == (two, new)
+    assert opened.verify()["ok"] or found is None
+    with opened.lock():
+        opened.write_rows(new, two)
+    assert (list(opened.rows()), opened.root, opened.verify()["ok"]) == (two, new, True)
+    assert "next" not in json.loads((store.path / "store.json").read_text())
+    assert not list(store.path.glob("*.partial"))
+
+
+def killed(act, name, call, before):
+    """Do something in a process that kills itself at the call with this number of a function of `os`."""
+    child = os.fork()
+    if not child:
+        real, calls = getattr(os, name), []
+
+        def dying(*args):
+            calls.append(None)
+            if before and len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*args)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(os, name, dying)
+        act()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def test_a_reader_next_to_a_writer_is_right_however_they_meet(folder, monkeypatch):
+    """The header is read first; when the manifest is opened, another may lie in its place."""
+    folder.check()
+    real, new = manifest.read, [Row(Sample("x", "x", None, None), digest(7))]
+
+    def meet(path, fits, **options):
+        monkeypatch.setattr(manifest, "read", real)
+        folder.store.write_rows(folder.root, new)
+        return real(path, fits, **options)
+
+    monkeypatch.setattr(manifest, "read", meet)
+    assert list(folder.store.rows()) == new
+
+
+def test_a_manifest_that_changes_while_an_extraction_reads_it_stops_the_extraction(folder):
+    folder.check(samples=tuple(Sample(f"{n:04}", "a", None, None) for n in range(1000)))  # more than is read ahead
+    known = folder.store.known(folder.root)
+    next(known)
+    with open(folder.store.path / "manifest.csv", "r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"7")
+    with pytest.raises(StoreError, match="has changed while it was read"):
+        list(known)
 
 
 # -- what is missing
@@ -657,12 +967,70 @@ def test_a_shard_in_the_wrong_folder_is_refused_by_name(store, ask):
     assert f"featurepipe verify --repair {store.path}" in message
 
 
-def test_a_folder_of_nothing_but_foreign_shards_is_refused(store):
+READERS = {
+    "entry": lambda s: s.entry(PIXELS),
+    "entries": lambda s: s.entries(),
+    "choose": lambda s: s.choose("pixels"),
+    "layers": lambda s: s.choose_layers("pixels"),
+}
+
+
+@pytest.mark.parametrize("ask", READERS.values(), ids=READERS)
+def test_a_folder_of_nothing_but_foreign_shards_is_refused(store, ask):
     put(store, range(2), OTHER)
-    shard_files(store)[0].parent.rename(store.path / f"pixels-{PIXELS.fingerprint[:8]}")
-    with pytest.raises(FingerprintMismatch, match="moved here"):
-        store.entry(PIXELS)
+    folder = shard_files(store)[0].parent.rename(store.path / f"pixels-{PIXELS.fingerprint[:8]}")
+    with pytest.raises(FingerprintMismatch, match=rf"{folder} holds .* ends in -{OTHER.fingerprint[:8]} again, or set"):
+        ask(store)
     assert not store.verify()["ok"]
+
+
+@pytest.mark.parametrize("ask", READERS.values(), ids=READERS)
+def test_two_folders_that_were_exchanged_are_refused(store, ask):
+    put(store, range(3))
+    put(store, range(3), OTHER)
+    swap(*(path.parent for path in shard_files(store) if path.name == "shard-00000.h5"))
+    with pytest.raises(FingerprintMismatch, match="renamed or exchanged, give it a name that ends in"):
+        ask(store)
+
+
+ODD = {
+    "layer": ({"layer": None}, {}, {}),
+    "no layer": ({"layer": ...}, {}, {}),
+    "architecture": ({"architecture": 5}, {}, {}),
+    "transform": ({"transform": "squash"}, {}, {}),
+    "decoder": ({"transform": {"decoder": []}}, {}, {}),
+    "precision": ({"precision": ...}, {}, {}),
+    "weights": ({"weights": {}}, {}, {}),
+    "name": ({}, {"name": ...}, {}),
+    "seconds": ({}, {"seconds": "long"}, {}),
+    "source": ({}, {"source": []}, {}),
+    "source name": ({}, {}, {"name": None}),
+    "seed": ({}, {}, {"random_seed": ...}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_shard_that_says_too_little_of_its_backbone_is_corrupt(store, name):
+    spec, provenance, source = ODD[name]
+
+    def changed(table, change):
+        return {key: value for key, value in {**table, **change}.items() if value is not ...}
+
+    made_by = {"name": "pixels", "seconds": 1.5, "source": changed(PIXELS.source, source)}
+    shard = shards.Shard(
+        changed(PIXELS.spec, spec),
+        changed(made_by, provenance),
+        np.zeros((1, 3), np.float32),
+        shards.digest_array([digest(1)]),
+        {},
+    )
+    path = store.path / f"pixels-{shard.fingerprint[:8]}" / "shard-00000.h5"
+    shards.write(path, shard)
+    with pytest.raises(ShardCorrupt, match=rf"{path}: its \w+ has no \w+ that can be used; .*--repair {store.path}"):
+        store.entries()
+    found = store.verify(repair=True)
+    assert found["repaired"] == [str(path)]
+    assert store.entries() == []
 
 
 def test_verify_sets_aside_the_foreign_shard_and_keeps_the_rightful_ones(store):
@@ -812,3 +1180,71 @@ def test_a_lock_sweeps_what_writers_of_the_store_left_and_nobody_elses(tmp_path)
     with store.lock():
         pass
     assert [path.exists() for path in (*swept, *kept)] == [False, False, True, True]
+
+
+# -- links
+
+
+def linked_entry(store, base):
+    """A store whose entry is a link to a folder elsewhere, with a sound shard, a broken one and a half one."""
+    put(store, range(4))
+    folder = shard_files(store)[0].parent
+    elsewhere = folder.rename(base / "elsewhere")
+    folder.symlink_to(elsewhere)
+    broken = elsewhere / "shard-00001.h5"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    (elsewhere / "shard-00009.h5.0123.partial").write_bytes(b"half")
+    return elsewhere
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_entry_behind_a_link_is_read_and_nothing_there_is_renamed_or_removed(store, tmp_path):
+    elsewhere = linked_entry(store, tmp_path)
+    before = content(elsewhere)
+    with store.lock():
+        found = store.verify(repair=True)
+    assert (found["checked"], found["repaired"], len(found["problems"])) == (2, [], 1)
+    assert "shard-00001.h5" in found["problems"][0]
+    assert found["problems"][0].endswith("it lies behind a link, so nothing is set aside there")
+    assert content(elsewhere) == before
+
+
+def test_an_entry_behind_a_link_is_filled_where_it_lies(store, tmp_path):
+    elsewhere = linked_entry(store, tmp_path)
+    (elsewhere / "shard-00001.h5").unlink()
+    put(store, range(2, 4))
+    assert {path.name for path in elsewhere.glob("*.h5")} == {"shard-00000.h5", "shard-00010.h5"}  # never used before
+    assert len(store.entry(PIXELS).places()) == 4
+
+
+def test_a_shard_that_is_a_link_is_not_set_aside(store, tmp_path):
+    put(store, range(4))
+    first = shard_files(store)[0]
+    elsewhere = first.rename(tmp_path / "mine.h5")
+    elsewhere.write_bytes(elsewhere.read_bytes()[:-100])
+    first.symlink_to(elsewhere)
+    found = store.verify(repair=True)
+    assert (found["repaired"], len(found["problems"]), first.is_symlink(), elsewhere.exists()) == ([], 1, True, True)
+
+
+def test_a_partial_that_is_a_link_goes_and_its_target_stays(store, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    link = store.path / "manifest.csv.0123.partial"
+    link.symlink_to(tmp_path / "mine")
+    with store.lock():
+        pass
+    assert not link.is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_manifest_that_is_a_pipe_is_none(store):
+    store.write_rows(store.path, [])
+    (store.path / "manifest.csv").unlink()
+    os.mkfifo(store.path / "manifest.csv")
+    with pytest.raises(StoreError, match="has no manifest"):
+        store.rows()
+    assert list(store.known(store.path)) == []
+    assert "is gone" in store.verify()["problems"][0]

@@ -248,7 +248,11 @@ def test_of_one_layer_nothing_that_is_planned_is_held():
 def test_digests_that_end_in_zero_bytes_are_told_apart(store):
     similar = ["ab" * 30 + "0000", "ab" * 31 + "00", "ab" * 30 + "00ab"]
     held = np.sort(shards.digest_array(similar[:1]).view("S32")[:, 0])
-    writers = [Writer(store.entry(LAYERS[0]), {"name": "net", "source": {}}, 99)]
+    writers = [
+        Writer(
+            store.entry(LAYERS[0]), {"name": "net", "source": {"name": "net", "weights": None, "random_seed": None}}, 99
+        )
+    ]
     sink = Writers(writers, (1,), (held,))
     sink.append(similar, np.arange(3, dtype=np.float32)[:, None], {})
     sink.commit()

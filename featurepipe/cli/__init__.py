@@ -301,6 +301,9 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @main.command()
 @click.argument("store", type=click.Path())
 @click.option("--repair", is_flag=True, help="Set broken shards aside; extract then computes their rows again.")
+@click.option(
+    "--accept-edits", is_flag=True, help="First accept manifest.csv and store.json as they were edited by hand."
+)
 @click.option("--drift", is_flag=True, help="Compare stored vectors with fp32 ones from Pillow's pixels.")
 @click.option(
     "--images", type=click.IntRange(1), default=64, show_default=True, help="How many images to re-embed per backbone."
@@ -309,7 +312,7 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @DEVICE
 @TOLD
 def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Check every row of a store against its checksum; exit code 1 if anything is wrong.
+    """Check a store's manifest and every row against its checksum; exit code 1 if anything is wrong.
 
     \b
       $ featurepipe extract data/digits -s digits.store

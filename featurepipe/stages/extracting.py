@@ -14,7 +14,7 @@ import numpy as np
 
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Backbone, Extractor
-from featurepipe.errors import StoreError, StoreReadOnly
+from featurepipe.errors import StoreError
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stages.reading import read
@@ -108,7 +108,8 @@ def extract(
     target = Store.create(place)
     with target.lock():
         checking = time.perf_counter()
-        rows, unreadable = digest(manifest, workers, listener, () if rehash else target.known(manifest.root))
+        known = () if rehash else target.known(manifest.root, listener.note)
+        rows, unreadable = digest(manifest, workers, listener, known)
         check_seconds = time.perf_counter() - checking
         _check_root(target, manifest.root, rows, force, listener)
         target.write_rows(manifest.root, rows)
@@ -164,7 +165,7 @@ def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Lis
 def _shares(store: Store, rows: Rows) -> bool:
     """Whether a content that the store's manifest lists is among `rows`, or it lists none at all."""
     try:
-        before = store.rows()
+        before = store.rows(checked=False)
     except StoreError:  # a damaged manifest is replaced
         return True
     known = before.keys[before.readable]
@@ -176,17 +177,23 @@ def complete(
 ) -> Entry:
     """The entry of a baseline, with what it lacked of the store's samples embedded now; `said` as for `fill`.
 
+    An entry that lacks none is read without a lock.
+
     Raises
     ------
-    StoreReadOnly
-        It lacks some, and the store may not be written.
+    StoreError
+        It lacks some, and the store may not be written, or another process writes it.
     """
     rows, entry = store.rows(), store.entry(extractor)
+    lacked = plan(rows, store.root, entry)
+    if not lacked:
+        listener.note(said or first_line(extractor, len(rows), len(rows)))
+        return entry
     try:
         with store.lock():
             fill(store, store.root, rows, {}, extractor, workers=workers, said=said, listener=listener)
-    except StoreReadOnly:
-        if any(not pending.retried for pending in plan(rows, store.root, entry)[:1]):
+    except StoreError:
+        if not lacked[0].retried:
             raise
     return store.entry(extractor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,23 @@ def verify(
     store: str | Path,
     *,
     repair: bool = False,
+    accept_edits: bool = False,
     drift: bool = False,
     images: int = 64,
     weights: str | Path | None = None,
     device: str = "auto",
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Check every row of a store against its checksum; see `featurepipe.stores.Store.verify`.
+    """Check a store's manifest and every row against its checksum; see `featurepipe.stores.Store.verify`.
 
     Parameters
     ----------
     store : path
     repair : bool
         Rename shards that fail; the next extraction computes their rows again.
+    accept_edits : bool
+        First take ``manifest.csv`` and ``store.json`` as somebody has edited them; see
+        `featurepipe.stores.Store.accept_edits`.
     drift : bool
         Also embed some images anew in fp32 from Pillow's pixels, and compare the stored vectors with theirs.
     images : int
@@ -93,16 +98,15 @@ def verify(
     Returns
     -------
     dict
-        ``ok, checked, problems, repaired``, and with `drift` a list ``drift``: for each network and layer ``backbone,
-        layer, folder, precision, decoder, images, cosine_median, cosine_min`` (of the vectors) and ``pixels_max`` (the
+        ``ok, checked, problems, repaired``; with `accept_edits` ``accepted``, the rows of the manifest; with `drift`
+        a list ``drift``: for each network and layer ``backbone, layer, folder, precision, decoder, images,
+        cosine_median, cosine_min`` (of the vectors) and ``pixels_max`` (the
         greatest difference between two pixels, of 255).
     """
     target = Store.open(store)
-    if repair:
-        with target.lock():
-            result = target.verify(repair=True)
-    else:
-        result = target.verify()
+    with target.lock() if repair or accept_edits else nullcontext():
+        accepted = {"accepted": target.accept_edits()} if accept_edits else {}
+        result = {**target.verify(repair=repair), **accepted}
     if drift and not result["problems"]:
         entries = target.entries()
         measured = {
@@ -174,7 +178,7 @@ def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels:
         "layer": entry.layer,
         "folder": entry.folder.name,
         "precision": entry.spec["precision"],
-        "decoder": entry.spec["transform"]["decoder"],
+        "decoder": entry.spec["transform"].get("decoder") or "pillow",  # as long as there was no other
         "images": len(places),
         "cosine_median": float(np.median(cosine)),
         "cosine_min": float(cosine.min()),

@@ -69,8 +69,8 @@ class Start:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Content digest → file."""
-        store = self.found.store
-        return {row.digest: store.root / row.sample.path for row in store.rows() if row.digest}
+        store, root = self.found.store, self.found.store.root  # read from its file each time it is asked for
+        return {row.digest: root / row.sample.path for row in store.rows() if row.digest}
 
     def samples(self, part: FeatureMatrix) -> Samples:
         """Rows as images and class numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from featurepipe import shards
 from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, carried_backbone, is_model_name, stage_of
 from featurepipe.digests import sha256_json
-from featurepipe.errors import StoreError
+from featurepipe.errors import ShardCorrupt, StoreError
 
 ALL = "all"
+SPEC = {"architecture": str, "layer": str, "precision": str, "transform": dict, "weights": str | None}
+PROVENANCE = {"name": str, "source": dict, "seconds": int | float | None, "device": str | None}
+SOURCE = {"name": str, "weights": str | None, "random_seed": int | None}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,43 @@ class Entry:
     def rejects(self) -> dict[str, str]:
         """Digest → reason, of contents that were tried in vain."""
         return {digest: reason for index in self.indexes for digest, reason in index.rejects.items()}
+
+
+def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Check that what a shard says of its backbone has the keys and types that its readers go by.
+
+    Parameters
+    ----------
+    path : Path
+        Of the shard.
+    spec, provenance : mapping
+        As the shard gives them.
+
+    Raises
+    ------
+    ShardCorrupt
+        A key is missing, or is of another type.
+    """
+    source, transform = provenance.get("source"), spec.get("transform")
+    problems = [
+        *_unlike("spec", spec, SPEC),
+        *_unlike("transform", {"decoder": None, **_table(transform)}, {"decoder": str | None}),
+        *_unlike("provenance", {"seconds": None, "device": None, **provenance}, PROVENANCE),
+        *_unlike("source", _table(source), SOURCE),
+    ]
+    if problems:
+        store = path.parent.parent
+        raise ShardCorrupt(f"{path}: {problems[0]}; set it aside with: featurepipe verify --repair {store}")
+
+
+def _table(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _unlike(what: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What of `found` is not there or not of the type that is wanted."""
+    odd = [key for key, kind in wanted.items() if key not in found or not isinstance(found[key], kind)]
+    return [f"its {what} has no {key} that can be used" for key in odd]
 
 
 def pick(store: Path, entries: Sequence[Entry], name: str | None, layer: str | None) -> Entry:

@@ -18,8 +18,8 @@ from featurepipe import shards
 from featurepipe.digests import sha256_file
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample
-from featurepipe.stores.directory import Known
 from featurepipe.stores.entries import Entry
+from featurepipe.stores.manifest import Known
 from featurepipe.stores.rows import BLOCK, NO_STAMP, Row, Rows, Stamp, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
@@ -141,6 +141,8 @@ def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple
             record = next(records, None)
         same = record is not None and record.id == sample.id and record.path == sample.path
         yield sample.path, record if same else None
+    for _ in records:  # at its end it says whether it was read as it was written
+        pass
 
 
 def _parts(items: Iterator, size: int) -> Iterator[list]:

@@ -103,7 +103,7 @@ class Rows(Sequence[Row]):
         return Row(self.samples[index], self.digests[index].tobytes().hex() if self.readable[index] else "")
 
     def lines(self) -> Iterator[tuple[str, ...]]:
-        """Each row's cells as texts: id, path, label, split, digest, stamp; '' for none."""
+        """Each row's cells as texts: id, path, label, split, digest, stamp, part and group; '' for none."""
         samples = iter(self.samples)
         for start in range(0, len(self), BLOCK):
             part = slice(start, start + BLOCK)
@@ -112,7 +112,7 @@ class Rows(Sequence[Row]):
                 id_, path, label, split = next(samples)
                 digest = digests[64 * i : 64 * i + 64] if readable[i] else ""
                 cells = map(str, stamp) if stamp[0] >= 0 else ("",) * len(stamp)
-                yield id_, path, label or "", split or "", digest, *cells
+                yield id_, path, label or "", split or "", digest, *cells, "", ""
 
     def __iter__(self) -> Iterator[Row]:
         for sample, digest, known in zip(self.samples, self.digests, self.readable, strict=True):

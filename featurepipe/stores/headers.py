@@ -1,0 +1,131 @@
+"""A store's header: the format's version, and which manifest the store has and of which folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featurepipe.digests import sha256_json
+from featurepipe.errors import FormatTooNew, StoreError
+from featurepipe.files import write_text
+
+ENCODING_TYPE = "featurepipe-store"
+ENCODING_VERSION = "1.2"
+SEALED = (1, 2)  # the first version whose header has digests
+HEADER = "store.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """A manifest and the folder that its paths start from.
+
+    Attributes
+    ----------
+    root : str or None
+        The folder; None in a store without manifest.
+    relative : str or None
+        The way from the store to that folder.
+    manifest : str or None
+        The sha256 of ``manifest.csv``; None where there is none yet, and before 1.2.
+    """
+
+    root: str | None = None
+    relative: str | None = None
+    manifest: str | None = None
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> State:
+        """From a header's keys; what is no text counts as missing."""
+        texts = {name: keys.get(name) for name in ("root", "relative", "manifest")}
+        return cls(**{name: value for name, value in texts.items() if isinstance(value, str)})
+
+
+@dataclass(frozen=True)
+class Header:
+    """The content of ``store.json``.
+
+    Attributes
+    ----------
+    version : str
+    state : State
+    next : State or None
+        What is true as soon as the manifest is the one that it names: while a manifest is being replaced, the header
+        describes both, so that a process that is killed in between leaves a store that is whole.
+    fits : bool
+        Whether the header fits its own digest. Before 1.2 it has none, and fits.
+    """
+
+    version: str
+    state: State
+    next: State | None = None
+    fits: bool = True
+
+    @property
+    def digests(self) -> tuple[str, ...] | None:
+        """What the manifest's sha256 may be; None where nothing is known of it, as before 1.2."""
+        if numbers(self.version) < SEALED:
+            return None
+        return tuple(one.manifest for one in (self.state, self.next) if one is not None and one.manifest is not None)
+
+    def settled(self, manifest: str | None) -> Header:
+        """The header without `next`, when the manifest's sha256 is this."""
+        is_next = self.next is not None and self.next.manifest == manifest
+        return replace(self, state=self.next if is_next else self.state, next=None)
+
+    def write(self, store: Path) -> None:
+        """Write it, with the digest that fits it."""
+        keys = {"encoding-type": ENCODING_TYPE, "encoding-version": self.version, **asdict(self.state)}
+        if self.next is not None:
+            keys["next"] = asdict(self.next)
+        keys["digest"] = sha256_json(keys)
+        write_text(store / HEADER, json.dumps(keys, indent=2, ensure_ascii=False) + "\n")
+
+
+def read(store: Path) -> Header:
+    """Read a store's header; whether it fits its digest is for the caller to ask.
+
+    Raises
+    ------
+    StoreError
+        There is none, it is not one of a store, or it is damaged beyond reading.
+    FormatTooNew
+        Made by a later featurepipe.
+    """
+    path = store / HEADER
+    if not path.is_file():
+        problem = "is not a featurepipe store" if store.exists() else "does not exist"
+        raise StoreError(f"{store} {problem}; make a store with: featurepipe extract DATA")
+    try:
+        keys = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        kind, version, root = keys["encoding-type"], str(keys["encoding-version"]), keys["root"]
+        major, _ = numbers(version)
+        named = keys.pop("digest", None)
+        fits = named == sha256_json(keys) if named is not None else numbers(version) < SEALED
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged ({error}); remove it and run featurepipe extract again") from error
+    if kind != ENCODING_TYPE:
+        raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
+    if major > numbers(ENCODING_VERSION)[0]:
+        raise FormatTooNew(f"{store} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
+    if not isinstance(root, str | None):
+        raise StoreError(f"{path} is damaged (root {root!r}); remove it and run featurepipe extract again")
+    coming = keys.get("next")
+    return Header(version, State.of(keys), State.of(coming) if isinstance(coming, dict) else None, fits)
+
+
+def numbers(version: str) -> tuple[int, int]:
+    """Major and minor number of a version; a ValueError if it is none.
+
+    Examples
+    --------
+    >>> numbers("1.2"), numbers("3")
+    ((1, 2), (3, 0))
+    """
+    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?(?!\d)", version)
+    if found is None:
+        raise ValueError(f"{version!r} is not a version")
+    return int(found[1]), int(found[2] or 0)

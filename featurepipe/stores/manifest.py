@@ -1,0 +1,221 @@
+"""A store's manifest as a file: its columns, how it is written, and how it is read and checked at once."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from featurepipe.errors import FormatTooNew, StoreError
+from featurepipe.manifests import SPLITS, Sample
+from featurepipe.stores.headers import HEADER
+from featurepipe.stores.rows import BLOCK, Rows, Stamp
+
+FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
+STAMP_COLUMNS = Stamp._fields  # since 1.1
+LATER_COLUMNS = ("part", "group")  # since 1.2, and empty as yet
+COLUMNS = (*FIRST_COLUMNS, *STAMP_COLUMNS, *LATER_COLUMNS)
+SPLITS_OR_NONE = frozenset({*SPLITS, ""})
+IS_SHA256 = re.compile(r"(?:[0-9a-fA-F]{64})?").fullmatch  # or none, of a file that could not be read
+WRONG = (ValueError, IndexError, TypeError, OverflowError, csv.Error)  # what a damaged table makes of its reading
+
+
+class Known(NamedTuple):
+    """What the manifest says of a file whose stamp can be trusted; the digest as bytes."""
+
+    id: str
+    path: str
+    digest: bytes
+    stamp: Stamp
+
+
+class Found(NamedTuple):
+    """The rows of a manifest, and the sha256 of the very bytes that they were read from."""
+
+    rows: Rows
+    digest: str
+
+
+class Damaged(ValueError):
+    """A manifest that cannot be read, or is not the one that its store knows; the message says why and no more."""
+
+
+def read(path: Path, fits: Callable[[str], bool], *, strict: bool = False) -> Found:
+    """Read all rows.
+
+    Parameters
+    ----------
+    path : Path
+    fits : callable
+        Called with the sha256 of the bytes that were read; says whether they are what they should be.
+    strict : bool
+        Also ask for what a manifest has that only featurepipe has written: ids that are unique and sorted.
+
+    Raises
+    ------
+    Damaged
+        It is not a manifest, or does not fit.
+    FormatTooNew
+        It fits, and lists parts of files.
+    """
+    problem: Exception | None = None
+    with open(path, "rb", buffering=0) as raw:
+        hashed = _Hashed(raw)
+        try:
+            rows = Rows.gather(_checked(_cells(hashed), strict))
+        except WRONG as error:
+            problem = error
+        digest = hashed.rest()
+    if not fits(digest):
+        raise Damaged(problem or f"it does not fit the digest in {HEADER}") from problem
+    if isinstance(problem, FormatTooNew):
+        raise problem
+    if problem is not None:
+        raise Damaged(problem) from problem
+    return Found(rows, digest)
+
+
+def known(path: Path, digest: str | None) -> Iterator[Known]:
+    """The rows whose stamps can be trusted, in the manifest's order, and none of them held.
+
+    Parameters
+    ----------
+    path : Path
+    digest : str or None
+        The sha256 that the manifest is known to have; None before 1.2, where reading ends at what is damaged.
+
+    Raises
+    ------
+    StoreError
+        The file has changed since.
+    FormatTooNew
+        It lists parts of files.
+    """
+    with open(path, "rb", buffering=0) as raw:
+        hashed = _Hashed(raw)
+        try:
+            for number, (id_, file, _, _, sha, *stamp, part, _) in enumerate(_cells(hashed), 2):
+                if part:
+                    raise _part(number, id_, part)
+                content, known_by = bytes.fromhex(sha), _stamp(stamp)
+                if known_by is not None and len(content) == 32:
+                    yield Known(id_, file, content, known_by)
+        except FormatTooNew:
+            raise
+        except WRONG:
+            if digest is None:
+                return
+        if digest is not None and hashed.rest() != digest:
+            raise StoreError(f"{path} has changed while it was read; run the same command again")
+
+
+def write(path: Path, rows: Rows) -> str:
+    """Write a manifest; returns its sha256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for block in table(COLUMNS, rows.lines()):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def written(path: Path, rows: Rows) -> str | None:
+    """The sha256 of a manifest that says just this already; None if it does not."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in table(COLUMNS, rows.lines()):
+            if file.read(len(block)) != block:
+                return None
+            digest.update(block)
+        return None if file.read(1) else digest.hexdigest()
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    """A table in blocks of some thousand lines; file names that are not UTF-8 keep their bytes."""
+    rest = chain([header], lines)
+    while block := list(islice(rest, BLOCK)):
+        text = io.StringIO()
+        csv.writer(text).writerows(block)  # its own line end, \r\n, is what makes it quote both characters in names
+        yield text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class _Hashed(io.RawIOBase):
+    """A file whose bytes are hashed as they are read."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._digest = raw, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._raw.readinto(buffer)
+        self._digest.update(memoryview(buffer)[:count])
+        return count
+
+    def rest(self) -> str:
+        """The sha256 of the whole file, the rest of which is read."""
+        while block := self._raw.read(2**20):
+            self._digest.update(block)
+        return self._digest.hexdigest()
+
+
+def _cells(hashed: _Hashed) -> Iterator[list[str]]:
+    """The cells, line by line, in the order of COLUMNS; '' in the columns that the manifest lacks."""
+    file = io.TextIOWrapper(io.BufferedReader(hashed), encoding="utf-8", errors="surrogateescape", newline="")
+    reader = csv.reader(file)
+    header = next(reader, [])
+    if not set(FIRST_COLUMNS) <= set(header):
+        raise ValueError("it lacks columns")
+    where = [header.index(name) if name in header else None for name in COLUMNS]
+    count, is_ordered = len(header), tuple(header) == COLUMNS
+    for number, line in enumerate(reader, 2):
+        if len(line) != count:
+            raise ValueError(f"row {number} has {len(line)} cells, the header has {count}")
+        yield line if is_ordered else ["" if at is None else line[at] for at in where]
+
+
+def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
+    """What `Rows.gather` takes, of rows that can be used."""
+    before = None
+    for number, (id_, file, label, split, digest, *stamp, part, _) in enumerate(lines, 2):
+        if part:
+            raise _part(number, id_, part)
+        if split not in SPLITS_OR_NONE or not IS_SHA256(digest) or not file or "\0" in file or "\0" in id_:
+            raise ValueError(f"row {number}, {id_!r}: {_fault(split, digest)}")
+        if strict and before is not None and id_ <= before:
+            raise ValueError(f"row {number}, {id_!r}: ids have to be unique and sorted")
+        try:
+            known_by = _stamp(stamp)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"row {number}, {id_!r}: {error}") from error
+        yield Sample(id_, file, label or None, split or None), digest, known_by
+        before = id_
+
+
+def _fault(split: str, digest: str) -> str:
+    if split not in SPLITS_OR_NONE:
+        return f"split {split!r} is none of {', '.join(SPLITS)}"
+    if not IS_SHA256(digest):
+        return f"{digest!r} is not a sha256"
+    return "its path or id is empty or has a NUL character"
+
+
+def _part(number: int, id_: str, part: str) -> FormatTooNew:
+    """Of a row that another reader would give other vectors."""
+    return FormatTooNew(
+        f"row {number}, {id_!r}, of the manifest is a part of a file ({part!r}); this featurepipe reads whole files "
+        "only; upgrade it"
+    )
+
+
+def _stamp(cells: Sequence[str]) -> Stamp | None:
+    """None where one part is missing, as all are that proved nothing."""
+    return Stamp(*map(int, cells)) if all(cells) else None
