@@ -141,7 +141,7 @@ def tune(
     Raises
     ------
     FinetuningError
-        A checkpoint that cannot be read, or images none of which can be read any more.
+        A checkpoint that may not be read, or images none of which can be read any more.
     OutOfMemory
         There is none to validate a single image.
     KeyboardInterrupt
@@ -198,7 +198,8 @@ class _Tuning:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
         found = None
         if self.checkpoint is not None:  # the other processes may not see the first one's files
-            found = self.peers.share(None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity))
+            held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.note)
+            found = self.peers.share(held)
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
             accuracy = f"{100 * first['top1']:.1f} %, log-loss {first['log_loss']:.3f}"
