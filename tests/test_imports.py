@@ -23,6 +23,7 @@ ROWS = (
     ("statistics",),
     ("probes",),
     ("protocols",),
+    ("cards",),
     ("models",),
     ("finetuning",),
     ("advice",),

@@ -27,7 +27,16 @@ from featurepipe.backbones.networks import check_name, freeze, is_out_of_memory,
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
-from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, Views, check_same, stage_of
+from featurepipe.backbones.specs import (
+    PENULTIMATE,
+    Extractor,
+    Transform,
+    View,
+    Views,
+    check_description,
+    check_same,
+    stage_of,
+)
 from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
@@ -55,6 +64,7 @@ __all__ = [
     "View",
     "Views",
     "carried_backbone",
+    "check_description",
     "check_name",
     "check_same",
     "cosines",
