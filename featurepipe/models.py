@@ -32,7 +32,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -42,7 +42,7 @@ import numpy as np
 
 from featurepipe import backbones, cards, files, jsons
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
-from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
+from featurepipe.errors import BackboneError, FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
 from featurepipe.probes.linear import linear_estimator
@@ -174,14 +174,14 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
 def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.ndarray:
     """The contents that a backbone's network was tuned on, uint64, as far as its model file is still there to say."""
-    path, none = Path(source["weights"] or ""), np.zeros(0, np.uint64)
-    if not backbones.is_model_name(path) or not path.is_file():
+    none = np.zeros(0, np.uint64)
+    if not backbones.is_model_name(source["weights"]):
         return none
     try:
-        model = load(path)
-    except ModelFileError:  # mere weights
+        model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
+    except (BackboneError, ModelFileError):  # mere weights, or what is not to be opened
         return none
-    tuned = model.card.get("finetuning", {}).get("promoted")  # what a probe has seen has not shaped its backbone
+    tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
 
 
@@ -363,7 +363,13 @@ def _check_classes(classes: Any) -> None:
 
 @guarded
 def open_backbone(
-    model: Model, path: str | Path, *, weights: str | Path | None = None, device: str = "auto"
+    model: Model,
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    note: Callable[[str], object] = lambda text: None,
 ) -> backbones.Backbone | backbones.Descriptor:
     """Make the backbone that a model file belongs to, and check that it is the very same.
 
@@ -375,9 +381,15 @@ def open_backbone(
     weights : path, optional
         Where the backbone's weights are now, if they have moved.
     device : str
+    trust : bool
+        Do whatever the file asks for; see `featurepipe.backbones.trust`.
+    note : callable
+        Hears a line before weights may be downloaded.
 
     Raises
     ------
+    BackboneError
+        The file asks for more than it may.
     FingerprintMismatch
         Other weights, or anything else that decides a vector.
     WeightsUnavailable
@@ -386,7 +398,8 @@ def open_backbone(
     source: Mapping[str, Any] = model.backbone["source"]
     if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
-    made = backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+    options = {"weights": weights, "device": device, "trust": trust, "who": str(path), "note": note}
+    made = backbones.recreate(model.backbone["spec"], source, **options)
     return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
 
 

@@ -14,6 +14,7 @@ from featurepipe.backbones.creation import (
     BUNDLED,
     DESCRIPTORS,
     STAGES,
+    check_described,
     create,
     create_layers,
     names,
@@ -37,6 +38,7 @@ from featurepipe.backbones.specs import (
     check_same,
     stage_of,
 )
+from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
@@ -64,8 +66,10 @@ __all__ = [
     "View",
     "Views",
     "carried_backbone",
+    "check_described",
     "check_description",
     "check_name",
+    "check_place",
     "check_same",
     "cosines",
     "create",
@@ -86,6 +90,7 @@ __all__ = [
     "save_codebook",
     "stage_of",
     "twin",
+    "unechoed",
     "with_tag",
 ]
 

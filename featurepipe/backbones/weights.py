@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurepipe import jsons
 from featurepipe.backbones.fitting import find_weights
-from featurepipe.backbones.formats import SAFETENSORS, Content, Unreadable, first_line, read_content, recognise
+from featurepipe.backbones.formats import SAFETENSORS, Content, Unfit, Unreadable, first_line, read_content, recognise
 from featurepipe.backbones.specs import SPEC_FORMAT, check_description
 from featurepipe.digests import sha256_arrays
 from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     import torch
 
 CARRIED = "backbone."  # what the names of a backbone's tensors begin with in a model file
+NETWORK = {  # what the header of our own weights says
+    "architecture?": jsons.TEXT,
+    "arguments?": jsons.Each(jsons.ANYTHING),
+    "layer?": jsons.TEXT,
+    "pooling?": (jsons.TEXT, None),
+    "transform?": {"input_size?": [jsons.COUNT]},
+}
 OPTION = "with --weights (weights= in Python)"
 
 
@@ -87,7 +94,7 @@ def read_weights(path: Path) -> tuple[Content, dict[str, Any]]:
         content = read_content(path)
         config = _file_config(content.metadata)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BackboneError(f"{path} cannot be read as weights: {first_line(error)}") from error
+        raise Unfit(f"{path} cannot be read as weights: {first_line(error)}") from error
     if "featurepipe" in content.metadata and any(key.startswith(CARRIED) for key in content.values):  # a model file
         carried = {key: value for key, value in content.values.items() if key.startswith(CARRIED)}
         _check_carried(path, content.metadata["featurepipe"], carried)
@@ -99,9 +106,7 @@ def _check_carried(path: Path, header: str, tensors: Mapping[str, torch.Tensor])
     """Compare a carried backbone with its digest, which model files have since 1.2."""
     wanted = jsons.loads(header, "its header").get("backbone-sha256")
     if wanted is not None and wanted != _digest(tensors):
-        raise BackboneError(
-            f"{path} is damaged: its backbone does not match its digest; make it again, or copy it again"
-        )
+        raise Unfit(f"{path} is damaged: its backbone does not match its digest; make it again, or copy it again")
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -116,8 +121,10 @@ def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a safetensors header says: our own JSON, or plain transform values under timm's names."""
     if "featurepipe" in metadata:
         config = jsons.loads(metadata["featurepipe"], "its header")
-        if "backbone" in config:  # a model file
+        if isinstance(config, dict) and "backbone" in config:  # a model file
+            jsons.check(config, {"backbone": {"spec": NETWORK}}, "its header")
             config = config["backbone"]["spec"]
+        jsons.check(config, NETWORK, "its header")
         return {**config, "transform": dict(config.get("transform", {}))}
     transform: dict[str, Any] = {}
     for key in ("mean", "std", "crop_pct", "input_size"):
@@ -147,7 +154,7 @@ def check_finite(module: torch.nn.Module, origin: str) -> None:
     broken = {key: count for key, count in counts.items() if count}
     if broken:
         first = ", ".join(f"{key}: {count} values" for key, count in list(broken.items())[:3])
-        raise BackboneError(
+        raise Unfit(
             f"{origin} holds NaN or infinite weights in {len(broken)} of {len(counts)} tensors ({first}); "
             "its training diverged or the file is damaged: take an earlier checkpoint, or download it again"
         )

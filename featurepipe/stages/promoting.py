@@ -63,6 +63,7 @@ def finetune(
     *,
     backbone: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     from_scratch: bool = False,
     cache: str = "auto",
     seed: int = 0,
@@ -95,6 +96,9 @@ def finetune(
         Which backbone of the store, if it holds several.
     weights : path, optional
         Where the backbone's weights are now, if they have moved.
+    trust : bool
+        Let the model file or the store have its backbone made of whatever it asks for: a hub's repository, unusual
+        arguments, more memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
     from_scratch : bool
         Also train the same network from random weights with the same recipe, but for what pretrained weights are
         spared: no layer-wise decay, batch norms that learn, no early end. Its curve and figures stand beside the tuned
@@ -152,7 +156,8 @@ def finetune(
         path = _output(source, output, backbone)
         models.check_output(path, [source, data, weights], force=force)  # before anything is embedded
         work = path.with_suffix(".tuning")
-        store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
+        options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        store, extractor, loaded = _open(source, data, backbone, options, plan.tune, workers, work, listener)
         models.check_output(path, [extractor.source["weights"]], force=force)
         found = divide(
             find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
@@ -232,9 +237,8 @@ def _open(
     source: str | Path,
     data: str | Path | None,
     name: str | None,
-    weights: str | Path | None,
+    options: Mapping[str, Any],
     tune: str,
-    device: str,
     workers: int | None,
     work: Path,
     listener: Listener,
@@ -243,7 +247,7 @@ def _open(
     loaded = None
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
-        extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
+        extractor = backbones.recreate(entry.spec, entry.provenance["source"], who=str(source), **options)
     elif Path(source).is_dir() or not Path(source).exists():
         raise FinetuningError(
             f"{source} is neither a store nor a model file; make a store with: featurepipe extract {source}"
@@ -257,7 +261,7 @@ def _open(
             )
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
-        extractor = models.open_backbone(loaded, source, weights=weights, device=device)
+        extractor = models.open_backbone(loaded, source, **options)
     finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
@@ -321,7 +325,7 @@ def _tune(
 ) -> Promoted:
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
-        extractor = backbones.recreate(task.spec, task.source, device=device)
+        extractor = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
     return finetuning.promote(
         extractor,
         task.head,
@@ -372,7 +376,7 @@ def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
     """The same network from random weights under the same recipe, but for what pretrained weights are spared."""
-    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device)
+    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device, trust=True)
     recipe = replace(
         task.recipe,
         tune="all",

@@ -156,6 +156,7 @@ def run(
             seed=seed,
             device=device,
             workers=workers,
+            trust=True,  # the backbone is the one that was asked for here
             force=force,
             listener=listener,
         )
