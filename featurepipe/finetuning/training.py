@@ -394,7 +394,8 @@ class _Tuning:
         try:
             checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
         except OutputError as error:  # what has been learned is worth more than the chance to go on from here
-            self.note(f"note: no checkpoint is kept, and training goes on: {error}")
+            why, _, _ = str(error).partition("; ")  # what to do is for the end, when the model file is written
+            self.note(f"note: no checkpoint is kept, and training goes on: {why}")
         self.saved = time.perf_counter()
 
     def _bar(self, label: str, total: int) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
-from featurepipe.errors import FinetuningError
+from featurepipe.errors import FinetuningError, OutputError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.stages.advising import advise
@@ -185,7 +185,8 @@ def finetune(
         )
         again = finished and verdict.promoted and plan.refits
         if again or (from_scratch and finished):  # which may take as long again, and go wrong
-            write(path, start, plan, extractor, made, verdict, **said)
+            with _kept(task.checkpoint):
+                write(path, start, plan, extractor, made, verdict, **said)
         if again:
             listener.note(f"training once more, on the {len(start.validation)} held-back images too")
             made, refitted = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
@@ -194,7 +195,8 @@ def finetune(
             scratch = _from_scratch(start, task, device, workers, peers, listener)
             finished = scratch["stopped"] != finetuning.INTERRUPTED
         peers.share(None)
-        result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
+        with _kept(task.checkpoint):
+            result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
         _told(result, listener)
         if made.outcome.error is not None:
             raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
@@ -204,6 +206,19 @@ def finetune(
             with suppress(OSError):  # it may hold a store or activations, which serve again
                 work.rmdir()
         return result
+
+
+@contextmanager
+def _kept(checkpoint: Path) -> Iterator[None]:
+    """Say of a model file that cannot be written what is left of the training, and what to do."""
+    try:
+        yield
+    except OutputError as error:
+        why, _, _ = str(error).partition("; ")
+        left = f"{checkpoint} keeps the training, and the same command goes on from there"
+        if not checkpoint.is_file():
+            left = "no checkpoint could be kept either, so the same command trains again"
+        raise OutputError(f"{why}; make room or give another place with -o; {left}") from error
 
 
 def _told(result: dict[str, Any], listener: Listener) -> dict[str, Any]:

@@ -229,7 +229,11 @@ def report(model: str | Path, output: str | Path | None = None, *, force: bool =
     loaded = models.load(model)
     if "evaluated_on" not in loaded.card:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
-    write_text(path, reports.page(loaded))
+    try:
+        page = reports.page(loaded)
+    except ModelFileError as error:
+        raise ModelFileError(f"{model}: {error}") from error
+    write_text(path, page)
     return {"model": str(model), "report": str(path)}
 
 
