@@ -400,3 +400,22 @@ def test_nothing_else_is_opened_run_or_asked_for(tmp_path, network, photos):
             assert "kmsg" not in about
         if what in ("predict", "evaluate", "finetune", "load"):
             assert (said == "") == name.startswith("honest"), (name, what, said)
+
+
+@pytest.mark.parametrize(
+    ("spec", "source"),
+    [
+        ({"architecture": None}, {}),
+        ({"arguments": []}, {}),
+        ({"transform": []}, {}),
+        ({"weights": "ff"}, {}),
+        ({"layer": 1}, {}),
+        ({}, {"weights": 5}),
+        ({}, {"name": None}),
+        ({}, {"random_seed": "0"}),
+    ],
+    ids=str,
+)
+def test_a_description_of_other_types_is_refused(network, spec, source):
+    with pytest.raises(BackboneError, match=r"s\.store does not describe a backbone: the (spec|source)\..* is "):
+        backbones.recreate(network.spec | spec, network.source | source, who="s.store")

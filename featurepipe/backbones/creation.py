@@ -25,7 +25,7 @@ from featurepipe.backbones.networks import (
 )
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
-from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
+from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, check_shapes, make_spec, plain
 from featurepipe.backbones.trust import GIVE, check_arguments, check_place, check_size, unechoed
 from featurepipe.backbones.weights import (
     carried_backbone,
@@ -405,6 +405,10 @@ def check_described(
     BackboneError
         It says what the file wants to do.
     """
+    try:
+        check_shapes(spec, source)
+    except ValueError as error:
+        raise BackboneError(f"{who} does not describe a backbone: {error}") from error
     named = check_place(source["weights"], spec["weights"], who) if weights is None and source["weights"] else None
     if spec["architecture"] in DESCRIPTORS:
         return named

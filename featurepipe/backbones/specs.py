@@ -244,9 +244,15 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
         raise BackboneError(f"backbone arguments are numbers, text and lists of them; {error}") from error
 
 
-def check_description(described: Any, what: str = "the backbone") -> None:
+def check_description(described: Any) -> None:
     """Raise ValueError, naming the first value that does not fit, unless a file describes a backbone in this way."""
-    check(described, DESCRIPTION, what)
+    check(described, DESCRIPTION, "the backbone")
+
+
+def check_shapes(spec: Any, source: Any) -> None:
+    """Raise ValueError unless these are a spec, of one layer or of several, and a source."""
+    check(spec, {**SPEC, "layer": (TEXT, [TEXT])}, "the spec")
+    check(source, SOURCE, "the source")
 
 
 def stage_of(spec: Mapping[str, Any]) -> str | None:

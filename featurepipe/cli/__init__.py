@@ -200,6 +200,7 @@ def extract(
     "than chance explains.",
 )
 @WEIGHTS
+@TRUST
 @PROBE
 @DEVICE
 @WORKERS
@@ -309,6 +310,7 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
     "--images", type=click.IntRange(1), default=64, show_default=True, help="How many images to re-embed per backbone."
 )
 @WEIGHTS
+@TRUST
 @DEVICE
 @TOLD
 def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
