@@ -44,7 +44,7 @@ from featurepipe import backbones, cards, files, jsons
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
 from featurepipe.errors import BackboneError, FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
-from featurepipe.probes import MULTI_LABEL, labels_classifier, probabilities
+from featurepipe.probes import KINDS, MULTI_LABEL, labels_classifier, probabilities
 from featurepipe.probes.linear import linear_estimator
 from featurepipe.probes.neighbours import knn_classifier
 from featurepipe.probes.networks import mlp_classifier
@@ -144,7 +144,10 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
     path = Path(path)
     check_suffix(path)
-    _check_classes(model.classes.tolist())
+    try:
+        _check_classes(model.classes.tolist())
+    except ValueError as error:
+        raise ModelFileError(f"{path.name} cannot hold this model: {error}") from error
     head = dict(zip(HEADS[model.kind], map(np.ascontiguousarray, _head(model)), strict=True))
     header = {
         "encoding-type": ENCODING_TYPE,
@@ -195,6 +198,8 @@ def is_model(path: str | Path) -> bool:
     """Whether a file says that it is a featurepipe model, whatever its version and state."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():  # a pipe of that name would be waited for
+        return False
     try:
         with safe_open(path, "np") as file:
             return _header(file).get("encoding-type") == ENCODING_TYPE
@@ -342,6 +347,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
         raise ValueError(f"the temperature is {temperature}, not above 0")
     backbones.check_description(backbone)
     cards.check_card(card)
+    chosen = jsons.Each(jsons.NUMBER) if kind == MULTI_LABEL else jsons.NUMBER if KINDS[kind][0] else jsons.ANYTHING
+    jsons.check(card["selection"]["chosen"], chosen, "the card.selection.chosen")
     if seen.ndim != 1 or seen.dtype != np.uint64:
         raise ValueError("the list of seen images is not a row of 64-bit numbers")
     if not all(tensor.dtype.kind in "fi" and np.isfinite(tensor).all() for tensor in head):
@@ -401,6 +408,15 @@ def open_backbone(
     options = {"weights": weights, "device": device, "trust": trust, "who": str(path), "note": note}
     made = backbones.recreate(model.backbone["spec"], source, **options)
     return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
+
+
+def check_width(model: Model, width: int, path: str | Path) -> None:
+    """Raise ModelFileError unless a model takes embeddings of that width, which its backbone gives."""
+    wanted = model.estimator.n_features_in_
+    if wanted != width:
+        raise ModelFileError(
+            f"{path}: its head takes embeddings of {wanted} numbers, and its backbone gives {width}; make it again"
+        )
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

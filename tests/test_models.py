@@ -1,6 +1,7 @@
 """The model file: what goes in comes out, runs no code, and knows its backbone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
+import featurepipe
 from featurepipe import backbones, models, probes
 from featurepipe.backbones.weights import read_weights
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
@@ -255,6 +257,31 @@ def test_a_folder_is_no_model_file_and_exists(tmp_path):
         models.load(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m.safetensors")
+    assert not models.is_model(tmp_path / "m.safetensors")
+    assert models.find(tmp_path) == []
+    with pytest.raises(ModelFileError, match="does not exist"):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("classes", [["a", 1, "b"], ["a", "a", "b"], [None, "a", "b"]])
+def test_classes_that_could_not_be_read_again_are_not_written(tmp_path, classes):
+    model, _ = trained()
+    model.estimator.classes_ = np.array(classes, object)
+    with pytest.raises(ModelFileError, match=r"m\.safetensors cannot hold this model: .*class"):
+        models.save(tmp_path / "m.safetensors", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_another_width_than_its_backbone_is_one_line(file, photos):
+    with pytest.raises(ModelFileError, match=r"its head takes embeddings of 5 numbers, and its backbone gives 3072"):
+        featurepipe.predict(file, photos())
+    with pytest.raises(ModelFileError, match=r"its head takes embeddings of 5 numbers, and its backbone gives 3072"):
+        featurepipe.TransferClassifier.load(file)
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ModelFileError, match=r"does not exist.*featurepipe probe"):
         models.load(tmp_path / "none.safetensors")
@@ -325,6 +352,8 @@ def test_a_truncated_file_is_refused(file, keep):
         {"change": lambda h: {**h, "backbone": {**h["backbone"], "source": {}}}},
         {"change": lambda h: {**h, "backbone": {**h["backbone"], "fingerprint": 1}}},
         {"change": lambda h: {**h, "card": {}}},
+        {"change": lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": None}}}},
+        {"change": lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": {"ant": 1.0}}}}},
         {"change": lambda h: {**h, "card": {**h["card"], "splits": {"train": "many"}}}},
         {"change": lambda h: {**h, "card": {**h["card"], "finetuning": {"promoted": 1}}}},
     ],

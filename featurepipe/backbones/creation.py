@@ -520,12 +520,15 @@ def _resolve_transform(
     import timm.data
 
     config = {**timm.data.resolve_model_data_config(module), **of_file}
-    channels, *size = np.atleast_1d(config["input_size"]).tolist()
-    if "img_size" in arguments:
-        size = np.broadcast_to(arguments["img_size"], 2).tolist()
-    if arguments.get("in_chans", channels) != channels:
-        channels = arguments["in_chans"]
-        for key in ("mean", "std"):  # greyscale: the mean of the colours'
-            config[key] = fmean(np.atleast_1d(config[key]))
+    try:
+        channels, *size = np.atleast_1d(config["input_size"]).tolist()
+        if "img_size" in arguments:
+            size = np.broadcast_to(arguments["img_size"], 2).tolist()
+        if arguments.get("in_chans", channels) != channels:
+            channels = arguments["in_chans"]
+            for key in ("mean", "std"):  # greyscale: the mean of the colours'
+                config[key] = fmean(np.atleast_1d(config[key]))
+    except (TypeError, ValueError) as error:
+        raise BackboneError(f"a transform cannot be made of {config}: {error}") from error
     decoder = {"decoder": DECODERS[0]}  # whatever made the vectors of the file's own model
     return Transform.from_mapping({**config, "input_size": (channels, *size), **decoder, **given})

@@ -312,5 +312,6 @@ def described_extractor(
     with backbones.unechoed(place, str(path)):
         opened = made.network()
     backbones.check_same(opened.spec, spec)
+    models.check_width(model, opened.width, path)
     made.adopt(replace(opened, name=about["name"]))  # a file's own weights know their architecture only
     return made

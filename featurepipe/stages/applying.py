@@ -90,12 +90,14 @@ def evaluate(
         entry = _entry(store, loaded)
         matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
         check_finite(matrix, entry)
+        models.check_width(loaded, matrix.X.shape[1], model)
     else:
         manifest = read(data, listener, path_column=path_column, label_column=label_column)
         found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
         options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
         extractor = models.open_backbone(loaded, model, **options)
+        models.check_width(loaded, extractor.width, model)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     matrix, notes = labelled(matrix)
     if "task" in loaded.card.get("data", {}):
@@ -262,6 +264,7 @@ def predict(
         listener.note(f"note: {note}")
     options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
     extractor = models.open_backbone(loaded, model, **options)
+    models.check_width(loaded, extractor.width, model)
     matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     columns, counts = _answers(loaded, matrix, samples, probabilities)
     truths = _known_truths(loaded, samples)

@@ -277,6 +277,7 @@ def _open(
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
         extractor = models.open_backbone(loaded, source, **options)
+        models.check_width(loaded, extractor.width, source)
     finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
