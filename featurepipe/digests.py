@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -37,6 +38,16 @@ def canonical_json(value: Any) -> str:
 def sha256_json(value: Any) -> str:
     """Hexadecimal sha256 of `value`'s canonical JSON."""
     return sha256_bytes(canonical_json(value).encode("ascii"))
+
+
+def sha256_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hexadecimal sha256 of arrays: every name, dtype, shape and byte, in name order; nothing is left out."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode("utf-8", "surrogatepass"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def sha256_state_dict(state: Mapping[str, torch.Tensor]) -> str:

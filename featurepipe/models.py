@@ -20,16 +20,19 @@ multi-label (since 1.1)
     log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
-``encoding-version`` "1.1") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's
+``encoding-version`` "1.2") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's
 tensors, in the order above), ``backbone`` (name, fingerprint, spec, source) and ``card`` (data, selection, figures,
-baselines, versions). Loading runs no code from the file. Version 1.0 had the kinds logistic and ridge only.
+baselines, versions). Since 1.2 ``sha256`` is of all this and of every tensor except the backbone's, whose own digest
+``backbone-sha256`` is, so that a head is read and checked without its backbone; see docs/format.md. Loading runs no
+code from the file. Version 1.0 had the kinds logistic and ridge only.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -37,9 +40,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe import backbones, files
-from featurepipe.digests import sha256_bytes, sha256_state_dict
-from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
+from featurepipe import backbones, cards, files, jsons
+from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
+from featurepipe.errors import BackboneError, FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import HEADS, MULTI_LABEL, probabilities
 from featurepipe.surroundings import guarded
@@ -48,7 +51,8 @@ if TYPE_CHECKING:
     import torch
 
 ENCODING_TYPE = "featurepipe-model"
-ENCODING_VERSION = "1.1"
+ENCODING_VERSION = "1.2"
+DIGESTED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
 
@@ -125,6 +129,10 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
 
     path = Path(path)
     check_suffix(path)
+    try:
+        _check_classes(model.classes.tolist())
+    except ValueError as error:
+        raise ModelFileError(f"{path.name} cannot hold this model: {error}") from error
     head = _dump(model)
     header = {
         "encoding-type": ENCODING_TYPE,
@@ -136,29 +144,32 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
         "backbone": model.backbone,
         "card": model.card,
     }
-    tensors = {**head, "seen": np.unique(model.seen)}
+    tensors, carried = {**head, "seen": np.unique(model.seen)}, {}
     if module is not None:
         state = module.state_dict()
         if sha256_state_dict(state) != model.backbone["spec"]["weights"]:  # nothing could open such a file
             raise ModelFileError(
                 f"the network is not the one that the spec of {path.name} describes; its weights differ"
             )
-        tensors |= {backbones.CARRIED + key: _array(value) for key, value in state.items()}
+        carried = {backbones.CARRIED + key: _array(value) for key, value in state.items()}
+        header["backbone-sha256"] = sha256_arrays(carried)
+    header["sha256"] = _digest(header, tensors)
     with atomic(path, verify=load) as temporary:
         # not save_file, whose files only their owner may read
-        temporary.write_bytes(to_bytes(tensors, metadata={"featurepipe": json.dumps(header, allow_nan=False)}))
+        text = json.dumps(header, allow_nan=False)
+        temporary.write_bytes(to_bytes(tensors | carried, metadata={"featurepipe": text}))
 
 
 def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.ndarray:
     """The contents that a backbone's network was tuned on, uint64, as far as its model file is still there to say."""
-    path, none = Path(source["weights"] or ""), np.zeros(0, np.uint64)
-    if not backbones.is_model_name(path) or not path.is_file():
+    none = np.zeros(0, np.uint64)
+    if not backbones.is_model_name(source["weights"]):
         return none
     try:
-        model = load(path)
-    except ModelFileError:  # mere weights
+        model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
+    except (BackboneError, ModelFileError):  # mere weights, or what is not to be opened
         return none
-    tuned = model.card.get("finetuning", {}).get("promoted")  # what a probe has seen has not shaped its backbone
+    tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
 
 
@@ -172,12 +183,13 @@ def is_model(path: str | Path) -> bool:
     """Whether a file says that it is a featurepipe model, whatever its version and state."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():  # a pipe of that name would be waited for
+        return False
     try:
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+            return _header(file).get("encoding-type") == ENCODING_TYPE
+    except (SafetensorError, OSError, ValueError):
         return False
-    return isinstance(header, dict) and header.get("encoding-type") == ENCODING_TYPE
 
 
 def check_output(path: Path, inputs: Iterable[str | PathLike[str] | None] = (), *, force: bool = False) -> None:
@@ -240,33 +252,115 @@ def load(path: str | Path) -> Model:
         raise ModelFileError(f"model file {path} does not exist; make one with: featurepipe probe")
     try:
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
-            kind = header.get("encoding-type")
-            if kind != ENCODING_TYPE:
-                raise ModelFileError(f"{path} is not a featurepipe model (encoding-type {kind!r})")
-            version = str(header["encoding-version"])
-            if int(version.split(".")[0]) > int(ENCODING_VERSION.split(".")[0]):
-                raise FormatTooNew(
-                    f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
-                )
-            if header["kind"] not in HEADS:
-                raise ModelFileError(f"probe kind {header['kind']!r} is unknown to this featurepipe; upgrade it")
-            *head, seen = (file.get_tensor(key) for key in (*HEADS[header["kind"]].tensors, "seen"))
-        if header["head-sha256"] != _head_digest(head):
-            raise ModelFileError(f"{path}: its weights do not match their digest; make it again with featurepipe probe")
-        estimator = _restore(header["kind"], np.array(header["classes"]), head, header["card"])
-        return Model(header["kind"], estimator, header["temperature"], header["backbone"], seen, header["card"])
+            header = _header(file)
+            _check_version(header, path)
+            tensors = _tensors(file, header)
+        return _model(header, tensors)
     except FeaturepipeError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except _Damaged as error:
+        raise ModelFileError(f"{path}: {error}; make it again with featurepipe probe, or copy it again") from error
+    except (SafetensorError, OSError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{path} cannot be read as a model ({error}); name a file that featurepipe wrote"
         ) from error
 
 
+class _Damaged(ValueError):
+    """What does not match its digest: the end of a sentence that begins with the file's name."""
+
+
+def _header(file: Any) -> dict[str, Any]:
+    """The JSON of a safetensors file's metadata; empty where it has none of ours."""
+    found = jsons.loads((file.metadata() or {}).get("featurepipe", "{}"), "its header")
+    if not isinstance(found, dict):
+        raise ValueError("its header is not an object")
+    return found
+
+
+def _check_version(header: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse what is not a model, or cannot be read by this featurepipe."""
+    kind, version = header.get("encoding-type"), header.get("encoding-version")
+    if kind != ENCODING_TYPE:
+        raise ModelFileError(f"{path} is not a featurepipe model (encoding-type {kind!r})")
+    if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
+        raise FormatTooNew(f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
+    if not isinstance(header.get("kind"), str):
+        raise ValueError("it does not say its kind")
+    if header["kind"] not in HEADS:
+        raise ModelFileError(f"{path}: probe kind {header['kind']!r} is unknown to this featurepipe; upgrade it")
+
+
+def _numbers(version: Any) -> tuple[int, int]:
+    """Major and minor number of a version."""
+    found = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
+    if found is None:
+        raise ValueError(f"{str(version)[:20]!r} is not a version")
+    return int(found[1]), int(found[2])
+
+
+def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The head's tensors in their order, and ``seen``; compared with the digest that they have."""
+    names, version = (*HEADS[header["kind"]].tensors, "seen"), _numbers(header["encoding-version"])
+    tensors = {key: file.get_tensor(key) for key in names}
+    if "sha256" not in header and version < DIGESTED:
+        if header["head-sha256"] != _head_digest(tensors[name] for name in names[:-1]):
+            raise _Damaged("its weights do not match their digest")
+        return tensors
+    own = [key for key in file.keys() if not key.startswith(backbones.CARRIED)]  # noqa: SIM118  # not a dict
+    others = {key: file.get_tensor(key) for key in own if key not in names}  # of a later minor version
+    if header.get("sha256") != _digest(header, tensors | others):
+        raise _Damaged("its content does not match its digest")
+    if file.metadata().keys() != {"featurepipe"} or (others and version <= _numbers(ENCODING_VERSION)):
+        raise _Damaged("it holds more than a model file does")
+    return tensors
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 of a header without this very digest, and of the tensors that are no backbone's."""
+    said = {key: value for key, value in header.items() if key != "sha256"}
+    return sha256_json({"header": said, "tensors": sha256_arrays(tensors)})
+
+
+def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Model:
+    """A model of what a file says, where that fits together."""
+    kind, temperature, backbone, card = (header[key] for key in ("kind", "temperature", "backbone", "card"))
+    *head, seen = tensors.values()
+    _check_classes(header["classes"])
+    jsons.check(temperature, jsons.NUMBER, "the temperature")
+    if temperature <= 0:
+        raise ValueError(f"the temperature is {temperature}, not above 0")
+    backbones.check_description(backbone)
+    cards.check_card(card)
+    jsons.check(card["selection"]["chosen"], HEADS[kind].chosen, "the card.selection.chosen")
+    if seen.ndim != 1 or seen.dtype != np.uint64:
+        raise ValueError("the list of seen images is not a row of 64-bit numbers")
+    if not all(tensor.dtype.kind in "fi" and np.isfinite(tensor).all() for tensor in head):
+        raise ValueError("the head holds what is not a finite number")
+    estimator = _restore(kind, np.array(header["classes"]), head, card)
+    return Model(kind, estimator, float(temperature), backbone, seen, card)
+
+
+def _check_classes(classes: Any) -> None:
+    """Raise ValueError unless these are classes: different ones, of one type that JSON gives back as it was."""
+    if not isinstance(classes, list) or not classes:
+        raise ValueError("classes are not a list")
+    types = {type(label) for label in classes}
+    if len(types) != 1 or not types <= {str, int, float, bool}:
+        raise ValueError("classes are neither all text nor all numbers")
+    if len({*classes}) != len(classes):
+        raise ValueError("a class occurs twice")
+
+
 @guarded
 def open_backbone(
-    model: Model, path: str | Path, *, weights: str | Path | None = None, device: str = "auto"
+    model: Model,
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    note: Callable[[str], object] = lambda text: None,
 ) -> backbones.Backbone | backbones.Descriptor:
     """Make the backbone that a model file belongs to, and check that it is the very same.
 
@@ -278,9 +372,15 @@ def open_backbone(
     weights : path, optional
         Where the backbone's weights are now, if they have moved.
     device : str
+    trust : bool
+        Do whatever the file asks for; see `featurepipe.backbones.trust`.
+    note : callable
+        Hears a line before weights may be downloaded.
 
     Raises
     ------
+    BackboneError
+        The file asks for more than it may.
     FingerprintMismatch
         Other weights, or anything else that decides a vector.
     WeightsUnavailable
@@ -289,8 +389,18 @@ def open_backbone(
     source: Mapping[str, Any] = model.backbone["source"]
     if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
-    made = backbones.recreate(model.backbone["spec"], source, weights=weights, device=device)
+    options = {"weights": weights, "device": device, "trust": trust, "who": str(path), "note": note}
+    made = backbones.recreate(model.backbone["spec"], source, **options)
     return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
+
+
+def check_width(model: Model, width: int, path: str | Path) -> None:
+    """Raise ModelFileError unless a model takes embeddings of that width, which its backbone gives."""
+    wanted = model.estimator.n_features_in_
+    if wanted != width:
+        raise ModelFileError(
+            f"{path}: its head takes embeddings of {wanted} numbers, and its backbone gives {width}; make it again"
+        )
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

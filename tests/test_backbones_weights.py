@@ -232,6 +232,10 @@ def test_one_changed_weight_is_noticed(file):
     key = next(key for key in state if key.endswith("conv1.weight"))
     state[key].view(-1)[0] += 1e-3
     rewrite(file, header, state)
+    with pytest.raises(BackboneError, match=r"tuned\.safetensors is damaged: its backbone does not match its digest"):
+        backbones.create(str(file))
+    header.pop("backbone-sha256")  # as before 1.2
+    rewrite(file, header, state)
     with pytest.raises(FingerprintMismatch, match=r"tuned\.safetensors: the weights of its backbone do not match"):
         backbones.create(str(file))
 

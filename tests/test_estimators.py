@@ -600,9 +600,12 @@ def test_what_no_classifier_can_be_made_of_is_refused(tmp_path):
     X, y = labelled_images()
     features = FeatureExtractor("pixels").fit_transform(X)
     sets = probes.fit_labels(features, y)
-    spec = {"name": "pixels", "fingerprint": "", "spec": backbones.Pixels().spec, "source": backbones.Pixels().source}
+    made = backbones.Pixels()
+    spec = {"name": "pixels", "fingerprint": made.fingerprint, "spec": made.spec, "source": made.source}
     card = {"selection": {"on": "given", "chosen": sets.chosen, "path": []}}
-    models.save(tmp_path / "m.safetensors", models.Model(sets.kind, sets.estimator, 1.0, spec, np.zeros(0), card))
+    models.save(
+        tmp_path / "m.safetensors", models.Model(sets.kind, sets.estimator, 1.0, spec, np.zeros(0, np.uint64), card)
+    )
     with pytest.raises(ModelFileError, match=r"a set of labels, .* use featurepipe\.predict"):
         TransferClassifier.load(tmp_path / "m.safetensors")
 

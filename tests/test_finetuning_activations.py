@@ -15,7 +15,7 @@ import torch
 
 from featurepipe import backbones, manifests
 from featurepipe.backbones import View
-from featurepipe.errors import BackboneError, ShardCorrupt, StoreError
+from featurepipe.errors import BackboneError, FeaturepipeError, ShardCorrupt, StoreError
 from featurepipe.extraction import reading
 from featurepipe.finetuning import activations, trainable
 from featurepipe.finetuning.activations import Bottom, cache
@@ -239,3 +239,28 @@ def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     held = cache(kept, rows, root, backbone, cut, [backbone.transform], workers=1)
     assert held.computed == 6 - done
     assert held.rows(0, digests(rows))[0].shape == (6, *cut.shapes[0])
+
+
+def test_every_changed_bit_of_cached_activations_is_noticed_or_harmless(data, tmp_path):
+    rows, root = data
+    backbone, cut = make("test_resnet")
+    options = {"workers": 1, "batch_size": 6}
+    cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], **options)
+    store, bottom = activations.open_store(tmp_path / "kept"), Bottom(backbone, cut, backbone.transform)
+    (file,) = (tmp_path / "kept").rglob("*.h5")
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+
+    def read():
+        return activations.Places(store.entry(bottom), bottom.width).read(digests(rows))
+
+    wanted, noticed = read(), 0
+    places = [*range(64), *rng.choice(len(content), 200, replace=False)]
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.integers(8)
+        file.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(read(), wanted)
+        except FeaturepipeError:
+            noticed += 1
+    assert noticed > len(places) / 2

@@ -1,12 +1,22 @@
-"""Checkpoints: whole or not at all, and of one run."""
+"""Checkpoints: whole or not at all, of one run, and nothing is learned from a damaged one."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
 from featurepipe.errors import FinetuningError, OutputError
 from featurepipe.finetuning import checkpoints
 
-TENSORS = {"state": {"a": torch.arange(3.0)}, "optimizer": {"param_groups": [{"lr": 0.1, "params": [0]}], "state": {}}}
+TENSORS = {
+    "state": {
+        "a": torch.arange(3.0),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "num_batches_tracked": torch.ones(1),
+    },
+    "optimizer": {"param_groups": [{"lr": 0.1, "params": [0]}], "state": {}},
+}
 PROGRESS = {"epoch": 2, "step": 5, "curve": [{"epoch": 0, "train_loss": None, "top1": 0.5}]}
 
 
@@ -24,35 +34,68 @@ def test_what_is_saved_is_loaded(saved):
     assert tensors["optimizer"] == TENSORS["optimizer"]
 
 
-def test_of_another_run_or_of_none_there_is_nothing(saved, tmp_path):
-    assert checkpoints.load(saved, "another run") is None
-    assert checkpoints.load(tmp_path / "none.pt", "this run") is None
+def test_of_another_run_or_of_none_there_is_nothing_to_say(saved, tmp_path):
+    notes = []
+    assert checkpoints.load(saved, "another run", notes.append) is None
+    assert checkpoints.load(tmp_path / "none.pt", "this run", notes.append) is None
+    assert (notes, saved.is_file()) == ([], True)
 
 
-def test_of_another_format_there_is_nothing(saved, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
-    assert checkpoints.load(saved, "this run") is None
-
-
-@pytest.mark.parametrize("broken", ["empty", "cut", "noise", "other"])
-def test_a_broken_file_is_named_in_one_line(saved, broken):
+def test_every_changed_bit_and_every_zeroed_block_is_noticed(saved):
     data = saved.read_bytes()
-    if broken == "other":
-        torch.save({"header": "[1]"}, saved)
-    else:
-        saved.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "noise": b"\x80\x02noise" * 99}[broken])
-    with pytest.raises(FinetuningError) as caught:
-        checkpoints.load(saved, "this run")
-    assert str(caught.value) == f"{saved} cannot be read as a checkpoint; remove it to start again"
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(data), 300, replace=False):
+        changed = bytearray(data)
+        changed[place] ^= 1 << rng.integers(8)
+        saved.write_bytes(changed)
+        assert checkpoints.load(saved, "this run") is None, place
+    blocks = [place for place in range(0, len(data) - 64, 64) if any(data[place : place + 64])]
+    for place in blocks:
+        saved.write_bytes(data[:place] + bytes(64) + data[place + 64 :])
+        assert checkpoints.load(saved, "this run") is None, place
+    saved.write_bytes(data)
+    assert checkpoints.load(saved, "this run")[0] == PROGRESS
+
+
+@pytest.mark.parametrize("broken", ["empty", "cut", "longer", "noise"])
+def test_a_damaged_one_is_set_aside_with_one_line(saved, broken):
+    data, notes = saved.read_bytes(), []
+    damaged = {"empty": b"", "cut": data[: len(data) // 2], "longer": data + b"\0", "noise": b"noise\n" * 99}[broken]
+    saved.write_bytes(damaged)
+    assert checkpoints.load(saved, "this run", notes.append) is None
+    assert notes == [
+        f"note: {saved} is damaged and was renamed to checkpoint.pt.damaged; tuning starts again",
+    ]
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt.damaged"]
+    assert (saved.parent / "checkpoint.pt.damaged").read_bytes() == damaged
+
+
+def test_one_of_an_earlier_featurepipe_is_not_gone_on_from(saved):
+    notes = []
+    header = json.dumps({"format": 1, "identity": "this run", "progress": PROGRESS})
+    torch.save({"header": header, "tensors": TENSORS}, saved)
+    assert checkpoints.load(saved, "this run", notes.append) is None
+    assert notes == [f"note: {saved} was written by an earlier featurepipe and has no digest; tuning starts again"]
+    assert saved.is_file()  # the next checkpoint replaces it
 
 
 def test_a_checkpoint_runs_no_code(saved):
     class Evil:
         def __reduce__(self):
-            return print, ("never",)
+            return pytest.fail, ("code of a file was run",)
 
     torch.save({"header": "{}", "tensors": Evil()}, saved)
-    with pytest.raises(FinetuningError, match="cannot be read as a checkpoint"):
+    content = saved.read_bytes()
+    saved.write_bytes(checkpoints.START + checkpoints._line(content) + content)
+    assert checkpoints.load(saved, "this run") is None
+
+
+def test_one_that_may_not_be_read_is_named(saved, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoints, "open", refused, raising=False)
+    with pytest.raises(FinetuningError, match=r"checkpoint\.pt cannot be read \(Permission denied\); give the rights"):
         checkpoints.load(saved, "this run")
 
 

@@ -1,5 +1,6 @@
 """Claims: which activations stay when another run begins, and which go."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from featurepipe.errors import StoreError
-from featurepipe.finetuning.claims import claim
+from featurepipe.finetuning.claims import _read, claim
 from featurepipe.stores import Store
 
 
@@ -82,7 +83,7 @@ def test_a_run_that_can_be_taken_up_again_keeps_its_own_until_its_checkpoint_is_
 OTHER = """
 import sys
 from pathlib import Path
-from featurepipe.finetuning.claims import claim
+from featurepipe.finetuning.claims import _read, claim
 from featurepipe.stores import Store
 store = Store.open(sys.argv[1])
 lock = claim(store, [store.path / "a"], None, print)
@@ -117,3 +118,49 @@ def test_a_store_that_lost_its_header_is_still_one(store):
     assert Store.create(store.path).root is None
     lock.release()
     assert held(store) == ["a"]
+
+
+def test_every_changed_bit_of_a_claim_is_named_or_harmless(store):
+    begin(store, "ab", store.path / "checkpoint.pt").release()
+    (path,) = store.path.glob(".lock.*.json")
+    data = path.read_bytes()
+    wanted = _read(path)
+    for place in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                assert _read(path) == wanted, changed
+            except StoreError as error:
+                assert str(path) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "1" * 5000,
+        "[]",
+        "null",
+        '{"folders": ["a"]}',
+        '{"folders": "a", "checkpoint": null}',
+        '{"folders": [1], "checkpoint": null}',
+        '{"folders": [], "checkpoint": 1}',
+        '{"folders": [], "checkpoint": null, "other": 1}',
+        '{"folders": [], "checkpoint": null, "sha256": "00"}',
+    ],
+)
+def test_claims_of_other_types_are_named(store, text):
+    path = store.path / ".lock.0.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"\.lock\.0\.json is damaged"):
+        begin(store, "d")
+
+
+def test_a_claim_of_an_earlier_version_has_no_digest_and_counts(store, tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"one")
+    (store.path / ".lock.0.json").write_text(json.dumps({"folders": ["a"], "checkpoint": str(checkpoint)}))
+    begin(store, "b").release()
+    assert held(store) == ["a", "b"]

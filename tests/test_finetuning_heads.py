@@ -125,3 +125,8 @@ def test_that_probe_is_one_of_those_that_selection_data_cannot_tell_apart():
 )
 def test_other_probes_and_those_that_say_too_little_keep_their_strength(kind, path, scores):
     assert gentle_strength(probes.Probe(kind, None, 1.0, 5.0, "val", path, scores)) == 5.0
+
+
+def test_the_path_of_another_kind_of_probe_says_nothing_of_C():
+    path = [{"alpha": 1.0, "tied": True}, {"alpha": 10.0, "tied": True}]
+    assert gentle_strength(probes.Probe("logistic", None, 1.0, 0.5, "val", path)) == 0.5

@@ -769,6 +769,19 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
     assert_same_state(again.state, whole.state, tolerance=1e-6)
 
 
+def test_nothing_is_learned_from_a_damaged_checkpoint(tuning, tuned, tmp_path):
+    path, notes = tmp_path / "checkpoint.pt", []
+    tuning()[1](checkpoint=path, progress=interrupting(48))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = tuning()[1](checkpoint=path, note=notes.append)
+    assert notes[0] == f"note: {path} is damaged and was renamed to checkpoint.pt.damaged; tuning starts again"
+    assert notes[1].startswith("before tuning")
+    assert_same_curve(again, tuned())
+    assert path.with_name("checkpoint.pt.damaged").read_bytes() == data
+
+
 def test_interrupted_in_the_first_epoch_the_start_stands(tuning):
     network, run = tuning()
     before = network.state()

@@ -13,7 +13,7 @@ PACKAGE = Path(featurepipe.__file__).parent
 # DESIGN's table, lowest first; modules of one row may not import each other.
 ROWS = (
     ("errors",),
-    ("digests", "files", "interrupts", "listeners", "surroundings"),
+    ("digests", "files", "interrupts", "jsons", "listeners", "surroundings"),
     ("manifests", "backbones"),
     ("images",),
     ("shards",),
@@ -24,6 +24,7 @@ ROWS = (
     ("solvers",),
     ("probes",),
     ("protocols",),
+    ("cards",),
     ("models",),
     ("finetuning",),
     ("advice",),

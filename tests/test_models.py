@@ -1,6 +1,7 @@
 """The model file: what goes in comes out, runs no code, and knows its backbone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
+import featurepipe
 from featurepipe import backbones, models, probes
+from featurepipe.backbones.weights import read_weights
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
 from featurepipe.probes.kinds.knn import knn_classifier
 
@@ -59,14 +62,19 @@ def trained(kind="logistic", names=("ant", "bee", "cat"), backbone=None):
     return model, rng.normal(size=(40, 5)).astype(np.float32)
 
 
-def rewrite(path, change=lambda header: None, **tensors):
-    """Damage a model file: change its header, replace or (None) drop tensors."""
+def rewrite(path, change=lambda header: None, *, sign=True, **tensors):
+    """Change a model file's header, replace or (None) drop tensors; with the digests of what it then holds, or not."""
     with safe_open(path, "np") as file:
         header = json.loads(file.metadata()["featurepipe"])
         held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     held |= {key.replace("_", "."): value for key, value in tensors.items()}
-    header = change(header) or header
-    save_file({k: v for k, v in held.items() if v is not None}, path, metadata={"featurepipe": json.dumps(header)})
+    header, held = change(header) or header, {k: v for k, v in held.items() if v is not None}
+    if sign and isinstance(header, dict):
+        own = {key: value for key, value in held.items() if not key.startswith("backbone.")}
+        names = models.HEADS.get(str(header.get("kind")), ())
+        header["head-sha256"] = models._head_digest([own[name] for name in names if name in own])
+        header["sha256"] = models._digest(header, own)
+    save_file(held, path, metadata={"featurepipe": json.dumps(header)})
 
 
 @pytest.fixture
@@ -133,7 +141,9 @@ def test_a_reader_that_does_not_know_sets_of_labels_says_so(tmp_path, monkeypatc
 @pytest.mark.parametrize("chosen", [0.1, None, {"ant": 1.0, "bee": 1.0}, {"ant": "many", "bee": 1.0, "cat": 1.0}])
 def test_labels_without_a_c_are_refused(tmp_path, chosen):
     models.save(tmp_path / "m.safetensors", labelled()[0])
-    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "card": {"selection": {"chosen": chosen}}})
+    rewrite(
+        tmp_path / "m.safetensors", lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": chosen}}}
+    )
     with pytest.raises(ModelFileError, match=r"m\.safetensors cannot be read as a model"):
         models.load(tmp_path / "m.safetensors")
 
@@ -142,8 +152,7 @@ def test_fewer_rows_than_labels_are_refused(tmp_path):
     models.save(tmp_path / "m.safetensors", labelled(("no", "yes"))[0])
     with safe_open(tmp_path / "m.safetensors", "np") as file:
         weight, bias = file.get_tensor("head.weight")[:1], file.get_tensor("head.bias")[:1]
-    digest = models._head_digest([weight, bias])
-    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "head-sha256": digest}, head_weight=weight, head_bias=bias)
+    rewrite(tmp_path / "m.safetensors", head_weight=weight, head_bias=bias)
     with pytest.raises(ModelFileError, match="does not fit 2 classes"):
         models.load(tmp_path / "m.safetensors")
 
@@ -195,9 +204,10 @@ def test_a_head_alone_holds_three_tensors_and_one_json_header(file):
         header = json.loads(opened.metadata()["featurepipe"])
         assert opened.get_tensor("head.weight").shape == (3, 5)
     assert set(header) == {
-        "encoding-type", "encoding-version", "head-sha256", "kind", "classes", "temperature", "backbone", "card",
+        "encoding-type", "encoding-version", "head-sha256", "sha256", "kind", "classes", "temperature", "backbone",
+        "card",
     }  # fmt: skip
-    assert (header["encoding-type"], header["encoding-version"]) == ("featurepipe-model", "1.1")
+    assert (header["encoding-type"], header["encoding-version"]) == ("featurepipe-model", "1.2")
     assert set(header["backbone"]) == {"name", "fingerprint", "spec", "source"}
 
 
@@ -235,16 +245,41 @@ def test_a_card_that_is_no_json_leaves_the_old_file(file):
 
 
 def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
-    rewrite(file, lambda h: {**h, "encoding-version": "1.7", "new": 1})
+    rewrite(file, lambda h: {**h, "encoding-version": "1.7", "new": 1}, new_tensor=np.zeros(3))
     assert models.load(file).kind == "logistic"
     rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
-    with pytest.raises(FormatTooNew, match=r"model format 2\.0.*reads 1\.1.*upgrade"):
+    with pytest.raises(FormatTooNew, match=r"model format 2\.0.*reads 1\.2.*upgrade"):
         models.load(file)
 
 
 def test_a_folder_is_no_model_file_and_exists(tmp_path):
     with pytest.raises(ModelFileError, match=r"is a folder; give the model file in it"):
         models.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m.safetensors")
+    assert not models.is_model(tmp_path / "m.safetensors")
+    assert models.find(tmp_path) == []
+    with pytest.raises(ModelFileError, match="does not exist"):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("classes", [["a", 1, "b"], ["a", "a", "b"], [None, "a", "b"]])
+def test_classes_that_could_not_be_read_again_are_not_written(tmp_path, classes):
+    model, _ = trained()
+    model.estimator.classes_ = np.array(classes, object)
+    with pytest.raises(ModelFileError, match=r"m\.safetensors cannot hold this model: .*class"):
+        models.save(tmp_path / "m.safetensors", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_another_width_than_its_backbone_is_one_line(file, photos):
+    with pytest.raises(ModelFileError, match=r"its head takes embeddings of 5 numbers, and its backbone gives 3072"):
+        featurepipe.predict(file, photos())
+    with pytest.raises(ModelFileError, match=r"its head takes embeddings of 5 numbers, and its backbone gives 3072"):
+        featurepipe.TransferClassifier.load(file)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
@@ -292,6 +327,35 @@ def test_a_truncated_file_is_refused(file, keep):
         {"head_bias": np.zeros(2)},
         {"head_bias": None},
         {"seen": None},
+        {"seen": np.zeros((2, 2), np.uint64)},
+        {"seen": np.zeros(2)},
+        {"head_bias": np.array([0.0, np.nan, 0.0])},
+        {"head_bias": np.array([0.0, np.inf, 0.0])},
+        {"head_bias": np.zeros(3, bool)},
+        {"change": lambda h: {**h, "classes": ["ant", "bee", "bee"]}},
+        {"change": lambda h: {**h, "classes": ["ant", 1, "bee"]}},
+        {"change": lambda h: {**h, "classes": [1, True, 2]}},
+        {"change": lambda h: {**h, "classes": [[1], [2], [3]]}},
+        {"change": lambda h: {**h, "classes": [None, None, None]}},
+        {"change": lambda h: {**h, "classes": "abc"}},
+        {"change": lambda h: {**h, "temperature": 0}},
+        {"change": lambda h: {**h, "temperature": -1.0}},
+        {"change": lambda h: {**h, "temperature": True}},
+        {"change": lambda h: {**h, "temperature": "1"}},
+        {"change": lambda h: {**h, "temperature": float("nan")}, "sign": False},
+        {"change": lambda h: {**h, "temperature": float("inf")}, "sign": False},
+        {"change": lambda h: {**h, "kind": ["logistic"]}},
+        {"change": lambda h: {**h, "encoding-version": 1.2}},
+        {"change": lambda h: {**h, "encoding-version": "1" * 5000}},
+        {"change": lambda h: {**h, "backbone": None}},
+        {"change": lambda h: {**h, "backbone": {**h["backbone"], "spec": {}}}},
+        {"change": lambda h: {**h, "backbone": {**h["backbone"], "source": {}}}},
+        {"change": lambda h: {**h, "backbone": {**h["backbone"], "fingerprint": 1}}},
+        {"change": lambda h: {**h, "card": {}}},
+        {"change": lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": None}}}},
+        {"change": lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": {"ant": 1.0}}}}},
+        {"change": lambda h: {**h, "card": {**h["card"], "splits": {"train": "many"}}}},
+        {"change": lambda h: {**h, "card": {**h["card"], "finetuning": {"promoted": 1}}}},
     ],
 )
 def test_a_header_that_does_not_fit_its_tensors_is_refused(file, damage):
@@ -321,14 +385,10 @@ def test_a_header_that_does_not_fit_its_tensors_is_refused(file, damage):
 def test_heads_of_wrong_shapes_are_refused(tmp_path, monkeypatch, kind, names, damage):
     model, _ = trained(kind, names)
     models.save(tmp_path / "m.safetensors", model)
-    with safe_open(tmp_path / "m.safetensors", "np") as file:
-        header = json.loads(file.metadata()["featurepipe"])
-        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for place, shape in damage.items():
-        name = models.HEADS[kind].tensors[place]
-        held[name] = np.zeros(shape, held[name].dtype)
-    header["head-sha256"] = models._head_digest([held[name] for name in models.HEADS[kind].tensors])
-    save_file(held, tmp_path / "m.safetensors", metadata={"featurepipe": json.dumps(header)})
+    held = load_all(tmp_path / "m.safetensors")
+    changed = {models.HEADS[kind].tensors[place]: shape for place, shape in damage.items()}
+    tensors = {name.replace(".", "_"): np.zeros(shape, held[name].dtype) for name, shape in changed.items()}
+    rewrite(tmp_path / "m.safetensors", **tensors)
     with pytest.raises(ModelFileError, match=rf"does not fit {len(names)} classes"):
         models.load(tmp_path / "m.safetensors")
 
@@ -336,7 +396,9 @@ def test_heads_of_wrong_shapes_are_refused(tmp_path, monkeypatch, kind, names, d
 @pytest.mark.parametrize("chosen", [0, 61, "many", None])
 def test_more_neighbours_than_rows_are_refused(tmp_path, chosen):
     models.save(tmp_path / "m.safetensors", trained("knn")[0])
-    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "card": {"selection": {"chosen": chosen}}})
+    rewrite(
+        tmp_path / "m.safetensors", lambda h: {**h, "card": {"selection": {**h["card"]["selection"], "chosen": chosen}}}
+    )
     with pytest.raises(ModelFileError, match=r"m\.safetensors cannot be read as a model"):
         models.load(tmp_path / "m.safetensors")
 
@@ -407,8 +469,17 @@ def test_a_damaged_backbone_inside_the_file_is_noticed(tmp_path, network):
     models.save(tmp_path / "m.safetensors", model, module=network[1].module)
     key = next(key for key in load_all(network[0]) if key.endswith("conv1.weight"))
     rewrite(tmp_path / "m.safetensors", **{f"backbone.{key}": load_all(network[0])[key] + 1})
-    with pytest.raises(FingerprintMismatch, match="weights is"):
+    with pytest.raises(BackboneError, match="its backbone does not match its digest"):
         models.open_backbone(model, tmp_path / "m.safetensors", device="cpu")
+
+
+def test_a_damaged_backbone_inside_an_older_file_is_noticed_by_its_fingerprint(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes((ARCHIVES / "model-1.1-backbone.safetensors").read_bytes())
+    key = next(key for key in load_all(path) if key.endswith("conv1.weight"))
+    replace_tensor(path, key, load_all(path)[key] + 1)
+    with pytest.raises(FingerprintMismatch, match="weights is"):
+        models.open_backbone(models.load(path), path, device="cpu")
 
 
 def test_a_network_that_is_not_the_specs_is_not_written(tmp_path, network):
@@ -509,6 +580,147 @@ def test_the_archive_of_version_1_1_predicts_the_same_for_ever():
     )
 
 
+def write_backbone_archive(path):
+    """How tests/archives/model-1.1-backbone.safetensors was made, before 1.2; it is never written again."""
+    made = backbones.create("test_resnet", **TINY, arguments={"channels": [4] * 4, "stem_width": 4}, precision="fp32")
+    estimator = LogisticRegression(C=0.5)
+    estimator.classes_ = np.array(["ant", "bee", "ćma"])
+    estimator.coef_ = (np.arange(12).reshape(3, 4) % 7 - 3) / 4
+    estimator.intercept_ = np.array([0.0, 0.5, 0.25])
+    model = models.Model(
+        kind="logistic",
+        estimator=estimator,
+        temperature=0.5,
+        backbone={"name": "archived", "fingerprint": made.fingerprint, "spec": made.spec, "source": made.source},
+        seen=models.digest_keys(["ab" * 32]),
+        card={"selection": {"on": "given", "chosen": 0.5, "path": []}},
+    )
+    models.save(path, model, module=made.module)
+
+
+def test_the_archive_with_a_backbone_predicts_the_same_to_the_bit_for_ever():
+    path = ARCHIVES / "model-1.1-backbone.safetensors"
+    model = models.load(path)
+    X = (np.arange(16).reshape(4, 4) % 5 - 2).astype(np.float32) / 2  # with weights in quarters: every sum is exact
+    expected = [[1.0, -0.375, 1.0], [-0.125, -0.125, 0.0], [-0.625, 0.75, -0.375], [-0.5, 2.25, -0.125]]
+    assert model.estimator.decision_function(X).tolist() == expected
+    np.testing.assert_array_equal(model.predict_proba(X), probes.metrics.softmax(np.array(expected), 0.5))
+    assert model.backbone["fingerprint"] == "be2f0310587de99c1d34fa4a88d77a2a6a253afc9b95aa640f07d3b88f6df117"
+    opened = models.open_backbone(model, path, device="cpu")
+    assert (opened.fingerprint, opened.name) == (model.backbone["fingerprint"], "archived")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
+    np.testing.assert_allclose(opened.embed(pixels)[:, 0], [0.06060862, 0.06230334], atol=1e-6)
+
+
+def test_an_archive_written_again_in_this_version_predicts_the_same_to_the_bit(tmp_path):
+    write_backbone_archive(tmp_path / "m.safetensors")
+    model, again = models.load(ARCHIVES / "model-1.1-backbone.safetensors"), models.load(tmp_path / "m.safetensors")
+    X = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert again.backbone["spec"]["architecture"] == model.backbone["spec"]["architecture"]
+
+
+# -- nothing of a file changes unnoticed --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of a model file that carries its backbone, and the model that was read of it."""
+    path = tmp_path_factory.mktemp("whole") / "m.safetensors"
+    write_backbone_archive(path)
+    return path.read_bytes(), models.load(path)
+
+
+def content(path):
+    """All that readers take from a model file, or what they raise of one that is damaged."""
+    model, described = models.load(path), backbones.carried_backbone(path)
+    weights = read_weights(path)[0].values
+    head = [tensor.tobytes() for tensor in models._head(model)]
+    parts = (model.kind, model.classes.tolist(), model.temperature, model.backbone, model.seen.tolist(), model.card)
+    return parts, head, described, {key: value.numpy().tobytes() for key, value in weights.items()}
+
+
+def assert_noticed(path, data, expected):
+    path.write_bytes(data)
+    try:
+        found = content(path)
+    except (ModelFileError, BackboneError, FormatTooNew) as error:
+        assert str(path) in str(error), error  # noqa: PT017
+    else:
+        assert found == expected
+
+
+def test_every_changed_bit_is_noticed_or_harmless(whole, tmp_path):
+    data, _ = whole
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    expected, rng = content(path), np.random.default_rng(0)
+    for place in rng.choice(len(data), 500, replace=False):
+        changed = bytearray(data)
+        changed[place] ^= 1 << rng.integers(8)
+        assert_noticed(path, changed, expected)
+
+
+def test_every_zeroed_block_is_noticed_or_harmless(whole, tmp_path):
+    data, _ = whole
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    expected = content(path)
+    for place in range(0, len(data), 256):
+        assert_noticed(path, data[:place] + bytes(256)[: len(data) - place] + data[place + 256 :], expected)
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: d + d, lambda d: d[: len(d) // 2]])
+def test_a_file_of_another_length_is_refused(whole, tmp_path, change):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(change(whole[0]))
+    with pytest.raises(ModelFileError, match=r"m\.safetensors cannot be read as a model"):
+        models.load(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"change": lambda h: {**h, "classes": ["ant", "cat", "bee"]}}, "its content does not match its digest"),
+        ({"change": lambda h: {**h, "temperature": 2.0}}, "its content does not match its digest"),
+        ({"change": lambda h: {**h, "card": {**h["card"], "extra": 2}}}, "its content does not match its digest"),
+        ({"change": lambda h: {k: v for k, v in h.items() if k != "sha256"}}, "its content does not match its digest"),
+        ({"seen": np.zeros(3, np.uint64)}, "its content does not match its digest"),
+        ({"other": np.zeros(3)}, "its content does not match its digest"),
+        ({"other": np.zeros(3), "sign": True}, "it holds more than a model file does"),
+    ],
+)
+def test_what_is_not_what_was_written_is_refused(file, damage, says):
+    rewrite(file, **{"sign": False, **damage})
+    with pytest.raises(ModelFileError, match=rf"m\.safetensors: {says}"):
+        models.load(file)
+
+
+def test_other_metadata_is_refused(file):
+    with safe_open(file, "np") as opened:
+        metadata = opened.metadata() | {"more": "text"}
+    save_file(load_all(file), file, metadata=metadata)
+    with pytest.raises(ModelFileError, match="it holds more than a model file does"):
+        models.load(file)
+
+
+@pytest.mark.parametrize("arguments", [None, {"drop_rate": 0.0}])
+def test_a_damaged_backbone_is_noticed_by_whoever_uses_it(whole, tmp_path, arguments):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(whole[0])
+    counter = next(key for key in load_all(path) if key.endswith("num_batches_tracked"))
+    replace_tensor(path, counter, np.array(7))
+    assert models.load(path).kind == "logistic"  # of which a head is all that is wanted
+    with pytest.raises(BackboneError, match=r"m\.safetensors.*backbone does not match its digest"):
+        backbones.create(path, arguments=arguments, device="cpu")
+
+
+def replace_tensor(path, name, tensor):
+    with safe_open(path, "np") as opened:
+        metadata = opened.metadata()
+    save_file({**load_all(path), name: tensor}, path, metadata=metadata)
+
+
 def test_the_archive_is_what_its_function_writes(tmp_path):
     write_archive(tmp_path / "again.safetensors")
     again, archived = models.load(tmp_path / "again.safetensors"), models.load(ARCHIVES / "model-1.0.safetensors")
@@ -522,5 +734,5 @@ def test_a_changed_weight_is_noticed(tmp_path):
     place = data.index(np.array([0.0, 0.5, 0.25]).tobytes())
     data[place + 14] ^= 1
     (tmp_path / "model.safetensors").write_bytes(data)
-    with pytest.raises(ModelFileError, match="do not match their digest"):
+    with pytest.raises(ModelFileError, match="its content does not match its digest"):
         models.load(tmp_path / "model.safetensors")

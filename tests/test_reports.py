@@ -1,5 +1,7 @@
+import copy
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -505,3 +507,27 @@ def test_a_model_file_without_figures_says_what_to_do():
     bare = models.Model("logistic", model.estimator, 1.0, model.backbone, model.seen, {"seed": 0, "versions": {}})
     with pytest.raises(errors.ModelFileError, match=r"holds no figures.*featurepipe probe"):
         reports.page(bare)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.pop("splits"),
+        lambda card: card.pop("seed"),
+        lambda card: card.pop("test"),
+        lambda card: card["test"].pop("n"),
+        lambda card: card["test"].update(n=0),
+        lambda card: card["test"].update(confusion=[[1, 2], [3]]),
+        lambda card: card["test"].update(classes=[]),
+        lambda card: card["selection"]["path"][0].pop("C"),
+        lambda card: card["data"].update(root=5),
+        lambda card: card.update(few_shot=[{}]),
+        lambda card: card.update(finetuning={"promoted": True}),
+    ],
+)
+def test_a_card_that_does_not_hold_together_is_one_line(change):
+    model = make()
+    model = replace(model, card=copy.deepcopy(model.card))
+    change(model.card)
+    with pytest.raises(errors.ModelFileError, match="the card's figures are incomplete or do not fit together"):
+        reports.page(model)

@@ -333,7 +333,9 @@ def tuned(photos, tmp_path):
         spec = {**probed.backbone["spec"], "weights": sha256_state_dict(module.state_dict())}
         source = {"name": network, "weights": None, "random_seed": None}
         backbone = {"name": "tuned", "fingerprint": sha256_json(spec), "spec": spec, "source": source}
-        card = {**probed.card, "finetuning": {"promoted": True}}
+        tuning = {"promoted": True, "start": "probe", "tune": "all", "tuned_parameters": 1, "parameters": 1}
+        tuning |= {"curve": [], "best_epoch": 0, "stopped": "after all epochs"}
+        card = {**probed.card, "finetuning": tuning}
         path = tmp_path / "tuned.safetensors"
         models.save(path, dataclasses.replace(probed, backbone=backbone, card=card), module=module)
         return data, store, path

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -1008,3 +1008,30 @@ def test_activations_of_an_interrupted_run_stay_until_it_has_come_to_its_end(sto
     assert left == first
     assert len(removed) == 1
     assert run("two", "last-2")[0] == both - first
+
+
+@pytest.mark.parametrize(("most", "left"), [(30_000, False), (None, True)])
+def test_a_disk_that_is_full_ends_it_in_one_line_that_says_what_is_kept(
+    store, tmp_path, limited_file_size, monkeypatch, most, left
+):
+    _, path = store()
+    listener, output = Notes(), tmp_path / "out" / "m.safetensors"
+    if left:  # there is room for checkpoints, but not for the model file
+        monkeypatch.setattr(models, "save", refused)
+    with limited_file_size(most) if most else nullcontext(), pytest.raises(OutputError) as caught:
+        finetune(path, output=output, **QUICK, listener=listener)
+    said = str(caught.value)
+    assert said.startswith(f"{output} cannot be written: ")
+    assert "make room or give another place with -o" in said
+    checkpoint = tmp_path / "out" / "m.tuning" / "checkpoint.pt"
+    assert checkpoint.is_file() == left
+    assert (f"{checkpoint} keeps the training, and the same command goes on" in said) == left
+    assert ("no checkpoint could be kept either" in said) != left
+    told = [note for note in listener.notes if note.startswith("note: no checkpoint is kept, and training goes on: ")]
+    assert bool(told) != left
+    assert all(str(checkpoint) in note and note.count(";") == 0 for note in told)
+    assert not output.exists()
+
+
+def refused(path, *_, **__):
+    raise OutputError(f"{path} cannot be written: the disk is full (0 bytes left in it); make room")

@@ -14,6 +14,7 @@ from featurepipe.backbones.creation import (
     BUNDLED,
     DESCRIPTORS,
     STAGES,
+    check_described,
     create,
     create_layers,
     names,
@@ -27,7 +28,17 @@ from featurepipe.backbones.networks import check_name, freeze, is_out_of_memory,
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
-from featurepipe.backbones.specs import PENULTIMATE, Extractor, Transform, View, Views, check_same, stage_of
+from featurepipe.backbones.specs import (
+    PENULTIMATE,
+    Extractor,
+    Transform,
+    View,
+    Views,
+    check_description,
+    check_same,
+    stage_of,
+)
+from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
 
 __all__ = [
@@ -55,7 +66,10 @@ __all__ = [
     "View",
     "Views",
     "carried_backbone",
+    "check_described",
+    "check_description",
     "check_name",
+    "check_place",
     "check_same",
     "cosines",
     "create",
@@ -76,6 +90,7 @@ __all__ = [
     "save_codebook",
     "stage_of",
     "twin",
+    "unechoed",
     "with_tag",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
@@ -25,7 +25,8 @@ from featurepipe.backbones.networks import (
 )
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
-from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, make_spec, plain
+from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, check_shapes, make_spec, plain
+from featurepipe.backbones.trust import GIVE, check_arguments, check_place, check_size, unechoed
 from featurepipe.backbones.weights import (
     carried_backbone,
     check_finite,
@@ -59,6 +60,7 @@ def create(
     precision: str = "auto",
     device: str = "auto",
     transform: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Backbone | Descriptor:
     """Make a frozen backbone.
 
@@ -93,11 +95,14 @@ def create(
         ``auto`` (cuda, else mps, else cpu) or a torch device.
     transform : mapping, optional
         Overrides, by `Transform` field; None values are ignored. The decoder is ``torchvision`` unless given here.
+    trust : bool
+        Do whatever a model file, or the weights of ``'bundled'``, ask for: see `featurepipe.backbones.trust`.
 
     Raises
     ------
     BackboneError
-        An unknown name (the nearest ones are listed), or weights, arguments or transform that do not fit.
+        An unknown name (the nearest ones are listed), or weights, arguments or transform that do not fit. Or a file
+        that asks for more than it may without `trust`.
     WeightsUnavailable
         Weights that cannot be downloaded, or a file that does not exist.
     FingerprintMismatch
@@ -118,7 +123,9 @@ def create(
     if is_model_name(name):
         if weights is not None or random_weights:
             raise BackboneError(f"{name} brings its own weights; leave out other ones")
-        return _create_carried(Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform))
+        return _create_carried(
+            Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform), trust
+        )
     name = name or BUNDLED
     given = _chosen(transform)
     if unknown := given.keys() - {field.name for field in fields(Transform)}:
@@ -134,7 +141,11 @@ def create(
     if name == BUNDLED and "architecture" not in config:
         raise BackboneError(f"{file} does not say its architecture; name it with -b (backbone= in Python)")
     timm_name = config["architecture"] if name == BUNDLED else name
-    arguments = {**config.get("arguments", {}), **arguments} if name == BUNDLED else arguments
+    if name == BUNDLED:
+        own = plain(config.get("arguments", {}))
+        if file != BUNDLED_WEIGHTS and not trust:
+            _check_network(timm_name, own, config.get("transform", {}).get("input_size"), file, str(file))
+        arguments = {**own, **arguments}
     if random_weights:
         content = None
     module = make_network(timm_name, arguments, pretrained=content is None and not random_weights, seed=seed)
@@ -195,10 +206,13 @@ def _create_carried(
     precision: str,
     device: str,
     transform: Mapping[str, Any],
+    trust: bool,
 ) -> Backbone:
     """The backbone that a model file carries, under the name that it has there."""
     held = carried_backbone(path)
     spec, source = held["spec"], held["source"]
+    if not trust:
+        _check_network(spec["architecture"], spec["arguments"], spec["transform"]["input_size"], path, str(path))
     of_file = {
         key: value for key, value in spec["transform"].items() if key != "input_size" or "img_size" not in arguments
     }
@@ -320,39 +334,115 @@ def _check_penultimate(backbone: Layers) -> None:
 
 @guarded
 def recreate(
-    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None = None, device: str = "auto"
+    spec: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    who: str = "this file",
+    note: Callable[[str], object] = lambda text: None,
 ) -> Backbone | Descriptor:
     """Make the backbone that a store or a model file describes, and check that it is the same.
+
+    Parameters
+    ----------
+    spec, source : mapping
+    weights : path, optional
+        Where its weights are now.
+    device : str
+    trust : bool
+        Do whatever the description asks for: see `featurepipe.backbones.trust`.
+    who : str
+        What it is described by, for messages.
+    note : callable
+        Hears a line before weights are taken from where timm says, which may download them.
 
     Raises
     ------
     FingerprintMismatch
         What was made differs from `spec`: the message names the fields.
+    BackboneError
+        The description asks for more than it may; see `check_described`.
     """
-    if spec["architecture"] in DESCRIPTORS:
-        descriptor = _descriptor(spec["architecture"], weights or source["weights"])
-        transform = replace(descriptor.transform, decoder=spec["transform"]["decoder"])
-        descriptor = replace(descriptor, transform=transform)
-        check_same(descriptor.spec, spec)
-        return descriptor
+    named = None if trust else check_described(spec, source, weights=weights, who=who)
     file = weights or source["weights"]
-    random_seed = None if file else source["random_seed"]
-    several = not isinstance(spec["layer"], str)
-    made = (create_layers if several else create)(
-        spec["architecture"] if file else source["name"],
-        weights=file,
-        arguments=spec["arguments"],
-        random_weights=random_seed is not None,
-        seed=random_seed or 0,
-        **_settings(spec),
-        device=device,
-    )
+    with unechoed(named, who):
+        if spec["architecture"] in DESCRIPTORS:
+            made: Backbone | Descriptor = _descriptor(spec["architecture"], file)
+            made = replace(made, transform=replace(made.transform, decoder=spec["transform"].get("decoder", "pillow")))
+        else:
+            random_seed = None if file else source["random_seed"]
+            if not file and random_seed is None and source["name"] != BUNDLED:
+                note(f"weights of {source['name']}: from timm's cache, or downloaded from where timm has them")
+            several = not isinstance(spec["layer"], str)
+            made = (create_layers if several else create)(
+                spec["architecture"] if file else source["name"],
+                weights=file,
+                arguments=spec["arguments"],
+                random_weights=random_seed is not None,
+                seed=random_seed or 0,
+                **_settings(spec),
+                device=device,
+                trust=trust,
+            )
     check_same(made.spec, spec)
     return made
 
 
+def check_described(
+    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None, who: str
+) -> Path | None:
+    """Refuse a description of a backbone that asks for more than a file may; see `featurepipe.backbones.trust`.
+
+    Returns
+    -------
+    Path or None
+        The weights file that it names, if that is to be opened.
+
+    Raises
+    ------
+    BackboneError
+        It says what the file wants to do.
+    """
+    try:
+        check_shapes(spec, source)
+    except ValueError as error:
+        raise BackboneError(f"{who} does not describe a backbone: {error}") from error
+    named = check_place(source["weights"], spec["weights"], who) if weights is None and source["weights"] else None
+    if spec["architecture"] in DESCRIPTORS:
+        return named
+    file, size = weights or named, spec["transform"]["input_size"]
+    if file is None and is_model_name(source["name"]):
+        raise BackboneError(f"{who} names another file, {source['name']!a}, for its backbone; {GIVE}")
+    name = spec["architecture"] if file else source["name"]
+    if name == BUNDLED:
+        own = read_weights(BUNDLED_WEIGHTS)[1]
+        check_arguments(own["architecture"], spec["arguments"], who)
+        check_size(own["architecture"], {**own["arguments"], **spec["arguments"]}, size, 0, who)
+    else:
+        is_random = file is None and source["random_seed"] is not None
+        _check_network(name, spec["arguments"], size, file, who, 0 if is_random else None)
+    return named
+
+
+def _check_network(
+    name: str,
+    arguments: Mapping[str, Any],
+    input_size: Sequence[int] | None,
+    file: str | Path | None,
+    who: str,
+    room: int | None = None,
+) -> None:
+    """Check arguments and size of a network that a file describes, whose weights are in a `file`, if they are."""
+    check_arguments(name, arguments, who)
+    if file is not None and Path(file).is_file():
+        room = Path(file).stat().st_size
+    check_size(name, arguments, input_size or (3, 1, 1), room, who)
+
+
 @guarded
-def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto") -> Backbone:
+def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto", trust: bool = False) -> Backbone:
     """The randomly initialised copy of a backbone: same architecture, arguments, transform and layer.
 
     Parameters
@@ -361,7 +451,13 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
         Of the trained backbone; a descriptor has no twin.
     name : str
         What to call it; ``(random weights, seed …)`` is added.
+    seed : int
+    device : str
+    trust : bool
+        As for `recreate`.
     """
+    if not trust:
+        _check_network(spec["architecture"], spec["arguments"], spec["transform"]["input_size"], None, name)
     made = create(
         spec["architecture"],
         arguments=spec["arguments"],
@@ -424,12 +520,15 @@ def _resolve_transform(
     import timm.data
 
     config = {**timm.data.resolve_model_data_config(module), **of_file}
-    channels, *size = np.atleast_1d(config["input_size"]).tolist()
-    if "img_size" in arguments:
-        size = np.broadcast_to(arguments["img_size"], 2).tolist()
-    if arguments.get("in_chans", channels) != channels:
-        channels = arguments["in_chans"]
-        for key in ("mean", "std"):  # greyscale: the mean of the colours'
-            config[key] = fmean(np.atleast_1d(config[key]))
+    try:
+        channels, *size = np.atleast_1d(config["input_size"]).tolist()
+        if "img_size" in arguments:
+            size = np.broadcast_to(arguments["img_size"], 2).tolist()
+        if arguments.get("in_chans", channels) != channels:
+            channels = arguments["in_chans"]
+            for key in ("mean", "std"):  # greyscale: the mean of the colours'
+                config[key] = fmean(np.atleast_1d(config[key]))
+    except (TypeError, ValueError) as error:
+        raise BackboneError(f"a transform cannot be made of {config}: {error}") from error
     decoder = {"decoder": DECODERS[0]}  # whatever made the vectors of the file's own model
     return Transform.from_mapping({**config, "input_size": (channels, *size), **decoder, **given})

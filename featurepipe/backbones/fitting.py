@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from featurepipe.backbones.formats import NUMPY, Content
-from featurepipe.errors import BackboneError
+from featurepipe.backbones.formats import NUMPY, Content, Unfit
 
 if TYPE_CHECKING:
     import torch
@@ -161,14 +160,14 @@ def find_weights(content: Content, module: torch.nn.Module, name: str) -> tuple[
         attempts.append(target.attempt((), _read_by_timm(content, module)))
     fitting = _distinct([one for one in attempts if one.fits])
     if not fitting:
-        raise BackboneError(_refusal(content, target, attempts, name))
+        raise Unfit(_refusal(content, target, attempts, name))
     first = content.values
     picked = next((key for key in TIMM_PLACES if first.get(key) is not None), None)
     ranks = [_rank(one.place, picked) for one in fitting]
     best = [one for one, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)]
     titles = ", ".join(one.title for one in fitting)
     if len(best) > 1:
-        raise BackboneError(
+        raise Unfit(
             f"{content.path} holds {len(best)} networks that fit {name} and differ ({titles}); "
             "save the one that you want: torch.save(THAT_STATE_DICT, 'weights.pth')"
         )

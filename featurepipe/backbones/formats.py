@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.errors import BackboneError
+
 SAFETENSORS, TORCH, NUMPY = "a safetensors file", "a PyTorch file", "a NumPy archive"
 LONGEST_HEADER = 10**8  # bytes, of safetensors; no text begins with so small a number
 AGAIN = "download or copy it again"
@@ -41,6 +43,10 @@ SUFFIXES = {
     ".msgpack": "a Flax checkpoint",
     ".caffemodel": "a Caffe model",
 }
+
+
+class Unfit(BackboneError):
+    """A file whose content is no weights of the network that they are wanted for."""
 
 
 class Unreadable(ValueError):

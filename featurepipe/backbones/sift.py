@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from featurepipe.backbones.descriptors import Descriptor
+from featurepipe.backbones.formats import Unfit
 from featurepipe.backbones.weights import OPTION, read_weights
 from featurepipe.digests import sha256_state_dict
-from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
+from featurepipe.errors import DependencyMissing, WeightsUnavailable
 from featurepipe.files import atomic
 from featurepipe.surroundings import guarded
 
@@ -111,7 +112,7 @@ class Sift(Descriptor):
         require_cv2()
         found = read_weights(Path(path))[0].values.get("codebook")
         if getattr(found, "ndim", None) != 2 or found.shape[1] != SIFT_LENGTH or not found.isfinite().all():
-            raise BackboneError(f"{path} holds no codebook of SIFT words; {LEARN}")
+            raise Unfit(f"{path} holds no codebook of SIFT words; {LEARN}")
         return cls(codebook=found.float().numpy(), path=Path(path).resolve())
 
     @property

@@ -12,12 +12,34 @@ import numpy as np
 
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
+from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
 
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
+# The shapes of what files say of a backbone.
+SPEC = {
+    "format?": COUNT,
+    "architecture": TEXT,
+    "arguments": Each(ANYTHING),
+    "weights": (DIGEST, None),
+    "transform": {
+        "input_size": [COUNT],
+        "interpolation": TEXT,
+        "mean": [NUMBER],
+        "std": [NUMBER],
+        "crop_pct": NUMBER,
+        "crop_mode?": TEXT,
+        "decoder?": TEXT,
+    },
+    "layer": TEXT,
+    "pooling": (TEXT, None),
+    "precision": TEXT,
+}
+SOURCE = {"name": TEXT, "weights": (TEXT, None), "random_seed": (COUNT, None)}
+DESCRIPTION = {"name": TEXT, "fingerprint": DIGEST, "spec": SPEC, "source": SOURCE}
 
 
 @dataclass(frozen=True)
@@ -220,6 +242,17 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(canonical_json(dict(values)))
     except (TypeError, ValueError) as error:
         raise BackboneError(f"backbone arguments are numbers, text and lists of them; {error}") from error
+
+
+def check_description(described: Any) -> None:
+    """Raise ValueError, naming the first value that does not fit, unless a file describes a backbone in this way."""
+    check(described, DESCRIPTION, "the backbone")
+
+
+def check_shapes(spec: Any, source: Any) -> None:
+    """Raise ValueError unless these are a spec, of one layer or of several, and a source."""
+    check(spec, {**SPEC, "layer": (TEXT, [TEXT])}, "the spec")
+    check(source, SOURCE, "the source")
 
 
 def stage_of(spec: Mapping[str, Any]) -> str | None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurepipe import jsons
 from featurepipe.backbones.fitting import find_weights
-from featurepipe.backbones.formats import SAFETENSORS, Content, Unreadable, first_line, read_content, recognise
-from featurepipe.backbones.specs import SPEC_FORMAT
+from featurepipe.backbones.formats import SAFETENSORS, Content, Unfit, Unreadable, first_line, read_content, recognise
+from featurepipe.backbones.specs import SPEC_FORMAT, check_description
+from featurepipe.digests import sha256_arrays
 from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
 
 CARRIED = "backbone."  # what the names of a backbone's tensors begin with in a model file
+NETWORK = {  # what the header of our own weights says
+    "architecture?": jsons.TEXT,
+    "arguments?": jsons.Each(jsons.ANYTHING),
+    "layer?": jsons.TEXT,
+    "pooling?": (jsons.TEXT, None),
+    "transform?": {"input_size?": [jsons.COUNT]},
+}
 OPTION = "with --weights (weights= in Python)"
 
 
@@ -46,23 +54,24 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
         if (format := recognise(Path(path))) != SAFETENSORS:
             raise Unreadable(f"it is {format}; name the architecture and give it {OPTION}")
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {}).get("featurepipe", "{}"))
+            header = jsons.loads((file.metadata() or {}).get("featurepipe", "{}"), "its header")
             carries = any(key.startswith(CARRIED) for key in file.keys())  # noqa: SIM118  # not a dict
-        found = header.get("backbone")
-        known = None if found is None else (found["name"], found["source"]["name"], found["spec"]["weights"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = header.get("backbone") if isinstance(header, dict) else None
+        if found is not None:
+            check_description(found)
+    except (SafetensorError, OSError, ValueError) as error:
         raise BackboneError(f"{path} cannot be read as a model file: {first_line(error)}") from error
-    if known is None:
+    if found is None:
         raise BackboneError(
             f"{path} is not a featurepipe model file; for a file of mere weights also name the architecture: "
             "-b NAME --weights FILE (backbone=, weights= in Python)"
         )
     if not carries:
         raise BackboneError(
-            f"{path} carries no backbone, only a head for {known[0]}; use the backbone's own name, "
+            f"{path} carries no backbone, only a head for {found['name']}; use the backbone's own name, "
             "or put it into the file with: featurepipe probe --include-backbone"
         )
-    if found["spec"]["format"] > SPEC_FORMAT:
+    if found["spec"].get("format", 0) > SPEC_FORMAT:
         raise FormatTooNew(f"{path} has a backbone of format {found['spec']['format']}; upgrade featurepipe")
     return found
 
@@ -85,24 +94,42 @@ def read_weights(path: Path) -> tuple[Content, dict[str, Any]]:
         content = read_content(path)
         config = _file_config(content.metadata)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BackboneError(f"{path} cannot be read as weights: {first_line(error)}") from error
+        raise Unfit(f"{path} cannot be read as weights: {first_line(error)}") from error
     if "featurepipe" in content.metadata and any(key.startswith(CARRIED) for key in content.values):  # a model file
-        carried = {key.removeprefix(CARRIED): v for key, v in content.values.items() if key.startswith(CARRIED)}
-        content = replace(content, values=carried)
+        carried = {key: value for key, value in content.values.items() if key.startswith(CARRIED)}
+        _check_carried(path, content.metadata["featurepipe"], carried)
+        content = replace(content, values={key.removeprefix(CARRIED): value for key, value in carried.items()})
     return content, config
+
+
+def _check_carried(path: Path, header: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare a carried backbone with its digest, which model files have since 1.2."""
+    wanted = jsons.loads(header, "its header").get("backbone-sha256")
+    if wanted is not None and wanted != _digest(tensors):
+        raise Unfit(f"{path} is damaged: its backbone does not match its digest; make it again, or copy it again")
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """sha256 of tensors; None of types that NumPy has not, which no model file holds."""
+    try:
+        return sha256_arrays({key: tensor.numpy() for key, tensor in tensors.items()})
+    except TypeError:
+        return None
 
 
 def _file_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a safetensors header says: our own JSON, or plain transform values under timm's names."""
     if "featurepipe" in metadata:
-        config = json.loads(metadata["featurepipe"])
-        if "backbone" in config:  # a model file
+        config = jsons.loads(metadata["featurepipe"], "its header")
+        if isinstance(config, dict) and "backbone" in config:  # a model file
+            jsons.check(config, {"backbone": {"spec": NETWORK}}, "its header")
             config = config["backbone"]["spec"]
+        jsons.check(config, NETWORK, "its header")
         return {**config, "transform": dict(config.get("transform", {}))}
     transform: dict[str, Any] = {}
     for key in ("mean", "std", "crop_pct", "input_size"):
         if key in metadata:
-            transform[key] = json.loads(metadata[key])
+            transform[key] = jsons.loads(metadata[key], key)
     transform.update({key: metadata[key] for key in ("interpolation", "crop_mode") if key in metadata})
     return {"transform": transform}
 
@@ -127,7 +154,7 @@ def check_finite(module: torch.nn.Module, origin: str) -> None:
     broken = {key: count for key, count in counts.items() if count}
     if broken:
         first = ", ".join(f"{key}: {count} values" for key, count in list(broken.items())[:3])
-        raise BackboneError(
+        raise Unfit(
             f"{origin} holds NaN or infinite weights in {len(broken)} of {len(counts)} tensors ({first}); "
             "its training diverged or the file is damaged: take an earlier checkpoint, or download it again"
         )

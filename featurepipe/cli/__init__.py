@@ -38,6 +38,7 @@ from featurepipe.cli.options import (
     TASKS,
     TOLD,
     TRANSFORM,
+    TRUST,
     WEIGHTS,
     WORKERS,
     WRITING,
@@ -113,6 +114,7 @@ def main() -> None:
 @click.option("-o", "--output", type=click.Path(), help="Folder for all results.  [default: NAME.featurepipe]")
 @CHOSEN
 @WEIGHTS
+@TRUST
 @PROBE
 @click.option(
     "--promote",
@@ -153,6 +155,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @click.option("-s", "--store", type=click.Path(), help="Folder of the embeddings.  [default: NAME.store]")
 @CHOSEN
 @WEIGHTS
+@TRUST
 @COMPUTE
 @SEED
 @LAYERS
@@ -197,6 +200,7 @@ def extract(
     "than chance explains.",
 )
 @WEIGHTS
+@TRUST
 @PROBE
 @DEVICE
 @WORKERS
@@ -309,6 +313,7 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
     "--images", type=click.IntRange(1), default=64, show_default=True, help="How many images to re-embed per backbone."
 )
 @WEIGHTS
+@TRUST
 @DEVICE
 @TOLD
 def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -9,7 +9,7 @@ import click
 
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
-from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, WEIGHTS
+from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, TRUST, WEIGHTS
 from featurepipe.cli.terminal import Talk, exit_strict, load_stages, say, show
 
 STDOUT = "-"
@@ -26,6 +26,7 @@ STDOUT = "-"
     help="Which images to measure on. auto: test, else val, else images that the model has not seen.",
 )
 @WEIGHTS
+@TRUST
 @COMPUTE
 @COLUMNS
 @SPEED
@@ -55,6 +56,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
     "--probabilities", is_flag=True, help="With -o, also write a column for each class (for sets of labels always)."
 )
 @WEIGHTS
+@TRUST
 @COMPUTE
 @COLUMNS
 @SPEED

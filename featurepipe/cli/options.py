@@ -92,6 +92,12 @@ WORKERS = click.option(
 WEIGHTS = click.option(
     "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
 )
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Trust what a file says of its backbone: let it name a hub to download from, any arguments for timm, and a "
+    "network of any size. It runs no code of the file.",
+)
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for every random draw.")
 COLUMNS = options(
     click.option("--path-column", metavar="NAME", help="Column that names the files.  [default: path]"),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featurepipe.cli.help import Command, options
-from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, WEIGHTS, WORKERS, parse_depth
+from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, TRUST, WEIGHTS, WORKERS, parse_depth
 from featurepipe.cli.process import INTERRUPTED
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
 from featurepipe.cli.terminal import Talk, load_stages, show
@@ -197,6 +197,7 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of the store]")
 @click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several.")
 @WEIGHTS
+@TRUST
 @RECIPE
 @DEVICE
 @WORKERS

@@ -242,7 +242,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     @guarded
-    def load(cls, path: str | PathLike[str], *, weights: str | PathLike[str] | None = None) -> TransferClassifier:
+    def load(
+        cls, path: str | PathLike[str], *, weights: str | PathLike[str] | None = None, trust: bool = False
+    ) -> TransferClassifier:
         """Make a classifier of a model file; it predicts as the one that was saved.
 
         Parameters
@@ -251,6 +253,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             Of a probe or of a tuned network, from here or from the command line.
         weights : path, optional
             Where the backbone's weights are now, if they have moved; see `FeatureExtractor`.
+        trust : bool
+            Let the file have its backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
 
         Returns
         -------
@@ -270,7 +274,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             raise ModelFileError(
                 f"{path} gives each image a set of labels, and a TransferClassifier one; use featurepipe.predict"
             )
-        extractor = described_extractor(model, path, weights)
+        extractor = described_extractor(model, path, weights, trust)
         selection = model.card["selection"]
         made = cls(extractor, kind=model.kind, value=selection["chosen"], seed=model.card.get("seed", 0))
         made.extractor_ = extractor

@@ -37,6 +37,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         `pooling`, `precision` and `device` too.
     image_transform : dict, optional
         Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
+    trust : bool
+        Let a model file have its backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
     store : path, optional
         Directory that keeps embeddings for the next time; the command line's stores will do.
     batch_size, workers : int
@@ -77,6 +79,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         precision: str = "auto",
         device: str = "auto",
         image_transform: dict[str, Any] | None = None,
+        trust: bool = False,
         store: str | PathLike[str] | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
@@ -92,6 +95,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.precision = precision
         self.device = device
         self.image_transform = image_transform
+        self.trust = trust
         self.store = store
         self.batch_size = batch_size
         self.workers = workers
@@ -201,6 +205,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             "precision": getattr(self, "precision_", "auto") if self.precision == "auto" else self.precision,
             "device": self.device,
             "transform": self.image_transform,
+            "trust": getattr(self, "trust", False),  # of an earlier featurepipe's pickle
         }
 
     def _place(self, name: str) -> Any:
@@ -275,16 +280,22 @@ def make_extractor(
 
 
 def described_extractor(
-    model: models.Model, path: str | PathLike[str], weights: str | PathLike[str] | None = None
+    model: models.Model,
+    path: str | PathLike[str],
+    weights: str | PathLike[str] | None = None,
+    trust: bool = False,
 ) -> FeatureExtractor:
     """The extractor of a model file's backbone, fitted and checked to be the very same."""
     about = model.backbone
     spec, source = about["spec"], about["source"]
-    file = weights or source["weights"]
+    file, place = weights or source["weights"], None
+    is_carried = weights is None and models.carries_backbone(path)
+    if not trust and not is_carried:  # of what it carries, `create` asks
+        place = backbones.check_described(spec, source, weights=weights, who=str(path))
     if spec["architecture"] in backbones.DESCRIPTORS:
         made = FeatureExtractor(spec["architecture"], weights=file)
-    elif weights is None and models.carries_backbone(path):
-        made = FeatureExtractor(os.path.abspath(path), layer=spec["layer"], precision=spec["precision"])
+    elif is_carried:
+        made = FeatureExtractor(os.path.abspath(path), layer=spec["layer"], precision=spec["precision"], trust=trust)
     else:
         seed = None if file else source["random_seed"]
         made = FeatureExtractor(
@@ -298,7 +309,9 @@ def described_extractor(
             precision=spec["precision"],
             image_transform=spec["transform"],
         )
-    opened = made.network()
+    with backbones.unechoed(place, str(path)):
+        opened = made.network()
     backbones.check_same(opened.spec, spec)
+    models.check_width(model, opened.width, path)
     made.adopt(replace(opened, name=about["name"]))  # a file's own weights know their architecture only
     return made

@@ -220,7 +220,7 @@ def _work(
 
     torch.set_num_threads(options["workers"])
     notes: list[str] = []
-    made = backbones.recreate(spec, source, device=device)
+    made = backbones.recreate(spec, source, device=device, trust=True)  # the parent has made the same
     begun = time.time()  # of a clock that all processes share
     outcome = fill(plan, made, writer, **options, progress=advance, note=lambda text: notes.append(f"{device}: {text}"))
     return outcome, notes, writer.rejects, (begun, time.time())

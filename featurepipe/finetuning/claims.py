@@ -7,7 +7,8 @@ one begins, but for
 - those of a run that is still going on, in this process or another: it holds a lock;
 - those of a run that can be taken up again: its checkpoint is still there.
 
-A claim is a file of JSON that names the folders and the checkpoint, beside the lock of that run.
+A claim is a file of JSON that names the folders and the checkpoint, next to the lock of that run; ``sha256`` is that of
+the canonical JSON of both. Claims of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurepipe import jsons
+from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 from featurepipe.files import write_text
 from featurepipe.stores import Store
@@ -65,6 +68,7 @@ def claim(
             "folders": sorted(folder.name for folder in folders),
             "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
         }
+        told["sha256"] = sha256_json(told)
         write_text(lock.with_name(lock.name + ENDING), json.dumps(told, ensure_ascii=False) + "\n")
         held = FileLock(lock)
         held.acquire()  # nobody looks at it before, as the store is locked
@@ -79,11 +83,7 @@ def _standing(path: Path) -> list[str]:
     """The folders of a claim that stands; one that does not is removed."""
     from filelock import FileLock, Timeout
 
-    try:
-        told = json.loads(path.read_text("utf-8", "surrogateescape"))
-        folders, checkpoint = told["folders"], told["checkpoint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); remove it when no other run uses this store") from error
+    folders, checkpoint = _read(path)
     lock = path.with_name(path.name.removesuffix(ENDING))
     try:
         with FileLock(lock, timeout=0):
@@ -94,6 +94,24 @@ def _standing(path: Path) -> list[str]:
         return folders
     lock.unlink(missing_ok=True)
     return []
+
+
+def _read(path: Path) -> tuple[list[str], str | None]:
+    """The folders and the checkpoint of a claim."""
+    try:
+        told = jsons.loads(path.read_text("utf-8", "surrogateescape"), "the claim")
+        if not isinstance(told, dict) or told.keys() - {"sha256"} != {"folders", "checkpoint"}:
+            raise ValueError("it does not name folders and a checkpoint")
+        digest, folders, checkpoint = told.pop("sha256", None), told["folders"], told["checkpoint"]
+        if digest is not None and digest != sha256_json(told):
+            raise ValueError("it does not match its digest")
+        if not isinstance(checkpoint, str | None) or not isinstance(folders, list):
+            raise ValueError("it does not name folders and a checkpoint")
+        if not all(isinstance(folder, str) for folder in folders):
+            raise ValueError("a folder has no name")
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); remove it when no other run uses this store") from error
+    return folders, checkpoint
 
 
 def _remove(store: Store, kept: set[str], note: Callable[[str], object]) -> None:

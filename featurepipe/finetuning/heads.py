@@ -102,7 +102,8 @@ def gentle_strength(probe: probes.Probe) -> float | None:
     That is the smallest C of those that cannot be told apart from the best on the selection data
     (`featurepipe.probes.tied`). Where images are few, a probe of larger C may predict as well, but its weights lean on
     what single images have by chance, and a network that is tuned below them learns to do so too. Other kinds keep
-    their own strength, and so does a probe whose path does not say what is tied (model files of version 0.1.0).
+    their own strength, and so does a probe whose path does not say what is tied (model files of version 0.1.0), or is
+    that of another kind (files of networks that were tuned from a ridge classifier, say).
 
     Examples
     --------
@@ -112,7 +113,7 @@ def gentle_strength(probe: probes.Probe) -> float | None:
     """
     if not probes.KINDS[probe.kind].is_cross_entropy:
         return probe.chosen
-    return min([probe.chosen, *(step["C"] for step in probe.path if step.get("tied"))])
+    return min([probe.chosen, *(step["C"] for step in probe.path if step.get("tied") and "C" in step)])
 
 
 def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:

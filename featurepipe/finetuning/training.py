@@ -142,7 +142,7 @@ def tune(
     Raises
     ------
     FinetuningError
-        A checkpoint that cannot be read, or images none of which can be read any more.
+        A checkpoint that may not be read, or images none of which can be read any more.
     OutOfMemory
         There is none to validate a single image.
     KeyboardInterrupt
@@ -203,7 +203,8 @@ class _Tuning:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
         found = None
         if self.checkpoint is not None:  # the other processes may not see the first one's files
-            found = self.peers.share(None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity))
+            held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.note)
+            found = self.peers.share(held)
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
             self.note(f"before tuning: {self.objective.tell(first)}")
@@ -385,7 +386,8 @@ class _Tuning:
         try:
             checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
         except OutputError as error:  # what has been learned is worth more than the chance to go on from here
-            self.note(f"note: no checkpoint is kept, and training goes on: {error}")
+            why, _, _ = str(error).partition("; ")  # what to do is for the end, when the model file is written
+            self.note(f"note: no checkpoint is kept, and training goes on: {why}")
         self.saved = time.perf_counter()
 
     def _bar(self, label: str, total: int) -> Any:

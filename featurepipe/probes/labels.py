@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe import jsons
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import check_groups, check_rows
@@ -38,6 +39,11 @@ class LabelsHead(Head):
 
     name: str = MULTI_LABEL
     tensors: tuple[str, ...] = TENSORS
+
+    @property
+    def chosen(self) -> Any:
+        """The C of each label."""
+        return jsons.Each(jsons.NUMBER)
 
     def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
         """(K, D) and (K,)."""

@@ -34,11 +34,22 @@ def page(model: models.Model) -> str:
     Raises
     ------
     ModelFileError
-        The card has no figures: `featurepipe.estimators.TransferClassifier` saves such files.
+        The card has no figures: `featurepipe.estimators.TransferClassifier` saves such files. Or they do not fit
+        together.
     """
-    card = model.card
-    if "evaluated_on" not in card:
+    if "evaluated_on" not in model.card:
         raise ModelFileError("the model file holds no figures to report; one that featurepipe probe writes does")
+    try:
+        return _drawn(model)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a card by other hands
+        why = f"{type(error).__name__}: {error}"
+        raise ModelFileError(
+            f"the card's figures are incomplete or do not fit together ({why}); make the file again"
+        ) from error
+
+
+def _drawn(model: models.Model) -> str:
+    card = model.card
     figures = card[card["evaluated_on"]]
     data = Path(card["data"]["root"]).name or card["data"]["root"]
     title = f"{data}: {'fine-tuned network' if sections.is_tuned(card) else f'{model.kind} probe'}"

@@ -39,6 +39,7 @@ def evaluate(
     path_column: str | None = None,
     label_column: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -58,6 +59,9 @@ def evaluate(
         As for `extract`.
     weights : path, optional
         Where the backbone's weights are, if they have moved.
+    trust : bool
+        Let the model file have its backbone made of whatever it asks for: a hub's repository, unusual arguments, more
+        memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -86,11 +90,14 @@ def evaluate(
         entry = _entry(store, loaded)
         matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
         check_finite(matrix, entry)
+        models.check_width(loaded, matrix.X.shape[1], model)
     else:
         manifest = read(data, listener, path_column=path_column, label_column=label_column)
         found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
-        extractor = models.open_backbone(loaded, model, weights=weights, device=device)
+        options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        extractor = models.open_backbone(loaded, model, **options)
+        models.check_width(loaded, extractor.width, model)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     matrix, notes = labelled(matrix)
     if "task" in loaded.card.get("data", {}):
@@ -187,6 +194,7 @@ def predict(
     path_column: str | None = None,
     label_column: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -212,6 +220,11 @@ def predict(
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
     path_column, label_column : str, optional
         As for `extract`.
+    weights : path, optional
+        Where the backbone's weights are, if they have moved.
+    trust : bool
+        Let the model file have its backbone made of whatever it asks for: a hub's repository, unusual arguments, more
+        memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
     force : bool
         Also replace a file that is read here, or that featurepipe did not write.
     listener : Listener
@@ -249,7 +262,9 @@ def predict(
     manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
-    extractor = models.open_backbone(loaded, model, weights=weights, device=device)
+    options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+    extractor = models.open_backbone(loaded, model, **options)
+    models.check_width(loaded, extractor.width, model)
     matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     columns, counts = _answers(loaded, matrix, samples, probabilities)
     truths = _known_truths(loaded, samples)

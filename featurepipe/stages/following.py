@@ -35,6 +35,7 @@ def probe_protocol(
     backbone: str | Extractor | None = None,
     layer: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     include_backbone: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -61,6 +62,8 @@ def probe_protocol(
         Which layer of it, if the store holds several and it is not the penultimate embedding.
     weights : path, optional
         Where the backbone's weights are now, if they have moved since the store was filled.
+    trust : bool
+        Let the store have that backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
     include_backbone : bool
         Put the backbone's weights into the model file.
     seed : int
@@ -95,7 +98,7 @@ def probe_protocol(
     metric = protocols.choose_metric(chosen, metric)
     if not chosen.linear and (output is not None or include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
-    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     if chosen.linear:
         source.check_output(source.path, force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def verify(
     drift: bool = False,
     images: int = 64,
     weights: str | Path | None = None,
+    trust: bool = False,
     device: str = "auto",
     listener: Listener = BARS,
 ) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def verify(
         So many for each backbone, evenly spaced over the manifest.
     weights : path, optional
         Where a backbone's weights are, if they have moved.
+    trust : bool
+        Let the store have its backbones made of whatever it asks for; see `featurepipe.backbones.trust`.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -108,11 +111,10 @@ def verify(
         accepted = {"accepted": target.accept_edits()} if accept_edits else {}
         result = {**target.verify(repair=repair), **accepted}
     if drift and not result["problems"]:
+        how = {"weights": weights, "trust": trust, "device": device, "who": str(store), "note": listener.note}
         entries = target.entries()
         measured = {
-            one["folder"]: one
-            for layers in _networks(entries)
-            for one in _drift(target, layers, images, weights, device, listener)
+            one["folder"]: one for layers in _networks(entries) for one in _drift(target, layers, images, how, listener)
         }
         result["drift"] = [measured[entry.folder.name] for entry in entries if entry.folder.name in measured]
     return result
@@ -135,7 +137,7 @@ def _depth(entry: Entry) -> tuple[bool, int, str]:
 
 
 def _drift(
-    store: Store, entries: Sequence[Entry], count: int, weights: str | Path | None, device: str, listener: Listener
+    store: Store, entries: Sequence[Entry], count: int, how: Mapping[str, Any], listener: Listener
 ) -> list[dict[str, Any]]:
     """The drift of each of a network's layers, of the same images."""
     first, root = entries[0], store.root  # read from its file each time it is asked for, as places are
@@ -146,11 +148,11 @@ def _drift(
     layers = [entry.layer for entry in entries]
     spec = {**first.spec, "layer": layers if len(layers) > 1 else first.layer}
     try:
-        made = backbones.recreate(spec, first.provenance["source"], weights=weights, device=device)
+        made = backbones.recreate(spec, first.provenance["source"], **how)
     except BackboneError:
         if len(entries) == 1:
             raise  # of several no single pass may give the same vectors: see `backbones.create_layers`
-        return [one for entry in entries for one in _drift(store, [entry], count, weights, device, listener)]
+        return [one for entry in entries for one in _drift(store, [entry], count, how, listener)]
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
     with listener.progress("measuring the drift", len(some)) as step:

@@ -142,6 +142,7 @@ def find(
     backbone: str | PathLike[str] | Extractor | None,
     layer: str | None,
     weights: str | Path | None,
+    trust: bool = False,
     include_backbone: bool,
     device: str,
 ) -> Source:
@@ -149,7 +150,7 @@ def find(
 
     Parameters
     ----------
-    store, output, backbone, layer, weights, include_backbone, device
+    store, output, backbone, layer, weights, trust, include_backbone, device
         As for `featurepipe.stages.probe`.
 
     Raises
@@ -167,7 +168,8 @@ def find(
     origin = entry.provenance["source"] if by_name else backbone.source
     module = None
     if weights is not None or include_backbone:
-        made = backbones.recreate(entry.spec, origin, weights=weights, device=device) if by_name else backbone
+        how = {"weights": weights, "device": device, "trust": trust, "who": str(source.path)}
+        made = backbones.recreate(entry.spec, origin, **how) if by_name else backbone
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
     return Source(source, entry, path, origin, module, matrices.outline(source, entry))
 

@@ -73,6 +73,7 @@ def probe(
     backbone: str | Extractor | None = None,
     layer: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
@@ -109,6 +110,8 @@ def probe(
         Which layer of it, if the store holds several and it is not the penultimate embedding.
     weights : path, optional
         Where the backbone's weights are now, if they have moved since the store was filled.
+    trust : bool
+        Let the store have that backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
         See `featurepipe.probes`.
     value : float, optional
@@ -190,7 +193,7 @@ def probe(
     started, limit = time.perf_counter(), parse_size(memory)
     recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device)
     recipe.check()
-    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     source.check_output(source.path, force=force)
     found = divide(source, seed=seed, among=among, multi_label=multi_label)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
-from featurepipe.errors import FinetuningError
+from featurepipe.errors import FinetuningError, OutputError
 from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.stages.advising import advise
@@ -63,6 +63,7 @@ def finetune(
     *,
     backbone: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     from_scratch: bool = False,
     cache: str = "auto",
     seed: int = 0,
@@ -95,6 +96,9 @@ def finetune(
         Which backbone of the store, if it holds several.
     weights : path, optional
         Where the backbone's weights are now, if they have moved.
+    trust : bool
+        Let the model file or the store have its backbone made of whatever it asks for: a hub's repository, unusual
+        arguments, more memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
     from_scratch : bool
         Also train the same network from random weights with the same recipe, but for what pretrained weights are
         spared: no layer-wise decay, batch norms that learn, no early end. Its curve and figures stand beside the tuned
@@ -152,7 +156,8 @@ def finetune(
         path = _output(source, output, backbone)
         models.check_output(path, [source, data, weights], force=force)  # before anything is embedded
         work = path.with_suffix(".tuning")
-        store, extractor, loaded = _open(source, data, backbone, weights, plan.tune, device, workers, work, listener)
+        options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        store, extractor, loaded = _open(source, data, backbone, options, plan.tune, workers, work, listener)
         models.check_output(path, [extractor.source["weights"]], force=force)
         found = divide(
             find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
@@ -180,7 +185,8 @@ def finetune(
         )
         again = finished and verdict.promoted and plan.refits
         if again or (from_scratch and finished):  # which may take as long again, and go wrong
-            write(path, start, plan, extractor, made, verdict, **said)
+            with _kept(task.checkpoint):
+                write(path, start, plan, extractor, made, verdict, **said)
         if again:
             listener.note(f"training once more, on the {len(start.validation)} held-back images too")
             made, refitted = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
@@ -189,7 +195,8 @@ def finetune(
             scratch = _from_scratch(start, task, device, workers, peers, listener)
             finished = scratch["stopped"] != finetuning.INTERRUPTED
         peers.share(None)
-        result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
+        with _kept(task.checkpoint):
+            result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
         _told(result, listener)
         if made.outcome.error is not None:
             raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
@@ -199,6 +206,19 @@ def finetune(
             with suppress(OSError):  # it may hold a store or activations, which serve again
                 work.rmdir()
         return result
+
+
+@contextmanager
+def _kept(checkpoint: Path) -> Iterator[None]:
+    """Say of a model file that cannot be written what is left of the training, and what to do."""
+    try:
+        yield
+    except OutputError as error:
+        why, _, _ = str(error).partition("; ")
+        left = f"{checkpoint} keeps the training, and the same command goes on from there"
+        if not checkpoint.is_file():
+            left = "no checkpoint could be kept either, so the same command trains again"
+        raise OutputError(f"{why}; make room or give another place with -o; {left}") from error
 
 
 def _told(result: dict[str, Any], listener: Listener) -> dict[str, Any]:
@@ -232,9 +252,8 @@ def _open(
     source: str | Path,
     data: str | Path | None,
     name: str | None,
-    weights: str | Path | None,
+    options: Mapping[str, Any],
     tune: str,
-    device: str,
     workers: int | None,
     work: Path,
     listener: Listener,
@@ -243,7 +262,7 @@ def _open(
     loaded = None
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
-        extractor = backbones.recreate(entry.spec, entry.provenance["source"], weights=weights, device=device)
+        extractor = backbones.recreate(entry.spec, entry.provenance["source"], who=str(source), **options)
     elif Path(source).is_dir() or not Path(source).exists():
         raise FinetuningError(
             f"{source} is neither a store nor a model file; make a store with: featurepipe extract {source}"
@@ -257,7 +276,8 @@ def _open(
             )
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
-        extractor = models.open_backbone(loaded, source, weights=weights, device=device)
+        extractor = models.open_backbone(loaded, source, **options)
+        models.check_width(loaded, extractor.width, source)
     finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
         return Path(data or source), extractor, loaded
@@ -321,7 +341,7 @@ def _tune(
 ) -> Promoted:
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
-        extractor = backbones.recreate(task.spec, task.source, device=device)
+        extractor = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
     return finetuning.promote(
         extractor,
         task.head,
@@ -372,7 +392,7 @@ def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
     """The same network from random weights under the same recipe, but for what pretrained weights are spared."""
-    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device)
+    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device, trust=True)
     recipe = replace(
         task.recipe,
         tune="all",

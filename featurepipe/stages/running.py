@@ -157,6 +157,7 @@ def run(
             seed=seed,
             device=device,
             workers=workers,
+            trust=True,  # the backbone is the one that was asked for here
             force=force,
             listener=listener,
         )
@@ -229,7 +230,11 @@ def report(model: str | Path, output: str | Path | None = None, *, force: bool =
     loaded = models.load(model)
     if "evaluated_on" not in loaded.card:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
-    write_text(path, reports.page(loaded))
+    try:
+        page = reports.page(loaded)
+    except ModelFileError as error:
+        raise ModelFileError(f"{model}: {error}") from error
+    write_text(path, page)
     return {"model": str(model), "report": str(path)}
 
 

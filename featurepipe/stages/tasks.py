@@ -36,6 +36,7 @@ def probe_tasks(
     backbone: str | Extractor | None = None,
     layer: str | None = None,
     weights: str | Path | None = None,
+    trust: bool = False,
     include_backbone: bool = False,
     device: str = "auto",
     workers: int | None = None,
@@ -97,7 +98,7 @@ def probe_tasks(
     recipe.check()
     names = _names(tasks)
     columns, left_out = _read(Path(labels), names)
-    where = {"backbone": backbone, "layer": layer, "weights": weights}
+    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     paths = _paths(source.path, names)
     for path in paths.values():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe import jsons
 from featurepipe.errors import ProbeError
 from featurepipe.solvers import CPU, Certificate, Rows, Stack
 
@@ -32,6 +33,11 @@ class Head(ABC):
 
     name: str
     tensors: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def chosen(self) -> Any:
+        """What a card has as its strength."""
 
     @abstractmethod
     def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
@@ -91,6 +97,11 @@ class Kind(Head):
     on_devices: bool = False
     is_copied: bool = False
     is_dear: bool = False
+
+    @property
+    def chosen(self) -> Any:
+        """A number, where there is anything to choose."""
+        return jsons.ANYTHING if self.parameter is None else jsons.NUMBER
 
     @abstractmethod
     def fit(

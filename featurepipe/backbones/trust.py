@@ -1,0 +1,219 @@
+"""What a file may make featurepipe do: the one place where that is decided.
+
+Model files, shards and weights files say of which network they are: its architecture and arguments, and where its
+weights were. A file may come from anybody, so none of this is believed. Without `trust` a description
+
+- has only arguments that timm's own networks take to shape themselves: none that names a file, a URL or a cache;
+- names no repository of a hub and no folder, from which code that reads configurations would fetch more;
+- names a weights file only together with the digest that its weights must have; it is a regular file here, of a suffix
+  of weights, and no word of its content is shown;
+- makes no network that takes much more memory than the weights that it is for.
+
+Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take: they need no trust,
+and are told of before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from featurepipe.backbones.formats import Unfit
+from featurepipe.backbones.weights import OPTION
+from featurepipe.errors import BackboneError, WeightsUnavailable
+from featurepipe.files import size_text
+
+ALLOW = "allow it with --trust (trust=True in Python)"
+GIVE = "give the weights yourself with --weights (weights= in Python)"
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar", ".ckpt", ".th", ".pkl")
+SHAPING = {"bn_eps", "bn_momentum", "bn_tf", "in_chans"}  # which timm takes out of the arguments on the way
+RUNNING = {"device", "dtype", "kwargs", "self", "cfg"}  # which say where a network runs, or cannot come from JSON
+LARGEST_NUMBER, LONGEST_LIST, LONGEST_TEXT = 2**14, 64, 100  # of arguments
+LARGEST_INPUT = 2048 * 2048  # pixels: four times what any network of timm takes
+ROOM = 2 * 10**9  # bytes that a network may take, beyond twice the size of its weights
+AGAIN = 4  # times that a constructor makes a tensor: timm fills some anew
+MOST_TENSORS = 20_000  # of a network: ten times those of timm's largest
+
+
+def check_arguments(architecture: str, arguments: Mapping[str, Any], who: str) -> None:
+    """Refuse arguments that do more than shape a network, and architectures that are fetched from elsewhere.
+
+    Parameters
+    ----------
+    architecture : str
+        A name that timm knows, or one that leads elsewhere.
+    arguments : mapping
+        As the file has them.
+    who : str
+        The file, in words.
+
+    Raises
+    ------
+    BackboneError
+        It says what the file wants to do.
+    """
+    if ":" in architecture:
+        raise BackboneError(f"{who} wants to fetch its network from {_shown(architecture)}; {ALLOW}, or {GIVE}")
+    known = _shaping(architecture)
+    for name, value in arguments.items():
+        if name not in known:
+            raise BackboneError(
+                f"{who} wants to hand timm the argument {_shown(name)}, which is not known to shape {architecture}; "
+                f"{ALLOW}"
+            )
+        if not _is_plain(value):
+            raise BackboneError(f"{who} gives {name} the value {_shown(value)}, which no network has; {ALLOW}")
+
+
+def _shaping(architecture: str) -> set[str]:
+    """What the networks of an architecture's module take, without what timm's own makers take for themselves."""
+    import timm.models
+    import torch
+    from timm.models import build_model_with_cfg, create_model, load_pretrained, model_entrypoint
+
+    if not timm.is_model(architecture):  # which whoever makes it says in one line
+        return set(SHAPING)
+    module = sys.modules[model_entrypoint(architecture).__module__]
+    networks = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, torch.nn.Module)]
+    taken = [inspect.signature(one.__init__).parameters for one in networks]
+    makers = (inspect.signature(one).parameters for one in (create_model, build_model_with_cfg, load_pretrained))
+    own = {name for parameters in taken if "num_classes" in parameters for name in parameters}
+    return (own - RUNNING).difference(*makers) | SHAPING
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether a value is a number, a word, or a short list of them."""
+    if isinstance(value, list | tuple):
+        return depth < 3 and len(value) <= LONGEST_LIST and all(_is_plain(one, depth + 1) for one in value)
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT and not set("/\\:") & set(value)
+    return value is None or (isinstance(value, bool | int | float) and abs(value) <= LARGEST_NUMBER)
+
+
+def check_size(
+    architecture: str, arguments: Mapping[str, Any], input_size: Sequence[int], room: int | None, who: str
+) -> None:
+    """Refuse a network that would take more memory than there is reason to, before it is made.
+
+    Parameters
+    ----------
+    architecture, arguments, who
+        As for `check_arguments`, which has let them pass.
+    input_size : sequence of int
+        Channels, height, width.
+    room : int or None
+        Bytes of the weights that it is for; None where timm's own network of this name is the measure.
+
+    Raises
+    ------
+    BackboneError
+        It says how much is asked for, and how much would be allowed.
+    """
+    if prod(input_size[1:]) > LARGEST_INPUT:
+        size = "×".join(map(str, input_size))
+        raise BackboneError(f"{who} wants to compute on images of {size}, more than any network takes; {ALLOW}")
+    if room is None:
+        room = network_bytes(architecture, {}, sys.maxsize)
+    most = ROOM + 2 * room
+    if network_bytes(architecture, arguments, most) > most:
+        raise BackboneError(
+            f"{who} describes a network that takes more memory than {size_text(most)}, which is what its weights "
+            f"explain; {ALLOW}"
+        )
+
+
+def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) -> int:
+    """Bytes that a network's tensors take, without taking them; a number above `most` where they are more.
+
+    Whether the network can be made at all is left to whoever makes it.
+
+    Examples
+    --------
+    >>> network_bytes("test_resnet", {}, 10**9)
+    1868544
+    """
+    import timm
+    import torch
+
+    with torch.device("meta"), _counter(most) as counted:
+        try:
+            module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+        except _TooMuch:
+            return most + 1
+        except Exception:  # timm's constructors raise anything on arguments that do not fit
+            return counted.bytes
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+class _TooMuch(Exception):
+    """A network that has grown beyond its bound while it was counted."""
+
+
+def _counter(most: int) -> Any:
+    """A mode of torch that counts tensors as they are made, and ends that long before memory would."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Counter(TorchFunctionMode):
+        bytes = made = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                if not any(isinstance(one, torch.Tensor) for one in args):  # made, and not derived from another
+                    self.bytes, self.made = self.bytes + found.nbytes, self.made + 1
+                if max(self.bytes / AGAIN, found.nbytes) > most or self.made > MOST_TENSORS:
+                    raise _TooMuch
+            return found
+
+    return Counter()
+
+
+def check_place(weights: str, digest: str | None, who: str) -> Path:
+    """The weights file that a file names, where it may be opened: its content is compared with the digest later.
+
+    Raises
+    ------
+    WeightsUnavailable
+        It is not there.
+    BackboneError
+        It may not be opened for a file's sake.
+    """
+    path = Path(weights)
+    if digest is None:
+        raise BackboneError(f"{who} names {_shown(weights)} for its weights, but not their digest; {GIVE}")
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES or weights.startswith(("//", "\\\\")):
+        raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not called as weights are; {GIVE}")
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise WeightsUnavailable(f"weights file {path} does not exist; give its place {OPTION}") from error
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
+        raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a file of weights; {GIVE}")
+    return path
+
+
+@contextmanager
+def unechoed(path: Path | None, who: str) -> Iterator[None]:
+    """Say of a file that only another file has named no more than that it is not what that says; None is no such."""
+    try:
+        yield
+    except Unfit:
+        if path is None:
+            raise
+        raise BackboneError(
+            f"{path}, which {who} names, does not hold the weights whose digest it says; {GIVE}"
+        ) from None
+
+
+def _shown(value: Any) -> str:
+    """A value of a file in a message: not too long, and no character that a terminal obeys."""
+    text = ascii(value)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
