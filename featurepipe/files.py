@@ -95,9 +95,10 @@ def check_output(
     is_ours : callable
         Whether a file is such a result of an earlier run, which may be replaced. An empty file always may.
     inputs : iterable of path or None
-        What is read for it. Links are followed: the same file under another name is the same file.
+        What is read for it, which is never replaced. Links are followed: the same file under another name is the same
+        file.
     force : bool
-        Replace what is there, whatever it is.
+        Replace what is there, unless it is an input.
 
     Raises
     ------
@@ -109,11 +110,12 @@ def check_output(
     folder = next(place for place in path.absolute().parents if place.exists())
     if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"{path} cannot be written: {folder} is read-only here; give another place with -o")
-    if force or not path.exists():
+    if not path.exists():
         return
-    if any(given is not None and os.path.exists(given) and path.samefile(given) for given in inputs):
+    mine = path.stat()
+    if any(given is not None and _is_same(given, mine) for given in inputs):
         raise OutputError(f"{path} is read here, and the {what} would replace it; give another name with -o")
-    if path.stat().st_size and not is_ours(path):
+    if mine.st_size and not force and not is_ours(path):
         raise OutputError(
             f"{path} exists and is not a {what} of featurepipe; give another name with -o, or replace it with --force"
         )
@@ -137,6 +139,14 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _is_same(given: str | os.PathLike[str], there: os.stat_result) -> bool:
+    """Whether a path leads to the file whose status is `there`; not so one that leads nowhere."""
+    try:
+        return os.path.samestat(os.stat(given), there)
+    except (OSError, ValueError):  # the latter of names that no file can have
+        return False
 
 
 def _is_of_writing(error: BaseException, temporary: Path) -> bool:

@@ -77,7 +77,9 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and e
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any picture was rejected or left out.")
 FORCE = options(
     click.option(
-        "--force", is_flag=True, help="Also replace files that this command reads, or that featurepipe did not write."
+        "--force",
+        is_flag=True,
+        help="Also replace files that featurepipe did not write. What a command reads is never replaced.",
     ),
     group="Output",
 )

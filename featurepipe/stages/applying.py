@@ -213,7 +213,7 @@ def predict(
     path_column, label_column : str, optional
         As for `extract`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -247,6 +247,9 @@ def predict(
         inputs = [model, *places, weights, loaded.backbone["source"]["weights"]]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
     manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
+    if path is not None and path.exists():
+        images = map(manifest.file, manifest.samples)
+        check_output(path, "table of predictions", is_prediction, images, force=force)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
     extractor = models.open_backbone(loaded, model, weights=weights, device=device)

@@ -20,7 +20,7 @@ import numpy as np
 from featurepipe import backbones, comparisons, manifests, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
 from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
-from featurepipe.files import check_output, write_text
+from featurepipe.files import write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
@@ -28,6 +28,7 @@ from featurepipe.stages.extracting import complete
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
+from featurepipe.stages.reading import check_result
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 
@@ -75,7 +76,7 @@ def compare(
     seed : int
         Seed of splits, folds, random weights and the codebook.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -110,10 +111,10 @@ def compare(
     """
     started = time.perf_counter()
     _check_arguments(kinds, baselines, output)
-    if output is not None:
-        check_output(Path(output), "comparison", _is_comparison, [imagenet], force=force)
-    published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
     opened = _open(stores)
+    if output is not None:
+        check_result(Path(output), "comparison", _is_comparison, opened, (imagenet,), force=force)
+    published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
     contenders, samples, notes = gather(opened)
     split, split_source = choose_splits(samples, seed)
     samples = arrange(samples, split)

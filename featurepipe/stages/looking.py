@@ -12,9 +12,9 @@ import numpy as np
 from featurepipe import backbones, extraction, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
-from featurepipe.files import check_output
 from featurepipe.images import decode
 from featurepipe.listeners import BARS, Listener
+from featurepipe.stages.reading import check_result
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -199,7 +199,7 @@ def export(
     backbone, layer : str, optional
         Which backbone of the store, and which layer of it, as for `featurepipe.stores.Store.choose`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
 
     Returns
     -------
@@ -207,8 +207,8 @@ def export(
         ``store, output, backbone, layer, rows, width``.
     """
     matrices.check_suffix(output)
-    check_output(Path(output), "file of embeddings", matrices.is_export, force=force)
     source = Store.open(store)
+    check_result(Path(output), "file of embeddings", matrices.is_export, [source], force=force)
     entry = source.choose(backbone, layer)
     matrix = matrices.load(source, entry)
     matrices.export(matrix, output)
