@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, extraction, matrices, models
+from featurepipe import backbones, extraction, inputs, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
@@ -157,7 +157,7 @@ def _drift(
             f"no image of {first.folder.name} is still readable and unchanged, so its drift cannot be measured"
         )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
-    files = [held[digest].read_bytes() for digest in found]
+    files = [inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found]
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
     pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
     return [
