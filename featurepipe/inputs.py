@@ -1,7 +1,7 @@
 """Opening files that somebody else made: regular ones, without waiting for them, and none that is too large.
 
-A name may lead to anything: to a pipe that nobody writes to, a device, a socket, or a file of the kernel's that gives its
-content when something happens. Reading these would never end.
+A name may lead to anything: to a pipe that nobody writes to, a device, a socket, or a file of the kernel's that gives
+its content when something happens. Reading these would never end.
 """
 
 from __future__ import annotations

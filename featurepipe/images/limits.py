@@ -2,8 +2,8 @@
 
 A JPEG may consist of any number of scans, and every one of them takes as long as the whole picture: of more than a
 hundred nobody's encoder makes any. Pictures of many pixels take turns, so that memory is needed for a few of them,
-whatever number of threads decode. What the largest leave behind is given back to the system at once: the C library would
-keep it for the thread that had it, and every thread has a large one sooner or later.
+whatever number of threads decode. What the largest leave behind is given back to the system at once: the C library
+would keep it for the thread that had it, and every thread has a large one sooner or later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -115,11 +116,8 @@ def check_scans(image: Image.Image, data: bytes | bytearray) -> None:
     """
     if _is_single(image, data):
         return
-    count = 0
-    for _ in _scans(data):
-        count += 1
-        if count > SCANS:
-            raise ImageError(f"a JPEG of more than {SCANS} scans, which takes very long to decode; save it anew")
+    if next(islice(_scans(data), SCANS, None), None) is not None:
+        raise ImageError(f"a JPEG of more than {SCANS} scans, which takes very long to decode; save it anew")
 
 
 def _is_single(image: Image.Image, data: bytes | bytearray) -> bool:
