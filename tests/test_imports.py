@@ -12,7 +12,7 @@ import featurepipe
 PACKAGE = Path(featurepipe.__file__).parent
 # DESIGN's table, lowest first; modules of one row may not import each other.
 ROWS = (
-    ("errors", "inputs"),
+    ("characters", "errors", "inputs"),
     ("digests", "files", "interrupts", "listeners", "surroundings"),
     ("manifests", "backbones"),
     ("images",),

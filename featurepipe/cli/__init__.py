@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from featurepipe import __version__
+from featurepipe.characters import shown
 from featurepipe.cli import texts
 from featurepipe.cli.application import evaluate, predict, report
 from featurepipe.cli.help import Group
@@ -56,6 +59,16 @@ RESUME = "interrupted; the embeddings computed so far are kept, and the same com
 AGAIN = "interrupted; nothing was written"
 
 
+@contextmanager
+def _legible() -> Iterator[None]:
+    """Write out, in errors of usage that leave it, what steers a terminal: arguments may be names of files."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.message = shown(error.message)
+        raise
+
+
 class _Group(Group):
     """Turns the package's errors into one red line and an exit code, at this one place."""
 
@@ -63,10 +76,15 @@ class _Group(Group):
         with prepared():
             return super().main(*args, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _legible():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         as_json = "--json" in ctx.args
         try:
-            return super().invoke(ctx)
+            with _legible():
+                return super().invoke(ctx)
         except click.UsageError as error:
             if as_json:
                 click.echo(json.dumps({"error": error.format_message()}))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featurepipe.characters import shown_all
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
 from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, WEIGHTS
@@ -79,7 +80,7 @@ def predict(
     if output != STDOUT:
         show(as_json, result, texts.predict_text)
     elif not quiet:
-        say(texts.predict_text(result))
+        say(texts.predict_text(shown_all(result)))
     exit_strict(strict, result)
 
 
