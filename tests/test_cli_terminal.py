@@ -192,7 +192,7 @@ def test_names_of_files_and_classes_do_not_steer_the_terminal(hostile):
     unsteered("probe", "s", "-o", "m.safetensors", "--kind", "ridge", "--baselines", "simple")
     assert "\\u202e" in unsteered("evaluate", "m.safetensors", "data", *fast).stdout
     assert "\\u202e" in unsteered("predict", "m.safetensors", "data", *fast).stdout
-    for command in (("info", "s"), ("verify", "s"), ("advise", "s"), ("info", "m.safetensors")):
+    for command in (("info", "s"), ("verify", "s"), ("info", "m.safetensors")):
         unsteered(*command)
     for command in ("info", "verify", "evaluate", "predict", "export", "extract", "report"):
         more = {"evaluate": ["data"], "predict": ["data"], "export": ["-o", "e.csv"]}.get(command, [])

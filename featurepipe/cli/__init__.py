@@ -36,6 +36,7 @@ from featurepipe.cli.options import (
     PROBE,
     PROBE_DETAILS,
     REHASH,
+    SAFE_CSV,
     SEED,
     SPEED,
     TASKS,
@@ -277,6 +278,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 @DEVICE
 @WORKERS
 @SEED
+@SAFE_CSV
 @FORCE
 @TOLD
 def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -344,6 +346,7 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
 @HELD
+@SAFE_CSV
 @FORCE
 @TOLD
 def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:

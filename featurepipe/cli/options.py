@@ -83,6 +83,14 @@ FORCE = options(
     ),
     group="Output",
 )
+SAFE_CSV = options(
+    click.option(
+        "--safe-csv",
+        is_flag=True,
+        help="In CSV put an apostrophe in front of cells that a spreadsheet would take for a formula.",
+    ),
+    group="Output",
+)
 OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
 TOLD = options(AS_JSON, QUIET, group="Output")
 DEVICE = click.option(

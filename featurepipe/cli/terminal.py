@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import wrap
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -66,6 +66,21 @@ class Talk:
                 yield bar.update
             finally:
                 self._bar = before
+
+
+class Legible:
+    """A terminal to which tables are written: what would steer it is written out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @classmethod
+    def where_seen(cls, stream: TextIO) -> Legible | TextIO:
+        """Around a stream that is a terminal; any other as it is, for programs to read."""
+        return cls(stream) if stream.isatty() else stream
+
+    def write(self, text: str) -> int:  # noqa: D102
+        return self._stream.write(shown(text.replace("\r\n", "\n"), lines=True))
 
 
 def say(text: str, *, nl: bool = True, fg: str | None = None) -> None:

@@ -14,7 +14,7 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.images import decode
 from featurepipe.listeners import BARS, Listener
-from featurepipe.stages.reading import check_result
+from featurepipe.stages.reading import check_result, check_safe_csv
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -189,6 +189,7 @@ def export(
     *,
     backbone: str | None = None,
     layer: str | None = None,
+    safe_csv: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write one backbone's embeddings as ``.npz``, ``.parquet`` or ``.csv``, in manifest order.
@@ -198,6 +199,8 @@ def export(
     store, output : path
     backbone, layer : str, optional
         Which backbone of the store, and which layer of it, as for `featurepipe.stores.Store.choose`.
+    safe_csv : bool
+        As for `predict`.
     force : bool
         Also replace a file that featurepipe did not write; one that is read here never.
 
@@ -207,11 +210,12 @@ def export(
         ``store, output, backbone, layer, rows, width``.
     """
     matrices.check_suffix(output)
+    check_safe_csv(safe_csv, Path(output))
     source = Store.open(store)
     check_result(Path(output), "file of embeddings", matrices.is_export, [source], force=force)
     entry = source.choose(backbone, layer)
     matrix = matrices.load(source, entry)
-    matrices.export(matrix, output)
+    matrices.export(matrix, output, safe_csv=safe_csv)
     rows, width = matrix.X.shape
     identity = {"store": str(store), "output": str(output), "backbone": entry.name, "layer": entry.layer}
     return {**identity, "rows": rows, "width": width}

@@ -25,6 +25,12 @@ def read(
     return manifest
 
 
+def check_safe_csv(safe: bool, path: Path | None) -> None:
+    """Refuse cells that are safe for spreadsheets in a file that is no CSV; None is an open text file."""
+    if safe and path is not None and path.suffix.lower() != ".csv":
+        raise OutputError(f"{path.name} is no CSV, for which --safe-csv is; name a .csv file, or leave it out")
+
+
 def check_result(
     path: Path,
     what: str,
