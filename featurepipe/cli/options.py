@@ -219,7 +219,8 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Images per shard file. A crash loses at most one unfinished shard and the batches being computed.",
+        help="Images per shard file. A crash costs the shard being filled, and what threads have computed ahead of it: "
+        "several batches for each, which with small shards is more than one shard.",
     ),
     click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
     group="Output",
