@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from featurepipe.errors import FeaturepipeError, OutputError
 
 PARTIAL = ".partial"
+DAY = 86_400  # seconds after which a writer that nobody can ask for is taken for gone
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SCARCE = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
 def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving: sync, `verify`, rename, sync the folder.
+    """Give a temporary path next to `path`; on leaving: sync, `verify`, rename, sync the folder.
 
-    If the block or `verify` raises, the temporary file is removed and `path` is untouched.
+    If the block or `verify` raises, the temporary file is removed and `path` is untouched. What killed writers of the
+    same file have left is removed first.
 
     Parameters
     ----------
@@ -35,9 +42,10 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
     OutputError
         The system refuses: a full disk, no permission. It says how much room is left.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = path.with_name(f"{path.name}.{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         yield temporary
         _sync_file(temporary)
         if verify is not None:
@@ -139,6 +147,39 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of `path` whose writer is gone; files of a live one, on whatever machine, stay."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9a-f]+)-)?[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+    with os.scandir(path.parent) as entries:
+        found = [(entry.path, pattern.fullmatch(entry.name)) for entry in entries if entry.name.endswith(PARTIAL)]
+    for place, match in found:
+        with suppress(OSError):  # another process may have been faster, and none of it is needed
+            if match is not None and (_is_gone(*match.groups()) or time.time() - os.stat(place).st_mtime > DAY):
+                os.unlink(place)
+
+
+def _is_gone(machine: str | None, process: str | None) -> bool:
+    """Whether a process has run on this machine and does so no more."""
+    if machine != _machine() or os.name == "nt":  # where to ask for a process would end it
+        return False
+    try:
+        os.kill(int(process, 16), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's is alive, too
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """What tells the processes here from those of other machines, of before the last boot, and of other containers."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # Linux has both
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _is_same(given: str | os.PathLike[str], there: os.stat_result) -> bool:
