@@ -8,19 +8,21 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from featurepipe.inputs import opened
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 
-def sha256_bytes(data: bytes) -> str:
+def sha256_bytes(data: bytes | bytearray) -> str:
     """Hexadecimal sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: str | PathLike[str]) -> str:
-    """Hexadecimal sha256 of a file's content, read in blocks."""
-    with open(path, "rb") as file:
+    """Hexadecimal sha256 of a file's content, read in blocks; OSError if it is no regular file."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

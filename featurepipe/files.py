@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from featurepipe.errors import FeaturepipeError, OutputError
 
 PARTIAL = ".partial"
+DAY = 86_400  # seconds after which a writer that nobody can ask for is taken for gone
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SCARCE = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
 def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving: sync, `verify`, rename, sync the folder.
+    """Give a temporary path next to `path`; on leaving: sync, `verify`, rename, sync the folder.
 
-    If the block or `verify` raises, the temporary file is removed and `path` is untouched.
+    If the block or `verify` raises, the temporary file is removed and `path` is untouched. What killed writers of the
+    same file have left is removed first.
 
     Parameters
     ----------
@@ -35,9 +42,10 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
     OutputError
         The system refuses: a full disk, no permission. It says how much room is left.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = path.with_name(f"{path.name}.{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         yield temporary
         _sync_file(temporary)
         if verify is not None:
@@ -95,9 +103,10 @@ def check_output(
     is_ours : callable
         Whether a file is such a result of an earlier run, which may be replaced. An empty file always may.
     inputs : iterable of path or None
-        What is read for it. Links are followed: the same file under another name is the same file.
+        What is read for it, which is never replaced. Links are followed: the same file under another name is the same
+        file.
     force : bool
-        Replace what is there, whatever it is.
+        Replace what is there, unless it is an input.
 
     Raises
     ------
@@ -109,11 +118,12 @@ def check_output(
     folder = next(place for place in path.absolute().parents if place.exists())
     if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"{path} cannot be written: {folder} is read-only here; give another place with -o")
-    if force or not path.exists():
+    if not path.exists():
         return
-    if any(given is not None and os.path.exists(given) and path.samefile(given) for given in inputs):
+    mine = path.stat()
+    if any(given is not None and _is_same(given, mine) for given in inputs):
         raise OutputError(f"{path} is read here, and the {what} would replace it; give another name with -o")
-    if path.stat().st_size and not is_ours(path):
+    if mine.st_size and not force and not is_ours(path):
         raise OutputError(
             f"{path} exists and is not a {what} of featurepipe; give another name with -o, or replace it with --force"
         )
@@ -137,6 +147,47 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of `path` whose writer is gone; files of a live one, on whatever machine, stay."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9a-f]+)-)?[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+    with os.scandir(path.parent) as entries:
+        found = [(entry.path, pattern.fullmatch(entry.name)) for entry in entries if entry.name.endswith(PARTIAL)]
+    for place, match in found:
+        with suppress(OSError):  # another process may have been faster, and none of it is needed
+            if match is not None and (_is_gone(*match.groups()) or time.time() - os.stat(place).st_mtime > DAY):
+                os.unlink(place)
+
+
+def _is_gone(machine: str | None, process: str | None) -> bool:
+    """Whether a process has run on this machine and does so no more."""
+    if machine != _machine() or os.name == "nt":  # where to ask for a process would end it
+        return False
+    try:
+        os.kill(int(process, 16), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's is alive, too
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """What tells the processes here from those of other machines, of before the last boot, and of other containers."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # Linux has both
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _is_same(given: str | os.PathLike[str], there: os.stat_result) -> bool:
+    """Whether a path leads to the file whose status is `there`; not so one that leads nowhere."""
+    try:
+        return os.path.samestat(os.stat(given), there)
+    except (OSError, ValueError):  # the latter of names that no file can have
+        return False
 
 
 def _is_of_writing(error: BaseException, temporary: Path) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from featurepipe.characters import shown
+
 DELAY = 2.0  # seconds of work before a bar is shown
 PAUSE = 5.0  # seconds without a bar after which new work begins
 
@@ -47,7 +49,7 @@ class Bars(Listener):
 
     def note(self, text: str) -> None:  # noqa: D102
         if self._is_shown() and (self.verbose or text.startswith("note: ")):
-            _tqdm().write(text, file=sys.stderr)
+            _tqdm().write(shown(text, lines=True), file=sys.stderr)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:  # noqa: D102

@@ -6,11 +6,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from featurepipe import shards
+from featurepipe.characters import safe_cell
 from featurepipe.errors import StoreError
 from featurepipe.files import atomic
 from featurepipe.manifests import header, require_pyarrow
@@ -188,11 +190,12 @@ def gather(entry: Entry, places: Sequence[tuple[int, int]] | np.ndarray, X: np.n
     return X
 
 
-def export(matrix: FeatureMatrix, path: str | Path) -> None:
+def export(matrix: FeatureMatrix, path: str | Path, *, safe_csv: bool = False) -> None:
     """Write a matrix as NumPy archive, Parquet or CSV; no format holds pickled objects.
 
     ``.npz`` has the arrays ``ids, labels, splits, digests`` (text; '' for none) and ``X``; ``.parquet`` the columns
-    ``id, label, split, digest, embedding`` (fixed-size lists); ``.csv`` the same with ``f0, f1, …``.
+    ``id, label, split, digest, embedding`` (fixed-size lists); ``.csv`` the same with ``f0, f1, …``; with `safe_csv` no
+    id or label in it is a formula to a spreadsheet (see `featurepipe.characters.safe_cell`).
 
     Raises
     ------
@@ -203,7 +206,8 @@ def export(matrix: FeatureMatrix, path: str | Path) -> None:
     """
     path = Path(path)
     check_suffix(path)
-    write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[path.suffix.lower()]
+    csv = partial(_write_csv, safe=safe_csv)
+    write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": csv}[path.suffix.lower()]
     with atomic(path) as temporary:
         write(matrix, temporary)
 
@@ -252,13 +256,15 @@ def _write_parquet(matrix: FeatureMatrix, path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def _write_csv(matrix: FeatureMatrix, path: Path) -> None:
+def _write_csv(matrix: FeatureMatrix, path: Path, safe: bool) -> None:
     import csv
 
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)  # its own line end, \r\n, is what makes it quote both characters in names
         writer.writerow(["id", "label", "split", "digest", *(f"f{i}" for i in range(matrix.X.shape[1]))])
-        known = (matrix.ids, _texts(matrix.y), _texts(matrix.split), matrix.digests)
+        known = [matrix.ids, _texts(matrix.y), _texts(matrix.split), matrix.digests]
+        if safe:
+            known[:2] = ([safe_cell(str(value)) for value in column] for column in known[:2])
         writer.writerows([*row, *map(str, x)] for *row, x in zip(*known, matrix.X, strict=True))
 
 

@@ -1,13 +1,17 @@
 """What is written to terminals, and to what is none."""
 
 import io
+import json
+import re
 import sys
 import time
 
 import click
+import numpy as np
 import pytest
 import tqdm
 from click.testing import CliRunner
+from PIL import Image
 
 from featurepipe import cli, stages
 from featurepipe.cli import texts
@@ -150,3 +154,67 @@ def test_a_note_is_broken_between_words_on_a_terminal_and_one_line_elsewhere(mon
         assert [line.strip() for line in lines if len(line) > 80] == [path]
     else:
         assert lines == [text]
+
+
+# -- names that steer a terminal
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x08\u202egnp\nfeaturepipe: ok\x9b"
+STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A folder whose classes and files are called so; the current one."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("ant", f"bee{EVIL}"):
+        folder = tmp_path / "data" / label
+        folder.mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{EVIL}{number}.png")
+        (folder / f"broken{EVIL}.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def unsteered(*command, code=0):
+    """What a command writes; no character of it moves the cursor, and no name begins a line."""
+    found = CliRunner().invoke(cli.main, [str(word) for word in command])
+    assert found.exit_code == code, found.output
+    for text in (found.stdout, found.stderr):
+        assert not STEERS.search(text), repr(text)
+        assert "featurepipe: ok" not in text.splitlines()
+    return found
+
+
+def test_names_of_files_and_classes_do_not_steer_the_terminal(hostile):
+    fast = ("-j", 1)
+    assert "\\x1b]0;owned" in unsteered("extract", "data", "-s", "s", "-b", "pixels", *fast).stdout
+    unsteered("probe", "s", "-o", "m.safetensors", "--kind", "ridge", "--baselines", "simple")
+    assert "\\u202e" in unsteered("evaluate", "m.safetensors", "data", *fast).stdout
+    assert "\\u202e" in unsteered("predict", "m.safetensors", "data", *fast).stdout
+    for command in (("info", "s"), ("verify", "s"), ("info", "m.safetensors")):
+        unsteered(*command)
+    for command in ("info", "verify", "evaluate", "predict", "export", "extract", "report"):
+        more = {"evaluate": ["data"], "predict": ["data"], "export": ["-o", "e.csv"]}.get(command, [])
+        assert "\\x1b" in unsteered(command, f"nothing{EVIL}", *more, code=1).stderr
+    assert "\\x1b" in unsteered("info", "s", f"more{EVIL}", code=2).stderr
+    assert "\\x1b" in unsteered(f"--{EVIL}", code=2).stderr
+
+
+def test_headers_of_tables_do_not_either(hostile):
+    (hostile / "t.csv").write_text(f'"pa\x1bth","{EVIL}"\na,b\n')
+    assert "\\x1b" in unsteered("extract", "t.csv", code=1).stderr
+    (hostile / "u.csv").write_text(f'path,"{EVIL}"\nnothing.png,b\n')
+    unsteered("extract", "u.csv", code=1)
+
+
+def test_json_is_exact(hostile):
+    found = unsteered("extract", "data", "-s", "s", "-b", "pixels", "-j", 1, "--json")
+    assert f"ant/broken{EVIL}.png" in json.loads(found.stdout)["rejects"]
+
+
+def test_a_page_holds_no_control_characters(hostile):
+    unsteered("run", "data", "-o", "r", "-b", "pixels", "--kind", "ridge", "-j", 1)
+    page = next((hostile / "r").rglob("report.html")).read_text()
+    assert "\\x1b]0;owned" in page
+    assert not STEERS.search(page)

@@ -1,6 +1,8 @@
 """Reading: the pixels of each file, and a reason for each that has none."""
 
 import errno
+import os
+import tracemalloc
 from itertools import count
 from types import SimpleNamespace
 
@@ -134,3 +136,19 @@ def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatc
     monkeypatch.setattr(reading, "_load", slow)
     batch = read_batch(planned(3), SQUASHED)
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
+
+
+def test_what_is_too_large_or_has_become_a_pipe_is_unreadable_and_costs_nothing(planned):
+    plan = planned(4)
+    os.truncate(plan[1].source, 2 * 10**9)
+    plan[2].source.unlink()
+    os.mkfifo(plan[2].source)
+    tracemalloc.start()
+    batch = read_batch(plan, SQUASHED)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+    assert batch.digests == [plan[0].digest, plan[3].digest]
+    assert batch.unreadable == {
+        plan[1].digest: "cannot be read: it is larger than 1 GiB, the most that is read of one image",
+        plan[2].digest: "cannot be read: it is a pipe, not a file",
+    }

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -142,3 +144,65 @@ def test_remove_partials_removes_leftovers_and_nothing_else(tmp_path):
     assert files.remove_partials(tmp_path) == 1
     assert listing(tmp_path) == ["folder.partial", "partial", "shard.h5"]
     assert files.remove_partials(tmp_path / "nowhere") == 0
+
+
+# -- what killed writers leave
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from featurepipe import files
+with files.atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_what_a_killed_writer_left_goes_when_the_same_file_is_written(tmp_path):
+    for name in ("f", "f", "f.g"):
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+    assert len(listing(tmp_path)) == 2  # the second has removed what the first had left
+    files.write_text(tmp_path / "f", "new")
+    kept, left = listing(tmp_path)
+    assert (kept, left.startswith("f.g.")) == ("f", True)
+    files.write_text(tmp_path / "f.g", "new")
+    assert listing(tmp_path) == ["f", "f.g"]
+
+
+def test_a_live_writer_of_the_same_file_keeps_its_own(tmp_path):
+    with files.atomic(tmp_path / "f") as first:
+        first.write_text("first")
+        files.write_text(tmp_path / "f", "second")
+        assert first.read_text() == "first"
+    assert (tmp_path / "f").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["f.0123abcd.partial", "f.00000000-1f-0123abcd.partial"])
+def test_what_nobody_can_be_asked_for_goes_when_it_is_a_day_old(tmp_path, name):
+    """Of an earlier version, of another machine or of before the last boot."""
+    (tmp_path / name).write_text("half")
+    files.write_text(tmp_path / "f", "new")
+    assert listing(tmp_path) == ["f", name]
+    os.utime(tmp_path / name, (1e9, 1e9))
+    files.write_text(tmp_path / "f", "new")
+    assert listing(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("name", ["f.partial", "f.mine.partial", "g.0123abcd.partial", "xf.0123abcd.partial"])
+def test_what_only_looks_alike_stays(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    os.utime(tmp_path / name, (1e9, 1e9))
+    files.write_text(tmp_path / "f", "new")
+    assert listing(tmp_path) == sorted(["f", name])
+
+
+def test_a_process_is_gone_only_if_it_has_run_here():
+    if os.name != "nt":
+        ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+        assert files._is_gone(files._machine(), f"{int(ended.stdout):x}")
+    assert not files._is_gone("00000000", f"{2**30:x}")
+    assert not files._is_gone(files._machine(), f"{os.getpid():x}")
+    assert not files._is_gone(files._machine(), "f" * 40)
+    assert not files._is_gone(None, None)

@@ -12,7 +12,7 @@ import featurepipe
 PACKAGE = Path(featurepipe.__file__).parent
 # DESIGN's table, lowest first; modules of one row may not import each other.
 ROWS = (
-    ("errors",),
+    ("characters", "errors", "inputs"),
     ("digests", "files", "interrupts", "jsons", "listeners", "surroundings"),
     ("manifests", "backbones"),
     ("images",),

@@ -1,11 +1,17 @@
 """Folders as manifests: which folders are splits, and what is left out."""
 
 import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests import Sample, check_labels, describe, read, summarise
+from featurepipe.manifests import Sample, check_labels, describe, folders, read, summarise
 
 
 def touch(root, *names):
@@ -110,7 +116,7 @@ def test_pipes_and_loops_are_counted(tmp_path):
     touch(tmp_path, "cat/1.png")
     os.mkfifo(tmp_path / "cat" / "pipe.png")
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
-    assert describe(read(tmp_path))[1] == "note: left out: 1 pipe or device, 1 link that leads back"
+    assert describe(read(tmp_path))[1] == "note: left out: 1 pipe or device, 1 link that leads back or where one did"
 
 
 def test_one_class_folder_that_holds_folders_gets_a_hint(tmp_path):
@@ -134,3 +140,96 @@ def test_a_manifest_by_hand_has_nothing_left_out():
     from featurepipe.manifests import Manifest
 
     assert describe(Manifest(None, [Sample("a", "a", None, None)])) == ["found 1 image; without labels"]
+
+
+# -- folders that are deep, and links that branch
+
+
+@pytest.fixture
+def nested():
+    """Factory of folders inside each other, the last with an image; also deeper than a path may be long."""
+    if not shutil.which("rm"):
+        pytest.skip("nothing here removes folders that are so deep")
+    place, here = tempfile.mkdtemp(), os.getcwd()
+
+    def make(depth, top="top"):
+        try:
+            os.makedirs(os.path.join(place, top))
+            os.chdir(os.path.join(place, top))
+            for _ in range(depth):
+                os.mkdir("d")
+                os.chdir("d")
+            Path("0.png").touch()
+        finally:
+            os.chdir(here)
+        return Path(place)
+
+    yield make
+    subprocess.run(["rm", "-rf", place], check=True)  # shutil.rmtree is recursive
+
+
+@pytest.mark.parametrize("top", ["top", "@eaDir"])
+def test_folders_may_be_two_thousand_deep(nested, top):
+    root = touch(nested(1990, top), "a/0.png")
+    started = time.thread_time()
+    manifest = read(root)
+    assert time.thread_time() - started < 2
+    assert [sample.id for sample in manifest.samples] == ["a/0.png", *["top/" + "d/" * 1990 + "0.png"] * (top == "top")]
+    assert manifest.left_out.rubbish == ({top: 1} if top == "@eaDir" else {})
+
+
+def test_folders_deeper_than_a_path_can_be_are_refused_by_name(nested):
+    with pytest.raises(ManifestError, match=r"folder .*/d/d cannot be read \(File name too long\)"):
+        read(nested(2500))
+
+
+def test_links_that_branch_end_and_give_each_image_once(tmp_path):
+    """Two to each of the following, so that 2^30 paths lead to the only image."""
+    chain = tmp_path / "outside"
+    for number in range(30):
+        (chain / str(number)).mkdir(parents=True)
+        if number:
+            os.symlink(chain / str(number), chain / str(number - 1) / "left")
+            os.symlink(chain / str(number), chain / str(number - 1) / "right")
+    touch(chain, "29/1.png")
+    (tmp_path / "data").mkdir()
+    os.symlink(chain / "0", tmp_path / "data" / "a")
+    manifest = read(tmp_path / "data")
+    assert [sample.id for sample in manifest.samples] == ["a/" + "left/" * 29 + "1.png"]
+    assert manifest.left_out.loops == 29
+
+
+def test_links_that_branch_inside_of_the_folder_end_too(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02}").mkdir()
+        for name in ("left", "right") if number < 29 else ():
+            os.symlink(f"../{number + 1:02}", tmp_path / f"{number:02}" / name)
+    touch(tmp_path, "29/1.png")
+    names = [sample.id for sample in read(tmp_path).samples]
+    assert names == ["00/" + "left/" * 29 + "1.png", "29/1.png"]
+
+
+def test_a_folder_is_found_under_its_own_name_and_through_one_link(tmp_path):
+    touch(tmp_path, "data/m/1.png", "far/x/3.png", "data/z/4.png")
+    for name, target in {"a": "m", "b": "m", "c": "../far", "d": "../far/x", "z/f": "..", "g": "."}.items():
+        os.symlink(target, tmp_path / "data" / name)
+    manifest = read(tmp_path / "data")
+    assert [sample.id for sample in manifest.samples] == ["a/1.png", "c/x/3.png", "m/1.png", "z/4.png"]
+    assert manifest.left_out.loops == 4  # b, d, g, z/f
+
+
+def test_folders_without_numbers_are_told_apart_by_their_paths(tmp_path, monkeypatch):
+    touch(tmp_path, "data/m/1.png", "far/3.png")
+    os.symlink("../far", tmp_path / "data" / "a")
+    os.symlink("../far", tmp_path / "data" / "b")
+    numberless = SimpleNamespace(**{**vars(os), "stat": lambda path: SimpleNamespace(st_dev=0, st_ino=0)})
+    monkeypatch.setattr(folders, "os", numberless)
+    assert [sample.id for sample in read(tmp_path / "data").samples] == ["a/3.png", "m/1.png"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"t{suffix}")
+    os.symlink(f"t{suffix}", tmp_path / f"link{suffix}")
+    with pytest.raises(ManifestError, match=r"link\..* is a pipe or a device, which can be read once at most"):
+        read(tmp_path / f"link{suffix}")

@@ -1,8 +1,10 @@
 """Tables as other programs write them: read right, or refused with the row."""
 
 import json
+import random
 
 import pyarrow
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
@@ -158,7 +160,7 @@ def test_bytes_lists_and_objects(images, suffix):
     def write(rows, types=None):
         path = images / f"t{suffix}"
         if suffix == ".parquet":
-            pyarrow.parquet.write_table(pyarrow.table(rows, types), path)
+            pyarrow.parquet.write_table(pa.table(rows, types), path)
         else:
             path.write_text(
                 "\n".join(json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True))
@@ -208,3 +210,60 @@ def test_a_table_says_which_columns_it_used(tmp_path):
     table = Table(written(tmp_path, "ID,a,b\nx,1,2\n"), ["a"], ["id", "c"])
     assert list(table) == [(1, {"a": "1", "id": "x"})]
     assert (table.used, table.unused) == (["a", "id"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        (lambda: pa.array([0, 2**31 - 1], pa.int32()).view(pa.date32()), "row 2: label cannot be read: "),
+        (lambda: pa.array([0, 2**62], pa.int64()).view(pa.timestamp("us")), "row 2: label cannot be read: "),
+        (lambda: pa.array([0, 2**62], pa.int64()).view(pa.duration("s")), "row 2: label cannot be read: "),
+        (lambda: pa.array([0, 0], pa.int64()).view(pa.timestamp("us", tz="No/Where")), "row 1: label cannot be read: "),
+        (lambda: not_utf8(), "row 1: label cannot be read: .*utf-8"),
+        (lambda: pa.array([b"a", b"\xff"]), "row 2: label holds bytes that are not UTF-8"),
+    ],
+)
+def test_cells_of_parquet_that_cannot_be_held_are_named(tmp_path, column, why):
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"")
+    columns = {"path": pa.array(["a", "b"]), "label": column()}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ManifestError, match=rf"t\.parquet: {why}"):
+        read(tmp_path / "t.parquet")
+
+
+def not_utf8():
+    """Two texts of bytes that are none."""
+    offsets = b"".join(number.to_bytes(4, "little") for number in (0, 2, 4))
+    return pa.StringArray.from_buffers(2, pa.py_buffer(offsets), pa.py_buffer(b"\xff\xfe" * 2))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_damaged_tables_raise_nothing_but_manifest_errors(tmp_path, suffix):
+    """A few hundred of them, by chance."""
+    (tmp_path / "0.png").write_bytes(b"")
+    cells = {"path": ["0.png", "0.png"], "label": ["a", "b"], "split": ["train", "test"]}
+    whole = {
+        ".csv": b'path,label,split\n0.png,"a",train\n0.png,b,\n',
+        ".tsv": b"path\tlabel\tsplit\n0.png\ta\ttrain\n",
+        ".jsonl": b'{"path": "0.png", "label": ["a", "b"]}\n{"path": "0.png", "label": 1.5, "x": {"y": null}}\n',
+        ".parquet": None,
+    }[suffix]
+    path, chance = tmp_path / f"t{suffix}", random.Random(0)
+    if whole is None:
+        pyarrow.parquet.write_table(pa.table(cells), path)
+        whole = path.read_bytes()
+    strange = [b"\xff", b"\0", b'"', b"\\ud800", b"[" * 50_000, b"1" * 5_000, b"\xed\xa0\x80", b"NaN", b"{}", b"\r"]
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 3))):
+            at = chance.randrange(len(data) + 1)
+            if chance.random() < 0.5 and at < len(data):
+                data[at] = chance.randrange(256)
+            else:
+                data[at : at + chance.randrange(4)] = chance.choice(strange)
+        path.write_bytes(data)
+        try:
+            list(read(path).samples)
+        except ManifestError as error:
+            assert path.name in str(error)  # noqa: PT017  # most of them raise, and some do not

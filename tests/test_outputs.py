@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from featurepipe import cli, extract, models, stages
-from featurepipe.errors import OutputError
+from featurepipe import cli, estimators, extract, models, stages
+from featurepipe.errors import OutputError, StoreError
 from featurepipe.stores import Store
 
 FOREIGN = b"path,label\ncat/1.jpg,cat\n"
@@ -50,34 +50,62 @@ def content(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-READ = [(predict, "table.csv"), (report, "m.safetensors")]
+def figures(output, **options):
+    return stages.run("photos", "r", backbone="pixels", **QUICK, **options)
+
+
+READ = [  # never replaced, not even with force
+    (predict, "table.csv"),
+    (predict, "photos/ant/named.csv"),
+    (report, "m.safetensors"),
+    (export, "table.csv"),
+    (export, "s/manifest.csv"),
+    (export, "s/rejects.csv"),
+    (compare, "table.csv"),
+    (compare, "s/manifest.csv"),
+]
 FOREIGNERS = [
     (predict, "labels.csv"),
     (predict, "x.jsonl"),
     (predict, "x.parquet"),
     (predict, "s/manifest.csv"),
     (predict, "s/rejects.csv"),
-    (export, "table.csv"),
-    (export, "s/manifest.csv"),
     (export, "x.npz"),
     (export, "x.parquet"),
-    (compare, "table.csv"),
+    (compare, "sub/table.csv"),
     (compare, "page.html"),
     (probe, "weights.safetensors"),
     (report, "photos/ant/0.jpg"),
     (report, "s/store.json"),
     (report, "page.html"),
+    (figures, "r/pixels-02b0404d/metrics.json"),
 ]
 
 
-@pytest.mark.parametrize(("command", "output"), READ + FOREIGNERS)
-def test_what_is_read_or_somebody_elses_stays(made, command, output):
-    if not (made / output).exists():
-        (made / output).write_bytes(FOREIGN)
+@pytest.mark.parametrize(("command", "output"), READ)
+def test_what_is_read_is_never_replaced(made, command, output):
+    if output.endswith("named.csv"):  # an image, whatever it is called
+        shutil.copy(made / "photos" / "ant" / "0.jpg", made / output)
+        with open(made / "table.csv", "a") as table:
+            table.write(f"{output},ant\n")
     before = content(made)
-    with pytest.raises(OutputError, match=rf"^{output} (is read here, |exists and is not a ).*(-o|--force)"):
-        command(output)
+    for force in (False, True):
+        why = "is read here|may be the table that s was made of" + ("" if force else "|exists and is not a table")
+        with pytest.raises(OutputError, match=rf"^{output} ({why})"):
+            command(output, force=force)
     assert content(made) == before
+
+
+@pytest.mark.parametrize(("command", "output"), FOREIGNERS)
+def test_what_is_somebody_elses_stays_unless_forced(made, command, output):
+    if not (made / output).exists():
+        (made / output).parent.mkdir(parents=True, exist_ok=True)
+        (made / output).write_bytes(FOREIGN)
+        (made / "r" / "store").mkdir(parents=True, exist_ok=True)
+    before = content(made)
+    with pytest.raises(OutputError, match=rf"^{output} exists and is not a .*--force"):
+        command(output)
+    assert before.items() <= content(made).items()
     if not output.startswith("s/"):
         command(output, force=True)
         assert (made / output).read_bytes() != before[made / output]
@@ -140,6 +168,71 @@ def test_run_refuses_a_folder_with_other_things(made, output):
     with pytest.raises(OutputError, match="holds other things than results"):
         stages.run("photos", output, backbone="pixels", **QUICK)
     assert content(made) == before
+
+
+def saved_weights(network):
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in network.module.state_dict().items()}, "w.safetensors")
+
+
+def test_a_backbones_weights_are_not_replaced_by_the_probe_of_its_layers(made, small):
+    saved_weights(small())
+    network = {"backbone": "test_resnet", "weights": "w.safetensors", "transform": {"input_size": (3, 32, 32)}}
+    extract("table.csv", "t", layers="stages", workers=1, **network)
+    for force in (False, True):
+        with pytest.raises(OutputError, match=r"w\.safetensors is read here"):
+            stages.probe_layers("t", "w.safetensors", kind="ridge", baselines="none", force=force)
+
+
+def test_estimators_do_not_replace_their_backbone_or_what_is_somebody_elses(made, small):
+    saved_weights(small())
+    images = sorted((made / "photos").rglob("*.*"))
+    labels = [path.parent.name for path in images]
+    extractor = estimators.FeatureExtractor("test_resnet", weights="w.safetensors")
+    probe = estimators.TransferClassifier(extractor, kind="ridge").fit(images, labels)
+    tuner = estimators.FineTuner(extractor, tune="head", epochs=1, verbose=False).fit(images, labels)
+    (made / "mine.safetensors").write_bytes(FOREIGN)
+    for made_here in (probe, tuner):
+        for force in (False, True):
+            with pytest.raises(OutputError, match=r"w\.safetensors is read here"):
+                made_here.save("w.safetensors", force=force)
+        with pytest.raises(OutputError, match=r"mine\.safetensors exists and is not a model file.*--force"):
+            made_here.save("mine.safetensors")
+        made_here.save("other.safetensors")
+        made_here.save("other.safetensors")
+        made_here.save("mine.safetensors", force=True)
+        assert models.load("mine.safetensors").classes.tolist() == ["ant", "bee"]
+        (made / "mine.safetensors").write_bytes(FOREIGN)
+
+
+def test_another_table_in_the_same_folder_does_not_replace_what_results_describe(made):
+    """Its root is the same; nothing else is."""
+    lines = (made / "table.csv").read_text().splitlines()
+    (made / "a.csv").write_text("\n".join([lines[0], *lines[1::2]]))
+    (made / "b.csv").write_text("\n".join([lines[0], *lines[2::2]]))
+    stages.run("a.csv", "r", backbone="pixels", **QUICK)
+    before = (made / "r" / "store" / "manifest.csv").read_bytes()
+    for command in (stages.run, extract):
+        with pytest.raises(StoreError, match=r"r/store describes other images of .*--force"):
+            command("b.csv", "r", backbone="pixels", **(QUICK if command is stages.run else {}))
+    assert (made / "r" / "store" / "manifest.csv").read_bytes() == before
+    stages.run("table.csv", "r", backbone="pixels", **QUICK)  # of which the first half is known
+    extract("b.csv", "r", backbone="pixels")
+    extract("a.csv", "r", backbone="pixels", force=True)
+
+
+def test_images_of_a_folder_that_were_all_made_anew_go_on_in_the_same_store(made, photos):
+    extract("photos", "p", backbone="pixels", workers=1)
+    photos(per_class=5, seed=1)
+    assert extract("photos", "p", backbone="pixels", workers=1)["computed"] == 10
+
+
+def test_images_that_are_gone_are_no_other_data_set(made, photos):
+    extract("photos", "p", backbone="pixels", workers=1)
+    shutil.rmtree("photos")
+    photos(classes=("cat", "dog"), seed=7)
+    assert extract("photos", "p", backbone="pixels", workers=1)["samples"] == 6
 
 
 def test_run_takes_an_empty_folder_one_of_before_and_with_force_any(made):

@@ -1,5 +1,8 @@
 """Probes against scikit-learn, hand-made examples and plain loops."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scaling import FlooredScaler, divisors
@@ -433,3 +436,29 @@ def test_the_temperature_of_ridge_lowers_log_loss_and_changes_no_prediction(clas
     assert cooled["confusion"] == plain["confusion"]
     np.testing.assert_allclose(probe.predict_proba(T).sum(1), 1)
     assert (probe.classes[probe.predict_proba(T).argmax(1)] == probe.estimator.predict(T.astype(float))).all()
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "centroid", "knn", "lda"])
+def test_figures_are_the_same_in_blocks(kind, monkeypatch):
+    X, y = clusters(120, 8, 6)
+    fitted = probes.fit(kind, X, y, value={"knn": 3, "lda": 0.5, "centroid": None}.get(kind, 1.0))
+    whole = probes.evaluate(fitted.estimator, X, y, 1.3)
+    monkeypatch.setattr(metrics, "BLOCK", 50)
+    blocks = probes.evaluate(fitted.estimator, X, y, 1.3)
+    assert blocks.pop("per_class") == whole.pop("per_class")
+    assert blocks.pop("confusion") == whole.pop("confusion")
+    assert blocks.pop("classes") == whole.pop("classes")
+    assert blocks == pytest.approx(whole)
+
+
+def test_memory_of_figures_does_not_grow_with_rows_times_classes():
+    rng = np.random.default_rng(0)
+    classes, rows = np.arange(3000), 20_000
+    model = SimpleNamespace(classes_=classes, centroids_=rng.normal(size=(len(classes), 4)))
+    X, y = rng.normal(size=(rows, 4)).astype(np.float32), rng.integers(0, len(classes), rows)
+    tracemalloc.start()
+    found = probes.evaluate(model, X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["n"] == rows
+    assert peak < 2.5e8  # the scores alone would be 480 MB

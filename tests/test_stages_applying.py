@@ -5,6 +5,8 @@ import dataclasses
 import json
 import re
 import shutil
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -16,8 +18,8 @@ from safetensors.numpy import save_file
 from featurepipe import TransferClassifier, backbones, evaluate, extract, manifests, models, predict, probe
 from featurepipe.cli import texts
 from featurepipe.digests import sha256_json, sha256_state_dict
-from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, ProbeError, StoreError
-from featurepipe.stages import Listener, compare, info, run
+from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, OutputError, ProbeError, StoreError
+from featurepipe.stages import Listener, answering, compare, export, info, run
 from featurepipe.stores import Store
 
 FIGURES = ("n", "top1", "balanced_accuracy", "log_loss", "ece", "per_class", "confusion", "classes")
@@ -168,7 +170,7 @@ def test_predictions_are_written_in_manifest_order(trained, photos, tmp_path, su
     assert [row["file"] for row in rows] == [str(new / row["path"]) for row in rows]
     assert (result["labelled"], result["right"]) == (9, sum(row["label"] == row["true_label"] for row in rows))
     proba = np.array([[float(row[f"p:{c}"]) for c in ("ant", "bee", "cat")] for row in rows])
-    np.testing.assert_allclose(proba.sum(1), 1)
+    np.testing.assert_allclose(proba.sum(1), 1, atol=2e-6)
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], proba.max(1))
     assert [row["label"] for row in rows] == [("ant", "bee", "cat")[i] for i in proba.argmax(1)]
     np.testing.assert_allclose(proba[0], proba[-1], rtol=1e-9)  # the same content under another name
@@ -394,3 +396,95 @@ def test_a_probe_that_carries_its_backbone_has_not_shaped_it(tuned, tmp_path):
     whole = probe(store, tmp_path / "whole.safetensors", include_backbone=True, baselines="none", device="cpu")["model"]
     other = extract(data, tmp_path / "other", backbone=whole, device="cpu")["store"]
     assert probe(other, tmp_path / "p.safetensors", seed=1, baselines="none")["test"]["n"] == 8
+
+
+# -- many classes, and cells for spreadsheets
+
+
+def many_classes(tmp_path, monkeypatch, count=40, block=100):
+    """A model of pixels with a class for each of some pictures, which answers a few rows at a time."""
+    monkeypatch.setattr(answering, "BLOCK", block)
+    for number in range(count):
+        for copy in range(2):
+            folder = tmp_path / "data" / f"class {number:03}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 200, (32, 32, 3), np.uint8) + copy
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{copy}.png")
+    store = extract(tmp_path / "data", tmp_path / "s", backbone="pixels", workers=1)["store"]
+    return probe(store, tmp_path / "m.safetensors", kind="centroid", baselines="none")["model"]
+
+
+def test_blocks_give_what_one_gives(tmp_path, monkeypatch):
+    model = many_classes(tmp_path, monkeypatch)
+    found = {}
+    for block in (100, 10**6):
+        monkeypatch.setattr(answering, "BLOCK", block)
+        found[block] = predict(model, tmp_path / "data", probabilities=True)
+        found[block].pop("seconds")
+        for suffix in (".csv", ".jsonl", ".parquet"):
+            predict(model, tmp_path / "data", tmp_path / f"{block}{suffix}", probabilities=True)
+    one, other = found.values()
+    for mine, its in zip(one.pop("predictions"), other.pop("predictions"), strict=True):
+        assert mine == {key: pytest.approx(its[key]) if isinstance(its[key], float) else its[key] for key in its}
+    assert one == other
+    assert one["right"] == 80
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        few, whole = rows_of(tmp_path / f"100{suffix}"), rows_of(tmp_path / f"1000000{suffix}")
+        assert [row["file"] for row in few] == [row["file"] for row in whole]
+        assert len(few) == 80
+        assert list(few[0]) == list(whole[0])
+
+
+def test_csv_has_six_decimals_and_the_other_formats_all(trained, tmp_path):
+    data, _, probed = trained()
+    exact = predict(probed["model"], data, probabilities=True)["predictions"]
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        predict(probed["model"], data, tmp_path / f"p{suffix}", probabilities=True)
+        for row, right in zip(rows_of(tmp_path / f"p{suffix}"), exact, strict=True):
+            numbers = ("confidence", "p:ant", "p:bee", "p:cat")
+            tolerance = 5.1e-7 if suffix == ".csv" else 0
+            for name in numbers:
+                assert float(row[name]) == pytest.approx(right[name], rel=0, abs=tolerance)
+            assert suffix != ".csv" or all(len(row[name]) <= 8 for name in numbers)
+
+
+def test_memory_does_not_grow_with_images_times_classes(tmp_path, monkeypatch):
+    classes = np.array([f"c{number}" for number in range(2000)], object)
+    rows, scored = 3000, []
+
+    def predict_proba(X):
+        scored.append(len(X))
+        return np.full((len(X), len(classes)), 1 / len(classes))
+
+    many = SimpleNamespace(classes=classes, is_multi_label=False, predict_proba=predict_proba)
+    samples = [manifests.Sample(str(number), str(number), None, None) for number in range(rows)]
+    monkeypatch.setattr(answering, "BLOCK", 10**5)
+    answers = answering.Answers(many, SimpleNamespace(X=np.zeros((rows, 1))), samples, [""] * rows, True)
+    with open(tmp_path / "p.csv", "w", newline="") as file:
+        tracemalloc.start()
+        answering.answer(answers, answering.csv_writer(file, answers, safe=False))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert set(scored) == {50}
+    assert peak < 3e7  # all of them would be 48 MB, and their texts several times that
+    assert len(rows_of(tmp_path / "p.csv")) == rows
+
+
+def test_cells_that_are_formulas_are_made_safe_if_asked(photos, tmp_path):
+    data = photos(("=1+1", "-5", "@x", "plain"), 3)
+    store = extract(data, tmp_path / "s", backbone="pixels", workers=1)["store"]
+    model = probe(store, tmp_path / "m.safetensors", kind="ridge", baselines="none")["model"]
+    predict(model, data, tmp_path / "p.csv", safe_csv=True, probabilities=True)
+    rows = rows_of(tmp_path / "p.csv")
+    assert {row["true_label"] for row in rows} == {"'=1+1", "-5", "'@x", "plain"}
+    assert {row["path"][:3] for row in rows} == {"'=1", "'-5", "'@x", "pla"}
+    predict(model, data, tmp_path / "p.csv")
+    assert {row["true_label"] for row in rows_of(tmp_path / "p.csv")} == {"=1+1", "-5", "@x", "plain"}
+    export(store, tmp_path / "e.csv", safe_csv=True)
+    assert {row["label"] for row in rows_of(tmp_path / "e.csv")} == {"'=1+1", "-5", "'@x", "plain"}
+    assert {row["id"][:2] for row in rows_of(tmp_path / "e.csv")} == {"'=", "'-", "'@", "pl"}
+    compare(store, tmp_path / "c.csv", kinds=["ridge", "centroid"], baselines="none", safe_csv=True)
+    assert {row["label"] for row in rows_of(tmp_path / "c.csv")} == {"pixels"}
+    for command in (lambda to: predict(model, data, to, safe_csv=True), lambda to: export(store, to, safe_csv=True)):
+        with pytest.raises(OutputError, match=r"x\.parquet is no CSV, for which --safe-csv is"):
+            command(tmp_path / "x.parquet")

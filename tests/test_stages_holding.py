@@ -136,6 +136,23 @@ def test_no_memory_given_is_what_is_available(stored, monkeypatch):
     assert hold(entry, samples, "ridge", None).elsewhere is None
 
 
+@pytest.mark.parametrize("kind", probes.KINDS)
+@pytest.mark.parametrize(("split", "rows"), [("val", 8000), ("test", 32000)])
+def test_classes_whose_scores_alone_do_not_fit_are_refused_at_once(kind, split, rows, monkeypatch):
+    """Features on disk would not help; nothing is read, as there is nothing to read here."""
+    monkeypatch.setattr(holding, "available", lambda: 10**9)
+    labels = np.array([f"label {number % 20_000}" for number in range(40_000)], object)
+    splits = np.array(["train"] * 32_000 + [split] * 8_000, object)
+    nothing = np.zeros((40_000, 0))
+    samples = matrices.FeatureMatrix(labels, nothing, labels, splits, labels)
+    entry = SimpleNamespace(indexes=[SimpleNamespace(width=8)])
+    for memory in (None, 10**8):
+        with pytest.raises(ProbeError, match=rf"scores of {rows} images for 20000 classes take .* memory is 1 GB"):
+            hold(entry, samples, kind, memory)
+    holding.check_scores(samples, None, 10**9)
+    holding.check_scores(samples, 10**12, 10**9)
+
+
 @pytest.mark.parametrize("kind", ["knn", "mlp"])
 def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
     message = f"more than the 10 kB of memory, and a {kind} probe needs both there; use logistic"

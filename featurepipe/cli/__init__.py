@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from featurepipe import __version__
+from featurepipe.characters import shown
 from featurepipe.cli import texts
 from featurepipe.cli.application import evaluate, predict, report
 from featurepipe.cli.help import Group
@@ -33,6 +36,7 @@ from featurepipe.cli.options import (
     PROBE,
     PROBE_DETAILS,
     REHASH,
+    SAFE_CSV,
     SEED,
     SPEED,
     TASKS,
@@ -57,6 +61,16 @@ RESUME = "interrupted; the embeddings computed so far are kept, and the same com
 AGAIN = "interrupted; nothing was written"
 
 
+@contextmanager
+def _legible() -> Iterator[None]:
+    """Write out, in errors of usage that leave it, what steers a terminal: arguments may be names of files."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.message = shown(error.message)
+        raise
+
+
 class _Group(Group):
     """Turns the package's errors into one red line and an exit code, at this one place."""
 
@@ -64,10 +78,15 @@ class _Group(Group):
         with prepared():
             return super().main(*args, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _legible():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         as_json = "--json" in ctx.args
         try:
-            return super().invoke(ctx)
+            with _legible():
+                return super().invoke(ctx)
         except click.UsageError as error:
             if as_json:
                 click.echo(json.dumps({"error": error.format_message()}))
@@ -263,6 +282,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 @DEVICE
 @WORKERS
 @SEED
+@SAFE_CSV
 @FORCE
 @TOLD
 def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -334,6 +354,7 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
 @HELD
+@SAFE_CSV
 @FORCE
 @TOLD
 def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from featurepipe.characters import shown_all
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
-from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SPEED, TOLD, TRUST, WEIGHTS
-from featurepipe.cli.terminal import Talk, exit_strict, load_stages, say, show
+from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
+from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, say, show
 
 STDOUT = "-"
 
@@ -60,6 +61,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @COMPUTE
 @COLUMNS
 @SPEED
+@SAFE_CSV
 @FORCE
 @OUTPUT
 def predict(
@@ -76,12 +78,12 @@ def predict(
     """
     if output == STDOUT and as_json:
         raise click.UsageError("-o - and --json both write to stdout; drop one of them")
-    target = sys.stdout if output == STDOUT else output
+    target = Legible.where_seen(sys.stdout) if output == STDOUT else output
     result = load_stages(quiet).predict(model, data, target, listener=Talk(quiet), **given)
     if output != STDOUT:
         show(as_json, result, texts.predict_text)
     elif not quiet:
-        say(texts.predict_text(result))
+        say(texts.predict_text(shown_all(result)))
     exit_strict(strict, result)
 
 

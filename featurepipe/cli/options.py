@@ -77,7 +77,17 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and e
 STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any picture was rejected or left out.")
 FORCE = options(
     click.option(
-        "--force", is_flag=True, help="Also replace files that this command reads, or that featurepipe did not write."
+        "--force",
+        is_flag=True,
+        help="Also replace files that featurepipe did not write. What a command reads is never replaced.",
+    ),
+    group="Output",
+)
+SAFE_CSV = options(
+    click.option(
+        "--safe-csv",
+        is_flag=True,
+        help="In CSV put an apostrophe in front of cells that a spreadsheet would take for a formula.",
     ),
     group="Output",
 )
@@ -215,7 +225,8 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Images per shard file. A crash loses at most one unfinished shard and the batches being computed.",
+        help="Images per shard file. A crash costs the shard being filled, and what threads have computed ahead of it: "
+        "several batches for each, which with small shards is more than one shard.",
     ),
     click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
     group="Output",

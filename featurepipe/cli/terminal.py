@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import wrap
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from featurepipe.characters import shown, shown_all
 from featurepipe.cli.process import Talkative
 from featurepipe.interrupts import Interrupts
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FAILED, REJECTED = 1, 3  # exit codes
+POINT = "\n  - "  # between the parts of a note that has several
 LABEL = 24  # columns of a bar's label
 
 
@@ -41,11 +43,12 @@ class Talk:
         if self._quiet:
             return
         bar = self._bar
-        shown = bar is not None and not bar.disable and bar.last_print_n > 0
-        if shown:
+        drawn = bar is not None and not bar.disable and bar.last_print_n > 0
+        if drawn:
             bar.clear()
+        text = POINT.join(map(shown, text.split(POINT)))  # a name does not begin a line of its own
         say(fitted(text, width) if (width := _width()) else text)
-        if shown:
+        if drawn:
             bar.refresh()
 
     @contextmanager
@@ -65,8 +68,24 @@ class Talk:
                 self._bar = before
 
 
+class Legible:
+    """A terminal to which tables are written: what would steer it is written out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @classmethod
+    def where_seen(cls, stream: TextIO) -> Legible | TextIO:
+        """Around a stream that is a terminal; any other as it is, for programs to read."""
+        return cls(stream) if stream.isatty() else stream
+
+    def write(self, text: str) -> int:  # noqa: D102
+        return self._stream.write(shown(text.replace("\r\n", "\n"), lines=True))
+
+
 def say(text: str, *, nl: bool = True, fg: str | None = None) -> None:
     """Write a line to stderr, where there is one."""
+    text = shown(text, lines=True)
     if sys.stderr is not None:
         click.echo(click.style(text, fg=fg) if fg else text, file=Talkative(sys.stderr), nl=nl)
 
@@ -89,6 +108,7 @@ def fitted(text: str, width: int) -> str:
 
 def shortened(label: str) -> str:
     """A label that leaves room for the bar and its figures on a terminal of 80 columns."""
+    label = shown(label)
     return label if len(label) <= LABEL else f"{label[: LABEL - 1].rstrip()}…"
 
 
@@ -96,15 +116,21 @@ def load_stages(quiet: bool = False) -> ModuleType:
     """`featurepipe.stages`; on a terminal a line says that loading it takes its time, and goes when that is over."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     said = "loading torch …" if terminal and not quiet and "torch" not in sys.modules else ""
-    say(said, nl=False)
+    _draw(said)
     interrupts = Interrupts()
     try:
         with interrupts.heard(), interrupts.held():  # half loaded, libraries fail with errors of their own
             from featurepipe import stages  # here: it loads torch, which --help does without
         interrupts.check()
     finally:
-        say("\r" + " " * len(said) + "\r" if said else "", nl=False)
+        _draw("\r" + " " * len(said) + "\r" if said else "")
     return stages
+
+
+def _draw(text: str) -> None:
+    """Write to stderr, where there is one, what may move the cursor."""
+    if text and sys.stderr is not None:
+        click.echo(text, file=Talkative(sys.stderr), nl=False)
 
 
 def exit_strict(strict: bool, result: dict[str, Any]) -> None:
@@ -119,5 +145,5 @@ def exit_strict(strict: bool, result: dict[str, Any]) -> None:
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
-    """Print a result on stdout, as one JSON object or as people read it."""
-    click.echo(json.dumps(result) if as_json else text(result))
+    """Print a result on stdout, as one JSON object or as people read it; the latter without what steers a terminal."""
+    click.echo(json.dumps(result) if as_json else text(shown_all(result)))

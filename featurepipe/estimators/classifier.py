@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return tuner.tune_from(self.probe_, items, y, features, self.extractor_)
 
     @guarded
-    def save(self, path: str | PathLike[str], *, include_backbone: bool = False) -> None:
+    def save(self, path: str | PathLike[str], *, include_backbone: bool = False, force: bool = False) -> None:
         """Write a model file that `load`, ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 
         It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
@@ -221,12 +222,20 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             Ends in ``.safetensors``.
         include_backbone : bool
             Put the network's weights into the file, which then needs no other. The file of a tuned network has them.
+        force : bool
+            Also replace a file that featurepipe did not write. The backbone's own weights are never replaced.
+
+        Raises
+        ------
+        OutputError
+            There is a file that must not be replaced.
         """
         check_is_fitted(self, "probe_")
         if self.tuner_ is not None:
-            self.tuner_.save(path)
+            self.tuner_.save(path, force=force)
             return
         extractor = self.extractor_.identity()
+        models.check_output(Path(path), [self.weights, extractor.source["weights"]], force=force)
         selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
         identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}
         model = models.Model(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featurepipe import backbones, models
+from featurepipe import backbones, inputs, models
 from featurepipe.digests import sha256_bytes, sha256_file
 from featurepipe.errors import ImageError
 from featurepipe.images import convert, from_array
@@ -78,6 +78,7 @@ def pending(item: Any, index: int, transform: backbones.Transform) -> Pending:
     try:
         content = _content(item)
         if isinstance(content, Path):
+            inputs.status(content, inputs.IMAGE_BYTES)
             return Pending(sha256_file(content), content)
         if isinstance(content, bytes):
             return Pending(sha256_bytes(content), content)

@@ -141,12 +141,25 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         return probes.probabilities(self.estimator_, vectors, self.temperature_)
 
     @guarded
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write a model file with its backbone, which `TransferClassifier.load`, ``featurepipe predict`` and
         ``featurepipe extract -b`` take.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.safetensors``.
+        force : bool
+            Also replace a file that featurepipe did not write. The weights that tuning began from are never replaced.
+
+        Raises
+        ------
+        OutputError
+            There is a file that must not be replaced.
         """
         check_is_fitted(self, "estimator_")
         made = self.backbone_
+        models.check_output(Path(path), [self.weights, made.source["weights"]], force=force)
         source = (
             {**made.source, "weights": str(Path(path).resolve()), "random_seed": None}
             if self.promoted_

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from featurepipe import inputs
 from featurepipe.backbones import Transform, Views
 from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.digests import sha256_bytes
@@ -66,7 +68,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
             data = _load(pending)
             load_seconds += time.perf_counter() - started
             load_cpu += time.thread_time() - started_cpu
-            decoded = decode(data, transform) if isinstance(data, bytearray) else to_pixels(data, transform)
+            decoded = decode(data, transform) if isinstance(data, bytes) else to_pixels(data, transform)
             pixels[len(digests)] = decoded
             digests.append(pending.digest)
         except ImageError as error:
@@ -104,16 +106,14 @@ def join(batches: Iterable[Batch]) -> Batch:
     )
 
 
-def _load(pending: Pending):
-    """A file's bytes, in memory that a decoder may share, or the image itself."""
-    if isinstance(pending.source, bytes):
-        return bytearray(pending.source)
+def _load(pending: Pending) -> bytes | Image.Image:
+    """A file's bytes, or the image itself."""
     if not isinstance(pending.source, Path):
         return pending.source
-    data = pending.source.read_bytes()
+    data = inputs.content(pending.source, inputs.IMAGE_BYTES)
     if sha256_bytes(data) != pending.digest:  # its vector would be filed under the old content
         raise OSError("its content has just changed; run again")
-    return bytearray(data)
+    return data
 
 
 def _printable(text: str) -> str:

@@ -16,6 +16,7 @@ from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
 from featurepipe.images.augmenting import augment
 from featurepipe.images.depths import depth_of, to_8bit
 from featurepipe.images.jpegs import decode_jpeg
+from featurepipe.images.limits import check_scans, turn
 from featurepipe.images.orientations import orientation_of, upright, upright_tensor
 from featurepipe.images.switches import unswayed
 
@@ -39,7 +40,7 @@ def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     Parameters
     ----------
     data : bytes or bytearray
-        A file in any format that Pillow reads. The fast decoder shares a bytearray's memory and copies bytes.
+        A file in any format that Pillow reads.
     transform : Transform or Views
         Of the backbone that the pixels are for; its ``decoder`` says how.
 
@@ -57,26 +58,31 @@ def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     with _opened(data) as image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
+        if image.format in JPEG:
+            check_scans(image, data)
         if first.decoder == "draft" and image.format in JPEG:
             image.draft(None, _draft_size(image.size, first))
-        elif first.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
-            tensor = decode_jpeg(data) if transform.input_size[0] == 3 else None
-            if tensor is not None:
-                tensor = upright_tensor(tensor, orientation_of(image))
-                return _stacked(_crop_tensor(tensor, one) for one in transform.members)
-        return _to_pixels(image, transform)
+        with turn(image.size):
+            if first.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
+                tensor = decode_jpeg(data) if transform.input_size[0] == 3 else None
+                if tensor is not None:
+                    tensor = upright_tensor(tensor, orientation_of(image))
+                    return _stacked(_crop_tensor(tensor, one) for one in transform.members)
+            return _to_pixels(image, transform)
 
 
 @unswayed
 def to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
     """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
-    return _to_pixels(image, transform)
+    with turn(image.size):
+        return _to_pixels(image, transform)
 
 
 @unswayed
 def convert(image: Image.Image, channels: int = 3) -> Image.Image:
     """An upright 8-bit image, RGB for 3 channels and greyscale for 1."""
-    return _convert(image, channels)
+    with turn(image.size):
+        return _convert(image, channels)
 
 
 def _opened(data: bytes | bytearray) -> Image.Image:

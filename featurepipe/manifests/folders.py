@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
@@ -82,25 +84,100 @@ def _are_splits(root: Path, folders: Sequence[str]) -> bool:
     return bool(splits)
 
 
-def _find_images(
-    folder: str | Path, left_out: LeftOut, prefix: str = "", above: frozenset[str] = frozenset()
-) -> Iterator[str]:
-    """Relative POSIX paths of image files below `folder`, sorted; hidden names are skipped, links are followed.
+Key = tuple[int, int] | str  # of a folder, whatever it is called
 
-    No more than one folder's names are held at a time. With a slash at the end of what is a folder, sorting folder
-    by folder gives the same order as sorting whole paths.
+
+@dataclass
+class _Level:
+    """A folder whose names are being gone through.
+
+    Attributes
+    ----------
+    folder, prefix : str
+        Its path, and how the ids of its images begin.
+    key : tuple or str
+        What tells it from other folders.
+    linked : bool
+        Whether a link led here, directly or to a folder above.
+    names : iterator of str
+        Images and folders in it, sorted; those of folders end in a slash.
+    before : int
+        How many files had been left out before it.
+    found : bool
+        Whether there has been an image, at any depth.
     """
-    real = os.path.realpath(folder)
-    if real in above:  # a link that leads back up
-        left_out.loops += 1
-        return
-    names, found, before = [], False, left_out.files.total()
+
+    folder: str
+    prefix: str
+    key: Key
+    linked: bool
+    names: Iterator[str]
+    before: int
+    found: bool = False
+
+
+def _find_images(root: str | Path, left_out: LeftOut) -> Iterator[str]:
+    """Relative POSIX paths of image files below `root`, sorted; hidden names are skipped, links are followed.
+
+    A folder is entered under its own name, and once more through a link: both names are meant. Further links to it are
+    left out, as paths through links that branch have no end, and so is a link that leads back up.
+
+    With a slash at the end of what is a folder, sorting folder by folder gives the same order as sorting whole paths.
+    """
+    levels = [_enter(str(root), "", _key(str(root)), False, left_out)]
+    above, entered = {levels[0].key}, set[tuple[Key, bool]]()
+    while levels:
+        level = levels[-1]
+        name = next(level.names, None)
+        if name is None:
+            above.remove(levels.pop().key)
+            _leave(level, levels[-1:], left_out)
+            continue
+        if not name.endswith("/"):
+            level.found = True
+            yield level.prefix + name
+            continue
+        folder = os.path.join(level.folder, name[:-1])
+        linked = level.linked or os.path.islink(folder)
+        key = _key(folder)
+        if key in above or (key, linked) in entered:
+            left_out.loops += 1
+            continue
+        above.add(key)
+        entered.add((key, linked))
+        levels.append(_enter(folder, level.prefix + name, key, linked, left_out))
+
+
+def _key(folder: str) -> Key:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)  # some systems number none
+
+
+def _enter(folder: str, prefix: str, key: Key, linked: bool, left_out: LeftOut) -> _Level:
+    before = left_out.files.total()
+    return _Level(folder, prefix, key, linked, _names(folder, left_out), before)
+
+
+def _leave(level: _Level, above: Sequence[_Level], left_out: LeftOut) -> None:
+    """Tell the folder above, if there is one, what was found, and count a class or a split that is empty."""
+    for one in above:
+        one.found |= level.found
+    if not level.found and 0 < level.prefix.count("/") < 3:  # a class, or a split, or a class in a split
+        left_out.barren[level.prefix] = left_out.files.total() - level.before
+
+
+def _names(folder: str, left_out: LeftOut) -> Iterator[str]:
+    """Sorted names of the images and, with a slash, of the folders in a folder; counts what else there is."""
+    names = []
     try:
         for entry in os.scandir(folder):
             name = entry.name
             suffix = os.path.splitext(name)[1].lower()
             if name.casefold() in RUBBISH and entry.is_dir():
-                left_out.rubbish[name] += sum(len(files) for _, _, files in os.walk(entry.path))
+                left_out.rubbish[name] += _count_files(entry.path)
             elif name.startswith("."):
                 left_out.hidden += 1
             elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
@@ -112,20 +189,24 @@ def _find_images(
             else:
                 left_out.files[suffix] += 1
     except OSError as error:
-        raise ManifestError(
-            f"folder {folder} cannot be read ({error.strerror}); change its rights or move it"
-        ) from error
-    names.sort()
-    for name in names:
-        if name.endswith("/"):
-            for id_ in _find_images(os.path.join(folder, name[:-1]), left_out, prefix + name, above | {real}):
-                found = True
-                yield id_
-        else:
-            found = True
-            yield prefix + name
-    if not found and 0 < prefix.count("/") < 3:  # a class, or a split, or a class in a split
-        left_out.barren[prefix] = left_out.files.total() - before
+        raise _unreadable(folder, error) from error
+    return iter(sorted(names))
+
+
+def _unreadable(folder: str, error: OSError) -> ManifestError:
+    return ManifestError(f"folder {folder} cannot be read ({error.strerror}); change its rights or move it")
+
+
+def _count_files(folder: str) -> int:
+    """How many files are in a folder and those in it, as far as they may be read."""
+    count, folders = 0, [folder]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                count += not entry.is_dir()
+    return count
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

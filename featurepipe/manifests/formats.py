@@ -9,13 +9,15 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
 from featurepipe.errors import DependencyMissing, ManifestError
 from featurepipe.manifests.columns import check_columns, match_columns, places_of
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # of equally good ones the first
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Of dates out of range, text that is not UTF-8, zones of time that are unknown, and kinds that Python has not
+UNREADABLE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
 Line = tuple[tuple[str, ...], Sequence[object]]  # columns, and the cells of the first of them
 
 
@@ -173,7 +175,7 @@ def read_parquet(path: Path, wanted: Collection[str], needed: Collection[str]) -
     DependencyMissing
         Without pyarrow installed.
     """
-    pyarrow = require_pyarrow()
+    pyarrow, row = require_pyarrow(), 1
     try:
         with pyarrow.parquet.ParquetFile(path) as file:  # read_table would add columns from folders called key=value
             names = file.schema_arrow.names
@@ -181,10 +183,27 @@ def read_parquet(path: Path, wanted: Collection[str], needed: Collection[str]) -
             read = [names[i] for i in match_columns(path, names, wanted).values()]
             columns = (*read, *(name for name in names if name not in read))
             for batch in file.iter_batches(columns=read):
-                for cells in zip(*(batch.column(name).to_pylist() for name in read), strict=True):
+                texts = [_cells(path, row, name, batch.column(name)) for name in read]
+                for cells in zip(*texts, strict=True):
                     yield columns, cells
-    except (pyarrow.ArrowException, OSError) as error:
+                row += batch.num_rows
+    except ManifestError:
+        raise
+    except (pyarrow.ArrowException, OSError, *UNREADABLE) as error:
         raise ManifestError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _cells(path: Path, row: int, name: str, column: Any) -> list[object]:
+    """The cells of a column of a batch that begins with a row; a ManifestError for one that Python cannot hold."""
+    try:
+        return column.to_pylist()
+    except UNREADABLE as error:
+        for number, cell in enumerate(column, start=row):
+            try:
+                cell.as_py()
+            except UNREADABLE as its:
+                raise ManifestError(f"{path}: row {number}: {name} cannot be read: {its}; write text instead") from its
+        raise ManifestError(f"{path}: {name} cannot be read: {error}; write text instead") from error
 
 
 def require_pyarrow() -> ModuleType:

@@ -48,7 +48,7 @@ class LeftOut:
     special : int
         Pipes, sockets and devices.
     loops : int
-        Links that lead back up, and would never end.
+        Links that lead back up, or to a folder that another link led to before: these would never end.
     columns : list of str
         Columns of the table that are not used.
     remarks : list of str
@@ -98,7 +98,8 @@ class LeftOut:
         parts += [f"{_count(n, 'file')} in folders called {name}" for name, n in _largest(self.rubbish)]
         parts += [_count(self.hidden, "hidden file or folder", "hidden files or folders")] if self.hidden else []
         parts += [_count(self.special, "pipe or device", "pipes or devices")] if self.special else []
-        parts += [_count(self.loops, "link that leads back", "links that lead back")] if self.loops else []
+        back = "link that leads back or where one did", "links that lead back or where others did"
+        parts += [_count(self.loops, *back)] if self.loops else []
         parts += [_count(self.doubles, "row that repeats another", "rows that repeat others")] if self.doubles else []
         parts += [_count(self.blank_rows, "blank row")] if self.blank_rows else []
         parts += [f"the column{'s' * (len(self.columns) > 1)} {shortened(self.columns)}"] if self.columns else []

@@ -79,6 +79,8 @@ def read(
     if path.suffix.lower() not in TABLE_SUFFIXES:
         known = " ".join(sorted(TABLE_SUFFIXES))
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
+    if not path.is_file():
+        raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
     return _read_table(path, path_column or "path", label_column)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from featurepipe.solvers import Rows, Stack, chunks
 from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
+BLOCK = 2**22  # scores at once
 
 
 @guarded
@@ -42,7 +43,9 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
             raise ProbeError(f"none of the {len(truth)} images to evaluate on has a label; add some that have")
         return found
     check_known(truth, estimator.classes_)
-    return figures(decision_scores(estimator, X), truth, estimator.classes_, temperature)
+    columns = np.searchsorted(estimator.classes_, truth)
+    rated = [_rate(scores, columns[at], temperature) for at, scores in _score_blocks(estimator, X)]
+    return _figures(_Rated(*map(np.concatenate, zip(*rated, strict=True))), estimator.classes_)
 
 
 def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
@@ -69,6 +72,14 @@ def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
     for at, chunk in _pieces(estimator, X):
         scores[at] = _scores(estimator, chunk)
     return scores
+
+
+def _score_blocks(estimator: Any, X: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """`decision_scores` of some rows at a time, (m, classes): of many classes those of all rows would fill memory."""
+    step = max(1, BLOCK // len(estimator.classes_))
+    for start in range(0, len(X), step):
+        at = slice(start, min(start + step, len(X)))
+        yield at, decision_scores(estimator, X[at])
 
 
 def _scores(estimator: Any, X: np.ndarray) -> np.ndarray:
@@ -122,26 +133,57 @@ def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 def log_loss(proba: np.ndarray, truth: np.ndarray) -> float:
     """Mean negative log-probability (nats) of the true classes, given as column numbers."""
-    picked = proba[np.arange(len(truth)), truth]
+    return _mean_loss(proba[np.arange(len(truth)), truth])
+
+
+def _mean_loss(picked: np.ndarray) -> float:
+    """Mean negative logarithm of probabilities."""
     return float(-np.mean(np.log(np.maximum(picked, np.finfo(float).tiny))))
+
+
+class _Rated(NamedTuple):
+    """What is left of rows' scores, (n,) each.
+
+    Attributes
+    ----------
+    truth, guess : ndarray of int
+        Columns of the true class and of the likeliest.
+    picked, confidence, plain : ndarray
+        Probability of the true class, of the likeliest, and of the latter at temperature 1.
+    """
+
+    truth: np.ndarray
+    guess: np.ndarray
+    picked: np.ndarray
+    confidence: np.ndarray
+    plain: np.ndarray
+
+
+def _rate(scores: np.ndarray, truth: np.ndarray, temperature: float) -> _Rated:
+    """Scores (n, classes), and the column of each true class."""
+    proba = softmax(scores, temperature)
+    picked = proba[np.arange(len(truth)), truth]
+    return _Rated(truth, proba.argmax(axis=1), picked, proba.max(axis=1), softmax(scores, 1.0).max(axis=1))
 
 
 def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """`evaluate`'s figures of scores (n, classes)."""
+    return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
+
+
+def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    truth = np.searchsorted(classes, labels)  # column of each true class
-    proba, plain = softmax(scores, temperature), softmax(scores, 1.0)
-    guess = proba.argmax(axis=1)
+    truth, guess = rated.truth, rated.guess
     every = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=every, zero_division=0)
     return {
         "n": len(truth),
         "top1": float(np.mean(guess == truth)),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "log_loss": log_loss(proba, truth),
-        "ece": _ece(proba.max(axis=1), guess == truth),
-        "ece_uncalibrated": _ece(plain.max(axis=1), guess == truth),
+        "log_loss": _mean_loss(rated.picked),
+        "ece": _ece(rated.confidence, guess == truth),
+        "ece_uncalibrated": _ece(rated.plain, guess == truth),
         "classes": [str(label) for label in classes],
         "per_class": {
             str(label): {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from featurepipe.characters import shown
 from featurepipe.reports.intervals import wilson
 
 LABEL = 24  # characters of a class name beside the confusion matrix
@@ -141,8 +142,5 @@ def join(*parts: object) -> Html:
 
 
 def text(value: object) -> str:
-    """Escaped text."""
-    if isinstance(value, Html):
-        return value
-    # a file name that is not UTF-8 comes with lone surrogates, which no page can hold
-    return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
+    """Escaped text, without characters that no page can hold or that turn what is around them."""
+    return value if isinstance(value, Html) else html.escape(shown(str(value), lines=True))

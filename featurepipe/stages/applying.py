@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,9 +17,10 @@ from featurepipe.files import atomic, check_output
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.stages.answering import Answers, answer, collector, csv_writer, table
 from featurepipe.stages.extracting import digest, first_line, rejected_samples
 from featurepipe.stages.preparing import check_finite, headline, labelled
-from featurepipe.stages.reading import read
+from featurepipe.stages.reading import check_safe_csv, read
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -191,6 +189,7 @@ def predict(
     output: str | Path | TextIO | None = None,
     *,
     probabilities: bool = False,
+    safe_csv: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
     weights: str | Path | None = None,
@@ -207,6 +206,9 @@ def predict(
     A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
     ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
 
+    Probabilities in CSV have six decimals, and in the other formats all that there are. Rows are computed and written
+    block by block, so that memory does not grow with their number times that of the classes.
+
     Images that cannot be read have no row; they are in the result's ``rejects``.
 
     Parameters
@@ -218,6 +220,9 @@ def predict(
         A text file that is open gets CSV.
     probabilities : bool
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
+    safe_csv : bool
+        Put an apostrophe in front of cells of CSV that a spreadsheet would take for a formula: those that begin with
+        =, +, -, @, a tab or a line break and are no number. Whoever reads the table otherwise has to take it away.
     path_column, label_column : str, optional
         As for `extract`.
     weights : path, optional
@@ -226,7 +231,7 @@ def predict(
         Let the model file have its backbone made of whatever it asks for: a hub's repository, unusual arguments, more
         memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -253,6 +258,7 @@ def predict(
         raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
     if path is not None and path.suffix.lower() == ".parquet":
         manifests.require_pyarrow()
+    check_safe_csv(safe_csv, path)
     model = models.locate(model)
     loaded = models.load(model)
     places = [data] if isinstance(data, str | PathLike) else list(data)
@@ -260,74 +266,44 @@ def predict(
         inputs = [model, *places, weights, loaded.backbone["source"]["weights"]]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
     manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
+    if path is not None and path.exists():
+        images = map(manifest.file, manifest.samples)
+        check_output(path, "table of predictions", is_prediction, images, force=force)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
     options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
     extractor = models.open_backbone(loaded, model, **options)
     models.check_width(loaded, extractor.width, model)
     matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
-    columns, counts = _answers(loaded, matrix, samples, probabilities)
-    truths = _known_truths(loaded, samples)
-    if truths is not None:
-        columns["true_label"] = truths
-    columns["file"] = [str(manifest.file(sample)) for sample in samples]
-    if path is not None:
-        with atomic(path) as temporary:
-            _write_table(temporary, path, columns)
-    elif output is not None:
-        _write_csv(output, columns)
-    shown = (
-        {} if output is not None else {"predictions": [dict(zip(columns, row, strict=True)) for row in _rows(columns)]}
+    answers = Answers(
+        loaded,
+        matrix,
+        samples,
+        [str(manifest.file(sample)) for sample in samples],
+        probabilities or loaded.is_multi_label,
     )
-    labelled = [
-        (str(label), truth) for label, truth in zip(columns["label"], truths or (), strict=bool(truths)) if truth
-    ]
+    predictions: list[dict[str, Any]] = []
+    if path is not None:
+        with atomic(path) as temporary, table(temporary, path, answers, safe=safe_csv) as take:
+            count = answer(answers, take)
+    elif output is not None:
+        count = answer(answers, csv_writer(output, answers, safe=safe_csv))
+    else:
+        count = answer(answers, collector(answers, predictions))
     return {
         "model": str(model),
         "output": None if path is None else str(path),
         "predicted": len(matrix),
-        "labels": dict(counts),
-        "labelled": len(labelled),
-        "right": sum(label == truth for label, truth in labelled),
+        "labels": dict(count.labels),
+        "labelled": count.labelled,
+        "right": count.right,
         "seen_in_training": int(loaded.has_seen(matrix.digests).sum()),
-        **shown,
+        **({} if output is not None else {"predictions": predictions}),
         "rejected": len(rejects),
         "rejects": rejects,
         "found": manifests.summarise(manifest),
         "seconds": round(time.perf_counter() - started, 3),
     }
-
-
-def _answers(
-    model: models.Model, matrix: FeatureMatrix, samples: Sequence[Sample], probabilities: bool
-) -> tuple[dict[str, list[Any]], Counter[str]]:
-    """The columns that hold what the model says, and how many images each label has."""
-    proba = model.predict_proba(matrix.X)  # (n, K)
-    columns, counts = {"path": [sample.path for sample in samples]}, Counter()
-    if model.is_multi_label:
-        sets = [model.classes[row].tolist() for row in proba > 0.5]
-        columns["label"] = [manifests.write_set(labels) for labels in sets]
-        counts.update(label for labels in sets for label in labels)
-    else:
-        labels = model.classes[proba.argmax(axis=1)].tolist()
-        columns |= {"label": labels, "confidence": proba.max(axis=1).tolist()}
-        counts.update(map(str, labels))
-    if probabilities or model.is_multi_label:
-        columns |= {f"p:{label}": proba[:, i].tolist() for i, label in enumerate(model.classes)}
-    return columns, counts
-
-
-def _known_truths(model: models.Model, samples: Sequence[Sample]) -> list[str | None] | None:
-    """The samples' own labels, written as the model writes its; None where none is of a class that the model knows.
-
-    Folders are not always named after classes.
-    """
-    truths, known = [sample.label for sample in samples], set(map(str, model.classes.tolist()))
-    if model.is_multi_label:
-        sets = [None if truth is None else manifests.read_set(truth) for truth in truths]
-        truths = [None if labels is None else manifests.write_set(sorted(labels)) for labels in sets]
-        return truths if any(known & set(labels or ()) for labels in sets) else None
-    return truths if known & set(truths) else None
 
 
 def _embed(
@@ -366,33 +342,7 @@ def _embed(
     return matrix, [row.sample for row in held], rejects
 
 
-def _rows(columns: Mapping[str, list[Any]]) -> Iterator[tuple[Any, ...]]:
-    return zip(*columns.values(), strict=True)
-
-
 def is_prediction(path: Path) -> bool:
     """Whether a file holds what `predict` writes."""
     path_, label, *others = [*manifests.header(path), "", ""]
     return (path_, label) == ("path", "label") and any(name == "confidence" or name.startswith("p:") for name in others)
-
-
-def _write_table(temporary: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:
-    """Write what will be `path` to a temporary file."""
-    if path.suffix.lower() == ".parquet":
-        pyarrow = manifests.require_pyarrow()
-        try:
-            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
-        except UnicodeEncodeError as error:
-            raise ManifestError(f"{path}: Parquet holds UTF-8 only, and a file name is not; use .csv") from error
-        return
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        if path.suffix.lower() == ".jsonl":
-            file.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in _rows(columns))
-        else:
-            _write_csv(file, columns)
-
-
-def _write_csv(file: TextIO, columns: Mapping[str, list[Any]]) -> None:
-    writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
-    writer.writerow(columns)
-    writer.writerows(_rows(columns))

@@ -19,8 +19,9 @@ import numpy as np
 
 from featurepipe import backbones, comparisons, manifests, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
+from featurepipe.characters import safe_cell
 from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
-from featurepipe.files import check_output, write_text
+from featurepipe.files import write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
@@ -28,6 +29,7 @@ from featurepipe.stages.extracting import complete
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
+from featurepipe.stages.reading import check_result, check_safe_csv
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 
@@ -47,6 +49,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
+    safe_csv: bool = False,
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
@@ -74,8 +77,10 @@ def compare(
         `featurepipe.comparisons.read_imagenet`.
     seed : int
         Seed of splits, folds, random weights and the codebook.
+    safe_csv : bool
+        As for `predict`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -110,10 +115,11 @@ def compare(
     """
     started = time.perf_counter()
     _check_arguments(kinds, baselines, output)
-    if output is not None:
-        check_output(Path(output), "comparison", _is_comparison, [imagenet], force=force)
-    published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
     opened = _open(stores)
+    if output is not None:
+        check_safe_csv(safe_csv, Path(output))
+        check_result(Path(output), "comparison", _is_comparison, opened, (imagenet,), force=force)
+    published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
     contenders, samples, notes = gather(opened)
     split, split_source = choose_splits(samples, seed)
     samples = arrange(samples, split)
@@ -150,7 +156,7 @@ def compare(
     for note in notes:
         listener.note(f"note: {note}")
     if output is not None:
-        _write(Path(output), result)
+        _write(Path(output), result, safe_csv)
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -386,7 +392,7 @@ def _is_comparison(path: Path) -> bool:
     return manifests.header(path)[:5] == ["label", "backbone", "layer", "is_baseline", "kind"]
 
 
-def _write(path: Path, result: Mapping[str, Any]) -> None:
+def _write(path: Path, result: Mapping[str, Any], safe: bool) -> None:
     if path.suffix.lower() == ".html":
         write_text(path, reports.comparison_page(result))
         return
@@ -395,5 +401,5 @@ def _write(path: Path, result: Mapping[str, Any]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: safe_cell(cell) if safe else cell for key, cell in line.items()} for line in lines)
     write_text(path, text.getvalue())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stages.reading import read
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
+from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
 
 EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
+FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
 
 
 @guarded
@@ -146,10 +150,18 @@ def default_name(data: str | Path, suffix: str) -> Path:
 def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Listener) -> None:
     """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
 
-    A data set that was moved, copied or that had files added is the same one: some of its contents are.
+    A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
+    folder it also is if some paths are: the images behind them may all have been made anew.
     """
     before, now = store.recorded_root, root.resolve()
-    if before is None or before == now:
+    if before is None:
+        return
+    if before == now:
+        if not force and not _continues(store, root, rows):
+            raise StoreError(
+                f"{store.path} describes other images of {now}, none of which is among these; give another place (-o "
+                "of run, -s of extract), or replace what it describes with --force"
+            )
         return
     if not before.exists():
         listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
@@ -160,6 +172,17 @@ def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Lis
             "(-o of run, -s of extract), or replace what it describes with --force"
         )
     listener.note(f"note: {store.path} described {before}; it now describes {now}")
+
+
+def _continues(store: Store, root: Path, rows: Rows) -> bool:
+    """Whether a store's manifest lists contents or paths that are among `rows`, or none whose file is still there."""
+    some = [known.digest for known in islice(store.known(root), FEW)]
+    contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
+    if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
+        return True
+    paths = {sample.path for sample in rows.samples}
+    before = [sample.path for sample in store.rows().samples]
+    return not paths.isdisjoint(before) or not any(os.path.exists(root / path) for path in before)
 
 
 def _shares(store: Store, rows: Rows) -> bool:

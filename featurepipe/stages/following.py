@@ -69,7 +69,7 @@ def probe_protocol(
     seed : int
         Seed of splits, rows held out, folds, draws and the solver.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from featurepipe.stores import Entry
 
 UNITS = "KMGT"
 SCORES = 18  # float64 arrays (n, classes): of each candidate on selection data, and of the C path
+LEAST = 4  # such arrays of the rows that are selected on, at the least, whatever the kind and wherever features lie
+SMALL = 2**26  # bytes that can always be had
 SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*(?:([{UNITS}])(i?))?B?", re.IGNORECASE)
 
 
@@ -89,7 +92,7 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     Raises
     ------
     ProbeError
-        The features do not fit, and the kind has to hold them.
+        The features do not fit, and the kind has to hold them; or not even the scores of the classes do.
     StoreError
         They fit on the disk neither.
     ShardCorrupt
@@ -100,6 +103,8 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     copies = 4 if kind == probes.MULTI_LABEL else 2
     scores = 8 * len(samples) * len(set(samples.y)) * SCORES
     limit = available() if memory is None else memory
+    if kind != probes.MULTI_LABEL:
+        check_scores(samples, limit, available())
     if limit is None or copies * size + scores <= limit:
         return cut(read(entry, samples))
     much = (
@@ -119,6 +124,31 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
         raise StoreError(f"{much}, and {size_text(size)} of scratch more than the {size_text(free)} left in {folder}")
     X = _scratch(folder, shape)
     return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
+
+
+def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
+    """Refuse classes whose scores alone do not fit, for which features on disk would be no help.
+
+    Parameters
+    ----------
+    samples : FeatureMatrix
+        With labels and splits.
+    *room : int or None
+        Bytes of memory; the largest counts, and None where it is not known.
+
+    Raises
+    ------
+    ProbeError
+        They do not fit.
+    """
+    classes, sizes = len(set(samples.y)), Counter(samples.split)
+    rows = sizes["val"] or sizes["train"]  # without val, it is cross-validation that selects
+    least = LEAST * 8 * rows * classes
+    if None not in room and least > max(*room, SMALL):
+        raise ProbeError(
+            f"scores of {rows} images for {classes} classes take {size_text(least)} or more, and the memory is "
+            f"{size_text(max(room))}; probe fewer classes or fewer val images, or on a machine with more memory"
+        )
 
 
 def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:

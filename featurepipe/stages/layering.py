@@ -90,7 +90,8 @@ def probe_layers(
     recipe.check()
     source = Store.open(store)
     entries = source.choose_layers(backbone, layers)
-    models.check_output(Path(output or entries[-1].folder / "model.safetensors"), force=force)  # not after hours
+    read = [options.get("weights"), *(entry.provenance["source"]["weights"] for entry in entries)]
+    models.check_output(Path(output or entries[-1].folder / "model.safetensors"), read, force=force)  # not after hours
     common = _common(entries)
     listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
     table, rights = [], []

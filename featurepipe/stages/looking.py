@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, extraction, matrices, models
+from featurepipe import backbones, extraction, inputs, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
-from featurepipe.files import check_output
 from featurepipe.images import decode
 from featurepipe.listeners import BARS, Listener
+from featurepipe.stages.reading import check_result, check_safe_csv
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
 
@@ -163,7 +163,7 @@ def _drift(
             f"no image of {first.folder.name} is still readable and unchanged, so its drift cannot be measured"
         )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
-    files = [held[digest].read_bytes() for digest in found]
+    files = [inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found]
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
     pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
     return [
@@ -195,6 +195,7 @@ def export(
     *,
     backbone: str | None = None,
     layer: str | None = None,
+    safe_csv: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write one backbone's embeddings as ``.npz``, ``.parquet`` or ``.csv``, in manifest order.
@@ -204,8 +205,10 @@ def export(
     store, output : path
     backbone, layer : str, optional
         Which backbone of the store, and which layer of it, as for `featurepipe.stores.Store.choose`.
+    safe_csv : bool
+        As for `predict`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
 
     Returns
     -------
@@ -213,11 +216,12 @@ def export(
         ``store, output, backbone, layer, rows, width``.
     """
     matrices.check_suffix(output)
-    check_output(Path(output), "file of embeddings", matrices.is_export, force=force)
+    check_safe_csv(safe_csv, Path(output))
     source = Store.open(store)
+    check_result(Path(output), "file of embeddings", matrices.is_export, [source], force=force)
     entry = source.choose(backbone, layer)
     matrix = matrices.load(source, entry)
-    matrices.export(matrix, output)
+    matrices.export(matrix, output, safe_csv=safe_csv)
     rows, width = matrix.X.shape
     identity = {"store": str(store), "output": str(output), "backbone": entry.name, "layer": entry.layer}
     return {**identity, "rows": rows, "width": width}

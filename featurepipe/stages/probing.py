@@ -149,7 +149,7 @@ def probe(
         them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
         result to the tolerance of each fit. A knn, an mlp and sets of labels cannot do that.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
 

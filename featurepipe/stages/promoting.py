@@ -115,8 +115,7 @@ def finetune(
     memory : int or str, optional
         As for `featurepipe.probe`.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write. What tuning begins from cannot be had
-        again then, and the same command cannot go on.
+        Also replace a file that featurepipe did not write; one that is read here never.
     listener : Listener
         Hears notes and progress; see `extract`.
     **recipe

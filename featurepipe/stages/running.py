@@ -23,7 +23,7 @@ from featurepipe.stages.reading import read
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
 
-DRAWN = "report.html"
+DRAWN, MERGED = "report.html", "metrics.json"
 
 
 @guarded
@@ -125,6 +125,7 @@ def run(
     )
     del manifest
     results = folder / Store.open(store).entry(extractor).folder.name
+    check_output(results / MERGED, "file of figures", _is_merged, force=force)
     model = results / "model.safetensors"
     both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
     both |= {"force": force, "listener": listener}
@@ -146,7 +147,7 @@ def run(
         "report": drawn["report"],
         "seconds": round(time.perf_counter() - started, 3),
     }
-    write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
+    write_text(results / MERGED, json.dumps(merged, indent=1) + "\n")
     if promote is not None:
         tuned = finetune(
             probed["model"],
@@ -163,8 +164,17 @@ def run(
         )
         merged["finetune"] = tuned | report(tuned["model"], force=force)
         merged["seconds"] = round(time.perf_counter() - started, 3)
-        write_text(results / "metrics.json", json.dumps(merged, indent=1) + "\n")
+        write_text(results / MERGED, json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _is_merged(path: Path) -> bool:
+    """Whether a file holds what `run` returned."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"extract", "probe", "evaluate"} <= found.keys()
 
 
 def _check_folder(folder: Path) -> None:
@@ -212,7 +222,7 @@ def report(model: str | Path, output: str | Path | None = None, *, force: bool =
         By default next to the model, with the suffix ``.html``; of ``model.safetensors`` it is ``report.html``, as
         `run` calls it.
     force : bool
-        Also replace a file that is read here, or that featurepipe did not write.
+        Also replace a file that featurepipe did not write; one that is read here never.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from PIL import Image
 
-from featurepipe import shards
+from featurepipe import inputs, shards
 from featurepipe.digests import sha256_file
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample
@@ -170,7 +170,7 @@ def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str
     file = os.path.join(root, path)
     try:
         now = time.time_ns()
-        stamp = Stamp.of(os.stat(file))
+        stamp = Stamp.of(inputs.status(file, inputs.IMAGE_BYTES))
         if known is not None and known.stamp == stamp:
             return known.digest, stamp, ""
         digest = bytes.fromhex(sha256_file(file))

@@ -1,0 +1,232 @@
+"""What a model says of images, block by block: counted, written as a table, or returned.
+
+Of a model of many classes all probabilities of all images at once would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from featurepipe import manifests, models
+from featurepipe.characters import safe_cell
+from featurepipe.errors import ManifestError
+from featurepipe.manifests import Sample
+from featurepipe.matrices import FeatureMatrix
+
+BLOCK = 2**22  # probabilities at once
+DECIMALS = 6  # of a probability in CSV: a file of all classes would otherwise be three times as large
+STEPS = 10**DECIMALS
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of images, in their order.
+
+    Attributes
+    ----------
+    model : Model
+    matrix : FeatureMatrix
+    samples : sequence of Sample
+        One for each row.
+    files : sequence of str
+        Likewise, how to open each from here.
+    probabilities : bool
+        Whether there is a column for each class.
+    """
+
+    model: models.Model
+    matrix: FeatureMatrix
+    samples: Sequence[Sample]
+    files: Sequence[str]
+    probabilities: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the probabilities' columns."""
+        return [f"p:{label}" for label in self.model.classes] if self.probabilities else []
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows.
+
+    Attributes
+    ----------
+    before, after : dict
+        Column → cells, of those in front of the probabilities and behind them.
+    proba : ndarray of shape (rows, classes or 0)
+        What of the probabilities is written.
+    """
+
+    before: dict[str, list[Any]]
+    proba: np.ndarray
+    after: dict[str, list[Any]]
+
+
+@dataclass
+class Count:
+    """What is said of all answers together.
+
+    Attributes
+    ----------
+    labels : Counter
+        Label → images.
+    labelled, right : int
+        Images with a true label, and those on which the model is right.
+    """
+
+    labels: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    right: int = 0
+
+
+Taker = Callable[[Block], object]
+
+
+def answer(answers: Answers, take: Taker) -> Count:
+    """Give all rows to `take`, a block at a time."""
+    model, count = answers.model, Count()
+    truths = known_truths(model, answers.samples)
+    step = max(1, BLOCK // max(1, len(model.classes)))
+    for start in range(0, len(answers.samples), step):
+        rows = slice(start, start + step)
+        proba = model.predict_proba(answers.matrix.X[rows])  # (rows, K)
+        before = {"path": [sample.path for sample in answers.samples[rows]]}
+        before |= _multiple(model, proba, count) if model.is_multi_label else _single(model, proba, count)
+        after = {} if truths is None else {"true_label": truths[rows]}
+        for label, truth in zip(before["label"], after.get("true_label", ()), strict=bool(after)):
+            count.labelled += bool(truth)
+            count.right += bool(truth) and str(label) == truth
+        after["file"] = list(answers.files[rows])
+        take(Block(before, proba if answers.probabilities else proba[:, :0], after))
+    return count
+
+
+def _single(model: models.Model, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
+    """Each row's label and how sure the model is of it."""
+    labels = model.classes[proba.argmax(axis=1)].tolist()
+    count.labels.update(map(str, labels))
+    return {"label": labels, "confidence": proba.max(axis=1).tolist()}
+
+
+def _multiple(model: models.Model, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
+    """Each row's set of labels, as a text."""
+    sets = [model.classes[row].tolist() for row in proba > 0.5]
+    count.labels.update(label for labels in sets for label in labels)
+    return {"label": [manifests.write_set(labels) for labels in sets]}
+
+
+def known_truths(model: models.Model, samples: Sequence[Sample]) -> list[str | None] | None:
+    """The samples' own labels, written as the model writes its; None where none is of a class that the model knows.
+
+    Folders are not always named after classes.
+    """
+    truths, known = [sample.label for sample in samples], set(map(str, model.classes.tolist()))
+    if model.is_multi_label:
+        sets = [None if truth is None else manifests.read_set(truth) for truth in truths]
+        truths = [None if labels is None else manifests.write_set(sorted(labels)) for labels in sets]
+        return truths if any(known & set(labels or ()) for labels in sets) else None
+    return truths if known & set(truths) else None
+
+
+# -- where they go ------------------------------------------------------------------------------------------------
+
+
+def collector(answers: Answers, into: list[dict[str, Any]]) -> Taker:
+    """Puts a dict for each row into a list."""
+
+    def take(block: Block) -> None:
+        into.extend(_dicts(block, answers.names))
+
+    return take
+
+
+@contextmanager
+def table(temporary: Path, path: Path, answers: Answers, *, safe: bool) -> Iterator[Taker]:
+    """Writes what will be `path` to a temporary file; as CSV with cells that are `safe` for spreadsheets, if asked."""
+    if path.suffix.lower() == ".parquet":
+        with _parquet(temporary, path, answers) as take:
+            yield take
+        return
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if path.suffix.lower() == ".jsonl":
+            yield lambda block: file.writelines(json.dumps(row) + "\n" for row in _dicts(block, answers.names))
+        else:
+            yield csv_writer(file, answers, safe=safe)
+
+
+def csv_writer(file: TextIO, answers: Answers, *, safe: bool) -> Taker:
+    """Writes to an open text file."""
+    writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
+    as_cell = safe_cell if safe else lambda cell: cell
+    started = []
+
+    def take(block: Block) -> None:
+        before = {name: _rounded(cells) if name == "confidence" else cells for name, cells in block.before.items()}
+        if not started:
+            writer.writerow(map(as_cell, [*before, *answers.names, *block.after]))
+            started.append(True)
+        for left, numbers, right in zip(_rows(before), _written(block.proba), _rows(block.after), strict=True):
+            writer.writerow([*map(as_cell, left), *numbers, *map(as_cell, right)])
+
+    return take
+
+
+def _rounded(cells: Sequence[float]) -> list[str]:
+    return [texts[0] for texts in _written(np.array(cells).reshape(-1, 1))]
+
+
+def _written(proba: np.ndarray) -> list[list[str]]:
+    """Probabilities (n, K) as texts; each one that there is made once, as there are many more cells."""
+    steps = np.rint(proba * STEPS).astype(np.int64)
+    there = np.zeros(STEPS + 1, bool)
+    there[steps] = True
+    texts = np.empty(STEPS + 1, object)
+    texts[there] = [f"{step / STEPS:.{DECIMALS}f}".rstrip("0").rstrip(".") for step in np.flatnonzero(there)]
+    return texts[steps].tolist()
+
+
+@contextmanager
+def _parquet(temporary: Path, path: Path, answers: Answers) -> Iterator[Taker]:
+    pyarrow = manifests.require_pyarrow()
+    label = pyarrow.array([] if answers.model.is_multi_label else answers.model.classes.tolist()).type
+    kinds = {"path": pyarrow.string(), "label": pyarrow.string() if answers.model.is_multi_label else label}
+    kinds |= {"true_label": pyarrow.string(), "file": pyarrow.string()}
+    writers = []
+
+    def take(block: Block) -> None:
+        numbers = dict(zip(answers.names, block.proba.T, strict=bool(answers.names)))
+        columns = {**block.before, **numbers, **block.after}
+        try:
+            arrays = {name: pyarrow.array(cells, kinds.get(name, pyarrow.float64())) for name, cells in columns.items()}
+        except UnicodeEncodeError as error:
+            raise ManifestError(f"{path}: Parquet holds UTF-8 only, and a file name is not; use .csv") from error
+        rows = pyarrow.table(arrays)
+        if not writers:
+            writers.append(pyarrow.parquet.ParquetWriter(temporary, rows.schema))
+        writers[0].write_table(rows)
+
+    try:
+        yield take
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _dicts(block: Block, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    columns = [*block.before, *names, *block.after]
+    for left, numbers, right in zip(_rows(block.before), block.proba.tolist(), _rows(block.after), strict=True):
+        yield dict(zip(columns, [*left, *numbers, *right], strict=True))
+
+
+def _rows(columns: Mapping[str, list[Any]]) -> Iterator[tuple[Any, ...]]:
+    return zip(*columns.values(), strict=True)
