@@ -23,7 +23,7 @@ from click.testing import CliRunner
 import featurepipe
 from featurepipe import cli, matrices, probes, protocols, stages, stores
 from featurepipe.backbones.creation import BUNDLED_WEIGHTS
-from featurepipe.probes import networks
+from featurepipe.probes.kinds import mlp
 
 DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
 PROGRAM = [sys.executable, "-c", "from featurepipe.cli import main; main(prog_name='featurepipe')"]
@@ -837,8 +837,8 @@ def test_rehash_reaches_the_stage(monkeypatch, command):
 
 @pytest.mark.parametrize("kind", sorted(probes.KINDS))
 def test_a_model_file_of_every_kind_predicts_and_evaluates_as_its_estimator(photos, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(networks, "EPOCHS", 5)
-    monkeypatch.setattr(networks, "HIDDEN", 8)
+    monkeypatch.setattr(mlp, "EPOCHS", 5)
+    monkeypatch.setattr(mlp, "HIDDEN", 8)
     data, store, model = photos(("ant", "bee", "cat"), 8, ("train", "test")), tmp_path / "s", tmp_path / "m.safetensors"
     call("extract", data, "-s", store, "-b", "color-histogram")
     probed = result_of("probe", store, "-o", model, "--kind", kind, "--baselines", "none")

@@ -71,7 +71,8 @@ def rewrite(path, change=lambda header: None, *, sign=True, **tensors):
     header, held = change(header) or header, {k: v for k, v in held.items() if v is not None}
     if sign and isinstance(header, dict):
         own = {key: value for key, value in held.items() if not key.startswith("backbone.")}
-        names = models.HEADS.get(str(header.get("kind")), ())
+        kind = str(header.get("kind"))
+        names = models.HEADS[kind].tensors if kind in models.HEADS else ()
         header["head-sha256"] = models._head_digest([own[name] for name in names if name in own])
         header["sha256"] = models._digest(header, own)
     save_file(held, path, metadata={"featurepipe": json.dumps(header)})
