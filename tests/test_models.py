@@ -636,7 +636,7 @@ def content(path):
     """All that readers take from a model file, or what they raise of one that is damaged."""
     model, described = models.load(path), backbones.carried_backbone(path)
     weights = read_weights(path)[0].values
-    head = [tensor.tobytes() for tensor in models._head(model)]
+    head = [tensor.tobytes() for tensor in models.HEADS[model.kind].dump(model.estimator)]
     parts = (model.kind, model.classes.tolist(), model.temperature, model.backbone, model.seen.tolist(), model.card)
     return parts, head, described, {key: value.numpy().tobytes() for key, value in weights.items()}
 
