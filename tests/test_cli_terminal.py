@@ -1,5 +1,6 @@
 """What is written to terminals, and to what is none."""
 
+import csv
 import io
 import json
 import re
@@ -15,7 +16,7 @@ from PIL import Image
 
 from featurepipe import cli, stages
 from featurepipe.cli import texts
-from featurepipe.cli.terminal import Talk, load_stages, shortened
+from featurepipe.cli.terminal import Legible, Talk, load_stages, shortened
 
 FIGURES = {"n": 5, "top1": 0.8, "balanced_accuracy": 0.8, "log_loss": 0.5, "ece": 0.1, "ece_uncalibrated": 0.1}
 EVALUATED = {**FIGURES, "split": "test", "left_out": 0, "seen_in_training": 0, "rejected": 0, "rejects": {}}
@@ -218,3 +219,12 @@ def test_a_page_holds_no_control_characters(hostile):
     page = next((hostile / "r").rglob("report.html")).read_text()
     assert "\\x1b]0;owned" in page
     assert not STEERS.search(page)
+
+
+def test_tables_on_a_terminal_do_not_steer_it_and_elsewhere_are_exact():
+    seen, piped = Stream(), io.StringIO()
+    for stream in (seen, piped):
+        csv.writer(Legible.where_seen(stream)).writerow([EVIL, 0.5])
+    assert next(csv.reader(io.StringIO(piped.getvalue(), newline="")))[0] == EVIL
+    assert not STEERS.search(seen.getvalue())
+    assert seen.getvalue().endswith(",0.5\n")

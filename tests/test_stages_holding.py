@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from featurepipe import extract, matrices, models, probe, probes
 from featurepipe.cli import main
 from featurepipe.errors import ProbeError, StoreError
-from featurepipe.stages import holding, probe_layers
+from featurepipe.stages import compare, comparing, following, holding, probe_layers, probe_protocol
 from featurepipe.stages.holding import available, hold, parse_size
 from featurepipe.stages.preparing import arrange, cut
 from featurepipe.stores import Store
@@ -275,3 +275,16 @@ def test_cutting_needs_rows_to_report(stored):
     parts = cut(samples)
     assert (len(parts.train), parts.select, len(parts.report), parts.reported) == (24, None, 24, "test")
     assert parts.learned.ids.tolist() == parts.train.ids.tolist()
+
+
+def test_compare_and_protocols_refuse_too(stored, monkeypatch):
+    store = stored()
+    monkeypatch.setattr(holding, "SMALL", 0)
+    for stage in (comparing, following):
+        monkeypatch.setattr(stage, "available", lambda: 1000)
+    for command in (
+        lambda: compare(store, kinds=["ridge", "lda"], baselines="none"),
+        lambda: probe_protocol(store, protocol="clip"),
+    ):
+        with pytest.raises(ProbeError, match=r"scores of 24 images for 3 classes take 2.3 kB or more"):
+            command()

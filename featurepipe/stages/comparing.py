@@ -26,6 +26,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import complete
+from featurepipe.stages.holding import available, check_scores
 from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
@@ -129,6 +130,7 @@ def compare(
         contenders, held, notes = gather(opened)
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
+    check_scores(samples, available())
     parts = cut(samples)
     contenders = _untainted(contenders, samples, parts, notes)
     _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])

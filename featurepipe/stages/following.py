@@ -16,7 +16,7 @@ from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.protocols import Outcome, Protocol
-from featurepipe.stages.holding import read
+from featurepipe.stages.holding import available, check_scores, read
 from featurepipe.stages.preparing import Parts, cut, divide, find, sizes, with_copies
 from featurepipe.stages.probing import edge_note, optimum_notes, split_notes
 from featurepipe.surroundings import guarded
@@ -104,6 +104,7 @@ def probe_protocol(
         source.check_output(source.path, force=force)
     ready = divide(source, seed=seed)
     ready.announce(listener, f"protocol {protocol}")
+    check_scores(ready.samples, available())
     parts = cut(read(ready.entry, ready.samples))
     outcome, found = _follow(chosen, parts, metric, seed)
     notes = ready.notes + found.pop("notes")
