@@ -65,8 +65,8 @@ def prepare(folder: Path) -> dict[str, Any]:
     shutil.copy(work / "carrying.safetensors", folder / "store")
     shutil.copytree(work / "net", folder / "store" / "net")
     templates = dict.fromkeys(READERS, str(folder / "store"))
-    for kind, name, last in (("checkpoint", "finetune", "checkpoint.pt"), ("activations", "finetune-cached", "out")):
-        templates[kind] = str(_interrupted(folder, work, name, last))
+    templates["checkpoint"] = str(_interrupted(folder, work, "finetune", "after replace checkpoint.pt"))
+    templates["activations"] = str(_interrupted(folder, work, "finetune-cached", "after replace shard-"))
     said = {kind: _listen(kind, work, Path(templates[kind])) for kind in READERS}
     return {"work": work, "templates": templates, "said": said}
 
@@ -121,13 +121,13 @@ def _listen(kind: str, work: Path, template: Path | None = None) -> list[Any]:
 
 
 def _interrupted(folder: Path, work: Path, name: str, last: str) -> Path:
-    """A tuning that was killed when it had something to go on from: after its second checkpoint, or before the end."""
+    """A tuning that was killed when it had much to go on from: after the last moment but one of a kind."""
     start, command = kills.COMMANDS[name]
     scenes.copy(folder / start, work, keep="data")
     moments = sandbox.call(kills.counted, command, work, folder=folder / f"counting-{name}").value[1]
-    at = [number for number, moment in enumerate(moments) if moment.startswith(f"after replace {last}")][0]
+    *_, at, _ = (number for number, moment in enumerate(moments) if moment.startswith(last))
     scenes.copy(folder / start, work, keep="data")
-    sandbox.call(kills.killed, command, work, at + (last != "out") - (last == "out"), folder=folder / f"killing-{name}")
+    sandbox.call(kills.killed, command, work, at + 1, folder=folder / f"killing-{name}")
     return scenes.copy(work, folder / name)
 
 

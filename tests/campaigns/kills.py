@@ -51,7 +51,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 def make_scenes(folder: Path, work: Path) -> None:
     """The folders that commands start from; all are made where they will be used, as a store knows its place."""
-    scenes.pictures(work / "data")
+    scenes.pictures(work / "data", wrong=3)
     scenes.copy(work, folder / "data")
     scenes.done(*EXTRACT, cwd=work)
     scenes.done("probe", "store", "-o", "model.safetensors", *scenes.RIDGE, cwd=work)

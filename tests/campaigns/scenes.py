@@ -18,7 +18,7 @@ PIXELS = ("-b", "pixels", "--rows-per-shard", "8", "--batch-size", "4", "--worke
 NETWORK = ("-b", "test_resnet", "--random-weights", "--input-size", "3", "32", "32", "--device", "cpu")
 NETWORK += ("--rows-per-shard", "8", "--batch-size", "8", "--compile", "off", "--workers", "1")
 RIDGE = ("--kind", "ridge", "--baselines", "none")
-TUNE = ("--epochs", "2", "--no-refit", "--device", "cpu")
+TUNE = ("--epochs", "2", "--lr", "1e-4", "--no-refit", "--device", "cpu")  # so little that the network is kept
 LONG_AGO = 1_600_000_000
 REST = (".partial", ".damaged", ".corrupt", ".tuning")  # what no command that has finished leaves
 VOLATILE = {"seconds", "created", "versions", "written", "time", "images_per_second", "ceiling", "efficiency", "stages"}
@@ -26,8 +26,13 @@ VOLATILE |= {"profile", "limited_by", "computed", "reused", "output", "device", 
 VOLATILE |= {"resumed_from", "resumed", "lanes", "cpu", "timing", "speed"}
 
 
-def pictures(folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("a", "b"), seed: int = 0) -> Path:
-    """Noise with a tint for each class, in ``train/`` and half as many in ``test/``; and one file that is no image."""
+def pictures(
+    folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("a", "b"), seed: int = 0, wrong: int = 0
+) -> Path:
+    """Noise with a tint for each class, in ``train/`` and half as many in ``test/``; and one file that is no image.
+
+    Every `wrong`-th picture has the tint of the next class: no probe gets it right, and tuning has something to mend.
+    """
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -36,7 +41,8 @@ def pictures(folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("a", 
             place = folder / split / name
             place.mkdir(parents=True)
             for index in range(count):
-                pixels = rng.integers(0, 120, (16, 16, 3)) + 130 * number // max(1, len(classes) - 1)
+                tint = (number + (wrong > 0 and index % wrong == 0)) % len(classes)
+                pixels = rng.integers(0, 120, (16, 16, 3)) + 130 * tint // max(1, len(classes) - 1)
                 Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index:03}.png")
                 os.utime(place / f"{index:03}.png", (LONG_AGO, LONG_AGO))  # else a store would not go by it
     (folder / "train" / classes[0] / "bad.png").write_bytes(b"no image at all")
