@@ -92,7 +92,9 @@ def store(path: Path) -> dict[str, Any]:
     rows: dict[str, dict[str, bytes]] = {}
     for shard in sorted(path.glob("*/shard-*.h5")):
         read, held = shards.read(shard), rows.setdefault(shard.parent.name, {})
-        held |= {digest.tobytes().hex(): row.tobytes() for digest, row in zip(read.digests, read.embeddings, strict=True)}
+        held |= {
+            digest.tobytes().hex(): row.tobytes() for digest, row in zip(read.digests, read.embeddings, strict=True)
+        }
         held |= {digest: reason.encode() for digest, reason in read.rejects.items()}
     manifest = [] if opened.root is None else [(str(row.sample), row.digest) for row in opened.rows()]
     return {"rows": rows, "manifest": manifest}
