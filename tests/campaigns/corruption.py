@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import disks, kills, mutators, sandbox, scenes
+from . import kills, mutators, sandbox, scenes
 from .results import Escaped, Trial
 
 ABOUT = "bits, blocks, truncation, exchanged rows and files, in every kind of file"
-CI, COUNT = 28, 3000
+CI, COUNT = 14, 3000
 INSIDE, BATCH = True, 200
 
 READERS: dict[str, tuple[tuple[str, ...], ...]] = {  # kind of file → the commands that read it

@@ -1,13 +1,12 @@
 """The moments at which a process changes files, counted; at one of them something happens.
 
-Wraps what Python changes files with: `open` for writing and every raw write, `os.replace`, `rename`, `unlink`, `mkdir`,
-`rmdir`, `fsync`, `open`; below one folder, in this process. HDF5, safetensors and torch write through these in featurepipe.
+Wraps what Python changes files with, in this process and below one folder: `open` for writing, every raw write, and the
+functions of `os` in `CALLS`. What HDF5, safetensors and torch make, featurepipe writes through these.
 """
 
 from __future__ import annotations
 
 import builtins
-import errno
 import fcntl
 import io
 import os

@@ -13,7 +13,7 @@ from . import disks, kills, sandbox, scenes
 from .results import Escaped, Missed, Trial
 
 ABOUT = "full, failing and read-only disks, short writes, no locks, input that vanishes or changes"
-CI, COUNT = 14, 1000
+CI, COUNT = 6, 1000
 INSIDE = False
 
 NAMING = frozenset({"open", "replace", "rename", "unlink", "mkdir", "rmdir", "link"})

