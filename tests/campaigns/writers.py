@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[tuple[str, ...], ...]] = {  # name → writers that start
     "four writers": (FIRST, FIRST, SECOND, SECOND),
     "two data sets": (FIRST, OTHER),
 }
-NOT_YET = ("is not extracted yet", "does not exist", "has no manifest", "holds no", "not a", "lacks", "no embeddings")
+NOT_YET = ("does not exist", "has no manifest", "no embeddings", "is not extracted yet")
 
 
 def prepare(folder: Path) -> dict[str, Any]:
