@@ -100,12 +100,12 @@ def attempt(bench: None, trial: Trial) -> None:
     data = "data" if trial.number % 2 else written(rng, work, wanted)
     said = [sandbox.say("extract", data, "-s", "store", *scenes.PIXELS, cwd=work)]
     if said[0].code:
-        refused(said[0], classes)
+        refused(said[0])
         return
     said.append(sandbox.say("probe", "store", "-o", "m.safetensors", *scenes.RIDGE, cwd=work))
     said += [sandbox.say(*command, cwd=work) for command in commands(data)]
     for one in said:
-        refused(one, classes)
+        refused(one)
     round_trip(work, wanted - {f"train/{classes[0]}/bad.png"})
     obeyed(work / "page.html")
 
@@ -135,12 +135,12 @@ def written(rng: random.Random, work: Path, wanted: set[str]) -> str:
     return "data/t.csv"
 
 
-def refused(said: sandbox.Said, classes: tuple[str, ...]) -> None:
+def refused(said: sandbox.Said) -> None:
     """Raise Escaped if a command fails with a foreign error, or says what a terminal would obey."""
     if said.code and not said.is_refusal:
         raise Escaped(f"{said}")
-    if found := CONTROLS.search(said.stdout + said.stderr):
-        raise Escaped(f"{said.command[0]} prints {found.group()!a}")
+    if CONTROLS.search(said.stdout + said.stderr):
+        raise Escaped(f"{said.command[0]} prints control characters of a name")
 
 
 def round_trip(work: Path, wanted: set[str]) -> None:
@@ -168,5 +168,5 @@ def obeyed(page: Path) -> None:
     text = page.read_text("utf-8", "surrogateescape") if page.exists() else ""
     if "<script>alert" in text or "<img src=x" in text:
         raise Escaped("the page holds a name as a tag")
-    if found := CONTROLS.search(text.replace("\n", " ")):
-        raise Escaped(f"the page holds {found.group()!a}")
+    if CONTROLS.search(text):
+        raise Escaped("the page holds control characters of a name")

@@ -23,7 +23,7 @@ LONG_AGO = 1_600_000_000
 REST = (".partial", ".damaged", ".corrupt", ".tuning")  # what no command that has finished leaves
 VOLATILE = {"seconds", "created", "versions", "written", "time", "images_per_second", "ceiling", "efficiency", "stages"}
 VOLATILE |= {"profile", "limited_by", "computed", "reused", "output", "device", "peak", "memory", "engine"}
-VOLATILE |= {"resumed_from", "resumed", "lanes", "cpu", "timing", "speed"}
+VOLATILE |= {"resumed_from", "resumed", "bytes", "lanes", "cpu", "timing", "speed"}
 
 
 def pictures(
