@@ -15,7 +15,7 @@ from . import kills, mutators, sandbox, scenes
 from .results import Escaped, Trial
 
 ABOUT = "bits, blocks, truncation, exchanged rows and files, in every kind of file"
-CI, COUNT = 14, 3000
+CI, COUNT = 16, 3000
 INSIDE, BATCH = True, 200
 
 READERS: dict[str, tuple[tuple[str, ...], ...]] = {  # kind of file → the commands that read it
@@ -49,6 +49,7 @@ FILES = {  # kind of damaged file → whose readers look, and where it is
     "carrying": ("carrying", "carrying.safetensors"),
     "checkpoint": ("checkpoint", "out.tuning/checkpoint.pt"),
     "activations": ("activations", "net/activations/*/shard-*.h5"),
+    "claim": ("activations", "net/activations/.lock.*.json"),
 }
 SHARDS = ("shard", "activations")
 

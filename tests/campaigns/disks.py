@@ -7,7 +7,6 @@ functions of `os` in `CALLS`. What HDF5, safetensors and torch make, featurepipe
 from __future__ import annotations
 
 import builtins
-import fcntl
 import io
 import os
 import re
@@ -157,6 +156,7 @@ def shortens(came: list[str]) -> Action:
 
 def without_locks(code: int) -> None:
     """From now on this process's file systems have no locks."""
+    import fcntl  # here: Windows has none, and imports this file too
 
     def flock(*_: object) -> None:
         raise OSError(code, os.strerror(code))

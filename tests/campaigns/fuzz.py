@@ -25,6 +25,8 @@ def prepare(folder: Path) -> Path:
     import torch
     from safetensors.torch import save
 
+    from featurepipe.finetuning import checkpoints
+
     scenes.pictures(folder / "data", 4)
     scenes.done("extract", "data", "-s", "store", *scenes.PIXELS, cwd=folder)
     scenes.done("probe", "store", "-o", "model.safetensors", *scenes.RIDGE, cwd=folder)
@@ -34,8 +36,7 @@ def prepare(folder: Path) -> Path:
     torch.save({"state_dict": tensors, "epoch": 3}, folder / "weights.pth")
     np.savez(folder / "weights.npz", **{key: value.numpy() for key, value in tensors.items()})
     (folder / "weights.safetensors").write_bytes(save(tensors, {"format": "pt", "mean": "[0.5, 0.5, 0.5]"}))
-    header = json.dumps({"format": 1, "identity": "this", "progress": {"epoch": 1, "step": 0, "curve": []}})
-    torch.save({"header": header, "tensors": {"network": tensors}}, folder / "checkpoint.pt")
+    checkpoints.save(folder / "checkpoint.pt", "this", {"epoch": 1, "step": 0, "curve": []}, {"network": tensors})
     (folder / "t.csv").write_text(TABLE)
     (folder / "t.tsv").write_text(TABLE.replace(",", "\t"))
     (folder / "imagenet.csv").write_text("model,top1\nvit,81.2\n")
