@@ -137,7 +137,7 @@ def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) ->
     Examples
     --------
     >>> network_bytes("test_resnet", {}, 10**9)
-    1868544
+    1499192
     """
     import timm
     import torch
