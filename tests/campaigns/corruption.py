@@ -134,11 +134,8 @@ def _interrupted(folder: Path, work: Path, name: str, last: str) -> Path:
 
 def damage(rng: random.Random, kind: str, path: Path, number: int) -> str:
     """Change a file in place; how, in words."""
-    names = [
-        *list(mutators.DAMAGES)[1:],
-        *(ROWS if kind == "manifest.csv" else ()),
-        *(["swapped"] if kind in SHARDS else ()),
-    ]
+    names = [name for name in mutators.DAMAGES if name != "bit"]
+    names += list(ROWS) if kind == "manifest.csv" else ["swapped"] if kind in SHARDS else []
     name = names[number // 2 % len(names)] if number % 2 else "bit"  # bits are what disks turn most
     before, others = path.read_bytes(), [other for other in path.parent.glob("shard-*.h5") if other != path]
     if name == "swapped":
