@@ -38,6 +38,8 @@ FIGURES = {
     "per_class?": Each(CLASS),
     "confusion?": ([[COUNT]], None),
     "with_copies?": WHOLE,
+    "groups?": COUNT,
+    "interval?": [SHARE],
 }
 DRAWS = {"mean": SHARE, "top1": [SHARE]}
 SHOTS = {"shots": COUNT, "repeats": COUNT, **DRAWS, "semi?": Each(DRAWS), "baselines?": Each((SHARE, None))}

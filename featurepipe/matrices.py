@@ -15,7 +15,7 @@ from featurepipe import shards
 from featurepipe.characters import safe_cell
 from featurepipe.errors import StoreError
 from featurepipe.files import atomic
-from featurepipe.manifests import header, require_pyarrow
+from featurepipe.manifests import header, require_pyarrow, units
 from featurepipe.stores import Entry, Row, Rows, Store
 from featurepipe.stores.rows import keys
 
@@ -37,6 +37,8 @@ class FeatureMatrix:
         ``train``, ``val``, ``test``.
     digests : ndarray of object (str), shape (n,)
         Hexadecimal sha256 of each file.
+    groups : ndarray of object (str or None), shape (n,), or None
+        What each belongs to together with others, such as a patient; None where no sample has a group.
     """
 
     ids: np.ndarray
@@ -44,13 +46,22 @@ class FeatureMatrix:
     y: np.ndarray
     split: np.ndarray
     digests: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, which: np.ndarray | slice) -> FeatureMatrix:
         """The rows that a boolean mask or an index array picks, copied, or those of a slice, where they are."""
-        return FeatureMatrix(self.ids[which], self.X[which], self.y[which], self.split[which], self.digests[which])
+        groups = None if self.groups is None else self.groups[which]
+        return FeatureMatrix(
+            self.ids[which], self.X[which], self.y[which], self.split[which], self.digests[which], groups
+        )
+
+    @property
+    def units(self) -> np.ndarray:
+        """What must stay together, as the digest of one of its images, (n,): see `featurepipe.manifests.units`."""
+        return self.digests if self.groups is None else units(self.digests, self.groups)
 
 
 def load(store: Store, entry: Entry) -> FeatureMatrix:
@@ -165,12 +176,14 @@ def _placed(store: Store, entry: Entry) -> tuple[Rows, np.ndarray, np.ndarray]:
 
 def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
     """The matrix of manifest rows and their embeddings X (n, width), in the same order."""
+    groups = _objects([row.sample.group for row in rows])
     return FeatureMatrix(
         ids=_objects([row.sample.id for row in rows]),
         X=X,
         y=_objects([row.sample.label for row in rows]),
         split=_objects([row.sample.split for row in rows]),
         digests=_objects([row.digest for row in rows]),
+        groups=groups if any(group is not None for group in groups) else None,
     )
 
 

@@ -24,7 +24,7 @@ def touch(root, *names):
 
 
 def rows(manifest):
-    return [tuple(sample) for sample in manifest.samples]
+    return [tuple(sample)[:4] for sample in manifest.samples]
 
 
 # Folders

@@ -25,7 +25,7 @@ def test_a_folder_or_table_alone_is_read_as_ever(here, place):
 
 def test_images_are_what_they_were_named(here):
     manifest = gather(["two.xyz", here / "one.jpg", "two.xyz"])
-    assert [tuple(sample) for sample in manifest.samples] == sorted(
+    assert [tuple(sample)[:4] for sample in manifest.samples] == sorted(
         [("two.xyz", "two.xyz", None, None), (str(here / "one.jpg"), str(here / "one.jpg"), None, None)]
     )
     assert all(manifest.file(sample).is_file() for sample in manifest.samples)

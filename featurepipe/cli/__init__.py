@@ -28,6 +28,7 @@ from featurepipe.cli.options import (
     DEVICE,
     DEVICES,
     FORCE,
+    GROUPING,
     HELD,
     KINDS,
     LAYERS,
@@ -118,7 +119,7 @@ def main() -> None:
     """Embed images once with a frozen pretrained backbone, then train classifiers on them in seconds.
 
     DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, or a
-    CSV, TSV, JSONL or Parquet table with the columns path, label and split.
+    CSV, TSV, JSONL or Parquet table with the columns path, label, split and group.
 
     \b
       $ featurepipe run data/digits
@@ -146,6 +147,7 @@ def main() -> None:
 @ARCHITECTURE
 @TRANSFORM
 @COLUMNS
+@GROUPING
 @SPEED
 @DEVICES
 @REHASH
@@ -181,6 +183,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @ARCHITECTURE
 @TRANSFORM
 @COLUMNS
+@GROUPING
 @SPEED
 @DEVICES
 @REHASH

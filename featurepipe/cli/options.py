@@ -114,6 +114,21 @@ COLUMNS = options(
     click.option("--label-column", metavar="NAME", help="Column that holds the labels.  [default: label]"),
     group="Table",
 )
+GROUPING = options(
+    click.option(
+        "--group",
+        "group_column",
+        metavar="NAME",
+        help="Column that names groups, such as patients or videos: no split divides one.  [default: group]",
+    ),
+    click.option(
+        "--group-from",
+        metavar="REGEX",
+        help="Take the group from each path instead: what the first parentheses match, or else the whole match, such "
+        "as (patient\\d+).",
+    ),
+    group="Table",
+)
 CHOSEN = click.option(
     "-b",
     "--backbone",

@@ -15,7 +15,7 @@ from featurepipe import advice, backbones, extraction, finetuning, models, probe
 from featurepipe.errors import FinetuningError, ModelFileError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, described_extractor, make_extractor
 from featurepipe.estimators.images import check_images, image_tags, keys_of_files
-from featurepipe.estimators.labels import check_labelled
+from featurepipe.estimators.labels import check_groups, check_labelled
 from featurepipe.estimators.tuner import FineTuner
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
@@ -97,34 +97,43 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     @guarded
-    def fit(self, X: Sequence[Any], y: Sequence[Any]) -> TransferClassifier:
+    def fit(self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[object] | None = None) -> TransferClassifier:
         """Embed the images and train the probe.
+
+        Parameters
+        ----------
+        X : sequence of images, shape (n,)
+        y : sequence, shape (n,)
+            Classes.
+        groups : sequence, shape (n,), optional
+            What each image belongs to together with others, such as a patient: no fold divides a group.
 
         Raises
         ------
         ImageError
             An image cannot be read.
         ProbeError
-            Fewer than two classes, an unknown kind, or a device that cannot be used.
+            Fewer than two classes, an unknown kind, a device that cannot be used, or groups that are not n.
         ValueError
             X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
         """
         self._check()
         X = check_images(X)
         y = check_labelled(X, y)
+        groups = check_groups(X, groups)
         probes.candidates_of(self.kind, self.value, len(y))  # a value that cannot be is found before the embedding
         self.extractor_ = make_extractor(self.backbone, self.weights, self.store, self.verbose).fit(X)
         items = self.extractor_.items(X)
         features = self.extractor_.embed(items)  # (n, D)
-        how = {"value": self.value, "seed": self.seed, "device": self.probe_device}
+        how = {"value": self.value, "seed": self.seed, "device": self.probe_device, "groups": groups}
         self.probe_ = probes.fit(self.kind, features, y, **how)
         self.classes_ = self.probe_.classes
         self.seen_ = keys_of_files(items)
         self.tuner_ = None
         if self.strategy == "auto":
-            self.advice_ = self._advise(X, features, y)
+            self.advice_ = self._advise(X, features, y, groups)
             if self.advice_["tune"] is not None and self.kind in finetuning.LINEAR:
-                tuner = self._promote(items, y, features, tune=self.advice_["tune"])
+                tuner = self._promote(items, y, features, groups, tune=self.advice_["tune"])
                 self.tuner_ = tuner if tuner.promoted_ else None
         return self
 
@@ -134,7 +143,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             raise ProbeError(f"strategy {self.strategy!r} is unknown; use {', '.join(STRATEGIES)}")
         probes.check_kind(self.kind, None, self.probe_device)
 
-    def _advise(self, X: Sequence[Any], features: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    def _advise(
+        self, X: Sequence[Any], features: np.ndarray, y: np.ndarray, groups: np.ndarray | None
+    ) -> dict[str, Any]:
         """What `featurepipe.advice` says of images and their embeddings (n, D); of many, a draw is measured."""
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
         extractor = self.extractor_.identity()
@@ -142,6 +153,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         descriptor = FeatureExtractor(backbones.PIXELS, verbose=self.verbose).fit(some)
         pixels = descriptor.embed(descriptor.items(some))  # (m, D'), as `probe` has
         options = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
+        options["groups"] = None if groups is None else groups[rows]
         measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
         return advice.decide({**advice.count(y), **measured, "masked": masked})
@@ -162,13 +174,20 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     @guarded
     def promote(
-        self, X: Sequence[Any], y: Sequence[Any], *, tune: str = "all", verbose: bool | None = None, **recipe: Any
+        self,
+        X: Sequence[Any],
+        y: Sequence[Any],
+        groups: Sequence[object] | None = None,
+        *,
+        tune: str = "all",
+        verbose: bool | None = None,
+        **recipe: Any,
     ) -> FineTuner:
         """Tune the network from where this probe stopped.
 
         Parameters
         ----------
-        X, y
+        X, y, groups
             What it was fitted on.
         tune : str
             How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
@@ -193,13 +212,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         if missing := set(self.classes_.tolist()) ^ set(y.tolist()):
             raise FinetuningError(f"class {missing.pop()!r} is not in both y and the probe; give what it was fitted on")
         items = self.extractor_.items(X)
-        return self._promote(items, y, self.extractor_.embed(items), tune, verbose, **recipe)
+        return self._promote(items, y, self.extractor_.embed(items), check_groups(X, groups), tune, verbose, **recipe)
 
     def _promote(
         self,
         items: Sequence[Pending],
         y: np.ndarray,
         features: np.ndarray,
+        groups: np.ndarray | None,
         tune: str,
         verbose: bool | None = None,
         **recipe: Any,
@@ -208,7 +228,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         options = {"weights": self.weights, "store": self.store, "seed": self.seed}
         told = self.verbose if verbose is None else verbose
         tuner = FineTuner(self.backbone, tune=tune, recipe=recipe, verbose=told, **options)
-        return tuner.tune_from(self.probe_, items, y, features, self.extractor_)
+        return tuner.tune_from(self.probe_, items, y, features, self.extractor_, groups=groups)
 
     @guarded
     def save(self, path: str | PathLike[str], *, include_backbone: bool = False, force: bool = False) -> None:

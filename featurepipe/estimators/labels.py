@@ -64,3 +64,20 @@ def _each(y: Any) -> Iterable[Any]:
     if hasattr(y, "columns"):
         y = np.asarray(y, object).ravel()
     return y.ravel() if isinstance(y, np.ndarray) else y
+
+
+def check_groups(X: Sized, groups: Any) -> np.ndarray | None:
+    """Groups (n,) of as many images, as texts; None if there are none.
+
+    Raises
+    ------
+    ValueError
+        One is missing, or there are more or fewer than images.
+    """
+    if groups is None:
+        return None
+    found = column_or_1d(groups, warn=True)
+    check_consistent_length(X, found)
+    if any(is_missing(group) for group in found.tolist()):
+        raise ValueError("a group is missing; give every image one, or leave groups out")
+    return found.astype(str)

@@ -17,7 +17,7 @@ from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
 from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
 from featurepipe.estimators.images import check_images, image_tags, keys_of_files, listed
-from featurepipe.estimators.labels import check_labelled
+from featurepipe.estimators.labels import check_groups, check_labelled
 from featurepipe.listeners import Bars, Listener, Quiet
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
@@ -100,8 +100,16 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     @guarded
-    def fit(self, X: Sequence[Any], y: Sequence[Any]) -> FineTuner:
+    def fit(self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[object] | None = None) -> FineTuner:
         """Embed the images, train the probe, and tune the network from there.
+
+        Parameters
+        ----------
+        X : sequence of images, shape (n,)
+        y : sequence, shape (n,)
+            Classes.
+        groups : sequence, shape (n,), optional
+            What each image belongs to together with others, such as a patient: what is held back divides none.
 
         Raises
         ------
@@ -119,13 +127,14 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         """
         recipe = self._recipe()
         X = check_images(X)
-        y = check_labelled(X, y)
+        y, groups = check_labelled(X, y), check_groups(X, groups)
         extractor = make_extractor(self.backbone, self.weights, self.store, self.verbose)
         finetuning.check_tunable(extractor.fit(X).network(), recipe.tune)
         items = extractor.items(X)
         features = extractor.embed(items)  # (n, D)
-        probe = probes.fit("logistic", features, y, class_weight=recipe.class_weight, seed=self.seed)
-        return self.tune_from(probe, items, y, features, extractor, recipe.class_weight)
+        how = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": groups}
+        probe = probes.fit("logistic", features, y, **how)
+        return self.tune_from(probe, items, y, features, extractor, recipe.class_weight, groups)
 
     @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
@@ -195,16 +204,22 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         features: np.ndarray,
         extractor: FeatureExtractor,
         class_weight: str | None = None,
+        groups: np.ndarray | None = None,
     ) -> FineTuner:
-        """Tune from a probe, fitted with `class_weight` on all images, whose embeddings are `features` (n, D)."""
+        """Tune from a probe, fitted with `class_weight` on all images, whose embeddings are `features` (n, D).
+
+        What is held back divides none of the groups (n,).
+        """
         recipe = self._recipe()
         frozen = extractor.network()
         finetuning.check_tunable(frozen, recipe.tune)
         digests = np.array([item.digest for item in items], object)
-        out = np.array(manifests.hold_out(list(map(str, y)), digests.tolist(), seed=self.seed))
+        units = digests if groups is None else manifests.units(digests, groups)
+        out = np.array(manifests.hold_out(list(map(str, y)), units.tolist(), seed=self.seed))
         if not out.any():
-            raise FinetuningError("every class has a single image, so none can be held back to validate on; add some")
-        options = {"class_weight": class_weight, "seed": self.seed, "groups": digests[~out]}
+            what = "image" if groups is None else "group"
+            raise FinetuningError(f"every class has a single {what}, so none can be held back to validate on; add some")
+        options = {"class_weight": class_weight, "seed": self.seed, "groups": units[~out]}
 
         def fit(strength: float) -> probes.Probe:
             return probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)

@@ -21,6 +21,7 @@ from featurepipe.manifests.columns import check_columns
 from featurepipe.manifests.copies import contradiction_notes, contradictions
 from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.gathering import gather
+from featurepipe.manifests.groups import check_groups, count_groups, units
 from featurepipe.manifests.headers import header
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
 from featurepipe.manifests.labelsets import check_label_sets, read_set, write_set
@@ -41,10 +42,12 @@ __all__ = [
     "Table",
     "assign_splits",
     "check_columns",
+    "check_groups",
     "check_label_sets",
     "check_labels",
     "contradiction_notes",
     "contradictions",
+    "count_groups",
     "describe",
     "gather",
     "header",
@@ -53,5 +56,6 @@ __all__ = [
     "read_set",
     "require_pyarrow",
     "summarise",
+    "units",
     "write_set",
 ]

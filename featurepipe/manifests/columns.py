@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -65,10 +66,10 @@ def remarks(unused: Sequence[str], used: Collection[str]) -> list[str]:
             how = f"to use it say {OPTIONS[name]} {near[0]}" if name in OPTIONS else f"to use it call it {name!r}"
             said.append(f"the column {near[0]!r} is not used; if it holds the {name}s, {how}")
     groups = [column for column in unused if GROUPS & set(re.split(r"[^a-z]+", column.casefold()))]
-    if groups and "split" not in used:
+    if groups and not {"split", "group"} & set(used):
         said.append(
             f"the column {groups[0]!r} is not used: images of one {_folded(groups[0])} may be in train and in test; "
-            "to keep them together give splits in a column 'split'"
+            f"to keep them together say --group {shlex.quote(groups[0])}"
         )
     plain = {_letters(column): column for column in unused}
     boxes = next((corners for corners in CORNERS if corners <= plain.keys()), BOXES & plain.keys())

@@ -62,7 +62,8 @@ def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 
     Parameters
     ----------
     labels, digests : sequence of str
-        Class and content digest of each sample.
+        Class and content digest of each sample; instead of the digest `featurepipe.manifests.units`, where there are
+        groups: what has the same one lands in the same split.
     seed : int
         Another seed gives another split.
 
@@ -76,11 +77,15 @@ def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 
     A class with fewer than three distinct images gives none to val, one with a single image none to test.
     """
     chosen: dict[str, str] = {}  # by digest alone: a copy under another label must not cross splits
-    for order in _drawn(labels, digests, seed):
+    drawn = _drawn(labels, digests, seed)
+    for order in drawn:
         test = max(1, round(TEST_SHARE * len(order))) if len(order) > 1 else 0
         val = max(1, round(VAL_SHARE * len(order))) if len(order) > 2 else 0
         for rank, digest in enumerate(order):
             chosen.setdefault(digest, "test" if rank < test else "val" if rank < test + val else "train")
+    for order in drawn:  # what other classes share with this one may have taken all of it
+        if all(chosen[digest] != "train" for digest in order):
+            chosen[order[-1]] = "train"
     return [chosen[digest] for digest in digests]
 
 
@@ -93,10 +98,14 @@ def hold_out(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) ->
         Whether each sample is held out. A class with a single distinct image gives none.
     """
     chosen: dict[str, bool] = {}
-    for order in _drawn(labels, digests, seed):
+    drawn = _drawn(labels, digests, seed)
+    for order in drawn:
         count = max(1, round(VAL_SHARE * len(order))) if len(order) > 1 else 0
         for rank, digest in enumerate(order):
             chosen.setdefault(digest, rank < count)
+    for order in drawn:  # as above
+        if all(chosen[digest] for digest in order):
+            chosen[order[-1]] = False
     return [chosen[digest] for digest in digests]
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
 from featurepipe.manifests.columns import check_columns, remarks
 from featurepipe.manifests.folders import read_folder
+from featurepipe.manifests.groups import check_groups, check_pattern, group_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
+
+ROLES = ("id", "path", "label", "split", "group")  # of a table's columns
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ class Manifest:
 
 
 def read(
-    source: str | os.PathLike[str], *, path_column: str | None = None, label_column: str | None = None
+    source: str | os.PathLike[str],
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    group_from: str | None = None,
 ) -> Manifest:
     """Read the manifest of a folder or a table.
 
@@ -54,12 +62,16 @@ def read(
         Folder of images, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
     path_column, label_column : str, optional
         The table's columns of files and of labels, where they are not called ``path`` and ``label``.
+    group_column : str, optional
+        The table's column of groups, where it is not called ``group``.
+    group_from : str, optional
+        A regular expression that finds each sample's group in its path; see `featurepipe.manifests.group_of`.
 
     Raises
     ------
     ManifestError
         Nothing there, no images, a layout that mixes two kinds, rows that contradict each other, missing files, unknown
-        splits, or a table that cannot be read for certain.
+        splits, a group on two sides of a split, or a table that cannot be read for certain.
     DependencyMissing
         A Parquet table without pyarrow installed.
 
@@ -70,9 +82,23 @@ def read(
     (1797, '0', 'test')
     """
     path = Path(source)
+    if group_column is not None and group_from is not None:
+        raise ManifestError("groups are in a column or in the paths; leave out --group or --group-from")
+    found = _read(path, path_column, label_column, group_column)
+    if group_from is not None:
+        pattern = check_pattern(group_from)
+        grouped = Samples(one._replace(group=group_of(one.path, pattern)) for one in found.samples)
+        found = replace(found, samples=grouped)
+    check_groups(found.samples)
+    return found
+
+
+def _read(path: Path, path_column: str | None, label_column: str | None, group_column: str | None) -> Manifest:
     if path.is_dir():
-        if path_column is not None or label_column is not None:
-            raise ManifestError(f"{path} is a folder, which has no columns; leave out --path-column and --label-column")
+        if any(name is not None for name in (path_column, label_column, group_column)):
+            raise ManifestError(
+                f"{path} is a folder, which has no columns; leave out --path-column, --label-column and --group"
+            )
         return Manifest(path, *read_folder(path))
     if not path.exists():
         raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
@@ -81,12 +107,12 @@ def read(
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
-    return _read_table(path, path_column or "path", label_column)
+    return _read_table(path, path_column or "path", label_column, group_column)
 
 
-def _read_table(path: Path, path_column: str, label_column: str | None) -> Manifest:
-    columns = ("id", path_column, label_column or "label", "split")
-    needed = [path_column] if label_column is None else [path_column, label_column]
+def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:
+    columns = ("id", path_column, label_column or "label", "split", group_column or "group")
+    needed = [path_column, *(name for name in (label_column, group_column) if name is not None)]
     table = Table(path, needed, columns, keys=("id", path_column, "split"))
     samples, missing = Samples(), []
     for number, cells in table:
@@ -104,14 +130,21 @@ def _read_table(path: Path, path_column: str, label_column: str | None) -> Manif
             f"paths (relative ones start at {path.parent})"
         )
     folded = _folded(_sorted(samples), path, columns)
-    used = [role for role, name in zip(("id", "path", "label", "split"), columns, strict=True) if name in table.used]
+    used = [role for role, name in zip(ROLES, columns, strict=True) if name in table.used]
     left_out = LeftOut(columns=table.unused, remarks=remarks(table.unused, used), doubles=len(samples) - len(folded))
     left_out.blank_rows, left_out.missing = table.blank_rows, table.missing
     return Manifest(path.parent, folded, left_out)
 
 
 def _sample(
-    path: Path, number: int, id_: str | None, file: str | None, label: str | None, split: str | None, path_column: str
+    path: Path,
+    number: int,
+    id_: str | None,
+    file: str | None,
+    label: str | None,
+    split: str | None,
+    group: str | None,
+    path_column: str,
 ) -> Sample:
     if file is None or not file.strip():
         raise ManifestError(f"{path}: row {number} has no {path_column!r}")
@@ -123,7 +156,7 @@ def _sample(
         raise ManifestError(
             f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test, or leave it empty"
         )
-    return Sample(id_ or file.replace(os.sep, "/"), file, label, known)
+    return Sample(id_ or file.replace(os.sep, "/"), file, label, known, group)
 
 
 def _sorted(samples: Samples) -> Samples:
@@ -147,7 +180,7 @@ def _folded(samples: Samples, path: Path, columns: Sequence[str]) -> Samples:
 
 def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str]) -> str:
     """Which rows of a table have the same id, and in what they differ."""
-    id_column, path_column, label_column, _ = columns
+    id_column, path_column, label_column, *_ = columns
     table = Table(path, [path_column], columns, keys=("id", path_column))
     rows = [
         str(number)

@@ -11,13 +11,15 @@ from typing import NamedTuple, overload
 class Sample(NamedTuple):
     """One image: its key, its file, and what is known about it.
 
-    `path` is relative to the manifest's root, or absolute.
+    `path` is relative to the manifest's root, or absolute. Samples of one `group` (a patient, a video, a burst) are
+    alike, and stay on one side of every split.
     """
 
     id: str
     path: str
     label: str | None
     split: str | None
+    group: str | None = None
 
 
 class Samples(Sequence[Sample]):
@@ -37,17 +39,18 @@ class Samples(Sequence[Sample]):
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._ids, self._paths = Texts(), Texts()
-        self._labels, self._splits = _Repeated(), _Repeated()
+        self._labels, self._splits, self._groups = _Repeated(), _Repeated(), _Repeated()
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> None:
         """Add one at the end."""
-        id_, path, label, split = sample
+        id_, path, label, split, group = sample
         self._ids.append(id_)
         self._paths.append("" if path == id_ else path)  # as nearly everywhere; a path is never empty
         self._labels.append(label)
         self._splits.append(split)
+        self._groups.append(group)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -67,11 +70,12 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         id_ = self._ids[index]
-        return Sample(id_, self._paths[index] or id_, self._labels[index], self._splits[index])
+        return Sample(id_, self._paths[index] or id_, self._labels[index], self._splits[index], self._groups[index])
 
     def __iter__(self) -> Iterator[Sample]:  # thrice as fast as one by one
-        for id_, path, label, split in zip(self._ids, self._paths, self._labels, self._splits, strict=True):
-            yield Sample(id_, path or id_, label, split)
+        columns = self._ids, self._paths, self._labels, self._splits, self._groups
+        for id_, path, label, split, group in zip(*columns, strict=True):
+            yield Sample(id_, path or id_, label, split, group)
 
 
 class Texts(Sequence[str]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from featurepipe.manifests.groups import count_groups
 from featurepipe.manifests.labelsets import SEPARATOR, read_set
 from featurepipe.manifests.leftovers import shortened
 from featurepipe.manifests.lookalikes import look_alike, name_alike
@@ -21,8 +22,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
     -------
     dict
         ``images``, ``classes`` (label → number of images; of sets of labels each label by itself), ``is_sets``,
-        ``unlabelled``, ``splits``, ``look_alike`` (groups of classes whose names look alike) and ``left_out`` (the
-        attributes of `featurepipe.manifests.LeftOut`, and ``pictures``).
+        ``unlabelled``, ``splits``, ``groups`` (how many), ``look_alike`` (classes whose names look alike) and
+        ``left_out`` (the attributes of `featurepipe.manifests.LeftOut`, and ``pictures``).
     """
     found = Counter((sample.label, sample.split) for sample in manifest.samples)
     labels, splits = Counter[str](), Counter[str]()
@@ -39,6 +40,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "is_sets": is_sets,
         "unlabelled": len(manifest) - labels.total(),
         "splits": {split: splits[split] for split in SPLITS if split in splits},
+        "groups": count_groups(manifest.samples),
         "look_alike": look_alike(classes),
         "left_out": manifest.left_out.to_json(),
     }
@@ -75,4 +77,6 @@ def _found(found: dict[str, Any]) -> str:
         parts.append(f"{found['unlabelled']:,} without a label" if classes else "without labels")
     if found["splits"]:
         parts.append(", ".join(f"{count:,} {split}" for split, count in found["splits"].items()))
+    if found["groups"]:
+        parts.append(f"{found['groups']:,} group{'s' * (found['groups'] != 1)}")
     return "; ".join(parts)

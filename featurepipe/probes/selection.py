@@ -317,19 +317,24 @@ def _converged(certificate: Certificate | None) -> bool:
 def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
-    Unlike scikit-learn's StratifiedGroupKFold this takes classes smaller than the number of folds, and every class
-    stays in every training part.
+    No group is in two folds, whatever classes its samples have. Unlike scikit-learn's StratifiedGroupKFold this takes
+    classes smaller than the number of folds, and every class stays in every training part.
     """
     generator = np.random.default_rng(seed)
-    folds = np.full(len(y), -1)
+    units = np.arange(len(y)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    folds = np.full(len(y), -1)  # of the units
+    own = []  # units of each class
     for offset, label in enumerate(np.unique(y)):
-        members = generator.permutation(np.flatnonzero(y == label))
-        names = members if groups is None else groups[members]
-        _, firsts, group = np.unique(names, return_index=True, return_inverse=True)
-        order = firsts.argsort().argsort()[group]  # of each member's group, as they were drawn
-        if len(firsts) > 1:
-            folds[members] = (order + offset) % FOLDS
-    return folds
+        drawn = units[generator.permutation(np.flatnonzero(y == label))]
+        mine, firsts = np.unique(drawn, return_index=True)
+        order = firsts.argsort().argsort()  # of the units, as they were drawn
+        new = folds[mine] < 0
+        folds[mine[new]] = (order[new] + offset) % FOLDS
+        own.append(mine)
+    for mine in own:
+        if (folds[mine] == folds[mine[0]]).all():  # held out together, they would leave no sample of their class
+            folds[mine] = -1
+    return folds[units]
 
 
 @guarded

@@ -1,4 +1,4 @@
-"""Exact copies of an image, which are rows of the same class and group: none may select what the others train."""
+"""Exact copies of an image, and images of one group: none may select what the others train."""
 
 from __future__ import annotations
 
@@ -23,16 +23,23 @@ class Images:
         Which image each row is of.
     firsts : ndarray of int, shape (images,)
         The first row of each.
+    units : ndarray of int, shape (n,)
+        What each row must stay together with, whatever its class.
     """
 
     numbers: np.ndarray
     firsts: np.ndarray
+    units: np.ndarray
 
     def rows(self, images: np.ndarray) -> np.ndarray:
         """All rows of these images, image by image."""
         ends = np.bincount(self.numbers).cumsum()
         of_image = np.split(np.argsort(self.numbers, kind="stable"), ends[:-1])
         return np.concatenate([of_image[image] for image in images])
+
+    def without(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Those of some rows of which no unit is among that of other rows."""
+        return rows[~np.isin(self.units[rows], self.units[others])]
 
 
 def distinct(y: np.ndarray, groups: Sequence[object] | None = None) -> Images:
@@ -56,8 +63,8 @@ def distinct(y: np.ndarray, groups: Sequence[object] | None = None) -> Images:
     ([0, 1, 2, 0], [0, 1, 2], [2, 0, 3])
     """
     if groups is None:
-        return Images(np.arange(len(y)), np.arange(len(y)))
+        return Images(np.arange(len(y)), np.arange(len(y)), np.arange(len(y)))
     check_groups(groups, len(y))
     (_, classes), (_, codes) = (np.unique(values, return_inverse=True) for values in (y, groups))
     _, firsts, numbers = np.unique(classes * len(y) + codes, return_index=True, return_inverse=True)
-    return Images(firsts.argsort().argsort()[numbers], np.sort(firsts))
+    return Images(firsts.argsort().argsort()[numbers], np.sort(firsts), codes)

@@ -160,7 +160,8 @@ def _cross_validate(
         return [np.nan]
     signs = _signs(positive)
     parts = StratifiedKFold(folds).split(images.firsts, signs[images.firsts])  # as cross_val_score does by itself
-    cv = [(images.rows(fitted), images.rows(held)) for fitted, held in parts]
+    sides = ((images.rows(fitted), images.rows(held)) for fitted, held in parts)
+    cv = [(images.without(fitted, held), held) for fitted, held in sides]
     return [
         float(cross_val_score(_machine(C, seed), Z, signs, cv=cv, scoring="average_precision").mean()) for C in costs
     ]

@@ -28,7 +28,7 @@ def run(
 ) -> Outcome:
     """Mark the best k on validation data, or by leaving out each training row; `seed` has nothing to decide."""
     del seed
-    images = distinct(y, groups if X_val is None else None).numbers  # (n,)
+    images = distinct(y, groups if X_val is None else None).units  # (n,)
     alike = np.bincount(images).max() if X_val is None else 0  # rows that are left out at once, at most
     usable = [int(k) for k in protocol.grid if k <= len(X) - alike]
     if not usable:

@@ -72,7 +72,7 @@ def hold_out(
     y : ndarray, shape (n,)
     seed : int
     groups : sequence, shape (n,), optional
-        Rows of the same class and group are copies of one image.
+        Rows of the same class and group are one image; of a group that is held out no row of another class is fitted.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def hold_out(
             f"of {len(labels)} that leaves none; add images or a val split"
         )
     held = images.rows(held)
-    return np.setdiff1d(np.arange(len(y)), held), held
+    return images.without(np.setdiff1d(np.arange(len(y)), held), held), held
 
 
 def _permutation(count: int, seed: int) -> np.ndarray:

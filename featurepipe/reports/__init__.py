@@ -12,10 +12,10 @@ from featurepipe import models
 from featurepipe.errors import ModelFileError
 from featurepipe.reports import labelsets, sections, tuning
 from featurepipe.reports.comparisons import comparison_page
-from featurepipe.reports.intervals import wilson
+from featurepipe.reports.intervals import bootstrap, wilson
 from featurepipe.reports.markup import document, is_page
 
-__all__ = ["comparison_page", "is_page", "page", "wilson"]
+__all__ = ["bootstrap", "comparison_page", "is_page", "page", "wilson"]
 
 
 def page(model: models.Model) -> str:

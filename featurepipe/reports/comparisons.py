@@ -8,7 +8,7 @@ from typing import Any
 
 from featurepipe.comparisons import is_reference, named, p_text, verdict
 from featurepipe.reports.drawings import dots
-from featurepipe.reports.markup import SPACE, Html, document, join, percent, section, table, tag, wilson_text
+from featurepipe.reports.markup import SPACE, Html, document, interval_text, join, method, percent, section, table, tag
 
 NINETY_FIVE = f"95{SPACE}%"
 
@@ -45,7 +45,7 @@ def _headline(result: Mapping[str, Any], title: str) -> Html:
         return join(tag("h1", title), tag("p", "There was nothing to select on, so no row is named the best."))
     (row,) = found
     where = tag("b", f"{result['evaluated_on']} top-1")
-    interval = f" on n = {row['n']:,} images; {NINETY_FIVE} interval {wilson_text(row['top1'], row['n'])} (Wilson)."
+    interval = f" on n = {row['n']:,} images; {NINETY_FIVE} interval {interval_text(row)} ({method(row)})."
     return join(
         tag("h1", title),
         tag("p", percent(row["top1"]), class_="top1"),
@@ -87,7 +87,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[object]:
         row["kind"] if row["chosen"] is None else f"{row['kind']}, {row['parameter']}={row['chosen']:g}",
         "–" if row["selection_top1"] is None else percent(row["selection_top1"]),
         percent(row["top1"]),
-        wilson_text(row["top1"], row["n"]),
+        interval_text(row),
         f"{100 * row['difference']:+.1f}" if tested else "–",
         f"{row['wins']:,} : {row['losses']:,}" if tested else "–",
         p_text(row["p"]),

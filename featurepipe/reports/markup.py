@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from featurepipe.characters import shown
-from featurepipe.reports.intervals import wilson
+from featurepipe.reports.intervals import interval_of, wilson
 
 LABEL = 24  # characters of a class name beside the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
@@ -75,7 +76,20 @@ def percent(share: float) -> str:
 
 def wilson_text(share: float, n: int) -> str:
     """The 95 % Wilson interval of a share, in percent."""
-    low, high = wilson(share, n)
+    return _between(*wilson(share, n))
+
+
+def interval_text(figures: Mapping[str, Any]) -> str:
+    """The 95 % interval of figures' top-1, in percent; see `featurepipe.reports.intervals.interval_of`."""
+    return _between(*interval_of(figures))
+
+
+def method(figures: Mapping[str, Any]) -> str:
+    """How their interval was made."""
+    return f"bootstrap over {figures['groups']:,} groups" if "groups" in figures else "Wilson"
+
+
+def _between(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{percent(high)}"
 
 

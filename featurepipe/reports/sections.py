@@ -11,8 +11,19 @@ import numpy as np
 
 from featurepipe import backbones, models, probes
 from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
-from featurepipe.reports.intervals import wilson
-from featurepipe.reports.markup import SPACE, Html, join, percent, section, table, tag, wilson_text
+from featurepipe.reports.intervals import interval_of
+from featurepipe.reports.markup import (
+    SPACE,
+    Html,
+    interval_text,
+    join,
+    method,
+    percent,
+    section,
+    table,
+    tag,
+    wilson_text,
+)
 
 BASELINES = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
@@ -26,11 +37,11 @@ NINETY_FIVE = f"95{SPACE}%"
 def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
     """The figure that counts, how sure it is, and of what."""
     where = model.card["evaluated_on"]
-    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {wilson_text(figures['top1'], figures['n'])}"
+    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {interval_text(figures)}"
     return join(
         tag("h1", title),
         tag("p", percent(figures["top1"]), class_="top1"),
-        tag("p", tag("b", f"{where} top-1"), interval, " (Wilson).", no_test(where), copies(figures)),
+        tag("p", tag("b", f"{where} top-1"), interval, f" ({method(figures)}).", no_test(where), copies(figures)),
         what_it_is(model, data),
     )
 
@@ -102,7 +113,7 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     return section(
         "Compared with baselines",
         tag("p", _verdict(what, figures, present)) if present else "",
-        bars({f"this {what}": figures["top1"], **present}, figures["n"]),
+        bars({f"this {what}": figures["top1"], **present}, None if "groups" in figures else figures["n"]),
         tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
         tag("small", f"Majority class: always answering “{commonest}”, the commonest in train.") if commonest else "",
         tag("small", f"Not computed: {absent}.") if absent else "",
@@ -115,7 +126,7 @@ def _verdict(what: str, figures: Mapping[str, Any], present: Mapping[str, float]
     if figures["top1"] <= present[best]:
         return f"The {what} does not beat {named}."
     text = f"The {what} is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
-    if present[best] >= wilson(figures["top1"], figures["n"])[0]:
+    if present[best] >= interval_of(figures)[0]:
         text += f" That is inside the {what}'s {NINETY_FIVE} interval: the difference may be chance."
     return text
 

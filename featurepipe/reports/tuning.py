@@ -11,8 +11,8 @@ from typing import Any
 
 from featurepipe import probes
 from featurepipe.reports.drawings import bars, curves
-from featurepipe.reports.intervals import wilson
-from featurepipe.reports.markup import Html, join, percent, section, table, tag, wilson_text
+from featurepipe.reports.intervals import interval_of
+from featurepipe.reports.markup import Html, interval_text, join, percent, section, table, tag
 from featurepipe.reports.sections import NINETY_FIVE, is_refitted, is_tuned
 
 TICKS = 10  # epochs named below a curve
@@ -236,10 +236,10 @@ def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     probe, top1 = tuning["probe"], figures["top1"]
     if probe is None:
         return tag("p", f"The probe's figures on {where} are not known, so nothing can be said of what tuning gained.")
-    points, low, high = 100 * (top1 - probe["top1"]), *wilson(top1, figures["n"])
+    points, low, high = 100 * (top1 - probe["top1"]), *interval_of(figures)
     pair = f"{percent(top1)} against {percent(probe['top1'])} top-1 on {where}"
     losses = f"log-loss {figures['log_loss']:.3f} against {probe['log_loss']:.3f} nats"
-    interval = f"the {NINETY_FIVE} interval of the tuned network, {wilson_text(top1, figures['n'])}"
+    interval = f"the {NINETY_FIVE} interval of the tuned network, {interval_text(figures)}"
     if abs(points) < 0.05:  # which would be shown as 0.0
         said = f"On {where} the tuned network is as often right as {PROBE}"
     else:
@@ -273,7 +273,7 @@ def _beside(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     if len(values) == 1:
         return Html()
     what = f"Top-1 on {where}; whiskers: {NINETY_FIVE} Wilson intervals.{said}"
-    return join(bars(values, figures["n"]), tag("small", what))
+    return join(bars(values, None if "groups" in figures else figures["n"]), tag("small", what))
 
 
 def _courses(tuning: Mapping[str, Any]) -> list[Html]:

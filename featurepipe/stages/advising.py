@@ -146,13 +146,13 @@ def _evidence(ready: Prepared, entries: Sequence[Entry], seed: int) -> dict[str,
     train = _draw(parts.train, seed)
     val = None if parts.select is None else _draw(parts.select, seed)
     kept = [train] if val is None else [train, val]
-    digests, y = (np.concatenate([getattr(one, name) for one in kept]) for name in ("digests", "y"))
+    digests, y, units = (np.concatenate([getattr(one, name) for one in kept]) for name in ("digests", "y", "units"))
     drawn = len(train) < len(parts.train) or (val is not None and len(val) < len(parts.select))
     measured = advice.measure(
         {one.layer: _embeddings(one, digests) for one in entries},
         y,
         val=np.arange(len(y)) >= len(train),
-        groups=digests,
+        groups=units,
         baselines=_baselines(ready, digests),
         labels=len(parts.train),
         seed=seed,

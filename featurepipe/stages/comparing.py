@@ -27,7 +27,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.contending import Contender, gather
 from featurepipe.stages.extracting import complete
 from featurepipe.stages.holding import available, check_scores
-from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, sizes, tuned_on
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, copy_notes, cut, interval, sizes, tuned_on
 from featurepipe.stages.probing import BASELINES, fit_notes, fit_parts
 from featurepipe.stages.quantising import has_learned, learn_sift
 from featurepipe.stages.reading import check_result, check_safe_csv
@@ -93,9 +93,9 @@ def compare(
         ``n, spearman, kendall``), ``notes, output, seconds``. Rows are sorted by top-1 on selection data, best first;
         each has ``label, backbone, layer, is_baseline, kind, parameter, chosen, selected_on, selection_top1,
         selection_log_loss, selection_n, n, top1, interval`` (Wilson, 95 %), ``difference`` (to the reference), ``wins,
-        losses`` (images on which only this row, only the reference is right), ``p`` (exact McNemar), ``p_holm``
-        (corrected for all rows), ``width, images_per_second`` (None where the shards do not say), ``device, bytes,
-        imagenet_top1, store, folder, fingerprint``. All accuracies are fractions.
+        losses`` (images on which only this row, only the reference is right), ``p`` (exact McNemar, or a permutation
+        test over groups), ``p_holm`` (corrected for all rows), ``width, images_per_second`` (None where the shards do
+        not say), ``device, bytes, imagenet_top1, store, folder, fingerprint``. All accuracies are fractions.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def compare(
     notes += copy_notes(parts)
     rows, rights, held = _measure(contenders, kinds, samples, published, seed, notes, listener)
     place = _reference(rows, held, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
-    _test(rows, rights, place)
+    _test(rows, rights, place, None if parts.report.groups is None else parts.report.units)
     result = {
         "stores": [str(store.path) for store in opened],
         "root": str(opened[0].root),
@@ -282,7 +282,7 @@ def _measure(
             guesses = fitted.classes[fitted.predict_proba(parts.report.X).argmax(axis=1)]
             right = guesses == parts.report.y
             imagenet = {"imagenet_top1": _published(contender.entry, published)}
-            rows.append({**_described(contender, kind), **_figures(fitted, right), **imagenet})
+            rows.append({**_described(contender, kind), **_figures(fitted, parts.report, right), **imagenet})
             rights.append(right)
             held.append(fitted.right)
             notes += [f"{kind} probe on {contender.label}: {note}" for note in fit_notes(fitted)]
@@ -307,7 +307,7 @@ def _described(contender: Contender, kind: str) -> dict[str, Any]:
     }
 
 
-def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:
+def _figures(fitted: probes.Probe, report: FeatureMatrix, right: np.ndarray) -> dict[str, Any]:
     top1 = float(right.mean())
     return {
         "parameter": probes.KINDS[fitted.kind].parameter,
@@ -319,6 +319,7 @@ def _figures(fitted: probes.Probe, right: np.ndarray) -> dict[str, Any]:
         "n": len(right),
         "top1": top1,
         "interval": list(reports.wilson(top1, len(right))),
+        **interval(report, right),
     }
 
 
@@ -345,14 +346,19 @@ def _reference(
     return selected[probes.choose([held[i] for i in selected], log_loss)]  # the same images of all rows
 
 
-def _test(rows: Sequence[dict[str, Any]], rights: Sequence[np.ndarray], place: int | None) -> None:
-    """Write into each row how it stands to the one at `place`."""
+def _test(
+    rows: Sequence[dict[str, Any]], rights: Sequence[np.ndarray], place: int | None, groups: np.ndarray | None
+) -> None:
+    """Write into each row how it compares with the one at `place`."""
     for row in rows:
         row |= dict.fromkeys(("difference", "wins", "losses", "p", "p_holm"))
     if place is None:
         return
     others = [i for i in range(len(rows)) if i != place]
-    p_values = [comparisons.mcnemar(rights[i], rights[place]) for i in others]
+    if groups is None:
+        p_values = [comparisons.mcnemar(rights[i], rights[place]) for i in others]
+    else:
+        p_values = [comparisons.permutation(rights[i], rights[place], groups) for i in others]
     for i, p, corrected in zip(others, p_values, comparisons.holm(p_values), strict=True):
         rows[i] |= {
             "difference": rows[i]["top1"] - rows[place]["top1"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Contender:
         """The embeddings of samples, in their order; ProbeError where one is not finite."""
         places = self.entry.places()
         X = matrices.gather(self.entry, [places[digest] for digest in samples.digests])
-        found = FeatureMatrix(samples.ids, X, samples.y, samples.split, samples.digests)
+        found = replace(samples, X=X)
         check_finite(found, self.entry)
         return found
 
@@ -122,7 +122,7 @@ def _common(parts: Sequence[tuple[Store, list[Row]]]) -> list[Row]:
 
 
 def _check_agreement(row: Row, other: Row, store: Store, another: Store) -> None:
-    for what in ("label", "split"):
+    for what in ("label", "split", "group"):
         one, two = getattr(row.sample, what), getattr(other.sample, what)
         if one != two:
             raise ComparisonError(

@@ -37,6 +37,8 @@ def extract(
     layers: str | Sequence[str] | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
+    group_from: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
@@ -64,6 +66,9 @@ def extract(
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
     path_column, label_column : str, optional
         The table's columns of files and of labels, where they are not called ``path`` and ``label``.
+    group_column, group_from : str, optional
+        Where groups are: a column of the table, by default ``group``; or a regular expression for the paths, see
+        `featurepipe.manifests.group_of`. No split, fold or validation set divides one.
     batch_size, workers, rows_per_shard : int
         Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
     compile : {'auto', 'on', 'off'}
@@ -104,6 +109,7 @@ def extract(
     if len(devices) > 1:
         extraction.check_main()
     columns = {"path_column": path_column, "label_column": label_column}
+    columns |= {"group_column": group_column, "group_from": group_from}
     manifest = data if isinstance(data, Manifest) else read(data, listener, **columns)
     if layers is not None:
         options = {**options, "layers": layers}

@@ -155,7 +155,7 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[O
     X, y = parts.report.X, parts.report.y
     if protocol.shots:
         learned = parts.learned
-        few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.digests, seed=seed)
+        few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.units, seed=seed)
         left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
         notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
         fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
@@ -163,7 +163,7 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[O
         selection = {"on": on, "chosen": fixed, "path": []}
         return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
-    how = {"metric": metric, "groups": parts.learned.digests, "seed": seed}
+    how = {"metric": metric, "groups": parts.learned.units, "seed": seed}
     outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
 
     def evaluate(part: FeatureMatrix) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.reports import wilson
 from featurepipe.stages.holding import hold, parse_size
-from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, labelled
+from featurepipe.stages.preparing import Parts, arrange, choose_splits, cut, interval, labelled
 from featurepipe.stages.probing import Recipe, fit_notes, fit_parts, probe
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
@@ -134,7 +134,8 @@ def _common(entries: Sequence[Entry]) -> set[str]:
 def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
     """What one layer's probe chose, how good that was on the selection data, and its figure; and its `Probe.right`."""
     fitted = fit_parts(parts=parts, **how)
-    top1 = probes.evaluate(fitted.estimator, parts.report.X, parts.report.y, fitted.temperature)["top1"]
+    right = probes.predict(fitted.estimator, parts.report.X) == parts.report.y
+    top1 = float(right.mean())
     on = "val" if parts.select is not None else f"{probes.FOLDS}-fold cross-validation on train"
     name = probes.KINDS[how["kind"]].parameter
     scores = {key: fitted.scores[key] for key in ("top1", "log_loss", "n")} if fitted.scores else None
@@ -148,6 +149,7 @@ def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> tuple[dict[str, 
         "n": len(parts.report),
         "top1": top1,
         "interval": list(wilson(top1, len(parts.report))),
+        **interval(parts.report, right),
         "notes": fit_notes(fitted),
         "chosen": False,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, manifests, matrices, models
+from featurepipe import backbones, manifests, matrices, models, reports
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.listeners import Listener
@@ -277,13 +277,13 @@ def is_unsplit(matrix: FeatureMatrix) -> bool:
 
 
 def _split_by_class(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
-    made = manifests.assign_splits(matrix.y, matrix.digests, seed=seed)
+    made = manifests.assign_splits(matrix.y, matrix.units, seed=seed)
     return np.array(made, object), f"made here: 60/20/20, stratified, seed {seed}"
 
 
 def split_by_content(matrix: FeatureMatrix, seed: int) -> tuple[np.ndarray, str]:
     """Each row's split, made whatever its label is; and how."""
-    made = manifests.assign_splits([""] * len(matrix), matrix.digests, seed=seed)
+    made = manifests.assign_splits([""] * len(matrix), matrix.units, seed=seed)
     return np.array(made, object), f"made here: 60/20/20 by content, seed {seed}"
 
 
@@ -380,6 +380,21 @@ def _report_notes(parts: Parts) -> list[str]:
 def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The figure that counts and the number of images: ``n, top1``, or ``n, map`` where there is a mean average."""
     return {key: figures[key] for key in ("n", "map" if "map" in figures else "top1")}
+
+
+def interval(part: FeatureMatrix, right: np.ndarray) -> dict[str, Any]:
+    """Where samples have groups, how many are reported and the interval over them; else nothing.
+
+    Parameters
+    ----------
+    part : FeatureMatrix
+    right : ndarray of bool, shape (n,)
+        Whether the answer to each of its rows is right.
+    """
+    if part.groups is None:
+        return {}
+    units = part.units
+    return {"groups": len(np.unique(units)), "interval": list(reports.bootstrap(right, units))}
 
 
 def with_copies(

@@ -27,7 +27,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.extracting import complete
 from featurepipe.stages.holding import hold, parse_size
-from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, sizes, with_copies
+from featurepipe.stages.preparing import Parts, Prepared, Source, arrange, divide, find, interval, sizes, with_copies
 from featurepipe.stores import Entry
 from featurepipe.surroundings import guarded
 
@@ -294,6 +294,9 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
         return probes.evaluate(fitted.estimator, part.X, part.y, fitted.temperature)
 
     reported = with_copies(evaluate(parts.report), parts, evaluate)
+    if fitted.kind != probes.MULTI_LABEL:
+        right = probes.predict(fitted.estimator, parts.report.X) == parts.report.y
+        reported |= interval(parts.report, right)
     return {
         "evaluated_on": parts.reported,
         "selection": {
@@ -325,7 +328,7 @@ def _fit(parts: Parts, recipe: Recipe, *, measure: bool = True) -> probes.Probe:
     """As `fit_parts`; `measure` as of `featurepipe.probes.fit`."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
     options = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
-    options |= {"groups": parts.train.digests, "device": recipe.probe_device}
+    options |= {"groups": parts.train.units, "device": recipe.probe_device}
     if recipe.multi_label:
         return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
     options |= {"keep": parts.elsewhere is None, "measure": measure}
@@ -422,7 +425,7 @@ def _few_shot(recipe: Recipe, parts: Parts, listener: Listener) -> list[dict[str
     known, report = parts.learned, parts.report
     options = {"shots": recipe.shots, "repeats": recipe.repeats, "semi": recipe.semi, "seed": recipe.seed}
     with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
-        few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.digests, **options)
+        few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
     return [{**one, "baselines": {}} for one in few]
 
 

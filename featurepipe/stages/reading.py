@@ -15,11 +15,9 @@ from featurepipe.stores import Store
 OWN = ("store.json", "manifest.csv", "rejects.csv")  # files of a store next to its entries
 
 
-def read(
-    data: str | Path, listener: Listener, *, path_column: str | None = None, label_column: str | None = None
-) -> Manifest:
+def read(data: str | Path, listener: Listener, **columns: str | None) -> Manifest:
     """`featurepipe.manifests.read`; the listener hears what was found and what was left out."""
-    manifest = manifests.read(data, path_column=path_column, label_column=label_column)
+    manifest = manifests.read(data, **columns)
     for line in manifests.describe(manifest):
         listener.note(line)
     return manifest

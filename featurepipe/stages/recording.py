@@ -16,7 +16,7 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Promoted, Recipe, Samples
 from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.preparing import sizes, with_copies
+from featurepipe.stages.preparing import interval, sizes, with_copies
 from featurepipe.stages.starting import Start
 
 FIGURES = ("top1", "log_loss", "n")
@@ -132,10 +132,12 @@ def write(
     parts, found, probe = start.parts, start.found, start.probe
 
     def by_probe(part: FeatureMatrix) -> dict[str, Any]:
-        return probes.evaluate(probe.estimator, part.X, part.y, probe.temperature)
+        figures = probes.evaluate(probe.estimator, part.X, part.y, probe.temperature)
+        return figures | interval(part, probes.predict(probe.estimator, part.X) == part.y)
 
     def by_network(part: FeatureMatrix) -> dict[str, Any]:
-        return measure(made, start.samples(part), part, workers, listener).figures
+        found = measure(made, start.samples(part), part, workers, listener)
+        return found.figures | interval(part.take(found.kept), found.right)
 
     of_probe = with_copies(by_probe(parts.report), parts, by_probe)
     of_network = with_copies(by_network(parts.report), parts, by_network) if made.outcome.best_epoch else None

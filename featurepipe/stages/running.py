@@ -34,6 +34,8 @@ def run(
     backbone: str | PathLike[str] | Extractor | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
+    group_from: str | None = None,
     kind: str = "logistic",
     value: float | None = None,
     class_weight: str | None = None,
@@ -103,7 +105,8 @@ def run(
     if backbone is None or isinstance(backbone, str | PathLike):
         options = {**options, "device": device, "seed": seed}
     listener = Once(listener)  # stages say the same of the same images
-    manifest = read(data, listener, path_column=path_column, label_column=label_column)
+    columns = {"path_column": path_column, "label_column": label_column}
+    manifest = read(data, listener, **columns, group_column=group_column, group_from=group_from)
     check = manifests.check_label_sets if multi_label else manifests.check_labels
     check(manifest.samples)  # here, not after an hour of embedding
     extractor = make_extractor(backbone, options, listener, store)

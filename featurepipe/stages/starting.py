@@ -102,7 +102,7 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     def fit(strength: float) -> probes.Probe:
         if own:
             return probe
-        options = {"groups": train.digests, "class_weight": class_weight, "seed": recipe.seed}
+        options = {"groups": train.units, "class_weight": class_weight, "seed": recipe.seed}
         return probes.fit(kind, train.X, train.y, value=strength, **options, keep=parts.elsewhere is None)
 
     gentle = probe.chosen if own else finetuning.gentle_strength(probe)
@@ -149,10 +149,10 @@ def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, st
     """Rows to learn from and rows to validate on: val where test is reported, else a fifth of train."""
     if parts.select is not None:
         return parts.train, parts.select, "val"
-    out = np.array(manifests.hold_out(parts.train.y.tolist(), parts.train.digests.tolist(), seed=seed))
+    out = np.array(manifests.hold_out(parts.train.y.tolist(), parts.train.units.tolist(), seed=seed))
     if not out.any():
         raise FinetuningError(
-            "every class has a single training image, so none can be held back to validate on; add some"
+            "every class has a single training image or group, so none can be held back to validate on; add some"
         )
     return parts.train.take(~out), parts.train.take(out), f"a fifth of train, held back here, seed {seed}"
 

@@ -18,7 +18,7 @@ from featurepipe.stores.rows import BLOCK, Rows, Stamp
 
 FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
-LATER_COLUMNS = ("part", "group")  # since 1.2, and empty as yet
+LATER_COLUMNS = ("part", "group")  # since 1.2; the former is empty as yet
 COLUMNS = (*FIRST_COLUMNS, *STAMP_COLUMNS, *LATER_COLUMNS)
 SPLITS_OR_NONE = frozenset({*SPLITS, ""})
 IS_SHA256 = re.compile(r"(?:[0-9a-fA-F]{64})?").fullmatch  # or none, of a file that could not be read
@@ -185,7 +185,7 @@ def _cells(hashed: _Hashed) -> Iterator[list[str]]:
 def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
     """What `Rows.gather` takes, of rows that can be used."""
     before = None
-    for number, (id_, file, label, split, digest, *stamp, part, _) in enumerate(lines, 2):
+    for number, (id_, file, label, split, digest, *stamp, part, group) in enumerate(lines, 2):
         if part:
             raise _part(number, id_, part)
         if split not in SPLITS_OR_NONE or not IS_SHA256(digest) or not file or "\0" in file or "\0" in id_:
@@ -196,7 +196,7 @@ def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sam
             known_by = _stamp(stamp)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {number}, {id_!r}: {error}") from error
-        yield Sample(id_, file, label or None, split or None), digest, known_by
+        yield Sample(id_, file, label or None, split or None, group or None), digest, known_by
         before = id_
 
 

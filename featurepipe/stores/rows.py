@@ -109,10 +109,10 @@ class Rows(Sequence[Row]):
             part = slice(start, start + BLOCK)
             digests, readable = self.digests[part].tobytes().hex(), self.readable[part].tolist()
             for i, stamp in enumerate(self.stamps[part].tolist()):
-                id_, path, label, split = next(samples)
+                id_, path, label, split, group = next(samples)
                 digest = digests[64 * i : 64 * i + 64] if readable[i] else ""
                 cells = map(str, stamp) if stamp[0] >= 0 else ("",) * len(stamp)
-                yield id_, path, label or "", split or "", digest, *cells, "", ""
+                yield id_, path, label or "", split or "", digest, *cells, "", group or ""
 
     def __iter__(self) -> Iterator[Row]:
         for sample, digest, known in zip(self.samples, self.digests, self.readable, strict=True):
