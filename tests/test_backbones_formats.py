@@ -129,6 +129,15 @@ def test_other_zip_archives_are_called_by_what_they_hold(tmp_path, names, what):
         recognise(tmp_path / "w.pth")
 
 
+def test_an_archive_of_a_version_that_python_does_not_know_is_damaged(tmp_path):
+    archive(tmp_path / "w.pth", "m/data.pkl")
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 6] = 117  # the version that is needed to extract
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(Unreadable, match="a zip archive, as PyTorch writes, that is cut short or damaged"):
+        recognise(tmp_path / "w.pth")
+
+
 def test_a_torchscript_archive_that_torch_wrote_is_known(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch lets TorchScript go, but its files will stay

@@ -112,6 +112,15 @@ def test_a_damaged_claim_is_named_and_nothing_goes(store):
     assert held(store) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("checkpoint", ["x" * 5000, "a\\u0000b"])
+def test_a_claim_whose_checkpoint_cannot_be_does_not_stand(store, checkpoint):
+    path = store.path / ".lock.0.json"
+    path.write_text(f'{{"folders": ["a"], "checkpoint": "{checkpoint}"}}')
+    begin(store, "d").release()
+    assert held(store) == []
+    assert not path.exists()
+
+
 def test_a_store_that_lost_its_header_is_still_one(store):
     lock = begin(store, "a")
     (store.path / "store.json").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike
@@ -436,7 +437,7 @@ def _check_network(
 ) -> None:
     """Check arguments and size of a network that a file describes, whose weights are in a `file`, if they are."""
     check_arguments(name, arguments, who)
-    if file is not None and Path(file).is_file():
+    if file is not None and os.path.isfile(file):
         room = Path(file).stat().st_size
     check_size(name, arguments, input_size or (3, 1, 1), room, who)
 

@@ -131,7 +131,7 @@ def _check_length(path: Path, size: int) -> None:
         try:
             header = json.loads(file.read(end - 8)) if end <= size else {}
             end += max((v["data_offsets"][1] for key, v in header.items() if key != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Unreadable(f"it is {SAFETENSORS} with a damaged header; {AGAIN}") from error
     if end > size:
         raise Unreadable(f"it is {SAFETENSORS} that is cut short ({size} of at least {end} bytes); {AGAIN}")
@@ -142,7 +142,7 @@ def _recognise_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: a version not known
         raise Unreadable(f"it is a zip archive, as PyTorch writes, that is cut short or damaged; {AGAIN}") from error
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -48,7 +49,7 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise WeightsUnavailable(f"model file {path} does not exist; give its place, or a backbone's name")
     try:
         if (format := recognise(Path(path))) != SAFETENSORS:

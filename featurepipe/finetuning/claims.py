@@ -14,6 +14,7 @@ the canonical JSON of both. Claims of earlier versions have none.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def _standing(path: Path) -> list[str]:
     lock = path.with_name(path.name.removesuffix(ENDING))
     try:
         with FileLock(lock, timeout=0):
-            if checkpoint is not None and Path(checkpoint).is_file():
+            if checkpoint is not None and os.path.isfile(checkpoint):
                 return folders
             path.unlink()
     except Timeout:

@@ -169,7 +169,7 @@ def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Lis
                 "of run, -s of extract), or replace what it describes with --force"
             )
         return
-    if not before.exists():
+    if not os.path.exists(before):
         listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
         return
     if not force and not _shares(store, rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,6 @@ def has_learned(entry: Entry, train: FeatureMatrix, held_out: FeatureMatrix) -> 
     if entry.spec["architecture"] != SIFT:
         return False
     places = (entry.folder / FILE, Path(entry.provenance["source"]["weights"]))  # the former also after a move
-    found = [backbones.learned_from(path) or {} for path in places if path.is_file()]
+    found = [backbones.learned_from(path) or {} for path in places if os.path.isfile(path)]
     images = found[0].get("images", ()) if found else ()
     return not {*images}.isdisjoint({*held_out.digests} - {*train.digests})
