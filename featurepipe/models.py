@@ -325,18 +325,20 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str
 def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Model:
     """A model of what a file says, where that fits together."""
     kind, temperature, backbone, card = (header[key] for key in ("kind", "temperature", "backbone", "card"))
-    *head, seen = tensors.values()
+    seen, form = tensors["seen"], HEADS[kind]
+    head = [tensors[name] for name in form.tensors]
     _check_classes(header["classes"])
     jsons.check(temperature, jsons.NUMBER, "the temperature")
     if temperature <= 0:
         raise ValueError(f"the temperature is {temperature}, not above 0")
     backbones.check_description(backbone)
     cards.check_card(card)
-    jsons.check(card["selection"]["chosen"], HEADS[kind].chosen, "the card.selection.chosen")
+    jsons.check(card["selection"]["chosen"], form.chosen, "the card.selection.chosen")
     if seen.ndim != 1 or seen.dtype != np.uint64:
         raise ValueError("the list of seen images is not a row of 64-bit numbers")
-    if not all(tensor.dtype.kind in "fi" and np.isfinite(tensor).all() for tensor in head):
-        raise ValueError("the head holds what is not a finite number")
+    for name, tensor in zip(form.tensors, head, strict=True):
+        if tensor.dtype.kind not in "fi" or not (name in form.may_be_nan or np.isfinite(tensor).all()):
+            raise ValueError("the head holds what is not a finite number")
     estimator = _restore(kind, np.array(header["classes"]), head, card)
     return Model(kind, estimator, float(temperature), backbone, seen, card)
 

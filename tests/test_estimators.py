@@ -661,7 +661,7 @@ def test_the_card_of_a_fine_tuner_says_on_how_many_images_it_was_trained_again(m
     tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(X, y)
     tuner.save(tmp_path / "tuned.safetensors")
     told = models.load(tmp_path / "tuned.safetensors").card["finetuning"]["refit"]
-    assert told == ({"images": len(X), "epochs": 2} if refit else None)
+    assert told == ({"images": len(X), "epochs": 2, "stopped": "after all epochs"} if refit else None)
 
 
 def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():

@@ -245,7 +245,8 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             if refitted.outcome.error is not None:
                 raise refitted.outcome.error
             self._keep(finetuning.refitted(made, refitted), probe, promoted, frozen, recipe)
-            self._told["refit"] = {"images": len(items), "epochs": refitted.outcome.curve[-1]["epoch"]}
+            last, stopped = refitted.outcome.curve[-1], refitted.outcome.stopped
+            self._told["refit"] = {"images": len(items), "epochs": last["epoch"], "stopped": stopped}
         if made.outcome.error is not None:
             raise made.outcome.error
         if made.outcome.stopped == finetuning.INTERRUPTED:

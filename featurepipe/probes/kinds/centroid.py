@@ -20,6 +20,7 @@ class Centroid(Quadratic):
 
     name: str = "centroid"
     tensors: tuple[str, ...] = ("head.weight", "head.deviation")
+    may_be_nan: tuple[str, ...] = ("head.deviation",)  # where there are no more rows than classes
     parameter: str | None = None
     grid: tuple[float | None, ...] = (None,)
     is_weighted: bool = False

@@ -29,10 +29,13 @@ class Head(ABC):
     name : str
     tensors : tuple of str
         Names of its arrays in a model file.
+    may_be_nan : tuple of str
+        Those of them that may hold what is not a number, as they decide no answer.
     """
 
     name: str
     tensors: tuple[str, ...]
+    may_be_nan: tuple[str, ...] = ()
 
     @property
     @abstractmethod
