@@ -912,7 +912,7 @@ def test_a_strategy_asks_for_advice_and_follows_it(monkeypatch):
         TransferClassifier(strategy="best").fit(X, y)
 
 
-def fake_tuning(tuner, probe, X, y, features, extractor):
+def fake_tuning(tuner, probe, X, y, features, extractor, groups):
     tuner.promoted_, tuner.classes_ = True, probe.classes
     tuner.predict_proba = lambda images: np.tile([0.25, 0.75], (len(images), 1))
     return tuner
