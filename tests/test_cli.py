@@ -259,7 +259,7 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
         "evaluate": [model, "data/digits"],
         "predict": [model, "data/digits", "-o", "p.csv"],
     }[command]
-    monkeypatch.setattr(extraction, "fill", lambda *a, compile, **k: (asked.append(compile), real(*a, **k))[1])
+    monkeypatch.setattr(extraction, "fill", lambda *a, **k: (asked.append(a[3].compile), real(*a, **k))[1])
     for given in ([], ["--compile", "off"], ["--compile", "on"]):
         (here / "s").is_dir() and shutil.rmtree(here / "s")
         result_of(command, *arguments, *given)

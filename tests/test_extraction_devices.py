@@ -19,8 +19,9 @@ from PIL import Image
 from featurepipe import backbones, shards
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError
-from featurepipe.extraction import devices, fill, fill_together
-from featurepipe.extraction.devices import Share
+from featurepipe.extraction import devices
+from featurepipe.extraction.devices import Share, fill_together
+from featurepipe.extraction.loop import fill
 from featurepipe.stores import Pending, Store, Writer
 
 COUNT, ROWS = 43, 8

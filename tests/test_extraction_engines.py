@@ -15,8 +15,9 @@ import pytest
 from featurepipe import backbones
 from featurepipe.backbones import Backbone, Pixels, extractors
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Engine, Memory, engines, fill
+from featurepipe.extraction import Engine, Memory, engines
 from featurepipe.extraction.engines import BatchSize, lane_batch
+from featurepipe.extraction.loop import fill
 
 PIXELS = Pixels()
 DEVICES = pytest.mark.parametrize("device", ["cpu", "cuda"])  # the latter is a name here; nothing of torch's runs
@@ -270,7 +271,8 @@ import numpy as np
 import torch
 from PIL import Image
 from featurepipe import backbones
-from featurepipe.extraction import Memory, fill
+from featurepipe.extraction import Memory
+from featurepipe.extraction.loop import fill
 from featurepipe.stores import Pending
 
 torch.set_num_threads(1)

@@ -14,8 +14,8 @@ from featurepipe import backbones, images
 from featurepipe.backbones import Backbone, Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Memory, engines, fill, loop, reading
-from featurepipe.extraction.loop import NOT_FINITE
+from featurepipe.extraction import Memory, engines, loop, reading
+from featurepipe.extraction.loop import NOT_FINITE, fill
 from featurepipe.stores import Pending
 
 PIXELS = Pixels()

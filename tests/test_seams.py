@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurepipe import evaluate, extract, models, probe, probes, report
+from featurepipe import backbones, evaluate, extract, models, probe, probes, report
 from featurepipe.digests import sha256_file
+from featurepipe.extraction import Memory, Outcome, Processes, Settings, fill
 from featurepipe.finetuning import Network, Recipe, Samples, random_head, tune
 from featurepipe.finetuning.batches import PixelBatches, in_order
 from featurepipe.finetuning.peers import Peers
+from featurepipe.images import decode
+from featurepipe.listeners import Listener
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.stores import Pending
@@ -97,3 +100,38 @@ def test_a_new_objective_is_one_class(tmp_path, small):
     assert outcome.best_epoch == int(np.argmin(errors)) > 0
     assert min(errors) < errors[0] / 2
     assert heard[0].startswith("before tuning: squared error ")
+
+
+class Backwards:
+    """A crew that embeds one image at a time, the last one first."""
+
+    def fill(self, plan, extractor, sink, settings, progress, note):
+        for pending in reversed(plan):
+            pixels = decode(pending.source.read_bytes(), extractor.transform)[None]
+            sink.append([pending.digest], extractor.embed(pixels), {})
+            progress(1)
+        sink.commit()
+        note(f"backwards, {settings.workers} at a time")
+        return Outcome(computed=len(plan))
+
+
+def test_a_new_crew_is_one_class(planned):
+    plan, wanted, found, heard = planned(5), Memory(), Memory(), []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    pixels = backbones.Pixels()
+    fill(plan, pixels, wanted)
+    outcome = fill(plan, pixels, found, Settings(workers=1, crew=Backwards()), listener=Ears())
+    assert outcome.computed == 5
+    assert list(found.vectors) == list(reversed(wanted.vectors))
+    for digest, vector in wanted.vectors.items():
+        np.testing.assert_array_equal(found.vectors[digest], vector)
+    assert heard == ["backwards, 1 at a time"]
+
+
+def test_several_devices_are_a_crew_of_processes():
+    assert Settings.of(devices=("cpu", "cpu")).crew == Processes(("cpu", "cpu"))
+    assert Settings.of(devices=("cpu",)) == Settings.of() == Settings()

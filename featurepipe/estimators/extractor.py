@@ -151,9 +151,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     @guarded
     def embed(self, items: Sequence[Pending]) -> np.ndarray:
         """What `transform` gives of what `items` gives; a plain array, whatever scikit-learn is set to."""
-        distinct = {item.digest: item for item in items}
+        distinct, settings = {item.digest: item for item in items}, extraction.Settings(self.batch_size, self.workers)
         if self.store is None:
-            return embedded(items, self.network(), Bars(self.verbose), self.batch_size, self.workers)
+            return embedded(items, self.network(), Bars(self.verbose), settings)
         store, identity = Store.create(self._place("store"), wait=True), self.identity()
         entry = store.entry(identity)
         if not distinct.keys() <= entry.places().keys():  # only then does it have to be locked
@@ -163,7 +163,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 places = entry.places()
                 todo = [item for digest, item in distinct.items() if digest not in places]
                 writer = Writer(entry, extraction.provenance(extractor, self.batch_size), extraction.ROWS_PER_SHARD)
-                fill(todo, extractor, writer, items, Bars(self.verbose), self.batch_size, self.workers)
+                fill(todo, extractor, writer, items, Bars(self.verbose), settings)
             entry = store.entry(extractor)
         places = entry.places()
         return matrices.gather(entry, [places[item.digest] for item in items])
@@ -236,13 +236,12 @@ def embedded(
     items: Sequence[Pending],
     extractor: backbones.Extractor,
     listener: Listener,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    settings: extraction.Settings = extraction.Settings(),  # noqa: B008  # frozen
 ) -> np.ndarray:
     """Embeddings (n, D) of images, copies computed once."""
     memory = extraction.Memory()
     todo = list({item.digest: item for item in items}.values())
-    fill(todo, extractor, memory, items, listener, batch_size, workers)
+    fill(todo, extractor, memory, items, listener, settings)
     return np.stack([memory.vectors[item.digest] for item in items])
 
 
@@ -252,13 +251,10 @@ def fill(
     sink: extraction.Sink,
     items: Sequence[Pending],
     listener: Listener,
-    batch_size: int | None,
-    workers: int | None,
+    settings: extraction.Settings,
 ) -> None:
     """Embed into a sink; ImageError names the first of all `items` that cannot be."""
-    options = {"batch_size": batch_size, "workers": workers, "note": listener.note}
-    with listener.progress("embedding", len(todo)) as advance:
-        outcome = extraction.fill(todo, extractor, sink, **options, progress=advance)
+    outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
     if outcome.rejects:
         index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)
         raise ImageError(f"{named(index, item.source)}: {outcome.rejects[item.digest]}; leave it out of X")

@@ -303,8 +303,7 @@ def _pays(
     """
     memory = extraction.Memory()
     todo = list({one.digest: one for one in held.images}.values())
-    with listener.progress("measuring", len(todo)) as advance:
-        extraction.fill(todo, made.backbone, memory, note=listener.note, progress=advance)
+    extraction.fill(todo, made.backbone, memory, label="measuring", listener=listener)
     kept = np.array([one.digest in memory.vectors for one in held.images])
     if not kept.any():
         return False

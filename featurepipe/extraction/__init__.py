@@ -7,9 +7,10 @@ of the device put their pieces together into large batches. Either way results c
 calling thread writes them while the lanes go on. Several devices are several processes, each with a share of the plan.
 """
 
-from featurepipe.extraction.devices import check_main, fill_together
+from featurepipe.extraction.crews import Crew, Lanes, Processes, Settings, fill
+from featurepipe.extraction.devices import check_main
 from featurepipe.extraction.engines import COMPILE, Engine, default_workers
-from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink, fill
+from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
 from featurepipe.extraction.reading import Batch, read_batch
@@ -18,14 +19,17 @@ __all__ = [
     "COMPILE",
     "ROWS_PER_SHARD",
     "Batch",
+    "Crew",
     "Engine",
+    "Lanes",
     "Memory",
     "Outcome",
+    "Processes",
+    "Settings",
     "Sink",
     "check_main",
     "default_workers",
     "fill",
-    "fill_together",
     "now",
     "provenance",
     "read_batch",

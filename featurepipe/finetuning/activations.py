@@ -323,6 +323,7 @@ def cache(
         plans = [plan(rows, root, entry) for entry in entries]
         missing, groups = sum(map(len, plans)), _together(plans)
         _check_room(store.path, missing * (4 * bottoms[0].width + ROW_BYTES), missing, len(views))
+        settings = extraction.Settings(batch_size, workers)
         with progress("caching activations", sum(len(plans[group[0]]) for group in groups)) as advance:
             for group in groups:
                 some = Bottoms(tuple(bottoms[i] for i in group))
@@ -330,9 +331,7 @@ def cache(
                 made_by = extraction.provenance(some, batch_size)
                 writers = [Writer(entries[i], made_by, per_shard) for i in group]
                 sink = Writers(writers, [one.width for one in some.members], plans[group[0]].held * len(group))
-                outcome = extraction.fill(
-                    plans[group[0]], some, sink, batch_size=batch_size, workers=workers, progress=advance, note=note
-                )
+                outcome = settings.crew.fill(plans[group[0]], some, sink, settings, advance, note)
                 computed += len(group) * outcome.computed
                 rejects |= outcome.rejects
     places = tuple(Places(store.entry(bottom), bottom.width) for bottom in bottoms)

@@ -13,6 +13,7 @@ import numpy as np
 from featurepipe import extraction, manifests, matrices, models, probes
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, ProbeError, StoreError
+from featurepipe.extraction import Settings
 from featurepipe.files import atomic, check_output
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
@@ -319,17 +320,8 @@ def _embed(
     todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows)))
     memory = extraction.Memory()
-    with listener.progress("embedding", len(todo)) as advance:
-        outcome = extraction.fill(
-            todo,
-            extractor,
-            memory,
-            batch_size=batch_size,
-            workers=workers,
-            compile=compile,
-            progress=advance,
-            note=listener.note,
-        )
+    settings = Settings(batch_size, workers, compile)
+    outcome = extraction.fill(todo, extractor, memory, settings, listener=listener)
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     held = [row for row in rows if row.digest in memory.vectors]
     if not held:

@@ -17,6 +17,7 @@ import numpy as np
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Backbone, Extractor
 from featurepipe.errors import StoreError
+from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.stages.reading import read
@@ -133,10 +134,7 @@ def extract(
             rows,
             unreadable,
             extractor,
-            batch_size=batch_size,
-            workers=workers,
-            compile=compile,
-            devices=devices,
+            Settings.of(batch_size, workers, compile, devices),
             rows_per_shard=rows_per_shard,
             check_seconds=check_seconds,
             listener=listener,
@@ -220,7 +218,7 @@ def complete(
         return entry
     try:
         with store.lock():
-            fill(store, store.root, rows, {}, extractor, workers=workers, said=said, listener=listener)
+            fill(store, store.root, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
     except StoreError:
         if not lacked[0].retried:
             raise
@@ -305,11 +303,8 @@ def fill(
     rows: Sequence[Row],
     unreadable: Mapping[str, str],
     extractor: Extractor,
+    settings: Settings,
     *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    compile: str = "auto",
-    devices: Sequence[str] = (),
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
     check_seconds: float = 0.0,
     said: str | None = None,
@@ -323,16 +318,11 @@ def fill(
     entries = [store.entry(member) for member in extractor.members]
     todo = plan(rows, root, *entries)
     listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
-    made_by = extraction.provenance(extractor, batch_size)
+    made_by = extraction.provenance(extractor, settings.batch_size)
     writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
     widths = [member.width for member in extractor.members]
     sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
-    settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
-    with listener.progress("embedding", len(todo)) as advance:
-        if len(devices) > 1 and len(todo) > rows_per_shard:
-            outcome = extraction.fill_together(todo, extractor, sink, devices, **settings, progress=advance)
-        else:
-            outcome = extraction.fill(todo, extractor, sink, **settings, progress=advance)
+    outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
     outcome.check_seconds = check_seconds
     doubtful = outcome.rejects.keys() - sink.rejects.keys()  # not broken, but gone or changed since it was hashed
     if doubtful:

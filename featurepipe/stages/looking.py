@@ -13,8 +13,9 @@ import numpy as np
 from featurepipe import backbones, extraction, inputs, matrices, models
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
+from featurepipe.extraction import Settings
 from featurepipe.images import decode
-from featurepipe.listeners import BARS, Listener
+from featurepipe.listeners import BARS, Listener, Quiet
 from featurepipe.stages.reading import check_result, check_safe_csv
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
@@ -155,8 +156,8 @@ def _drift(
         return [one for entry in entries for one in _drift(store, [entry], count, how, listener)]
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
-    with listener.progress("measuring the drift", len(some)) as step:
-        extraction.fill([Pending(d, held[d]) for d in some], exact, memory, compile="off", progress=step)
+    todo, settings = [Pending(digest, held[digest]) for digest in some], Settings(compile="off")
+    extraction.fill(todo, exact, memory, settings, label="measuring the drift", listener=Quiet(listener))
     found = [digest for digest in some if digest in memory.vectors]
     if not found:
         raise StoreError(

@@ -10,7 +10,8 @@ import numpy as np
 from featurepipe import backbones, extraction
 from featurepipe.backbones import SIFT, Patches, Sift
 from featurepipe.errors import StoreError
-from featurepipe.listeners import Listener
+from featurepipe.extraction import Settings
+from featurepipe.listeners import Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stores import Entry, Pending, Store
 
@@ -46,8 +47,8 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     root = store.root  # read from its file each time it is asked for
     places = {row.digest: root / row.sample.path for row in store.rows()}
     memory = extraction.Memory()
-    with listener.progress("learning a codebook", len(drawn)) as advance:
-        extraction.fill([Pending(d, places[d]) for d in drawn], patches, memory, workers=workers, progress=advance)
+    todo, settings = [Pending(digest, places[digest]) for digest in drawn], Settings(workers=workers)
+    extraction.fill(todo, patches, memory, settings, label="learning a codebook", listener=Quiet(listener))
     found = [memory.vectors[digest] for digest in drawn if digest in memory.vectors]
     if not found:
         raise StoreError("none of the training images can be read any more")

@@ -13,8 +13,9 @@ import numpy as np
 from featurepipe import extraction, finetuning, models, probes
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError
+from featurepipe.extraction import Settings
 from featurepipe.finetuning import Promoted, Recipe, Samples
-from featurepipe.listeners import Listener
+from featurepipe.listeners import Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.stages.preparing import interval, sizes, with_copies
 from featurepipe.stages.starting import Start
@@ -67,8 +68,8 @@ def measure(made: Promoted, samples: Samples, part: FeatureMatrix, workers: int 
     """A tuned network on rows, whose images are embedded for it as `evaluate` will."""
     memory = extraction.Memory()
     todo = list({one.digest: one for one in samples.images}.values())
-    with listener.progress("measuring", len(todo)) as advance:
-        outcome = extraction.fill(todo, made.backbone, memory, workers=workers, progress=advance)
+    settings = Settings(workers=workers)
+    outcome = extraction.fill(todo, made.backbone, memory, settings, label="measuring", listener=Quiet(listener))
     kept = np.array([digest not in outcome.rejects for digest in part.digests])
     if not kept.all():
         why = next(iter(outcome.rejects.values()))

@@ -1,0 +1,147 @@
+"""Who does the work: lanes of this process, or a process on each of several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from featurepipe.backbones import Extractor
+from featurepipe.extraction import devices, loop
+from featurepipe.extraction.loop import Sink
+from featurepipe.extraction.outcomes import Outcome
+from featurepipe.listeners import SILENT, Listener
+from featurepipe.stores import Pending
+
+
+class Crew(Protocol):
+    """The seam that everything plugs into that can embed a plan."""
+
+    def fill(
+        self,
+        plan: Sequence[Pending],
+        extractor: Extractor,
+        sink: Sink,
+        settings: Settings,
+        progress: Callable[[int], object],
+        note: Callable[[str], object],
+    ) -> Outcome:
+        """Embed what is planned into a sink; see `featurepipe.extraction.fill`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The threads of this process, on the extractor's own device."""
+
+    def fill(
+        self,
+        plan: Sequence[Pending],
+        extractor: Extractor,
+        sink: Sink,
+        settings: Settings,
+        progress: Callable[[int], object],
+        note: Callable[[str], object],
+    ) -> Outcome:
+        """See `Crew.fill`."""
+        return loop.fill(plan, extractor, sink, **settings.pace(), progress=progress, note=note)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A process on each of several devices; less than a shard is not worth starting them.
+
+    Attributes
+    ----------
+    devices : tuple of str
+    """
+
+    devices: tuple[str, ...]
+
+    def fill(
+        self,
+        plan: Sequence[Pending],
+        extractor: Extractor,
+        sink: Sink,
+        settings: Settings,
+        progress: Callable[[int], object],
+        note: Callable[[str], object],
+    ) -> Outcome:
+        """See `Crew.fill`; the sink is a `featurepipe.stores.Writer` or `Writers`."""
+        if len(plan) <= sink.rows_per_shard:
+            return Lanes().fill(plan, extractor, sink, settings, progress, note)
+        how = {"progress": progress, "note": note}
+        return devices.fill_together(plan, extractor, sink, self.devices, **settings.pace(), **how)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How embeddings are computed. Nothing here decides a vector, except for rounding.
+
+    Attributes
+    ----------
+    batch_size : int or None
+        Images per forward pass; None chooses it.
+    workers : int or None
+        Threads; None is one per core.
+    compile : {'auto', 'on', 'off'}
+        Whether the network is compiled.
+    crew : Crew
+        Who does the work.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    compile: str = "auto"
+    crew: Crew = field(default_factory=Lanes)
+
+    @classmethod
+    def of(
+        cls,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        compile: str = "auto",
+        devices: Sequence[str] = (),
+    ) -> Settings:
+        """Settings of the command line's options: of several devices each has a process."""
+        return cls(batch_size, workers, compile, Processes(tuple(devices)) if len(devices) > 1 else Lanes())
+
+    def pace(self) -> dict[str, int | str | None]:
+        """What every crew passes on to the loop that it runs."""
+        return {"batch_size": self.batch_size, "workers": self.workers, "compile": self.compile}
+
+
+def fill(
+    plan: Sequence[Pending],
+    extractor: Extractor,
+    sink: Sink,
+    settings: Settings = Settings(),  # frozen
+    *,
+    label: str = "embedding",
+    listener: Listener = SILENT,
+) -> Outcome:
+    """Embed what is planned into a sink.
+
+    Parameters
+    ----------
+    plan : sequence of Pending
+        What is retried comes last.
+    extractor : Backbone, Layers or Descriptor
+    sink : Writer, Writers or Memory
+        A Writer must be of the same backbone's entry, and Writers of its layers' entries.
+    settings : Settings
+    label : str
+        What the progress bar says.
+    listener : Listener
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    BackboneError
+        The network or a process fails, or (`OutOfMemory`) there is no memory for a single image.
+    """
+    with listener.progress(label, len(plan)) as advance:
+        return settings.crew.fill(plan, extractor, sink, settings, advance, listener.note)
