@@ -1,5 +1,6 @@
 """A new member of a seam is one definition: toys, defined here and used through public functions."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from featurepipe.images import decode
 from featurepipe.listeners import Listener
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
+from featurepipe.reports import pages
+from featurepipe.reports.markup import Html, section, tag
 from featurepipe.stores import Pending
 
 
@@ -135,3 +138,21 @@ def test_a_new_crew_is_one_class(planned):
 def test_several_devices_are_a_crew_of_processes():
     assert Settings.of(devices=("cpu", "cpu")).crew == Processes(("cpu", "cpu"))
     assert Settings.of(devices=("cpu",)) == Settings.of() == Settings()
+
+
+def test_a_new_section_is_one_function(photos, tmp_path, monkeypatch):
+    def places(page):
+        return section("Places", tag("p", f"{page.data} lies in {page.root}; kind {page.model.kind}"))
+
+    def silent(page):
+        return Html()
+
+    monkeypatch.setattr(pages, "SECTIONS", [*pages.SECTIONS, silent, places])
+    root = photos(per_class=12)
+    extract(root, tmp_path / "st", backbone="pixels")
+    probe(tmp_path / "st", tmp_path / "m.safetensors", kind="ridge", baselines="none")
+    page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
+    assert f"<h2>Places</h2><p>photos lies in {root}; kind ridge</p>" in page
+    shutil.rmtree(root)
+    page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
+    assert "photos lies in None" in page

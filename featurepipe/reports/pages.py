@@ -1,0 +1,132 @@
+"""The page of a model file: sections one below the other, each of which says nothing where it has nothing to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from featurepipe.models import Model
+from featurepipe.reports import labelsets, sections, tuning
+from featurepipe.reports.markup import Html, document
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a section can draw from.
+
+    Attributes
+    ----------
+    model : Model
+    """
+
+    model: Model
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model file says of itself."""
+        return self.model.card
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Those that count."""
+        return self.card[self.card["evaluated_on"]]
+
+    @property
+    def data(self) -> str:
+        """What the data set is called."""
+        return Path(self.card["data"]["root"]).name or self.card["data"]["root"]
+
+    @property
+    def title(self) -> str:
+        """What the page is called."""
+        return f"{self.data}: {'fine-tuned network' if sections.is_tuned(self.card) else f'{self.model.kind} probe'}"
+
+    @cached_property
+    def root(self) -> Path | None:
+        """The folder of the images, where it is still there; None where it is gone."""
+        found = Path(self.card["data"]["root"])
+        return found if found.is_dir() else None
+
+    @property
+    def words(self) -> ModuleType:
+        """What draws figures of one class per image, or of sets of labels."""
+        return labelsets if self.model.is_multi_label else sections
+
+
+Section = Callable[[Page], Html]
+
+
+def headline(page: Page) -> Html:
+    """The figure that counts, how sure it is, and of what."""
+    return page.words.headline(page.model, page.title, page.data, page.figures)
+
+
+def warnings(page: Page) -> Html:
+    """What the reader has to know first."""
+    return sections.warnings(page.model)
+
+
+def finetuning(page: Page) -> Html:
+    """What tuning gained, and its course."""
+    return Html() if page.model.is_multi_label else tuning.finetuning(page.card, page.figures)
+
+
+def baselines(page: Page) -> Html:
+    """The figure next to those of trivial predictors."""
+    return page.words.baselines(page.card, page.figures)
+
+
+def few_labels(page: Page) -> Html:
+    """Figures with few labels."""
+    return Html() if page.model.is_multi_label else sections.few_labels(page.card, page.figures)
+
+
+def figures(page: Page) -> Html:
+    """All figures in a table."""
+    return page.words.figures(page.card, page.figures)
+
+
+def selection(page: Page) -> Html:
+    """How the strength was chosen."""
+    return page.words.selection(page.model)
+
+
+def confusion(page: Page) -> Html:
+    """Which classes are taken for which."""
+    return Html() if page.model.is_multi_label else sections.confusion(page.figures)
+
+
+def per_class(page: Page) -> Html:
+    """Each class, or each label, by itself."""
+    if page.model.is_multi_label:
+        return labelsets.per_label(page.model, page.figures)
+    return sections.per_class(page.figures)
+
+
+def how_made(page: Page) -> Html:
+    """Everything that is needed to make it again."""
+    return sections.how_made(page.model)
+
+
+SECTIONS: list[Section] = [
+    headline,
+    warnings,
+    finetuning,
+    baselines,
+    few_labels,
+    figures,
+    selection,
+    confusion,
+    per_class,
+    how_made,
+]
+
+
+def draw(model: Model) -> str:
+    """A whole HTML document."""
+    page = Page(model)
+    return document(page.title, *(section(page) for section in SECTIONS))
