@@ -83,3 +83,20 @@ def test_the_table_of_protocols_says_what_they_are():
         assert row == [f"`{protocol.name}`", str(protocol.version), protocol.source, *rules, metrics, shots]
         remarks = page.split(f"### {protocol.name}\n")[1].split("###")[0]
         assert re.findall(r"^- (.*)$", remarks, re.MULTILINE) == list(protocol.remarks)
+
+
+def test_the_architecture_names_every_room_and_what_it_names_exists():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = page.split("## The rooms")[1].split("## The seams")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))]
+    package = ROOT / "featurepipe"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert sorted(named) == sorted(rooms - {"__init__", "__main__"})
+    for dotted in re.findall(
+        r"`((?:probes|finetuning|extraction|reports|listeners|protocols|manifests)(?:\.\w+)+)`", page
+    ):
+        room, *names = dotted.split(".")
+        found = importlib.import_module(f"featurepipe.{room}")
+        for name in names:
+            found = getattr(found, name)
