@@ -66,7 +66,7 @@ def refusal(path: Path, error: OSError) -> str:
         why = f"the disk is full ({size_text(_room(path))} left in {path.parent})"
         return f"{path} cannot be written: {why}; what is finished is kept; make room, and run the same command again"
     why = os.strerror(error.errno) if error.errno else error
-    return f"{path} cannot be written: {why}; give another place for it, or the rights to write there"
+    return f"{path} cannot be written: {why}; give another place, or get the rights to write there"
 
 
 def check_scarce(error: OSError) -> None:
@@ -122,7 +122,9 @@ def check_output(
         return
     mine = path.stat()
     if any(given is not None and _is_same(given, mine) for given in inputs):
-        raise OutputError(f"{path} is read here, and the {what} would replace it; give another name with -o")
+        raise OutputError(
+            f"{path} is an input of this command, and the {what} would replace it; give another name with -o"
+        )
     if mine.st_size and not force and not is_ours(path):
         raise OutputError(
             f"{path} exists and is not a {what} of featurepipe; give another name with -o, or replace it with --force"

@@ -312,7 +312,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if header.get("sha256") != _digest(header, tensors | others):
         raise _Damaged("its content does not match its digest")
     if file.metadata().keys() != {"featurepipe"} or (others and version <= _numbers(ENCODING_VERSION)):
-        raise _Damaged("it holds more than a model file does")
+        raise _Damaged("it holds more than a model file should")
     return tensors
 
 
@@ -338,7 +338,7 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
         raise ValueError("the list of seen images is not a row of 64-bit numbers")
     for name, tensor in zip(form.tensors, head, strict=True):
         if tensor.dtype.kind not in "fi" or not (name in form.may_be_nan or np.isfinite(tensor).all()):
-            raise ValueError("the head holds what is not a finite number")
+            raise ValueError("the head holds numbers that are not finite")
     estimator = _restore(kind, np.array(header["classes"]), head, card)
     return Model(kind, estimator, float(temperature), backbone, seen, card)
 

@@ -114,7 +114,7 @@ def _read_back(path: Path, temporary: Path) -> None:
         read(temporary)
     except ShardCorrupt as error:
         raise ShardCorrupt(
-            f"{path} was not written: the disk gave back something else ({error}); check it, and run the command again"
+            f"{path} was not written: the disk returned something else ({error}); check it, and run the command again"
         ) from error
 
 
@@ -387,7 +387,7 @@ def _numbers(version: str) -> tuple[int, int]:
 def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     """Check that the parts fit together, and the digest if there is one or must be one."""
     if (digest or _numbers(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
-        raise ShardCorrupt(f"{path} does not fit its digest; {_mend(path)}")
+        raise ShardCorrupt(f"{path} does not match its digest; {_mend(path)}")
     spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
     if not isinstance(spec, dict) or not isinstance(provenance, dict):
         raise ValueError("its spec or provenance is not a JSON object")

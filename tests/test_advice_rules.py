@@ -184,7 +184,7 @@ def test_labels_are_asked_for_where_they_pay_more_than_tuning(share, per_doublin
     labels = {"curve": [], "floor": 0.1, "per_doubling": per_doubling, "standard_error": error}
     found = decide(evidence(images=100, labels=labels), share=share)
     assert found["more_labels"] is pays
-    assert any("labels pay more" in reason for reason in found["reasons"]) is pays
+    assert any("labels are worth more" in reason for reason in found["reasons"]) is pays
 
 
 def test_one_layer_and_no_curve_are_evidence_enough():

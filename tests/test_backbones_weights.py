@@ -192,7 +192,7 @@ def test_a_file_that_is_not_there_is_named():
 def test_a_model_without_its_backbone_says_which_it_belongs_to(file):
     header, state = header_of(file)
     rewrite(file, header, {key: value for key, value in state.items() if not key.startswith("backbone.")})
-    with pytest.raises(BackboneError, match=rf"carries no backbone, only a head for {NAME}.*--include-backbone"):
+    with pytest.raises(BackboneError, match=rf"holds no backbone, only a head for {NAME}.*--include-backbone"):
         backbones.create(str(file))
 
 
@@ -242,7 +242,7 @@ def test_one_changed_weight_is_noticed(file):
 
 @pytest.mark.parametrize("other", [{"random_weights": True}, {"weights": "w.safetensors"}], ids=str)
 def test_other_weights_beside_it_are_refused(file, other):
-    with pytest.raises(BackboneError, match="brings its own weights"):
+    with pytest.raises(BackboneError, match="has its own weights"):
         backbones.create(str(file), **other)
 
 

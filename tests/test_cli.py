@@ -324,7 +324,7 @@ def test_texts_say_what_the_json_says(here):
     ).stdout
     for expected in (
         f"{100 * values['test']['top1']:.1f} %",
-        f'  baselines      always answering "{values["majority_class"]}" (train\'s commonest): 10.0 %',
+        f'  baselines      always answering "{values["majority_class"]}" (most common in train): 10.0 %',
         f"alpha={values['alpha']:g}",
         "with few labels: test top-1 in %, mean of 2 draws ± its 95 % interval",
         values["model"],
@@ -393,7 +393,7 @@ def test_a_comparison_says_what_its_json_says(here):
     lines = done.stdout.splitlines()
     assert lines[0] == "4 rows on the same 50 test images of 10 classes; 95 % intervals"
     assert lines[1] == "  110 train, 50 test; splits given"
-    assert lines[2] == f'  always answering "{values["majority_class"]}" (train\'s commonest): 10.0 %'
+    assert lines[2] == f'  always answering "{values["majority_class"]}" (most common in train): 10.0 %'
     head = ["selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
     assert re.split(r"\s{2,}", lines[3].strip()) == head
     for line, row in zip(lines[4:8], values["rows"], strict=True):
@@ -455,7 +455,7 @@ def test_protocols_say_what_was_chosen_and_how_they_differ(here):
     text = call("probe", "s", "--protocol", "dinov2-knn").stdout
     assert re.search(r"on pixels: k=\d+ \(chosen by top1 on: leave-one-out on train\)", text)
     assert re.findall(r"test top-1 .*k=(\d+)\)", text) == ["10", "20", "100"]
-    assert text.endswith("no model file: this protocol leaves no linear classifier of raw embeddings\n")
+    assert text.endswith("no model file: this protocol gives no linear classifier of raw embeddings\n")
     text = call("run", "data/digits", "-b", "pixels", "--protocol", "bigvision-fewshot").stdout
     pattern = r"(\d+) per class +top1 [\d.]+ % ± [\d.]+, 95 % of the mean [\d.]+ – [\d.]+, on test"
     assert re.findall(pattern, text) == ["1", "5", "10"]
@@ -730,7 +730,7 @@ def test_an_interrupt_exits_130_and_says_how_to_resume(here, monkeypatch):
     done = call("extract", "data/digits", "--json")
     assert done.exit_code == 130
     assert "interrupted" in json.loads(done.stdout)["error"]
-    assert "the same command goes on from there" in done.stderr
+    assert "run the same command again to go on from there" in done.stderr
 
 
 def test_ctrl_c_in_the_middle_of_extract_keeps_what_is_finished(here):
@@ -868,5 +868,5 @@ def test_a_place_without_rights_is_named_with_what_to_do(monkeypatch):
     monkeypatch.setattr(stages, "info", info)
     done = call("info", "s")
     assert done.exit_code == 1
-    said = "featurepipe: /somewhere: Permission denied; give another place, or the rights to use this one\n"
+    said = "featurepipe: /somewhere: Permission denied; give another place, or get the rights to use this one\n"
     assert done.stderr == said

@@ -71,7 +71,7 @@ def test_why_says_what_the_advice_rests_on():
         "  - First reason.",
         "  - Mind this.",
         "12.5 ms per image on cpu",
-        "Times are for all epochs, at the least",
+        "Times are for all epochs, and are lower bounds",
         "50.0 % with 250, 60.0 % with 1,000",
     ):
         assert " ".join(said.split()) in " ".join(" ".join(lines).split())
@@ -156,7 +156,7 @@ def test_what_was_tuned_is_said_with_log_losses_and_where_it_was_validated():
     ("top1", "said"),
     [
         (0.88, "gained 2.0 points on these images"),
-        (0.9, "changed nothing in how many of these images are right"),
+        (0.9, "did not change how many of these images are right"),
         (0.96, "did not help on these images: 6.0 points fewer"),
     ],
 )
@@ -182,7 +182,7 @@ NOTHING = dict.fromkeys(("compared", "network_alone", "probe_alone", "expected_g
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({}, "the tuned network is not expected to be better than the probe by a point"),
+        ({}, "the tuned network is not expected to beat the probe by a point"),
         ({"best_epoch": 0}, "no epoch was better than the start"),
         ({"best_epoch": 0, "curve": TUNED["finetuning"]["curve"][:1]}, "no epoch was finished"),
     ],
@@ -208,8 +208,8 @@ def test_help_says_the_defaults_of_the_recipe():
         assert f"{rate} with {optimizer}" in said
         assert Recipe(optimizer=optimizer, batch_size=256).peak_lr == pytest.approx(float(rate))
     assert (Recipe().layer_decay, Recipe().patience) == (None, 0)
-    assert "falls evenly to a tenth in the first layer" in said
-    assert "keep the best epoch; 0 trains them all and keeps the last. [default: 0]" in said
+    assert "fall evenly to a tenth in the first layer" in said
+    assert "keep the best epoch. 0 trains all epochs and keeps the last. [default: 0]" in said
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_training_on_all_images_is_told(stopped, said):
     ],
 )
 def test_an_interrupt_is_said_and_is_the_exit_code(changes):
-    assert "the same command goes on from there" in " ".join(" ".join(tuned(**changes)[-3:-1]).split())
+    assert "run the same command again to go on from there" in " ".join(" ".join(tuned(**changes)[-3:-1]).split())
     assert was_interrupted({**TUNED["finetuning"], **changes})
     assert not was_interrupted(TUNED["finetuning"])
 

@@ -308,7 +308,7 @@ def test_labels_must_match_and_classify(files):
 
 def test_an_extractor_brings_its_own_weights_and_store():
     for options in ({"weights": "w.safetensors"}, {"store": "s"}):
-        with pytest.raises(ValueError, match="weights and store belong to the FeatureExtractor"):
+        with pytest.raises(ValueError, match="the backbone is a FeatureExtractor with its own weights and store"):
             TransferClassifier(network(), **options).fit(IMAGES, LABELS)
 
 
@@ -671,7 +671,7 @@ def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
     assert promoted.probe_ is model.probe_
     if not promoted.promoted_:
         np.testing.assert_array_equal(promoted.predict_proba(X), model.predict_proba(X))
-    with pytest.raises(FinetuningError, match="not in both"):
+    with pytest.raises(FinetuningError, match="in only one of"):
         model.promote(X, ["bright"] * len(X))
     with pytest.raises(FinetuningError, match="no linear head"):
         TransferClassifier(kind="knn").fit(X, y).promote(X, y)

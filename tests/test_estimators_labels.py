@@ -52,7 +52,7 @@ def test_a_missing_label_is_refused_as_scikit_learn_does(case):
         (np.array(["2020-01-01", "2021-01-01"] * 3, "datetime64[D]"), "y holds dates.*as text"),
         ([{"a", "b"}, {"a"}] * 3, "row 0 of y is a set.*multi_label"),
         ([["a"], ["a", "b"]] * 3, "row 1 of y is a list.*multi_label"),
-        (["a", 1] * 3, r"y mixes text with others \('a', 1\)"),
+        (["a", 1] * 3, r"y mixes text with other types \('a', 1\)"),
         (np.array(["a", 1] * 3, object), "y mixes text"),
         (["a", "b"], "inconsistent numbers of samples"),
         (np.linspace(0, 1, 6), "continuous"),

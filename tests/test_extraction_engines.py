@@ -142,7 +142,7 @@ def test_what_needs_too_much_memory_is_done_in_smaller_pieces(most, device):
     assert engine.size.current == {1: 1, 3: 2, 5: 4, 31: 16, 32: 32, 1000: 32}[most]
     halvings = [32, 16, 8, 4, 2][: {1: 5, 3: 4, 5: 3, 31: 1, 32: 0, 1000: 0}[most]]
     assert list(engine.notes) == [
-        f"note: no memory for {size} images at once on {device}; going on with {size // 2}" for size in halvings
+        f"note: out of memory with {size} images at once on {device}; continuing with {size // 2}" for size in halvings
     ]
 
 
@@ -172,8 +172,8 @@ def test_an_extraction_goes_on_in_order_with_what_memory_there_is(planned, worke
     assert all(np.array_equal(sink.vectors[p.digest], planned.vector(n)) for n, p in enumerate(plan))
     assert notes
     assert len(set(notes)) == len(notes)
-    assert notes[-1].startswith("note: no memory for ")
-    assert notes[-1].endswith(("going on with 3", "going on with 2"))
+    assert notes[-1].startswith("note: out of memory with ")
+    assert notes[-1].endswith(("continuing with 3", "continuing with 2"))
 
 
 @DEVICES
@@ -298,7 +298,7 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_less():
     same, count, note = done.stdout.split(maxsplit=2)
     assert same == "True"
     assert int(count) >= 1
-    assert note.startswith("note: no memory for 300 images at once on cpu; going on with 150")
+    assert note.startswith("note: out of memory with 300 images at once on cpu; continuing with 150")
 
 
 # -- compiling
@@ -396,7 +396,9 @@ def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_
     monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
     found, notes = vectors_of(planned, replace(net, device="cuda"), compile="on", batch_size=None)
     assert len(found) == 10
-    assert notes == ["note: not compiled, as the run was over before a batch size was found; choose a batch size"]
+    assert notes == [
+        "note: not compiled, because the run ended before a batch size was found; set the batch size to compile"
+    ]
     assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
     fill([], replace(net, device="cuda"), Memory(), compile="on", note=notes.append)
     assert len(notes) == 1
@@ -431,7 +433,7 @@ def test_a_network_that_cannot_be_compiled_goes_on_without(planned, net, compile
     monkeypatch.setattr(Backbone, "compile", fail)
     found, notes = vectors_of(planned, net, compile="on")
     assert found.tobytes() == wanted.tobytes()
-    assert notes == ["note: test_resnet cannot be compiled: no reason; going on without"]
+    assert notes == ["note: test_resnet cannot be compiled: no reason; continuing uncompiled"]
 
 
 def test_without_a_compiler_nothing_is_tried_and_it_is_said_once(planned, net, monkeypatch):
@@ -507,7 +509,7 @@ def test_a_network_that_was_compiled_for_what_is_too_many_by_then_is_not_used(ne
     monkeypatch.setattr(Backbone, "compile", compile_)
     engine.compile()
     assert engine.extractor is net
-    assert list(engine.notes)[1:] == ["note: compiled for 8 images at once, which is too many; going on without"]
+    assert list(engine.notes)[1:] == ["note: compiled for 8 images at once, which is too many; continuing uncompiled"]
 
 
 @pytest.mark.parametrize(("before", "stays"), [(1e-9, False), (1e9, True)])
@@ -518,7 +520,7 @@ def test_a_compiled_network_that_is_slower_is_left_again(net, compiles, before, 
     engine.notes.clear()
     engine.infer(noise(2 * engines.TRIALS))
     assert (engine.extractor is not net) is stays
-    assert list(engine.notes) == ([] if stays else ["note: compiled, the network is slower here; going on without"])
+    assert list(engine.notes) == ([] if stays else ["note: the compiled network is slower here; continuing uncompiled"])
 
 
 def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compiles):
@@ -576,7 +578,7 @@ def test_no_error_of_compiling_ends_a_run(planned, net, compiler, monkeypatch, w
     sink, notes = Memory(), []
     fill(planned(10), net, sink, batch_size=4, workers=workers, compile="on", note=notes.append)
     assert len(sink.vectors) == 10
-    assert notes == ["note: cannot be compiled: KeyError('a mistake'); going on without"]
+    assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
 
 
 def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, monkeypatch):

@@ -260,7 +260,7 @@ def test_pixels_that_memory_does_not_suffice_for_are_read_in_halves(planned, mon
     assert [digest for digests, _ in sink.calls for digest in digests] == [plan[n].digest for n in kept]
     assert all(np.array_equal(sink.vectors[plan[n].digest], planned.vector(n)) for n in kept)
     assert (outcome.computed, len(outcome.rejects), sum(done)) == (74, 1, 75)
-    assert notes[0] == f"note: no memory for 40 images at once on {device}; going on with 20"
+    assert notes[0] == f"note: out of memory with 40 images at once on {device}; continuing with 20"
     assert len(set(notes)) == len(notes)
     assert max(asked) > most
 
@@ -278,7 +278,7 @@ def test_no_memory_for_the_pixels_of_anything_is_one_line_and_keeps_what_was_don
         return real(parts, *rest)
 
     monkeypatch.setattr(loop, name, function)
-    with pytest.raises(OutOfMemory, match=r"no memory to read \d more images; try a smaller batch size") as caught:
+    with pytest.raises(OutOfMemory, match=r"out of memory with \d more images to read; try a smaller batch") as caught:
         fill(plan, Hooked(PIXELS, device=device), sink, batch_size=8, workers=1)
     assert "\n" not in str(caught.value)
     assert sink.committed == 2
@@ -485,7 +485,7 @@ def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(pla
         fill(planned(100), net, sink, batch_size=2, workers=2, note=notes.append)
     ((taken, committed),) = at_the_end
     assert 2 <= taken == committed < 50
-    assert notes == ["stopping; the compiler cannot be interrupted and is waited for"]
+    assert notes == ["stopping; waiting for the compiler, which cannot be interrupted"]
 
 
 def test_ctrl_c_in_the_last_commit_commits_again(planned):

@@ -82,7 +82,7 @@ def test_want_of_memory_is_held_against_no_image_for_ever(planned, monkeypatch, 
     monkeypatch.setattr(reading, "decode", failing(error))
     batch = read_batch(planned(1), SQUASHED)
     assert batch.rejects == {}
-    assert list(batch.unreadable.values()) == ["cannot be decoded: no memory; try fewer workers"]
+    assert list(batch.unreadable.values()) == ["cannot be decoded: out of memory; try fewer workers"]
 
 
 def test_want_of_memory_in_pillow_is_no_broken_image(planned, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path
         (errno.ENOSPC, r"the disk is full \(.+B left in .*a\); what is finished is kept; make room"),
         (errno.EDQUOT, "the disk is full"),
         (errno.EFBIG, "File too large; give another place"),
-        (errno.EROFS, "Read-only file system; give another place for it"),
+        (errno.EROFS, "Read-only file system; give another place"),
     ],
 )
 def test_what_cannot_be_written_is_named_with_why_and_how_much_room_is_left(tmp_path, number, says):

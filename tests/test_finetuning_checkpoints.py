@@ -95,7 +95,7 @@ def test_one_that_may_not_be_read_is_named(saved, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoints, "open", refused, raising=False)
-    with pytest.raises(FinetuningError, match=r"checkpoint\.pt cannot be read \(Permission denied\); give the rights"):
+    with pytest.raises(FinetuningError, match=r"checkpoint\.pt cannot be read \(Permission denied\); get the rights"):
         checkpoints.load(saved, "this run")
 
 

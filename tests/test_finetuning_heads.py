@@ -65,7 +65,7 @@ def test_classes_are_compared_as_text_in_whatever_order():
 
 def test_a_class_of_the_probe_may_not_be_left_out():
     estimator = LogisticRegression(max_iter=9999).fit(*data(3, shift=0.0))
-    with pytest.raises(FinetuningError, match="class 'c02' is not among those to tune for"):
+    with pytest.raises(FinetuningError, match="class 'c02' is missing from the classes to tune for"):
         linear_head("logistic", estimator, 1.0, ["c00", "c01"])
 
 

@@ -263,7 +263,7 @@ def test_validation_goes_on_in_pieces_where_memory_runs_out(cramped, network):
 
 def test_no_memory_for_a_single_image_is_said_in_one_line(cramped):
     made, _ = cramped(0)
-    with pytest.raises(OutOfMemory, match=r"test_resnet .* has no memory on cpu for a single image; try another"):
+    with pytest.raises(OutOfMemory, match=r"test_resnet .* ran out of memory on cpu for a single image; try another"):
         made.predict(pictures(2))
 
 

@@ -134,7 +134,7 @@ def test_a_checkpoint_of_anything_else_is_not_gone_on_from(small, tinted, tmp_pa
         return notes[0]
 
     assert run().startswith("before tuning")
-    assert run().startswith("going on from")
+    assert run().startswith("continuing from")
     assert run(change).startswith("before tuning")
 
 

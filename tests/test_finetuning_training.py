@@ -602,7 +602,7 @@ def test_no_memory_for_a_single_image_ends_it_with_the_best_so_far(tuning):
     network.trained = failing
     outcome = run()
     assert isinstance(outcome.error, OutOfMemory)
-    assert str(outcome.error).startswith("no memory for a single image in training; try checkpointing")
+    assert str(outcome.error).startswith("out of memory with a single image in training; try checkpointing")
     assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (FAILED, 1, 2)
 
 
@@ -764,7 +764,7 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
     notes = []
     _, run = tuning(**options)
     again, whole = run(checkpoint=path, note=notes.append), tuned(**options)
-    assert notes[0].startswith(f"going on from {path}: epoch {1 + (at - 1) // 20 if at != 40 else 2} of")
+    assert notes[0].startswith(f"continuing from {path}: epoch {1 + (at - 1) // 20 if at != 40 else 2} of")
     assert_same_curve(again, whole)
     assert_same_state(again.state, whole.state, tolerance=1e-6)
 
@@ -848,7 +848,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, t
     with limited_file_size(4096):
         outcome = run(checkpoint=tmp_path / "c.pt", note=notes.append)
     assert_same_curve(outcome, tuning()[1]())
-    told = [note for note in notes if note.startswith("note: no checkpoint is kept, and training goes on: ")]
+    told = [note for note in notes if note.startswith("note: training continues without a checkpoint: ")]
     assert told
     assert str(tmp_path / "c.pt") in told[0]
     assert list(tmp_path.iterdir()) == []

@@ -688,7 +688,7 @@ def test_a_file_of_another_length_is_refused(whole, tmp_path, change):
         ({"change": lambda h: {k: v for k, v in h.items() if k != "sha256"}}, "its content does not match its digest"),
         ({"seen": np.zeros(3, np.uint64)}, "its content does not match its digest"),
         ({"other": np.zeros(3)}, "its content does not match its digest"),
-        ({"other": np.zeros(3), "sign": True}, "it holds more than a model file does"),
+        ({"other": np.zeros(3), "sign": True}, "it holds more than a model file should"),
     ],
 )
 def test_what_is_not_what_was_written_is_refused(file, damage, says):
@@ -701,7 +701,7 @@ def test_other_metadata_is_refused(file):
     with safe_open(file, "np") as opened:
         metadata = opened.metadata() | {"more": "text"}
     save_file(load_all(file), file, metadata=metadata)
-    with pytest.raises(ModelFileError, match="it holds more than a model file does"):
+    with pytest.raises(ModelFileError, match="it holds more than a model file should"):
         models.load(file)
 
 

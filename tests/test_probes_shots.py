@@ -173,7 +173,7 @@ def test_labels_that_were_not_drawn_decide_nothing(monkeypatch):
         ({"shots": 5}, r"shots is a list of numbers; give \[5\]"),
         ({"shots": [0]}, "at least 1"),
         ({"shots": [1], "repeats": 0}, "at least 1"),
-        ({"shots": [], "semi": True}, "say how many per class"),
+        ({"shots": [], "semi": True}, "need a number of labels per class"),
     ],
 )
 def test_impossible_few_shot_requests(options, message):

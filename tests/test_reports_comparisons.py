@@ -116,7 +116,7 @@ def test_every_row_has_a_dot_inside_its_interval():
         low, dot, high = (float(value.rstrip("%")) for value in (span.get("x1"), circle.get("cx"), span.get("x2")))
         assert 0 <= low < dot < high <= 100
         assert circle.get("cy") == span.get("y1") == span.get("y2")
-    assert "Always answering with the commonest class gives 8.3 %" in text(part)
+    assert "Always answering with the most common class gives 8.3 %" in text(part)
 
 
 @pytest.mark.parametrize("values", [(0.0, 0.0, 0.1), (0.9, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.5, 1.0)])
@@ -134,7 +134,7 @@ def test_dots_stay_on_the_axis(values):
 
 def test_without_a_reference_the_page_says_why():
     page = reports.comparison_page(result(row("a", 0.5, selection_top1=None), row("b", 0.4), reference=None))
-    assert "There was nothing to select on, so no row is named the best." in text(tree(page))
+    assert "No data were left to select on, so no row is named the best." in text(tree(page))
     assert not section(page, "Table").findall(".//tr[@class='chosen']")
 
 

@@ -215,8 +215,8 @@ def test_where_it_started_is_said(start, words):
             "early: validation no better for 5 epochs",
             "It ended early, with epoch 3 (validation no better for 5 epochs);",
         ),
-        ("interrupted", "It was interrupted after epoch 3, and the best epoch until then was kept;"),
-        ("failed", "It failed after epoch 3, and the best epoch until then was kept;"),
+        ("interrupted", "It was interrupted after epoch 3, and the best epoch so far was kept;"),
+        ("failed", "It failed after epoch 3, and the best epoch so far was kept;"),
     ],
 )
 def test_how_it_ended_is_said(stopped, words):
@@ -250,7 +250,7 @@ def test_a_gain_inside_the_interval_may_be_chance():
 def test_a_loss_on_the_reported_images_is_told():
     page = reports.page(tuned(-0.01)[0])
     assert "1.0 percentage points below" in said(page)
-    assert "What decided had favoured tuning; on these images it does not pay." in said(page)
+    assert "Validation had favoured tuning, but on these images it does not pay." in said(page)
 
 
 def test_no_difference_is_no_gain():
@@ -270,7 +270,7 @@ def test_both_log_losses_and_both_bars_are_there():
 
 def test_an_unknown_probe_gives_no_verdict():
     page = reports.page(tuned(probe=None)[0])
-    assert "nothing can be said of what tuning gained" in said(page)
+    assert "the gain from tuning is unknown" in said(page)
     assert "percentage points" not in said(page)
 
 
@@ -278,16 +278,16 @@ def test_an_unknown_probe_gives_no_verdict():
 
 DUEL = (
     "On validation data (val) the tuned network is right where the probe is wrong on 24 of 998 images, the other way "
-    "round on 9. By this and by what tuning brought on other data, {} percentage points are expected on new images, "
-    "against the probe."
+    "round on 9. From this, and from what tuning gained on other data, the expected gain over the probe on new images "
+    "is {} percentage points."
 )
 
 
 def test_what_decided_is_said_in_images_and_in_points():
     plain = said(reports.page(tuned(0.1, validation=COMPARED, best_epoch=3)[0]))
     assert f"The last epoch was kept, 3. {DUEL.format('+1.5')}" in plain
-    assert "The last epoch was kept, whatever these figures say of it." in plain
-    for older in ("chose epoch", "Chosen is the lowest log-loss"):
+    assert "The last epoch was kept, whatever these figures say." in plain
+    for older in ("chose epoch", "the one with the lowest log-loss was chosen"):
         assert older not in plain
 
 
@@ -302,7 +302,7 @@ def test_what_decided_is_said_in_images_and_in_points():
 def test_where_training_was_to_end_early_validation_chose_the_epoch(changes):
     plain = said(reports.page(tuned(0.1, validation=COMPARED, **changes)[0]))
     assert f"Validation data (val, 1,000 images) chose epoch 2. {DUEL.format('+1.5')}" in plain
-    assert "Chosen is the lowest log-loss" in plain
+    assert "the one with the lowest log-loss was chosen" in plain
     assert "last epoch" not in plain
 
 
@@ -311,7 +311,7 @@ def test_a_network_that_is_not_expected_to_be_better_is_told_with_what_decided()
     validation = {**COMPARED, "expected_gain": -0.00001}
     model, _ = tuned(promoted=False, C=0.01, validation=validation, network=network, best_epoch=3)
     plain = said(reports.page(model))
-    why = "A point is the least that a tuned network is kept for, so that this file holds the probe"
+    why = "A tuned network is kept only if it is expected to gain more than a point, so this file holds the probe"
     assert f"Fine-tuning did not pay. {DUEL.format('+0.0')} {why}" in plain
     assert (
         "There top-1 was 94.0 % (log-loss 0.470) at epoch 3, and is 96.0 % (log-loss 0.123) for the probe. On" in plain
@@ -325,7 +325,7 @@ def test_where_the_start_was_kept_nothing_is_said_of_a_comparison():
     validation = BEAT | dict.fromkeys(("compared", "network_alone", "probe_alone", "expected_gain"))
     changes = {"validation": validation, "network": None, "stopped": "interrupted"}
     plain = said(reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9, 0.88), **changes)[0]))
-    assert "no epoch was better than the start (its probe), so that" in plain
+    assert "no epoch was better than the start (its probe), so this file" in plain
     assert "expected on new images" not in plain
 
 
@@ -351,7 +351,7 @@ def test_a_probe_that_stands_is_called_one_and_why_is_said():
     assert ET.fromstring(page).find(".//h1").text == "insects: logistic probe"
     assert "embeddings of the frozen backbone" in page
     assert "Fine-tuning did not pay." in said(page)
-    assert "no epoch was better than the start (its probe), so that this file holds the probe" in said(page)
+    assert "no epoch was better than the start (its probe), so this file holds the probe" in said(page)
     plain = said(page)
     assert "was 88.0 % (log-loss 0.480), in epoch 2; that of the start (its probe) is 90.0 % (log-loss 0.500)." in plain
     assert "this model" not in page
@@ -368,7 +368,7 @@ def test_an_epoch_that_is_no_better_than_the_probe_is_told_with_the_networks_fig
     network = {"top1": 0.876, "log_loss": 0.345, "n": 60}
     model, _ = tuned(promoted=False, C=0.01, validation=BEAT, network=network)
     plain = said(reports.page(model))
-    assert "(val, 1,000 images) epoch 2 was the best, but no better than the probe, so that this file holds" in plain
+    assert "(val, 1,000 images) epoch 2 was the best, but no better than the probe, so this file holds" in plain
     assert "There top-1 was 95.0 % (log-loss 0.480) at epoch 2, and is 96.0 % (log-loss 0.123) for the probe." in plain
     assert "On test the tuned network has a top-1 of 87.6 % (log-loss 0.345), 60 images; the probe has" in plain
     assert "87.6 % fine-tuned" in [text(bar) for bar in section(reports.page(model), "Fine-tuning").iter("text")]
@@ -378,7 +378,7 @@ def test_an_epoch_that_is_no_better_than_the_probe_is_told_with_the_networks_fig
 def test_a_start_that_stands_is_told_beside_the_probe():
     changes = {"C": 0.01, "validation": BEAT, "network": None}
     plain = said(reports.page(tuned(promoted=False, best_epoch=0, curve=course(0.9, 0.88), **changes)[0]))
-    assert "no epoch was better than the start (its probe at C=0.01), so that" in plain
+    assert "no epoch was better than the start (its probe at C=0.01), so this file" in plain
     assert "is 90.0 % (log-loss 0.500), and that of the probe 96.0 % (log-loss 0.123)." in plain
 
 
@@ -402,7 +402,7 @@ def test_advice_against_tuning_is_no_failure_of_it():
 
 def test_a_depth_that_was_advised_is_told_with_its_reasons():
     page = reports.page(tuned(0.1, advice=advice("tune-all", "all"), tune="all")[0])
-    assert "chosen by the advice, which expected 6.8 percentage points (0.0 to 13.6) on new images" in said(page)
+    assert "The advice chose the depth. It expected 6.8 percentage points (0.0 to 13.6) on new images" in said(page)
     assert [text(one) for one in section(page, "Fine-tuning").iter("li")] == ["Few <images>.", "They are similar."]
     assert "the advice" not in said(reports.page(tuned(0.1, advice=None)[0]))
 
@@ -416,7 +416,7 @@ def test_curves_begin_with_the_probe_and_mark_the_chosen_epoch():
     labels = [text(label) for label in section(page, "Fine-tuning").findall(".//figure/svg/text")]
     assert labels.count("chosen") == labels.count("start") == 2
     assert "Epoch 0 is the start (its probe), before any step." in said(page)
-    assert "Every log-loss is calibrated, by a temperature fitted on these very images." in said(page)
+    assert "Every log-loss is calibrated, by a temperature fitted on these same images." in said(page)
 
 
 def levels(page):
@@ -429,7 +429,7 @@ def levels(page):
 def test_the_line_to_beat_is_the_probe_at_its_own_strength(start):
     page = reports.page(tuned(start=start, C=0.01, validation=BEAT)[0])
     assert levels(page) == [["96", "96"], ["0.123", "0.123"]]
-    assert "The level line is the probe, fitted without these images" in said(page)
+    assert "The level line is the probe that tuning has to beat" in said(page)
     older = {key: value for key, value in BEAT.items() if key != "probe_log_loss"}
     assert levels(reports.page(tuned(start=start, validation=older)[0])) == [["96", "96"]]
 
@@ -507,7 +507,7 @@ def test_names_cannot_become_markup():
 def test_c_is_the_probes():
     page = reports.page(tuned()[0])
     found = text(section(page, "How C of the probe was chosen"))
-    assert "It is that of the probe whose head tuning began with" in found
+    assert "It belongs to the probe that tuning started from" in found
     assert "The probe to beat has the lowest log-loss of those that cannot be told apart from the best" in found
     page = reports.page(tuned(start="random head")[0])
     assert "Tuning began with another head" in text(section(page, "How C of the probe was chosen"))
@@ -521,7 +521,7 @@ def test_the_strength_of_another_kind_of_probe_has_its_own_name():
 
 
 def test_selection_figures_are_those_of_the_chosen_epoch():
-    assert "Selection data: val; what is kept was chosen there, so a little optimistic." in text(
+    assert "Selection data: val; the choice was made there, so a little optimistic." in text(
         section(reports.page(tuned()[0]), "Figures")
     )
 

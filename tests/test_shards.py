@@ -118,7 +118,10 @@ PROTECTED = ["embeddings", "digests", "checksums", "reject_digests", "reject_rea
 def test_every_flipped_byte_is_found(written, name):
     with h5py.File(written) as file:
         start, size = file[name].id.get_offset(), file[name].id.get_storage_size()
-    whole, says = written.read_bytes(), "1 rows fail their checksum" if name == "embeddings" else "does not fit its dig"
+    whole, says = (
+        written.read_bytes(),
+        "1 rows fail their checksum" if name == "embeddings" else "not match its digest",
+    )
     for position in range(start, start + size):
         written.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
         with pytest.raises(ShardCorrupt, match=says if name != "reject_reasons" else f"{says}|codec can't decode"):
@@ -142,7 +145,7 @@ def test_an_attribute_that_says_something_else_is_found(written, attribute):
 
 def test_a_shard_of_1_1_without_digest_is_corrupt_and_one_of_1_0_is_not(written):
     rewrite(written, digest=None)
-    with pytest.raises(ShardCorrupt, match="does not fit its digest"):
+    with pytest.raises(ShardCorrupt, match="does not match its digest"):
         shards.read_index(written)
     rewrite(written, encoding_version="1.0")
     check_equal(shards.read(written), example())
@@ -446,7 +449,7 @@ def test_what_the_disk_does_not_give_back_gets_no_name(tmp_path, monkeypatch):
         path.write_bytes(whole)
 
     monkeypatch.setattr(files, "_sync_file", rot)
-    with pytest.raises(ShardCorrupt, match=r"s\.h5 was not written: the disk gave back .* checksum"):
+    with pytest.raises(ShardCorrupt, match=r"s\.h5 was not written: the disk returned .* checksum"):
         shards.write(tmp_path / "s.h5", example())
     assert list(tmp_path.iterdir()) == []
 

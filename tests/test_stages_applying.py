@@ -486,5 +486,5 @@ def test_cells_that_are_formulas_are_made_safe_if_asked(photos, tmp_path):
     compare(store, tmp_path / "c.csv", kinds=["ridge", "centroid"], baselines="none", safe_csv=True)
     assert {row["label"] for row in rows_of(tmp_path / "c.csv")} == {"pixels"}
     for command in (lambda to: predict(model, data, to, safe_csv=True), lambda to: export(store, to, safe_csv=True)):
-        with pytest.raises(OutputError, match=r"x\.parquet is no CSV, for which --safe-csv is"):
+        with pytest.raises(OutputError, match=r"--safe-csv works only with CSV, and x\.parquet is not CSV"):
             command(tmp_path / "x.parquet")

@@ -675,7 +675,7 @@ def test_two_digests_that_were_exchanged_are_refused_and_the_next_extraction_hea
             ask(tmp_path / "s")
     result, (note,) = extract_pixels(data, tmp_path / "s")
     assert (result["computed"], result["reused"]) == (0, 10)
-    assert "manifest.csv was edited or damaged; every file is read anew" in note
+    assert "manifest.csv was edited or damaged; every file is read again" in note
     healed = load(tmp_path / "s")
     assert healed.ids.tolist() == sound.ids.tolist()
     assert healed.X.tobytes() == sound.X.tobytes()

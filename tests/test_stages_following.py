@@ -177,7 +177,7 @@ def test_run_follows_a_protocol(photos, tmp_path):
     with pytest.raises(ProbeError, match="lpft has no metric 'map'"):
         run(tmp_path / "nowhere", protocol="lpft", metric="map")
     for decided in ({"value": 1.0}, {"shots": [1]}, {"class_weight": "balanced"}):
-        with pytest.raises(ProbeError, match="lpft decides for itself; leave out value, shots and class_weight"):
+        with pytest.raises(ProbeError, match="lpft fixes them itself; leave out value, shots and class_weight"):
             run(tmp_path / "nowhere", protocol="lpft", **decided)
     with pytest.raises(ProbeError, match="lpft is followed on the cpu; leave out the probe's device"):
         run(tmp_path / "nowhere", protocol="lpft", probe_device="cpu:0")
@@ -204,4 +204,4 @@ def test_a_protocol_is_for_one_layer_which_may_be_chosen(photos, tmp_path):
     assert probe_protocol(store, protocol="kornblith")["layer"] == "penultimate"
     refused = CliRunner().invoke(main, ["probe", store, "--protocol", "kornblith", "--layers", "all"])
     assert refused.exit_code == 2
-    assert "--protocol is for one layer; choose it with --layer" in refused.stderr
+    assert "--protocol works on one layer; replace --layers by --layer" in refused.stderr

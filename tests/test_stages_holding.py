@@ -84,7 +84,7 @@ def test_a_bad_size_is_refused_before_anything_is_done(tmp_path):
     assert "'lots' is not a size" in done.stderr
     done = CliRunner().invoke(main, ["probe", str(tmp_path), "--memory", "1GB", "--protocol", "clip"])
     assert done.exit_code == 2
-    assert "--memory is for probes without --protocol" in done.stderr
+    assert "--memory does not work with --protocol" in done.stderr
 
 
 def test_what_is_available_is_no_more_than_there_is():
@@ -155,7 +155,7 @@ def test_classes_whose_scores_alone_do_not_fit_are_refused_at_once(kind, split, 
 
 @pytest.mark.parametrize("kind", ["knn", "mlp"])
 def test_kinds_that_hold_the_features_say_that_they_do_not_fit(stored, kind):
-    message = f"more than the 10 kB of memory, and a {kind} probe needs both there; use logistic"
+    message = f"more than the 10 kB of memory, but a {kind} probe needs both in memory; use logistic"
     with pytest.raises(ProbeError, match=message):
         probe(stored(), kind=kind, memory=TINY, baselines="none")
 
@@ -188,7 +188,7 @@ def test_an_unknown_kind_is_still_said_to_be_unknown(stored):
 def test_a_full_disk_is_found_before_it_is_written_to(stored, monkeypatch):
     store = stored()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(StoreError, match=r"of scratch more than the 1 kB left in .*color-histogram"):
+    with pytest.raises(StoreError, match=r"is more than the 1 kB left in .*color-histogram"):
         probe(store, memory=TINY, baselines="none")
 
 

@@ -154,10 +154,14 @@ def test_the_line_of_the_backbone_says_how_many_layers(data, tmp_path, net):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({**TINY, "layers": "stages", "layer": "stage1"}, BackboneError, "one layer and several exclude each other"),
+        ({**TINY, "layers": "stages", "layer": "stage1"}, BackboneError, "give only one of them"),
         ({**TINY, "layers": "stage9"}, BackboneError, "has no layer 'stage9'; use penultimate, or stage1 to stage5"),
         ({"backbone": "pixels", "layers": "stages"}, BackboneError, "pixels has no layers"),
-        ({"backbone": backbones.Pixels(), "layers": "stages"}, TypeError, "layers: options are for a backbone by name"),
+        (
+            {"backbone": backbones.Pixels(), "layers": "stages"},
+            TypeError,
+            "options work only with a backbone's name",
+        ),
         ({"backbon": "pixels"}, TypeError, "unknown option 'backbon'"),
         ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "unknown option 'layr'"),
     ],
@@ -347,7 +351,7 @@ def test_drift_builds_a_network_once_for_all_its_layers(filled, data, tmp_path, 
     assert min(one["cosine_min"] for one in drift) > 0.99
 
     def refuse(*_, **__):
-        raise BackboneError("extract its stages and its penultimate embedding one after the other")
+        raise BackboneError("extract its stages and its penultimate embedding in separate runs")
 
     monkeypatch.setattr(creation, "create_layers", refuse)
     assert stages.verify(store, drift=True, images=3, device="cpu")["drift"] == drift
@@ -363,7 +367,7 @@ def test_probe_takes_the_penultimate_unless_told_otherwise(filled, tmp_path):
         assert result["layer"] == models.load(tmp_path / "m.safetensors").backbone["spec"]["layer"] == wanted
         assert ("stage3" in ears.heard[0]) == (wanted == "stage3")
         assert "layers" not in result
-    with pytest.raises(TypeError, match="layer: that is for a backbone by name"):
+    with pytest.raises(TypeError, match="layer works only with a backbone's name"):
         stages.probe(filled, backbone=backbones.Pixels(), layer="stage3")
 
 

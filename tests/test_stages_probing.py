@@ -474,7 +474,7 @@ def test_a_copy_is_no_second_label(stored):
         ({"shots": [1, 11]}, "has 10 training images, fewer than 11 shots; ask for at most 10"),
         ({"shots": [1, 0]}, "at least 1"),
         ({"shots": [1], "repeats": 0}, "at least 1"),
-        ({"semi": True}, "say how many per class: shots"),
+        ({"semi": True}, "need a number of labels per class"),
     ],
 )
 def test_few_shots_that_cannot_be_are_refused_before_anything_is_fitted(stored, monkeypatch, options, message):

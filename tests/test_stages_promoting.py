@@ -180,7 +180,7 @@ def test_where_nothing_is_tuned_nothing_is_said_of_the_network_before_tuning(sto
     gains = {option: {"low": 0.0, "mean": 0.0, "high": 0.0} for option in ("linear", "stage", "tune-last", "tune-all")}
     said = {"option": "linear", "tune": None, "layer": "penultimate", "expected_gain": gains, "reasons": ["It is."]}
     monkeypatch.setattr(promoting, "advise", lambda *_, **__: {**said, "more_labels": False})
-    monkeypatch.setattr(recording, "_start_notes", lambda *_: ["the network gives other embeddings now"])
+    monkeypatch.setattr(recording, "_start_notes", lambda *_: ["the network now gives other embeddings"])
     result = finetune(path, **{**QUICK, "tune": "auto"})
     assert (result["promoted"], result["notes"]) == (False, [])
 
@@ -406,7 +406,7 @@ def test_a_run_that_was_begun_with_a_cache_is_not_begun_anew_without(store, tmp_
     begun = output.with_suffix(".tuning") / "checkpoint.pt"
     begun.parent.mkdir(exist_ok=True)
     begun.write_bytes(b"of an earlier run")
-    with pytest.raises(FinetuningError, match=r"the store is busy; try again later, or begin anew .*--cache off"):
+    with pytest.raises(FinetuningError, match=r"the store is busy; try again later, or start again .*--cache off"):
         finetune(path, output=output, tune="last-1", **QUICK)
     assert begun.read_bytes() == b"of an earlier run"
 
@@ -573,7 +573,7 @@ def test_single_images_cannot_be_held_back(store, monkeypatch, splits):
     _, path = store(splits, per_class=1)
     with pytest.raises(FeaturepipeError) as caught:
         finetune(path, **QUICK)
-    assert_one_line(caught, "classes are too small" if not splits else "every class has a single training image")
+    assert_one_line(caught, "classes are too small" if not splits else "every class has only one training image")
 
 
 def test_a_class_in_val_alone_is_named(store, tmp_path, no_embedding):
@@ -632,7 +632,7 @@ def test_a_loss_that_is_not_finite_writes_the_best_and_then_says_so(store):
     with pytest.raises(TrainingDiverged) as caught:
         finetune(path, **{**QUICK, "lr": 1e10, "warmup": 0.0})
     model = tuned(path)
-    assert_one_line(caught, "is not finite in epoch 1", f"{model} holds what was best until then")
+    assert_one_line(caught, "is not finite in epoch 1", f"{model} holds the best epoch so far")
     card = models.load(model).card
     assert (card["finetuning"]["promoted"], card["finetuning"]["stopped"]) == (False, "failed")
     assert evaluate(model, data, device="cpu")["top1"] == card["test"]["top1"]
@@ -653,7 +653,7 @@ def test_no_memory_writes_the_best_and_then_says_so(store, monkeypatch, always):
     monkeypatch.setattr(Network, "logits", failing)
     with pytest.raises(OutOfMemory) as caught:
         finetune(path, **QUICK)
-    assert_one_line(caught, "no memory for a single image in training", "holds what was best until then")
+    assert_one_line(caught, "no memory for a single image in training", "holds the best epoch so far")
     card = models.load(tuned(path)).card
     assert (card["finetuning"]["best_epoch"], card["finetuning"]["promoted"]) == (1, True)
 
@@ -671,7 +671,7 @@ def test_interrupted_it_keeps_the_best_and_the_same_call_goes_on(store, tmp_path
     assert (tmp_path / "m.tuning" / "checkpoint.pt").exists()
     heard = Notes()
     second = finetune(path, output=output, listener=heard, **options)
-    assert any(note.startswith("going on from") for note in heard.notes)
+    assert any(note.startswith("continuing from") for note in heard.notes)
     assert_same_curve(second, whole)
     assert weights(output) == weights(tmp_path / "whole.safetensors")
     assert not (tmp_path / "m.tuning").exists()
@@ -717,7 +717,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_along_the_same_curve(store,
     assert not output.exists()
     heard = Notes()
     result = finetune(path, output=output, listener=heard, **options)
-    assert any(note.startswith("going on from") for note in heard.notes)
+    assert any(note.startswith("continuing from") for note in heard.notes)
     assert_same_curve(result, finetune(path, output=tmp_path / "whole.safetensors", **options))
 
 
@@ -797,7 +797,7 @@ def test_interrupted_from_scratch_it_goes_on_there(store, tmp_path, always):
     assert left == {"checkpoint.pt", "refit.pt", "scratch.pt"}
     heard = Notes()
     second = finetune(path, output=output, from_scratch=True, listener=heard, **QUICK)
-    assert len([note for note in heard.notes if note.startswith("going on from")]) == 2  # the refit is quiet
+    assert len([note for note in heard.notes if note.startswith("continuing from")]) == 2  # the refit is quiet
     for one, other in zip(
         second["finetuning"]["scratch"]["curve"], whole["finetuning"]["scratch"]["curve"], strict=True
     ):
@@ -914,7 +914,7 @@ def test_two_processes_that_are_interrupted_leave_together_and_the_first_writes_
         first.send_signal(signal.SIGINT)
         told = [process.communicate(timeout=300)[0] for process in processes]
         assert [process.returncode for process in processes] == [130, 130], [*heard, *told]
-    assert "interrupted; the file holds the best until then" in told[0]
+    assert "interrupted; the file holds the best epoch so far" in told[0]
     assert "Traceback" not in told[0] + told[1]
     card = models.load(output).card["finetuning"]
     assert card["stopped"] == "interrupted"
@@ -946,11 +946,11 @@ def test_a_store_goes_on_to_describe_its_own_images_when_others_are_learned_from
 def test_what_is_tuned_from_is_not_overwritten(store, tmp_path, always):
     data, path = store()
     model = probe(path, tmp_path / "m.safetensors", baselines="none", include_backbone=True)["model"]
-    with pytest.raises(OutputError, match="is read here, and the model file would replace it"):
+    with pytest.raises(OutputError, match="is an input of this command, and the model file would replace it"):
         finetune(model, path, model, **QUICK)
     first = finetune(path, output=tmp_path / "first.safetensors", **QUICK)["model"]
     extract(data, tmp_path / "again.store", backbone=first, workers=1)
-    with pytest.raises(OutputError, match="is read here, and the model file would replace it"):
+    with pytest.raises(OutputError, match="is an input of this command, and the model file would replace it"):
         finetune(tmp_path / "again.store", output=first, **QUICK)
 
 
@@ -1027,9 +1027,9 @@ def test_a_disk_that_is_full_ends_it_in_one_line_that_says_what_is_kept(
     assert "make room or give another place with -o" in said
     checkpoint = tmp_path / "out" / "m.tuning" / "checkpoint.pt"
     assert checkpoint.is_file() == left
-    assert (f"{checkpoint} keeps the training, and the same command goes on" in said) == left
+    assert (f"{checkpoint} keeps the training; run the same command again" in said) == left
     assert ("no checkpoint could be kept either" in said) != left
-    told = [note for note in listener.notes if note.startswith("note: no checkpoint is kept, and training goes on: ")]
+    told = [note for note in listener.notes if note.startswith("note: training continues without a checkpoint: ")]
     assert bool(told) != left
     assert all(str(checkpoint) in note and note.count(";") == 0 for note in told)
     assert not output.exists()

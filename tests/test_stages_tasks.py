@@ -165,7 +165,7 @@ def test_rows_and_samples_without_each_other_are_noted(stored, tmp_path):
     result = probe_tasks(store, labels=table, tasks="animal", listener=Ears(), **QUICK)
     assert result["notes"] == [
         f"2 of 48 samples have no row in {table}: unlabelled",
-        f"1 rows of {table} are of no sample of the store (first 'new/1.png')",
+        f"1 rows of {table} do not belong to any sample of the store (first 'new/1.png')",
     ]
     assert all(f"note: {note}" in heard for note in result["notes"])
     assert sum(result["tasks"]["animal"]["splits"].values()) == 46

@@ -238,7 +238,7 @@ def test_what_lies_in_the_locks_place_and_is_no_file_is_named(store, kind, make)
     (store.path / ".lock").unlink()
     make(store.path / ".lock")
     before = (store.path / "store.json").read_bytes()
-    with pytest.raises(StoreError, match=rf"\.lock is {kind} and not a lock's file; remove it, and run"), store.lock():
+    with pytest.raises(StoreError, match=rf"\.lock is {kind}, not a lock file; remove it, and run"), store.lock():
         raise AssertionError("not reached")
     assert (store.path / "store.json").read_bytes() == before
     assert not (store.path / "nowhere").exists()
@@ -601,7 +601,7 @@ def damage(folder, change):
     manifest.write_bytes(change(manifest.read_bytes().decode()).encode())
 
 
-ADVICE = r"--accept-edits; or make it anew with: featurepipe extract DATA -s "
+ADVICE = r"--accept-edits; or make it again with: featurepipe extract DATA -s "
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -615,7 +615,7 @@ def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_rea
     assert "manifest.csv was edited or damaged" in found["problems"][0]
     notes = []
     assert list(folder.store.known(folder.root, notes.append)) == []
-    assert ["edited or damaged; every file is read anew" in note for note in notes] == [True]
+    assert ["edited or damaged; every file is read again" in note for note in notes] == [True]
     assert folder.check() == (first, ["a", "b", "c"])
     assert folder.store.verify()["ok"]
     assert folder.check() == (first, [])
@@ -657,7 +657,7 @@ def test_a_header_that_was_edited_is_refused_by_every_reader_and_made_anew(folde
 def test_a_manifest_that_is_gone_is_a_problem(folder):
     folder.check()
     (folder.store.path / "manifest.csv").unlink()
-    assert "manifest.csv is gone; make it anew" in folder.store.verify()["problems"][0]
+    assert "manifest.csv is gone; make it again" in folder.store.verify()["problems"][0]
 
 
 def test_an_edit_made_by_hand_is_accepted_and_no_digest_is_trusted_after_it(folder):

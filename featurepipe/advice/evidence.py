@@ -123,7 +123,7 @@ def measure(
     (120, 'penultimate', ['chance', 'pixels', 'stage1'])
     """
     if not layers:
-        raise ProbeError("no layer to measure; give the embeddings of one at least")
+        raise ProbeError("no layer to measure; give the embeddings of at least one")
     y = np.asarray(y)
     val = np.zeros(len(y), bool) if val is None else np.asarray(val, bool)
     rounds = _rounds(y, val, groups, seed)
@@ -185,5 +185,5 @@ def _rounds(y: np.ndarray, val: np.ndarray, groups: np.ndarray | None, seed: int
         return [(np.flatnonzero(~val), np.flatnonzero(val))] * DRAWS
     folds = assign_folds(y, seed, groups)
     if (folds < 0).all():
-        raise ProbeError("every class has but one training image, so nothing can be measured; label some more")
+        raise ProbeError("every class has only one training image, so nothing can be measured; label more images")
     return [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds[folds >= 0])]

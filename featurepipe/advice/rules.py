@@ -246,7 +246,7 @@ def _size_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> str:
 
 def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> str:
     if evidence.get("masked"):
-        return "Neighbours say nothing of a backbone pretrained by masking, so the data count as different."
+        return "Neighbours say nothing about a backbone pretrained by masking, so the data count as different."
     name = max(evidence["baselines"], key=evidence["baselines"].get)
     near = evidence["similarity"] >= SIMILAR
     said = (
@@ -255,9 +255,9 @@ def _similarity_reason(evidence: Mapping[str, Any], cell: Mapping[str, str]) -> 
         f"network was trained on (similarity {evidence['similarity']:.2f})"
     )
     if set(evidence["baselines"]) == {"chance"}:
-        said += "; this is optimistic, as there are no raw pixels to compare with"
+        said += "; this is optimistic, because raw pixels are missing from the comparison"
     if near and cell["similarity"] == "different":
-        return f"{said}. But an earlier layer serves better than the last, so the data count as different."
+        return f"{said}. But an earlier layer is better than the last, so the data count as different."
     return f"{said}."
 
 
@@ -265,7 +265,7 @@ def _stage_reason(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> list
     if gains["stage"] is None:
         return []
     if not _earlier_is_better(evidence):
-        return [f"No earlier layer beats {evidence['layer']} by more than chance explains, and by {_points(WORTH)}."]
+        return [f"No earlier layer beats {evidence['layer']} by {_points(WORTH)} and by more than chance explains."]
     by = _points(gains["stage"]["mean"])
     return [f"A probe on {evidence['best_layer']} is expected to beat one on {evidence['layer']} by {by}."]
 
@@ -276,10 +276,10 @@ def _labels_reason(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> lis
         return []
     said = (
         f"Twice the labels would take {100 * labels['per_doubling']:.1f} ± {100 * labels['standard_error']:.1f} points "
-        f"off the probe's error, and any number of them would leave an error of about {_percent(labels['floor'])}"
+        f"off the probe's error, and even unlimited labels would leave an error of about {_percent(labels['floor'])}"
     )
     if _labels_pay(evidence, gains):
-        return [f"{said}: labels pay more than tuning."]
+        return [f"{said}: labels are worth more than tuning."]
     return [f"{said}."]
 
 
@@ -295,7 +295,8 @@ def _table_reason(cell: Mapping[str, str], option: str) -> list[str]:
         return []
     rule = USUAL[cell["table"]]
     return [
-        f"The usual rule for {cell['size']} and {cell['similarity']} data (CS231n) is to {rule}; the gains overrule it."
+        f"The usual rule for {cell['size']} and {cell['similarity']} data (CS231n) is to {rule}; the expected gains "
+        "overrule it."
     ]
 
 
@@ -303,14 +304,14 @@ def _warnings(evidence: Mapping[str, Any], option: str) -> list[str]:
     found = []
     if evidence.get("masked"):
         found.append(
-            "The linear probe misleads for backbones pretrained by masking: of a MAE ViT-B on ImageNet, lightly's "
-            "benchmarks have neighbours at 11.2 %, the probe at 46.0 % and the tuned network at 81.3 %."
+            "A linear probe is misleading for backbones pretrained by masking. For a MAE ViT-B on ImageNet, lightly's "
+            "benchmarks report 11.2 % for neighbours, 46.0 % for the probe and 81.3 % for the tuned network."
         )
     if evidence["per_class"]["median"] < FEW:
-        found.append(f"With fewer than {FEW} images per class all figures here are rough; label more before tuning.")
+        found.append(f"With fewer than {FEW} images per class, all figures here are rough. Label more before tuning.")
     if len(evidence["layers"]) == 1:
         found.append(
-            "The store holds one layer, so whether an earlier one serves better is unknown: extract --layers stages."
+            "The store holds one layer, and an earlier one may be better. To find out, run extract --layers stages."
         )
     if option.startswith("tune"):
         found.append(

@@ -123,7 +123,7 @@ def create(
         return _descriptor(name, weights)
     if is_model_name(name):
         if weights is not None or random_weights:
-            raise BackboneError(f"{name} brings its own weights; leave out other ones")
+            raise BackboneError(f"{name} has its own weights; do not give others")
         return _create_carried(
             Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform), trust
         )
@@ -136,7 +136,7 @@ def create(
     if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
         raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
     if random_weights and weights is not None:
-        raise BackboneError("random weights and a weights file exclude each other; give one of them")
+        raise BackboneError("random weights and a weights file exclude each other; give only one of them")
     file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
     content, config = read_weights(file) if file is not None else (None, {})
     if name == BUNDLED and "architecture" not in config:
@@ -229,7 +229,7 @@ def _create_carried(
     )
     repooled = made.spec["pooling"] is not None and (made.spec["pooling"], layer) != (spec["pooling"], spec["layer"])
     if made.spec["weights"] != spec["weights"] and not arguments and not repooled:  # which may change what there is
-        raise FingerprintMismatch(f"{path}: the weights of its backbone do not match their digest; make it again")
+        raise FingerprintMismatch(f"{path}: the weights of its backbone do not match their digest; make the file again")
     seed = source["random_seed"]
     origin = {
         "name": held["name"] if seed is None else source["name"],
@@ -282,7 +282,7 @@ def create_layers(
     if name in DESCRIPTORS or not named:
         raise BackboneError(f"{name} has no layers" if named else "name at least one layer")
     if "layer" in options:
-        raise BackboneError("one layer and several exclude each other; give either")
+        raise BackboneError("layer is for one layer and layers for several; give only one of them")
     tried = "fp32" if precision == "auto" else precision
     of_stages = set(named) != {PENULTIMATE}
     first = create(name, layer="stage1" if of_stages else PENULTIMATE, pooling=pooling, precision=tried, **options)
@@ -293,7 +293,7 @@ def create_layers(
         if sha256_state_dict(first.module.state_dict()) != first.spec["weights"]:  # it had a pooling with weights
             raise BackboneError(
                 f"pooling by {pooling!r} takes weights out of {first.name}, which its stages keep; "
-                "extract its stages and its penultimate embedding one after the other"
+                "extract its stages and its penultimate embedding in separate runs"
             )
     widths = probe_widths(first.module, first.transform, chosen, pooling, tried, first.name)
     made = Layers(
@@ -328,8 +328,8 @@ def _check_penultimate(backbone: Layers) -> None:
     same = np.array_equal(found, wanted, equal_nan=True)  # fp16 may overflow in both
     if not same and agreement(found, wanted) < AGREEMENT:
         raise BackboneError(
-            f"timm's forward_intermediates of {backbone.name} ends in another embedding than its forward_features; "
-            "extract its stages and its penultimate embedding one after the other"
+            f"timm's forward_intermediates of {backbone.name} gives a different final embedding than its "
+            "forward_features; extract its stages and its penultimate embedding in separate runs"
         )
 
 
@@ -375,7 +375,7 @@ def recreate(
         else:
             random_seed = None if file else source["random_seed"]
             if not file and random_seed is None and source["name"] != BUNDLED:
-                note(f"weights of {source['name']}: from timm's cache, or downloaded from where timm has them")
+                note(f"weights of {source['name']}: taken from timm's cache, or downloaded by timm")
             several = not isinstance(spec["layer"], str)
             made = (create_layers if several else create)(
                 spec["architecture"] if file else source["name"],

@@ -116,7 +116,7 @@ class Backbone:
                     raise BackboneError(f"{self.name} cannot be compiled: {first_line(error)}") from error
         layers = zip(self.split(found), self.split(self.embed(pixels)), strict=True)
         if not all(bears_compiling(one, other, self.spec["precision"]) for one, other in layers):
-            raise BackboneError(f"{self.name}, compiled, gives other vectors")
+            raise BackboneError(f"{self.name} gives different vectors when compiled")
         return made
 
     def _compile(self, pixels: np.ndarray, *, from_c: bool) -> tuple[Backbone, np.ndarray]:
@@ -166,7 +166,7 @@ def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"{extractor.name} has no memory on {extractor.device} for {len(pixels)} images at once; "
+                f"{extractor.name} ran out of memory on {extractor.device} for {len(pixels)} images at once; "
                 "try a smaller batch size, fewer workers, or another device"
             ) from error
         raise BackboneError(  # an operation that the device lacks

@@ -374,7 +374,7 @@ def stages_of(module: torch.nn.Module, name: str) -> list[str]:
     count = len(getattr(module, "feature_info", ()))
     if not count or not hasattr(module, "forward_intermediates"):
         raise BackboneError(
-            f"timm cannot return the stages of {name}; leave --layer and --layers out for its penultimate embedding"
+            f"timm cannot return the stages of {name}; leave out --layer and --layers to get its penultimate embedding"
         )
     return [f"stage{number}" for number in range(1, count + 1)]
 

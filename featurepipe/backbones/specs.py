@@ -269,7 +269,7 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
             differences.append(f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}")
     if differences:
         raise FingerprintMismatch(
-            f"not the same backbone: {'; '.join(differences)}; give the one that was used, or extract anew"
+            f"not the same backbone: {'; '.join(differences)}; give the one that was used, or extract again"
         )
 
 

@@ -65,7 +65,7 @@ def check_arguments(architecture: str, arguments: Mapping[str, Any], who: str) -
     for name, value in arguments.items():
         if name not in known:
             raise BackboneError(
-                f"{who} wants to hand timm the argument {_shown(name)}, which is not known to shape {architecture}; "
+                f"{who} wants to pass timm the argument {_shown(name)}, which is not known to shape {architecture}; "
                 f"{ALLOW}"
             )
         if not _is_plain(value):
@@ -124,8 +124,8 @@ def check_size(
     most = ROOM + 2 * room
     if network_bytes(architecture, arguments, most) > most:
         raise BackboneError(
-            f"{who} describes a network that takes more memory than {size_text(most)}, which is what its weights "
-            f"explain; {ALLOW}"
+            f"{who} describes a network that takes more than {size_text(most)} of memory, the most that its "
+            f"weights explain; {ALLOW}"
         )
 
 
@@ -190,13 +190,13 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if digest is None:
         raise BackboneError(f"{who} names {_shown(weights)} for its weights, but not their digest; {GIVE}")
     if path.suffix.lower() not in WEIGHTS_SUFFIXES or weights.startswith(("//", "\\\\")):
-        raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not called as weights are; {GIVE}")
+        raise BackboneError(f"{who} wants to open {_shown(weights)}, whose name is not that of a weights file; {GIVE}")
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise WeightsUnavailable(f"weights file {path} does not exist; give its place {OPTION}") from error
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
-        raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a file of weights; {GIVE}")
+        raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a weights file; {GIVE}")
     return path
 
 
@@ -209,7 +209,7 @@ def unechoed(path: Path | None, who: str) -> Iterator[None]:
         if path is None:
             raise
         raise BackboneError(
-            f"{path}, which {who} names, does not hold the weights whose digest it says; {GIVE}"
+            f"{path}, which {who} names, does not hold the weights whose digest it gives; {GIVE}"
         ) from None
 
 

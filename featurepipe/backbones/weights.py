@@ -64,13 +64,13 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
         raise BackboneError(f"{path} cannot be read as a model file: {first_line(error)}") from error
     if found is None:
         raise BackboneError(
-            f"{path} is not a featurepipe model file; for a file of mere weights also name the architecture: "
+            f"{path} is not a featurepipe model file; for a file of weights alone, also name the architecture: "
             "-b NAME --weights FILE (backbone=, weights= in Python)"
         )
     if not carries:
         raise BackboneError(
-            f"{path} carries no backbone, only a head for {found['name']}; use the backbone's own name, "
-            "or put it into the file with: featurepipe probe --include-backbone"
+            f"{path} holds no backbone, only a head for {found['name']}; use the backbone's own name, "
+            "or store it in the file with: featurepipe probe --include-backbone"
         )
     if found["spec"].get("format", 0) > SPEC_FORMAT:
         raise FormatTooNew(f"{path} has a backbone of format {found['spec']['format']}; upgrade featurepipe")

@@ -24,7 +24,6 @@ from featurepipe.cli.options import (
     ARCHITECTURE,
     CHOSEN,
     COLUMNS,
-    COMPUTE,
     DEVICE,
     DEVICES,
     FORCE,
@@ -58,7 +57,7 @@ from featurepipe.errors import BackboneError, FeaturepipeError
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
-RESUME = "interrupted; the embeddings computed so far are kept, and the same command goes on from there"
+RESUME = "interrupted; the embeddings computed so far are kept; run the same command again to go on from there"
 AGAIN = "interrupted; nothing was written"
 
 
@@ -100,7 +99,7 @@ class _Group(Group):
             let_stdout_go()
             ctx.exit(BROKEN_PIPE)
         except OSError as error:  # a full disk, a folder without permission: not our bug, so no traceback
-            forbidden = "; give another place, or the rights to use this one" if error.errno in FORBIDDEN else ""
+            forbidden = "; give another place, or get the rights to use this one" if error.errno in FORBIDDEN else ""
             what = f"{error.filename or 'the operating system'}: {error.strerror or error}{forbidden}"
             self._fail(ctx, what, FAILED, as_json)
 
@@ -140,9 +139,9 @@ def main() -> None:
     "--promote",
     metavar="DEPTH",
     callback=parse_depth,
-    help="Also fine-tune the network: auto (only if the advice is to), head, last-N, stageK+ or all.",
+    help="Also fine-tune this much of the network: head, last-N, stageK+ or all; auto tunes only if the advice is to.",
 )
-@COMPUTE
+@DEVICE
 @SEED
 @ARCHITECTURE
 @TRANSFORM
@@ -157,7 +156,7 @@ def main() -> None:
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Extract, probe, evaluate and report in one go.
 
-    DATA is a folder of images or a table; featurepipe --help says how they look. Everything is written into one folder.
+    DATA is a folder of images or a table; featurepipe --help describes both. All results go into one folder.
 
     \b
       $ featurepipe run data/digits
@@ -177,7 +176,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @CHOSEN
 @WEIGHTS
 @TRUST
-@COMPUTE
+@DEVICE
 @SEED
 @LAYERS
 @ARCHITECTURE
@@ -195,7 +194,7 @@ def extract(
 ) -> None:
     """Embed every image that the store does not hold yet.
 
-    DATA is a folder of images or a table; featurepipe --help says how they look.
+    DATA is a folder of images or a table; featurepipe --help describes both.
 
     \b
       $ featurepipe extract data/digits
@@ -218,8 +217,8 @@ def extract(
 @click.option(
     "--layers",
     metavar="L,L,…",
-    help="Probe several layers (all, or names) and keep the last, unless another is better on validation data by more "
-    "than chance explains.",
+    help="Probe several layers: all, or a list of names. The last one is kept, unless another is better on validation "
+    "data by more than chance explains.",
 )
 @WEIGHTS
 @TRUST
@@ -265,22 +264,22 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 
 @main.command()
 @click.argument("stores", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Also write the table: FILE.html or FILE.csv.")
+@click.option("-o", "--output", type=click.Path(), help="File to write the table to: FILE.html or FILE.csv.")
 @KINDS
 @click.option(
     "--baselines",
     type=click.Choice(["none", "simple", "full"]),
     default="simple",
     show_default=True,
-    help="Baselines to add as rows. simple: raw pixels; full: also HOG, colour histogram, SIFT words, and the same "
+    help="Baselines to add as rows. simple: raw pixels. full: also HOG, colour histogram, SIFT words, and the same "
     "networks untrained.",
 )
-@click.option("--reference", help="Backbone that the others are tested against.  [default: the best on selection data]")
+@click.option("--reference", help="Backbone that the others are compared with.  [default: the best on selection data]")
 @click.option(
     "--imagenet",
     type=click.Path(),
     metavar="CSV",
-    help="Also say how the order here agrees with ImageNet's, by timm's results-imagenet.csv.",
+    help="Also report how well the ranking agrees with ImageNet's. CSV is timm's results-imagenet.csv.",
 )
 @DEVICE
 @WORKERS
@@ -291,8 +290,8 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compare backbones, layers and classifiers on the same images.
 
-    The best row is chosen on selection data (val, or cross-validation), and the others are tested against it on the
-    images that are reported: McNemar's exact test, with Holm's correction for the number of tests.
+    The best row is chosen on selection data (val, or cross-validation). The other rows are tested against it on the
+    reported images, by McNemar's exact test with Holm's correction for the number of tests.
 
     \b
       $ featurepipe extract data/digits -s digits.store --layers stages
@@ -315,7 +314,7 @@ main.add_command(report)
 @click.argument("path", type=click.Path())
 @TOLD
 def info(path: str, as_json: bool, quiet: bool) -> None:
-    """Say what a store or a model file holds.
+    """Show what a store or a model file holds.
 
     \b
       $ featurepipe extract data/digits -s digits.store
@@ -327,20 +326,28 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path())
-@click.option("--repair", is_flag=True, help="Set broken shards aside; extract then computes their rows again.")
+@click.option("--repair", is_flag=True, help="Set broken shards aside. The next extract computes their rows again.")
 @click.option(
-    "--accept-edits", is_flag=True, help="First accept manifest.csv and store.json as they were edited by hand."
+    "--accept-edits", is_flag=True, help="First accept manifest.csv and store.json as you edited them by hand."
 )
-@click.option("--drift", is_flag=True, help="Compare stored vectors with fp32 ones from Pillow's pixels.")
 @click.option(
-    "--images", type=click.IntRange(1), default=64, show_default=True, help="How many images to re-embed per backbone."
+    "--drift", is_flag=True, help="Also compare stored vectors with fp32 vectors of images that Pillow decodes."
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Number of images per backbone that --drift embeds again.",
 )
 @WEIGHTS
 @TRUST
 @DEVICE
 @TOLD
 def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Check a store's manifest and every row against its checksum; exit code 1 if anything is wrong.
+    """Check a store's manifest, and every row against its checksum.
+
+    The exit code is 1 if anything is wrong.
 
     \b
       $ featurepipe extract data/digits -s digits.store
@@ -355,7 +362,9 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, help="FILE.npz, FILE.parquet or FILE.csv.")
+@click.option(
+    "-o", "--output", type=click.Path(), required=True, help="File to write: FILE.npz, FILE.parquet or FILE.csv."
+)
 @HELD
 @SAFE_CSV
 @FORCE
@@ -374,7 +383,7 @@ def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) 
 
 @main.command()
 @click.argument("pattern", default="*")
-@click.option("--pretrained", is_flag=True, help="Only names that have pretrained weights to download.")
+@click.option("--pretrained", is_flag=True, help="List only names that have pretrained weights to download.")
 @TOLD
 def backbones(pattern: str, pretrained: bool, as_json: bool, quiet: bool) -> None:
     """List backbone names that match a shell pattern.

@@ -1,4 +1,4 @@
-"""Commands that use a model file: on images, and to show what it says of itself."""
+"""Commands that use a model file: on images, or to show what it says about itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from featurepipe.characters import shown_all
 from featurepipe.cli import texts
 from featurepipe.cli.help import Command
-from featurepipe.cli.options import COLUMNS, COMPUTE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
+from featurepipe.cli.options import COLUMNS, DEVICE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
 from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, say, show
 
 STDOUT = "-"
@@ -24,11 +24,11 @@ STDOUT = "-"
     type=click.Choice(["auto", "train", "val", "test", "all"]),
     default="auto",
     show_default=True,
-    help="Which images to measure on. auto: test, else val, else images that the model has not seen.",
+    help="Images to measure on. auto takes test; without test, val; without both, images that the model has not seen.",
 )
 @WEIGHTS
 @TRUST
-@COMPUTE
+@DEVICE
 @COLUMNS
 @SPEED
 @OUTPUT
@@ -51,14 +51,16 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
     "-o",
     "--output",
     type=click.Path(allow_dash=True),
-    help="Write FILE.csv, FILE.jsonl or FILE.parquet; - writes CSV to stdout.  [default: print the answers]",
+    help="File to write: FILE.csv, FILE.jsonl or FILE.parquet; - writes CSV to stdout.  [default: print the answers]",
 )
 @click.option(
-    "--probabilities", is_flag=True, help="With -o, also write a column for each class (for sets of labels always)."
+    "--probabilities",
+    is_flag=True,
+    help="With -o, also write a column for each class. With sets of labels this is always on.",
 )
 @WEIGHTS
 @TRUST
-@COMPUTE
+@DEVICE
 @COLUMNS
 @SPEED
 @SAFE_CSV
@@ -69,7 +71,7 @@ def predict(
 ) -> None:
     """Classify images with a model file.
 
-    DATA is one or more images, folders or tables. Where they have labels, these are shown next to the answers.
+    DATA is one or more images, folders or tables. If they have labels, the labels are shown next to the answers.
 
     \b
       $ featurepipe run data/digits -o digits
@@ -93,7 +95,7 @@ def predict(
 @FORCE
 @TOLD
 def report(model: str, output: str | None, force: bool, as_json: bool, quiet: bool) -> None:
-    """Write the HTML report of a model file: figures, baselines, confusions, how it was made.
+    """Write the HTML report of a model file: figures, baselines, confusions, and how it was made.
 
     \b
       $ featurepipe run data/digits -o digits

@@ -13,14 +13,15 @@ COMPLETION = (
 
 
 def options(*decorators: Callable, group: str | None = None) -> Callable:
-    """Several decorators as one, the first of them the first in --help.
+    """Combine several decorators into one; --help lists their options in this order.
 
     Parameters
     ----------
     *decorators : callable
-        From `click.option`, or from this function.
+        Results of `click.option` or of this function.
     group : str, optional
-        The heading that `Command` puts the options under which have none yet; by default "Options", which comes first.
+        Heading in --help for those of the options that have none yet. By default they come first, as "Common options",
+        or as "Options" where a command has few.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -39,13 +40,14 @@ class Command(click.Command):
     """A command whose help has its options under the headings that `options` gave them."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
-        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        groups: dict[str, list[tuple[str, str]]] = {"": []}
         for parameter in self.get_params(ctx):
             record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
             if record is not None:
-                groups.setdefault(getattr(parameter, "group", None) or "Options", []).append(record)
+                groups.setdefault(getattr(parameter, "group", None) or "", []).append(record)
+        first = "Common options" if len(groups) > 2 else "Options"
         for heading, records in groups.items():
-            with formatter.section(heading):
+            with formatter.section(heading or first):
                 formatter.write_dl(records)
 
 

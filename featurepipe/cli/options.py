@@ -17,7 +17,7 @@ def _parse_arguments(_: click.Context, __: click.Parameter, values: tuple[str, .
     for text in values:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE, such as pad_type=same")
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -74,12 +74,12 @@ def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[s
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
-STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any picture was rejected or left out.")
+STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected or left out.")
 FORCE = options(
     click.option(
         "--force",
         is_flag=True,
-        help="Also replace files that featurepipe did not write. What a command reads is never replaced.",
+        help="Also replace files that featurepipe did not write. Files that the command reads are never replaced.",
     ),
     group="Output",
 )
@@ -87,26 +87,37 @@ SAFE_CSV = options(
     click.option(
         "--safe-csv",
         is_flag=True,
-        help="In CSV put an apostrophe in front of cells that a spreadsheet would take for a formula.",
+        help="In CSV files, put an apostrophe before every cell that a spreadsheet would run as a formula.",
     ),
     group="Output",
 )
-OUTPUT = options(STRICT, AS_JSON, QUIET, group="Output")
-TOLD = options(AS_JSON, QUIET, group="Output")
+TOLD = options(AS_JSON, options(QUIET, group="Output"))
+OUTPUT = options(STRICT, TOLD)
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="Device for the network: auto, cpu, cuda, cuda:1 or mps."
+    "--device", default="auto", show_default=True, help="Device that runs the network: auto, cpu, cuda, cuda:1 or mps."
 )
-WORKERS = click.option(
-    "-j", "--workers", type=click.IntRange(1), help="Threads that read images.  [default: one per core]"
+WORKERS = options(
+    click.option(
+        "-j", "--workers", type=click.IntRange(1), help="Number of threads that read images.  [default: one per core]"
+    ),
+    group="Compute",
 )
-WEIGHTS = click.option(
-    "--weights", type=click.Path(), help="Weights file (safetensors, or a torch file without pickled code)."
+WEIGHTS = options(
+    click.option(
+        "--weights",
+        type=click.Path(),
+        help="File with the network's weights: safetensors, or a torch file without pickled code.",
+    ),
+    group="Backbone",
 )
-TRUST = click.option(
-    "--trust",
-    is_flag=True,
-    help="Trust what a file says of its backbone: let it name a hub to download from, any arguments for timm, and a "
-    "network of any size. It runs no code of the file.",
+TRUST = options(
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Trust what a file says about its backbone. The file may then name a hub to download from, pass any "
+        "arguments to timm, and ask for a network of any size. Code in the file is never run.",
+    ),
+    group="Backbone",
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for every random draw.")
 COLUMNS = options(
@@ -119,21 +130,23 @@ GROUPING = options(
         "--group",
         "group_column",
         metavar="NAME",
-        help="Column that names groups, such as patients or videos: no split divides one.  [default: group]",
+        help="Column that names a group, such as a patient or a video. No split divides a group.  [default: group]",
     ),
-    click.option(
-        "--group-from",
-        metavar="REGEX",
-        help="Take the group from each path instead: what the first parentheses match, or else the whole match, such "
-        "as (patient\\d+).",
+    options(
+        click.option(
+            "--group-from",
+            metavar="REGEX",
+            help="Take the group from each path instead, with a pattern such as (patient\\d+). The group is what the "
+            "first parentheses match, or the whole match if there are none.",
+        ),
+        group="Table",
     ),
-    group="Table",
 )
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone: a timm name, bundled, pixels, hog, color-histogram, sift, or a model file that carries its own "
-    "(tuned.safetensors).  [default: bundled]",
+    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; or a model file that holds its "
+    "own backbone, such as tuned.safetensors.  [default: bundled]",
 )
 ARCHITECTURE = options(
     click.option(
@@ -142,18 +155,20 @@ ARCHITECTURE = options(
         multiple=True,
         metavar="KEY=VALUE",
         callback=_parse_arguments,
-        help="Argument for timm's model, such as pad_type=same; may be given again.",
+        help="Extra argument for the timm model, such as pad_type=same. Repeat the option to give several.",
     ),
-    click.option("--random-weights", is_flag=True, help="Use an untrained network (see --seed), as a baseline."),
-    click.option("--layer", help="Which layer to keep: penultimate, or stage1, stage2, …  [default: penultimate]"),
-    click.option("--pooling", help="timm's global pooling: avg, max, token, …  [default: the model's own]"),
+    click.option(
+        "--random-weights", is_flag=True, help="Use the network untrained, as a baseline. --seed draws its weights."
+    ),
+    click.option("--layer", help="Layer to keep: penultimate, or stage1, stage2, …  [default: penultimate]"),
+    click.option("--pooling", help="Global pooling in timm: avg, max, token, …  [default: the model's own]"),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Number format of the forward pass; auto is bf16 where the device has it and the vectors stay the same, "
-        "else fp32.",
+        help="Number format of the forward pass. auto is bf16 if the device supports it and the vectors stay the same, "
+        "and fp32 otherwise.",
     ),
     group="Backbone",
 )
@@ -163,10 +178,16 @@ TRANSFORM = options(
         type=click.Choice(["auto", "torchvision", "pillow", "draft"]),
         default="auto",
         show_default=True,
-        help="What decodes images. auto is torchvision: fast, and within 2/255 of pillow on photos. draft is faster "
-        "still on large JPEGs.",
+        help="Library that decodes images. auto is torchvision: fast, and within 2/255 of pillow on photos. draft is "
+        "even faster on large JPEGs.",
     ),
-    click.option("--input-size", nargs=3, type=int, metavar="C H W", help="Input size of the network."),
+    click.option(
+        "--input-size",
+        nargs=3,
+        type=int,
+        metavar="C H W",
+        help="Input size of the network: channels, height and width.",
+    ),
     click.option(
         "--mean",
         nargs=3,
@@ -181,29 +202,32 @@ TRANSFORM = options(
         metavar="R G B",
         help="Per-channel standard deviation of pixels scaled to 0–1.  [default: the weights' own]",
     ),
-    click.option("--interpolation", help="How images are resized: bilinear, bicubic, …  [default: the weights' own]"),
-    click.option("--crop-pct", type=click.FloatRange(0, min_open=True), help="Share of the short side that is kept."),
+    click.option(
+        "--interpolation", help="Method that resizes images: bilinear, bicubic, …  [default: the weights' own]"
+    ),
+    click.option(
+        "--crop-pct", type=click.FloatRange(0, min_open=True), help="Share of the short side that the crop keeps."
+    ),
     click.option(
         "--crop-mode",
         type=click.Choice(["center", "squash", "border"]),
-        help="How an image becomes square: cut, squeezed, or with a border.",
+        help="How an image becomes square: center cuts, squash squeezes, border adds a border.",
     ),
     group="Input transform",
 )
 BATCH = click.option(
-    "--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: chosen automatically]"
+    "--batch-size", type=click.IntRange(1), help="Number of images per forward pass.  [default: chosen automatically]"
 )
 COMPILE = click.option(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Whether to compile the network; auto does so in long runs only.",
+    help="Whether to compile the network. auto compiles only in long runs.",
 )
-COMPUTE = options(DEVICE, WORKERS)
-SPEED = options(BATCH, COMPILE, group="Compute")
+SPEED = options(WORKERS, BATCH, COMPILE, group="Compute")
 REHASH = options(
-    click.option("--rehash", is_flag=True, help="Read every file again, also those that look unchanged."),
+    click.option("--rehash", is_flag=True, help="Read every file again, even if it looks unchanged."),
     group="Compute",
 )
 DEVICES = options(
@@ -212,7 +236,7 @@ DEVICES = options(
         callback=_parse_devices,
         default="",
         metavar="D,D,…",
-        help="Use several devices, each in a process of its own: cuda:0,cuda:1.",
+        help="Several devices to use at once, each in its own process, such as cuda:0,cuda:1.",
     ),
     group="Compute",
 )
@@ -220,7 +244,7 @@ LAYERS = options(
     click.option(
         "--layers",
         metavar="L,L,…",
-        help="Keep several layers in one pass: stages (all of them, and penultimate), or names of layers.",
+        help="Keep several layers in one pass: stages (every stage, and penultimate), or a list of layer names.",
     ),
     group="Backbone",
 )
@@ -229,7 +253,7 @@ MEMORY = options(
         "--memory",
         callback=_parse_memory,
         metavar="SIZE",
-        help="Memory for features, such as 8GB or 500MB; features larger than half of it are read from disk.  "
+        help="Memory for features, such as 8GB or 500MB. Features larger than half of it are read from disk.  "
         "[default: what is available]",
     ),
     group="Compute",
@@ -240,27 +264,25 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Images per shard file. A crash costs the shard being filled, and what threads have computed ahead of it: "
-        "several batches for each, which with small shards is more than one shard.",
+        help="Number of images per shard file. A crash loses the shard being filled and several batches for each "
+        "thread. With small shards, that is more than one shard.",
     ),
-    click.option("--profile", is_flag=True, help="Also print what limited the speed, and where the time went."),
+    click.option("--profile", is_flag=True, help="Also print where the time went and what limited the speed."),
     group="Output",
 )
 HELD = options(
-    click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several."),
-    click.option(
-        "--layer", help="Which layer of the backbone to take, if the store holds several.  [default: penultimate]"
-    ),
+    click.option("-b", "--backbone", help="Backbone to use, if the store holds several."),
+    click.option("--layer", help="Layer to use, if the store holds several.  [default: penultimate]"),
 )
 TASKS = options(
     click.option(
         "--labels",
         type=click.Path(),
         metavar="TABLE",
-        help="Take labels from this table; its column id (or path) says of which image.",
+        help="Table to take labels from. Its column id (or path) names the image.",
     ),
     click.option(
-        "--task", "tasks", metavar="T,T,…", help="Label columns of that table; each gets a model file of its own."
+        "--task", "tasks", metavar="T,T,…", help="Label columns of the --labels table. Each gets its own model file."
     ),
     group="Labels",
 )
@@ -299,79 +321,81 @@ PROBES = {
     "knn": "n_neighbors",
     "mlp": "alpha",
 }
-ON_DEVICES = ("logistic", "svm")  # featurepipe.probes.ON_DEVICES, likewise
+ON_DEVICES = ("logistic", "svm")  # featurepipe.probes.ON_DEVICES, for the same reason
 STRENGTHS = {"c": "C", "alpha": "alpha", "shrinkage": "shrinkage", "k": "n_neighbors"}  # option → strength
 KIND = click.option(
     "--kind",
     type=click.Choice(list(PROBES)),
     default="logistic",
     show_default=True,
-    help="Kind of probe; centroid is the nearest class mean, mlp has one hidden layer.",
+    help="Kind of probe. centroid is the nearest class mean; mlp has one hidden layer.",
 )
 SHOTS = click.option(
     "--shots",
     callback=_parse_shots,
     metavar="N,N,…",
-    help="Also report accuracy with only N labelled images per class, such as 1,5,10.",
+    help="Also report accuracy with only N labelled images per class. Give one or more numbers, such as 1,5,10.",
 )
 BASELINES = click.option(
     "--baselines",
     type=click.Choice(["none", "simple", "full"]),
     default="simple",
     show_default=True,
-    help="What to compare with. simple: always answering the commonest class, and raw pixels; full: also the same "
-    "network untrained.",
+    help="What to compare the probe with. simple: always answering the most common class, and raw pixels. full: also "
+    "the same network untrained.",
 )
 STRENGTH = options(
     click.option(
         "--C",
         "c",
         type=click.FloatRange(0, min_open=True),
-        help="Inverse regularisation strength of logistic and svm.  [default: chosen on validation data]",
+        help="Inverse regularisation strength of a logistic or svm probe.  [default: chosen on validation data]",
     ),
     click.option(
         "--alpha",
         type=click.FloatRange(0, min_open=True),
-        help="Regularisation strength of ridge and mlp.  [default: chosen on validation data]",
+        help="Regularisation strength of a ridge or mlp probe.  [default: chosen on validation data]",
     ),
     click.option(
         "--shrinkage",
         type=click.FloatRange(0, 1),
-        help="Shrinkage of lda's covariance, 0 to 1.  [default: chosen on validation data]",
+        help="Shrinkage of the covariance of an lda probe, from 0 to 1.  [default: chosen on validation data]",
     ),
     click.option(
         "-k",
         "--neighbors",
         "k",
         type=click.IntRange(1),
-        help="Number of neighbours of knn.  [default: chosen on validation data]",
+        help="Number of neighbours of a knn probe.  [default: chosen on validation data]",
     ),
     click.option(
         "--class-weight",
         type=click.Choice(["balanced"]),
-        help="Let every class count alike, however many images it has; not for centroid and knn.",
+        help="Give every class the same weight, however many images it has. Not for centroid and knn.",
     ),
     click.option(
         "--multi-label",
         is_flag=True,
-        help="Read labels as sets: cat;dog, or a lone ; for none. The probe is logistic, with a C for each label.",
+        help="Read labels as sets, such as cat;dog. A single ; is the empty set. The probe is logistic and has a C for "
+        "each label.",
     ),
     click.option(
         "--protocol",
         type=click.Choice(PROTOCOLS),
         metavar="NAME",  # the list of names is wider than a terminal
-        help=f"Follow a published recipe, which fixes everything except --metric and --seed: {', '.join(PROTOCOLS)}.",
+        help="Follow a published recipe, which fixes everything except --metric and --seed. The recipes are "
+        f"{', '.join(PROTOCOLS)}.",
     ),
     click.option(
         "--metric",
         type=click.Choice(["top1", "balanced_accuracy", "map"]),
-        help="What --protocol selects by and reports.  [default: the protocol's first]",
+        help="Metric that --protocol selects by and reports.  [default: the protocol's first]",
     ),
     click.option(
         "--probe-device",
         default="cpu",
         show_default=True,
-        help="Where logistic and svm are fitted: cpu, cuda, cuda:1. Not tested on a GPU yet.",
+        help="Device that fits a logistic or svm probe: cpu, cuda or cuda:1. Not tested on a GPU yet.",
     ),
     group="Probe",
 )
@@ -381,18 +405,18 @@ FEW_LABELS = options(
         type=click.IntRange(1),
         default=10,
         show_default=True,
-        help="Random draws of labelled images for each number of --shots.",
+        help="Number of random draws of labelled images for each number in --shots.",
     ),
     click.option(
         "--semi",
         is_flag=True,
-        help="Also report self-training and label spreading, which use the remaining training images without their "
-        "labels; this can help or hurt.",
+        help="Also report self-training and label spreading. They use the remaining training images without their "
+        "labels, which can help or hurt.",
     ),
     group="Few labels",
 )
 INCLUDE_BACKBONE = options(
-    click.option("--include-backbone", is_flag=True, help="Put the backbone's weights into the model file."),
+    click.option("--include-backbone", is_flag=True, help="Store the backbone's weights in the model file."),
     group="Output",
 )
 PROBE = options(KIND, SHOTS, BASELINES)
@@ -405,7 +429,7 @@ KINDS = click.option(
     metavar="KIND",
     default=["logistic"],
     show_default=True,
-    help=f"Kind of probe ({', '.join(PROBES)}); may be given again.",
+    help=f"Kind of probe ({', '.join(PROBES)}). Repeat the option to give several.",
 )
 
 
@@ -413,20 +437,22 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     """Gather the transform's options into one, and the probe's strength, whatever it is called."""
     options = dict(options)
     if options.get("layers") is not None and options["layer"] is not None:
-        raise click.UsageError("--layer is for one layer, --layers for several; give one of them")
+        raise click.UsageError("--layer is for one layer and --layers for several; give only one of them")
     options = {key: value for key, value in options.items() if key not in ("layer", "layers") or value is not None}
     if options.get("devices"):
         if options["device"] != "auto":
-            raise click.UsageError("--device is for one device, --devices for several; give one of them")
+            raise click.UsageError("--device is for one device and --devices for several; give only one of them")
         options["device"] = options["devices"][0]
     if "mean" in options:
         fields = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "decoder")
         options["transform"] = {field: options.pop(field) for field in fields}
     if options.get("semi") and not options["shots"]:
-        raise click.UsageError("--semi goes with few labels; say how many per class: --shots 1,5,10")
+        raise click.UsageError("--semi needs a number of labels per class; add --shots, such as --shots 1,5,10")
     probe_options: dict[str, Any] = {}
     if options.get("probe_device", "cpu") != "cpu" and options["kind"] not in ON_DEVICES:
-        raise click.UsageError(f"--probe-device is for {' and '.join(ON_DEVICES)}, not for {options['kind']}")
+        raise click.UsageError(
+            f"--probe-device is for {' and '.join(ON_DEVICES)}, not for {options['kind']}; leave it out"
+        )
     if "protocol" in options:
         probe_options = _protocol_options(options)
     if "kind" in options:
@@ -434,7 +460,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         probe_options["value"] = given.pop(PROBES[options["kind"]], None)
         if any(value is not None for value in given.values()):
             raise click.UsageError(
-                "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn"
+                "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn; "
+                "leave out what the kind does not take"
             )
     return options, probe_options
 
@@ -443,9 +470,9 @@ def task_options(options: dict[str, Any], probe_options: dict[str, Any]) -> bool
     """Whether labels come from a table; if not, its options are taken away."""
     given = [name for name in ("labels", "tasks") if options[name] is not None]
     if len(given) == 1:
-        raise click.UsageError("--labels names a table and --task its columns; give both")
+        raise click.UsageError("--labels names a table and --task its columns; give both options")
     if given and ("layers" in options or "protocol" in probe_options):
-        raise click.UsageError("--labels is for one layer and without --protocol; leave out --layers and --protocol")
+        raise click.UsageError("--labels cannot be combined with --layers or --protocol; leave them out")
     for name in ("labels", "tasks") if not given else ():
         options.pop(name)
     return bool(given)
@@ -456,14 +483,16 @@ def _protocol_options(options: dict[str, Any]) -> dict[str, Any]:
     protocol, metric = options.pop("protocol"), options.pop("metric")
     if protocol is None:
         if metric is not None:
-            raise click.UsageError("--metric is for --protocol")
+            raise click.UsageError("--metric works only with --protocol; leave it out, or add --protocol")
         return {}
     if "layers" in options:
-        raise click.UsageError("--protocol is for one layer; choose it with --layer")
+        raise click.UsageError("--protocol works on one layer; replace --layers by --layer")
     if options.pop("memory", None) is not None:
-        raise click.UsageError("--memory is for probes without --protocol; protocols hold all features in memory")
+        raise click.UsageError(
+            "--memory does not work with --protocol, which holds all features in memory; leave it out"
+        )
     if options.pop("probe_device") != "cpu":
-        raise click.UsageError("--probe-device is for probes without --protocol")
+        raise click.UsageError("--probe-device does not work with --protocol; leave it out")
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     given = [flag for name, flag in FIXED.items() if context.get_parameter_source(name) is not default]

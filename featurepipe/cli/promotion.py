@@ -18,26 +18,28 @@ RECIPE = options(
         default="all",
         show_default=True,
         callback=parse_depth,
-        help="How much of the network to tune: head, last-N (blocks), stageK+, all; auto follows featurepipe advise.",
+        help="Part of the network to tune: head, last-N (blocks), stageK+ or all; auto follows featurepipe advise.",
     ),
     click.option(
         "--epochs",
         type=click.IntRange(1),
-        help="Passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
+        help="Number of passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
     ),
     click.option(
         "--lr",
         type=click.FloatRange(0, min_open=True),
-        help="Peak learning rate.  [default: 3e-3 with adamw, 3e-2 with sgd, for 256 images per step; less for fewer]",
+        help="Peak learning rate.  [default: 3e-3 with adamw, 3e-2 with sgd, for 256 images per step; lower for fewer]",
     ),
-    click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step."),
+    click.option(
+        "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Number of images per step."
+    ),
     click.option(
         "--augment",
         type=click.Choice(["standard", "crop", "none"]),
         default="standard",
         show_default=True,
-        help="How training images are varied. standard crops and mirrors; crop does not mirror: choose it for letters, "
-        "digits, and what has a left and a right.",
+        help="How training images are varied. standard crops and mirrors. crop does not mirror: choose it for letters, "
+        "digits, and whatever has a left and a right.",
     ),
 )
 DETAILS = options(
@@ -47,7 +49,7 @@ DETAILS = options(
             type=click.Choice(["probe", "random"]),
             default="probe",
             show_default=True,
-            help="What the head starts from.",
+            help="What the head starts from: the probe, or random weights.",
         ),
         click.option(
             "--head-epochs",
@@ -60,10 +62,10 @@ DETAILS = options(
             "--refit/--no-refit",
             default=True,
             show_default=True,
-            help="Whether a network that is kept is trained once more, on the held-back images too.",
+            help="Whether to train a kept network once more, this time also on the held-back images.",
         ),
         click.option(
-            "--from-scratch", is_flag=True, help="Also train the same network from random weights, to compare."
+            "--from-scratch", is_flag=True, help="Also train the same network from random weights, for comparison."
         ),
         group="Start",
     ),
@@ -73,64 +75,67 @@ DETAILS = options(
             type=click.Choice(["adamw", "sgd"]),
             default="adamw",
             show_default=True,
-            help="Optimizer; sgd has momentum.",
+            help="Optimizer to train with; sgd uses momentum.",
         ),
         click.option(
             "--layer-decay",
             type=click.FloatRange(0, 1, min_open=True),
-            help="Learning-rate decay from layer to layer.  [default: falls evenly to a tenth in the first layer]",
+            help="Factor that lowers the learning rate from each layer to the one before it.  [default: rates fall "
+            "evenly to a tenth in the first layer]",
         ),
         click.option(
             "--warmup",
             type=click.FloatRange(0, 1, max_open=True),
-            help="Share of the steps in which the learning rate rises.  [default: 0.1]",
+            help="Share of the steps during which the learning rate rises to its peak.  [default: 0.1]",
         ),
         click.option(
             "--weight-decay",
             type=click.FloatRange(0),
-            help="Weight decay, except for biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
+            help="Weight decay of everything except biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
         ),
         click.option(
             "--clip-grad",
             type=click.FloatRange(0),
-            help="Scale gradients down to this norm; 0 leaves them as they are.  [default: 1]",
+            help="Largest norm of the gradients; larger ones are scaled down. 0 sets no limit.  [default: 1]",
         ),
         click.option(
             "--patience",
             type=click.IntRange(0),
-            help="Stop after this many epochs without improvement and keep the best epoch; 0 trains them all and keeps "
-            "the last.  [default: 0]",
+            help="Stop after this many epochs without improvement and keep the best epoch. 0 trains all epochs and "
+            "keeps the last.  [default: 0]",
         ),
         group="Optimisation",
     ),
     options(
         click.option(
-            "--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Label smoothing.  [default: 0, none]"
+            "--label-smoothing",
+            type=click.FloatRange(0, 1, max_open=True),
+            help="Share of each label that is spread over all classes.  [default: 0, none]",
         ),
         click.option(
             "--mixup",
             type=click.FloatRange(0),
-            help="Mix pairs of images: alpha of the Beta distribution of their shares.  [default: 0, none]",
+            help="Mix pairs of images, in shares drawn from a Beta distribution with this alpha.  [default: 0, none]",
         ),
         click.option(
             "--ema",
             type=click.FloatRange(0, 1, max_open=True),
-            help="Average the weights over the steps, with this decay.  [default: none]",
+            help="Average the weights over the steps with this decay.  [default: none]",
         ),
         click.option(
-            "--l2-sp", type=click.FloatRange(0), help="Strength of the pull to the starting weights.  [default: 0]"
+            "--l2-sp", type=click.FloatRange(0), help="Strength of the pull back to the starting weights.  [default: 0]"
         ),
         click.option(
             "--batch-norm",
             type=click.Choice(["eval", "train"]),
             default="eval",
             show_default=True,
-            help="Batch norms: eval keeps the statistics of the pretraining, train follows the batches.",
+            help="Statistics that batch norms use: eval keeps those of the pretraining, train follows the batches.",
         ),
         click.option(
             "--class-weight",
             type=click.Choice(["balanced"]),
-            help="Let every class count alike, however many images it has.",
+            help="Give every class the same weight, however many images it has.",
         ),
         group="Regularisation",
     ),
@@ -140,29 +145,31 @@ DETAILS = options(
             type=click.Choice(["auto", "fp32", "bf16"]),
             default="auto",
             show_default=True,
-            help="Precision of the training forward pass.",
+            help="Number format of the training forward pass.",
         ),
         click.option(
             "--accumulate",
             type=click.IntRange(1),
             default=1,
             show_default=True,
-            help="Compute each batch in this many pieces, to save memory.",
+            help="Number of pieces that each batch is computed in. More pieces need less memory.",
         ),
         click.option(
-            "--checkpointing", is_flag=True, help="Compute activations again for the backward pass, to save memory."
+            "--checkpointing",
+            is_flag=True,
+            help="Save memory: compute activations again in the backward pass instead of keeping them.",
         ),
         click.option(
             "--cache",
             type=click.Choice(["auto", "on", "off"]),
             default="auto",
             show_default=True,
-            help="Whether the activations of the frozen layers are computed once and kept in shards.",
+            help="Whether to compute the activations of the frozen layers once and keep them on disk.",
         ),
         click.option(
             "--views",
             type=click.IntRange(1),
-            help="Augmented views of each image in the cache of activations.  [default: 4]",
+            help="Number of augmented views of each image in the cache of activations.  [default: 4]",
         ),
         group="Compute",
     ),
@@ -173,12 +180,12 @@ DETAILS = options(
 @click.argument("store", type=click.Path())
 @HELD
 @SEED
-@options(click.option("--why", is_flag=True, help="Also print the reasons and the figures behind the advice."), TOLD)
+@options(click.option("--why", is_flag=True, help="Also print the reasons and figures behind the advice."), TOLD)
 def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Recommend keeping the probe, fine-tuning, or labelling more; trains nothing.
+    """Recommend what to do next: keep the probe, fine-tune, or label more images.
 
-    The advice comes from the embeddings in the store alone, and the split that probe reports is not looked at. The
-    evidence is better with all stages and raw pixels in the store: extract --layers stages, then probe.
+    Nothing is trained. The advice uses only the embeddings in the store, and never the split that probe reports.
+    It is better informed if the store holds all stages and raw pixels: run extract --layers stages, then probe.
 
     \b
       $ featurepipe extract data/digits -s digits.store --layers stages
@@ -195,24 +202,27 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @click.argument("source", type=click.Path())
 @click.argument("data", type=click.Path(), required=False)
 @click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of the store]")
-@click.option("-b", "--backbone", help="Which backbone of the store to take, if it holds several.")
+@click.option("-b", "--backbone", help="Backbone to use, if the store holds several.")
 @WEIGHTS
 @TRUST
 @RECIPE
 @DEVICE
-@WORKERS
 @SEED
 @DETAILS
+@WORKERS
 @MEMORY
 @FORCE
 @TOLD
 def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Fine-tune the network, starting from the probe; keeps the network if it is expected to beat the probe.
+    """Fine-tune the network, starting from the probe, and keep it if it should beat the probe.
 
-    SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, and with a model file also
-    a store. A store's own images are used if you leave DATA out. The tuned network is kept if its expected accuracy on
-    new images is more than one percentage point above the probe's, judged by held-out images and by what tuning brought
-    on other data; else the file keeps the probe. After an interruption, the same command goes on. On several GPUs:
+    SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, or with a model file a
+    store. If you leave DATA out, a store's own images are used.
+
+    The tuned network is kept if its expected accuracy on new images is more than one percentage point above the
+    probe's. Held-out images, and what tuning gained on other data, decide that. Otherwise the file keeps the probe.
+
+    After an interruption, run the same command again to go on. On several GPUs:
 
     \b
       $ torchrun --nproc-per-node N --no-python featurepipe finetune …

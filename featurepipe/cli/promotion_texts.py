@@ -10,8 +10,8 @@ from featurepipe.cli.texts import columns, figures_line, percent
 WIDTH = 80
 PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
 BOUND = (
-    "Times are for all epochs, at the least: in bf16 on a CPU, with small images, or on a busy machine, a step can "
-    "take several times as long."
+    "Times are for all epochs, and are lower bounds: in bf16 on a CPU, with small images, or on a busy machine, a "
+    "step can take several times as long."
 )
 NAMES = {
     "linear": "linear probe on {layer}",
@@ -42,7 +42,7 @@ def _grounds(result: dict[str, Any]) -> list[list[str]]:
             *(line for reason in result["reasons"] for line in _hanging(reason, "  - ")),
         ],
         [
-            "evidence, from a quick ridge probe; a higher LogME is a better layer",
+            "evidence, from a quick ridge probe (a layer with a higher LogME is better)",
             *(f"  {line}" for line in _layers(evidence)),
             *_figures(evidence),
         ],
@@ -87,7 +87,7 @@ def _options(result: dict[str, Any]) -> list[str]:
     if cost:
         speed = f"{1000 * evidence['seconds_per_image']:.1f} ms per image on {evidence['device']}"
         bound = _hanging(f"A forward pass took {speed}; {evidence['epochs']} epochs. {BOUND}", "  ")
-    return ["points expected on new images, against the linear probe", *(f"  {line}" for line in lines), *bound]
+    return ["points expected on new images, compared with the linear probe", *(f"  {line}" for line in lines), *bound]
 
 
 def _layers(evidence: dict[str, Any]) -> list[str]:
@@ -143,9 +143,11 @@ def finetune_text(result: dict[str, Any]) -> str:
     if not told["promoted"]:
         lines.append("  the file holds the probe")
     if told["stopped"] == "interrupted":
-        lines.append("  interrupted; the file holds the best until then, and the same command goes on from there")
+        lines.append(
+            "  interrupted; the file holds the best epoch so far; run the same command again to go on from there"
+        )
     elif told["scratch"] and told["scratch"]["stopped"] == "interrupted":
-        lines.append("  interrupted while training from scratch; the same command goes on from there")
+        lines.append("  interrupted while training from scratch; run the same command again to go on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
 
 
@@ -154,7 +156,7 @@ def _refit(refit: dict[str, Any]) -> str:
     if refit["stopped"] == "after all epochs":
         return f"then trained once more, on all {refit['images']:,} images that are not reported; this is in the file"
     how = "interrupted" if refit["stopped"] == "interrupted" else "failed"
-    more = "; the same command goes on from there" if how == "interrupted" else ""
+    more = "; run the same command again to go on from there" if how == "interrupted" else ""
     return f"training once more, on all images, {how}; the file holds the network from before{more}"
 
 
@@ -163,8 +165,8 @@ def _reason(told: dict[str, Any]) -> str:
     if not told["best_epoch"]:
         return "no epoch was better than the start" if len(told["curve"]) > 1 else "no epoch was finished"
     if told["validation"].get("behind"):
-        return "the held-back images speak against the tuned network"
-    return "the tuned network is not expected to be better than the probe by a point"
+        return "the tuned network clearly lost on the held-back images"
+    return "the tuned network is not expected to beat the probe by a point"
 
 
 def _verdict(told: dict[str, Any], figures: dict[str, Any]) -> str:
@@ -172,7 +174,7 @@ def _verdict(told: dict[str, Any], figures: dict[str, Any]) -> str:
     points = 100 * (figures["top1"] - told["probe"]["top1"])
     said = f"the probe without tuning: {_pair(told['probe'])}, so tuning "
     if abs(points) < 0.05:  # which would be shown as 0.0
-        return f"{said}changed nothing in how many of these images are right"
+        return f"{said}did not change how many of these images are right"
     if points > 0:
         return f"{said}gained {points:.1f} points on these images"
     return f"{said}did not help on these images: {-points:.1f} points fewer"

@@ -12,7 +12,7 @@ from featurepipe.cli.options import MULTI_LABEL, PROBES
 SHOWN = 20  # predictions that are printed
 WIDTH = 80  # columns that most terminals have
 NAMES = {"pixels": "raw pixels", "random_backbone": "random backbone", "chance": "chance"}  # of baselines
-NO_REFERENCE = "There was nothing to select on, so no row is named the best."
+NO_REFERENCE = "No data were left to select on, so no row is named the best."
 MORE_COLUMNS = "widths, sizes, speeds and uncorrected p: -o FILE.html or FILE.csv"
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
@@ -117,7 +117,7 @@ def _figures(figures: dict[str, Any], name: str) -> str:
 
 def baseline_lines(result: dict[str, Any]) -> list[str]:
     """What a classifier has to beat, a line each."""
-    names = {**NAMES, "majority": f'always answering "{result["majority_class"]}" (train\'s commonest)'}
+    names = {**NAMES, "majority": f'always answering "{result["majority_class"]}" (most common in train)'}
     found = [f"{names[key]}: {percent(top1)}" for key, top1 in result["baselines"].items() if top1 is not None]
     return [f"  {'' if number else 'baselines':<14} {line}" for number, line in enumerate(found)]
 
@@ -222,7 +222,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
     ours = protocol["name"] == "featurepipe"
     lines.append("  why:" if ours else "  differs from the published recipe:")
     lines += [f"    - {remark}" for remark in protocol["remarks"]]
-    gone = "no model file: this protocol leaves no linear classifier of raw embeddings"
+    gone = "no model file: this protocol gives no linear classifier of raw embeddings"
     return "\n".join([*lines, f"model → {result['model']}" if result["model"] else gone])
 
 
@@ -261,7 +261,7 @@ def compare_text(result: dict[str, Any]) -> str:
     head = ["", "selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
     rows = [head, *(_comparison_cells(result, row) for row in result["rows"])]
     count, images = len(result["rows"]), result["rows"][0]["n"]
-    commonest = f'always answering "{result["majority_class"]}" (train\'s commonest): {percent(result["majority"])}'
+    commonest = f'always answering "{result["majority_class"]}" (most common in train): {percent(result["majority"])}'
     return "\n".join(
         [
             f"{count} rows on the same {images} {on} images of {result['classes']} classes; 95 % intervals",
@@ -404,7 +404,7 @@ def _model_text(result: dict[str, Any]) -> str:
     elif tuning:
         lines.append("  fine-tuning did not beat the probe on validation data; this is the probe")
     if result["carries_backbone"]:
-        lines.append(f"  carries its backbone, so that it is one: featurepipe extract DATA -b {result['model']}")
+        lines.append(f"  carries its backbone and can be used as one: featurepipe extract DATA -b {result['model']}")
     return "\n".join(lines)
 
 

@@ -210,7 +210,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         X = check_images(X)
         y = check_labelled(X, y)
         if missing := set(self.classes_.tolist()) ^ set(y.tolist()):
-            raise FinetuningError(f"class {missing.pop()!r} is not in both y and the probe; give what it was fitted on")
+            raise FinetuningError(
+                f"class {missing.pop()!r} is in only one of y and the probe; give what it was fitted on"
+            )
         items = self.extractor_.items(X)
         return self._promote(items, y, self.extractor_.embed(items), check_groups(X, groups), tune, verbose, **recipe)
 
@@ -301,7 +303,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         model = models.load(path)
         if model.is_multi_label:
             raise ModelFileError(
-                f"{path} gives each image a set of labels, and a TransferClassifier one; use featurepipe.predict"
+                f"{path} gives each image a set of labels, but a TransferClassifier one; use featurepipe.predict"
             )
         extractor = described_extractor(model, path, weights, trust)
         selection = model.card["selection"]

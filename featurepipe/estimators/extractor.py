@@ -270,7 +270,9 @@ def make_extractor(
     if not isinstance(backbone, FeatureExtractor):
         return FeatureExtractor(backbone, weights=weights, store=store, verbose=verbose)
     if weights is not None or store is not None:
-        raise ValueError("weights and store belong to the FeatureExtractor that is given as backbone")
+        raise ValueError(
+            "the backbone is a FeatureExtractor with its own weights and store; leave out weights and store"
+        )
     copied = clone(backbone).set_output(transform="default")  # arrays, whatever the notebook wants to see
     return copied if verbose is None else copied.set_params(verbose=verbose)
 

@@ -128,7 +128,7 @@ def _content(item: Any) -> Path | bytes | Image.Image:
     if isinstance(item, (bytes, bytearray, memoryview)):
         item = bytes(item)
         if not _is_path(item) and item.isascii() and item.decode().isprintable() and item:
-            raise ImageError(f"these bytes are no image, and no file is called {item[:80]!r}")
+            raise ImageError(f"these bytes are not an image, and no file is called {item[:80]!r}")
         return Path(os.fsdecode(item)) if _is_path(item) else item
     if isinstance(item, (str, PathLike)):
         if isinstance(item, str) and URL.match(item):

@@ -55,7 +55,7 @@ def _check_each(y: Any) -> None:
         texts, others = (label, others) if isinstance(label, str) else (texts, label)
     if texts is not None and others is not None:  # NumPy would make texts of all of them
         raise ValueError(
-            f"y mixes text with others ({texts!r}, {others!r}); give labels of one type: list(map(str, y))"
+            f"y mixes text with other types ({texts!r}, {others!r}); give labels of one type: list(map(str, y))"
         )
 
 

@@ -218,7 +218,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         out = np.array(manifests.hold_out(list(map(str, y)), units.tolist(), seed=self.seed))
         if not out.any():
             what = "image" if groups is None else "group"
-            raise FinetuningError(f"every class has a single {what}, so none can be held back to validate on; add some")
+            raise FinetuningError(f"every class has only one {what}, so none can be held back for validation; add more")
         options = {"class_weight": class_weight, "seed": self.seed, "groups": units[~out]}
 
         def fit(strength: float) -> probes.Probe:

@@ -131,7 +131,7 @@ def _results(
         if not begun.value:  # not one has come as far as to ask for work
             raise BackboneError(GUARD) from error
         raise BackboneError(
-            f"a process on one of {', '.join(devices)} died, perhaps for lack of memory; finished shards are kept: "
+            f"a process on one of {', '.join(devices)} died, possibly out of memory; finished shards are kept: "
             "run again with fewer devices or a smaller batch size"
         ) from error
     finally:

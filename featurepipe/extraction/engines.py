@@ -210,13 +210,13 @@ class Engine:
                 made = self._eager.compile(size)
             except Exception as error:  # a run can do without, whatever it is
                 reason = str(error) if isinstance(error, BackboneError) else f"cannot be compiled: {error!r}"
-                self.notes.append(f"note: {reason}; going on without")
+                self.notes.append(f"note: {reason}; continuing uncompiled")
                 return
             finally:
                 self.compiling, self.compile_seconds = False, time.perf_counter() - started
         with self._lock:
             if self.size.current != size:  # fewer would be filled up to it
-                self.notes.append(f"note: compiled for {size} images at once, which is too many; going on without")
+                self.notes.append(f"note: compiled for {size} images at once, which is too many; continuing uncompiled")
                 return
             self._eager_time = median(self._times) if self._times else None
             self._times.clear()
@@ -227,7 +227,7 @@ class Engine:
         """Say what was asked for and did not come about."""
         if self._compile == "on" and not self.size.settled:
             self.notes.append(
-                "note: not compiled, as the run was over before a batch size was found; choose a batch size"
+                "note: not compiled, because the run ended before a batch size was found; set the batch size to compile"
             )
 
     def back_off(self, size: int) -> None:
@@ -240,7 +240,7 @@ class Engine:
             return False
         self._times.clear()
         device = self.extractor.device
-        self.notes.append(f"note: no memory for {size} images at once on {device}; going on with {size // 2}")
+        self.notes.append(f"note: out of memory with {size} images at once on {device}; continuing with {size // 2}")
         return True
 
     def _record(self, extractor: Extractor, size: int, seconds: float) -> None:
@@ -252,7 +252,7 @@ class Engine:
             compiled = extractor is not self._eager
             if compiled and self._eager_time is not None and len(self._times) >= TRIALS * self.infer_threads:
                 if median(self._times) > self._eager_time:
-                    self.notes.append("note: compiled, the network is slower here; going on without")
+                    self.notes.append("note: the compiled network is slower here; continuing uncompiled")
                     self.extractor = self._eager
                     self._times.clear()
                 self._eager_time = None

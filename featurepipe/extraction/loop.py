@@ -127,7 +127,7 @@ def fill(
             with interrupts.held():  # of somebody who presses twice
                 sink.commit()
                 if engine.compiling:
-                    note("stopping; the compiler cannot be interrupted and is waited for")
+                    note("stopping; waiting for the compiler, which cannot be interrupted")
             raise
     interrupts.check()
     if len(plan):
@@ -236,7 +236,7 @@ def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable
         engine.back_off(count)
         if len(parts) == 1:
             raise OutOfMemory(
-                f"no memory to read {count} more images; try a smaller batch size or fewer workers"
+                f"out of memory with {count} more images to read; try a smaller batch size or fewer workers"
             ) from error
     else:
         return _infer(engine, batch)

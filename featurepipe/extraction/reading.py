@@ -79,7 +79,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            unreadable[pending.digest] = "cannot be decoded: no memory; try fewer workers"
+            unreadable[pending.digest] = "cannot be decoded: out of memory; try fewer workers"
     seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu
     return Batch(
         digests,

@@ -76,7 +76,7 @@ def load(
             start, digest, content = file.readline(64), file.readline(80), file.read()
     except OSError as error:
         raise FinetuningError(
-            f"{path} cannot be read ({error.strerror}); give the rights to read it, or remove it to start again"
+            f"{path} cannot be read ({error.strerror}); get the rights to read it, or remove it to start again"
         ) from error
     if start.startswith(EARLIER):
         note(f"note: {path} was written by an earlier featurepipe and has no digest; tuning starts again")

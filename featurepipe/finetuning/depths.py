@@ -72,7 +72,7 @@ def trainable(module: torch.nn.Module, tune: str, name: str) -> set[str]:
     """
     check_depth(tune)
     if tune == AUTO:
-        raise FinetuningError("how deep to tune has to be decided before; featurepipe advise says it")
+        raise FinetuningError("the depth to tune must be chosen first; featurepipe advise recommends one")
     if tune == HEAD:
         return set()
     if tune == ALL:

@@ -105,7 +105,7 @@ class Gradients:
     def _halve(self) -> None:
         if self.piece == 1:
             raise OutOfMemory(
-                "no memory for a single image in training; try checkpointing, a smaller depth to tune, or another "
+                "out of memory with a single image in training; try checkpointing, a smaller depth to tune, or another "
                 "device"
             )
         self.piece //= 2

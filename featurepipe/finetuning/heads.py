@@ -88,7 +88,7 @@ def linear_head(
     own = [str(one) for one in estimator.classes_.tolist()]
     wanted = own if classes is None else [str(one) for one in classes]
     if missing := set(own) - set(wanted):
-        raise FinetuningError(f"the probe's class {min(missing)!r} is not among those to tune for; add it")
+        raise FinetuningError(f"the probe's class {min(missing)!r} is missing from the classes to tune for; add it")
     weight = np.tile(coef.mean(axis=0), (len(wanted), 1))  # (K, D)
     bias = np.full(len(wanted), intercept.mean() - UNSEEN)  # (K,)
     places = [wanted.index(one) for one in own]

@@ -118,7 +118,7 @@ class Network:
                 if not is_out_of_memory(error):
                     raise
                 if self._at_once == 1:
-                    where = f"{self.backbone.name} has no memory on {self.backbone.device}"
+                    where = f"{self.backbone.name} ran out of memory on {self.backbone.device}"
                     raise OutOfMemory(f"{where} for a single image; try another device") from error
             self._at_once = max(1, min(self._at_once, len(inputs[0])) // 2)
 

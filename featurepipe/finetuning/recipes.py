@@ -140,7 +140,7 @@ class Recipe:
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not fits:
-                raise FinetuningError(f"{name} is {getattr(self, name)}; it has to be {says}")
+                raise FinetuningError(f"{name} is {getattr(self, name)}; it must be {says}")
 
     @property
     def peak_lr(self) -> float:

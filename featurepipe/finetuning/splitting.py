@@ -112,7 +112,7 @@ def _check(module: torch.nn.Module, trained: set[str], name: str) -> None:
 
 
 def _nothing(name: str) -> FinetuningError:
-    return FinetuningError(f"all of {name} trains from its first layer on; there is nothing to cache")
+    return FinetuningError(f"all of {name} is trained, from its first layer on, so there is nothing to cache")
 
 
 def _unsplit(name: str, why: str) -> FinetuningError:
@@ -354,4 +354,4 @@ def _compare(made: Split, whole: torch.nn.Module, x: torch.Tensor, name: str) ->
     with torch.no_grad():
         found, wanted = made.top(*made.bottom(x)), whole(x)
     if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
-        raise _unsplit(name, "its parts together give another embedding")
+        raise _unsplit(name, "its parts together give a different embedding")

@@ -208,7 +208,7 @@ class _Tracer(fx.Tracer):
 def _decide(whole: Whole, question: Undecided, inputs: Sequence[torch.Tensor]) -> bool:
     values = [record(whole, question.graph, x, lambda value: value)[question.node] for x in inputs]
     if any(isinstance(value, torch.Tensor) for value in values) or len(set(map(bool, values))) > 1:
-        raise ValueError("it takes another way for other images")
+        raise ValueError("it computes differently for different images")
     return bool(values[0])
 
 

@@ -196,7 +196,10 @@ class _Tuning:
             except (RuntimeError, MemoryError) as failure:  # a step of the optimizer has no memory, say
                 if not is_out_of_memory(failure) or self.peers.world > 1:
                     raise
-                stopped, error = FAILED, OutOfMemory("no memory to tune this network; try a smaller depth to tune")
+                stopped, error = (
+                    FAILED,
+                    OutOfMemory("out of memory when tuning this network; try a smaller depth to tune"),
+                )
         return Outcome(run.curve, run.best_epoch, run.best, stopped, error)
 
     def _begin(self) -> tuple[_Run, dict[str, Any] | None]:
@@ -215,7 +218,9 @@ class _Tuning:
         self.network.load(tensors["state"])
         average = {name: value.to(self.network.head.weight.device) for name, value in tensors["average"].items()}
         run = _Run(**told, best=tensors["best"], average=average or None)
-        self.note(f"going on from {self.checkpoint}: epoch {run.epoch} of {self.epochs}, {run.step} steps of it done")
+        self.note(
+            f"continuing from {self.checkpoint}: epoch {run.epoch} of {self.epochs}, {run.step} of its steps done"
+        )
         # the whole network, after the head alone, begins with an optimizer of its own
         begins = run.step == 0 and run.epoch == self.recipe.head_epochs + 1
         return run, None if begins else tensors["optimizer"]
@@ -387,7 +392,7 @@ class _Tuning:
             checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
         except OutputError as error:  # what has been learned is worth more than the chance to go on from here
             why, _, _ = str(error).partition("; ")  # what to do is for the end, when the model file is written
-            self.note(f"note: no checkpoint is kept, and training goes on: {why}")
+            self.note(f"note: training continues without a checkpoint: {why}")
         self.saved = time.perf_counter()
 
     def _bar(self, label: str, total: int) -> Any:

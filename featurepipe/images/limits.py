@@ -117,7 +117,7 @@ def check_scans(image: Image.Image, data: bytes | bytearray) -> None:
     if _is_single(image, data):
         return
     if next(islice(_scans(data), SCANS, None), None) is not None:
-        raise ImageError(f"a JPEG of more than {SCANS} scans, which takes very long to decode; save it anew")
+        raise ImageError(f"a JPEG of more than {SCANS} scans, which takes very long to decode; save it again")
 
 
 def _is_single(image: Image.Image, data: bytes | bytearray) -> bool:

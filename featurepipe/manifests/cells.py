@@ -56,5 +56,5 @@ def _checked(text: str) -> str:
         try:
             text.encode("utf-8", "surrogateescape")  # as file names that are not UTF-8 are written
         except UnicodeEncodeError as error:
-            raise ValueError("holds half of a character (a lone surrogate); write it anew") from error
+            raise ValueError("holds half of a character (a lone surrogate); write it again") from error
     return text

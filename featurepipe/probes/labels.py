@@ -128,7 +128,7 @@ def fit_labels(
     Y = indicator(y, labels)  # (n, K)
     if not _varied(Y).all():
         raise ProbeError(
-            f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier needs rows without it, too"
+            f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier also needs rows without it"
         )
     candidates, how = KINDS[ONE].candidates(value, len(Y)), {"class_weight": class_weight, "device": device}
     if X_val is not None:

@@ -120,7 +120,7 @@ def check_few(shots: Sequence[int], repeats: int, semi: bool) -> None:
     if repeats < 1 or any(count < 1 for count in shots):
         raise ProbeError("shots and repeats must be at least 1")
     if semi and not shots:
-        raise ProbeError("semi-supervised probes are measured with few labels; say how many per class: shots")
+        raise ProbeError("semi-supervised probes need a number of labels per class; give shots")
 
 
 def check_enough(y: np.ndarray, shots: Sequence[int]) -> None:

@@ -42,7 +42,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
 def _headline(result: Mapping[str, Any], title: str) -> Html:
     found = [row for row in result["rows"] if is_reference(result, row)]
     if not found:
-        return join(tag("h1", title), tag("p", "There was nothing to select on, so no row is named the best."))
+        return join(tag("h1", title), tag("p", "No data were left to select on, so no row is named the best."))
     (row,) = found
     where = tag("b", f"{result['evaluated_on']} top-1")
     interval = f" on n = {row['n']:,} images; {NINETY_FIVE} interval {interval_text(row)} ({method(row)})."
@@ -63,7 +63,7 @@ def _figure(result: Mapping[str, Any]) -> Html:
     legend = (
         f"{result['evaluated_on']} top-1 in %, with {NINETY_FIVE} Wilson intervals, sorted by selection data. Blue: "
         "the reference; pale: baselines. Intervals that overlap may still differ: the same images are compared. Always "
-        f"answering with the commonest class gives {percent(result['majority'])}."
+        f"answering with the most common class gives {percent(result['majority'])}."
     )
     return section("Top-1", dots(rows), tag("small", legend))
 

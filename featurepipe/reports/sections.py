@@ -115,7 +115,9 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
         tag("p", _verdict(what, figures, present)) if present else "",
         bars({f"this {what}": figures["top1"], **present}, None if "groups" in figures else figures["n"]),
         tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
-        tag("small", f"Majority class: always answering “{commonest}”, the commonest in train.") if commonest else "",
+        tag("small", f"Majority class: always answering “{commonest}”, the most common class in train.")
+        if commonest
+        else "",
         tag("small", f"Not computed: {absent}.") if absent else "",
     )
 
@@ -127,7 +129,7 @@ def _verdict(what: str, figures: Mapping[str, Any], present: Mapping[str, float]
         return f"The {what} does not beat {named}."
     text = f"The {what} is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
     if present[best] >= interval_of(figures)[0]:
-        text += f" That is inside the {what}'s {NINETY_FIVE} interval: the difference may be chance."
+        text += f" That is inside the {what}'s {NINETY_FIVE} interval, so the difference may be chance."
     return text
 
 
@@ -190,8 +192,8 @@ def _span_text(span: tuple[float, float, float]) -> str:
 def _verdict_on_semi(few: Sequence[Mapping[str, Any]]) -> str:
     """What the lines know, and where that is of no use."""
     text = (
-        "Self-training and label spreading know the same labels, and see all other training images without theirs; the"
-        " reported images they do not see."
+        "Self-training and label spreading use the same labels, and all other training images without labels. They"
+        " never see the reported images."
     )
     for key, name in SEMI.items():
         vain = [f"{one['shots']:,}" for one in few if one["semi"][key]["mean"] <= one["mean"]]
@@ -218,7 +220,7 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     before = "Selection data: the chosen candidate, before the final fit"
     if is_tuned(card):
         on = card["finetuning"]["validation"]["on"]
-        before = f"Selection data: {on}; what is kept was chosen there, so a little optimistic"
+        before = f"Selection data: {on}; the choice was made there, so a little optimistic"
         before += ", before it learned from these images too" if is_refitted(card["finetuning"]) else ""
     elif len(card["selection"]["path"]) > 1:
         before += "; picked as the best, so a little optimistic"
@@ -236,7 +238,7 @@ def selection(model: models.Model) -> Html:
     how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"
     used = f"{where} was not used for it."
     if selection["on"] == where:
-        used = f"{where} is also what is reported, so the figures above are too good."
+        used = f"{where} is also the split that is reported, so the figures above are too optimistic."
     values = [step[name] for step in path]
     labels = [f"{value:g}" for value in values]
     if name in ("C", "alpha"):  # decades
@@ -252,7 +254,7 @@ def selection(model: models.Model) -> Html:
         rows.append([f"{step[name]:g}", percent(step["top1"]), f"{step['log_loss']:.3f}", said])
     whose = ""
     if is_tuned(model.card):
-        whose = " It is that of the probe whose head tuning began with, at most that of the probe it had to beat; the"
+        whose = " It belongs to the probe that tuning started from, and is at most that of the probe to beat; the"
         if tuning["start"] != "probe":
             whose = " Tuning began with another head, so it describes the probe only; the"
         whose += " tuned head has none of its own."

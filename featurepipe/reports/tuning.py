@@ -19,9 +19,9 @@ TICKS = 10  # epochs named below a curve
 EVENLY = "evenly to a tenth in the first layer"  # what a layer decay of None comes to
 TUNED, PROBE, SCRATCH = "fine-tuned", "the probe", "from scratch"
 STARTS = {
-    "probe": "with the head of {probe}, fitted without the validation images, and the weights below it as they were",
+    "probe": "with the head of {probe}, fitted without the validation images, and the pretrained weights",
     "random head": "with a random head on the pretrained weights",
-    "scratch": "from random weights, those of the head and of all below it",
+    "scratch": "from random weights, in the head and below it",
 }
 
 
@@ -68,9 +68,7 @@ def _advised(advice: Mapping[str, Any]) -> Html:
     """Who chose the depth, and why."""
     gain = advice["expected_gain"][advice["option"]]
     low, mean, high = (f"{100 * gain[key]:.1f}" for key in ("low", "mean", "high"))
-    said = (
-        f"The depth was chosen by the advice, which expected {mean} percentage points ({low} to {high}) on new images"
-    )
+    said = f"The advice chose the depth. It expected {mean} percentage points ({low} to {high}) on new images"
     return join(tag("p", f"{said} against a linear probe. Its reasons:"), _reasons(advice))
 
 
@@ -85,7 +83,7 @@ def _what(tuning: Mapping[str, Any]) -> str:
     parts = [
         f"{_depth(tuning['tune'])}: {share if tuned else f'none of the {parameters:,} parameters below it'}.",
         f"Training started {STARTS[tuning['start']].format(probe=_its_probe(tuning))}.",
-        "What lies below the tuned layers was computed once and kept." if tuning["cached_bottom"] else "",
+        "The output of the layers below was computed once and kept." if tuning["cached_bottom"] else "",
         f"{_ended(tuning['stopped'], tuning['curve'][-1]['epoch'])}; in all it took {_duration(tuning['seconds'])}.",
         _kept(tuning) if tuning["promoted"] else "",
     ]
@@ -121,8 +119,8 @@ def _compared(tuning: Mapping[str, Any]) -> str:
     return (
         f"On validation data ({found['on']}) the tuned network is right where the probe is wrong on "
         f"{found['network_alone']:,} of {found['compared']:,} images, the other way round on {found['probe_alone']:,}. "
-        "By this and by what tuning brought on other data, "
-        f"{points:+.1f} percentage points are expected on new images, against the probe."
+        "From this, and from what tuning gained on other data, the expected gain over the probe on new images is "
+        f"{points:+.1f} percentage points."
     )
 
 
@@ -142,7 +140,7 @@ def _ended(stopped: str, epoch: int) -> str:
     """Why no further epoch was tried."""
     if stopped in ("interrupted", "failed"):
         how = "was interrupted" if stopped == "interrupted" else "failed"
-        return f"It {how} after epoch {epoch}, and the best epoch until then was kept"
+        return f"It {how} after epoch {epoch}, and the best epoch so far was kept"
     early, colon, why = stopped.partition(": ")
     return f"It ended {early}, with epoch {epoch}" + (f" ({why})" if colon else "")
 
@@ -192,9 +190,9 @@ def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     if _is_compared(tuning):
         text = f" {_compared(tuning)} "
         if tuning["validation"].get("behind"):
-            text += "A network that is no worse would lose as clearly one time in ten at most"
+            text += "A network that is not worse would lose this clearly at most one time in ten"
         else:
-            text += "A point is the least that a tuned network is kept for"
+            text += "A tuned network is kept only if it is expected to gain more than a point"
     else:
         text = f" On validation data ({_validation(tuning)}) "
         text += (
@@ -202,7 +200,7 @@ def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
             if best
             else f"no epoch was better than {_origin(tuning)}"
         )
-    text += ", so that this file holds the probe, on the frozen backbone as it was; the figures of this page are the "
+    text += ", so this file holds the probe on the frozen backbone. The figures on this page are the "
     text += "probe's."
     if best:
         text += f" There top-1 was {_pair(tuning['curve'][best])} at epoch {best}"
@@ -235,7 +233,7 @@ def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     tuning, where = card["finetuning"], card["evaluated_on"]
     probe, top1 = tuning["probe"], figures["top1"]
     if probe is None:
-        return tag("p", f"The probe's figures on {where} are not known, so nothing can be said of what tuning gained.")
+        return tag("p", f"The probe's figures on {where} are not known, so the gain from tuning is unknown.")
     points, low, high = 100 * (top1 - probe["top1"]), *interval_of(figures)
     pair = f"{percent(top1)} against {percent(probe['top1'])} top-1 on {where}"
     losses = f"log-loss {figures['log_loss']:.3f} against {probe['log_loss']:.3f} nats"
@@ -250,7 +248,7 @@ def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     else:
         text += f" The probe's figure lies outside {interval}."
     if points < 0:
-        text += " What decided had favoured tuning; on these images it does not pay."
+        text += " Validation had favoured tuning, but on these images it does not pay."
     return tag("p", tag("b", said), text)
 
 
@@ -266,8 +264,8 @@ def _beside(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     if scratch is not None:
         values[SCRATCH] = scratch["top1"]
         said = (
-            " From scratch: the same architecture from random weights, by the same recipe except for what spares "
-            f"pretrained ones; epoch {scratch['best_epoch']} of {scratch['curve'][-1]['epoch']}, "
+            " From scratch: the same architecture from random weights, by the same recipe, except for what "
+            f"protects pretrained weights; epoch {scratch['best_epoch']} of {scratch['curve'][-1]['epoch']}, "
             f"{_duration(scratch['seconds'])}."
         )
     if len(values) == 1:
@@ -281,13 +279,19 @@ def _courses(tuning: Mapping[str, Any]) -> list[Html]:
     scratch = tuning["scratch"]["curve"] if tuning["scratch"] else []
     said = f"On validation data: {_validation(tuning)}. Epoch 0 is {_origin(tuning)}, before any step."
     if _is_last(tuning):
-        said += " The last epoch was kept, whatever these figures say of it."
+        said += " The last epoch was kept, whatever these figures say."
     else:
-        said += " Chosen is the lowest log-loss of those within one standard error of the best top-1"
-        said += "; on these very images, so its figures here are a little optimistic." if tuning["best_epoch"] else "."
+        said += (
+            " Among the epochs within one standard error of the best top-1, the one with the lowest log-loss was chosen"
+        )
+        said += (
+            ". It was chosen on these images, so its figures here are a little optimistic."
+            if tuning["best_epoch"]
+            else "."
+        )
     if _to_beat(tuning)["top1"] is not None:
-        said += " The level line is the probe, fitted without these images: what tuning has to beat."
-    said += " Every log-loss is calibrated, by a temperature fitted on these very images."
+        said += " The level line is the probe that tuning has to beat; it was fitted without these images."
+    said += " Every log-loss is calibrated, by a temperature fitted on these same images."
     parts = [_charts({TUNED: tuning["curve"]}, tuning, ""), tag("small", said)]
     if scratch:  # far below mostly: drawn with it, what tuning gained would not be seen
         what = ", with training from scratch"

@@ -101,7 +101,7 @@ def evaluate(
     matrix, notes = labelled(matrix)
     if "task" in loaded.card.get("data", {}):
         of = loaded.card["data"]
-        notes.append(f"the model has learned column {of['task']} of {of['labels']}; these are the data's own labels")
+        notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")
     for note in notes:
         listener.note(f"note: {note}")
     which, mask = _evaluated(matrix, loaded, split)
@@ -179,7 +179,7 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
         raise ProbeError(f"no labelled sample is in {split}; use --split all, or another split")
     mask = ~model.has_seen(matrix.digests)
     if not mask.any():
-        raise ProbeError("the model was trained on every one of these images; use --split all to evaluate all the same")
+        raise ProbeError("the model was trained on every one of these images; use --split all to evaluate anyway")
     return UNSEEN, mask
 
 

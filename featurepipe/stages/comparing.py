@@ -252,7 +252,7 @@ def _add(
         try:
             extractor = make()
             if not complete(store, extractor, workers=workers, listener=listener).indexes:
-                raise StoreError("none of the images can be read any more")
+                raise StoreError("none of the images can be read any more; restore the files and run again")
         except (DependencyMissing, StoreError) as error:  # the images may be gone while their embeddings are still here
             absent.append(f"{ABSENT}{name}: {error}")
     return absent

@@ -237,7 +237,9 @@ def make_extractor(
     """
     if backbone is not None and not isinstance(backbone, str | PathLike):
         if options:
-            raise TypeError(f"{', '.join(options)}: options are for a backbone by name, not for a ready-made one")
+            raise TypeError(
+                f"{', '.join(options)}: options work only with a backbone's name, not with a ready-made backbone"
+            )
         return backbone
     create = backbones.create_layers if "layers" in options else backbones.create
     known = {*inspect.signature(backbones.create).parameters, *inspect.signature(create).parameters}
@@ -284,7 +286,7 @@ def follow_store(
     if best.spec["precision"] not in ("fp32", extractor.spec["precision"]) and (drifts := backbones.drifting(best)):
         listener.note(
             f"note: this store is in {best.spec['precision']}, in which {', '.join(drifts)} drifts from fp32; "
-            "featurepipe verify --drift says how far, --precision fp32 avoids it"
+            "featurepipe verify --drift measures it, --precision fp32 avoids it"
         )
     return best
 

@@ -112,16 +112,20 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
         f"that is more than the {size_text(limit)} of memory"
     )
     if whole:
-        raise ProbeError(f"{much}, and semi-supervised lines need them there; leave out --semi, or give more --memory")
+        raise ProbeError(
+            f"{much}, but semi-supervised probes need them in memory; leave out --semi, or give more --memory"
+        )
     if kind == probes.MULTI_LABEL:
-        raise ProbeError(f"{much}, and a multi-label probe needs both there; give more --memory")
+        raise ProbeError(f"{much}, but a multi-label probe needs both in memory; give more --memory")
     if probes.KINDS[kind].is_copied:
         others = ", ".join(probes.names("is_copied", without=True))
-        raise ProbeError(f"{much}, and a {kind} probe needs both there; use {others}, or more --memory")
+        raise ProbeError(f"{much}, but a {kind} probe needs both in memory; use {others}, or more --memory")
     folder = entry.folder if os.access(entry.folder, os.W_OK) else Path(tempfile.gettempdir())
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise StoreError(f"{much}, and {size_text(size)} of scratch more than the {size_text(free)} left in {folder}")
+        raise StoreError(
+            f"{much}, and a scratch file of {size_text(size)} is more than the {size_text(free)} left in {folder}"
+        )
     X = _scratch(folder, shape)
     return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
 

@@ -161,7 +161,7 @@ def find(
     source = Store.open(store)
     by_name = backbone is None or isinstance(backbone, str | PathLike)
     if layer is not None and not by_name:
-        raise TypeError("layer: that is for a backbone by name, a ready-made one has its own")
+        raise TypeError("layer works only with a backbone's name; a ready-made backbone has its own layer")
     entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
     models.check_suffix(path)  # whether it may be written is for those to ask that write there

@@ -411,7 +411,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
     if not compared:
         return []
     if any(row["selection"] is None for row in compared):
-        return [f"there was nothing to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
+        return [f"no data were left to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
     on = compared[0]["selection"]["on"]
     return [
         f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there are a little optimistic"

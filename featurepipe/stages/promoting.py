@@ -198,7 +198,7 @@ def finetune(
             result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
         _told(result, listener)
         if made.outcome.error is not None:
-            raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds what was best until then")
+            raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds the best epoch so far")
         if finished:
             for checkpoint in (task.checkpoint, *map(task.checkpoint.with_name, (REFIT, SCRATCH))):
                 checkpoint.unlink(missing_ok=True)
@@ -214,9 +214,9 @@ def _kept(checkpoint: Path) -> Iterator[None]:
         yield
     except OutputError as error:
         why, _, _ = str(error).partition("; ")
-        left = f"{checkpoint} keeps the training, and the same command goes on from there"
+        left = f"{checkpoint} keeps the training; run the same command again to go on from there"
         if not checkpoint.is_file():
-            left = "no checkpoint could be kept either, so the same command trains again"
+            left = "no checkpoint could be kept either, so the same command starts the training again"
         raise OutputError(f"{why}; make room or give another place with -o; {left}") from error
 
 
@@ -319,7 +319,7 @@ def _cached(
                 raise
             if task.checkpoint.is_file():  # of a run with a cache, which another one would begin anew
                 raise FinetuningError(
-                    f"{error}; try again later, or begin anew without a cache: --cache off"
+                    f"{error}; try again later, or start again without a cache: --cache off"
                 ) from error
             listener.note(f"note: {error}; trained without a cache")
             return None

@@ -51,7 +51,7 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     extraction.fill(todo, patches, memory, settings, label="learning a codebook", listener=Quiet(listener))
     found = [memory.vectors[digest] for digest in drawn if digest in memory.vectors]
     if not found:
-        raise StoreError("none of the training images can be read any more")
+        raise StoreError("none of the training images can be read any more; restore the files and run again")
     codebook = backbones.learn_codebook(np.stack(found).reshape(-1, backbones.SIFT_LENGTH), seed)
     path = store.entry(Sift(codebook=codebook, path=store.path)).folder / FILE
     with store.lock():

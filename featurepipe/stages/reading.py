@@ -26,7 +26,9 @@ def read(data: str | Path, listener: Listener, **columns: str | None) -> Manifes
 def check_safe_csv(safe: bool, path: Path | None) -> None:
     """Refuse cells that are safe for spreadsheets in a file that is no CSV; None is an open text file."""
     if safe and path is not None and path.suffix.lower() != ".csv":
-        raise OutputError(f"{path.name} is no CSV, for which --safe-csv is; name a .csv file, or leave it out")
+        raise OutputError(
+            f"--safe-csv works only with CSV, and {path.name} is not CSV; name a .csv file, or leave out --safe-csv"
+        )
 
 
 def check_result(

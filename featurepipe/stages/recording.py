@@ -30,8 +30,8 @@ def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list
     if recipe.head != finetuning.PROBE or abs(first["top1"] - probe) <= max(0.01, 1.5 / count):
         return []
     return [
-        f"the network gives other embeddings now than those in the store (precision, versions?): before tuning it has "
-        f"{100 * first['top1']:.1f} % of {count} validation images right, the probe on the stored ones "
+        "the network now gives other embeddings than the store holds (another precision or version?): before tuning it "
+        f"is right on {100 * first['top1']:.1f} % of {count} validation images, the probe on the stored embeddings on "
         f"{100 * probe:.1f} %"
     ]
 

@@ -207,7 +207,7 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
     """Refuse an unknown protocol or metric, and options that a protocol decides."""
     protocols.choose_metric(protocols.named(protocol), metric)
     if recipe["value"] is not None or recipe["shots"] or recipe["class_weight"] is not None:
-        raise ProbeError(f"protocol {protocol} decides for itself; leave out value, shots and class_weight")
+        raise ProbeError(f"protocol {protocol} fixes them itself; leave out value, shots and class_weight")
     if recipe["multi_label"]:
         raise ProbeError(f"protocol {protocol} is for one class per image; leave out multi-label, or the protocol")
     if recipe["probe_device"] != "cpu":

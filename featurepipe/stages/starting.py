@@ -152,7 +152,7 @@ def _hold_out(parts: Parts, seed: int) -> tuple[FeatureMatrix, FeatureMatrix, st
     out = np.array(manifests.hold_out(parts.train.y.tolist(), parts.train.units.tolist(), seed=seed))
     if not out.any():
         raise FinetuningError(
-            "every class has a single training image or group, so none can be held back to validate on; add some"
+            "every class has only one training image or group, so none can be held back for validation; add more"
         )
     return parts.train.take(~out), parts.train.take(out), f"a fifth of train, held back here, seed {seed}"
 

@@ -188,7 +188,9 @@ def _match_notes(
         )
     notes = [f"{absent} of {len(ids)} samples have no row in {table}: unlabelled"] if absent else []
     if strangers:
-        notes.append(f"{len(strangers)} rows of {table} are of no sample of the store (first {strangers[0]!r})")
+        notes.append(
+            f"{len(strangers)} rows of {table} do not belong to any sample of the store (first {strangers[0]!r})"
+        )
     return notes
 
 

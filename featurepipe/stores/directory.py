@@ -179,7 +179,7 @@ class Store:
         digest = None if header.digests is None else sha256_file(self._manifest)
         if not header.fits or (digest is not None and digest not in header.digests):
             place = self._manifest if header.fits else self.path / HEADER
-            note(f"note: {place} was edited or damaged; every file is read anew, and it is written anew")
+            note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
         elif self.root == root.resolve():
             yield from manifest.known(self._manifest, digest)
 
@@ -229,7 +229,7 @@ class Store:
             rows, digest = manifest.read(path, _anything, strict=True)
         except manifest.Damaged as error:
             raise StoreError(
-                f"{path} cannot be accepted: {error}; correct that, or make it anew with: "
+                f"{path} cannot be accepted: {error}; correct that, or make it again with: "
                 f"featurepipe extract DATA -s {self.path}"
             ) from error
         if header.digests is not None and digest not in header.digests:
@@ -360,7 +360,7 @@ class Store:
             if self._manifest.is_file():
                 self.rows()
             elif self._state(header).manifest is not None:
-                yield f"{self._manifest} is gone; make it anew with: featurepipe extract DATA -s {self.path}"
+                yield f"{self._manifest} is gone; make it again with: featurepipe extract DATA -s {self.path}"
         except (StoreError, FormatTooNew) as error:
             yield str(error)
 
@@ -372,7 +372,7 @@ class Store:
         """The header, if nobody has touched it since it was written."""
         header = self._header()
         if not header.fits:
-            raise StoreError(self._edited(self.path / HEADER, "it does not fit its own digest"))
+            raise StoreError(self._edited(self.path / HEADER, "it does not match its own digest"))
         return header
 
     def _state(self, header: Header) -> State:
@@ -406,7 +406,7 @@ class Store:
     def _edited(self, path: Path, why: str) -> str:
         return (
             f"{path} was edited or damaged ({why}); accept an edit made by hand with: featurepipe verify {self.path} "
-            f"--accept-edits; or make it anew with: featurepipe extract DATA -s {self.path}"
+            f"--accept-edits; or make it again with: featurepipe extract DATA -s {self.path}"
         )
 
     def _place(self, state: State) -> Path | None:

@@ -56,7 +56,7 @@ def _check_place(place: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         kind = next((kind for test, kind in KINDS if test(mode)), "a device")
-        raise StoreError(f"{place} is {kind} and not a lock's file; remove it, and run the same command again")
+        raise StoreError(f"{place} is {kind}, not a lock file; remove it, and run the same command again")
 
 
 def _without_locks(place: Path, why: str) -> str:

@@ -72,7 +72,7 @@ def read(path: Path, fits: Callable[[str], bool], *, strict: bool = False) -> Fo
             problem = error
         digest = hashed.rest()
     if not fits(digest):
-        raise Damaged(problem or f"it does not fit the digest in {HEADER}") from problem
+        raise Damaged(problem or f"it does not match the digest in {HEADER}") from problem
     if isinstance(problem, FormatTooNew):
         raise problem
     if problem is not None:
@@ -202,7 +202,7 @@ def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sam
 
 def _fault(split: str, digest: str) -> str:
     if split not in SPLITS_OR_NONE:
-        return f"split {split!r} is none of {', '.join(SPLITS)}"
+        return f"split {split!r} is not one of {', '.join(SPLITS)}"
     if not IS_SHA256(digest):
         return f"{digest!r} is not a sha256"
     return "its path or id is empty or has a NUL character"

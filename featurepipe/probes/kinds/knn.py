@@ -72,7 +72,7 @@ class Knn(Kind):
         check_shapes(len(classes), arrays, fits and np.array_equal(np.unique(codes), np.arange(len(classes))))
         k = int(chosen)
         if not 1 <= k <= len(rows):
-            raise ValueError(f"{k} neighbours cannot be had of {len(rows)} rows")
+            raise ValueError(f"{k} neighbours are more than its {len(rows)} rows")
         return knn_classifier(classes, rows, codes, k)
 
 
