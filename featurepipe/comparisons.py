@@ -77,7 +77,7 @@ def permutation(right: np.ndarray, other: np.ndarray, groups: Sequence[object], 
     differences = differences[differences != 0]
     rng, seen = np.random.default_rng(seed), abs(differences.sum()) - 1e-9
     draws = (abs((rng.choice((-1.0, 1.0), len(differences)) * differences).sum()) >= seen for _ in range(SIGNS))
-    return (1 + sum(draws)) / (1 + SIGNS)
+    return float((1 + sum(draws)) / (1 + SIGNS))
 
 
 def fisher(right: int, n: int, other: int, m: int) -> float:
