@@ -51,13 +51,13 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
         if verify is not None:
             verify(temporary)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):  # of a disk that fails altogether the first error says more
             temporary.unlink(missing_ok=True)
         if _is_of_writing(error, temporary):
             raise OutputError(refusal(path, error)) from error
         raise
-    _sync_folder(path.parent)
 
 
 def refusal(path: Path, error: OSError) -> str:

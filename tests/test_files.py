@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 import subprocess
 import sys
 
@@ -206,3 +207,19 @@ def test_a_process_is_gone_only_if_it_has_run_here():
     assert not files._is_gone(files._machine(), f"{os.getpid():x}")
     assert not files._is_gone(files._machine(), "f" * 40)
     assert not files._is_gone(None, None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_folder_that_cannot_be_synced_is_an_error_that_names_the_file(tmp_path, monkeypatch, number):
+    sync = os.fsync
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OutputError, match=r"a\.txt cannot be written: "):
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"  # it is there; whether it would outlive a power cut is not known
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
