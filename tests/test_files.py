@@ -220,6 +220,6 @@ def test_a_folder_that_cannot_be_synced_is_an_error_that_names_the_file(tmp_path
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OutputError, match=r"a\.txt cannot be written: "):
-        write_text(tmp_path / "a.txt", "new")
+        files.write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "new"  # it is there; whether it would outlive a power cut is not known
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
