@@ -61,6 +61,7 @@ DTYPES = {  # of each dataset; text has its own
     "reject_reasons": (),
 }
 MOST_TEXT = 2**20  # bytes of an attribute; a spec takes about one kilobyte
+WIDEST = 2**24  # numbers of an embedding, where there is none to tell by
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)  # what a lock of another program gives
 BARRED = (errno.EACCES, errno.EPERM)
 FLAGGED = "consistency flags"  # what HDF5 says of a file that a writer has marked as its own, without a number
@@ -347,7 +348,18 @@ def _members(file: Any, size: int) -> dict[str, Any]:
         dtype = found[name].dtype
         if dtype.str not in dtypes and (dtypes or dtype.kind != "S"):
             raise ValueError(f"{name} is of type {dtype}")
+    _check_shapes({name: found[name].shape for name in DTYPES}, size)
     return found
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], size: int) -> None:
+    """Refuse shapes that do not fit together: an array of no bytes may claim any number of rows, and each takes time."""
+    (rows, *width), (rejects, *_) = shapes["embeddings"] or (0,), shapes["reject_digests"] or (0,)
+    wanted = ((rows, *width[:1]), (rows, 32), (rows,), (rejects, 32), (rejects,))
+    if len(width) != 1 or tuple(shapes.values()) != wanted:
+        raise ValueError(f"its parts do not fit together: {', '.join(map(str, shapes.values()))}")
+    if not rows and width[0] > max(size, WIDEST):  # with rows, the size has bounded it
+        raise ValueError(f"embeddings claim to be {width[0]} wide, and there are none")
 
 
 def _unread(path: Path, error: OSError) -> StoreError:
@@ -393,12 +405,9 @@ def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
         raise ValueError("its spec or provenance is not a JSON object")
     if sha256_json(spec) != parts.texts["fingerprint"]:
         raise ShardCorrupt(f"{path}: its spec does not match its fingerprint; {_mend(path)}")
-    rows, refused = len(parts.digests), [row.tobytes().hex() for row in parts.reject_digests]
-    shapes = [getattr(parts, name).shape for name in ("digests", "checksums", "reject_digests")]
-    if shapes != [(rows, 32), (rows,), (len(refused), 32)] or len(set(refused)) != len(parts.reject_reasons):
-        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
-    if parts.embeddings.shape[:1] != (rows,) or len(parts.embeddings.shape) != 2:
-        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
+    refused = [row.tobytes().hex() for row in parts.reject_digests]
+    if len(set(refused)) != len(refused):
+        raise ShardCorrupt(f"{path} repeats digests of rejected images; {_mend(path)}")
     return ShardIndex(
         path=path,
         spec=spec,
