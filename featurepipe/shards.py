@@ -31,7 +31,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +43,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featurepipe import jsons
 from featurepipe.digests import canonical_json, sha256_bytes, sha256_json
 from featurepipe.errors import FormatTooNew, ShardCorrupt, ShardUnreadable, StoreError
 from featurepipe.files import atomic
@@ -353,7 +353,7 @@ def _members(file: Any, size: int) -> dict[str, Any]:
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], size: int) -> None:
-    """Refuse shapes that do not fit together: an array of no bytes may claim any number of rows, and each takes time."""
+    """Refuse shapes that do not fit together: one of no bytes may claim any number of rows, and each costs."""
     (rows, *width), (rejects, *_) = shapes["embeddings"] or (0,), shapes["reject_digests"] or (0,)
     wanted = ((rows, *width[:1]), (rows, 32), (rows,), (rejects, 32), (rejects,))
     if len(width) != 1 or tuple(shapes.values()) != wanted:
@@ -384,21 +384,13 @@ def _unread(path: Path, error: OSError) -> StoreError:
 def _check_kind(path: Path, kind: str, version: str) -> None:
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
-    if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
+    if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
         raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version."""
-    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?", version)
-    if found is None:
-        raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2] or 0)
 
 
 def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     """Check that the parts fit together, and the digest if there is one or must be one."""
-    if (digest or _numbers(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
+    if (digest or jsons.version(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
         raise ShardCorrupt(f"{path} does not fit its digest; {_mend(path)}")
     spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
     if not isinstance(spec, dict) or not isinstance(provenance, dict):

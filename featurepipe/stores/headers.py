@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featurepipe import inputs, jsons
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.files import write_text
@@ -67,7 +67,7 @@ class Header:
     @property
     def digests(self) -> tuple[str, ...] | None:
         """What the manifest's sha256 may be; None where nothing is known of it, as before 1.2."""
-        if numbers(self.version) < SEALED:
+        if jsons.version(self.version) < SEALED:
             return None
         return tuple(one.manifest for one in (self.state, self.next) if one is not None and one.manifest is not None)
 
@@ -102,30 +102,16 @@ def read(store: Path) -> Header:
     try:
         keys = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
         kind, version, root = keys["encoding-type"], str(keys["encoding-version"]), keys["root"]
-        major, _ = numbers(version)
+        major, _ = jsons.version(version)
         named = keys.pop("digest", None)
-        fits = named == sha256_json(keys) if named is not None else numbers(version) < SEALED
+        fits = named == sha256_json(keys) if named is not None else jsons.version(version) < SEALED
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged ({error}); remove it and run featurepipe extract again") from error
     if kind != ENCODING_TYPE:
         raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
-    if major > numbers(ENCODING_VERSION)[0]:
+    if major > jsons.version(ENCODING_VERSION)[0]:
         raise FormatTooNew(f"{store} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
     if not isinstance(root, str | None):
         raise StoreError(f"{path} is damaged (root {root!r}); remove it and run featurepipe extract again")
     coming = keys.get("next")
     return Header(version, State.of(keys), State.of(coming) if isinstance(coming, dict) else None, fits)
-
-
-def numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version; a ValueError if it is none.
-
-    Examples
-    --------
-    >>> numbers("1.2"), numbers("3")
-    ((1, 2), (3, 0))
-    """
-    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?(?!\d)", version)
-    if found is None:
-        raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2] or 0)
