@@ -120,27 +120,80 @@ def test_a_newer_store_is_refused(store):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "{}", '"x"', "\udcff", '{"encoding-type": "featurepipe-store"}']
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '"x"',
+        "[" * 100_000,
+        '{"root": "\\ud800"}',
+        "\udcff",
+        '{"encoding-type": "featurepipe-store"}',
+    ]
     + [
         json.dumps({"encoding-type": "featurepipe-store", "encoding-version": "1.0", "root": "/x"} | change)
-        for change in ({"encoding-version": "one"}, {"encoding-version": None}, {"root": 5}, {"encoding-type": "zarr"})
+        for change in (
+            {"encoding-version": "one"},
+            {"encoding-version": None},
+            {"root": 5},
+            {"root": "a\0b"},
+            {"relative": "a\0b"},
+            {"relative": "\ud800"},
+            {"manifest": 5},
+            {"next": {}},
+            {"next": "x"},
+        )
     ],
 )
-def test_a_damaged_header_is_one_clear_error(store, text):
+def test_a_damaged_header_is_one_clear_error_and_made_anew(store, text):
     (store.path / "store.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StoreError, match=r"store\.json is damaged \(.*featurepipe extract DATA -s"):
+        Store.open(store.path)
+    assert Store.create(store.path).root is None
+    assert Store.open(store.path).root is None
+
+
+def test_the_header_of_something_else_is_never_replaced(store):
+    header = store.path / "store.json"
+    header.write_text('{"encoding-type": "zarr", "encoding-version": "1"}')
     for opened in (Store.open, Store.create):
-        with pytest.raises(StoreError, match=r"store\.json"):
+        with pytest.raises(StoreError, match=r"store\.json describes a 'zarr', not a featurepipe store"):
             opened(store.path)
+    (store.path / ".lock").unlink()
+    header.write_text('{"shop": [')
+    (store.path / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="exists and is not a featurepipe store"):
+        Store.create(store.path)
+    assert header.read_text() == '{"shop": ['
 
 
-def test_the_advice_for_a_damaged_header_works(store):
+def sparse(path, size):
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("make", [lambda path: sparse(path, 2**41), os.mkfifo], ids=["2 TB", "pipe"])
+def test_a_header_that_is_no_file_of_its_size_is_not_read(store, make):
+    (store.path / "store.json").unlink()
+    make(store.path / "store.json")
+    with pytest.raises(StoreError, match=r"is damaged \(it is larger|is not a featurepipe store"):
+        Store.open(store.path)
+    assert Store.create(store.path).entries() == []
+
+
+@pytest.mark.parametrize("gone", [[], ["store.json"], [".lock", ".gitignore"]])
+def test_a_store_whose_header_is_damaged_is_made_anew_next_to_other_files(store, gone):
     put(store, range(4))
     store.write_rows(store.path, [Row(Sample("a", "a", None, None), digest(1))])
     (store.path / "store.json").write_text("{")
-    with pytest.raises(StoreError, match="remove it and run featurepipe extract again"):
-        Store.open(store.path)
-    (store.path / "store.json").unlink()
+    (store.path / "model.safetensors").write_text("a file that may lie there")
+    for name in gone:
+        (store.path / name).unlink()
     assert len(Store.create(store.path).entry(PIXELS).places()) == 4
+    assert Store.open(store.path).rows(checked=False)[0].sample.id == "a"
+    assert (store.path / "model.safetensors").read_text() == "a file that may lie there"
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -152,11 +205,6 @@ def test_a_lost_header_beside_activations_is_made_again(store, both):
         (path / "store.json").unlink()
     assert len(Store.create(store.path).entry(PIXELS).places()) == 4
     assert len(Store.create(inner.path).entry(PIXELS).places()) == 3
-    (store.path / "store.json").unlink()
-    (inner.path / "mine.txt").write_text("mine")
-    (inner.path / "store.json").unlink()
-    with pytest.raises(StoreError, match="not a featurepipe store"):
-        Store.create(store.path)
 
 
 @pytest.mark.parametrize(

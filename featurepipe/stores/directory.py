@@ -34,6 +34,7 @@ from featurepipe.stores.rows import NO_STAMP, Row, Rows
 
 INSIDE = "store"  # of a folder of results
 OWN_FILES = (LOCK, ".gitignore", HEADER, "manifest.csv", "rejects.csv")  # and what starts so: *.partial
+ENTRY = re.compile(r".+-[0-9a-f]{8}", re.DOTALL)  # a folder's name
 LINKED = "{}; it lies behind a link, so nothing is set aside there"
 
 
@@ -68,22 +69,25 @@ class Store:
     def create(cls, path: str | Path, *, wait: bool = False) -> Store:
         """Open the store at `path`, or make an empty one there; `wait` as in `lock`.
 
+        A header that is damaged beyond reading is made anew.
+
         Raises
         ------
         StoreError
             `path` holds other things.
+        FormatTooNew
+            Made by a later featurepipe.
         """
         store = cls(cls.locate(path))
-        header = store.path / HEADER
-        if not header.exists():
+        if not store._has_header():
             if store.path.exists() and not store._is_headless():
                 raise StoreError(f"{path} exists and is not a featurepipe store; give the store another place")
             store.path.mkdir(parents=True, exist_ok=True)
             with store.lock(wait=wait):
-                if not header.exists():  # no other process has been faster
-                    write_text(store.path / ".gitignore", "*\n")
+                if not store._has_header():  # no other process has been faster
+                    if not (store.path / ".gitignore").exists():
+                        write_text(store.path / ".gitignore", "*\n")
                     Header(headers.ENCODING_VERSION, State()).write(store.path)
-        store._header()
         return store
 
     @staticmethod
@@ -364,6 +368,13 @@ class Store:
         except (StoreError, FormatTooNew) as error:
             yield str(error)
 
+    def _has_header(self) -> bool:
+        """Whether there is a header that can be read; raises what `headers.read` does of one that is not for us."""
+        try:
+            return (self.path / HEADER).is_file() and bool(self._header())
+        except headers.Damaged:
+            return False
+
     def _header(self) -> Header:
         """The header, whether or not it fits its digest."""
         return headers.read(self.path)
@@ -421,10 +432,11 @@ class Store:
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.
 
-        It may hold a store of its own making beside its entries: of activations.
+        It may hold a store of its own making beside its entries: of activations; and whatever else, where it has
+        entries.
         """
         held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        return not held or ((self.path / LOCK).exists() and all(map(_is_own, held)))
+        return not held or any(map(_is_entry, held)) or ((self.path / LOCK).exists() and all(map(_is_own, held)))
 
     def _folders(self) -> list[Path]:
         """Folders inside, numbers in their names as numbers: stage2 comes before stage10."""
@@ -455,6 +467,11 @@ class Store:
                 f"{index.path} was moved here from another folder: {error}; "
                 f"set it aside with: featurepipe verify --repair {self.path}"
             ) from error
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether this is named and filled as nothing but a store's entry is."""
+    return ENTRY.fullmatch(path.name) is not None and bool(_shard_paths(path))
 
 
 def _is_own(path: Path) -> bool:
