@@ -718,7 +718,10 @@ def test_an_edited_manifest_exits_1_in_one_line_until_it_is_accepted(here):
         assert "featurepipe verify s --accept-edits" in done.stderr.splitlines()[-1]
     assert call("verify", "s").exit_code == 1
     done = call("verify", "s", "--accept-edits")
-    assert (done.exit_code, done.stdout) == (0, "160 samples accepted as edited\n160 rows verified\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "160 samples accepted as edited; which rows are not as before cannot be told\n160 rows verified\n",
+    )
     assert result_of("info", "s")["classes"] == 11
 
 

@@ -329,7 +329,10 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @click.argument("store", type=click.Path())
 @click.option("--repair", is_flag=True, help="Set broken shards aside; extract then computes their rows again.")
 @click.option(
-    "--accept-edits", is_flag=True, help="First accept manifest.csv and store.json as they were edited by hand."
+    "--accept-edits",
+    is_flag=True,
+    help="First accept manifest.csv and store.json as they were edited by hand. An edit cannot be told from damage: look "
+    "through labels and splits before.",
 )
 @click.option("--drift", is_flag=True, help="Compare stored vectors with fp32 ones from Pillow's pixels.")
 @click.option(
