@@ -110,4 +110,5 @@ def _check(path: str | PathLike[str], found: os.stat_result, most: int | None) -
 
 
 def _too_large(path: str | PathLike[str], most: int) -> OSError:
-    return OSError(errno.EFBIG, f"it is larger than {most / 2**30:.3g} GiB, the most that is read of one image", path)
+    bound = f"{most / 2**30:.3g} GiB" if most >= 2**30 else f"{most / 2**20:.3g} MiB"
+    return OSError(errno.EFBIG, f"it is larger than {bound}, the most that is read of such a file", path)

@@ -331,8 +331,8 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @click.option(
     "--accept-edits",
     is_flag=True,
-    help="First accept manifest.csv and store.json as they were edited by hand. An edit cannot be told from damage: look "
-    "through labels and splits before.",
+    help="First accept manifest.csv and store.json as they were edited by hand. An edit cannot be told from damage: "
+    "look through labels and splits before.",
 )
 @click.option("--drift", is_flag=True, help="Compare stored vectors with fp32 ones from Pillow's pixels.")
 @click.option(
