@@ -166,7 +166,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
         return none
     try:
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
-    except (BackboneError, ModelFileError):  # mere weights, or what is not to be opened
+    except (BackboneError, ModelFileError, FormatTooNew):  # mere weights, or what is not to be opened or read
         return none
     tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
