@@ -687,7 +687,7 @@ def test_rejected_images_fail_only_with_strict(here, command):
     left_out = call(command, *arguments, "--strict")
     assert left_out.exit_code == 3
     assert "1 link that leads back or where one did (test/3/up)" in left_out.stderr
-    assert "0 images rejected, 0 pictures and 1 links left out; --strict allows none" in left_out.stderr
+    assert "0 images rejected, 0 pictures and 1 link left out; --strict allows none" in left_out.stderr
 
 
 def test_many_rejects_are_counted_not_listed(here):

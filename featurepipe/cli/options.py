@@ -81,8 +81,8 @@ FORCE = options(
     click.option(
         "--force",
         is_flag=True,
-        help="Also replace files that featurepipe did not write; never what the command reads, nor a table in the folder of "
-        "the data.",
+        help="Also replace files that featurepipe did not write; never what the command reads, nor any table in the "
+        "folder of the data.",
     ),
     group="Output",
 )
