@@ -152,20 +152,25 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
 
 
 def _sweep(path: Path) -> None:
-    """Remove temporary files of `path` whose writer is gone; files of a live one, on whatever machine, stay."""
+    """Remove temporary files of `path` whose writer is gone; where nobody can be asked, those that are a day old."""
     pattern = re.compile(rf"{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9a-f]+)-)?[0-9a-f]{{8}}{re.escape(PARTIAL)}")
     with os.scandir(path.parent) as entries:
         found = [(entry.path, pattern.fullmatch(entry.name)) for entry in entries if entry.name.endswith(PARTIAL)]
     for place, match in found:
         with suppress(OSError):  # another process may have been faster, and none of it is needed
-            if match is not None and (_is_gone(*match.groups()) or time.time() - os.stat(place).st_mtime > DAY):
+            if match is not None and _is_left(place, *match.groups()):
                 os.unlink(place)
 
 
-def _is_gone(machine: str | None, process: str | None) -> bool:
-    """Whether a process has run on this machine and does so no more."""
-    if machine != _machine() or os.name == "nt":  # where to ask for a process would end it
-        return False
+def _is_left(place: str, machine: str | None, process: str | None) -> bool:
+    """Whether a temporary file's writer is gone, or to be taken for that."""
+    if machine == _machine() and os.name != "nt":  # where to ask for a process would end it
+        return _is_gone(process)
+    return time.time() - os.stat(place).st_mtime > DAY
+
+
+def _is_gone(process: str) -> bool:
+    """Whether a process of this machine does not run any more."""
     try:
         os.kill(int(process, 16), 0)
     except ProcessLookupError:

@@ -15,6 +15,7 @@ from os import PathLike
 IMAGE_BYTES = 2**30  # of the largest image file that is read
 PIECE = 2**20
 FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+WRONG = (errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.EAGAIN)  # of what this module raises about a file that is none
 KINDS = (
     (stat.S_ISDIR, errno.EISDIR, os.strerror(errno.EISDIR)),
     (stat.S_ISFIFO, errno.EINVAL, "it is a pipe, not a file"),
@@ -109,4 +110,5 @@ def _check(path: str | PathLike[str], found: os.stat_result, most: int | None) -
 
 
 def _too_large(path: str | PathLike[str], most: int) -> OSError:
-    return OSError(errno.EFBIG, f"it is larger than {most / 2**30:.3g} GiB, the most that is read of one image", path)
+    bound = f"{most / 2**30:.3g} GiB" if most >= 2**30 else f"{most / 2**20:.3g} MiB"
+    return OSError(errno.EFBIG, f"it is larger than {bound}, the most that is read of such a file", path)

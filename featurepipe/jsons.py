@@ -13,6 +13,7 @@ SHOWN = 40  # characters of a wrong value
 LONGEST = 19  # digits of a whole number: those of 64 bits
 _STRING, _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL), re.compile(r"[\[\]{}]")
 _DIGEST = re.compile("[0-9a-f]{64}")
+_VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 
 
 def loads(text: str, what: str) -> Any:
@@ -48,6 +49,20 @@ def loads(text: str, what: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} is not JSON that can be read: {error}") from error
     return found
+
+
+def version(value: Any) -> tuple[int, int]:
+    """Major and minor number of a format's version; a ValueError if it is none.
+
+    Examples
+    --------
+    >>> version("1.2"), version("3")
+    ((1, 2), (3, 0))
+    """
+    found = _VERSION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"{_shown(value)} is not a version")
+    return int(found[1]), int(found[2] or 0)
 
 
 def _depth(text: str) -> int:

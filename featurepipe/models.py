@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -167,7 +166,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
         return none
     try:
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
-    except (BackboneError, ModelFileError):  # mere weights, or what is not to be opened
+    except (BackboneError, ModelFileError, FormatTooNew):  # mere weights, or what is not to be opened or read
         return none
     tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
@@ -283,7 +282,7 @@ def _check_version(header: Mapping[str, Any], path: str | Path) -> None:
     kind, version = header.get("encoding-type"), header.get("encoding-version")
     if kind != ENCODING_TYPE:
         raise ModelFileError(f"{path} is not a featurepipe model (encoding-type {kind!r})")
-    if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
+    if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
         raise FormatTooNew(f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
     if not isinstance(header.get("kind"), str):
         raise ValueError("it does not say its kind")
@@ -291,17 +290,9 @@ def _check_version(header: Mapping[str, Any], path: str | Path) -> None:
         raise ModelFileError(f"{path}: probe kind {header['kind']!r} is unknown to this featurepipe; upgrade it")
 
 
-def _numbers(version: Any) -> tuple[int, int]:
-    """Major and minor number of a version."""
-    found = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
-    if found is None:
-        raise ValueError(f"{str(version)[:20]!r} is not a version")
-    return int(found[1]), int(found[2])
-
-
 def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The head's tensors in their order, and ``seen``; compared with the digest that they have."""
-    names, version = (*HEADS[header["kind"]].tensors, "seen"), _numbers(header["encoding-version"])
+    names, version = (*HEADS[header["kind"]].tensors, "seen"), jsons.version(header["encoding-version"])
     tensors = {key: file.get_tensor(key) for key in names}
     if "sha256" not in header and version < DIGESTED:
         if header["head-sha256"] != _head_digest(tensors[name] for name in names[:-1]):
@@ -311,7 +302,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     others = {key: file.get_tensor(key) for key in own if key not in names}  # of a later minor version
     if header.get("sha256") != _digest(header, tensors | others):
         raise _Damaged("its content does not match its digest")
-    if file.metadata().keys() != {"featurepipe"} or (others and version <= _numbers(ENCODING_VERSION)):
+    if file.metadata().keys() != {"featurepipe"} or (others and version <= jsons.version(ENCODING_VERSION)):
         raise _Damaged("it holds more than a model file should")
     return tensors
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +43,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featurepipe import jsons
 from featurepipe.digests import canonical_json, sha256_bytes, sha256_json
 from featurepipe.errors import FormatTooNew, ShardCorrupt, ShardUnreadable, StoreError
 from featurepipe.files import atomic
@@ -61,6 +61,7 @@ DTYPES = {  # of each dataset; text has its own
     "reject_reasons": (),
 }
 MOST_TEXT = 2**20  # bytes of an attribute; a spec takes about one kilobyte
+WIDEST = 2**24  # numbers of an embedding, where there is none to tell by
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)  # what a lock of another program gives
 BARRED = (errno.EACCES, errno.EPERM)
 FLAGGED = "consistency flags"  # what HDF5 says of a file that a writer has marked as its own, without a number
@@ -347,7 +348,18 @@ def _members(file: Any, size: int) -> dict[str, Any]:
         dtype = found[name].dtype
         if dtype.str not in dtypes and (dtypes or dtype.kind != "S"):
             raise ValueError(f"{name} is of type {dtype}")
+    _check_shapes({name: found[name].shape for name in DTYPES}, size)
     return found
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], size: int) -> None:
+    """Refuse shapes that do not fit together: one of no bytes may claim any number of rows, and each costs."""
+    (rows, *width), (rejects, *_) = shapes["embeddings"] or (0,), shapes["reject_digests"] or (0,)
+    wanted = ((rows, *width[:1]), (rows, 32), (rows,), (rejects, 32), (rejects,))
+    if len(width) != 1 or tuple(shapes.values()) != wanted:
+        raise ValueError(f"its parts do not fit together: {', '.join(map(str, shapes.values()))}")
+    if not rows and width[0] > max(size, WIDEST):  # with rows, the size has bounded it
+        raise ValueError(f"embeddings claim to be {width[0]} wide, and there are none")
 
 
 def _unread(path: Path, error: OSError) -> StoreError:
@@ -372,33 +384,22 @@ def _unread(path: Path, error: OSError) -> StoreError:
 def _check_kind(path: Path, kind: str, version: str) -> None:
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
-    if _numbers(version)[0] > _numbers(ENCODING_VERSION)[0]:
+    if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
         raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version."""
-    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?", version)
-    if found is None:
-        raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2] or 0)
 
 
 def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     """Check that the parts fit together, and the digest if there is one or must be one."""
-    if (digest or _numbers(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
+    if (digest or jsons.version(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
         raise ShardCorrupt(f"{path} does not match its digest; {_mend(path)}")
     spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
     if not isinstance(spec, dict) or not isinstance(provenance, dict):
         raise ValueError("its spec or provenance is not a JSON object")
     if sha256_json(spec) != parts.texts["fingerprint"]:
         raise ShardCorrupt(f"{path}: its spec does not match its fingerprint; {_mend(path)}")
-    rows, refused = len(parts.digests), [row.tobytes().hex() for row in parts.reject_digests]
-    shapes = [getattr(parts, name).shape for name in ("digests", "checksums", "reject_digests")]
-    if shapes != [(rows, 32), (rows,), (len(refused), 32)] or len(set(refused)) != len(parts.reject_reasons):
-        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
-    if parts.embeddings.shape[:1] != (rows,) or len(parts.embeddings.shape) != 2:
-        raise ShardCorrupt(f"{path}: its parts do not fit together; {_mend(path)}")
+    refused = [row.tobytes().hex() for row in parts.reject_digests]
+    if len(set(refused)) != len(refused):
+        raise ShardCorrupt(f"{path} repeats digests of rejected images; {_mend(path)}")
     return ShardIndex(
         path=path,
         spec=spec,

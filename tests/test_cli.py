@@ -683,6 +683,11 @@ def test_rejected_images_fail_only_with_strict(here, command):
     assert "note: left out: 1 .heic file" in left_out.stderr
     (here / "data/digits/test/3/bad.heic").rename(here / "data/digits/test/3/bad.txt")
     assert call(command, *arguments, "--strict").exit_code == 0
+    (here / "data/digits/test/3/up").symlink_to("..")  # a class may be behind a link
+    left_out = call(command, *arguments, "--strict")
+    assert left_out.exit_code == 3
+    assert "1 link that leads back or where one did (test/3/up)" in left_out.stderr
+    assert "0 images rejected, 0 pictures and 1 link left out; --strict allows none" in left_out.stderr
 
 
 def test_many_rejects_are_counted_not_listed(here):
@@ -718,7 +723,10 @@ def test_an_edited_manifest_exits_1_in_one_line_until_it_is_accepted(here):
         assert "featurepipe verify s --accept-edits" in done.stderr.splitlines()[-1]
     assert call("verify", "s").exit_code == 1
     done = call("verify", "s", "--accept-edits")
-    assert (done.exit_code, done.stdout) == (0, "160 samples accepted as edited\n160 rows verified\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "160 samples accepted as edited; which rows are not as before cannot be told\n160 rows verified\n",
+    )
     assert result_of("info", "s")["classes"] == 11
 
 

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ from featurepipe.digests import sha256_file
 from featurepipe.errors import ImageError
 from featurepipe.extraction import reading
 from featurepipe.extraction.reading import join, read_batch
+from featurepipe.images import limits
 from featurepipe.stores import Pending
 
 SQUASHED = Pixels().transform
@@ -138,6 +142,41 @@ def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatc
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
 
 
+def test_large_files_are_held_by_turns_and_one_at_a_time(planned, monkeypatch):
+    monkeypatch.setattr(reading.inputs, "IMAGE_BYTES", 2**26)
+    monkeypatch.setattr(limits, "READING", limits.Turns(2**26))
+    plans = [replaced_by_large(planned(4))] * 3
+    held, most, lock = [0], [0], threading.Lock()
+
+    def decode(data, transform):
+        with lock:
+            held[0] += len(data)
+            most[0] = max(most[0], held[0])
+        time.sleep(0.01)
+        with lock:
+            held[0] -= len(data)
+        raise ImageError("broken")
+
+    monkeypatch.setattr(reading, "decode", decode)
+    tracemalloc.start()
+    with ThreadPoolExecutor(3) as pool:
+        batches = list(pool.map(lambda plan: read_batch(plan, SQUASHED), plans))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [len(batch.rejects) for batch in batches] == [1] * 3  # of one content
+    assert most[0] == 2**25 + 1
+    assert peak < 1.2 * 2**25
+
+
+def replaced_by_large(plan):
+    """Files of more than half of what may be held at once."""
+    for pending in plan:
+        os.truncate(pending.source, 0)
+        os.truncate(pending.source, 2**25 + 1)
+    digest = sha256_file(plan[0].source)
+    return [pending._replace(digest=digest) for pending in plan]
+
+
 def test_what_is_too_large_or_has_become_a_pipe_is_unreadable_and_costs_nothing(planned):
     plan = planned(4)
     os.truncate(plan[1].source, 2 * 10**9)
@@ -149,6 +188,6 @@ def test_what_is_too_large_or_has_become_a_pipe_is_unreadable_and_costs_nothing(
     tracemalloc.stop()
     assert batch.digests == [plan[0].digest, plan[3].digest]
     assert batch.unreadable == {
-        plan[1].digest: "cannot be read: it is larger than 1 GiB, the most that is read of one image",
+        plan[1].digest: "cannot be read: it is larger than 1 GiB, the most that is read of such a file",
         plan[2].digest: "cannot be read: it is a pipe, not a file",
     }

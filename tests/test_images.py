@@ -340,6 +340,20 @@ def test_a_hair_thin_image_is_refused_before_it_fills_the_memory(shape, decoder)
     assert images.decode(png(*shape), of(decoder, transform(224, crop_mode="squash"))).shape == (3, 224, 224)
 
 
+@pytest.mark.parametrize("shape", [(100_000, 1), (1, 100_000)])
+@DECODERS
+def test_a_hair_thin_image_is_refused_where_it_would_shrink_to_nothing(shape, decoder):
+    with pytest.raises(ImageError, match="too narrow"):
+        images.decode(png(*shape), of(decoder, transform(224, crop_mode="border")))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@DECODERS
+def test_no_crop_enlarges_an_image_beyond_bounds(crop_mode, decoder):
+    with pytest.raises(ImageError, match="would be enlarged beyond"):
+        images.decode(png(8, 8), of(decoder, transform(224, crop_pct=1e-3, crop_mode=crop_mode)))
+
+
 @DECODERS
 def test_a_panorama_is_fine(decoder):
     assert images.decode(png(3000, 60), of(decoder, transform(64))).shape == (3, 64, 64)

@@ -131,6 +131,21 @@ def test_large_pictures_take_turns_and_small_ones_do_not():
     assert limits.turn((4000, 4000)) is limits.FREE
 
 
+def test_large_files_take_turns_and_small_ones_do_not():
+    assert limits.file_turn(2**24) is limits.FREE
+    got = []
+    with limits.file_turn(2**30 - 2**25):
+        wants = threading.Thread(target=lambda: limits.file_turn(2**26).__enter__() or got.append("turn"), daemon=True)
+        wants.start()
+        wants.join(0.05)
+        assert got == []
+        with limits.turn((5000, 5000)):  # pixels are counted by themselves
+            pass
+    wants.join(5)
+    assert got == ["turn"]
+    limits._start_anew()
+
+
 def test_who_wants_much_is_not_overtaken_for_ever():
     turns, got = Turns(10), []
     with turns.taken(5):

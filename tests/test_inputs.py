@@ -70,7 +70,7 @@ def test_a_file_that_is_too_large_costs_no_memory(tmp_path):
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(2 * 10**9)
     tracemalloc.start()
-    with pytest.raises(OSError, match="it is larger than 1 GiB, the most that is read of one image"):
+    with pytest.raises(OSError, match="it is larger than 1 GiB, the most that is read of such a file"):
         inputs.content(tmp_path / "huge.png", inputs.IMAGE_BYTES)
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()

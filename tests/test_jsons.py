@@ -43,6 +43,19 @@ def test_anything_else_is_a_value_error_that_says_what_it_is_about(text, why):
     assert type(caught.value) is ValueError
 
 
+@pytest.mark.parametrize(("text", "numbers"), [("1.2", (1, 2)), ("3", (3, 0)), ("10.999999999", (10, 999999999))])
+def test_a_version_is_two_numbers(text, numbers):
+    assert jsons.version(text) == numbers
+
+
+@pytest.mark.parametrize(
+    "value", ["", "one", "1.", ".1", "1.2.3", "1.2\n", " 1", "1.2x", "-1", "\u0662", "1" * 10, 1, 1.2, None, ["1.2"]]
+)
+def test_whatever_else_is_no_version(value):
+    with pytest.raises(ValueError, match="is not a version"):
+        jsons.version(value)
+
+
 def test_brackets_in_strings_do_not_nest():
     text = json.dumps(["[" * 1000, '\\"[' * 1000])
     assert jsons.loads(text, "it") == json.loads(text)

@@ -116,7 +116,10 @@ def test_pipes_and_loops_are_counted(tmp_path):
     touch(tmp_path, "cat/1.png")
     os.mkfifo(tmp_path / "cat" / "pipe.png")
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
-    assert describe(read(tmp_path))[1] == "note: left out: 1 pipe or device, 1 link that leads back or where one did"
+    assert (
+        describe(read(tmp_path))[1]
+        == "note: left out: 1 pipe or device, 1 link that leads back or where one did (cat/up)"
+    )
 
 
 def test_one_class_folder_that_holds_folders_gets_a_hint(tmp_path):
@@ -215,7 +218,8 @@ def test_a_folder_is_found_under_its_own_name_and_through_one_link(tmp_path):
         os.symlink(target, tmp_path / "data" / name)
     manifest = read(tmp_path / "data")
     assert [sample.id for sample in manifest.samples] == ["a/1.png", "c/x/3.png", "m/1.png", "z/4.png"]
-    assert manifest.left_out.loops == 4  # b, d, g, z/f
+    assert (manifest.left_out.loops, manifest.left_out.links) == (4, ["b", "d", "g"])
+    assert "4 links that lead back or where others did (b, d, g, …)" in describe(manifest)[1]
 
 
 def test_folders_without_numbers_are_told_apart_by_their_paths(tmp_path, monkeypatch):

@@ -253,6 +253,12 @@ def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
         models.load(file)
 
 
+def test_what_a_later_version_was_tuned_on_is_not_known_and_stops_nothing(file):
+    rewrite(file, lambda header: header.update({"encoding-version": "2.0"}))
+    weights = {"weights": "0" * 64}
+    assert models.seen_in_tuning({"name": "x", "weights": str(file), "random_seed": None}, weights).tolist() == []
+
+
 def test_a_folder_is_no_model_file_and_exists(tmp_path):
     with pytest.raises(ModelFileError, match=r"is a folder; give the model file in it"):
         models.load(tmp_path)

@@ -233,6 +233,7 @@ def seal(path):
         {"reject_digests": DIGESTS[:1]},
         {"reject_reasons": ["one"]},
         {"reject_reasons": np.zeros(2)},
+        {"embeddings": np.zeros((2, 3, 1), "f4")},
         {"reject_reasons": None},
     ],
     ids=lambda change: "-".join(f"{key}={value!r:.12}" for key, value in change.items()),
@@ -320,10 +321,18 @@ def claiming(file, name, shape, dtype, **options):
         lambda f, place: claiming(f, "embeddings", (2, 2**40), "<f4"),
         lambda f, place: claiming(f, "checksums", (2,), "<u4", chunks=(2,), shuffle=True),
         lambda f, place: claiming(f, "checksums", (2,), "<u4"),
+        lambda f, place: claiming(f, "reject_digests", (2**40, 0), "u1"),
+        lambda f, place: claiming(f, "reject_digests", (0, 2**40), "u1"),
+        lambda f, place: claiming(f, "reject_reasons", (2**40, 0), "S1"),
+        lambda f, place: claiming(f, "checksums", (2**40, 0), "<u4"),
+        lambda f, place: claiming(f, "digests", (2**40, 0), "u1"),
+        lambda f, place: claiming(f, "embeddings", (2**40, 0), "<f4"),
     ],
     ids=[
         *("external storage", "of the embeddings", "external link", "soft link", "another's link", "group", "virtual"),
         *("4 TB", "gzip", "contiguous", "filter", "never written"),
+        *("rejects of nothing", "no wide rejects", "reasons of nothing", "sums of nothing", "digests of nothing"),
+        "rows of nothing",
     ],
 )
 def test_a_shard_that_reaches_elsewhere_or_claims_more_than_it_holds_is_refused_unread(written, tmp_path, harm):
@@ -332,9 +341,17 @@ def test_a_shard_that_reaches_elsewhere_or_claims_more_than_it_holds_is_refused_
     with h5py.File(written, "r+") as file:
         harm(file, secret)
     for read in (shards.read, shards.read_index, shards.Reader.open):
-        with pytest.raises(ShardCorrupt, match=r"link|not a dataset|not contiguous|claims") as caught:
+        with pytest.raises(ShardCorrupt, match=r"link|not a dataset|not contiguous|claims|fit together") as caught:
             read(written)
         assert "4711" not in str(caught.value)
+
+
+def test_a_width_that_no_embedding_bears_out_is_refused(tmp_path):
+    path = tmp_path / "store" / "net-12345678" / "shard-00000.h5"
+    shards.write(path, example(rows=0))
+    rewrite(path, embeddings=np.zeros((0, 2**40), "f4"))
+    seal(path)
+    check_refused(path)
 
 
 def test_external_storage_in_a_pipe_does_not_hang(written, tmp_path):

@@ -692,6 +692,19 @@ def test_labels_that_were_edited_by_hand_can_be_accepted(data, tmp_path):
     assert load(tmp_path / "s").y[0] == "z"
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "store.json"])
+def test_images_made_anew_under_an_edited_manifest_go_on_in_the_same_store(tmp_path, name):
+    images = pictures(tmp_path / "images", range(4))
+    extract_pixels(images, tmp_path / "s")
+    path = tmp_path / "s" / name
+    path.write_bytes(path.read_bytes().replace(b",a,", b",x,").replace(b'"root"', b'"mine": 1,\n  "root"'))
+    for place in images.rglob("*.png"):
+        save(place, 1000 + int(place.stem))
+    assert not stages.verify(tmp_path / "s")["ok"]
+    result, _ = extract_pixels(images, tmp_path / "s")
+    assert (result["computed"], stages.verify(tmp_path / "s")["ok"]) == (4, True)
+
+
 def test_an_edited_manifest_of_another_data_set_is_still_not_replaced(tmp_path):
     one, two = pictures(tmp_path / "one", range(4)), pictures(tmp_path / "two", range(100, 104))
     extract_pixels(one, tmp_path / "s")

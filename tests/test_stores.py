@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -120,27 +121,80 @@ def test_a_newer_store_is_refused(store):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "{}", '"x"', "\udcff", '{"encoding-type": "featurepipe-store"}']
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '"x"',
+        "[" * 100_000,
+        '{"root": "\\ud800"}',
+        "\udcff",
+        '{"encoding-type": "featurepipe-store"}',
+    ]
     + [
         json.dumps({"encoding-type": "featurepipe-store", "encoding-version": "1.0", "root": "/x"} | change)
-        for change in ({"encoding-version": "one"}, {"encoding-version": None}, {"root": 5}, {"encoding-type": "zarr"})
+        for change in (
+            {"encoding-version": "one"},
+            {"encoding-version": None},
+            {"root": 5},
+            {"root": "a\0b"},
+            {"relative": "a\0b"},
+            {"relative": "\ud800"},
+            {"manifest": 5},
+            {"next": {}},
+            {"next": "x"},
+        )
     ],
 )
-def test_a_damaged_header_is_one_clear_error(store, text):
+def test_a_damaged_header_is_one_clear_error_and_made_anew(store, text):
     (store.path / "store.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StoreError, match=r"store\.json is damaged \(.*featurepipe extract DATA -s"):
+        Store.open(store.path)
+    assert Store.create(store.path).root is None
+    assert Store.open(store.path).root is None
+
+
+def test_the_header_of_something_else_is_never_replaced(store):
+    header = store.path / "store.json"
+    header.write_text('{"encoding-type": "zarr", "encoding-version": "1"}')
     for opened in (Store.open, Store.create):
-        with pytest.raises(StoreError, match=r"store\.json"):
+        with pytest.raises(StoreError, match=r"store\.json describes a 'zarr', not a featurepipe store"):
             opened(store.path)
+    (store.path / ".lock").unlink()
+    header.write_text('{"shop": [')
+    (store.path / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="exists and is not a featurepipe store"):
+        Store.create(store.path)
+    assert header.read_text() == '{"shop": ['
 
 
-def test_the_advice_for_a_damaged_header_works(store):
+def sparse(path, size):
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("make", [lambda path: sparse(path, 2**41), os.mkfifo], ids=["2 TB", "pipe"])
+def test_a_header_that_is_no_file_of_its_size_is_not_read(store, make):
+    (store.path / "store.json").unlink()
+    make(store.path / "store.json")
+    with pytest.raises(StoreError, match=r"is damaged \(it is larger|is not a featurepipe store"):
+        Store.open(store.path)
+    assert Store.create(store.path).entries() == []
+
+
+@pytest.mark.parametrize("gone", [[], ["store.json"], [".lock", ".gitignore"]])
+def test_a_store_whose_header_is_damaged_is_made_anew_next_to_other_files(store, gone):
     put(store, range(4))
     store.write_rows(store.path, [Row(Sample("a", "a", None, None), digest(1))])
     (store.path / "store.json").write_text("{")
-    with pytest.raises(StoreError, match="remove it and run featurepipe extract again"):
-        Store.open(store.path)
-    (store.path / "store.json").unlink()
+    (store.path / "model.safetensors").write_text("a file that may lie there")
+    for name in gone:
+        (store.path / name).unlink()
     assert len(Store.create(store.path).entry(PIXELS).places()) == 4
+    assert Store.open(store.path).rows(checked=False)[0].sample.id == "a"
+    assert (store.path / "model.safetensors").read_text() == "a file that may lie there"
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -152,11 +206,6 @@ def test_a_lost_header_beside_activations_is_made_again(store, both):
         (path / "store.json").unlink()
     assert len(Store.create(store.path).entry(PIXELS).places()) == 4
     assert len(Store.create(inner.path).entry(PIXELS).places()) == 3
-    (store.path / "store.json").unlink()
-    (inner.path / "mine.txt").write_text("mine")
-    (inner.path / "store.json").unlink()
-    with pytest.raises(StoreError, match="not a featurepipe store"):
-        Store.create(store.path)
 
 
 @pytest.mark.parametrize(
@@ -669,6 +718,102 @@ def test_an_edit_made_by_hand_is_accepted_and_no_digest_is_trusted_after_it(fold
     assert folder.check()[1] == ["a", "b", "c"]
 
 
+def as_a_spreadsheet_saves(text):
+    """A mark of UTF-8 in front, great numbers rounded, and a row that was added below."""
+    first, *rows = [line.split(",") for line in text.splitlines()]
+    rows = [[*row[:5], row[5], "1.79E+18", "1.79E+18", "2.1E+06", *row[9:]] for row in rows]
+    added = ["0", "0.png", "new", "train", *[""] * 7]
+    return "\ufeff" + "".join(",".join(row) + "\r\n" for row in [first, *rows, added])
+
+
+def test_an_edit_made_in_a_spreadsheet_is_accepted(folder):
+    first, _ = folder.check()
+    damage(folder, as_a_spreadsheet_saves)
+    assert folder.store.accept_edits() == 4
+    assert folder.store.verify()["ok"]
+    rows = folder.store.rows()
+    assert [row.sample.id for row in rows] == ["0", "a", "b", "c"]
+    assert (rows[0], rows[1].digest) == (Row(Sample("0", "0.png", "new", "train"), ""), first["a"])
+    assert not lines_of(folder.store)[1][5]
+    assert folder.check() == (first, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(("digest", "columns"), [("0" * 64, 11), ("", 9), ("f" * 64, 10)])
+def test_a_header_that_says_an_earlier_format_is_no_way_round_the_digest(folder, digest, columns):
+    first, _ = folder.check()
+    damage(folder, DAMAGES["digests exchanged"])
+    age_store(folder.store, "1.1", columns)
+    if columns == 9:  # as stores of 1.1 are
+        assert len(folder.store.rows()) == 3
+        return
+    with pytest.raises(StoreError, match=r"manifest\.csv was edited or damaged \(it has columns of format 1\.2"):
+        folder.store.rows()
+    assert not folder.store.verify()["ok"]
+    assert folder.check() == (first, ["a", "b", "c"])
+    assert folder.store.verify()["ok"]
+
+
+def waiting(path):
+    """What gives its content when something happens, where there is such a file."""
+    path.symlink_to("/proc/kmsg")
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+@pytest.mark.parametrize("make", [lambda path: sparse(path, 2**41), lambda path: sparse(path, 2**24), waiting])
+def test_a_manifest_that_never_ends_is_refused_and_made_anew(folder, make, version):
+    first, _ = folder.check()
+    if version == "1.1":
+        age_store(folder.store, "1.1", 9)
+    (folder.store.path / "manifest.csv").unlink()
+    make(folder.store.path / "manifest.csv")
+    if not os.access(folder.store.path / "manifest.csv", os.R_OK):
+        pytest.skip("there is no such file here")
+    for ask in (folder.store.rows, lambda: folder.store.rows(checked=False), folder.store.accept_edits):
+        with pytest.raises(StoreError, match=r"manifest\.csv (was edited or damaged|cannot be accepted)"):
+            ask()
+    assert not folder.store.verify()["ok"]
+    assert folder.check() == (first, ["a", "b", "c"])
+    assert folder.store.verify()["ok"]
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_manifest_that_a_writer_replaces_again_and_again_is_not_called_damaged(folder, monkeypatch, times):
+    """Between the reading of the header and that of the manifest, as often as that happens."""
+    folder.check()
+    read, turns = manifest.read, iter(range(times))
+
+    def replaced(*args, **options):
+        for turn in islice(turns, 1):
+            labelled(folder, f"label {turn}")
+            labelled(folder, f"label {turn} again")
+        return read(*args, **options)
+
+    monkeypatch.setattr(manifest, "read", replaced)
+    assert folder.store.rows()[0].sample.label == f"label {times - 1} again"
+
+
+def labelled(folder, label):
+    folder.store.write_rows(folder.root, [Row(Sample("a", "a", label, None), digest(1))])
+
+
+def test_a_manifest_that_is_replaced_and_put_back_is_not_called_damaged(folder, monkeypatch):
+    labelled(folder, "x")
+    read, turns = manifest.read, iter("y")
+
+    def replaced(*args, **options):
+        other = next(turns, None)
+        if other is None:
+            return read(*args, **options)
+        labelled(folder, other)
+        try:
+            return read(*args, **options)
+        finally:
+            labelled(folder, "x")
+
+    monkeypatch.setattr(manifest, "read", replaced)
+    assert folder.store.rows()[0].sample.label == "x"
+
+
 def test_an_edited_root_is_accepted_and_what_is_known_of_files_stays(folder, tmp_path):
     first, _ = folder.check()
     moved, header = folder.root.rename(tmp_path / "moved"), folder.store.path / "store.json"
@@ -682,8 +827,7 @@ def test_an_edited_root_is_accepted_and_what_is_known_of_files_stays(folder, tmp
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("rows reversed", r"row 3, 'b': ids have to be unique and sorted"),
-        ("a row twice", r"row 5, 'c': ids have to be unique and sorted"),
+        ("a row twice", r"'c' has two rows; ids have to be unique"),
         ("no digest", r"row 2, 'a': .* is not a sha256"),
         ("half", r"row \d"),
         ("semicolons", "it lacks columns"),

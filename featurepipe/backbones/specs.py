@@ -16,6 +16,7 @@ from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
 
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROPS = (0.05, 20)  # what crop_pct may be: a tiny one would have images enlarged beyond all bounds
 CROP_MODES = ("center", "squash", "border")
 DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
@@ -111,7 +112,10 @@ class Transform:
                 all(map(isfinite, self.mean + self.std)) and 0 not in self.std,
                 f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
             ),
-            (0 < self.crop_pct < float("inf"), f"crop_pct is the share of the short side kept; got {self.crop_pct}"),
+            (
+                CROPS[0] <= self.crop_pct <= min((CROPS[1], *size)),
+                f"crop_pct is the share of the short side kept, from {CROPS[0]} to {CROPS[1]}; got {self.crop_pct}",
+            ),
             (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
             (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
             (self.decoder in DECODERS, _choose("decoder", self.decoder, DECODERS)),

@@ -328,7 +328,10 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @click.argument("store", type=click.Path())
 @click.option("--repair", is_flag=True, help="Set broken shards aside. The next extract computes their rows again.")
 @click.option(
-    "--accept-edits", is_flag=True, help="First accept manifest.csv and store.json as you edited them by hand."
+    "--accept-edits",
+    is_flag=True,
+    help="First accept manifest.csv and store.json as you edited them by hand. An edit cannot be told from damage, so "
+    "look through labels and splits before.",
 )
 @click.option(
     "--drift", is_flag=True, help="Also compare stored vectors with fp32 vectors of images that Pillow decodes."

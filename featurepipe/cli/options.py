@@ -74,12 +74,15 @@ def _parse_devices(_: click.Context, __: click.Parameter, value: str) -> tuple[s
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
-STRICT = click.option("--strict", is_flag=True, help="Exit with code 3 if any image was rejected or left out.")
+STRICT = click.option(
+    "--strict", is_flag=True, help="Exit with code 3 if any image was rejected, or an image or link left out."
+)
 FORCE = options(
     click.option(
         "--force",
         is_flag=True,
-        help="Also replace files that featurepipe did not write. Files that the command reads are never replaced.",
+        help="Also replace files that featurepipe did not write. Files that the command reads, and tables in the folder "
+        "of the data, are never replaced.",
     ),
     group="Output",
 )

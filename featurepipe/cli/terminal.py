@@ -134,13 +134,12 @@ def _draw(text: str) -> None:
 
 
 def exit_strict(strict: bool, result: dict[str, Any]) -> None:
-    """End with an exit code of its own where images were rejected or pictures left out, if that is asked for."""
-    left_out = result["found"]["left_out"]["pictures"] if "found" in result else 0  # nothing is of a store
-    if strict and (result["rejected"] or left_out):
-        say(
-            f"featurepipe: {result['rejected']} images rejected, {left_out} pictures left out; --strict allows none",
-            fg="red",
-        )
+    """End with an exit code of its own where images were rejected, or pictures or links left out, if that is asked."""
+    found = result["found"]["left_out"] if "found" in result else {}  # nothing is of a store
+    pictures, links = found.get("pictures", 0), found.get("loops", 0)
+    if strict and (result["rejected"] or pictures or links):
+        left_out = f"{pictures} pictures" + (f" and {links} link{'s' * (links > 1)}" if links else "")
+        say(f"featurepipe: {result['rejected']} images rejected, {left_out} left out; --strict allows none", fg="red")
         raise click.exceptions.Exit(REJECTED)
 
 

@@ -415,7 +415,8 @@ def export_text(result: dict[str, Any]) -> str:
 
 def verify_text(result: dict[str, Any]) -> str:
     """The result of `verify`."""
-    lines = [f"{result['accepted']} samples accepted as edited"] if "accepted" in result else []
+    edited = "samples accepted as edited; which rows are not as before cannot be told"
+    lines = [f"{result['accepted']} {edited}"] if "accepted" in result else []
     lines += [f"{result['checked']} rows verified"]
     lines += [f"  problem: {problem}" for problem in result["problems"]]
     lines += [f"  set aside: {path}" for path in result["repaired"]]

@@ -16,7 +16,7 @@ from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.digests import sha256_bytes
 from featurepipe.errors import ImageError
 from featurepipe.files import check_scarce
-from featurepipe.images import decode, to_pixels
+from featurepipe.images import decode, file_turn, to_pixels
 from featurepipe.stores import Pending
 
 
@@ -63,12 +63,13 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     digests, rejects, unreadable = [], {}, {}
     load_seconds, load_cpu, before, before_cpu = 0.0, 0.0, time.perf_counter(), time.thread_time()
     for pending in plan:
-        started, started_cpu = time.perf_counter(), time.thread_time()
         try:
-            data = _load(pending)
-            load_seconds += time.perf_counter() - started
-            load_cpu += time.thread_time() - started_cpu
-            decoded = decode(data, transform) if isinstance(data, bytes) else to_pixels(data, transform)
+            with file_turn(_size(pending)):
+                started, started_cpu = time.perf_counter(), time.thread_time()
+                data = _load(pending)
+                load_seconds += time.perf_counter() - started
+                load_cpu += time.thread_time() - started_cpu
+                decoded = decode(data, transform) if isinstance(data, bytes) else to_pixels(data, transform)
             pixels[len(digests)] = decoded
             digests.append(pending.digest)
         except ImageError as error:
@@ -80,6 +81,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
             if not is_out_of_memory(error):
                 raise
             unreadable[pending.digest] = "cannot be decoded: out of memory; try fewer workers"
+        data = None  # before the next one is read
     seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu
     return Batch(
         digests,
@@ -104,6 +106,11 @@ def join(batches: Iterable[Batch]) -> Batch:
         decode_seconds=sum(part.decode_seconds for part in parts),
         decode_cpu_seconds=sum(part.decode_cpu_seconds for part in parts),
     )
+
+
+def _size(pending: Pending) -> int:
+    """Bytes of its file; OSError where that is not to be read."""
+    return inputs.status(pending.source, inputs.IMAGE_BYTES).st_size if isinstance(pending.source, Path) else 0
 
 
 def _load(pending: Pending) -> bytes | Image.Image:

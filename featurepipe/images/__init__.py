@@ -24,5 +24,6 @@ mirrored: see `featurepipe.images.augmenting`.
 
 from featurepipe.images.augmenting import AUGMENTATIONS
 from featurepipe.images.decoding import convert, decode, from_array, to_pixels
+from featurepipe.images.limits import file_turn
 
-__all__ = ["AUGMENTATIONS", "convert", "decode", "from_array", "to_pixels"]
+__all__ = ["AUGMENTATIONS", "convert", "decode", "file_turn", "from_array", "to_pixels"]

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, reduce
+from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,9 +136,16 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _check_narrow(size: tuple[int, int], transform: Transform) -> None:
-    resized = (max(transform.input_size[1:]) / transform.crop_pct) ** 2 * max(size) / min(size)
-    if transform.crop_mode == "center" and resized > MAX_PIXELS:  # its short side is resized to the crop's
+    """Refuse what would be enlarged beyond all bounds; the center mode resizes the short side, the others both."""
+    resized = (max(transform.input_size[1:]) / transform.crop_pct) ** 2
+    if transform.crop_mode == "center":
+        resized *= max(size) / min(size)
+    if resized > MAX_PIXELS:
         raise ImageError(f"too narrow: {size[0]}×{size[1]} pixels would be enlarged beyond {MAX_PIXELS} pixels")
+    if transform.crop_mode == "border":  # which keeps the ratio, too, and resizes the long side
+        height, width = (floor(side / transform.crop_pct) for side in transform.input_size[1:])
+        if not all(map(round, (side * min(width / size[0], height / size[1]) for side in size))):
+            raise ImageError(f"too narrow: {size[0]}×{size[1]} pixels would be reduced to none")
 
 
 def from_array(array: np.ndarray) -> Image.Image:

@@ -1,9 +1,9 @@
 """What one picture may cost, and all pictures together that are decoded at the same time.
 
 A JPEG may consist of any number of scans, and every one of them takes as long as the whole picture: of more than a
-hundred nobody's encoder makes any. Pictures of many pixels take turns, so that memory is needed for a few of them,
-whatever number of threads decode. What the largest leave behind is given back to the system at once: the C library
-would keep it for the thread that had it, and every thread has a large one sooner or later.
+hundred nobody's encoder makes any. Pictures of many pixels take turns, and so do large files, so that memory is needed
+for a few of them, whatever number of threads decode. What the largest leave behind is given back to the system at
+once: the C library would keep it for the thread that had it, and every thread has a large one sooner or later.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ BARE = (0x01, 0xD8)  # markers without a segment
 PIXELS = 2 * 89_478_485  # at once, of large pictures: as many as the largest one may have
 LARGE = 2**24  # pixels: pictures of fewer do not take turns
 HUGE = 2**26  # pixels: of larger pictures the memory is given back, which takes some hundred milliseconds
+BYTES = 2**30  # at once, of large files: as many as the largest one may have
+LARGE_FILE = 2**24  # bytes: files of fewer do not take turns
 FREE = nullcontext()
 
 
@@ -80,13 +82,13 @@ def _turns() -> Turns:
     return Turns(max(PIXELS, (os.cpu_count() or 1) * LARGE))
 
 
-TURNS = _turns()
+TURNS, READING = _turns(), Turns(BYTES)
 
 
 def _start_anew() -> None:
     """A forked child has none of the threads that hold pixels."""
-    global TURNS
-    TURNS = _turns()
+    global TURNS, READING
+    TURNS, READING = _turns(), Turns(BYTES)
 
 
 if hasattr(os, "register_at_fork"):
@@ -97,6 +99,14 @@ def turn(size: tuple[int, int]) -> AbstractContextManager[None]:
     """A context in which a picture of that size may be decoded; entering it waits, if it is a large one."""
     pixels = size[0] * size[1]
     return FREE if pixels <= LARGE else TURNS.taken(pixels)
+
+
+def file_turn(size: int) -> AbstractContextManager[None]:
+    """A context in which a file of so many bytes may be held; entering it waits, if it is a large one.
+
+    Within, a picture may wait for its turn, but not the other way round: so no two wait for each other.
+    """
+    return FREE if size <= LARGE_FILE else READING.taken(size)
 
 
 def check_scans(image: Image.Image, data: bytes | bytearray) -> None:

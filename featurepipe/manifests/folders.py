@@ -141,7 +141,7 @@ def _find_images(root: str | Path, left_out: LeftOut) -> Iterator[str]:
         linked = level.linked or os.path.islink(folder)
         key = _key(folder)
         if key in above or (key, linked) in entered:
-            left_out.loops += 1
+            left_out.add_link(level.prefix + name[:-1])
             continue
         above.add(key)
         entered.add((key, linked))

@@ -30,6 +30,8 @@ _SUFFIXES = (
 )
 PICTURES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
+NAMED = 3  # links
+
 
 @dataclass
 class LeftOut:
@@ -49,6 +51,8 @@ class LeftOut:
         Pipes, sockets and devices.
     loops : int
         Links that lead back up, or to a folder that another link led to before: these would never end.
+    links : list of str
+        The first of them, as paths from the folder that was read: each may have been a class.
     columns : list of str
         Columns of the table that are not used.
     remarks : list of str
@@ -65,6 +69,7 @@ class LeftOut:
     hidden: int = 0
     special: int = 0
     loops: int = 0
+    links: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     blank_rows: int = 0
@@ -75,6 +80,12 @@ class LeftOut:
     def pictures(self) -> int:
         """Files that are plainly pictures, in formats that are not read."""
         return sum(count for suffix, count in self.files.items() if suffix in PICTURES)
+
+    def add_link(self, path: str) -> None:
+        """Count a link, and name it if it is one of the first."""
+        self.loops += 1
+        if len(self.links) < NAMED:
+            self.links.append(path)
 
     def add(self, other: LeftOut) -> None:
         """Count what was left out of another manifest too."""
@@ -99,7 +110,8 @@ class LeftOut:
         parts += [_count(self.hidden, "hidden file or folder", "hidden files or folders")] if self.hidden else []
         parts += [_count(self.special, "pipe or device", "pipes or devices")] if self.special else []
         back = "link that leads back or where one did", "links that lead back or where others did"
-        parts += [_count(self.loops, *back)] if self.loops else []
+        more = ", …" if self.loops > len(self.links) else ""
+        parts += [f"{_count(self.loops, *back)} ({', '.join(self.links)}{more})"] if self.loops else []
         parts += [_count(self.doubles, "row that repeats another", "rows that repeat others")] if self.doubles else []
         parts += [_count(self.blank_rows, "blank row")] if self.blank_rows else []
         parts += [f"the column{'s' * (len(self.columns) > 1)} {shortened(self.columns)}"] if self.columns else []

@@ -185,7 +185,7 @@ def _continues(store: Store, root: Path, rows: Rows) -> bool:
     if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
         return True
     paths = {sample.path for sample in rows.samples}
-    before = [sample.path for sample in store.rows().samples]
+    before = [sample.path for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
     return not paths.isdisjoint(before) or not any(os.path.exists(root / path) for path in before)
 
 

@@ -164,7 +164,7 @@ def _drift(
             f"no image of {first.folder.name} is still readable and unchanged, so its drift cannot be measured"
         )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
-    files = [inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found]
+    files = (inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found)
     pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
     pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
     return [

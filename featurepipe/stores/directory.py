@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featurepipe import shards
 from featurepipe.backbones import Extractor, check_same, stage_of
-from featurepipe.digests import sha256_file, sha256_json
+from featurepipe.digests import sha256_json
 from featurepipe.errors import (
     BackboneError,
     FingerprintMismatch,
@@ -30,10 +28,11 @@ from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_l
 from featurepipe.stores.headers import HEADER, Header, State
 from featurepipe.stores.locks import LOCK
 from featurepipe.stores.manifest import Known
-from featurepipe.stores.rows import NO_STAMP, Row, Rows
+from featurepipe.stores.rows import Row, Rows
 
 INSIDE = "store"  # of a folder of results
 OWN_FILES = (LOCK, ".gitignore", HEADER, "manifest.csv", "rejects.csv")  # and what starts so: *.partial
+ENTRY = re.compile(r".+-[0-9a-f]{8}", re.DOTALL)  # a folder's name
 LINKED = "{}; it lies behind a link, so nothing is set aside there"
 
 
@@ -68,22 +67,25 @@ class Store:
     def create(cls, path: str | Path, *, wait: bool = False) -> Store:
         """Open the store at `path`, or make an empty one there; `wait` as in `lock`.
 
+        A header that is damaged beyond reading is made anew.
+
         Raises
         ------
         StoreError
             `path` holds other things.
+        FormatTooNew
+            Made by a later featurepipe.
         """
         store = cls(cls.locate(path))
-        header = store.path / HEADER
-        if not header.exists():
+        if not store._has_header():
             if store.path.exists() and not store._is_headless():
                 raise StoreError(f"{path} exists and is not a featurepipe store; give the store another place")
             store.path.mkdir(parents=True, exist_ok=True)
             with store.lock(wait=wait):
-                if not header.exists():  # no other process has been faster
-                    write_text(store.path / ".gitignore", "*\n")
+                if not store._has_header():  # no other process has been faster
+                    if not (store.path / ".gitignore").exists():
+                        write_text(store.path / ".gitignore", "*\n")
                     Header(headers.ENCODING_VERSION, State()).write(store.path)
-        store._header()
         return store
 
     @staticmethod
@@ -153,13 +155,20 @@ class Store:
         FormatTooNew
             It lists parts of files.
         """
-        path, header = self._manifest, self._trusted() if checked else self._header()
-        if not path.is_file():
-            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
-        try:
-            return manifest.read(path, self._judge(header) if checked else _anything).rows
-        except manifest.Damaged as error:
-            raise StoreError(self._edited(path, str(error))) from error
+        path, failed = self._manifest, None
+        while True:
+            header = self._trusted() if checked else self._header()
+            if not path.is_file():
+                raise StoreError(
+                    f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}"
+                )
+            fits, is_earlier = (_judge(header), header.digests is None) if checked else (_anything, False)
+            try:
+                return manifest.read(path, fits, is_earlier=is_earlier).rows
+            except manifest.Damaged as error:
+                if header == failed:  # twice the same; else another process may have replaced both in between
+                    raise StoreError(self._edited(path, str(error))) from error
+                failed = header
 
     def known(self, root: Path, note: Callable[[str], object] = lambda text: None) -> Iterator[Known]:
         """What the manifest knows of the files below `root`, in its order; nothing if it is of another folder.
@@ -175,13 +184,12 @@ class Store:
         """
         if not self._manifest.is_file():
             return
-        header = self._header()
-        digest = None if header.digests is None else sha256_file(self._manifest)
-        if not header.fits or (digest is not None and digest not in header.digests):
+        header, digest = self._header(), self._digest()
+        if not header.fits or digest is None or not _judge(header)(digest):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
         elif self.root == root.resolve():
-            yield from manifest.known(self._manifest, digest)
+            yield from manifest.known(self._manifest, None if header.digests is None else digest)
 
     def write_rows(self, root: Path, rows: Sequence[Row]) -> None:
         """Replace the manifest, unless it says just this already.
@@ -225,15 +233,14 @@ class Store:
             raise StoreError(
                 f"{self.path} has nothing to accept; fill it with: featurepipe extract DATA -s {self.path}"
             )
+        is_edited = header.digests is None or self._digest() not in header.digests
         try:
-            rows, digest = manifest.read(path, _anything, strict=True)
+            rows = manifest.read(path, _anything, is_edited=is_edited).rows
         except manifest.Damaged as error:
             raise StoreError(
                 f"{path} cannot be accepted: {error}; correct that, or make it again with: "
                 f"featurepipe extract DATA -s {self.path}"
             ) from error
-        if header.digests is not None and digest not in header.digests:
-            rows = replace(rows, stamps=np.broadcast_to(NO_STAMP, rows.stamps.shape))
         self.write_rows(root, rows)
         return len(rows)
 
@@ -364,6 +371,13 @@ class Store:
         except (StoreError, FormatTooNew) as error:
             yield str(error)
 
+    def _has_header(self) -> bool:
+        """Whether there is a header that can be read; raises what `headers.read` does of one that is not for us."""
+        try:
+            return (self.path / HEADER).is_file() and bool(self._header())
+        except headers.Damaged:
+            return False
+
     def _header(self) -> Header:
         """The header, whether or not it fits its digest."""
         return headers.read(self.path)
@@ -392,16 +406,10 @@ class Store:
         return replace(header.settled(held), version=headers.ENCODING_VERSION)
 
     def _digest(self) -> str | None:
-        return sha256_file(self._manifest) if self._manifest.is_file() else None
-
-    def _judge(self, header: Header) -> Callable[[str], bool]:
-        """Says of a digest whether it is that of the store's manifest, by the header read before or by that of now.
-
-        Another process may replace both in between.
-        """
-        if header.digests is None:
-            return _anything
-        return lambda digest: digest in header.digests or digest in (self._trusted().digests or ())
+        """The manifest's sha256; None where there is none, or what nobody should read."""
+        with suppress(manifest.Damaged):
+            return manifest.digest(self._manifest) if self._manifest.is_file() else None
+        return None
 
     def _edited(self, path: Path, why: str) -> str:
         return (
@@ -421,10 +429,11 @@ class Store:
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.
 
-        It may hold a store of its own making beside its entries: of activations.
+        It may hold a store of its own making beside its entries: of activations; and whatever else, where it has
+        entries.
         """
         held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        return not held or ((self.path / LOCK).exists() and all(map(_is_own, held)))
+        return not held or any(map(_is_entry, held)) or ((self.path / LOCK).exists() and all(map(_is_own, held)))
 
     def _folders(self) -> list[Path]:
         """Folders inside, numbers in their names as numbers: stage2 comes before stage10."""
@@ -457,6 +466,11 @@ class Store:
             ) from error
 
 
+def _is_entry(path: Path) -> bool:
+    """Whether this is named and filled as nothing but a store's entry is."""
+    return ENTRY.fullmatch(path.name) is not None and bool(_shard_paths(path))
+
+
 def _is_own(path: Path) -> bool:
     """Whether this is something that a store's folder holds."""
     if not path.is_dir():
@@ -482,6 +496,11 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
+
+
+def _judge(header: Header) -> Callable[[str], bool]:
+    """Says of a digest whether it may be that of the store's manifest."""
+    return _anything if header.digests is None else lambda digest: digest in header.digests
 
 
 def _anything(digest: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featurepipe import inputs, jsons
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.files import write_text
@@ -17,6 +17,14 @@ ENCODING_TYPE = "featurepipe-store"
 ENCODING_VERSION = "1.2"
 SEALED = (1, 2)  # the first version whose header has digests
 HEADER = "store.json"
+MOST = 2**20  # bytes of one; it takes less than a thousandth, unless a path is very long
+PATH = jsons.Kind("a path", lambda value: isinstance(value, str) and "\0" not in value)
+STATE = {"root": (PATH, None), "relative?": (PATH, None), "manifest?": (jsons.TEXT, None)}
+KIND = {"encoding-type": jsons.TEXT, "encoding-version": jsons.TEXT}
+
+
+class Damaged(StoreError):
+    """A header that is damaged beyond reading; nothing in it is needed to make it anew."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,8 @@ class State:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> State:
-        """From a header's keys; what is no text counts as missing."""
-        texts = {name: keys.get(name) for name in ("root", "relative", "manifest")}
-        return cls(**{name: value for name, value in texts.items() if isinstance(value, str)})
+        """From a header's keys, which have been checked."""
+        return cls(keys["root"], keys.get("relative"), keys.get("manifest"))
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Header:
     @property
     def digests(self) -> tuple[str, ...] | None:
         """What the manifest's sha256 may be; None where nothing is known of it, as before 1.2."""
-        if numbers(self.version) < SEALED:
+        if jsons.version(self.version) < SEALED:
             return None
         return tuple(one.manifest for one in (self.state, self.next) if one is not None and one.manifest is not None)
 
@@ -91,7 +98,7 @@ def read(store: Path) -> Header:
     Raises
     ------
     StoreError
-        There is none, it is not one of a store, or it is damaged beyond reading.
+        There is none, it is not one of a store, or, as `Damaged`, it is damaged beyond reading.
     FormatTooNew
         Made by a later featurepipe.
     """
@@ -100,32 +107,30 @@ def read(store: Path) -> Header:
         problem = "is not a featurepipe store" if store.exists() else "does not exist"
         raise StoreError(f"{store} {problem}; make a store with: featurepipe extract DATA")
     try:
-        keys = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
-        kind, version, root = keys["encoding-type"], str(keys["encoding-version"]), keys["root"]
-        major, _ = numbers(version)
-        named = keys.pop("digest", None)
-        fits = named == sha256_json(keys) if named is not None else numbers(version) < SEALED
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged ({error}); remove it and run featurepipe extract again") from error
-    if kind != ENCODING_TYPE:
-        raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
-    if major > numbers(ENCODING_VERSION)[0]:
-        raise FormatTooNew(f"{store} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
-    if not isinstance(root, str | None):
-        raise StoreError(f"{path} is damaged (root {root!r}); remove it and run featurepipe extract again")
-    coming = keys.get("next")
-    return Header(version, State.of(keys), State.of(coming) if isinstance(coming, dict) else None, fits)
+        keys = jsons.loads(_content(path).decode("utf-8", "surrogateescape"), "it")
+        jsons.check(keys, KIND, "it")
+        kind, version = keys["encoding-type"], keys["encoding-version"]
+        if kind != ENCODING_TYPE:
+            raise StoreError(f"{path} describes a {kind!r}, not a featurepipe store")
+        if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
+            raise FormatTooNew(
+                f"{store} has store format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it"
+            )
+        jsons.check(keys, {**STATE, "next?": (STATE, None)}, "it")
+    except FormatTooNew:  # a ValueError, too
+        raise
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged ({error}); make it anew with: featurepipe extract DATA -s {store}") from error
+    named, coming = keys.pop("digest", None), keys.get("next")
+    fits = named == sha256_json(keys) if named is not None else jsons.version(version) < SEALED
+    return Header(version, State.of(keys), None if coming is None else State.of(coming), fits)
 
 
-def numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version; a ValueError if it is none.
-
-    Examples
-    --------
-    >>> numbers("1.2"), numbers("3")
-    ((1, 2), (3, 0))
-    """
-    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?(?!\d)", version)
-    if found is None:
-        raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2] or 0)
+def _content(path: Path) -> bytes:
+    """A header's bytes; a ValueError if it is no file, or one that is too large."""
+    try:
+        return inputs.content(path, MOST)
+    except OSError as error:
+        if error.errno in inputs.WRONG:
+            raise ValueError(error.strerror) from error
+        raise

@@ -7,10 +7,13 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from featurepipe import inputs
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.manifests import SPLITS, Sample
 from featurepipe.stores.headers import HEADER
@@ -20,6 +23,8 @@ FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
 LATER_COLUMNS = ("part", "group")  # since 1.2; the former is empty as yet
 COLUMNS = (*FIRST_COLUMNS, *STAMP_COLUMNS, *LATER_COLUMNS)
+MOST = 2**35  # bytes of a manifest: of more than a hundred million images
+LONGEST = 2**21  # characters of a line: csv takes no cell of more than a sixteenth
 SPLITS_OR_NONE = frozenset({*SPLITS, ""})
 IS_SHA256 = re.compile(r"(?:[0-9a-fA-F]{64})?").fullmatch  # or none, of a file that could not be read
 WRONG = (ValueError, IndexError, TypeError, OverflowError, csv.Error)  # what a damaged table makes of its reading
@@ -45,7 +50,7 @@ class Damaged(ValueError):
     """A manifest that cannot be read, or is not the one that its store knows; the message says why and no more."""
 
 
-def read(path: Path, fits: Callable[[str], bool], *, strict: bool = False) -> Found:
+def read(path: Path, fits: Callable[[str], bool], *, is_earlier: bool = False, is_edited: bool = False) -> Found:
     """Read all rows.
 
     Parameters
@@ -53,8 +58,11 @@ def read(path: Path, fits: Callable[[str], bool], *, strict: bool = False) -> Fo
     path : Path
     fits : callable
         Called with the sha256 of the bytes that were read; says whether they are what they should be.
-    strict : bool
-        Also ask for what a manifest has that only featurepipe has written: ids that are unique and sorted.
+    is_earlier : bool
+        Whether it is of a format before 1.2, which had fewer columns and no digest of it.
+    is_edited : bool
+        Read it as people and spreadsheets leave it: in any order and with a mark of UTF-8 in front. Stamps, which
+        spreadsheets round, are not read, but ids have to be unique.
 
     Raises
     ------
@@ -64,10 +72,11 @@ def read(path: Path, fits: Callable[[str], bool], *, strict: bool = False) -> Fo
         It fits, and lists parts of files.
     """
     problem: Exception | None = None
-    with open(path, "rb", buffering=0) as raw:
+    with _opened(path) as raw:
         hashed = _Hashed(raw)
+        lines = _checked(_cells(hashed, "utf-8-sig" if is_edited else "utf-8", is_earlier), is_edited)
         try:
-            rows = Rows.gather(_checked(_cells(hashed), strict))
+            rows = Rows.gather(_in_order(lines) if is_edited else lines)
         except WRONG as error:
             problem = error
         digest = hashed.rest()
@@ -91,15 +100,19 @@ def known(path: Path, digest: str | None) -> Iterator[Known]:
 
     Raises
     ------
+    Damaged
+        It is no file, or too large.
     StoreError
         The file has changed since.
     FormatTooNew
         It lists parts of files.
     """
-    with open(path, "rb", buffering=0) as raw:
+    with _opened(path) as raw:
         hashed = _Hashed(raw)
         try:
-            for number, (id_, file, _, _, sha, *stamp, part, _) in enumerate(_cells(hashed), 2):
+            for number, (id_, file, _, _, sha, *stamp, part, _) in enumerate(
+                _cells(hashed, "utf-8", digest is None), 2
+            ):
                 if part:
                     raise _part(number, id_, part)
                 content, known_by = bytes.fromhex(sha), _stamp(stamp)
@@ -112,6 +125,23 @@ def known(path: Path, digest: str | None) -> Iterator[Known]:
                 return
         if digest is not None and hashed.rest() != digest:
             raise StoreError(f"{path} has changed while it was read; run the same command again")
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a manifest; raises `Damaged` if it is no file, or too large."""
+    with _opened(path) as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with inputs.opened(path, MOST) as raw:
+            yield raw
+    except OSError as error:
+        if error.errno in inputs.WRONG:
+            raise Damaged(error.strerror) from error
+        raise
 
 
 def write(path: Path, rows: Rows) -> str:
@@ -129,12 +159,13 @@ def written(path: Path, rows: Rows) -> str | None:
     if not path.is_file():
         return None
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with suppress(Damaged), _opened(path) as raw, io.BufferedReader(raw) as file:
         for block in table(COLUMNS, rows.lines()):
             if file.read(len(block)) != block:
                 return None
             digest.update(block)
         return None if file.read(1) else digest.hexdigest()
+    return None
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
@@ -167,13 +198,15 @@ class _Hashed(io.RawIOBase):
         return self._digest.hexdigest()
 
 
-def _cells(hashed: _Hashed) -> Iterator[list[str]]:
+def _cells(hashed: _Hashed, encoding: str, is_earlier: bool) -> Iterator[list[str]]:
     """The cells, line by line, in the order of COLUMNS; '' in the columns that the manifest lacks."""
-    file = io.TextIOWrapper(io.BufferedReader(hashed), encoding="utf-8", errors="surrogateescape", newline="")
-    reader = csv.reader(file)
+    file = io.TextIOWrapper(io.BufferedReader(hashed), encoding=encoding, errors="surrogateescape", newline="")
+    reader = csv.reader(iter(partial(file.readline, LONGEST), ""))  # of a file without lines no more is read at once
     header = next(reader, [])
     if not set(FIRST_COLUMNS) <= set(header):
         raise ValueError("it lacks columns")
+    if is_earlier and not {*LATER_COLUMNS}.isdisjoint(header):
+        raise ValueError(f"it has columns of format 1.2, and {HEADER} is of an earlier one, which needs no digest")
     where = [header.index(name) if name in header else None for name in COLUMNS]
     count, is_ordered = len(header), tuple(header) == COLUMNS
     for number, line in enumerate(reader, 2):
@@ -182,22 +215,27 @@ def _cells(hashed: _Hashed) -> Iterator[list[str]]:
         yield line if is_ordered else ["" if at is None else line[at] for at in where]
 
 
-def _checked(lines: Iterable[Sequence[str]], strict: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
-    """What `Rows.gather` takes, of rows that can be used."""
-    before = None
+def _checked(lines: Iterable[Sequence[str]], is_edited: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
+    """What `Rows.gather` takes, of rows that can be used; without stamps of rows that were edited."""
     for number, (id_, file, label, split, digest, *stamp, part, group) in enumerate(lines, 2):
         if part:
             raise _part(number, id_, part)
         if split not in SPLITS_OR_NONE or not IS_SHA256(digest) or not file or "\0" in file or "\0" in id_:
             raise ValueError(f"row {number}, {id_!r}: {_fault(split, digest)}")
-        if strict and before is not None and id_ <= before:
-            raise ValueError(f"row {number}, {id_!r}: ids have to be unique and sorted")
         try:
-            known_by = _stamp(stamp)
+            known_by = None if is_edited else _stamp(stamp)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {number}, {id_!r}: {error}") from error
         yield Sample(id_, file, label or None, split or None, group or None), digest, known_by
-        before = id_
+
+
+def _in_order(lines: Iterable[tuple[Sample, str, Stamp | None]]) -> list[tuple[Sample, str, Stamp | None]]:
+    """The same, sorted by ids as a manifest is; a ValueError where one occurs twice."""
+    found = sorted(lines, key=lambda line: line[0].id)
+    for (one, *_), (other, *_) in pairwise(found):
+        if one.id == other.id:
+            raise ValueError(f"{one.id!r} has two rows; ids have to be unique")
+    return found
 
 
 def _fault(split: str, digest: str) -> str:
