@@ -17,6 +17,7 @@ from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
 DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
 # The shapes of what files say of a backbone.
@@ -111,7 +112,14 @@ class Transform:
                 all(map(isfinite, self.mean + self.std)) and 0 not in self.std,
                 f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
             ),
-            (0 < self.crop_pct < float("inf"), f"crop_pct is the share of the short side kept; got {self.crop_pct}"),
+            (
+                CROPS[0] <= self.crop_pct <= CROPS[1],
+                f"crop_pct is the share of the short side kept, {CROPS[0]} to {CROPS[1]}; got {self.crop_pct}",
+            ),
+            (
+                self.crop_pct <= min(size, default=0),
+                f"crop_pct {self.crop_pct} leaves nothing of images of {'×'.join(map(str, size))} pixels",
+            ),
             (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
             (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
             (self.decoder in DECODERS, _choose("decoder", self.decoder, DECODERS)),

@@ -135,8 +135,12 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _check_narrow(size: tuple[int, int], transform: Transform) -> None:
-    resized = (max(transform.input_size[1:]) / transform.crop_pct) ** 2 * max(size) / min(size)
-    if transform.crop_mode == "center" and resized > MAX_PIXELS:  # its short side is resized to the crop's
+    height, width = (int(side / transform.crop_pct) for side in transform.input_size[1:])
+    is_filled = transform.crop_mode == "center"  # its short side is resized to the crop's
+    resized = max(height, width) ** 2 * max(size) / min(size) if is_filled else height * width
+    if transform.crop_mode == "border" and min(size) / max(size[0] / width, size[1] / height) <= 0.5:
+        raise ImageError(f"too narrow: of {size[0]}×{size[1]} pixels nothing would be left")
+    if resized > MAX_PIXELS:
         raise ImageError(f"too narrow: {size[0]}×{size[1]} pixels would be enlarged beyond {MAX_PIXELS} pixels")
 
 
