@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.2"
+LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
 DIGESTED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
@@ -329,8 +330,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
     head = [tensors[name] for name in form.tensors]
     _check_classes(header["classes"])
     jsons.check(temperature, jsons.NUMBER, "the temperature")
-    if temperature <= 0:
-        raise ValueError(f"the temperature is {temperature}, not above 0")
+    if not 1e-100 <= temperature <= 1e100:
+        raise ValueError(f"the temperature is {temperature}, not from 1e-100 to 1e100")
     backbones.check_description(backbone)
     cards.check_card(card)
     jsons.check(card["selection"]["chosen"], form.chosen, "the card.selection.chosen")
@@ -339,6 +340,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
     for name, tensor in zip(form.tensors, head, strict=True):
         if tensor.dtype.kind not in "fi" or not (name in form.may_be_nan or np.isfinite(tensor).all()):
             raise ValueError("the head holds what is not a finite number")
+        if float(np.abs(tensor).max(initial=0)) > LARGEST:  # compared as float32, it would be infinite
+            raise ValueError(f"the head holds numbers beyond {LARGEST:g}, with which no scores can be computed")
     estimator = _restore(kind, np.array(header["classes"]), head, card)
     return Model(kind, estimator, float(temperature), backbone, seen, card)
 
@@ -352,6 +355,8 @@ def _check_classes(classes: Any) -> None:
         raise ValueError("classes are neither all text nor all numbers")
     if len({*classes}) != len(classes):
         raise ValueError("a class occurs twice")
+    if np.array(classes).tolist() != classes:
+        raise ValueError("a class ends in a NUL character or is a number beyond 64 bits, and would be read as another")
 
 
 @guarded
