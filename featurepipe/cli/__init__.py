@@ -282,6 +282,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
     metavar="CSV",
     help="Also say how the order here agrees with ImageNet's, by timm's results-imagenet.csv.",
 )
+@TRUST
 @DEVICE
 @WORKERS
 @SEED
