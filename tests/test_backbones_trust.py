@@ -238,11 +238,37 @@ def test_a_place_that_a_file_names_is_opened_only_if_it_may_be_weights_and_is_ne
         assert caught.value.__cause__ is None or "password" not in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("place", ["//host/share/w.pth", r"\\host\share\w.pth"])
-def test_a_place_on_another_host_is_not_opened(tmp_path, network, place):
+@pytest.mark.parametrize(
+    "place",
+    [
+        "//host/share/w.pth",
+        r"\\host\share\w.pth",
+        r"\/host/share/w.pth",
+        r"/\host\share\w.pth",
+        r"\\?\UNC\host\share\w.pth",
+        "/net/host/w.pth",
+        "/afs/cell/w.pth",
+        "/home/../net/host/w.pth",
+        "/proc/self/root/net/host/w.pth",
+    ],
+)
+def test_a_place_on_another_host_is_not_even_looked_at(tmp_path, network, monkeypatch, place):
+    looked, stat = [], os.stat
+    monkeypatch.setattr(trust.os, "stat", lambda path, *a, **k: looked.append(str(path)) or stat(path, *a, **k))
     path = write(tmp_path / "m.safetensors", network, source={"weights": place})
     with pytest.raises(BackboneError, match="is not called as weights are"):
         opened(path)
+    assert not [one for one in looked if one.endswith("w.pth")]
+
+
+def test_weights_that_no_model_file_may_name_are_told_of_when_they_are_taken(tmp_path, network):
+    plain = Path(network.source["weights"])
+    (tmp_path / "pytorch_weights").write_bytes(plain.read_bytes())
+    made = backbones.create("test_resnet", arguments=SMALL, weights=tmp_path / "pytorch_weights", **OPTIONS)
+    (note,) = made.notes
+    assert "pytorch_weights is not called as weights are (.safetensors, .pth, .pt, …)" in note
+    assert "rename it, or give the weights yourself with --weights" in note
+    assert network.notes == ()
 
 
 def test_a_place_without_a_digest_is_not_opened(places, network):

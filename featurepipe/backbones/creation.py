@@ -27,7 +27,7 @@ from featurepipe.backbones.networks import (
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, check_shapes, make_spec, plain
-from featurepipe.backbones.trust import GIVE, check_arguments, check_place, check_size, unechoed
+from featurepipe.backbones.trust import GIVE, WEIGHTS_SUFFIXES, check_arguments, check_place, check_size, unechoed
 from featurepipe.backbones.weights import (
     carried_backbone,
     check_finite,
@@ -183,9 +183,19 @@ def create(
         transform=resolved,
         width=width,
         device=chosen,
-        notes=() if taken is None else (f"note: {taken}",),
+        notes=tuple(f"note: {text}" for text in (taken, _unnamed(weights)) if text is not None),
     )
     return made if precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def _unnamed(weights: str | PathLike[str] | None) -> str | None:
+    """What to know of a weights file that no model file may name, whose name is not one of weights."""
+    if weights is None or Path(weights).suffix.lower() in WEIGHTS_SUFFIXES:
+        return None
+    return (
+        f"{weights} is not called as weights are ({', '.join(WEIGHTS_SUFFIXES[:3])}, …), so models and stores made "
+        f"with it do not open it by themselves; rename it, or {GIVE} to them"
+    )
 
 
 def _check_kinds(name: object, weights: object) -> None:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from featurepipe.backbones.formats import Unfit
@@ -33,6 +33,7 @@ from featurepipe.files import size_text
 ALLOW = "allow it with --trust (trust=True in Python)"
 GIVE = "give the weights yourself with --weights (weights= in Python)"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar", ".ckpt", ".th", ".pkl")
+MOUNTED = ("/net/", "/afs/", "/proc/")  # where a name alone mounts another machine's folder, or leads to these
 SHAPING = {"bn_eps", "bn_momentum", "bn_tf", "in_chans"}  # which timm takes out of the arguments on the way
 RUNNING = {"device", "dtype", "kwargs", "self", "cfg"}  # which say where a network runs, or cannot come from JSON
 LARGEST_NUMBER, LONGEST_LIST, LONGEST_TEXT = 2**14, 64, 100  # of arguments
@@ -189,7 +190,7 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     path = Path(weights)
     if digest is None:
         raise BackboneError(f"{who} names {_shown(weights)} for its weights, but not their digest; {GIVE}")
-    if path.suffix.lower() not in WEIGHTS_SUFFIXES or weights.startswith(("//", "\\\\")):
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES or _is_remote(weights):
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not called as weights are; {GIVE}")
     try:
         found = os.stat(path)
@@ -198,6 +199,12 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a file of weights; {GIVE}")
     return path
+
+
+def _is_remote(weights: str) -> bool:
+    """Whether to look at a place may already ask another machine for it."""
+    shares = PureWindowsPath(weights).drive.startswith("\\\\")  # in whichever slashes, also //host/share
+    return shares or f"{os.path.normpath(weights)}/".startswith(MOUNTED)
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def _is_whole(file: BinaryIO) -> bool:
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The header and the tensors that `save` wrote; None where this torch cannot read them, or they are something else."""
+    """The header and the tensors that `save` wrote; None where it is something else, or torch cannot read it."""
     import torch
 
     try:
