@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,65 @@ def test_weights_that_the_user_gives_need_no_trust(tmp_path, network):
     assert opened(path, weights=network.source["weights"]).fingerprint == network.fingerprint
 
 
+def named(path, network):
+    """A model file of a network whose weights timm has, under their name."""
+    source = {"name": "test_resnet.r160_in1k", "weights": None}
+    return write(path, network, spec={"arguments": {}}, source=source)
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """Caches of weights with nothing in them, and no way to any host."""
+    import huggingface_hub.constants
+    import torch
+
+    def refused(*_, **__):
+        pytest.fail("a host was asked")
+
+    backbones.forget()
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    return tmp_path
+
+
+def test_timms_own_weights_are_not_fetched_for_a_file(caches, network):
+    path = named(caches / "m.safetensors", network)
+    says = (
+        r"the weights of test_resnet\.r160_in1k are not on this machine, and no file may fetch them from "
+        r"https://huggingface\.co/timm/test_resnet\.r160_in1k; download them with --trust .*, or give .* --weights"
+    )
+    for make in (opened, TransferClassifier.load):
+        with pytest.raises(WeightsUnavailable, match=says):
+            make(path)
+
+
+@pytest.mark.parametrize("place", ["hub", "torch"])
+def test_timms_own_weights_are_taken_from_a_cache_without_asking_a_host(caches, place, monkeypatch):
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+    if place == "hub":
+        folder = caches / "hub" / "models--timm--test_resnet.r160_in1k"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    else:
+        file = caches / "torch" / "checkpoints" / "test.safetensors"
+        config = replace(get_pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://a.invalid/b/test.safetensors")
+        monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: config)
+    file.parent.mkdir(parents=True)
+    save_file({key: value.numpy() for key, value in state.items()}, file)
+    known = backbones.create("test_resnet", weights=file, **OPTIONS)
+    notes = []
+    path = named(caches / "m.safetensors", known)
+    assert opened(path, note=notes.append).fingerprint == known.fingerprint
+    assert notes == []
+    assert TransferClassifier.load(path).predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2,)
+
+
 def test_timms_own_weights_are_told_of_before_they_are_fetched(tmp_path, network, monkeypatch):
     asked, notes = [], []
 
@@ -87,14 +147,8 @@ def test_timms_own_weights_are_told_of_before_they_are_fetched(tmp_path, network
         raise WeightsUnavailable("no network here")
 
     monkeypatch.setattr("featurepipe.backbones.creation.make_network", fetch)
-    path = write(
-        tmp_path / "m.safetensors",
-        network,
-        spec={"arguments": {}},
-        source={"name": "test_resnet.r160_in1k", "weights": None},
-    )
-    with pytest.raises(WeightsUnavailable):
-        opened(path, note=notes.append)
+    with pytest.raises(WeightsUnavailable, match="no network here"):
+        opened(named(tmp_path / "m.safetensors", network), note=notes.append, trust=True)
     line = "weights of test_resnet.r160_in1k: from timm's cache, or downloaded from where timm has them"
     assert asked == [("test_resnet.r160_in1k", True, [line])]
 

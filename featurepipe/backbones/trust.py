@@ -9,8 +9,8 @@ weights were. A file may come from anybody, so none of this is believed. Without
   of weights, and no word of its content is shown;
 - makes no network that takes much more memory than the weights that it is for.
 
-Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take: they need no trust,
-and are told of before.
+Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take. Without trust they
+are taken from this machine's caches alone, and no host is asked.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from featurepipe.backbones.formats import Unfit
+from featurepipe.backbones.networks import check_name
 from featurepipe.backbones.weights import OPTION
 from featurepipe.errors import BackboneError, WeightsUnavailable
 from featurepipe.files import size_text
 
+DOWNLOAD = "download them with --trust (trust=True in Python)"
 ALLOW = "allow it with --trust (trust=True in Python)"
 GIVE = "give the weights yourself with --weights (weights= in Python)"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar", ".ckpt", ".th", ".pkl")
@@ -199,6 +201,49 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a file of weights; {GIVE}")
     return path
+
+
+def cached_weights(name: str) -> Path | None:
+    """The file of timm's own weights in a cache of this machine; None where timm has none for this name.
+
+    Raises
+    ------
+    BackboneError
+        An unknown name.
+    WeightsUnavailable
+        They would have to be downloaded.
+    """
+    import torch
+    from timm.models import get_pretrained_cfg
+
+    check_name(name)
+    config = get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return None
+    places, origin = [], config.url
+    if config.hf_hub_id:
+        origin = f"https://huggingface.co/{config.hf_hub_id}"
+        places += _in_hub_cache(config.hf_hub_id, config.hf_hub_filename)
+    if config.url:
+        places.append(Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2]))
+    if found := next((place for place in places if place.is_file()), None):
+        return found
+    raise WeightsUnavailable(
+        f"the weights of {name} are not on this machine, and no file may fetch them from {origin}; "
+        f"{DOWNLOAD}, or {GIVE}"
+    )
+
+
+def _in_hub_cache(repository: str, name: str | None) -> list[Path]:
+    """Where Hugging Face's cache has the weights of a repository, as timm would look for them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    names = [name] if name else ["model.safetensors", "pytorch_model.bin"]
+    if name and name.endswith(".bin"):
+        names.insert(0, f"{name.removesuffix('.bin')}.safetensors")
+    found = [try_to_load_from_cache(repository, one, revision=revision or None) for one in names]
+    return [Path(one) for one in found if isinstance(one, str)]
 
 
 def _is_remote(weights: str) -> bool:

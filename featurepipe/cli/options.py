@@ -105,8 +105,8 @@ WEIGHTS = click.option(
 TRUST = click.option(
     "--trust",
     is_flag=True,
-    help="Trust what a file says of its backbone: let it name a hub to download from, any arguments for timm, and a "
-    "network of any size. It runs no code of the file.",
+    help="Trust what a file says of its backbone: let it have weights downloaded, name a hub, and give any arguments "
+    "for timm and a network of any size. It runs no code of the file.",
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for every random draw.")
 COLUMNS = options(
