@@ -393,6 +393,42 @@ def test_the_size_of_a_network_is_known_before_it_is_made(name):
     assert trust.network_bytes(name, {}, held // 2) > held // 2
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 1, "img_size": 512}, 512),
+        ("vit_tiny_patch16_224", {"patch_size": 1, "img_size": 512, "qkv_bias": False}, 512),
+        ("resnet18", {"output_stride": 8, "stem_width": 1024, "stem_type": "deep"}, 2048),
+    ],
+)
+def test_a_small_network_of_large_activations_is_not_run(tmp_path, network, monkeypatch, name, arguments, size):
+    transform = {**network.spec["transform"], "input_size": [3, size, size]}
+    spec = {"architecture": name, "arguments": arguments, "transform": transform}
+    path = write(
+        tmp_path / "m.safetensors", network, spec=spec, source={"name": name, "weights": None, "random_seed": 0}
+    )
+    monkeypatch.setattr("featurepipe.backbones.creation.make_network", lambda *_, **__: pytest.fail("it was made"))
+    with pytest.raises(BackboneError, match=r"m\.safetensors describes a network that takes .* GB for one step on one"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "vit_base_patch16_384",
+        "eva_giant_patch14_560",
+        "resnetv2_152x4_bit",
+        "swin_base_patch4_window12_384",
+    ],
+)
+def test_what_timm_has_is_small_enough(name):
+    import timm
+
+    input_size = timm.get_pretrained_cfg(name).input_size
+    trust.check_size(name, {}, input_size, None, "m.safetensors")
+
+
 # -- with trust ---------------------------------------------------------------------------------------------------
 
 
