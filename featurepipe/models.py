@@ -42,7 +42,7 @@ import numpy as np
 
 from featurepipe import backbones, cards, files, jsons
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
-from featurepipe.errors import BackboneError, FeaturepipeError, FormatTooNew, ModelFileError
+from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import HEADS, MULTI_LABEL, probabilities
 from featurepipe.surroundings import guarded
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.2"
 LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
-DIGESTED = (1, 2)  # the first version with a digest of the whole file
+SEALED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
 
@@ -168,7 +168,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
         return none
     try:
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
-    except (BackboneError, ModelFileError):  # mere weights, or what is not to be opened
+    except FeaturepipeError:  # mere weights, what is not to be opened, or what a later featurepipe wrote
         return none
     tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
@@ -304,7 +304,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The head's tensors in their order, and ``seen``; compared with the digest that they have."""
     names, version = (*HEADS[header["kind"]].tensors, "seen"), _numbers(header["encoding-version"])
     tensors = {key: file.get_tensor(key) for key in names}
-    if "sha256" not in header and version < DIGESTED:
+    if "sha256" not in header and version < SEALED:
         if header["head-sha256"] != _head_digest(tensors[name] for name in names[:-1]):
             raise _Damaged("its weights do not match their digest")
         return tensors

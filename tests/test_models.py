@@ -253,6 +253,12 @@ def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
         models.load(file)
 
 
+def test_a_tuned_network_of_a_later_version_does_not_stop_a_probe_of_its_embeddings(file):
+    rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
+    found = models.seen_in_tuning({"weights": str(file)}, {"weights": "0" * 64})
+    assert (found.dtype, found.tolist()) == (np.uint64, [])
+
+
 def test_a_folder_is_no_model_file_and_exists(tmp_path):
     with pytest.raises(ModelFileError, match=r"is a folder; give the model file in it"):
         models.load(tmp_path)
