@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from featurepipe.jsons import ANYTHING, COUNT, FLAG, NUMBER, SHARE, TEXT, Each, Kind, check
+from featurepipe.jsons import ANYTHING, COUNT, FLAG, NUMBER, SHARE, TEXT, Each, Type, check
 
 _SPLITS = ("train", "val", "test")
-SPLIT = Kind("a split", lambda value: value in _SPLITS)
-START = Kind("probe, random head or scratch", lambda value: value in ("probe", "random head", "scratch"))
-DEPTH = Kind("a depth", lambda value: isinstance(value, str) and _is_depth(value))
+SPLIT = Type("a split", lambda value: value in _SPLITS)
+START = Type("probe, random head or scratch", lambda value: value in ("probe", "random head", "scratch"))
+DEPTH = Type("a depth", lambda value: isinstance(value, str) and _is_depth(value))
 _LOSS, _OF_CLASS = (NUMBER, None), (SHARE, None)
 STEP = {
     **dict.fromkeys(("C?", "alpha?", "shrinkage?", "n_neighbors?"), (NUMBER, None)),

@@ -92,15 +92,15 @@ def _refuse(text: str) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of value, for `check`.
+class Type:
+    """A type of value, for `check`.
 
     Attributes
     ----------
     name : str
         In words, after "is not".
     fits : callable
-        Whether a value is of that kind.
+        Whether a value is of that type.
     """
 
     name: str
@@ -118,13 +118,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-TEXT = Kind("text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-NUMBER = Kind("a number", _is_number)
-COUNT = Kind("a whole number from 0", lambda value: _is_number(value) and isinstance(value, int) and value >= 0)
-SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and -1e-9 <= value <= 1 + 1e-9)
-DIGEST = Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and _DIGEST.fullmatch(value) is not None)
-ANYTHING = Kind("anything", lambda value: True)
+TEXT = Type("text", lambda value: isinstance(value, str))
+FLAG = Type("true or false", lambda value: isinstance(value, bool))
+NUMBER = Type("a number", _is_number)
+COUNT = Type("a whole number from 0", lambda value: _is_number(value) and isinstance(value, int) and value >= 0)
+SHARE = Type("a number from 0 to 1", lambda value: _is_number(value) and -1e-9 <= value <= 1 + 1e-9)
+DIGEST = Type("64 hexadecimal digits", lambda value: isinstance(value, str) and _DIGEST.fullmatch(value) is not None)
+ANYTHING = Type("anything", lambda value: True)
 
 
 def check(value: Any, shape: Any, what: str) -> None:
@@ -133,7 +133,7 @@ def check(value: Any, shape: Any, what: str) -> None:
     Parameters
     ----------
     value : JSON value
-    shape : Kind, None, dict, list, tuple or Each
+    shape : Type, None, dict, list, tuple or Each
         A dict names keys (with ``?`` at their end: that may be missing) and the shapes of their values, other keys are
         free; a list holds the shape of all items; a tuple holds alternatives, of which None is one that is null.
     what : str
@@ -176,7 +176,7 @@ def check(value: Any, shape: Any, what: str) -> None:
 
 def _may_be(value: Any, shape: Any) -> bool:
     """Whether a value is of the outermost type that a shape wants."""
-    if isinstance(shape, Kind):
+    if isinstance(shape, Type):
         return shape.fits(value)
     return value is None if shape is None else isinstance(value, list if isinstance(shape, list) else dict)
 

@@ -41,7 +41,7 @@ import numpy as np
 
 from featurepipe import backbones, cards, files, jsons
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
-from featurepipe.errors import BackboneError, FeaturepipeError, FormatTooNew, ModelFileError
+from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
 from featurepipe.probes import HEADS, MULTI_LABEL, probabilities
 from featurepipe.surroundings import guarded
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.2"
-DIGESTED = (1, 2)  # the first version with a digest of the whole file
+LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
+SEALED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
 
@@ -166,7 +167,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
         return none
     try:
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
-    except (BackboneError, ModelFileError, FormatTooNew):  # mere weights, or what is not to be opened or read
+    except FeaturepipeError:  # mere weights, what is not to be opened, or what a later featurepipe wrote
         return none
     tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
@@ -294,7 +295,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The head's tensors in their order, and ``seen``; compared with the digest that they have."""
     names, version = (*HEADS[header["kind"]].tensors, "seen"), jsons.version(header["encoding-version"])
     tensors = {key: file.get_tensor(key) for key in names}
-    if "sha256" not in header and version < DIGESTED:
+    if "sha256" not in header and version < SEALED:
         if header["head-sha256"] != _head_digest(tensors[name] for name in names[:-1]):
             raise _Damaged("its weights do not match their digest")
         return tensors
@@ -320,8 +321,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
     head = [tensors[name] for name in form.tensors]
     _check_classes(header["classes"])
     jsons.check(temperature, jsons.NUMBER, "the temperature")
-    if temperature <= 0:
-        raise ValueError(f"the temperature is {temperature}, not above 0")
+    if not 1e-100 <= temperature <= 1e100:
+        raise ValueError(f"the temperature is {temperature}, not from 1e-100 to 1e100")
     backbones.check_description(backbone)
     cards.check_card(card)
     jsons.check(card["selection"]["chosen"], form.chosen, "the card.selection.chosen")
@@ -330,6 +331,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
     for name, tensor in zip(form.tensors, head, strict=True):
         if tensor.dtype.kind not in "fi" or not (name in form.may_be_nan or np.isfinite(tensor).all()):
             raise ValueError("the head holds numbers that are not finite")
+        if float(np.abs(tensor).max(initial=0)) > LARGEST:  # compared as float32, it would be infinite
+            raise ValueError(f"the head holds numbers beyond {LARGEST:g}, with which no scores can be computed")
     estimator = _restore(kind, np.array(header["classes"]), head, card)
     return Model(kind, estimator, float(temperature), backbone, seen, card)
 
@@ -343,6 +346,8 @@ def _check_classes(classes: Any) -> None:
         raise ValueError("classes are neither all text nor all numbers")
     if len({*classes}) != len(classes):
         raise ValueError("a class occurs twice")
+    if np.array(classes).tolist() != classes:
+        raise ValueError("a class ends in a NUL character or is a number beyond 64 bits, and would be read as another")
 
 
 @guarded

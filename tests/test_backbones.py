@@ -563,6 +563,10 @@ def test_the_bundled_names_architecture_must_stand_in_the_file(saved):
         ({"crop_pct": 1e-3}, "crop_pct is the share of the short side kept, from 0.05 to 20; got 0.001"),
         ({"crop_pct": 1e-9}, "crop_pct"),
         ({"crop_pct": 1e9}, "crop_pct"),
+        ({"crop_pct": 1e-9}, "crop_pct is the share of the short side kept, from 0.05 to 20; got 1e-09"),
+        ({"crop_pct": 0.04}, "crop_pct"),  # a picture of any size would be enlarged to gigabytes
+        ({"crop_pct": 21}, "crop_pct"),
+        ({"crop_pct": 20, "input_size": (3, 16, 16)}, "leaves nothing of images of 16×16"),
         ({"std": (0, 0, 0)}, "std not 0"),
         ({"mean": (float("nan"), 0, 0)}, "finite"),
         ({"mean": (0, 0)}, "mean needs 3 values, one per input channel; got 2"),

@@ -100,6 +100,33 @@ def test_a_damaged_header_says_so(tmp_path):
     assert "damaged header" in reason(tmp_path / "w.safetensors", bytes(data))
 
 
+@pytest.mark.parametrize("header", ["[" * 100_000, '{"a": 1e999}', '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}'])
+def test_a_header_that_no_reader_could_take_is_a_damaged_one(tmp_path, header):
+    data = len(header).to_bytes(8, "little") + ("{" + header[1:]).encode() + bytes(99)
+    assert "damaged header" in reason(tmp_path / "w.safetensors", data)
+
+
+def test_an_archive_that_becomes_far_larger_is_refused_before_it_is_unpacked(tmp_path):
+    with (tmp_path / "w.npz").open("wb") as file:
+        np.savez_compressed(file, weight=np.zeros(2**25, np.float32))
+    with pytest.raises(Unreadable, match=r"its tensors take 134217\d+ bytes, more than 20 times its size and 64 MiB"):
+        read_content(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("kind", ["torch", "old torch"])
+def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path, kind):
+    claims = {"model": {"weight": torch.zeros(1, dtype=torch.float16).expand(10**12)}}
+    torch.save(claims, tmp_path / "w.pth", _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(Unreadable, match="its tensors take 2000000000000 bytes"):
+        read_content(tmp_path / "w.pth")
+
+
+def test_packed_weights_are_read(tmp_path):
+    with (tmp_path / "w.npz").open("wb") as file:
+        np.savez_compressed(file, **{key: value.numpy() for key, value in STATE.items()})
+    assert read_content(tmp_path / "w.npz").values.keys() == STATE.keys()
+
+
 @pytest.mark.parametrize("kind", ["torch", "old torch", "numpy"])
 def test_other_files_that_are_cut_short_are_refused(tmp_path, kind):
     data = written(tmp_path / "w", kind).read_bytes()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,65 @@ def test_weights_that_the_user_gives_need_no_trust(tmp_path, network):
     assert opened(path, weights=network.source["weights"]).fingerprint == network.fingerprint
 
 
+def named(path, network):
+    """A model file of a network whose weights timm has, under their name."""
+    source = {"name": "test_resnet.r160_in1k", "weights": None}
+    return write(path, network, spec={"arguments": {}}, source=source)
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """Caches of weights with nothing in them, and no way to any host."""
+    import huggingface_hub.constants
+    import torch
+
+    def refused(*_, **__):
+        pytest.fail("a host was asked")
+
+    backbones.forget()
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    return tmp_path
+
+
+def test_timms_own_weights_are_not_fetched_for_a_file(caches, network):
+    path = named(caches / "m.safetensors", network)
+    says = (
+        r"the weights of test_resnet\.r160_in1k are not on this machine, and no file may fetch them from "
+        r"https://huggingface\.co/timm/test_resnet\.r160_in1k; download them with --trust .*, or give .* --weights"
+    )
+    for make in (opened, TransferClassifier.load):
+        with pytest.raises(WeightsUnavailable, match=says):
+            make(path)
+
+
+@pytest.mark.parametrize("place", ["hub", "torch"])
+def test_timms_own_weights_are_taken_from_a_cache_without_asking_a_host(caches, place, monkeypatch):
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+    if place == "hub":
+        folder = caches / "hub" / "models--timm--test_resnet.r160_in1k"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        file = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    else:
+        file = caches / "torch" / "checkpoints" / "test.safetensors"
+        config = replace(get_pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://a.invalid/b/test.safetensors")
+        monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: config)
+    file.parent.mkdir(parents=True)
+    save_file({key: value.numpy() for key, value in state.items()}, file)
+    known = backbones.create("test_resnet", weights=file, **OPTIONS)
+    notes = []
+    path = named(caches / "m.safetensors", known)
+    assert opened(path, note=notes.append).fingerprint == known.fingerprint
+    assert notes == []
+    assert TransferClassifier.load(path).predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2,)
+
+
 def test_timms_own_weights_are_told_of_before_they_are_fetched(tmp_path, network, monkeypatch):
     asked, notes = [], []
 
@@ -87,15 +147,9 @@ def test_timms_own_weights_are_told_of_before_they_are_fetched(tmp_path, network
         raise WeightsUnavailable("no network here")
 
     monkeypatch.setattr("featurepipe.backbones.creation.make_network", fetch)
-    path = write(
-        tmp_path / "m.safetensors",
-        network,
-        spec={"arguments": {}},
-        source={"name": "test_resnet.r160_in1k", "weights": None},
-    )
-    with pytest.raises(WeightsUnavailable):
-        opened(path, note=notes.append)
-    line = "weights of test_resnet.r160_in1k: taken from timm's cache, or downloaded by timm"
+    with pytest.raises(WeightsUnavailable, match="no network here"):
+        opened(named(tmp_path / "m.safetensors", network), note=notes.append, trust=True)
+    line = "weights of test_resnet.r160_in1k: from timm's cache, or downloaded from where timm has them"
     assert asked == [("test_resnet.r160_in1k", True, [line])]
 
 
@@ -238,11 +292,37 @@ def test_a_place_that_a_file_names_is_opened_only_if_it_may_be_weights_and_is_ne
         assert caught.value.__cause__ is None or "password" not in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("place", ["//host/share/w.pth", r"\\host\share\w.pth"])
-def test_a_place_on_another_host_is_not_opened(tmp_path, network, place):
+@pytest.mark.parametrize(
+    "place",
+    [
+        "//host/share/w.pth",
+        r"\\host\share\w.pth",
+        r"\/host/share/w.pth",
+        r"/\host\share\w.pth",
+        r"\\?\UNC\host\share\w.pth",
+        "/net/host/w.pth",
+        "/afs/cell/w.pth",
+        "/home/../net/host/w.pth",
+        "/proc/self/root/net/host/w.pth",
+    ],
+)
+def test_a_place_on_another_host_is_not_even_looked_at(tmp_path, network, monkeypatch, place):
+    looked, stat = [], os.stat
+    monkeypatch.setattr(trust.os, "stat", lambda path, *a, **k: looked.append(str(path)) or stat(path, *a, **k))
     path = write(tmp_path / "m.safetensors", network, source={"weights": place})
     with pytest.raises(BackboneError, match="whose name is not that of a weights file"):
         opened(path)
+    assert not [one for one in looked if one.endswith("w.pth")]
+
+
+def test_weights_that_no_model_file_may_name_are_told_of_when_they_are_taken(tmp_path, network):
+    plain = Path(network.source["weights"])
+    (tmp_path / "pytorch_weights").write_bytes(plain.read_bytes())
+    made = backbones.create("test_resnet", arguments=SMALL, weights=tmp_path / "pytorch_weights", **OPTIONS)
+    (note,) = made.notes
+    assert "pytorch_weights is not called as weights are (.safetensors, .pth, .pt, …)" in note
+    assert "rename it, or give the weights yourself with --weights" in note
+    assert network.notes == ()
 
 
 def test_a_place_without_a_digest_is_not_opened(places, network):
@@ -311,6 +391,42 @@ def test_the_size_of_a_network_is_known_before_it_is_made(name):
     held = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     assert trust.network_bytes(name, {}, 2 * held) == held
     assert trust.network_bytes(name, {}, held // 2) > held // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 1, "img_size": 512}, 512),
+        ("vit_tiny_patch16_224", {"patch_size": 1, "img_size": 512, "qkv_bias": False}, 512),
+        ("resnet18", {"output_stride": 8, "stem_width": 1024, "stem_type": "deep"}, 2048),
+    ],
+)
+def test_a_small_network_of_large_activations_is_not_run(tmp_path, network, monkeypatch, name, arguments, size):
+    transform = {**network.spec["transform"], "input_size": [3, size, size]}
+    spec = {"architecture": name, "arguments": arguments, "transform": transform}
+    path = write(
+        tmp_path / "m.safetensors", network, spec=spec, source={"name": name, "weights": None, "random_seed": 0}
+    )
+    monkeypatch.setattr("featurepipe.backbones.creation.make_network", lambda *_, **__: pytest.fail("it was made"))
+    with pytest.raises(BackboneError, match=r"m\.safetensors describes a network that takes .* GB for one step on one"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "vit_base_patch16_384",
+        "eva_giant_patch14_560",
+        "resnetv2_152x4_bit",
+        "swin_base_patch4_window12_384",
+    ],
+)
+def test_what_timm_has_is_small_enough(name):
+    import timm
+
+    input_size = timm.get_pretrained_cfg(name).input_size
+    trust.check_size(name, {}, input_size, None, "m.safetensors")
 
 
 # -- with trust ---------------------------------------------------------------------------------------------------

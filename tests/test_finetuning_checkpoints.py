@@ -1,6 +1,10 @@
 """Checkpoints: whole or not at all, of one run, and nothing is learned from a damaged one."""
 
+import hashlib
+import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,13 +74,75 @@ def test_a_damaged_one_is_set_aside_with_one_line(saved, broken):
     assert (saved.parent / "checkpoint.pt.damaged").read_bytes() == damaged
 
 
-def test_one_of_an_earlier_featurepipe_is_not_gone_on_from(saved):
+def write(path, content):
+    """A file whose digest is right."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    path.write_bytes(checkpoints.START + checkpoints._line(hashlib.sha256(file.getvalue())) + file.getvalue())
+
+
+def test_one_of_version_1_is_gone_on_from_if_its_checksums_are_right(saved):
     notes = []
     header = json.dumps({"format": 1, "identity": "this run", "progress": PROGRESS})
     torch.save({"header": header, "tensors": TENSORS}, saved)
+    progress, tensors = checkpoints.load(saved, "this run", notes.append)
+    assert (progress, notes) == (PROGRESS, [])
+    assert torch.equal(tensors["state"]["a"], TENSORS["state"]["a"])
+    data = bytearray(saved.read_bytes())
+    data[data.index(TENSORS["state"]["a"].numpy().tobytes())] ^= 1
+    saved.write_bytes(data)
     assert checkpoints.load(saved, "this run", notes.append) is None
-    assert notes == [f"note: {saved} was written by an earlier featurepipe and has no digest; tuning starts again"]
-    assert saved.is_file()  # the next checkpoint replaces it
+    assert notes == [f"note: {saved} is damaged and was renamed to checkpoint.pt.damaged; tuning starts again"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        5,
+        [],
+        {},
+        {"header": "{}", "tensors": {}},
+        {"header": "no JSON", "tensors": {}},
+        {"header": "[" * 100_000, "tensors": {}},
+        {"header": 5, "tensors": {}},
+        {"header": json.dumps({"identity": 5, "progress": {}}), "tensors": {}},
+        {"header": json.dumps({"identity": "this run", "progress": []}), "tensors": {}},
+        {"header": json.dumps({"identity": "this run", "progress": {}}), "tensors": [1]},
+        {"header": json.dumps({"identity": "this run", "progress": {}})},
+    ],
+    ids=lambda content: str(content)[:40],
+)
+def test_another_content_with_a_right_digest_is_damaged(saved, content):
+    write(saved, content)
+    notes = []
+    assert checkpoints.load(saved, "this run", notes.append) is None
+    assert "is damaged and was renamed" in notes[0]
+
+
+def test_neither_writing_nor_reading_holds_the_bytes_next_to_the_tensors(tmp_path):
+    code = """
+import resource, sys, torch
+from featurepipe.finetuning import checkpoints
+from pathlib import Path
+path = Path(sys.argv[1])
+tensors = {"state": {str(number): torch.ones(2**20) for number in range(64)}}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checkpoints.save(path, "this", {}, tensors)
+written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+del tensors
+assert checkpoints.load(path, "this")[1]["state"]["63"].sum() == 2**20
+print(written - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - written)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "c.pt"], capture_output=True, text=True, check=True)
+    for kilobytes in map(int, done.stdout.split()):
+        assert kilobytes < 100_000  # of 262,144
+
+
+def test_a_checkpoint_that_is_removed_leaves_no_damaged_one(saved):
+    saved.write_bytes(b"noise")
+    checkpoints.load(saved, "this run")
+    checkpoints.remove(saved)
+    assert list(saved.parent.iterdir()) == []
 
 
 def test_a_checkpoint_runs_no_code(saved):
@@ -84,9 +150,7 @@ def test_a_checkpoint_runs_no_code(saved):
         def __reduce__(self):
             return pytest.fail, ("code of a file was run",)
 
-    torch.save({"header": "{}", "tensors": Evil()}, saved)
-    content = saved.read_bytes()
-    saved.write_bytes(checkpoints.START + checkpoints._line(content) + content)
+    write(saved, {"header": "{}", "tensors": Evil()})
     assert checkpoints.load(saved, "this run") is None
 
 

@@ -769,6 +769,16 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
     assert_same_state(again.state, whole.state, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("part", ["progress", "tensors"])
+def test_a_checkpoint_of_something_else_under_the_same_identity_is_one_line(tuning, tmp_path, monkeypatch, part):
+    network, run = tuning()
+    tensors = {"state": network.state(), "best": network.state(), "average": {}, "optimizer": {}}
+    held = ({"epoch": 1}, tensors) if part == "progress" else ({}, {"state": {}})
+    monkeypatch.setattr(training.checkpoints, "load", lambda *_: held)
+    with pytest.raises(FinetuningError, match=r"c\.pt holds something else than a checkpoint of this run; remove it"):
+        run(checkpoint=tmp_path / "c.pt")
+
+
 def test_nothing_is_learned_from_a_damaged_checkpoint(tuning, tuned, tmp_path):
     path, notes = tmp_path / "checkpoint.pt", []
     tuning()[1](checkpoint=path, progress=interrupting(48))

@@ -338,6 +338,23 @@ def test_a_hair_thin_image_is_refused_before_it_fills_the_memory(shape, decoder)
     with pytest.raises(ImageError, match="too narrow"):
         images.decode(png(*shape), of(decoder, transform(224)))
     assert images.decode(png(*shape), of(decoder, transform(224, crop_mode="squash"))).shape == (3, 224, 224)
+    with pytest.raises(ImageError, match="too narrow"):  # of its short side nothing would be left
+        images.decode(png(*shape), of(decoder, transform(224, crop_mode="border")))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@DECODERS
+def test_no_transform_enlarges_a_small_image_beyond_the_memory(crop_mode, decoder):
+    with pytest.raises(ImageError, match="would be enlarged beyond"):
+        images.decode(png(8, 8), of(decoder, transform(1024, crop_pct=0.05, crop_mode=crop_mode)))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@DECODERS
+def test_the_largest_and_the_smallest_share_that_is_kept_can_be_cropped(crop_mode, decoder):
+    for crop_pct in (0.05, 20):
+        found = images.decode(png(40, 32), of(decoder, transform(32, crop_pct=crop_pct, crop_mode=crop_mode)))
+        assert found.shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("shape", [(100_000, 1), (1, 100_000)])

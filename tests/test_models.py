@@ -253,10 +253,10 @@ def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
         models.load(file)
 
 
-def test_what_a_later_version_was_tuned_on_is_not_known_and_stops_nothing(file):
-    rewrite(file, lambda header: header.update({"encoding-version": "2.0"}))
-    weights = {"weights": "0" * 64}
-    assert models.seen_in_tuning({"name": "x", "weights": str(file), "random_seed": None}, weights).tolist() == []
+def test_a_tuned_network_of_a_later_version_does_not_stop_a_probe_of_its_embeddings(file):
+    rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
+    found = models.seen_in_tuning({"weights": str(file)}, {"weights": "0" * 64})
+    assert (found.dtype, found.tolist()) == (np.uint64, [])
 
 
 def test_a_folder_is_no_model_file_and_exists(tmp_path):
@@ -273,7 +273,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         models.load(tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("classes", [["a", 1, "b"], ["a", "a", "b"], [None, "a", "b"]])
+@pytest.mark.parametrize("classes", [["a", 1, "b"], ["a", "a", "b"], [None, "a", "b"], ["a", "b", "b\0"]])
 def test_classes_that_could_not_be_read_again_are_not_written(tmp_path, classes):
     model, _ = trained()
     model.estimator.classes_ = np.array(classes, object)
@@ -345,6 +345,13 @@ def test_a_truncated_file_is_refused(file, keep):
         {"change": lambda h: {**h, "classes": [[1], [2], [3]]}},
         {"change": lambda h: {**h, "classes": [None, None, None]}},
         {"change": lambda h: {**h, "classes": "abc"}},
+        {"change": lambda h: {**h, "classes": ["x", "x\0", "y"]}},
+        {"change": lambda h: {**h, "classes": ["a\0", "b", "c"]}},
+        {"change": lambda h: {**h, "classes": [-1, 2**63, 2**63 + 1]}},
+        {"change": lambda h: {**h, "temperature": 1e-308}},
+        {"change": lambda h: {**h, "temperature": 1e308}},
+        {"head_weight": np.full((3, 5), 1e308)},
+        {"head_bias": np.full(3, -1e71)},
         {"change": lambda h: {**h, "temperature": 0}},
         {"change": lambda h: {**h, "temperature": -1.0}},
         {"change": lambda h: {**h, "temperature": True}},
@@ -398,6 +405,31 @@ def test_heads_of_wrong_shapes_are_refused(tmp_path, monkeypatch, kind, names, d
     rewrite(tmp_path / "m.safetensors", **tensors)
     with pytest.raises(ModelFileError, match=rf"does not fit {len(names)} classes"):
         models.load(tmp_path / "m.safetensors")
+
+
+def test_neighbours_that_are_not_of_unit_length_are_refused(tmp_path):
+    models.save(tmp_path / "m.safetensors", trained("knn")[0])
+    rewrite(tmp_path / "m.safetensors", head_rows=np.full((60, 5), 3e38, np.float32))
+    with pytest.raises(ModelFileError, match="not of unit length"):
+        models.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("kind", probes.HEADS)
+@pytest.mark.parametrize("temperature", [1e-100, 1e100])
+def test_a_head_of_the_largest_numbers_that_are_read_still_gives_probabilities(tmp_path, kind, temperature):
+    model = labelled()[0] if kind == "multi-label" else trained(kind)[0]
+    models.save(tmp_path / "m.safetensors", model)
+    form, held = models.HEADS[kind], load_all(tmp_path / "m.safetensors")
+    signs = {name: np.where(np.arange(held[name].size).reshape(held[name].shape) % 3, 1, -1) for name in form.tensors}
+    extreme = {
+        name.replace(".", "_"): (sign * (1.0 if kind == "knn" else models.LARGEST)).astype(held[name].dtype)
+        for name, sign in signs.items()
+        if held[name].dtype.kind == "f"
+    }
+    rewrite(tmp_path / "m.safetensors", lambda h: {**h, "temperature": temperature}, **extreme)
+    X = np.full((2, 5), np.finfo(np.float32).max, np.float32) * [[1], [-1]]
+    proba = models.load(tmp_path / "m.safetensors").predict_proba(X)
+    assert ((proba >= 0) & (proba <= 1)).all()
 
 
 @pytest.mark.parametrize("chosen", [0, 61, "many", None])

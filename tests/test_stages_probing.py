@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
-from featurepipe import backbones, evaluate, extract, matrices, models, probe, probes, report
+from featurepipe import backbones, compare, evaluate, extract, matrices, models, probe, probes, report, run
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.probes import shots
 from featurepipe.solvers import paths
@@ -294,6 +295,30 @@ def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store
     assert result["baselines"]["majority"] == 13 / 37
     assert any("no figure for pixels" in note for note in result["notes"])
     assert result["test"]["n"] == 37
+
+
+def test_an_untrained_copy_that_needs_trust_is_absent_with_a_note_or_made_with_it(photos, tmp_path):
+    data = photos(("ant", "bee"), 5, ("train", "test"))
+    state = backbones.create("test_resnet", **TINY).module.state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "w.safetensors")
+    given = {**TINY, "random_weights": False, "weights": tmp_path / "w.safetensors"}
+    extract(data, tmp_path / "s", backbone="test_resnet", arguments={"no_jit": True}, **given)
+    result = probe(tmp_path / "s", kind="ridge", baselines="full")
+    assert result["baselines"]["pixels"] is not None
+    assert result["baselines"]["random_backbone"] is None
+    assert any("argument 'no_jit'" in note and "allow it with --trust" in note for note in result["notes"])
+    trusted = probe(tmp_path / "s", kind="ridge", baselines="full", trust=True, backbone="test_resnet")
+    assert trusted["baselines"]["random_backbone"] is not None
+    compared = {"kinds": ["ridge"], "baselines": "full", "workers": 1}
+    assert any("no_jit" in note for note in compare(tmp_path / "s", **compared, seed=1)["notes"])
+    assert not any("no_jit" in note for note in compare(tmp_path / "s", **compared, seed=1, trust=True)["notes"])
+
+
+def test_run_trusts_the_backbone_that_was_asked_for(photos, tmp_path):
+    data = photos(("ant", "bee"), 5, ("train", "test"))
+    options = {"backbone": "test_resnet", "arguments": {"no_jit": True}, "baselines": "full", "kind": "ridge"}
+    result = run(data, tmp_path / "out", **options, **TINY)
+    assert result["baselines"]["random_backbone"] is not None
 
 
 def test_a_rejected_image_takes_no_part(photos, tmp_path):

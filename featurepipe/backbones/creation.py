@@ -27,7 +27,15 @@ from featurepipe.backbones.networks import (
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, check_shapes, make_spec, plain
-from featurepipe.backbones.trust import GIVE, check_arguments, check_place, check_size, unechoed
+from featurepipe.backbones.trust import (
+    GIVE,
+    WEIGHTS_SUFFIXES,
+    cached_weights,
+    check_arguments,
+    check_place,
+    check_size,
+    unechoed,
+)
 from featurepipe.backbones.weights import (
     carried_backbone,
     check_finite,
@@ -62,6 +70,7 @@ def create(
     device: str = "auto",
     transform: Mapping[str, Any] | None = None,
     trust: bool = False,
+    download: bool = True,
 ) -> Backbone | Descriptor:
     """Make a frozen backbone.
 
@@ -98,6 +107,8 @@ def create(
         Overrides, by `Transform` field; None values are ignored. The decoder is ``torchvision`` unless given here.
     trust : bool
         Do whatever a model file, or the weights of ``'bundled'``, ask for: see `featurepipe.backbones.trust`.
+    download : bool
+        False: take timm's own weights from this machine's caches, and ask no host for them.
 
     Raises
     ------
@@ -149,7 +160,9 @@ def create(
         arguments = {**own, **arguments}
     if random_weights:
         content = None
-    module = make_network(timm_name, arguments, pretrained=content is None and not random_weights, seed=seed)
+    pretrained = content is None and not random_weights
+    cached = cached_weights(timm_name) if pretrained and not download else None
+    module = make_network(timm_name, arguments, pretrained=pretrained, seed=seed, file=cached)
     if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
         arguments = {**plain(repository_arguments(timm_name)), **arguments}
     taken = None
@@ -183,9 +196,19 @@ def create(
         transform=resolved,
         width=width,
         device=chosen,
-        notes=() if taken is None else (f"note: {taken}",),
+        notes=tuple(f"note: {text}" for text in (taken, _unnamed(weights)) if text is not None),
     )
     return made if precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def _unnamed(weights: str | PathLike[str] | None) -> str | None:
+    """What to know of a weights file that no model file may name, whose name is not one of weights."""
+    if weights is None or Path(weights).suffix.lower() in WEIGHTS_SUFFIXES:
+        return None
+    return (
+        f"{weights} is not called as weights are ({', '.join(WEIGHTS_SUFFIXES[:3])}, …), so models and stores made "
+        f"with it do not open it by themselves; rename it, or {GIVE} to them"
+    )
 
 
 def _check_kinds(name: object, weights: object) -> None:
@@ -357,7 +380,7 @@ def recreate(
     who : str
         What it is described by, for messages.
     note : callable
-        Hears a line before weights are taken from where timm says, which may download them.
+        Hears a line before weights are taken from where timm says, which may download them; only with `trust`.
 
     Raises
     ------
@@ -365,6 +388,8 @@ def recreate(
         What was made differs from `spec`: the message names the fields.
     BackboneError
         The description asks for more than it may; see `check_described`.
+    WeightsUnavailable
+        The weights are not here, and would have to be downloaded.
     """
     named = None if trust else check_described(spec, source, weights=weights, who=who)
     file = weights or source["weights"]
@@ -374,8 +399,8 @@ def recreate(
             made = replace(made, transform=replace(made.transform, decoder=spec["transform"].get("decoder", "pillow")))
         else:
             random_seed = None if file else source["random_seed"]
-            if not file and random_seed is None and source["name"] != BUNDLED:
-                note(f"weights of {source['name']}: taken from timm's cache, or downloaded by timm")
+            if trust and not file and random_seed is None and source["name"] != BUNDLED:
+                note(f"weights of {source['name']}: from timm's cache, or downloaded from where timm has them")
             several = not isinstance(spec["layer"], str)
             made = (create_layers if several else create)(
                 spec["architecture"] if file else source["name"],
@@ -386,6 +411,7 @@ def recreate(
                 **_settings(spec),
                 device=device,
                 trust=trust,
+                download=trust,
             )
     check_same(made.spec, spec)
     return made

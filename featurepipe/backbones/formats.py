@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featurepipe import jsons
 from featurepipe.errors import BackboneError
 
 SAFETENSORS, TORCH, NUMPY = "a safetensors file", "a PyTorch file", "a NumPy archive"
 LONGEST_HEADER = 10**8  # bytes, of safetensors; no text begins with so small a number
+TIMES, ROOM = 20, 2**26  # that a file's tensors may take: so often its size, and 64 MiB; a packed zero takes a thousand
 AGAIN = "download or copy it again"
 CONVERT = "convert it to a PyTorch state dict or to safetensors first"
 RESAVE = "where it was made, save only the weights: torch.save(model.state_dict(), 'weights.pth')"
@@ -129,9 +131,9 @@ def _check_length(path: Path, size: int) -> None:
     with path.open("rb") as file:
         end = 8 + int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(end - 8)) if end <= size else {}
+            header = jsons.loads(file.read(end - 8).decode(), "its header") if end <= size else {}
             end += max((v["data_offsets"][1] for key, v in header.items() if key != "__metadata__"), default=0)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Unreadable(f"it is {SAFETENSORS} with a damaged header; {AGAIN}") from error
     if end > size:
         raise Unreadable(f"it is {SAFETENSORS} that is cut short ({size} of at least {end} bytes); {AGAIN}")
@@ -141,9 +143,10 @@ def _recognise_archive(path: Path) -> str:
     """What a zip archive is: torch and NumPy both write such."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names, unpacked = archive.namelist(), sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: a version not known
         raise Unreadable(f"it is a zip archive, as PyTorch writes, that is cut short or damaged; {AGAIN}") from error
+    _check_bytes(path, unpacked)
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
         raise Unreadable(
@@ -157,6 +160,32 @@ def _recognise_archive(path: Path) -> str:
     if any(name.endswith(".h5") for name in names):
         raise Unreadable(f"it is a Keras model; {CONVERT}")
     raise Unreadable(f"it is a zip archive without weights (it holds {', '.join(names[:3])}); unpack it first")
+
+
+def _check_bytes(path: Path, taken: int) -> None:
+    """Refuse what takes far more memory than its file: zeros that are packed, or one number that is a whole tensor."""
+    most = TIMES * path.stat().st_size + ROOM
+    if taken > most:
+        raise Unreadable(
+            f"its tensors take {taken} bytes, more than {TIMES} times its size and 64 MiB; save them unpacked"
+        )
+
+
+def _bytes_of(values: Any) -> int:
+    """Bytes of the tensors in dictionaries, as many as they say that they have."""
+    import torch
+
+    found, seen, todo = 0, set(), [values]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found += one.numel() * one.element_size()
+        elif isinstance(one, Mapping):
+            todo.extend(one.values())
+    return found
 
 
 def _read_safetensors(path: Path) -> Content:
@@ -201,6 +230,7 @@ def _read_torch(path: Path) -> Content:
             raise
     if not isinstance(values, dict):
         raise Unreadable(f"it holds a {type(values).__name__}, not a state dict; {RESAVE}")
+    _check_bytes(path, _bytes_of(values))
     return Content(path, TORCH, values)
 
 

@@ -73,12 +73,19 @@ class _Switch:
 _TF32 = _Switch()
 
 
-def make_network(name: str, arguments: Mapping[str, Any], *, pretrained: bool, seed: int) -> torch.nn.Module:
-    """A timm model without classifier; random initialisation leaves the global generator alone."""
+def make_network(
+    name: str, arguments: Mapping[str, Any], *, pretrained: bool, seed: int, file: Path | None = None
+) -> torch.nn.Module:
+    """A timm model without classifier; random initialisation leaves the global generator alone.
+
+    Its pretrained weights are those of a `file` of timm's, where one is given: then no host is asked.
+    """
     import timm
     import torch
 
     check_name(name)
+    if file is not None:
+        arguments = {**arguments, "pretrained_cfg_overlay": {"file": str(file)}}
     try:
         with torch.random.fork_rng(devices=[]), quiet("huggingface_hub", "timm"):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU

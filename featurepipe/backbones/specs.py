@@ -16,8 +16,8 @@ from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
 
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROPS = (0.05, 20)  # what crop_pct may be: a tiny one would have images enlarged beyond all bounds
 CROP_MODES = ("center", "squash", "border")
+CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
 DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
 # The shapes of what files say of a backbone.
@@ -113,8 +113,12 @@ class Transform:
                 f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
             ),
             (
-                CROPS[0] <= self.crop_pct <= min((CROPS[1], *size)),
+                CROPS[0] <= self.crop_pct <= CROPS[1],
                 f"crop_pct is the share of the short side kept, from {CROPS[0]} to {CROPS[1]}; got {self.crop_pct}",
+            ),
+            (
+                self.crop_pct <= min(size, default=0),
+                f"crop_pct {self.crop_pct} leaves nothing of images of {'×'.join(map(str, size))} pixels",
             ),
             (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
             (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),

@@ -7,10 +7,10 @@ weights were. A file may come from anybody, so none of this is believed. Without
 - names no repository of a hub and no folder, from which code that reads configurations would fetch more;
 - names a weights file only together with the digest that its weights must have; it is a regular file here, of a suffix
   of weights, and no word of its content is shown;
-- makes no network that takes much more memory than the weights that it is for.
+- makes no network that takes much more memory than the weights that it is for, or gigabytes for one image.
 
-Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take: they need no trust,
-and are told of before.
+Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take. Without trust they
+are taken from this machine's caches alone, and no host is asked.
 """
 
 from __future__ import annotations
@@ -20,24 +20,30 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
 from featurepipe.backbones.formats import Unfit
+from featurepipe.backbones.networks import check_name
 from featurepipe.backbones.weights import OPTION
 from featurepipe.errors import BackboneError, WeightsUnavailable
 from featurepipe.files import size_text
 
+DOWNLOAD = "download them with --trust (trust=True in Python)"
+if TYPE_CHECKING:
+    import torch
+
 ALLOW = "allow it with --trust (trust=True in Python)"
 GIVE = "give the weights yourself with --weights (weights= in Python)"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".tar", ".ckpt", ".th", ".pkl")
+MOUNTED = ("/net/", "/afs/", "/proc/")  # where a name alone mounts another machine's folder, or leads to these
 SHAPING = {"bn_eps", "bn_momentum", "bn_tf", "in_chans"}  # which timm takes out of the arguments on the way
 RUNNING = {"device", "dtype", "kwargs", "self", "cfg"}  # which say where a network runs, or cannot come from JSON
 LARGEST_NUMBER, LONGEST_LIST, LONGEST_TEXT = 2**14, 64, 100  # of arguments
 LARGEST_INPUT = 2048 * 2048  # pixels: four times what any network of timm takes
-ROOM = 2 * 10**9  # bytes that a network may take, beyond twice the size of its weights
+ROOM = 2 * 10**9  # bytes that a network may take, beyond twice the size of its weights; and one step on an image
 AGAIN = 4  # times that a constructor makes a tensor: timm fills some anew
 MOST_TENSORS = 20_000  # of a network: ten times those of timm's largest
 
@@ -122,10 +128,16 @@ def check_size(
     if room is None:
         room = network_bytes(architecture, {}, sys.maxsize)
     most = ROOM + 2 * room
-    if network_bytes(architecture, arguments, most) > most:
+    module, taken = _on_meta(architecture, arguments, most)
+    if taken > most:
         raise BackboneError(
             f"{who} describes a network that takes more than {size_text(most)} of memory, the most that its "
             f"weights explain; {ALLOW}"
+        )
+    if module is not None and (taken := largest_activation(module, input_size)) > ROOM:
+        raise BackboneError(
+            f"{who} describes a network that takes {size_text(taken)} for one step on one image, more than "
+            f"{size_text(ROOM)}; {ALLOW}"
         )
 
 
@@ -139,6 +151,11 @@ def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) ->
     >>> network_bytes("test_resnet", {}, 10**9)
     1499192
     """
+    return _on_meta(architecture, arguments, most)[1]
+
+
+def _on_meta(architecture: str, arguments: Mapping[str, Any], most: int) -> tuple[torch.nn.Module | None, int]:
+    """A network without its numbers, where it can be made, and `network_bytes`."""
     import timm
     import torch
 
@@ -146,10 +163,43 @@ def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) ->
         try:
             module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
         except _TooMuch:
-            return most + 1
+            return None, most + 1
         except Exception:  # timm's constructors raise anything on arguments that do not fit
-            return counted.bytes
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+            return None, counted.bytes
+    return module, sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def largest_activation(module: torch.nn.Module, input_size: Sequence[int]) -> int:
+    """Bytes of the largest tensor of a forward pass on one image, of a network without numbers.
+
+    Attention counts as if it held all its weights at once, which some of its implementations do. Where the pass cannot
+    be made without numbers, what came before counts.
+    """
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), _largest() as seen, suppress(Exception):
+        module.eval().forward_features(torch.empty(1, *input_size))
+    return seen.bytes
+
+
+def _largest() -> Any:
+    """A mode of torch that keeps the size of the largest tensor."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+    from torch.overrides import TorchFunctionMode
+
+    class Largest(TorchFunctionMode):
+        bytes = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                self.bytes = max(self.bytes, found.nbytes)
+            if func is scaled_dot_product_attention:
+                self.bytes = max(self.bytes, found.nbytes // found.shape[-1] * args[1].shape[-2])
+            return found
+
+    return Largest()
 
 
 class _TooMuch(Exception):
@@ -189,7 +239,7 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     path = Path(weights)
     if digest is None:
         raise BackboneError(f"{who} names {_shown(weights)} for its weights, but not their digest; {GIVE}")
-    if path.suffix.lower() not in WEIGHTS_SUFFIXES or weights.startswith(("//", "\\\\")):
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES or _is_remote(weights):
         raise BackboneError(f"{who} wants to open {_shown(weights)}, whose name is not that of a weights file; {GIVE}")
     try:
         found = os.stat(path)
@@ -198,6 +248,55 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a weights file; {GIVE}")
     return path
+
+
+def cached_weights(name: str) -> Path | None:
+    """The file of timm's own weights in a cache of this machine; None where timm has none for this name.
+
+    Raises
+    ------
+    BackboneError
+        An unknown name.
+    WeightsUnavailable
+        They would have to be downloaded.
+    """
+    import torch
+    from timm.models import get_pretrained_cfg
+
+    check_name(name)
+    config = get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return None
+    places, origin = [], config.url
+    if config.hf_hub_id:
+        origin = f"https://huggingface.co/{config.hf_hub_id}"
+        places += _in_hub_cache(config.hf_hub_id, config.hf_hub_filename)
+    if config.url:
+        places.append(Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2]))
+    if found := next((place for place in places if place.is_file()), None):
+        return found
+    raise WeightsUnavailable(
+        f"the weights of {name} are not on this machine, and no file may fetch them from {origin}; "
+        f"{DOWNLOAD}, or {GIVE}"
+    )
+
+
+def _in_hub_cache(repository: str, name: str | None) -> list[Path]:
+    """Where Hugging Face's cache has the weights of a repository, as timm would look for them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    names = [name] if name else ["model.safetensors", "pytorch_model.bin"]
+    if name and name.endswith(".bin"):
+        names.insert(0, f"{name.removesuffix('.bin')}.safetensors")
+    found = [try_to_load_from_cache(repository, one, revision=revision or None) for one in names]
+    return [Path(one) for one in found if isinstance(one, str)]
+
+
+def _is_remote(weights: str) -> bool:
+    """Whether to look at a place may already ask another machine for it."""
+    shares = PureWindowsPath(weights).drive.startswith("\\\\")  # in whichever slashes, also //host/share
+    return shares or f"{os.path.normpath(weights)}/".startswith(MOUNTED)
 
 
 @contextmanager

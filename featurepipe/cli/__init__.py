@@ -281,6 +281,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
     metavar="CSV",
     help="Also report how well the ranking agrees with ImageNet's. CSV is timm's results-imagenet.csv.",
 )
+@TRUST
 @DEVICE
 @WORKERS
 @SEED

@@ -81,8 +81,8 @@ FORCE = options(
     click.option(
         "--force",
         is_flag=True,
-        help="Also replace files that featurepipe did not write. Files that the command reads, and tables in the folder "
-        "of the data, are never replaced.",
+        help="Also replace files that featurepipe did not write. Files that the command reads, and tables in the "
+        "folder of the data, are never replaced.",
     ),
     group="Output",
 )
@@ -117,8 +117,8 @@ TRUST = options(
     click.option(
         "--trust",
         is_flag=True,
-        help="Trust what a file says about its backbone. The file may then name a hub to download from, pass any "
-        "arguments to timm, and ask for a network of any size. Code in the file is never run.",
+        help="Trust what a file says about its backbone. The file may then have weights downloaded, name a "
+        "hub, pass any arguments to timm, and ask for a network of any size. Code in the file is never run.",
     ),
     group="Backbone",
 )

@@ -206,6 +206,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             "device": self.device,
             "transform": self.image_transform,
             "trust": getattr(self, "trust", False),  # of an earlier featurepipe's pickle
+            "download": getattr(self, "_download", True),
         }
 
     def _place(self, name: str) -> Any:
@@ -307,6 +308,7 @@ def described_extractor(
             precision=spec["precision"],
             image_transform=spec["transform"],
         )
+        made._download = trust  # that a file names weights is no reason to ask a host for them
     with backbones.unechoed(place, str(path)):
         opened = made.network()
     backbones.check_same(opened.spec, spec)

@@ -215,9 +215,14 @@ class _Tuning:
                 [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
             ), None
         told, tensors = found
-        self.network.load(tensors["state"])
-        average = {name: value.to(self.network.head.weight.device) for name, value in tensors["average"].items()}
-        run = _Run(**told, best=tensors["best"], average=average or None)
+        try:
+            self.network.load(tensors["state"])
+            average = {name: value.to(self.network.head.weight.device) for name, value in tensors["average"].items()}
+            run = _Run(**told, best=tensors["best"], average=average or None)
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise FinetuningError(
+                f"{self.checkpoint} holds something else than a checkpoint of this run; remove it to start again"
+            ) from error
         self.note(
             f"continuing from {self.checkpoint}: epoch {run.epoch} of {self.epochs}, {run.step} of its steps done"
         )

@@ -20,7 +20,7 @@ import numpy as np
 from featurepipe import backbones, comparisons, manifests, probes, reports
 from featurepipe.backbones import PENULTIMATE, Extractor
 from featurepipe.characters import safe_cell
-from featurepipe.errors import ComparisonError, DependencyMissing, StoreError
+from featurepipe.errors import BackboneError, ComparisonError, DependencyMissing, StoreError
 from featurepipe.files import write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
@@ -50,6 +50,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
+    trust: bool = False,
     safe_csv: bool = False,
     force: bool = False,
     listener: Listener = BARS,
@@ -78,6 +79,8 @@ def compare(
         `featurepipe.comparisons.read_imagenet`.
     seed : int
         Seed of splits, folds, random weights and the codebook.
+    trust : bool
+        Let the stores have untrained copies made of whatever they ask for; see `featurepipe.backbones.trust`.
     safe_csv : bool
         As for `predict`.
     force : bool
@@ -126,7 +129,7 @@ def compare(
     samples = arrange(samples, split)
     if baselines != "none":
         learn = partial(learn_sift, opened[0], samples.take(samples.split == "train"), seed, workers, listener)
-        absent = _add(opened[0], _wanted(contenders, baselines, seed, device, learn), workers, listener)
+        absent = _add(opened[0], _wanted(contenders, baselines, seed, device, trust, learn), workers, listener)
         contenders, held, notes = gather(opened)
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
@@ -229,7 +232,7 @@ def _check_rows(
 
 
 def _wanted(
-    contenders: Sequence[Contender], which: str, seed: int, device: str, learn: Callable[[], Extractor]
+    contenders: Sequence[Contender], which: str, seed: int, device: str, trust: bool, learn: Callable[[], Extractor]
 ) -> dict[str, Callable[[], Extractor]]:
     """Baselines by name, each to be made when its turn comes."""
     wanted: dict[str, Callable[[], Extractor]] = {backbones.PIXELS: backbones.Pixels}
@@ -239,7 +242,8 @@ def _wanted(
         for entry in (contender.entry for contender in contenders):
             if not entry.is_baseline and entry.layer == PENULTIMATE:
                 name = entry.provenance["source"]["name"]
-                wanted[f"{name} untrained"] = partial(backbones.twin, entry.spec, name, seed=seed, device=device)
+                how = {"seed": seed, "device": device, "trust": trust}
+                wanted[f"{name} untrained"] = partial(backbones.twin, entry.spec, name, **how)
     return wanted
 
 
@@ -253,7 +257,8 @@ def _add(
             extractor = make()
             if not complete(store, extractor, workers=workers, listener=listener).indexes:
                 raise StoreError("none of the images can be read any more; restore the files and run again")
-        except (DependencyMissing, StoreError) as error:  # the images may be gone while their embeddings are still here
+        except (BackboneError, DependencyMissing, StoreError) as error:
+            # what nobody trusts; or the images may be gone while their embeddings are still here
             absent.append(f"{ABSENT}{name}: {error}")
     return absent
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from featurepipe import backbones, comparisons, matrices, models, probes
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ProbeError, StoreError
+from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
@@ -200,7 +201,7 @@ def probe(
     result = probe_prepared(
         found,
         recipe,
-        lambda: load_baselines(found, recipe, device, workers, listener),
+        lambda: load_baselines(found, recipe, device, workers, listener, trust=trust),
         compared=compared,
         limit=limit,
         listener=listener,
@@ -430,31 +431,34 @@ def _few_shot(recipe: Recipe, parts: Parts, listener: Listener) -> list[dict[str
 
 
 def load_baselines(
-    source: Source, recipe: Recipe, device: str, workers: int | None, listener: Listener
+    source: Source, recipe: Recipe, device: str, workers: int | None, listener: Listener, *, trust: bool = False
 ) -> tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]:
     """The baselines' entries and rows, by their names in the result; and why some are absent.
 
     Embeddings that the store does not hold yet are computed.
     """
     store, held, absent = source.store, {}, []
-    for name, extractor in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device).items():
+    for name, make in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device, trust).items():
         try:
+            extractor = make()
             said = f"baseline: {BASELINE_NAMES[name]}"
             entry = complete(store, extractor, workers=workers, said=said, listener=listener)
             held[name] = entry, matrices.outline(store, entry)
-        except StoreError as error:  # the images may be gone while their embeddings are still here
-            absent.append(f"no figure for {extractor.name}: {error}")
+        except (BackboneError, StoreError) as error:  # what nobody trusts; or the images are gone
+            absent.append(f"no figure for {name.replace('_', ' ')}: {error}")
     return held, absent
 
 
-def _baseline_extractors(entry: Entry, which: str, seed: int, device: str) -> dict[str, Extractor]:
-    """What the probe is compared with, by its name in the result."""
+def _baseline_extractors(
+    entry: Entry, which: str, seed: int, device: str, trust: bool
+) -> dict[str, Callable[[], Extractor]]:
+    """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
     if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
         return {}
-    found: dict[str, Extractor] = {"pixels": backbones.Pixels()}
+    found: dict[str, Callable[[], Extractor]] = {"pixels": backbones.Pixels}
     if which == "full" and entry.spec["architecture"] not in backbones.DESCRIPTORS:
         name = entry.provenance["source"]["name"]
-        found["random_backbone"] = backbones.twin(entry.spec, name, seed=seed, device=device)
+        found["random_backbone"] = partial(backbones.twin, entry.spec, name, seed=seed, device=device, trust=trust)
     return found
 
 

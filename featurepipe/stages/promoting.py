@@ -12,7 +12,7 @@ from typing import Any
 from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
 from featurepipe.errors import FinetuningError, OutputError
-from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples
+from featurepipe.finetuning import Cached, Head, Peers, Promoted, Recipe, Samples, checkpoints
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.stages.advising import advise
 from featurepipe.stages.extracting import extract
@@ -201,7 +201,7 @@ def finetune(
             raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds the best epoch so far")
         if finished:
             for checkpoint in (task.checkpoint, *map(task.checkpoint.with_name, (REFIT, SCRATCH))):
-                checkpoint.unlink(missing_ok=True)
+                checkpoints.remove(checkpoint)
             with suppress(OSError):  # it may hold a store or activations, which serve again
                 work.rmdir()
         return result

@@ -136,7 +136,9 @@ def run(
         output = model if protocols.named(protocol).linear else None
         probed = probe_protocol(store, output, protocol=protocol, metric=metric, **both)
     else:
-        probed = probe(store, model, **recipe, workers=workers, **both)
+        probed = probe(
+            store, model, **recipe, workers=workers, trust=True, **both
+        )  # of the backbone that was asked for
     evaluated = evaluate(probed["model"], store) if probed["model"] else {}  # its notes are the probe's
     drawn = report(probed["model"], results / DRAWN, force=force) if probed["model"] else {"report": None}
     merged = {

@@ -115,7 +115,7 @@ def probe_tasks(
         found = _divide(name, replace(source, samples=mine, path=paths[name]), recipe)
         ready[name] = replace(found, split_source=split_source or found.split_source)
         probes.check_enough(found.parts.learned.y, recipe.shots)
-    others = cache(lambda: load_baselines(source, recipe, device, workers, listener))
+    others = cache(lambda: load_baselines(source, recipe, device, workers, listener, trust=trust))
     results = {}
     for name, found in ready.items():
         begun = time.perf_counter()

@@ -30,6 +30,8 @@ def prepare(folder: Path) -> Path:
     scenes.pictures(folder / "data", 4)
     scenes.done("extract", "data", "-s", "store", *scenes.PIXELS, cwd=folder)
     scenes.done("probe", "store", "-o", "model.safetensors", *scenes.RIDGE, cwd=folder)
+    scenes.done("extract", "data", "-s", "net", *scenes.NETWORK, cwd=folder)
+    scenes.done("probe", "net", "-o", "net.safetensors", *scenes.RIDGE, cwd=folder)
     scenes.done("predict", "model.safetensors", "data", "-o", "predicted.csv", cwd=folder)
     scenes.done("report", "model.safetensors", "-o", "page.html", cwd=folder)
     tensors = {"conv.weight": torch.ones(4, 3, 3, 3), "conv.bias": torch.zeros(4, dtype=torch.float16)}

@@ -101,13 +101,17 @@ def store(bench: Path, rng: random.Random, folder: Path) -> None:
     from featurepipe.stores import Store
 
     header, rows = json.dumps(STORE).encode(), LIST.encode()
-    fate = rng.randrange(3)
+    fate = rng.randrange(4)
     if fate == 0:
         header = json.dumps(mutators.mutate_json(rng, STORE)).encode()
+    if fate == 3:  # what lies next to the store, as the root is not there any more
+        relative = rng.choice(["a\0b", "\ud800", "x" * 100_000, "../" * 5000, "", "/", "."])
+        header = json.dumps({**STORE, "root": "/nowhere", "relative": relative}).encode()
     header = mutators.mutate(rng, header) if fate == 1 else header
     rows = mutators.mutate(rng, rows) if fate == 2 else rows
     (folder / "store.json").write_bytes(header)
     (folder / "manifest.csv").write_bytes(rows)
+    str(Store.open(folder).root)
     list(Store.open(folder).known(Path("/tmp")))
     Store.open(folder).verify()
     list(Store.open(folder).rows())
@@ -162,6 +166,53 @@ def odd_model(bench: Path, rng: random.Random, folder: Path) -> None:
         model(folder / "model.safetensors")
 
 
+def odd_network(bench: Path, rng: random.Random, folder: Path) -> None:
+    """A model file of a network, whose transform, layer, precision or arguments are others."""
+    from featurepipe import models
+    from featurepipe.digests import sha256_json
+
+    sound = models.load(bench / "net.safetensors")
+    spec = sound.backbone["spec"]
+    key = rng.choice(["transform", "transform", "arguments", "layer", "pooling", "precision"])
+    changed = {**spec, key: mutators.mutate_json(rng, spec[key])}
+    if key == "transform" and rng.random() < 0.5:
+        number = rng.choice([1e-9, 1e-3, 0.05, 20, 1e9, 1e308])
+        changed = {**spec, key: {**spec[key], rng.choice(["crop_pct", "mean", "std"]): number}}
+    if _is_json(changed):
+        backbone = {**sound.backbone, "spec": changed, "fingerprint": sha256_json(changed)}
+        models.save(folder / "model.safetensors", dataclasses.replace(sound, backbone=backbone))
+        model(folder / "model.safetensors")
+
+
+def odd_head(bench: Path, rng: random.Random, folder: Path) -> None:
+    """A model file whose head, temperature and classes are other numbers, under the digests of these."""
+    from safetensors import safe_open
+    from safetensors.numpy import save
+
+    from featurepipe import models
+
+    with safe_open(bench / "model.safetensors", "np") as file:
+        header = json.loads(file.metadata()["featurepipe"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    name = rng.choice(sorted(tensors))
+    odd = rng.choice([0, -1, 1e30, 1e300, 1.7e308, float("nan"), float("inf")])
+    with np.errstate(all="ignore"):
+        tensors[name] = rng.choice(
+            [
+                np.full(tensors[name].shape, odd).astype(tensors[name].dtype),
+                tensors[name][:1],
+                tensors[name].astype("f4"),
+            ]
+        )
+    header["temperature"] = rng.choice([header["temperature"], 1e-308, 1e-100, 1e100, 5e-324, 1e308])
+    header["classes"] = rng.choice([header["classes"], ["x", "x\0"], [1e308, -1e308], [2**63, -1], [0.0, -0.0]])
+    header["head-sha256"] = models._head_digest(tensors[key] for key in tensors if key != "seen")
+    del header["sha256"]
+    header["sha256"] = models._digest(header, tensors)
+    (folder / "model.safetensors").write_bytes(save(tensors, {"featurepipe": json.dumps(header)}))
+    model(folder / "model.safetensors")
+
+
 def old_model(bench: Path, rng: random.Random, folder: Path) -> None:
     """A model file of 1.1, whose header is under no digest."""
     from safetensors import safe_open
@@ -194,6 +245,25 @@ def checkpoint(path: Path) -> None:
     from featurepipe.finetuning import checkpoints
 
     checkpoints.load(path, "this")
+
+
+def odd_checkpoint(bench: Path, rng: random.Random, folder: Path) -> None:
+    """A checkpoint whose digest is right, and whose content is something else."""
+    import hashlib
+
+    import torch
+
+    from featurepipe.finetuning import checkpoints
+
+    header = {"identity": "this", "progress": {"epoch": 1, "step": 0, "curve": []}}
+    text: Any = json.dumps(mutators.mutate_json(rng, header))
+    if rng.random() < 0.5:
+        text = mutators.mutate(rng, text.encode()).decode("utf-8", "replace")
+    held = {"header": text, "tensors": {"network": torch.ones(3)}}
+    torch.save(mutators.mutate_json(rng, held) if rng.random() < 0.5 else held, content := io.BytesIO())
+    digest = checkpoints._line(hashlib.sha256(content.getvalue()))
+    (folder / "checkpoint.pt").write_bytes(checkpoints.START + digest + content.getvalue())
+    checkpoint(folder / "checkpoint.pt")
 
 
 def weights(path: Path) -> None:
@@ -241,9 +311,12 @@ READERS: dict[str, Reader] = {
     "odd shard": odd_shard,
     "model": mutated("model.safetensors", model),
     "odd model": odd_model,
+    "odd network": odd_network,
+    "odd head": odd_head,
     "old model": old_model,
     "claim": claim,
     "checkpoint": mutated("checkpoint.pt", checkpoint),
+    "odd checkpoint": odd_checkpoint,
     "weights.pth": mutated("weights.pth", weights),
     "weights.npz": mutated("weights.npz", weights),
     "weights.safetensors": mutated("weights.safetensors", weights),
@@ -251,5 +324,5 @@ READERS: dict[str, Reader] = {
     "page": mutated("page.html", ours),
     "imagenet": mutated("imagenet.csv", imagenet),
 }
-SLOW = ("odd shard", "model", "odd model", "old model", "claim")  # they run whole commands
+SLOW = ("odd shard", "model", "odd model", "odd network", "odd head", "old model", "claim")  # they run whole commands
 ORDER = [*SLOW, *(4 * [name for name in READERS if name not in SLOW])]

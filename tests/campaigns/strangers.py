@@ -50,6 +50,26 @@ def _names(name: str) -> Callable[[dict[str, Any], Path], None]:
     return change
 
 
+def _of_timm(backbone: dict[str, Any], private: Path) -> None:
+    backbone["spec"]["architecture"], backbone["spec"]["arguments"] = "resnet18", {}
+    backbone["source"] |= {"name": "resnet18.a1_in1k", "weights": None}
+
+
+def _claims_crop(crop_pct: float) -> Callable[[dict[str, Any], Path], None]:
+    def change(backbone: dict[str, Any], private: Path) -> None:
+        backbone["source"]["random_seed"] = 0
+        backbone["spec"]["transform"]["crop_pct"] = crop_pct
+
+    return change
+
+
+def _attends(backbone: dict[str, Any], private: Path) -> None:
+    backbone["source"]["random_seed"] = 0
+    backbone["spec"]["architecture"] = backbone["source"]["name"] = "vit_tiny_patch16_224"
+    backbone["spec"]["arguments"] = {"patch_size": 1, "img_size": 512}
+    backbone["spec"]["transform"]["input_size"] = [3, 512, 512]
+
+
 def _argues(**arguments: Any) -> Callable[[dict[str, Any], Path], None]:
     def fill(value: Any, private: Path) -> Any:
         if isinstance(value, dict):
@@ -175,6 +195,11 @@ VARIANTS: dict[str, Variant] = {
     "weights elsewhere": of_model(_weighs("private.txt")),
     "weights in a pipe": of_model(_weighs("pipe")),
     "network of gigabytes": of_model(_giant),
+    "activations of gigabytes": of_model(_attends),
+    "weights of timm": of_model(_of_timm),
+    "crop of nothing": of_model(_claims_crop(1e-9)),
+    "crop of a giant": of_model(_claims_crop(1e9)),
+    "enlarged to gigabytes": of_model(_claims_crop(1e-3)),
     "external storage": of_shard(_external),
     "external storage in a pipe": of_shard(lambda file, private: _external(file, private, "pipe")),
     "external link": of_shard(_linked),

@@ -16,7 +16,7 @@ from .results import Escaped, Trial
 from .strangers import SECRET, VARIANTS
 
 ABOUT = "model files, shards, weights and checkpoints that name other files, hosts or code"
-CI, COUNT = 6, 24
+CI, COUNT = 6, 29
 INSIDE = False
 
 BARRED = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen", "os.system", "os.exec")

@@ -70,6 +70,8 @@ class Knn(Kind):
         rows, codes = arrays
         fits = rows.ndim == 2 and codes.shape == rows.shape[:1] and codes.dtype.kind == "i"
         check_shapes(len(classes), arrays, fits and np.array_equal(np.unique(codes), np.arange(len(classes))))
+        if (np.abs(rows) > 1.001).any():
+            raise ValueError("the rows of its neighbours are not of unit length")
         k = int(chosen)
         if not 1 <= k <= len(rows):
             raise ValueError(f"{k} neighbours are more than its {len(rows)} rows")
