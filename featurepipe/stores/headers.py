@@ -18,7 +18,7 @@ ENCODING_VERSION = "1.2"
 SEALED = (1, 2)  # the first version whose header has digests
 HEADER = "store.json"
 MOST = 2**20  # bytes of one; it takes less than a thousandth, unless a path is very long
-PATH = jsons.Kind("a path", lambda value: isinstance(value, str) and "\0" not in value)
+PATH = jsons.Type("a path", lambda value: isinstance(value, str) and "\0" not in value)
 STATE = {"root": (PATH, None), "relative?": (PATH, None), "manifest?": (jsons.TEXT, None)}
 KIND = {"encoding-type": jsons.TEXT, "encoding-version": jsons.TEXT}
 
