@@ -705,6 +705,20 @@ def test_images_made_anew_under_an_edited_manifest_go_on_in_the_same_store(tmp_p
     assert (result["computed"], stages.verify(tmp_path / "s")["ok"]) == (4, True)
 
 
+def test_a_damaged_header_is_made_anew_in_one_step_as_its_error_says(data, tmp_path):
+    bundled = backbones.create("bundled", device="cpu")
+    extract(data, tmp_path / "s", bundled)
+    sound = load(tmp_path / "s", bundled)
+    (tmp_path / "s" / "store.json").write_text('{"encoding-type": "featurepipe-st')
+    (tmp_path / "s" / "model.safetensors").write_text("mine")
+    with pytest.raises(StoreError, match=r"store\.json is damaged \(.*featurepipe extract DATA -s"):
+        stages.info(tmp_path / "s")
+    result = stages.extract(data, tmp_path / "s", backbone="bundled", device="cpu", workers=1)
+    assert (result["computed"], result["reused"]) == (0, 10)
+    assert load(tmp_path / "s", bundled).X.tobytes() == sound.X.tobytes()
+    assert stages.verify(tmp_path / "s")["ok"]
+
+
 def test_an_edited_manifest_of_another_data_set_is_still_not_replaced(tmp_path):
     one, two = pictures(tmp_path / "one", range(4)), pictures(tmp_path / "two", range(100, 104))
     extract_pixels(one, tmp_path / "s")

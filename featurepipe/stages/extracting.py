@@ -272,7 +272,8 @@ def follow_store(
         return extractor
     chosen = {"precision": options.get("precision") not in (None, "auto")}
     chosen["decoder"] = (options.get("transform") or {}).get("decoder") not in (None, "auto")
-    held = {entry.fingerprint: entry.spec for entry in Store.open(store).entries()}
+    target = Store(Store.locate(store))  # not opened: a damaged header is made anew, and says nothing of entries
+    held = {entry.fingerprint: entry.spec for entry in target.entries()}
     owns = ({"precision": spec["precision"], "decoder": spec["transform"].get("decoder")} for spec in held.values())
     followers = [extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]}) for own in owns]
     siblings = [{**spec, "layer": extractor.spec["layer"]} for spec in held.values()]
