@@ -58,13 +58,13 @@ def fill_together(
     on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards come out
     as on one device; where not, a device's batches reach from one of its slices into its next, or a shard takes
     a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's lock.
-    Each process makes the backbone anew from its spec, and checks that it is the same.
+    Each process makes the backbone again from its spec, and checks that it is the same.
 
     Returns
     -------
     Outcome
-        Of all together. Elapsed is the time from the first image of any to the last of all, as with one device,
-        where making the backbone does not count either.
+        Outcome of all devices together. Elapsed is the time from the first image of any device to the last of all; as
+        with one device, making the backbone does not count.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _results(
 
 
 class Share(Sequence[Pending]):
-    """A part of a plan of files, packed to be sent: forty bytes an image beside its path.
+    """A part of a plan of files, packed to be sent: forty bytes an image, and its path.
 
     A `Pending` is made when it is asked for; as objects, or pickled ones, all of them would need many times as much.
 

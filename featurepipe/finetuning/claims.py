@@ -41,18 +41,18 @@ def claim(
     Parameters
     ----------
     store : Store
-        Of activations, and nothing else.
+        Store of activations, and nothing else.
     folders : sequence of Path
         That the run is going to use; they may still be missing.
     checkpoint : Path, optional
-        Of the run: for as long as it is there the claim stands.
+        Checkpoint of the run. The claim holds as long as it exists.
     note : callable
         Called with one line if something was removed.
 
     Returns
     -------
     FileLock
-        Held; the claim stands until it is released, if there is no checkpoint then.
+        Held; the claim holds until it is released, if there is no checkpoint then.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _claims(store: Store) -> list[Path]:
 
 
 def _standing(path: Path) -> list[str]:
-    """The folders of a claim that stands; one that does not is removed."""
+    """The folders of a claim that holds; one that does not hold is removed."""
     from filelock import FileLock, Timeout
 
     folders, checkpoint = _read(path)

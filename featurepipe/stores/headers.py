@@ -39,7 +39,7 @@ class State:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> State:
-        """From a header's keys; what is no text counts as missing."""
+        """From a header's keys; what is not text counts as missing."""
         texts = {name: keys.get(name) for name in ("root", "relative", "manifest")}
         return cls(**{name: value for name, value in texts.items() if isinstance(value, str)})
 
@@ -118,7 +118,7 @@ def read(store: Path) -> Header:
 
 
 def numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version; a ValueError if it is none.
+    """Major and minor number of a version; a ValueError if it is not one.
 
     Examples
     --------
