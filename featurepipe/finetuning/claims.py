@@ -1,9 +1,9 @@
 """Claims on activations: which run uses what a store of them holds, so that what nobody uses can go.
 
 A store of activations keeps what one run uses, the last one that began. What an earlier run has made goes when another
-one begins, but for
+one begins, except
 
-- the very folders that this one uses too: those of the same weights, cut and views (how many, augmentation, seed);
+- the folders that this one also uses: those of the same weights, cut and views (how many, augmentation, seed);
 - those of a run that is still going on, in this process or another: it holds a lock;
 - those of a run that can be taken up again: its checkpoint is still there.
 

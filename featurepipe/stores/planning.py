@@ -184,7 +184,7 @@ def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str
 def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:
     """The distinct contents that any entry lacks, in manifest order; those rejected before come last, to be retried.
 
-    Of several entries, which one forward pass fills, those that are behind get the batches that they would have got
+    If one forward pass fills several entries, those that are behind get the batches that they would have got
     if nothing had interrupted the run before: what only some of them have rejected keeps its place.
     """
     table = Rows.of(rows)
