@@ -54,11 +54,11 @@ def fill_together(
     """Embed what is planned on several devices; the arguments are those of `fill`, and the plan is of files.
 
     The plan is cut into slices of ``writer.rows_per_shard`` samples. The first device takes the first, the second the
-    second, and so on in turn, each under the shard number that it would have had on one device. So nothing has to be agreed
-    on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards come out
-    as on one device; where not, a device's batches reach from one of its slices into its next, or a shard takes
-    a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's lock.
-    Each process makes the backbone again from its spec, and checks that it is the same.
+    second, and so on in turn, each under the shard number that it would have had on one device. So nothing has to be
+    agreed on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards
+    come out as on one device; where not, a device's batches reach from one of its slices into its next, or a shard
+    takes a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's
+    lock. Each process makes the backbone again from its spec, and checks that it is the same.
 
     Returns
     -------
