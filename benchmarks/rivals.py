@@ -46,9 +46,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=200, help="how many of the files, in sorted order")
     parser.add_argument(
-        "--repeat", type=int, default=1, help="featurepipe, and on a GPU everyone, gets each file so many times"
+        "--repeat", type=int, default=1, help="featurepipe, and on a GPU everyone, gets each file N times"
     )
-    parser.add_argument("--rival-repeat", type=int, default=5, help="on a CPU the others get each file so many times")
+    parser.add_argument("--rival-repeat", type=int, default=5, help="on a CPU the others get each file N times")
     parser.add_argument(
         "--rival",
         action="append",

@@ -142,7 +142,7 @@ def read_imagenet(path: str | Path) -> dict[str, float]:
     Raises
     ------
     ComparisonError
-        Missing, no such table, or a figure that is no percentage.
+        It is missing or not such a table, or a figure is not a percentage.
     """
     found: dict[str, float] = {}
     try:

@@ -21,7 +21,7 @@ def sha256_bytes(data: bytes | bytearray) -> str:
 
 
 def sha256_file(path: str | PathLike[str]) -> str:
-    """Hexadecimal sha256 of a file's content, read in blocks; OSError if it is no regular file."""
+    """Hexadecimal sha256 of a file's content, read in blocks; OSError if it is not a regular file."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

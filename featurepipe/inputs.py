@@ -44,7 +44,7 @@ class Patient(io.FileIO):
 
 
 def status(path: str | PathLike[str], most: int | None = None) -> os.stat_result:
-    """`os.stat` of a regular file of at most so many bytes.
+    """`os.stat` of a regular file of at most this many bytes.
 
     Raises
     ------

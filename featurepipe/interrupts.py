@@ -108,7 +108,7 @@ def _on_main() -> bool:
 
 
 def _own_handlers() -> dict[int, Callable[..., Any] | signal.Handlers]:
-    """Of the two signals those that nobody else hears, and what they do now."""
+    """Those of the two signals that nobody else handles, and what they do now."""
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     own = (signal.default_int_handler, signal.SIG_DFL)
     return {number: hears for number, hears in found.items() if hears in own or isinstance(hears, Termination)}

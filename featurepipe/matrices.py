@@ -114,13 +114,13 @@ def fill(entry: Entry, outlined: FeatureMatrix, X: np.ndarray | None = None) -> 
 def stream(store: Store, entry: Entry) -> Iterator[FeatureMatrix]:
     """The rows of `load` in pieces, shard by shard: no more than one shard's embeddings are in memory.
 
-    Within a shard the rows come in manifest order. A content that stands in the manifest several times gives as many
+    Within a shard the rows come in manifest order. A content that is in the manifest several times gives as many
     rows, as in `load`.
 
     Returns
     -------
     iterator of FeatureMatrix
-        Of at most 16,384 rows each.
+        Parts of at most 16,384 rows.
 
     Raises
     ------

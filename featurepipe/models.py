@@ -65,7 +65,7 @@ class Model:
     kind : str
         One of `featurepipe.probes.KINDS`, or ``multi-label``.
     estimator : scikit-learn classifier
-        Of that kind, for raw embeddings.
+        Classifier of that kind, for raw embeddings.
     temperature : float
         See `featurepipe.probes.Probe`.
     backbone : dict
@@ -123,7 +123,7 @@ def save(path: str | Path, model: Model, *, module: Any = None) -> None:
     Raises
     ------
     ModelFileError
-        Another suffix, or a module whose weights are not those of the spec.
+        The suffix is another, or the module's weights are not those of the spec.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -199,7 +199,7 @@ def check_output(path: Path, inputs: Iterable[str | PathLike[str] | None] = (), 
 
 
 def find(path: str | Path) -> list[Path]:
-    """The model files that `path` may stand for: itself, or those in a folder of results.
+    """The model files that `path` may mean: itself, or those in a folder of results.
 
     The folder may be a backbone's (``NAME.featurepipe/resnet50.a1_in1k-0123abcd``), also without its fingerprint, or
     the one that holds all of them.
@@ -217,7 +217,7 @@ def find(path: str | Path) -> list[Path]:
 
 
 def locate(path: str | Path) -> Path:
-    """The one model file that `path` stands for, as `find` understands it.
+    """The one model file that `path` means, as `find` understands it.
 
     Raises
     ------
@@ -309,7 +309,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    """sha256 of a header without this very digest, and of the tensors that are no backbone's."""
+    """sha256 of a header without this very digest, and of the tensors that are not the backbone's."""
     said = {key: value for key, value in header.items() if key != "sha256"}
     return sha256_json({"header": said, "tensors": sha256_arrays(tensors)})
 
@@ -360,18 +360,18 @@ def open_backbone(
     trust: bool = False,
     note: Callable[[str], object] = lambda text: None,
 ) -> backbones.Backbone | backbones.Descriptor:
-    """Make the backbone that a model file belongs to, and check that it is the very same.
+    """Make the backbone that a model file belongs to, and check that it is the same.
 
     Parameters
     ----------
     model : Model
     path : path
-        Its file: the weights are taken from it where it holds them.
+        The model's file; the weights are taken from it if it holds them.
     weights : path, optional
-        Where the backbone's weights are now, if they have moved.
+        Path of the backbone's weights, if they have moved.
     device : str
     trust : bool
-        Do whatever the file asks for; see `featurepipe.backbones.trust`.
+        Trust what the file says about its backbone; see `featurepipe.backbones.trust`.
     note : callable
         Hears a line before weights may be downloaded.
 
@@ -380,7 +380,7 @@ def open_backbone(
     BackboneError
         The file asks for more than it may.
     FingerprintMismatch
-        Other weights, or anything else that decides a vector.
+        The weights, or something else that decides a vector, differ.
     WeightsUnavailable
         The weights cannot be found.
     """

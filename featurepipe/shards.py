@@ -75,7 +75,7 @@ class Shard:
     Attributes
     ----------
     spec : dict
-        Of the backbone that made the vectors.
+        Spec of the backbone that made the vectors.
     provenance : dict
         How, when and with what the shard was made.
     embeddings : ndarray of float32 or float16, shape (rows, width)
@@ -318,7 +318,7 @@ def _opened(path: Path) -> Iterator[tuple[ShardIndex, Parts]]:
 
 
 def _size(path: Path) -> int:
-    """A file's size; of anything that is no file a ValueError, since to open a pipe may wait for ever."""
+    """A file's size; a ValueError for anything that is not a file, since to open a pipe may wait for ever."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")

@@ -19,6 +19,8 @@ from featurepipe.cli import main
 ROOT = Path(featurepipe.__file__).parents[1]
 README = ROOT / "README.md"
 MODULES = sorted(info.name for info in pkgutil.walk_packages(featurepipe.__path__, "featurepipe."))
+PAGES = (README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")))
+UNCOMMON = r"for want of|\bbut for\b|\bso many\b|that there is not|\bflatters?\b|\blikewise\b|\bditto\b"
 EXAMPLES = [
     example
     for name in ("featurepipe", *MODULES)
@@ -71,6 +73,17 @@ def test_the_readmes_links_and_files_exist():
     for page in (README, *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(
+    "file", [*PAGES, *sorted(Path(featurepipe.__file__).parent.rglob("*.py"))], ids=lambda p: p.name
+)
+def test_texts_are_in_common_words_and_parameters_have_a_subject(file):
+    if not file.is_file():
+        pytest.skip("not in an installed package")
+    text = file.read_text("utf-8")
+    assert not re.findall(UNCOMMON, text, re.IGNORECASE)
+    assert not re.findall(r"^ +[\w*, ]+ : .*\n +(?:Of|Likewise)\b.*", text, re.MULTILINE)
 
 
 def test_the_table_of_protocols_says_what_they_are():

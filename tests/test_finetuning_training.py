@@ -850,7 +850,7 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     assert notes[0].startswith("before tuning")
     notes.clear()
     tuning()[1](checkpoint=path, identity={"data": "b"}, note=notes.append)
-    assert notes[0].startswith("going on")
+    assert notes[0].startswith("continuing")
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, tmp_path, limited_file_size):

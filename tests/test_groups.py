@@ -118,7 +118,7 @@ def test_a_tuned_network_is_judged_on_other_groups(patients, small):
     tuner = FineTuner(extractor, tune="last-1", epochs=1, recipe={"augment": "none"}).fit(paths, labels, groups=names)
     assert tuner.curve_[0]["n"] % COPIES == 0  # whole patients
     few = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]  # one patient of each class
-    with pytest.raises(FinetuningError, match="every class has a single group"):
+    with pytest.raises(FinetuningError, match="every class has only one group"):
         FineTuner(extractor, tune="last-1", epochs=1).fit(
             [paths[i] for i in few], [labels[i] for i in few], groups=names[few]
         )

@@ -90,7 +90,9 @@ def test_what_is_read_is_never_replaced(made, command, output):
             table.write(f"{output},ant\n")
     before = content(made)
     for force in (False, True):
-        why = "is read here|may be the table that s was made of" + ("" if force else "|exists and is not a table")
+        why = "is an input of this command|may be the table that s was made of" + (
+            "" if force else "|exists and is not a table"
+        )
         with pytest.raises(OutputError, match=rf"^{output} ({why})"):
             command(output, force=force)
     assert content(made) == before
@@ -114,7 +116,7 @@ def test_what_is_somebody_elses_stays_unless_forced(made, command, output):
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symlink", "hard link"])
 def test_another_name_of_what_is_read_is_the_same_file(made, link):
     link(made / "table.csv", made / "predictions.csv")
-    with pytest.raises(OutputError, match=r"predictions\.csv is read here"):
+    with pytest.raises(OutputError, match=r"predictions\.csv is an input of this command"):
         predict("predictions.csv")
 
 
@@ -158,7 +160,7 @@ def test_a_models_own_backbone_is_not_replaced_by_its_probe(made, small):
     carrying = models.Model(model.kind, model.estimator, 1.0, backbone, model.seen, model.card)
     models.save("tuned.safetensors", carrying, module=network.module)
     extract("table.csv", "t", backbone="tuned.safetensors", workers=1)
-    with pytest.raises(OutputError, match=r"tuned\.safetensors is read here"):
+    with pytest.raises(OutputError, match=r"tuned\.safetensors is an input of this command"):
         stages.probe("t", "tuned.safetensors", **QUICK)
 
 
@@ -181,7 +183,7 @@ def test_a_backbones_weights_are_not_replaced_by_the_probe_of_its_layers(made, s
     network = {"backbone": "test_resnet", "weights": "w.safetensors", "transform": {"input_size": (3, 32, 32)}}
     extract("table.csv", "t", layers="stages", workers=1, **network)
     for force in (False, True):
-        with pytest.raises(OutputError, match=r"w\.safetensors is read here"):
+        with pytest.raises(OutputError, match=r"w\.safetensors is an input of this command"):
             stages.probe_layers("t", "w.safetensors", kind="ridge", baselines="none", force=force)
 
 
@@ -195,7 +197,7 @@ def test_estimators_do_not_replace_their_backbone_or_what_is_somebody_elses(made
     (made / "mine.safetensors").write_bytes(FOREIGN)
     for made_here in (probe, tuner):
         for force in (False, True):
-            with pytest.raises(OutputError, match=r"w\.safetensors is read here"):
+            with pytest.raises(OutputError, match=r"w\.safetensors is an input of this command"):
                 made_here.save("w.safetensors", force=force)
         with pytest.raises(OutputError, match=r"mine\.safetensors exists and is not a model file.*--force"):
             made_here.save("mine.safetensors")
@@ -267,7 +269,7 @@ def test_every_command_with_an_output_has_force(made):
 
 
 def test_what_is_tuned_from_is_not_written_over(made):
-    with pytest.raises(OutputError, match=r"m\.safetensors is read here"):
+    with pytest.raises(OutputError, match=r"m\.safetensors is an input of this command"):
         stages.finetune("m.safetensors", "photos", "m.safetensors")
 
 

@@ -494,7 +494,7 @@ def test_with_nothing_to_select_on_the_last_layer_is_taken_and_that_is_said(phot
     result = probe_layers(tmp_path / "s", kind="ridge", baselines="none")
     assert result["layer"] == "penultimate"
     assert {row["selection"] for row in result["layers"]} == {None}
-    assert "there was nothing to select on, so penultimate, the last of 3 layers, was taken" in result["notes"]
+    assert "no data were left to select on, so penultimate, the last of 3 layers, was taken" in result["notes"]
 
 
 def test_layers_that_rejected_other_images_are_probed_on_what_all_have(data, tmp_path, net):

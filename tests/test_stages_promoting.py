@@ -653,7 +653,7 @@ def test_no_memory_writes_the_best_and_then_says_so(store, monkeypatch, always):
     monkeypatch.setattr(Network, "logits", failing)
     with pytest.raises(OutOfMemory) as caught:
         finetune(path, **QUICK)
-    assert_one_line(caught, "no memory for a single image in training", "holds the best epoch so far")
+    assert_one_line(caught, "out of memory with a single image in training", "holds the best epoch so far")
     card = models.load(tuned(path)).card
     assert (card["finetuning"]["best_epoch"], card["finetuning"]["promoted"]) == (1, True)
 

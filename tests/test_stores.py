@@ -832,7 +832,7 @@ def test_an_edited_root_is_accepted_and_what_is_known_of_files_stays(folder, tmp
         ("half", r"row \d"),
         ("semicolons", "it lacks columns"),
         ("NUL", r"row 2, 'a': its path or id is empty or has a NUL"),
-        ("split", r"row 3, 'b': split 'tbain' is none of train, val, test"),
+        ("split", r"row 3, 'b': split 'tbain' is not one of train, val, test"),
     ],
 )
 def test_an_edit_that_cannot_be_used_is_not_accepted_and_its_row_named(folder, name, why):
@@ -862,7 +862,7 @@ def test_an_unknown_split_is_named_with_its_row(folder, version):
         header = json.loads((folder.store.path / "store.json").read_text())
         told = Header("1.2", State(header["root"], None, sha256_file(folder.store.path / "manifest.csv")))
         told.write(folder.store.path)
-    with pytest.raises(StoreError, match=r"row 3, 'b': split 'tbain' is none of train, val, test"):
+    with pytest.raises(StoreError, match=r"row 3, 'b': split 'tbain' is not one of train, val, test"):
         folder.store.rows()
 
 

@@ -10,7 +10,7 @@ large  tune the last blocks                tune the whole network
 =====  ==================================  ===================================
 
 `measure` says from embeddings and labels which cell data are in, and how much there is to gain; `decide` makes advice
-of that evidence, by rules of a dozen constants that stand beside their reasons in `featurepipe.advice.rules`.
+of that evidence, by rules of a dozen constants that are listed with their reasons in `featurepipe.advice.rules`.
 
 Examples
 --------

@@ -26,7 +26,7 @@ def minutes(images: int, held_out: int, seconds: float, epochs: int, views: int)
     images, held_out : int
         To train on; to validate on after each epoch.
     seconds : float
-        Of one image in extraction: reading and decoding, which training does too, are in it.
+        Seconds that extraction takes for one image, including reading and decoding, which training does too.
     epochs : int
     views : int
         Augmented views of each training image whose frozen part is cached.

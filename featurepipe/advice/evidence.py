@@ -81,7 +81,7 @@ def measure(
     labels : int, optional
         How many training images there are in all, where these rows are a draw of them.
     seed : int
-        Of folds and draws.
+        Seed for folds and draws.
 
     Returns
     -------
@@ -108,10 +108,10 @@ def measure(
     How far data are from those of the pretraining cannot be read from embeddings alone: nothing of the pretraining data
     is in a cache. What can be measured is how much the pretrained network knows of these classes before it has learned
     any of them: its neighbours by cosine, where nothing is fitted, on a scale from what comes without pretraining (the
-    best of `baselines`, 0) to no mistake (1). It is no distance of domains. Classes that are hard in themselves (fine
-    distinctions, wrong labels) look far, easy ones that pixels tell apart leave no room to measure it in, and
-    backbones pretrained by masking have no useful neighbours at all, so that everything looks far from them. Without
-    pixels or an untrained copy it is optimistic.
+    best of `baselines`, 0) to no mistake (1). It is not a distance between domains. Classes that are hard in themselves
+    (fine distinctions, wrong labels) look far. Easy ones that pixels tell apart leave no room to measure it. Backbones
+    pretrained by masking have no useful neighbours at all, so everything looks far from them. Without pixels or an
+    untrained copy it is optimistic.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rules: from evidence to one of four options. Every threshold stands here, with its reason."""
+"""Rules: from evidence to one of four options. Every threshold is here, with its reason."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Constants:
     Parameters
     ----------
     share : float
-        Of the mistakes, what tuning everything removes.
+        Share of the mistakes that tuning everything removes.
     last : float
-        Of that, what tuning the last blocks alone removes.
+        Part of `share` that tuning the last blocks alone removes.
     spread : float
         Standard deviation of the share over data sets.
     """
@@ -202,7 +202,7 @@ def _cell(evidence: Mapping[str, Any]) -> dict[str, str]:
 
 
 def standard_error(evidence: Mapping[str, Any]) -> float:
-    """Of the probe's top-1; as of one mistake where there is none."""
+    """The standard error of the probe's top-1; without a mistake, that of one mistake."""
     n = evidence["measured"]
     error = max(1 - evidence["top1"], 1 / n)
     return math.sqrt(error * (1 - error) / n)

@@ -2,9 +2,9 @@
 
 Every vector is decided by a backbone's *spec*; the sha256 of the spec is its *fingerprint*. A spec holds the
 architecture and its arguments, the sha256 of the weights themselves, the resolved transform, layer, pooling
-and compute precision. Library versions are recorded beside it, not in it.
+and compute precision. Library versions are recorded next to it, not in it.
 
-Beside networks there are descriptors, hand-crafted extractors to compare them with; a store treats both alike.
+Besides networks there are descriptors: hand-crafted extractors to compare them with. A store treats both alike.
 """
 
 import sys

@@ -78,10 +78,10 @@ def create(
     ----------
     name : str or path, optional
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
-        inside the package), or one that is no network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
+        inside the package), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
         ``'sift'`` (a bag of visual words, whose codebook `weights` gives). Or a model file (``tuned.safetensors``) that
-        carries its backbone, as those of tuned networks do: weights, architecture, arguments, transform and pooling
-        are then the file's, where nothing else is given; layer and precision are not.
+        holds its backbone, as those of tuned networks do. Weights, architecture, arguments, transform and pooling then
+        come from the file, unless others are given; layer and precision do not.
     weights : path, optional
         A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm
         can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,
@@ -92,33 +92,35 @@ def create(
     arguments : mapping, optional
         Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.
     random_weights : bool
-        An untrained network, for baselines: initialised under `seed`.
+        Make an untrained network, as a baseline, initialised with `seed`.
     layer : str
         ``'penultimate'`` (timm's pre-logits) or ``'stageK'``, K from 1: the pooled output of timm's K-th feature
         stage (for a ViT: block).
     pooling : str, optional
         timm's global pooling (``avg``, ``max``, ``token``, …); None is the model's own. A stage takes avg or max.
     precision : {'auto', 'fp32', 'bf16', 'fp16'}
-        ``auto`` is bf16 where the device computes in it natively and this network's vectors stay the same (cosine
-        with fp32 at least 0.999, tried on a few images), else fp32.
+        ``auto`` is bf16 if the device computes in it natively and this network's vectors stay the same (cosine
+        with fp32 at least 0.999, tried on a few images), otherwise fp32.
     device : str
         ``auto`` (cuda, else mps, else cpu) or a torch device.
     transform : mapping, optional
-        Overrides, by `Transform` field; None values are ignored. The decoder is ``torchvision`` unless given here.
+        Overrides of the transform, by `Transform` field; None values are ignored. The decoder is ``torchvision`` unless
+        given here.
     trust : bool
-        Do whatever a model file, or the weights of ``'bundled'``, ask for: see `featurepipe.backbones.trust`.
+        Trust what a model file, or the weights of ``'bundled'``, say about the backbone; see
+        `featurepipe.backbones.trust`.
     download : bool
         False: take timm's own weights from this machine's caches, and ask no host for them.
 
     Raises
     ------
     BackboneError
-        An unknown name (the nearest ones are listed), or weights, arguments or transform that do not fit. Or a file
-        that asks for more than it may without `trust`.
+        The name is unknown (the nearest ones are listed); weights, arguments or transform do not fit; or a file asks
+        for more than it may without `trust`.
     WeightsUnavailable
-        Weights that cannot be downloaded, or a file that does not exist.
+        The weights cannot be downloaded, or a file does not exist.
     FingerprintMismatch
-        A model file whose backbone is not the one that it describes.
+        A model file holds another backbone than it describes.
 
     Examples
     --------
@@ -278,16 +280,16 @@ def create_layers(
     name : str, optional
         As for `create`.
     layers : str or sequence of str
-        ``'stages'``: all of them and the penultimate embedding. Or names of layers, in a list or between commas.
+        ``'stages'``: all of them and the penultimate embedding. Or names of layers, as a list or separated by commas.
     pooling, precision
-        As for `create`, the same for all layers: ``auto`` is bf16 only if every layer bears it.
+        As for `create`, the same for all layers: ``auto`` is bf16 only if every layer tolerates it.
     **options
         As for `create`; not `layer`.
 
     Returns
     -------
     Layers
-        The same vectors, but for rounding, as the backbones that `create` makes with each `layer`; so are their
+        The same vectors, except for rounding, as the backbones that `create` makes with each `layer`; so are their
         fingerprints.
 
     Raises
@@ -475,7 +477,7 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
     Parameters
     ----------
     spec : mapping
-        Of the trained backbone; a descriptor has no twin.
+        Spec of the trained backbone; a descriptor has no twin.
     name : str
         What to call it; ``(random weights, seed …)`` is added.
     seed : int

@@ -1,4 +1,4 @@
-"""Hand-crafted descriptors: feature extractors that are no networks, for a trained backbone to beat."""
+"""Hand-crafted descriptors: feature extractors that are not networks, for a trained backbone to beat."""
 
 from __future__ import annotations
 

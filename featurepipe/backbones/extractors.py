@@ -94,7 +94,7 @@ class Backbone:
     def compile(self, batch_size: int) -> Backbone:
         """The same backbone with its forward pass compiled for batches of one size, to which others are filled up.
 
-        It takes seconds to minutes. The vectors stay the same but for rounding, which is checked here: see
+        It takes seconds to minutes. The vectors stay the same except for rounding, which is checked here: see
         `featurepipe.backbones.precisions.bears_compiling` for how much that is.
 
         Raises
@@ -187,7 +187,7 @@ class Layers(Backbone):
     """Several layers of one frozen network, all of one forward pass; `embed` gives their vectors side by side.
 
     Made by `create_layers`. Its spec is a backbone's, with a list of layers: no store and no model file ever holds
-    it, since there each of the `members` stands for itself.
+    it, since there each of the `members` counts by itself.
 
     Attributes
     ----------

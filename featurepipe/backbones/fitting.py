@@ -142,7 +142,7 @@ def _converted(
 def find_weights(content: Content, module: torch.nn.Module, name: str) -> tuple[dict[str, torch.Tensor], str | None]:
     """The tensors of a file that are a network's, and which were taken where several would fit.
 
-    Of several that differ, what timm takes goes first, then averaged weights (EMA, a teacher), as their users do.
+    If several differ, what timm takes goes first, then averaged weights (EMA, a teacher), as their users do.
 
     Raises
     ------

@@ -48,7 +48,7 @@ SUFFIXES = {
 
 
 class Unfit(BackboneError):
-    """A file whose content is no weights of the network that they are wanted for."""
+    """A file whose content is not weights for the wanted network."""
 
 
 class Unreadable(ValueError):
@@ -101,7 +101,7 @@ def recognise(path: Path) -> str:
     Raises
     ------
     Unreadable
-        It is none that can be read here, or is cut short.
+        It is not a file that can be read here, or it is cut short.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -208,7 +208,7 @@ def _read_numpy(path: Path) -> Content:
 
 
 def _read_torch(path: Path) -> Content:
-    """A file of torch.save; of what is no tensor, only what cannot do anything is made."""
+    """A file of torch.save; of what is not a tensor, only harmless objects are made."""
     import torch
 
     # Settings of a training script and scores in NumPy's scalars, next to the weights in many checkpoints.

@@ -144,7 +144,7 @@ def check_name(name: str) -> None:
 
 
 def with_tag(name: str) -> str:
-    """A timm name with the tag of the weights that it stands for.
+    """A timm name with the tag of the weights that it means.
 
     Examples
     --------

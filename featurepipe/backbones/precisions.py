@@ -66,7 +66,7 @@ def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def bears_compiling(found: np.ndarray, wanted: np.ndarray, precision: str) -> bool:
-    """Whether a compiled network's vectors are its own but for rounding: not in the median alone, but each of them.
+    """Whether compiling changes a network's vectors only by rounding: not just in the median, but each of them.
 
     Compiled on a CPU, vectors of 64 photos (hymenoptera) differed from the network's own, as 1 − cosine, by at most
     3·10⁻¹² in fp32, and in bf16 by 2.7·10⁻⁴ in the median and 6.1·10⁻⁴ at most (MobileNetV2; ViT-tiny 5·10⁻⁵ and

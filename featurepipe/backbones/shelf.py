@@ -100,7 +100,7 @@ class Shelf:
             self._known.clear()
 
     def after_fork(self) -> None:
-        """In a child, begin anew; but keep what there was, as a child must not free a parent's GPU memory."""
+        """In a child, start again, but keep what there was, as a child must not free a parent's GPU memory."""
         self._inherited.append(self._kept)
         self._begin()
 

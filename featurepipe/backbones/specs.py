@@ -139,7 +139,7 @@ class View(Transform):
     seed, number : int
         Different numbers give different views.
     version : int
-        Of the augmentation's rules; see `featurepipe.images.augmenting`.
+        Version of the augmentation's rules; see `featurepipe.images.augmenting`.
     """
 
     augmentation: str = "standard"
@@ -282,6 +282,6 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec with each field of the transform beside the others."""
+    """A spec with each field of the transform as an entry of its own."""
     transform = {f"transform.{key}": value for key, value in (spec.get("transform") or {}).items()}
     return {**{key: value for key, value in spec.items() if key != "transform"}, **transform}

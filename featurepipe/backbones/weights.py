@@ -43,7 +43,7 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     WeightsUnavailable
         There is no such file.
     BackboneError
-        It is no model file, or carries no backbone.
+        It is not a model file, or holds no backbone.
     FormatTooNew
         A later featurepipe described the backbone.
     """
@@ -85,7 +85,7 @@ def read_weights(path: Path) -> tuple[Content, dict[str, Any]]:
     WeightsUnavailable
         There is no such file.
     BackboneError
-        It is no file of weights, or one that could run code.
+        It is not a file of weights, or it could run code.
     """
     if path.is_dir():
         raise WeightsUnavailable(f"{path} is a folder; give the weights file inside it {OPTION}")

@@ -172,7 +172,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 
 @main.command()
 @click.argument("data", type=click.Path())
-@click.option("-s", "--store", type=click.Path(), help="Folder of the embeddings.  [default: NAME.store]")
+@click.option("-s", "--store", type=click.Path(), help="Folder that holds the embeddings.  [default: NAME.store]")
 @CHOSEN
 @WEIGHTS
 @TRUST
@@ -212,7 +212,9 @@ def extract(
 
 @main.command()
 @click.argument("store", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of STORE]")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Model file to write.  [default: in the backbone's folder of STORE]"
+)
 @HELD
 @click.option(
     "--layers",

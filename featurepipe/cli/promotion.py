@@ -201,7 +201,9 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @click.command(cls=Command)
 @click.argument("source", type=click.Path())
 @click.argument("data", type=click.Path(), required=False)
-@click.option("-o", "--output", type=click.Path(), help="Model file.  [default: in the backbone's folder of the store]")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Model file to write.  [default: in the backbone's folder of the store]"
+)
 @click.option("-b", "--backbone", help="Backbone to use, if the store holds several.")
 @WEIGHTS
 @TRUST

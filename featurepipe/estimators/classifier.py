@@ -30,7 +30,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     backbone : str or FeatureExtractor, optional
-        A name, or an extractor for full control.
+        Name of a backbone, or an extractor for full control.
     weights : path, optional
         See `FeatureExtractor`; only with a name.
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
@@ -41,7 +41,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     store : path, optional
         Directory that keeps embeddings; only with a name.
     probe_device : str
-        Where a logistic or svm probe is fitted; see `featurepipe.probes.fit`. The network's own device is the
+        Device that fits a logistic or svm probe; see `featurepipe.probes.fit`. The network's own device is the
         extractor's, and tuning fits its probes on the CPU. Never run on a GPU.
     strategy : {'probe', 'auto'}
         ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
@@ -60,7 +60,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         ``probe_.estimator`` is a scikit-learn estimator for embeddings.
     extractor_ : FeatureExtractor
     tuner_ : FineTuner or None
-        What predicts instead of the probe, where it has been promoted.
+        The tuned network that predicts instead of the probe, after a promotion.
     seen_ : ndarray of uint64
         The files trained on; see `featurepipe.models.Model`.
 
@@ -106,14 +106,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         y : sequence, shape (n,)
             Classes.
         groups : sequence, shape (n,), optional
-            What each image belongs to together with others, such as a patient: no fold divides a group.
+            The group of each image, such as a patient. No fold divides a group.
 
         Raises
         ------
         ImageError
             An image cannot be read.
         ProbeError
-            Fewer than two classes, an unknown kind, a device that cannot be used, or groups that are not n.
+            There are fewer than two classes, the kind is unknown, the device cannot be used, or there are not n groups.
         ValueError
             X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
         """
@@ -188,11 +188,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X, y, groups
-            What it was fitted on.
+            The images, labels and groups that the classifier was fitted on.
         tune : str
-            How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+            How deep to tune: ``head``, ``last-N`` blocks, ``stageK+`` or ``all``.
         verbose : bool, optional
-            As for the classifier; None takes what it has.
+            As for the classifier; None takes the classifier's setting.
         **recipe
             Other fields of `featurepipe.finetuning.Recipe`.
 
@@ -204,7 +204,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         FinetuningError
-            The kind is not linear, or as for `FineTuner.fit`.
+            The kind is not linear, or a reason given at `FineTuner.fit`.
         """
         check_is_fitted(self, "probe_")
         X = check_images(X)
@@ -236,21 +236,23 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | PathLike[str], *, include_backbone: bool = False, force: bool = False) -> None:
         """Write a model file that `load`, ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 
-        It knows the files it was trained on, and `evaluate` leaves them out; not so PIL images and arrays.
+        The file lists the image files it was trained on, and `evaluate` leaves them out. PIL images and arrays are not
+        listed.
 
         Parameters
         ----------
         path : path
             Ends in ``.safetensors``.
         include_backbone : bool
-            Put the network's weights into the file, which then needs no other. The file of a tuned network has them.
+            Store the network's weights in the file, which then needs no other. The file of a tuned network always has
+            them.
         force : bool
             Also replace a file that featurepipe did not write. The backbone's own weights are never replaced.
 
         Raises
         ------
         OutputError
-            There is a file that must not be replaced.
+            A file exists that must not be replaced.
         """
         check_is_fitted(self, "probe_")
         if self.tuner_ is not None:
@@ -276,29 +278,29 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def load(
         cls, path: str | PathLike[str], *, weights: str | PathLike[str] | None = None, trust: bool = False
     ) -> TransferClassifier:
-        """Make a classifier of a model file; it predicts as the one that was saved.
+        """Make a classifier from a model file; it predicts as the one that was saved.
 
         Parameters
         ----------
         path : path
-            Of a probe or of a tuned network, from here or from the command line.
+            Model file of a probe or a tuned network, from here or from the command line.
         weights : path, optional
             Where the backbone's weights are now, if they have moved; see `FeatureExtractor`.
         trust : bool
-            Let the file have its backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
+            Trust what the file says about its backbone; see `featurepipe.backbones.trust`.
 
         Returns
         -------
         TransferClassifier
             Fitted, with a probe for embeddings of ``extractor_``, which is a tuned network where the file holds one.
-            Its `backbone` is a FeatureExtractor with all that the file says of it.
+            Its `backbone` is a FeatureExtractor with all that the file says about it.
 
         Raises
         ------
         ModelFileError
-            Missing, damaged, something else, or a probe of sets of labels.
+            The file is missing, damaged, not a model file, or holds a multi-label probe.
         FingerprintMismatch, WeightsUnavailable
-            When it predicts first: its backbone's weights are not there, or have become others.
+            Raised at the first prediction: the backbone's weights are missing or have changed.
         """
         model = models.load(path)
         if model.is_multi_label:

@@ -26,7 +26,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     """Turn images into embeddings of a frozen pretrained backbone.
 
     Nothing is learned from the images, so `transform` may be called without `fit`. The networks used last stay in
-    memory for the next estimator of this process (`featurepipe.backbones.forget` frees them), and none is made where
+    memory for the next estimator of this process (`featurepipe.backbones.forget` frees them). No network is made if
     the store holds all that is asked for.
 
     Parameters
@@ -38,11 +38,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     image_transform : dict, optional
         Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
     trust : bool
-        Let a model file have its backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
+        Trust what a model file says about its backbone; see `featurepipe.backbones.trust`.
     store : path, optional
-        Directory that keeps embeddings for the next time; the command line's stores will do.
+        Directory that keeps embeddings for the next time. Stores of the command line work too.
     batch_size, workers : int
-        Images per forward pass (None: chosen here); threads (None: one per core).
+        Images per forward pass (None: chosen automatically); threads (None: one per core).
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
@@ -52,7 +52,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     fingerprint_ : str
         Digest of everything that decides a vector.
     precision_ : str
-        What ``'auto'`` came to where it was fitted; kept on machines that would choose otherwise.
+        Precision that ``'auto'`` chose when it was fitted; kept on machines that would choose another.
     n_features_out_ : int
         Length of one embedding.
 

@@ -73,7 +73,7 @@ def pending(item: Any, index: int, transform: backbones.Transform) -> Pending:
     Raises
     ------
     ImageError
-        It is no image, or cannot be read.
+        It is not an image, or cannot be read.
     """
     try:
         content = _content(item)
@@ -115,7 +115,7 @@ def _content(item: Any) -> Path | bytes | Image.Image:
     Raises
     ------
     ImageError
-        It is none of these.
+        It is not one of these.
     """
     if hasattr(item, "as_py"):  # a scalar of pyarrow
         item = item.as_py()
@@ -154,7 +154,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
 
 
 def _refusal(item: Any) -> str:
-    """Why something is no image, and what to do."""
+    """Why something is not an image, and what to do."""
     if is_missing(item):
         return f"it is missing ({item!r}); leave it out of X and y"
     if _is_tensor(item):

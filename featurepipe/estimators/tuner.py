@@ -27,23 +27,23 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     """Classify images with a network that is tuned from where its probe stops (LP-FT).
 
     A fifth of each class is held back for validation, and the last epoch is kept. The tuned network predicts if it is
-    expected to be better by a point than the probe: by the images that are held back, on which both are compared,
-    and by what tuning brought on other data (`featurepipe.finetuning.pays`). It is then trained once more on all
-    images. Else the probe predicts. After an interrupt, or an error in training, the attributes are set before it is
-    raised, with the best until then.
+    expected to be better by a point than the probe; it is then trained once more on all images. Otherwise the probe
+    predicts. The held-back images, on which both are compared, and what tuning gained on other data decide that
+    (`featurepipe.finetuning.pays`). After an interrupt, or an error in training, the attributes are set to the best
+    epoch so far before it is raised.
 
     Parameters
     ----------
     backbone : str or FeatureExtractor, optional
-        A name, or an extractor for full control.
+        Name of a backbone, or an extractor for full control.
     weights : path, optional
         See `FeatureExtractor`; only with a name.
     tune : str
-        How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``.
+        How deep to tune: ``head``, ``last-N`` blocks, ``stageK+`` or ``all``.
     epochs : int, optional
-        See `featurepipe.finetuning.Recipe`, which says the default.
+        Passes over the images; see `featurepipe.finetuning.Recipe` for the default.
     recipe : dict, optional
-        Other fields of it: ``{"lr": 1e-4, "augment": "crop"}``.
+        Other fields of the recipe: ``{"lr": 1e-4, "augment": "crop"}``.
     store : path, optional
         Directory that keeps embeddings; only with a name.
     seed : int
@@ -109,17 +109,17 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         y : sequence, shape (n,)
             Classes.
         groups : sequence, shape (n,), optional
-            What each image belongs to together with others, such as a patient: what is held back divides none.
+            The group of each image, such as a patient. The held-back images never divide a group.
 
         Raises
         ------
         ImageError
             An image cannot be read.
         ProbeError
-            Fewer than two classes.
+            There are fewer than two classes.
         FinetuningError
-            An unknown recipe or depth, a backbone that is not a network or stops at a stage, or a single image in every
-            class.
+            The recipe or depth is unknown, the backbone is not a network or stops at a stage, or every class has only
+            one image.
         TrainingDiverged, OutOfMemory
             Training ended early.
         ValueError
@@ -164,7 +164,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         Raises
         ------
         OutputError
-            There is a file that must not be replaced.
+            A file exists that must not be replaced.
         """
         check_is_fitted(self, "estimator_")
         made = self.backbone_

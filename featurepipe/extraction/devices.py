@@ -53,18 +53,18 @@ def fill_together(
 ) -> Outcome:
     """Embed what is planned on several devices; the arguments are those of `fill`, and the plan is of files.
 
-    Of the plan's slices of ``writer.rows_per_shard`` samples the first device takes the first, the second the second,
-    and so on in turn, each under the shard number that it would have had on one device. So nothing has to be agreed
-    on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards come out
-    as on one device; where not, a device's batches reach from one of its slices into its next, or a shard takes
-    a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's lock.
-    Each process makes the backbone anew from its spec, and checks that it is the same.
+    The plan is cut into slices of ``writer.rows_per_shard`` samples. The first device takes the first, the second the
+    second, and so on in turn, each under the shard number that it would have had on one device. So nothing has to be
+    agreed on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards
+    come out as on one device; where not, a device's batches reach from one of its slices into its next, or a shard
+    takes a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's
+    lock. Each process makes the backbone again from its spec, and checks that it is the same.
 
     Returns
     -------
     Outcome
-        Of all together. Elapsed is the time from the first image of any to the last of all, as with one device,
-        where making the backbone does not count either.
+        Outcome of all devices together. Elapsed is the time from the first image of any device to the last of all; as
+        with one device, making the backbone does not count.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _results(
 
 
 class Share(Sequence[Pending]):
-    """A part of a plan of files, packed to be sent: forty bytes an image beside its path.
+    """A part of a plan of files, packed to be sent: forty bytes an image, and its path.
 
     A `Pending` is made when it is asked for; as objects, or pickled ones, all of them would need many times as much.
 

@@ -23,7 +23,7 @@ COMPILE_SECONDS = 17.0  # all others wait; measured: 11 (MobileNetV2) to 16 (ViT
 COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.2, 1.15
 LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer, uncompiled, wait for the interpreter's lock rather than compute
-THREADS_PER_DEVICE = 2  # of CUDA: one's copies run beside the other's kernels; MPS aborts (pytorch/pytorch#197805)
+THREADS_PER_DEVICE = 2  # of CUDA: one's copies run during the other's kernels; MPS aborts (pytorch/pytorch#197805)
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
 RAMP_BYTES = RAMP_TO * 3 * 224 * 224  # of a batch's pixels: larger images are no reason to hold more of them
 TRIALS = 8  # batches per lane before their times are trusted
@@ -105,7 +105,7 @@ class Engine:
     compiling : bool
         Whether a thread is at it, which nothing can stop.
     infer_seconds : float
-        Of the network, summed over threads; without waiting for each other or for the compiler.
+        Seconds of the network, summed over threads, without waiting for each other or for the compiler.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Engine:
         return quantiles(times, n=10)[0] if len(times) >= TRIALS else None
 
     def wants_compiling(self, left: int) -> bool:
-        """Whether so many images are left that compiling now may pay and cannot cost much; True at most once."""
+        """Whether enough images are left that compiling now may pay and cannot cost much; True at most once."""
         if not self.size.settled:  # it is made for one size
             return False
         if self._compile == "auto":
@@ -231,7 +231,7 @@ class Engine:
             )
 
     def back_off(self, size: int) -> None:
-        """Take note, once, that memory did not suffice for so many images at once."""
+        """Take note, once, that memory did not suffice for this number of images at once."""
         with self._lock:
             self._halve(size)
 

@@ -32,7 +32,7 @@ class Sink(Protocol):
     """Where embeddings go: `featurepipe.stores.Writer` (shards), `Writers` (of several layers) or `Memory`."""
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
-        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
+        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) of the same batch."""
         ...
 
     def commit(self) -> None:
@@ -225,7 +225,7 @@ def _joined(reading: Sequence[Future[Batch]]) -> Batch:
 
 
 def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable[[Sequence], Batch]) -> _Done:
-    """Make a batch of its parts, `each` of so many images and `count` together, and infer it.
+    """Make a batch of its parts, of `each` images and `count` together, and infer it.
 
     Where there is no memory for its pixels, one half is dealt with after the other. Pieces for a device that could not
     be read for lack of memory stay unread.

@@ -11,7 +11,7 @@ STAGES = {"check": "checking files", "read": "reading", "infer": "inferring", "w
 
 
 def _torch_threads() -> int:
-    """Of the calling thread, which shares them out to the lanes."""
+    """Seconds of the calling thread, which shares the images out to the lanes."""
     import torch
 
     return torch.get_num_threads()
@@ -34,7 +34,7 @@ class Outcome:
     lanes : int
         Threads that read, and on a CPU infer too.
     own_device : bool
-        Whether the network ran beside the lanes, on an accelerator, and not in them.
+        Whether the network ran on an accelerator, next to the lanes, and not in them.
     load_seconds, decode_seconds, infer_seconds : float
         Summed over threads; the last without waiting for the compiler.
     compile_seconds : float
@@ -98,7 +98,7 @@ class Outcome:
         """Images per second that all cores would do if nothing but decoding and the network took time.
 
         Both are taken from this very run: decoding by its cores' time at work, the network by its fastest tenth of
-        batches. On a CPU they share the cores, so their times add up; beside an accelerator the slower one counts.
+        batches. On a CPU they share the cores, so their times add up; with an accelerator the slower one counts.
         None where too few batches ran to say.
         """
         if self.infer_floor is None or not self.computed:
@@ -139,7 +139,7 @@ class Outcome:
         """Each step's seconds (summed over threads), milliseconds per image, and share of the threads' time.
 
         All lanes check files together. ``wait`` is what is left of their time and the device threads', such as waiting
-        for the compiler; writing goes on beside them.
+        for the compiler; writing goes on meanwhile.
         """
         steps = {
             "check": self.check_seconds * self.lanes,

@@ -55,7 +55,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     Raises
     ------
     MemoryError
-        There is none for the pixels of so many.
+        No memory is left for the pixels of the batch.
     """
     channels, height, width = transform.input_size
     pixels = np.empty((len(plan), height, width, channels), np.uint8)  # as decoders give them and networks want them

@@ -45,7 +45,7 @@ class Bottom:
     ----------
     backbone : Backbone
     split : Split
-        Of the backbone's network.
+        Split of the backbone's network.
     transform : Transform
         The backbone's own, or a `View` that ends in the same size.
     """
@@ -119,7 +119,7 @@ class Bottoms:
     Attributes
     ----------
     members : tuple of Bottom
-        Of the same split.
+        Bottoms of the same split.
     """
 
     members: tuple[Bottom, ...]
@@ -164,7 +164,7 @@ class Activations:
     Attributes
     ----------
     shapes : tuple of tuple of int
-        Of each tensor of one image.
+        Shape of each tensor of one image.
     computed : int
         How many, over all views, were not there before.
     rejects : dict
@@ -212,7 +212,7 @@ class Places:
     ----------
     entry : Entry
     width : int
-        Of one vector.
+        Numbers in one vector.
     """
 
     def __init__(self, entry: Entry, width: int) -> None:
@@ -280,12 +280,12 @@ def cache(
     Parameters
     ----------
     path : path
-        Of a store that holds nothing else; it is made if it is missing.
+        Folder of a store that holds nothing else; it is made if it is missing.
     rows, root : sequence of Row, Path
         The images, and the folder that their paths start from. Those without digest are left out.
     backbone : Backbone
     split : Split
-        Of the backbone's network.
+        Split of the backbone's network.
     views : sequence of Transform
         The backbone's own transform, or a `View` for each that is wanted.
     batch_size, workers : int, optional

@@ -65,7 +65,7 @@ class Step:
 
 
 class PixelBatches:
-    """Training images, decoded anew in every epoch.
+    """Training images, decoded again in every epoch.
 
     Parameters
     ----------

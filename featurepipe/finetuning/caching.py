@@ -64,7 +64,7 @@ class CachedBatches:
         return self._steps((number - 1) % len(self._activations.views), parts)
 
     def in_order(self, size: int) -> Iterator[Step]:
-        """The first view of all images once, in their order, so many at a time."""
+        """The first view of all images once, in their order, batch by batch."""
         numbers = np.arange(len(self))
         return self._steps(0, [numbers[start : start + size] for start in range(0, len(self), size)])
 
@@ -130,9 +130,9 @@ def make_cache(
     rows, root : sequence of Row, Path
         The same images, as a store's manifest has them.
     folder : Path
-        Of the store of activations.
+        Folder of the store of activations.
     checkpoint : Path, optional
-        Of this run: while it is there, what it needs is kept.
+        Checkpoint of this run. While it exists, what it needs is kept.
     workers, progress, note
         As for `featurepipe.finetuning.activations.cache`.
 

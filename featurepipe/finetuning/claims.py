@@ -1,9 +1,9 @@
 """Claims on activations: which run uses what a store of them holds, so that what nobody uses can go.
 
 A store of activations keeps what one run uses, the last one that began. What an earlier run has made goes when another
-one begins, but for
+one begins, except
 
-- the very folders that this one uses too: those of the same weights, cut and views (how many, augmentation, seed);
+- the folders that this one also uses: those of the same weights, cut and views (how many, augmentation, seed);
 - those of a run that is still going on, in this process or another: it holds a lock;
 - those of a run that can be taken up again: its checkpoint is still there.
 
@@ -41,18 +41,18 @@ def claim(
     Parameters
     ----------
     store : Store
-        Of activations, and nothing else.
+        Store of activations, and nothing else.
     folders : sequence of Path
         That the run is going to use; they may still be missing.
     checkpoint : Path, optional
-        Of the run: for as long as it is there the claim stands.
+        Checkpoint of the run. The claim holds as long as it exists.
     note : callable
         Called with one line if something was removed.
 
     Returns
     -------
     FileLock
-        Held; the claim stands until it is released, if there is no checkpoint then.
+        Held; the claim holds until it is released, if there is no checkpoint then.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _claims(store: Store) -> list[Path]:
 
 
 def _standing(path: Path) -> list[str]:
-    """The folders of a claim that stands; one that does not is removed."""
+    """The folders of a claim that holds; one that does not hold is removed."""
     from filelock import FileLock, Timeout
 
     folders, checkpoint = _read(path)

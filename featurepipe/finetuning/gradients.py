@@ -58,7 +58,7 @@ class Gradients:
         step : Step
             This process's share of the batch.
         seed : list of int
-            Of mixup and dropout.
+            Seed for mixup and dropout.
 
         Returns
         -------
@@ -68,7 +68,7 @@ class Gradients:
         Raises
         ------
         OutOfMemory
-            There is none for a single image.
+            There is not enough for a single image.
         KeyboardInterrupt
             In all of several processes, once one of them has heard it.
         """

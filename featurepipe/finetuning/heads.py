@@ -24,7 +24,7 @@ class Head:
     ----------
     weight, bias : ndarray of float32, shape (K, D) and (K,)
     classes : ndarray, shape (K,)
-        Sorted, what the outputs stand for.
+        What the outputs mean, sorted.
     strength : float
         The C of the logistic regression that it is the head of.
     """
@@ -55,7 +55,7 @@ def linear_head(
     temperature : float
         See `featurepipe.probes.Probe`.
     classes : sequence, optional
-        What the outputs stand for, as text; by default the estimator's own. A class that it has not seen has the mean
+        What the outputs mean, as text; by default the estimator's own. A class that it has not seen has the mean
         of the others' logits less ten: whatever the embedding, it is not the first.
 
     Returns

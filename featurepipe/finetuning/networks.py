@@ -31,7 +31,7 @@ class Network:
     backbone : Backbone
         Its module is changed by tuning: let nobody else use it meanwhile.
     weight, bias : ndarray of float32, shape (K, D) and (K,)
-        Of the head.
+        Weights of the head.
     recipe : Recipe
     forward : callable, optional
         What a batch holds → float32 (B, D), if that is not pixels.
@@ -103,7 +103,7 @@ class Network:
         Raises
         ------
         OutOfMemory
-            There is none for a single image.
+            There is not enough for a single image.
         """
         import torch
 
@@ -182,7 +182,7 @@ class Network:
 
 
 def training_precision(recipe: Recipe, own: str) -> str:
-    """The precision of the training forward pass; fp16 would need its gradients scaled, so bf16 stands for it."""
+    """The precision of the training forward pass; fp16 would need its gradients scaled, so bf16 replaces it."""
     chosen = own if recipe.precision == "auto" else recipe.precision
     return "bf16" if chosen == "fp16" else chosen
 

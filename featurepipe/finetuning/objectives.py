@@ -50,7 +50,7 @@ class Classes:
     ----------
     label_smoothing : float
     weights : torch.Tensor, shape (K,), optional
-        Of the classes.
+        Weights of the classes.
     """
 
     def __init__(self, label_smoothing: float = 0.0, weights: torch.Tensor | None = None) -> None:

@@ -44,7 +44,7 @@ class Peers:
             torch.distributed.all_reduce(tensor)
 
     def parts(self, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
-        """Of each batch, the samples that are this process's."""
+        """The samples of each batch that belong to this process."""
         return [batch[self.rank :: self.world] for batch in batches]
 
     def gather(self, value: Any) -> list[Any]:
@@ -70,7 +70,7 @@ class Peers:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Peers, str]]:
-    """Within, one meets the processes that ``torchrun`` has started beside this one, if it has.
+    """Within, one meets the processes that ``torchrun`` has started next to this one, if any.
 
     The environment says so. Gives the peers, and the device: ``auto`` and ``cuda`` become each process's own GPU. A
     process group that is there already is used, and left as it is.

@@ -170,7 +170,7 @@ def promote(
 
 
 def refit_recipe(recipe: Recipe, images: int) -> Recipe:
-    """How a network that is kept is trained on all images: as before, for as many epochs as with so many images."""
+    """How a network that is kept is trained on all images: as before, for as many epochs as on the first images."""
     return replace(recipe, epochs=recipe.epochs_for(images))
 
 

@@ -22,18 +22,18 @@ class Recipe:
     Parameters
     ----------
     tune : str
-        How deep: ``head``, ``last-N`` blocks, ``stageK+``, ``all``; ``auto`` leaves it to `featurepipe.advise`.
+        How deep to tune: ``head``, ``last-N`` blocks, ``stageK+`` or ``all``; ``auto`` follows `featurepipe.advise`.
     head : {'probe', 'random'}
         What the head starts from: the probe (LP-FT), or a small random layer.
     epochs : int, optional
-        By default 20, or as many as make 500 steps, but no more than 100.
+        Passes over the images. By default 20, or as many as make 500 steps, but no more than 100.
     head_epochs : int
-        Epochs before these in which the head alone trains: for a random head; a
-        probe's is trained already.
+        Epochs that train the head alone, before the others. They are for a random head; a probe's is trained
+        already.
     batch_size : int
         Images per step.
     accumulate : int
-        Pieces that a batch is cut into, one after the other in memory. The step is the same, but for rounding,
+        Pieces that a batch is cut into, one after the other in memory. The step is the same, except for rounding,
         dropout, and batch norms in training.
     optimizer : {'adamw', 'sgd'}
         SGD has momentum 0.9.
@@ -46,7 +46,7 @@ class Recipe:
         Each layer's learning rate is this times that of the next. Layers are timm's, as for `tune`. By default the
         rates fall evenly from the head's to a tenth of it in the first layer, however many layers there are.
     weight_decay : float, optional
-        By default 0.05 (adamw) or 0 (sgd); biases and norms have none.
+        Weight decay, except for biases and norms. By default 0.05 (adamw) or 0 (sgd).
     warmup : float
         Share of the steps in which the learning rate rises; it then falls along a cosine.
     augment : {'standard', 'crop', 'none'}
@@ -56,7 +56,7 @@ class Recipe:
         Share of the label that is spread over all classes; alpha of mixup's Beta distribution, one draw per batch.
         0 is none. Of several processes each mixes within its share of the batch.
     clip_grad : float
-        Largest norm of the gradient; 0 is any.
+        Largest norm of the gradient; 0 sets no limit.
     ema : float
         Decay of the moving average of the weights, which is what is validated and kept; lower in the first steps. 0 is
         none.
@@ -67,19 +67,20 @@ class Recipe:
     checkpointing : bool
         Compute activations again in the backward pass instead of keeping them: slower, with less memory.
     precision : {'auto', 'fp32', 'bf16'}
-        Of the forward pass in training; ``auto`` is the backbone's own. Validation is always in the backbone's own.
+        Number format of the forward pass in training; ``auto`` is the backbone's own. Validation always uses the
+        backbone's own.
     class_weight : {None, 'balanced'}
-        ``balanced`` lets every class count alike in the loss.
+        ``balanced`` gives every class the same weight in the loss.
     patience : int
-        Epochs without a better validation after which tuning stops, and keeps the best epoch; 0 is never, and keeps the
-        last epoch.
+        Tuning stops after this many epochs without a better validation, and keeps the best epoch. 0 never stops, and
+        keeps the last epoch.
     refit : bool
         Whether a network that is kept is trained once more in the same way, on the held-back images too; never with
         `patience`, which needs images to be patient with.
     views : int
         Where the frozen bottom is cached: augmented views of each training image.
     seed : int
-        Of augmentation, order, dropout and a random head.
+        Seed for augmentation, order, dropout and a random head.
     """
 
     tune: str = ALL
@@ -160,7 +161,7 @@ class Recipe:
         return self.refit and not self.patience
 
     def epochs_for(self, images: int) -> int:
-        """The number of epochs on so many training images, without those of the head alone."""
+        """The number of epochs on this number of training images, without those of the head alone."""
         if self.epochs is not None:
             return self.epochs
         steps = -(-images // self.batch_size)  # per epoch

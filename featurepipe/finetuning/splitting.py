@@ -33,7 +33,7 @@ class Split:
         Those tensors → penultimate embedding (B, D), as the whole network computes it: under autocast up to the last
         feature maps, then pooled in fp32. Its modules are the network's own, with the same parameters.
     shapes : tuple of tuple of int
-        Of each tensor, for one image.
+        Shape of each tensor, for one image.
     layer : str
         What was cut, such as ``input of layer4 (192×14×14)``. For one network, no two cuts are called the same.
     """
@@ -164,7 +164,7 @@ class _Cut:
     whole, graph : Whole, fx.Graph
     trained : set of str
     found : list of dict
-        Of each of `BATCHES`, what the calls gave.
+        What the calls gave for each of `BATCHES`.
     name : str
     """
 
@@ -197,7 +197,7 @@ class _Cut:
         return node.op == "get_attr" and id(operator.attrgetter(node.target)(self._whole)) in self._ids
 
     def _wanted(self, calls: Iterable[fx.Node]) -> set[fx.Node]:
-        """Of the bottom's results that depend on the images, those that these calls use."""
+        """The results of the bottom that depend on the images and that these calls use."""
         return {one for node in calls for one in node.all_input_nodes if one in self._varies - self._top}
 
     def _pruned(self, cut: list[fx.Node]) -> list[fx.Node]:
@@ -293,7 +293,7 @@ class _Cut:
         return graph
 
     def _again(self, graph: fx.Graph, kept: fx.Node, few: Any, more: Any, node: fx.Node) -> Any:
-        """A value that is no tensor: a constant, or so many times the number of images."""
+        """A value that is not a tensor: a constant, or a multiple of the number of images."""
         if isinstance(few, tuple | list) and len(few) == len(more):
             return type(few)(self._again(graph, kept, *pair, node) for pair in zip(few, more, strict=True))
         if few == more:

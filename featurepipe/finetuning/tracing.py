@@ -196,7 +196,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         if len({id(parameter) in self._trained for parameter in m.parameters()}) < 2:
             return True
-        return super().is_leaf_module(m, module_qualified_name)  # torch's own, but for containers
+        return super().is_leaf_module(m, module_qualified_name)  # torch's own, except containers
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         answer = next(self._answers, None)  # to the same questions, in the same order as before

@@ -52,8 +52,8 @@ class Outcome:
     Attributes
     ----------
     curve : list of dict
-        Of epoch 0 (before any step) and every epoch that was finished: ``epoch, train_loss, top1, log_loss, n`` (on
-        validation data, the log-loss calibrated by a temperature, and how many they are), ``lr`` (its highest),
+        One entry for epoch 0 (before any step) and for every finished epoch: ``epoch, train_loss, top1, log_loss, n``
+        (on validation data, the log-loss calibrated by a temperature, and how many they are), ``lr`` (its highest),
         ``seconds``.
     best_epoch : int
         The one that is kept.
@@ -62,7 +62,7 @@ class Outcome:
     stopped : str
         Why it ended.
     error : FeaturepipeError or None
-        What ended it before its time; the best epoch until then stands.
+        What ended it early; the best epoch so far is kept.
     """
 
     curve: list[dict[str, Any]]
@@ -79,7 +79,7 @@ class Outcome:
 
 @dataclass
 class _Run:
-    """Where a run is; all of it goes into a checkpoint, beside the network's and the optimizer's own state."""
+    """Where a run is; all of it goes into a checkpoint, with the state of the network and the optimizer."""
 
     curve: list[dict[str, Any]]
     best_epoch: int
@@ -126,7 +126,7 @@ def tune(
     checkpoint : Path, optional
         File to write checkpoints to, and to go on from if it is this very run's.
     identity : mapping, optional
-        JSON of all that decides the run beside the recipe.
+        JSON of all that decides the run, apart from the recipe.
     peers : Peers, optional
         The processes that share each batch.
     progress : callable, optional
@@ -144,7 +144,7 @@ def tune(
     FinetuningError
         A checkpoint that may not be read, or images none of which can be read any more.
     OutOfMemory
-        There is none to validate a single image.
+        There is not enough to validate a single image.
     KeyboardInterrupt
         Before the first validation is over; from then on the best so far is returned.
     """

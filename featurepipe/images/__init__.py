@@ -7,7 +7,7 @@ Three decoders, named in a backbone's transform and thus in its fingerprint:
 ``torchvision``
     JPEG into a tensor by torchcodec, else by torchvision (the pixels are the same), else by Pillow; resizing by
     torchvision's antialiased uint8 tensors: about twice as fast. No pixel of the photos that it was tried on was
-    further than 2/255 from Pillow's; images that are no photos can be (JPEGs of noise: 9/255).
+    further than 2/255 from Pillow's; images other than photos can be (JPEGs of noise: 9/255).
 ``draft``
     As ``torchvision``, but libjpeg decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which for photos of many
     megapixels is several times faster again. The pixels drift more (5/255 on the same photos); never chosen unasked.

@@ -43,7 +43,7 @@ def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     data : bytes or bytearray
         A file in any format that Pillow reads.
     transform : Transform or Views
-        Of the backbone that the pixels are for; its ``decoder`` says how.
+        Transform of the backbone that the pixels are for; its ``decoder`` says how.
 
     Returns
     -------

@@ -9,7 +9,7 @@ A ramp from black to white comes out as one, or the image is refused with a way 
 - Samples of 16 bits that nowhere reach 4096, though they are not all 0: refused. They are 12-bit data (of a camera, a
   microscope, depth in millimetres), or a photo so dark that 8 bits would keep at most 16 nearly black shades. The file
   does not say which, and to scale each image by its own brightest sample would make different images look alike.
-  Of colours Pillow keeps the upper 8 bits alone: where these are all 0, so may be the image, but 8-bit data in 16 bits
+  Pillow keeps only the upper 8 bits of colours: where these are all 0, so may be the image, but 8-bit data in 16 bits
   look the same, and are refused.
 - Samples of 16 bits that do reach 4096 are taken for what the file declares: 14-bit data look like a dark photo.
 - Integers of 32 bits have no white of their own. They are read as 16 bits if they need all 16, else refused.

@@ -1,7 +1,7 @@
 """JPEG bytes → a tensor, by the first decoder of PyTorch's family that is installed.
 
 torchcodec's needs version 0.16 and no FFmpeg; torchvision's is deprecated and will go. Both give the same pixels
-(a test holds that), so which one it was is no part of a fingerprint. Where there is neither, Pillow decodes.
+(a test holds that), so which one it was is not part of a fingerprint. Where there is neither, Pillow decodes.
 """
 
 from __future__ import annotations

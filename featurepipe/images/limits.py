@@ -50,7 +50,7 @@ class Turns:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Within, so many are had; more than there are count as all of them."""
+        """Within, this many are taken; more than exist count as all of them."""
         pixels = min(pixels, self._pixels)
         with self._next, self._changed:  # who comes later waits behind this one, however few pixels it wants
             self._changed.wait_for(lambda: self._left >= pixels)

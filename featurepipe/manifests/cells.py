@@ -19,7 +19,7 @@ def cell_text(value: object) -> str | None:
     Raises
     ------
     ValueError
-        What is no text; the message ends a sentence that begins with the cell's name.
+        It is not text; the message ends a sentence that begins with the cell's name.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None

@@ -20,7 +20,7 @@ def contradictions(digests: np.ndarray, samples: Sequence[Sample]) -> list[list[
     digests : ndarray of bytes or str, shape (n,)
         Empty where there is none.
     samples : sequence of Sample
-        Of these digests.
+        Samples with these digests.
 
     Returns
     -------

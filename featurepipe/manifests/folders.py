@@ -52,7 +52,7 @@ def read_folder(root: Path) -> tuple[Samples, LeftOut]:
             "move the loose images away, or list the samples in a table"
         )
     is_split = _are_splits(root, list(folders))
-    depth = 1 if is_split else 0  # where the class folder stands in an id
+    depth = 1 if is_split else 0  # where the class folder is in an id
     samples = Samples()
     for id_ in ids:
         parts = id_.split("/", depth + 1)

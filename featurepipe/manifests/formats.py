@@ -140,7 +140,7 @@ def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> 
     Raises
     ------
     ManifestError
-        Another encoding than UTF-8, or a line that is no JSON object.
+        Another encoding than UTF-8, or a line that is not a JSON object.
     """
     row = 1
     with _open(path) as file:

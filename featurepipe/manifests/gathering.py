@@ -24,7 +24,7 @@ def gather(
     Parameters
     ----------
     places : sequence of path
-        A file whose suffix is no table's is an image, whatever its suffix: whether it can be read shows later.
+        A file without a table's suffix is an image, whatever its suffix: whether it can be read shows later.
     path_column, label_column : str, optional
         As for `read`, of the tables among them.
 

@@ -51,7 +51,7 @@ def units(digests: Sequence[str], groups: Sequence[str | None]) -> np.ndarray:
     Parameters
     ----------
     digests : sequence of str, shape (n,)
-        Of the samples' contents.
+        Digests of the samples' contents.
     groups : sequence of str or None, shape (n,)
 
     Returns

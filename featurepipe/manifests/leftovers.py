@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-# Folders that programs make beside people's files: of NAS systems, Windows, Linux, macOS and Jupyter
+# Folders that programs make next to people's files: of NAS systems, Windows, Linux, macOS and Jupyter
 RUBBISH = frozenset(
     {
         "@eadir",
@@ -40,7 +40,7 @@ class LeftOut:
     Attributes
     ----------
     files : Counter
-        Suffix in lower case ('' for none) → number of files that are no images, or none that can be read.
+        Suffix in lower case ('' for none) → number of files that are not images, or cannot be read.
     rubbish : Counter
         Name of a folder that programs make (``@eaDir``, ``lost+found``) → number of files in all of that name.
     barren : dict
@@ -60,7 +60,7 @@ class LeftOut:
     blank_rows, doubles : int
         Rows of the table without any cell, and rows that say the same as another one.
     missing : Counter
-        Text that stands for no label (``NA``, ``NaN``) → number of cells.
+        Text that means no label (``NA``, ``NaN``) → number of cells.
     """
 
     files: Counter[str] = field(default_factory=Counter)

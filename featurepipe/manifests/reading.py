@@ -61,9 +61,9 @@ def read(
     source : path
         Folder of images, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
     path_column, label_column : str, optional
-        The table's columns of files and of labels, where they are not called ``path`` and ``label``.
+        The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     group_column : str, optional
-        The table's column of groups, where it is not called ``group``.
+        The table's column of groups, if it is not called ``group``.
     group_from : str, optional
         A regular expression that finds each sample's group in its path; see `featurepipe.manifests.group_of`.
 

@@ -18,7 +18,7 @@ TABLE_SUFFIXES = frozenset(READERS)
 class Table:
     """The rows of a table, one after the other: of each its number and the texts of some columns.
 
-    The case of a column's name and blanks around it do not count, nor do blanks around a cell; what stands for no label
+    The case of a column's name and blanks around it do not count, nor do blanks around a cell; what means no label
     is None. Of keys every character counts.
 
     Parameters
@@ -27,22 +27,22 @@ class Table:
     needed, others : collection of str
         Columns to read. `needed` ones must be there.
     keys : collection of str
-        Those of them whose cells are no labels: ids, paths, splits.
+        Those of them whose cells are not labels: ids, paths, splits.
 
     Attributes
     ----------
     used, unused : list of str
-        Of the wanted columns those that are there, as they were asked for; and the names of all other columns.
+        Wanted columns that the table has, as they were asked for; and the names of all other columns.
     blank_rows : int
         Rows without any cell.
     missing : Counter
-        Text that stands for no label → number of cells.
+        Text that means no label → number of cells.
 
     Raises
     ------
     ManifestError
         While it is read: a table that cannot be read, a column that is needed and not there, or there twice, a quote
-        that is not closed, a cell that is no text. The message names the row; the one below the header is row 1.
+        that is not closed, a cell that is not text. The message names the row; the one below the header is row 1.
     DependencyMissing
         A Parquet table without pyarrow installed.
     """

@@ -20,7 +20,7 @@ def check(
     ----------
     X, X_other : array-like, shape (n, width)
     y, y_other : array-like, shape (n,)
-        Of X_other and y_other either both or none.
+        Labels. Give both of X_other and y_other, or neither.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def fit_labels(
     groups : ndarray, shape (n,), optional
         Rows of one group, such as exact copies of an image, stay in the same fold.
     seed : int
-        Of the folds.
+        Seed for the folds.
     device : str
         As for `featurepipe.probes.fit`.
 

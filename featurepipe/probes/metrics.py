@@ -49,12 +49,12 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float
 
 
 def majority(y_train: np.ndarray, y_test: np.ndarray) -> float:
-    """Top-1 of always answering with the commonest training class."""
+    """Top-1 of always answering with the most common training class."""
     return float(np.mean(y_test == commonest(y_train)))
 
 
 def commonest(y: np.ndarray) -> Any:
-    """The commonest class; of equally common ones the first."""
+    """The most common class; the first, if several are equally common."""
     classes, counts = np.unique(y, return_counts=True)
     return classes[counts.argmax()]
 
@@ -63,7 +63,7 @@ def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
     """One score per class, (n, classes), whose softmax is the kind's own probabilities where it has any.
 
     A binary decision d becomes the pair (-d/2, d/2); of the nearest class mean it is minus half the squared distance
-    (but for a term that is the same for all classes); of the nearest neighbours the logarithm of their votes, to
+    (up to a term that is the same for all classes); of the nearest neighbours the logarithm of their votes, to
     which one vote is added that all classes share, so that none has probability 0 (Laplace's rule); of an mlp the
     logarithm of its probabilities.
     """

@@ -37,13 +37,13 @@ def fit_self_training(probe: Probe, X: np.ndarray, known: np.ndarray, seed: int 
     Parameters
     ----------
     probe : Probe
-        Of the labelled images alone: kind, strength and temperature are kept.
+        Probe of the labelled images alone; its kind, strength and temperature are kept.
     X : ndarray of float64, shape (n, width)
         Raw embeddings, of labelled and unlabelled images.
     known : ndarray of int, shape (n,)
         Class numbers, -1 where unlabelled.
     seed : int
-        Of an mlp's initialisation and batches.
+        Seed for an mlp's initialisation and batches.
 
     Returns
     -------
@@ -98,7 +98,7 @@ class LabelSpreader:
     X : ndarray of float, shape (n, width)
         Raw embeddings of the training images, labelled and unlabelled.
     X_test : ndarray of float, shape (m, width)
-        Of the images to predict, which are no part of the graph.
+        Features of the images to predict, which are not part of the graph.
 
     Examples
     --------

@@ -46,8 +46,8 @@ class Probe:
         Whether the chosen candidate is right on each row of the selection data, in their order; None where there were
         none, and multi-label. `choose` compares such answers.
     certificate : Certificate, dict or None
-        Of the final fit, where its kind has one; multi-label, label → that of the final fit at its C. All labels are
-        fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
+        Certificate of the final fit, if its kind has one; for multi-label, label → that of the fit at its C. All
+        labels are fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
     notes : list of str
         What went otherwise than hoped for.
     """
@@ -112,7 +112,7 @@ def fit(
     groups : ndarray, shape (n,), optional
         Rows of the same class and group, such as exact copies of an image, stay in the same fold.
     seed : int
-        Of the folds, and of an mlp's initialisation and batches.
+        Seed for the folds, and for an mlp's initialisation and batches.
     keep : bool
         Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in
         every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.
@@ -213,14 +213,14 @@ def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[
 def choose(right: Sequence[np.ndarray], log_loss: Sequence[float]) -> int:
     """Which of several strengths (or kinds, or backbones) is chosen, by their answers on the same selection data.
 
-    Of those that are `tied` with the best, the one of lowest log-loss: top-1 alone lets single images decide.
+    Among those that are `tied` with the best, the lowest log-loss wins: top-1 alone lets single images decide.
 
     Parameters
     ----------
     right : sequence of ndarray of bool, shape (n,)
-        Of each candidate, whether it is right on each row.
+        For each candidate, whether it is right on each row.
     log_loss : sequence of float
-        Of each candidate on the same rows, after its temperature.
+        Log-loss of each candidate on the same rows, after its temperature.
 
     Returns
     -------
@@ -248,7 +248,7 @@ def choose_layer(right: Sequence[np.ndarray]) -> int:
     Parameters
     ----------
     right : sequence of ndarray of bool, shape (n,)
-        Of each layer, in the network's order, whether its probe is right on each row.
+        For each layer, in the network's order, whether its probe is right on each row.
 
     Returns
     -------
@@ -344,7 +344,7 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) 
     Parameters
     ----------
     scores : ndarray, shape (n, K)
-        Of data that the classifier has not been fitted on.
+        Scores of data that the classifier was not fitted on.
     truth : ndarray, shape (n,)
         Labels, all of them among `classes`.
     classes : ndarray, shape (K,)

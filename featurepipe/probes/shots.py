@@ -32,10 +32,10 @@ def fit_few_shot(
     seed: int = 0,
     progress: Callable[[int], object] = lambda draws: None,
 ) -> list[dict[str, Any]]:
-    """Top-1 of probes that know few labels, over seeded draws of them.
+    """Top-1 of probes with few labels, over seeded draws of these labels.
 
     The strength is chosen by cross-validation inside each draw. A draw of few shots is part of the same repeat's draw
-    of more, so that figures can be compared pair by pair. The test rows are predicted, and decide nothing.
+    of more shots, so figures can be compared pair by pair. The test rows are only predicted; they decide nothing.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def fit_few_shot(
     X, X_test : ndarray of float, shape (n, width)
         Raw embeddings.
     y, y_test : ndarray, shape (n,)
-        Labels; none in y_test only.
+        Labels; each class in y_test must be in y.
     shots : sequence of int
         Labelled images per class.
     repeats : int
         Draws for each of `shots`.
     groups : ndarray, shape (n,), optional
-        Of the rows of one class and group, such as exact copies of an image, a draw takes one, as long as the class has
-        other groups left.
+        Groups of rows, such as exact copies of an image. A draw takes one row of each class and group, as long as the
+        class has other groups left.
     semi : bool
         Also learn from the rows of X that were not drawn, without their labels: `pseudolabels.fit_self_training` and
         `pseudolabels.LabelSpreader`.
@@ -135,7 +135,7 @@ def check_enough(y: np.ndarray, shots: Sequence[int]) -> None:
 
 
 def draw(y: np.ndarray, shots: int, groups: np.ndarray | None = None, *, seed: int | Sequence[int]) -> np.ndarray:
-    """Rows of so many labelled images per class; under the same seed, those of fewer shots are among them.
+    """Rows of N labelled images per class; under the same seed, those of fewer shots are among them.
 
     Returns
     -------
@@ -161,8 +161,8 @@ def draw(y: np.ndarray, shots: int, groups: np.ndarray | None = None, *, seed: i
 def mean_interval(values: Sequence[float]) -> list[float] | None:
     """The 95 % confidence interval of the mean of fractions, by Student's t, cut at 0 and 1; None for a single one.
 
-    Of the figures of several draws it says how far the mean over all possible draws of labels may lie, on the same test
-    images. How sure a figure is with so few test images it does not say: that is `featurepipe.reports.wilson`.
+    It says where the mean over all possible draws of labels may lie, on the same test images. It does not say how sure
+    a figure is with this number of test images: that is `featurepipe.reports.wilson`.
 
     Examples
     --------

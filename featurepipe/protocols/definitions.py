@@ -35,7 +35,7 @@ class Protocol:
     grid : tuple of float
         Every candidate, ascending; a search may fit but a few of them.
     normalisation : str
-        Of the features; what is learned for it, is learned from the rows of the fit.
+        How features are normalised; what this needs is learned from the rows of the fit.
     selection : str
         How one of the grid is chosen.
     held_out : float
@@ -54,7 +54,7 @@ class Protocol:
         How many places of the grid the first sweep of a search goes at a time, a power of 2 that is then halved; 0
         where every candidate is fitted.
     stratified : bool
-        Whether the rows that are held out are so many of each class, or of all.
+        Whether rows are held out class by class, or from all together.
     """
 
     name: str

@@ -26,9 +26,9 @@ def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str]) -> dict[str, Any
     Returns
     -------
     dict
-        Of logistic regression those of `featurepipe.probes.evaluate`. Of vissl-svm ``n, top1, map, classes, per_class``
-        (class → average precision). Of dinov2-knn ``n, top1, balanced_accuracy`` of the marked k, and ``by_k``: the
-        same of every k.
+        For logistic regression those of `featurepipe.probes.evaluate`. For vissl-svm ``n, top1, map, classes,
+        per_class`` (class → average precision). For dinov2-knn ``n, top1, balanced_accuracy`` of the marked k, and
+        ``by_k``: the same for every k.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from featurepipe.protocols.copies import Images, distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Outcome
 
-EPSILON = 1e-5  # beside the norm
+EPSILON = 1e-5  # added to the norm
 FOLDS = 3
 ITERATIONS = 2000
 ONE_SHOT_COST = 1.0  # scikit-learn's default: one image of a class cannot both train and select
@@ -95,7 +95,7 @@ def fit(
     groups : sequence, shape (n,), optional
         Rows of the same class and group, copies of an image, stay in the same fold.
     seed : int
-        Of the solver's order.
+        Seed for the solver's order.
 
     Returns
     -------

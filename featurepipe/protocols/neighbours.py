@@ -64,7 +64,7 @@ def _nearest(X: np.ndarray, X_val: np.ndarray | None, k: int, images: np.ndarray
     """Distances and row numbers, (m, k) each, of the nearest rows; of each training row without its own image's."""
     from sklearn.neighbors import NearestNeighbors
 
-    others = 0 if X_val is not None else np.bincount(images).max() - 1  # copies beside the row itself, at most
+    others = 0 if X_val is not None else np.bincount(images).max() - 1  # copies other than the row itself, at most
     search = NearestNeighbors(n_neighbors=k + others, metric="cosine", algorithm="brute").fit(X)
     distances, rows = search.kneighbors(X_val)  # (m, k + others); without X_val each row's without itself
     if others:

@@ -29,7 +29,7 @@ class Outcome:
     scores : dict
         The chosen candidate's figures on the selection rows, before the final fit; empty where each class chose.
     certificate : Certificate or None
-        Of the final logistic fit.
+        Certificate of the final logistic fit.
     notes : list of str
         What went otherwise than hoped for.
     temperature : float

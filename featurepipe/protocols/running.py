@@ -44,7 +44,7 @@ def run(
     Parameters
     ----------
     protocol : Protocol
-        One without shots.
+        A protocol without shots.
     X : ndarray of float, shape (n, width)
         Raw embeddings; the protocol's normalisation is folded into the estimator or done by it.
     y : ndarray, shape (n,)
@@ -52,12 +52,12 @@ def run(
     X_val, y_val : ndarray, optional
         Selection data. Without them the protocol selects inside X.
     metric : {'top1', 'balanced_accuracy', 'map'}, optional
-        One of the protocol's; by default its first.
+        One of the protocol's metrics; by default its first.
     groups : sequence, shape (n,), or (n + m,) with m rows of X_val, optional
         Rows of the same class and group are exact copies of an image. Wherever the protocol holds out rows, folds them
         or leaves them out, these go together.
     seed : int
-        Of rows held out, folds and the solver.
+        Seed for rows held out, folds and the solver.
 
     Returns
     -------
@@ -66,8 +66,8 @@ def run(
     Raises
     ------
     ProbeError
-        A few-shot protocol, a metric that is not the protocol's, a single class, a class in y_val only, values that
-        are not finite, or too few rows to select on.
+        The protocol is few-shot, the metric is not the protocol's, there is a single class, a class is in y_val only,
+        values are not finite, or there are too few rows to select on.
 
     Examples
     --------

@@ -17,7 +17,7 @@ from featurepipe.protocols.evaluations import average_precisions
 from featurepipe.statistics import ridge_classifier
 
 BIAS = 100.0  # a constant feature so large that the penalty hardly touches what it carries
-EPSILON = 1e-5  # beside the standard deviation
+EPSILON = 1e-5  # added to the standard deviation
 
 
 def run_shots(
@@ -95,7 +95,7 @@ def run_shots(
 def draws(
     y: np.ndarray, shots: int, repeats: int, seed: int, groups: Sequence[object] | None = None
 ) -> Iterator[np.ndarray]:
-    """Rows of so many images per class, for each draw; as big_vision draws them, more shots contain fewer."""
+    """Rows of N images per class, for each draw; as big_vision draws them, more shots contain fewer."""
     firsts = distinct(y, groups).firsts
     members = [firsts[y[firsts] == label] for label in np.unique(y)]
     for repeat in range(repeats):

@@ -27,7 +27,7 @@ def page(model: models.Model) -> str:
     Returns
     -------
     str
-        A whole HTML document that needs nothing beside it.
+        A whole HTML document that needs no other file.
 
     Raises
     ------

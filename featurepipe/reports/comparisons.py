@@ -24,7 +24,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        A whole HTML document that needs nothing beside it.
+        A whole HTML document that needs no other file.
     """
     title = f"{Path(result['root']).name or result['root']}: {len(result['rows'])} rows compared"
     notes = [tag("li", note) for note in result["notes"]]

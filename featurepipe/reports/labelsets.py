@@ -27,7 +27,7 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
 
 
 def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
-    """The probe beside what it has to beat."""
+    """The probe next to what it has to beat."""
     found = {name: card["baselines"][key] for key, name in BASELINES.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)

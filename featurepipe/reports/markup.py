@@ -12,7 +12,7 @@ from typing import Any
 from featurepipe.characters import shown
 from featurepipe.reports.intervals import interval_of, wilson
 
-LABEL = 24  # characters of a class name beside the confusion matrix
+LABEL = 24  # characters of a class name next to the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
 POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
 GENERATOR = '<meta name="generator" content="featurepipe"/>'
@@ -108,7 +108,7 @@ def short(name: str) -> str:
 
 
 def document(title: str, *parts: object) -> str:
-    """A whole HTML document that needs nothing beside it."""
+    """A whole HTML document that needs no other file."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
@@ -144,7 +144,7 @@ def table(
 
 
 def tag(tag: str, *children: object, **attributes: object) -> Html:
-    """An element; ``class_`` stands for class, ``text_anchor`` for text-anchor, and None for no such attribute."""
+    """An element; ``class_`` means class, ``text_anchor`` for text-anchor, and None for no such attribute."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     start = "".join(f' {key}="{text(value)}"' for key, value in given.items())
     return Html(f"<{tag}{start}>{join(*children)}</{tag}>")

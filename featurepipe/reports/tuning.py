@@ -1,4 +1,4 @@
-"""The section on fine-tuning: what was tuned, whether it paid beside the probe, how it went, and by which recipe.
+"""The section on fine-tuning: what was tuned, whether it beat the probe, how it went, and by which recipe.
 
 Older cards have no ``expected_gain``: there validation data chose the epoch, and then between it and the probe.
 """
@@ -31,9 +31,9 @@ def finetuning(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     Parameters
     ----------
     card : mapping
-        Of a model file; its key ``finetuning`` is what the section draws.
+        Card of a model file; the section draws its key ``finetuning``.
     figures : mapping
-        Of the reported split.
+        Figures on the reported split.
     """
     tuning = card.get("finetuning")
     if tuning is None:
@@ -217,7 +217,7 @@ def _refusal(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
 
 
 def _highest(tuning: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
-    """The best of the epochs beside the start that was kept instead; nothing where none was tried."""
+    """The best of the epochs, compared with the start that was kept instead; nothing where none was tried."""
     zero, *epochs = tuning["curve"]
     tried = [epoch for epoch in epochs if epoch["top1"] is not None]
     if not tried:
@@ -229,7 +229,7 @@ def _highest(tuning: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
 
 
 def _verdict(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
-    """The tuned network beside the probe, with how sure that is."""
+    """The tuned network compared with the probe, and how sure that is."""
     tuning, where = card["finetuning"], card["evaluated_on"]
     probe, top1 = tuning["probe"], figures["top1"]
     if probe is None:
@@ -351,7 +351,7 @@ def _loss(loss: float | None) -> str:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> Html:
-    """Every switch and what it stood on, in two tables side by side where there is room."""
+    """Every switch and its setting, in two tables next to each other where there is room."""
     said = recipe | {"layer_decay": EVENLY} if recipe.get("layer_decay", EVENLY) is None else recipe
     rows = [[tag("small", name.replace("_", " ")), _setting(value)] for name, value in said.items()]
     half = math.ceil(len(rows) / 2)

@@ -98,7 +98,7 @@ def copy(x: Array) -> Array:
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
-    """Of the type and on the device of another array."""
+    """An array of another one's type and on its device."""
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 

@@ -56,7 +56,7 @@ class Rotated:
     def backward(self, R: Array) -> tuple[Array, float]:
         """Rᵀ times the features and a column of ones, (K, r + 1), of R (n, K), in float64.
 
-        And the sum of squares of Rᵀ times what the features have beside their axes.
+        And the sum of squares of Rᵀ times what the features have outside their axes.
         """
         xp = namespace(R)
         total = R.sum(axis=0)  # (K,)

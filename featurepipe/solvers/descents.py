@@ -36,7 +36,7 @@ def descend(
     curvatures : ndarray of float64, shape (K, r + 1)
         Roughly the diagonal of the Hessian.
     tolerance : float
-        Of the relative duality gap at which to stop; see `featurepipe.solvers.paths`.
+        Relative duality gap at which to stop; see `featurepipe.solvers.paths`.
 
     Returns
     -------

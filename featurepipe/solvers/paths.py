@@ -76,7 +76,7 @@ class Certificate:
     objective : float
         Σ wᵢ lossᵢ + ‖W‖²/(2C) in float64: scikit-learn's objective over C.
     gradient_norm : float
-        Of the objective, in float64, along the axes that are kept.
+        Norm of the objective's gradient, in float64, along the axes that are kept.
     gap : float
         Proven bound on (objective - optimum) / objective.
     steps, products : int
@@ -120,13 +120,13 @@ class LogisticPath:
         Only read; a memory map will do.
     Y : ndarray, shape (n,) or (n, K)
         Class numbers 0…K-1 of which each occurs, or a matrix of 0 and 1: one column per label (multi-label).
-    sample_weight : ndarray, shape (n,), or (n, K) beside a matrix Y, optional
+    sample_weight : ndarray, shape (n,), or (n, K) with a matrix Y, optional
         Not negative. One column per label weighs the losses alone, not the features where they are standardised.
     scale : bool
         Whether features are standardised first (by `feature_scales`), which changes what is penalised; the coefficients
         are for X all the same.
     tolerance : float, optional
-        Of the certificate's gap; by default `TOLERANCE`, and of `MANY` classes or more `LOOSE`.
+        Largest gap of a certificate; by default `TOLERANCE`, with `MANY` classes or more `LOOSE`.
     keep : bool
         Whether the rotated features are kept, as float32 (n, min(n, D)); without them every product reads X. On another
         device than ``cpu`` they always are, and so is a copy of X.

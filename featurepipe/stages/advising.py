@@ -35,24 +35,24 @@ def advise(
     seed: int = 0,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Say whether to probe, to tune, how deep, or to label more, and what each is expected to gain and to cost.
+    """Recommend probing, tuning (and how deep), or labelling more, with the expected gain and cost of each.
 
-    Nothing is computed of images, and nothing is learned or selected on what `probe` would report: the rows of that
-    split are not even read. Splits are used, or made, as by `probe`. See `featurepipe.advice` for what is measured, and
+    No image is read. Nothing is learned or selected on the split that `probe` would report; its rows are not even
+    loaded. Splits are used, or made, as in `probe`. See `featurepipe.advice` for what is measured, and
     `featurepipe.advice.rules` for what follows.
 
     Parameters
     ----------
     store : path
-        The more it holds the better the evidence: stages (``extract(…, layers="stages")``), raw pixels (which `probe`
-        adds), an untrained copy (``probe(…, baselines="full")``).
+        The more the store holds, the better the evidence: stages (``extract(…, layers="stages")``), raw pixels (which
+        `probe` adds), an untrained copy (``probe(…, baselines="full")``).
     backbone : str, Backbone or Descriptor, optional
-        Which entry of the store, if it holds several.
+        Which backbone of the store to use, if it holds several.
     layer : str, optional
         The layer that a head would be tuned on, by default the penultimate embedding; layers before it are the earlier
         ones.
     seed : int
-        Seed of splits, folds and draws.
+        Seed for splits, folds and draws.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -68,7 +68,7 @@ def advise(
     Raises
     ------
     ProbeError
-        Sets of labels, a descriptor, which no head can be tuned with, or labels of which nothing can be measured.
+        Sets of labels, a descriptor (which cannot be tuned), or labels on which nothing can be measured.
     ManifestError, StoreError
         As for `probe`.
 

@@ -38,7 +38,7 @@ class Answers:
     samples : sequence of Sample
         One for each row.
     files : sequence of str
-        Likewise, how to open each from here.
+        How to open each image from here.
     probabilities : bool
         Whether there is a column for each class.
     """

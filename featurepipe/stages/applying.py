@@ -45,7 +45,7 @@ def evaluate(
     compile: str = "auto",
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Figures of a model file on labelled images.
+    """Measure a model file on labelled images.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ def evaluate(
     path_column, label_column : str, optional
         As for `extract`.
     weights : path, optional
-        Where the backbone's weights are, if they have moved.
+        Path of the backbone's weights, if they have moved.
     trust : bool
-        Let the model file have its backbone made of whatever it asks for: a hub's repository, unusual arguments, more
-        memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
+        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
+        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -68,17 +68,17 @@ def evaluate(
     -------
     dict
         `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
-        seconds``, and ``found``, as of `extract`, where `data` is no store. ``seen_in_training`` is how many of the
-        split's images the model was trained or selected on. Where these are some and not all, the figures are without
-        them, and ``with_seen`` has ``n`` and ``top1`` (or ``map``) of all. ``left_out`` images are not measured at all:
-        where neither test nor val can be, those that the model has seen.
+        seconds``, and ``found``, as in `extract`, unless `data` is a store. ``seen_in_training`` is how many of the
+        split's images the model was trained or selected on. If these are some but not all, the figures leave them
+        out, and ``with_seen`` has ``n`` and ``top1`` (or ``map``) of all. ``left_out`` images are not measured at all:
+        if neither test nor val can be measured, those that the model has seen.
 
     Raises
     ------
     ProbeError
-        Nothing to evaluate on.
+        There is nothing to evaluate on.
     FingerprintMismatch
-        The weights found are not the model's.
+        The weights that were found are not the model's.
     """
     started = time.perf_counter()
     model = models.locate(model)
@@ -207,8 +207,8 @@ def predict(
     A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
     ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
 
-    Probabilities in CSV have six decimals, and in the other formats all that there are. Rows are computed and written
-    block by block, so that memory does not grow with their number times that of the classes.
+    Probabilities in CSV have six decimals; in the other formats they are complete. Rows are computed and written block
+    by block, so memory does not grow with their number.
 
     Images that cannot be read have no row; they are in the result's ``rejects``.
 
@@ -218,21 +218,21 @@ def predict(
     data : path, or sequence of path
         Images, folders or tables.
     output : path or text file, optional
-        A text file that is open gets CSV.
+        File to write; an open text file gets CSV.
     probabilities : bool
         Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
     safe_csv : bool
-        Put an apostrophe in front of cells of CSV that a spreadsheet would take for a formula: those that begin with
-        =, +, -, @, a tab or a line break and are no number. Whoever reads the table otherwise has to take it away.
+        In CSV, put an apostrophe before cells that a spreadsheet would run as a formula: those that begin with =, +, -,
+        @, a tab or a line break and are not a number. Other readers of the table have to remove it.
     path_column, label_column : str, optional
         As for `extract`.
     weights : path, optional
-        Where the backbone's weights are, if they have moved.
+        Path of the backbone's weights, if they have moved.
     trust : bool
-        Let the model file have its backbone made of whatever it asks for: a hub's repository, unusual arguments, more
-        memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
+        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
+        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
 

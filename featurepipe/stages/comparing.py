@@ -60,31 +60,31 @@ def compare(
     Parameters
     ----------
     stores : path, or sequence of paths
-        Every entry, that is every layer of every backbone, is a row for each kind of probe. Of several stores the
-        samples count that all hold, with the same id and content; they must agree on labels and splits.
+        Every entry, that is every layer of every backbone, is a row for each kind of probe. With several stores, only
+        samples that all of them hold with the same id and content count. The stores must agree on labels and splits.
     output : path, optional
         Also write the table, as ``.html`` or ``.csv``.
     kinds : sequence of str
         Probes, as `probe` takes them; C or alpha is chosen on selection data as there.
     baselines : {'none', 'simple', 'full'}
-        What is added to the first store, where it is not there yet. ``simple``: raw pixels. ``full``: also HOG, a
+        Baselines to add to the first store, if it lacks them. ``simple``: raw pixels. ``full``: also HOG, a
         colour histogram, a bag of SIFT words (where scikit-image and OpenCV are installed), and for each backbone an
         untrained copy of it.
     reference : str, optional
         Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection
-        data counts. By default that of all rows: of those that cannot be told apart from the best (paired comparison
-        on the same images) the one of lowest log-loss, as C is chosen (`featurepipe.probes.choose`).
+        data counts. By default the reference is chosen as C is: among the rows that cannot be told apart from the
+        best (paired comparison on the same images), the lowest log-loss wins (`featurepipe.probes.choose`).
     imagenet : path, optional
         Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see
         `featurepipe.comparisons.read_imagenet`.
     seed : int
-        Seed of splits, folds, random weights and the codebook.
+        Seed for splits, folds, random weights and the codebook.
     trust : bool
         Let the stores have untrained copies made of whatever they ask for; see `featurepipe.backbones.trust`.
     safe_csv : bool
         As for `predict`.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
 

@@ -57,7 +57,7 @@ def extract(
     data : path or Manifest
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
-        By default ``NAME.store`` here, after the data's name.
+        Folder of the embeddings; by default ``NAME.store`` here, after the data's name.
     backbone : str, path, Backbone, Layers or Descriptor, optional
         See `featurepipe.backbones.create`, which also takes `options`; a path is that of a model file. Precision and
         decoder, where they are left to choose, are those of the vectors of the same network that the store already
@@ -66,19 +66,19 @@ def extract(
         Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
     path_column, label_column : str, optional
-        The table's columns of files and of labels, where they are not called ``path`` and ``label``.
+        The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     group_column, group_from : str, optional
-        Where groups are: a column of the table, by default ``group``; or a regular expression for the paths, see
-        `featurepipe.manifests.group_of`. No split, fold or validation set divides one.
+        Where the groups come from: a column of the table, by default ``group``; or a regular expression for the paths,
+        see `featurepipe.manifests.group_of`. No split, fold or validation set divides one.
     batch_size, workers, rows_per_shard : int
-        Images per forward pass (None: chosen here), threads (None: one per core), planned samples per shard.
+        Images per forward pass (None: chosen automatically), threads (None: one per core), and samples per shard.
     compile : {'auto', 'on', 'off'}
-        Whether the network is compiled; ``auto`` does it where that repays itself, in runs of minutes.
+        Whether to compile the network; ``auto`` does so if that pays, in runs of minutes.
     devices : sequence of str
-        More than one: each runs in a process of its own. A script must then guard its main part by
+        Devices to use, each in a process of its own. With more than one, a script must guard its main part by
         ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
     rehash : bool
-        Read every file, also those whose size, times and inode are still what the store knows.
+        Read every file again, even if its size, times and inode are what the store knows.
     force : bool
         Let the store describe this data set, even if it describes another one that is still there.
     listener : Listener
@@ -95,7 +95,7 @@ def extract(
         copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
         over the seconds of checking all files and of embedding, without imports and the making of the network.
         ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
-        Of several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
+        With several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
         folder, fingerprint``; an image counts as computed if any layer lacked it. ``found`` is what the data set holds:
         see `featurepipe.manifests.summarise`; ``contradictions`` is the number of images that have an exact copy under
         another label, and ``contradictory`` lists them: for each such picture the ``id`` and ``label`` of every copy.
@@ -155,7 +155,7 @@ def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Lis
     """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
 
     A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
-    folder it also is if some paths are: the images behind them may all have been made anew.
+    folder it also is if some paths are: the images behind them may all have been made again.
     """
     before, now = store.recorded_root, root.resolve()
     if before is None:

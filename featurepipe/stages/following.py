@@ -42,10 +42,11 @@ def probe_protocol(
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Follow a named protocol on cached embeddings; write a model file where it leaves a linear classifier.
+    """Follow a named protocol on cached embeddings; write a model file if it gives a linear classifier.
 
-    Splits are used, or made, as by `probe`. A protocol selects on val where it is given and not what is reported, else
-    inside train as it says; few-shot protocols draw from train and val. Nothing is selected on what is reported.
+    Splits are used, or made, as in `probe`. A protocol selects on val, if val is given and is not what is reported;
+    otherwise it selects inside train, by its own rule. Few-shot protocols draw from train and val. Nothing is selected
+    on the reported split.
 
     Parameters
     ----------
@@ -55,34 +56,34 @@ def probe_protocol(
     protocol : str
         A name in `featurepipe.protocols.PROTOCOLS`.
     metric : {'top1', 'balanced_accuracy', 'map'}, optional
-        One of the protocol's; by default its first.
+        One of the protocol's metrics; by default its first.
     backbone : str, Backbone or Descriptor, optional
-        Which entry of the store, if it holds several.
+        Which backbone of the store to use, if it holds several.
     layer : str, optional
-        Which layer of it, if the store holds several and it is not the penultimate embedding.
+        Which layer to use, if the store holds several; by default the penultimate embedding.
     weights : path, optional
-        Where the backbone's weights are now, if they have moved since the store was filled.
+        Path of the backbone's weights, if they have moved since the store was filled.
     trust : bool
-        Let the store have that backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
+        Trust what the store says about its backbone; see `featurepipe.backbones.trust`.
     include_backbone : bool
-        Put the backbone's weights into the model file.
+        Store the backbone's weights in the model file.
     seed : int
-        Seed of splits, rows held out, folds, draws and the solver.
+        Seed for splits, rows held out, folds, draws and the solver.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
 
     Returns
     -------
     dict
-        As `probe` returns, where a model file is written. Otherwise ``model`` is None, and ``kind`` is the protocol's
+        What `probe` returns, if a model file is written. Otherwise ``model`` is None, and ``kind`` is the protocol's
         method. ``protocol`` holds its name, version, source, rules, metric and remarks.
 
     Raises
     ------
     ProbeError
-        An unknown protocol or metric, a model file asked of a protocol that has none, or data that do not suffice.
+        An unknown protocol or metric, a model file asked for from a protocol that has none, or too little data.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where a probe's features are held: in memory, or where that is too small, in a scratch file beside the shards."""
+"""Where a probe's features are held: in memory, or where that is too small, in a scratch file next to the shards."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     ----------
     entry : Entry
     samples : FeatureMatrix
-        Of `featurepipe.matrices.outline`, in the order of `featurepipe.stages.preparing.arrange`.
+        Samples of `featurepipe.matrices.outline`, in the order of `featurepipe.stages.preparing.arrange`.
     kind : str
-        Of the probe.
+        Kind of the probe.
     memory : int or None
         Bytes; by default what is available.
     whole : bool

@@ -38,24 +38,24 @@ def probe_layers(
     listener: Listener = BARS,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train the same probe on each of several layers, and write a model file of the one that validation data choose.
+    """Train the same probe on each of several layers, and write a model file for the one that validation data choose.
 
     All layers are probed on the same images, splits and folds. The layer is chosen on the data that choose C or alpha
     (val, or cross-validation inside train): the last one, unless another is better by more than chance explains, see
-    `featurepipe.probes.choose_layer`. What is reported plays no part in it.
+    `featurepipe.probes.choose_layer`. The reported split plays no part in it.
 
     Parameters
     ----------
     store : path
-        Filled by ``extract(…, layers="stages")``, say.
+        Filled, for example, by ``extract(…, layers="stages")``.
     output : path, optional
         Model file; by default in the chosen layer's folder of the store.
     layers : str or sequence of str
-        ``'all'`` that the store holds, or names, in a list or between commas.
+        ``'all'`` that the store holds, or names, as a list or separated by commas.
     backbone : str, optional
-        Which backbone of the store, if it holds several.
+        Which backbone of the store to use, if it holds several.
     kind, value, class_weight, seed, probe_device, memory, force, listener, **options
-        As for `probe`, which is what is done with the chosen layer.
+        As for `probe`, which is run on the chosen layer.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def probe_layers(
     Raises
     ------
     StoreError
-        The store lacks a layer, or holds but one.
+        The store lacks a layer, or holds only one.
     ProbeError
         As for `probe`, or sets of labels.
 

@@ -23,14 +23,14 @@ from featurepipe.surroundings import guarded
 
 @guarded
 def info(path: str | Path) -> dict[str, Any]:
-    """What a store or a model file holds; of a folder of results, its store or its model file.
+    """Show what a store or a model file holds; for a folder of results, its store or its model file.
 
     Returns
     -------
     dict
-        Of a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
-        dtype, shards, bytes, fingerprint, rejected``). Of a model: ``model, kind, classes, backbone, card``, and
-        ``carries_backbone`` (whether the file holds the backbone's weights, too).
+        For a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
+        dtype, shards, bytes, fingerprint, rejected``). For a model: ``model, kind, classes, backbone, card``, and
+        ``carries_backbone`` (whether the file also holds the backbone's weights).
     """
     if not Store.is_store(path) and models.find(path):
         path = models.locate(path)
@@ -86,16 +86,16 @@ def verify(
     repair : bool
         Rename shards that fail; the next extraction computes their rows again.
     accept_edits : bool
-        First take ``manifest.csv`` and ``store.json`` as somebody has edited them; see
+        First accept ``manifest.csv`` and ``store.json`` as they were edited by hand; see
         `featurepipe.stores.Store.accept_edits`.
     drift : bool
-        Also embed some images anew in fp32 from Pillow's pixels, and compare the stored vectors with theirs.
+        Also embed some images again in fp32 from Pillow's pixels, and compare the stored vectors with these.
     images : int
-        So many for each backbone, evenly spaced over the manifest.
+        Number of images for each backbone, evenly spaced over the manifest.
     weights : path, optional
-        Where a backbone's weights are, if they have moved.
+        Path of a backbone's weights, if they have moved.
     trust : bool
-        Let the store have its backbones made of whatever it asks for; see `featurepipe.backbones.trust`.
+        Trust what the store says about its backbones; see `featurepipe.backbones.trust`.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -209,7 +209,7 @@ def export(
     safe_csv : bool
         As for `predict`.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
 
     Returns
     -------

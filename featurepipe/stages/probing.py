@@ -40,7 +40,7 @@ Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a probe is fitted, and beside what it is put; the fields are `probe`'s parameters of the same names."""
+    """How a probe is fitted, and what it is compared with; the fields are `probe`'s parameters of the same names."""
 
     kind: str = "logistic"
     value: float | None = None
@@ -98,7 +98,7 @@ def probe(
 
     Given splits are used: with train, val and test, C (or alpha) is chosen on val; without val, by 5-fold
     cross-validation inside train; without test, val is what is reported and cross-validation chooses. Without splits
-    (or with train alone) samples are split 60/20/20, stratified and seeded. Nothing is selected on what is reported.
+    (or with train alone) samples are split 60/20/20, stratified and seeded. Nothing is selected on the reported split.
 
     Parameters
     ----------
@@ -106,13 +106,13 @@ def probe(
     output : path, optional
         Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
     backbone : str, Backbone or Descriptor, optional
-        Which entry of the store, if it holds several.
+        Which backbone of the store to use, if it holds several.
     layer : str, optional
-        Which layer of it, if the store holds several and it is not the penultimate embedding.
+        Which layer to use, if the store holds several; by default the penultimate embedding.
     weights : path, optional
-        Where the backbone's weights are now, if they have moved since the store was filled.
+        Path of the backbone's weights, if they have moved since the store was filled.
     trust : bool
-        Let the store have that backbone made of whatever it asks for; see `featurepipe.backbones.trust`.
+        Trust what the store says about its backbone; see `featurepipe.backbones.trust`.
     kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
         See `featurepipe.probes`.
     value : float, optional
@@ -121,36 +121,37 @@ def probe(
     class_weight : {None, 'balanced'}
         See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
     multi_label : bool
-        Labels are sets: ``cat;dog``, ``;`` for the empty one. A logistic probe with a C for each label; splits that
-        are made here are not stratified. All is reported as mean average precision.
+        Labels are sets: ``cat;dog``, or ``;`` for the empty one. The probe is logistic and has a C for each label.
+        Splits that are made here are not stratified. All figures are mean average precision.
     shots : sequence of int
         Also report top-1 with only this many labels per class, over `repeats` seeded draws: see
         `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
     semi : bool
-        Beside each of `shots`, self-training and label spreading: there all other images that are not reported help,
-        without their labels.
+        For each of `shots`, also report self-training and label spreading. They also use all other images that are
+        not reported, without their labels.
     baselines : {'none', 'simple', 'full'}
         ``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy
         of the backbone, which costs another extraction.
     include_backbone : bool
-        Put the backbone's weights into the model file.
+        Store the backbone's weights in the model file.
     seed : int
-        Seed of splits, folds, draws and random weights.
+        Seed for splits, folds, draws and random weights.
     probe_device : str
-        Where a logistic probe, an svm and sets of labels are fitted; see `featurepipe.probes.fit`. Never run on a GPU.
+        Device that fits a logistic, svm or multi-label probe; see `featurepipe.probes.fit`. Never run on a GPU.
         The many small fits of `shots` stay on the CPU.
     device, workers
-        What computes the baselines' embeddings, as for `featurepipe.extract`.
+        Device and threads that compute the baselines' embeddings, as for `featurepipe.extract`.
     among : collection of str, optional
         Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
         What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
     memory : int or str, optional
-        Bytes, or say ``"8GB"``; by default what the machine has available. Where the features and a working copy of
-        them (both float32) take more, they are read from a scratch file in the store's folder: slower, with the same
-        result to the tolerance of each fit. A knn, an mlp and sets of labels cannot do that.
+        Memory for the features: bytes, or text such as ``"8GB"``; by default what the machine has available. If the
+        features and a working copy of them (both float32) take more, they are read from a scratch file in the store's
+        folder. That is slower, with the same result to the tolerance of each fit. It does not work for knn, mlp and
+        multi-label probes.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -160,8 +161,8 @@ def probe(
         ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
         features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
         majority_class, few_shot, contradictory, notes, seconds``. All accuracies are fractions. Figures of the reported
-        split are without images that are exact copies of training images; where there are such, ``with_copies`` next to
-        them has ``n`` and ``top1`` (or ``map``) of all. If all are copies, all are reported, with a note.
+        split leave out exact copies of training images. If there are any, ``with_copies`` next to
+        them has ``n`` and ``top1`` (or ``map``) of all images. If all are copies, all are reported, with a note.
         ``contradictory`` is as for `extract`, of the images that are used. Of sets of labels
         ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
         `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
@@ -174,12 +175,12 @@ def probe(
     Raises
     ------
     ManifestError
-        Labels or splits that cannot be learned from.
+        The labels or splits cannot be learned from.
     ProbeError
-        A probe that is unknown, or not for these labels or on that device; more shots than the smallest class has
-        images, `semi` without `shots`, or embeddings that are not finite.
+        The probe is unknown, or does not work with these labels or on that device; there are more shots than the
+        smallest class has images; `semi` is given without `shots`; or embeddings are not finite.
     StoreError
-        Nothing of that backbone and layer in the store, or not all of it.
+        The store has no embeddings of that backbone and layer, or not all of them.
 
     Examples
     --------
@@ -219,7 +220,7 @@ def probe_prepared(
     limit: int | None = None,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Fit a probe, measure it beside its baselines, and write the model file; as `probe`, without ``seconds``.
+    """Fit a probe, measure it next to its baselines, and write the model file; as `probe`, without ``seconds``.
 
     Parameters
     ----------
@@ -408,7 +409,7 @@ def optimum_notes(
 
 
 def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of several layers: on what this one was chosen."""
+    """If there are several layers: on what this one was chosen."""
     if not compared:
         return []
     if any(row["selection"] is None for row in compared):
@@ -420,7 +421,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
 
 
 def _few_shot(recipe: Recipe, parts: Parts, listener: Listener) -> list[dict[str, Any]]:
-    """The figures of few labels, drawn from all that is not reported; room for the baselines' beside them."""
+    """The figures of few labels, drawn from all that is not reported; room for the baselines' next to them."""
     if not recipe.shots:
         return []
     known, report = parts.learned, parts.report

@@ -36,9 +36,9 @@ class Task:
     Attributes
     ----------
     spec, source : mapping
-        Of the backbone.
+        Spec and source of the backbone.
     name : str
-        Of what becomes of it.
+        Name of the tuned backbone.
     head : Head
     train, validation : Samples
     recipe : Recipe
@@ -74,13 +74,13 @@ def finetune(
     listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
-    """Promote a probe to a tuned network, and write it as a model file that carries its backbone.
+    """Promote a probe to a tuned network, and write it as a model file that holds its backbone.
 
-    The head starts as the probe, so that before the first step the network classifies as the probe does (LP-FT). The
-    last epoch is kept; where training ends early, the best one on validation data. The file holds the tuned network if
-    it is expected to be better than the probe by a point, by validation data and by what tuning brought on other
-    data (`featurepipe.finetuning.pays`); else it holds the probe. A network that is kept is trained once more, on
-    validation data too; all figures of these are those from before.
+    The head starts as the probe, so before the first step the network classifies as the probe does (LP-FT). The last
+    epoch is kept; if training ends early, the best one on validation data. The file holds the tuned network if it is
+    expected to be better than the probe by a point; otherwise it holds the probe. Validation data, and what tuning
+    gained on other data, decide that (`featurepipe.finetuning.pays`). A network that is kept is trained once more, also
+    on the validation data; its validation figures are those from before.
 
     Parameters
     ----------
@@ -88,39 +88,39 @@ def finetune(
         A store, or a model file that `featurepipe.probe` wrote.
     data : path, optional
         Folder or table of the images; by default those that the store was made of. Needed for a model file. The
-        embeddings of other images than the store's go into ``NAME.tuning/store`` beside the output.
+        embeddings of other images than the store's go into ``NAME.tuning/store`` next to the output.
     output : path, optional
         Model file; by default ``tuned.safetensors`` in the backbone's folder of the store, or
-        ``NAME-tuned.safetensors`` beside the model file.
+        ``NAME-tuned.safetensors`` next to the model file.
     backbone : str, optional
-        Which backbone of the store, if it holds several.
+        Which backbone of the store to use, if it holds several.
     weights : path, optional
-        Where the backbone's weights are now, if they have moved.
+        Path of the backbone's weights, if they have moved.
     trust : bool
-        Let the model file or the store have its backbone made of whatever it asks for: a hub's repository, unusual
-        arguments, more memory. Without it, only what is safe is done; see `featurepipe.backbones.trust`.
+        Trust what the model file or the store says about its backbone. It may then ask for a hub's repository, unusual
+        arguments or more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
     from_scratch : bool
-        Also train the same network from random weights with the same recipe, but for what pretrained weights are
-        spared: no layer-wise decay, batch norms that learn, no early end. Its curve and figures stand beside the tuned
+        Also train the same network from random weights with the same recipe, except for what protects pretrained
+        weights: no layer-wise decay, batch norms that learn, no early end. Its curve and figures are next to the tuned
         network's.
     cache : {'auto', 'on', 'off'}
-        Whether activations of the frozen bottom are cached, in ``activations/`` of the store: ``auto`` where a part of
-        the network is frozen and the recipe lets it. Those of one run are kept, until a run begins that has other
-        ones; see `featurepipe.finetuning.claims`.
+        Whether to cache the activations of the frozen bottom in ``activations/`` of the store. ``auto`` does so if a
+        part of the network is frozen and the recipe allows it. The activations are kept until a run with different
+        ones begins; see `featurepipe.finetuning.claims`.
     seed : int
-        Seed of splits, where they have to be made, and of the recipe.
+        Seed for splits, if they have to be made, and for the recipe.
     device : str
     workers : int, optional
         Threads that decode; one per core by default.
     memory : int or str, optional
         As for `featurepipe.probe`.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
     **recipe
-        The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …; with ``tune="auto"`` the depth
-        is what `advise` says, and where that is a probe, nothing is tuned.
+        The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …; with ``tune="auto"`` `advise`
+        chooses the depth, or that nothing is tuned.
 
     Returns
     -------
@@ -134,9 +134,9 @@ def finetune(
     Raises
     ------
     FinetuningError
-        A recipe, kind of probe, depth or network that cannot be tuned.
+        The recipe, kind of probe, depth or network cannot be tuned.
     TrainingDiverged, OutOfMemory
-        A loss that is not finite, or no memory for a single image; the best epoch until then has been written.
+        The loss is not finite, or memory runs out with a single image; the best epoch so far has been written.
     ManifestError, StoreError, ProbeError
         As for `featurepipe.probe`.
     """
@@ -390,7 +390,7 @@ def _refit(
 def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
-    """The same network from random weights under the same recipe, but for what pretrained weights are spared."""
+    """The same network from random weights under the same recipe, except for what protects pretrained weights."""
     twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device, trust=True)
     recipe = replace(
         task.recipe,

@@ -25,7 +25,7 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     Parameters
     ----------
     store : Store
-        Keeps the codebook beside its shards, as ``sift-<fingerprint8>/codebook.safetensors``.
+        Keeps the codebook next to its shards, as ``sift-<fingerprint8>/codebook.safetensors``.
     train : FeatureMatrix
         The training images; other splits would leak into the words.
     seed : int

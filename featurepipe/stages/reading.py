@@ -24,7 +24,7 @@ def read(data: str | Path, listener: Listener, **columns: str | None) -> Manifes
 
 
 def check_safe_csv(safe: bool, path: Path | None) -> None:
-    """Refuse cells that are safe for spreadsheets in a file that is no CSV; None is an open text file."""
+    """Refuse cells that are safe for spreadsheets in a file that is not CSV; None is an open text file."""
     if safe and path is not None and path.suffix.lower() != ".csv":
         raise OutputError(
             f"--safe-csv works only with CSV, and {path.name} is not CSV; name a .csv file, or leave out --safe-csv"

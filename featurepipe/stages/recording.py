@@ -1,4 +1,4 @@
-"""What a tuned network came to, beside its probe: its model file."""
+"""What tuning gave, compared with the probe: its model file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADVICE = ("option", "tune", "layer", "expected_gain", "reasons")
 
 
 def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list[str]:
-    """A note where the network has not started where the probe stopped, but for the rounding of its precision."""
+    """A note if the network did not start where the probe stopped, up to the rounding of its precision."""
     probe, count = start.first["top1"], first["n"]
     if recipe.head != finetuning.PROBE or abs(first["top1"] - probe) <= max(0.01, 1.5 / count):
         return []
@@ -37,7 +37,7 @@ def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list
 
 
 def untuned(start: Start, extractor: Backbone) -> Promoted:
-    """What stands where advice is against tuning: the start, and not a step."""
+    """The result if advice is against tuning: the start, without a step."""
     first = {key: start.figures[key] for key in FIGURES}
     curve = [{"epoch": 0, "train_loss": None, "lr": None, **first, "seconds": 0.0}]
     outcome = finetuning.Outcome(curve, 0, {}, "not begun: the advice is to keep a probe")

@@ -72,7 +72,7 @@ def run(
     protocol, metric : str, optional
         As in `probe_protocol`, instead of `kind`, `value`, `multi_label`, `shots`, `repeats`, `semi`, `baselines` and
         `probe_device`.
-        A protocol that leaves no model file is not evaluated again and has no report.
+        A protocol that writes no model file is not evaluated again and has no report.
 
     promote : str, optional
         Also fine-tune: a depth as for `featurepipe.finetune`, or ``auto`` for what `featurepipe.advise` says, which may
@@ -87,7 +87,7 @@ def run(
     -------
     dict
         The results under ``extract``, ``probe`` and ``evaluate``, the same keys merged at the top (of equal ones the
-        later stage's stands), ``report`` (path), ``finetune`` (with `promote`: `featurepipe.finetune`'s result and
+        later stage's counts), ``report`` (path), ``finetune`` (with `promote`: `featurepipe.finetune`'s result and
         ``report``) and ``seconds`` (in all).
     """
     started = time.perf_counter()
@@ -218,7 +218,7 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Mapping[str, Any]
 
 @guarded
 def report(model: str | Path, output: str | Path | None = None, *, force: bool = False) -> dict[str, Any]:
-    """Write the page of a model file: what it was trained on, how good it is, and compared with what.
+    """Write the page of a model file: what it was trained on, how good it is, and how it compares with baselines.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def report(model: str | Path, output: str | Path | None = None, *, force: bool =
         By default next to the model, with the suffix ``.html``; of ``model.safetensors`` it is ``report.html``, as
         `run` calls it.
     force : bool
-        Also replace a file that featurepipe did not write; one that is read here never.
+        Also replace a file that featurepipe did not write, but never one that is read here.
 
     Returns
     -------

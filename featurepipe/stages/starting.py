@@ -34,7 +34,7 @@ class Start:
         What is learned from, and what is validated on: no row of them is reported.
     validated_on : str
     probe : Probe
-        Fitted on all rows but those that are reported; it stands if tuning does not pay.
+        Fitted on all rows except those that are reported; it is kept if tuning does not pay.
     head : Head
         The probe, fitted without the validation rows, at the strength that `featurepipe.finetuning.gentle_strength`
         takes; or a random layer.

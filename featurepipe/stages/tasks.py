@@ -45,23 +45,23 @@ def probe_tasks(
     listener: Listener = BARS,
     **recipe: Any,
 ) -> dict[str, Any]:
-    """Train a classifier for each of several tasks, whose labels stand in the columns of a table.
+    """Train a classifier for each of several tasks, whose labels are in the columns of a table.
 
-    The store's own labels play no part, its splits do. Where it has none (or train alone), they are made as by `probe`
-    for a single task; for several once, by content alone, of the samples that have a label in any, so that no task's
-    test images are another's training images.
+    The store's own labels are not used, but its splits are. If it has none (or train alone), they are made: for a
+    single task as in `probe`; for several tasks once, by content alone, from the samples that have a label in any task.
+    So no task's test images are another's training images.
 
     Parameters
     ----------
     store : path
     output : path, optional
-        Model files: of ``DIR/NAME.safetensors`` each task's is ``DIR/NAME-TASK.safetensors``. By default
+        Model files: ``DIR/NAME.safetensors`` makes each task's ``DIR/NAME-TASK.safetensors``. By default
         ``STORE/<backbone>-<fingerprint8>/model-TASK.safetensors``.
     labels : path
         CSV, TSV, JSONL or Parquet table with the column ``id`` (or ``path``, where that is the id) and one for each
         task. A sample with an empty cell, or with no row, is unlabelled in that task and left out of it.
     tasks : str or sequence of str
-        Columns, in a list or between commas.
+        Columns, as a list or separated by commas.
     backbone, layer, weights, include_backbone, device, workers, memory, force
         As for `probe`.
     listener : Listener
@@ -137,7 +137,7 @@ def _names(tasks: str | Sequence[str]) -> list[str]:
 
 
 def _paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Each task's model file, beside `path`."""
+    """Each task's model file, next to `path`."""
     found: dict[Path, str] = {}
     for name in names:
         plain = re.sub(r"[^\w.-]+", "-", name)

@@ -64,7 +64,7 @@ def lda_path(statistics: Statistics, shrinkages: Sequence[float], *, scale: bool
     """Fit linear discriminant analysis (solver ``lsqr``) at each shrinkage, from one eigendecomposition.
 
     The shrunk covariances (1 − s) S + s t I share the eigenvectors of S, the covariance within the classes, with t
-    their mean variance. Beside these axes the covariance is s t I, or without shrinkage nothing, and what the class
+    their mean variance. Outside these axes the covariance is s t I, or without shrinkage nothing, and what the class
     means have there is left out, as by least squares of least norm. Where nothing varies within a class (single rows)
     t is 1: the nearest class mean.
 
@@ -225,7 +225,7 @@ def centroid_classifier(classes: np.ndarray, centroids: np.ndarray, deviations: 
 
 
 def to_scaler(statistics: Statistics) -> Any:
-    """Standardisation to mean 0 and variance 1, but for features that are constant in float32 (see `is_constant`).
+    """Standardisation to mean 0 and variance 1, except for features that are constant in float32 (see `is_constant`).
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class Statistics:
         Rows of each fold and class; the last of the F + 1 parts are the rows that are never held out. Of float64,
         their weights added up, where classes are weighted: then a row of weight 2 is two rows in all that follows.
     sums : ndarray of float64, shape (F + 1, K, D)
-        Of X − shift. For one-hot targets this is X'Y.
+        Sums of X − shift. For one-hot targets this is X'Y.
     grams : ndarray of float64, shape (F + 1, D, D)
         (X − shift)'(X − shift).
     """
@@ -119,7 +119,7 @@ class Statistics:
         return np.maximum(self.squares() - (self.class_sums**2 / counts[:, None]).sum(axis=0), 0)
 
     def principal(self, scales: np.ndarray, *, within: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues (r,) and eigenvectors (D, r) of a scatter, without those that are zero but for rounding.
+        """Eigenvalues (r,) and eigenvectors (D, r) of a scatter, without those that are zero up to rounding.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Statistics:
         return np.maximum(self.squares() - total**2 / self.rows, 0) / self.rows
 
     def constant(self) -> np.ndarray:
-        """Which features are constant but for rounding, bool (D,); see `is_constant`.
+        """Which features are constant up to rounding, bool (D,); see `is_constant`.
 
         What has been added up is about the shift, to which rows of other folds belong too, so rounding is that of the
         distance from there as well.
@@ -315,7 +315,7 @@ def by_fold(cells: np.ndarray, classes: int) -> Iterator[tuple[int, slice]]:
 
 
 def eigenpairs(matrix: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (r,) and eigenvectors (D, r) of an X'X, ascending, without those that are zero but for rounding.
+    """Eigenvalues (r,) and eigenvectors (D, r) of an X'X, ascending, without those that are zero up to rounding.
 
     Those up to `floor` are left out, too.
     """

@@ -72,7 +72,7 @@ class Ridge:
     Attributes
     ----------
     mean : ndarray, shape (D,)
-        Of the features.
+        Mean of the features.
     targets : ndarray, shape (K,)
         Mean target of each class; −1 for a class without rows, whose coefficients are zero.
     values : ndarray, shape (r,)

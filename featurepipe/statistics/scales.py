@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ROUNDING = 1e-6  # of float32 features: what is smaller than this, beside what it is part of, holds nothing else
+ROUNDING = 1e-6  # of float32 features: what is smaller than this, relative to what it is part of, holds nothing else
 FEW = 10  # rows, below which features share a scale
 # No feature is divided by less than this share of the common deviation: the root mean square of all of them, where none
 # counts for more than the 95 % quantile, as some vision transformers have a few features a hundred times larger.
@@ -12,7 +12,7 @@ FLOOR, CLIPPED = 0.2, 0.95
 
 
 def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Which features are constant but for rounding: they deviate by less than 1e-6 of their mean.
+    """Which features are constant up to rounding: they deviate by less than 1e-6 of their mean.
 
     Float32, in which embeddings are kept, has seven digits, so that standardising such a feature would blow up rounding
     into a feature like the others. scikit-learn's rule has the sixteen digits of float64 in mind.
@@ -46,7 +46,7 @@ def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) ->
     deviations : ndarray, shape (D,)
         Standard deviations (over n).
     constant : ndarray of bool, shape (D,)
-        Of the features that are constant, which take no part in the common scale.
+        Marks the features that are constant, which take no part in the common scale.
     rows : float
         How many rows the deviations are of, or what these weigh together.
 

@@ -113,9 +113,9 @@ def _evidence(values: np.ndarray, explained: np.ndarray, rest: float, rows: int,
     explained : ndarray, shape (r,)
         Squares of the target's parts along X's left singular vectors.
     rest : float
-        Square of its part beside them.
+        Square of its part outside them.
     rows, width : int
-        Of X.
+        Shape of X.
     """
     alpha = beta = 1.0  # precision of the weights, of the noise
     for _ in range(STEPS):

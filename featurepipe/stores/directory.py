@@ -59,7 +59,7 @@ class Store:
 
     @staticmethod
     def locate(path: str | Path) -> Path:
-        """Where the store is that `path` stands for: there, or in the folder of results that ``run`` makes."""
+        """Where the store is that `path` means: there, or in the folder of results that ``run`` makes."""
         path, inside = Path(path), Path(path) / INSIDE
         return inside if (inside / HEADER).is_file() and not (path / HEADER).is_file() else path
 
@@ -146,12 +146,13 @@ class Store:
         Parameters
         ----------
         checked : bool
-            Refuse a manifest or header that was edited or damaged since it was written; else only what is no manifest.
+            Refuse a manifest or header that was edited or damaged since it was written. Without it, refuse only what
+            is not a manifest.
 
         Raises
         ------
         StoreError
-            There is no manifest, or it is refused; the message says how to accept an edit, and how to make it anew.
+            There is no manifest, or it is refused; the message says how to accept an edit, and how to make it again.
         FormatTooNew
             It lists parts of files.
         """
@@ -215,7 +216,7 @@ class Store:
     def accept_edits(self) -> int:
         """Take the manifest and the header as they are, edited by hand, if the manifest can be used.
 
-        The next extraction then reads every file anew, since nobody knows whether digests were exchanged.
+        The next extraction then reads every file again, since nobody knows whether digests were exchanged.
 
         Returns
         -------
@@ -282,7 +283,7 @@ class Store:
     def choose(self, name: str | None = None, layer: str | None = None) -> Entry:
         """The entry called `name` (backbone name, folder name, fingerprint prefix or model file), or the only real one.
 
-        Of several layers of one backbone it is the penultimate embedding, unless `layer` names another.
+        With several layers of one backbone it is the penultimate embedding, unless `layer` names another.
 
         Raises
         ------
@@ -429,8 +430,7 @@ class Store:
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.
 
-        It may hold a store of its own making beside its entries: of activations; and whatever else, where it has
-        entries.
+        Next to its entries it may hold a store of its own, of activations, and other files where it has entries.
         """
         held = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
         return not held or any(map(_is_entry, held)) or ((self.path / LOCK).exists() and all(map(_is_own, held)))

@@ -26,7 +26,7 @@ class Entry:
     ----------
     folder : Path
     spec, provenance : dict
-        Of the backbone, and of the first shard.
+        Spec of the backbone, and provenance of the first shard.
     indexes : tuple of ShardIndex
         In shard order.
     """
@@ -91,7 +91,7 @@ def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str
     Parameters
     ----------
     path : Path
-        Of the shard.
+        Path of the shard.
     spec, provenance : mapping
         As the shard gives them.
 
@@ -178,7 +178,7 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
     """Entries called `name` (backbone name, folder name, or fingerprint prefix if there is but one); all for None.
 
-    The name of a model file stands for the network that it carries. Baselines count only where nothing else is there:
+    The name of a model file means the network that it holds. Baselines count only where nothing else is there:
     a trained backbone and its random twin share a source name.
     """
     if name is None:

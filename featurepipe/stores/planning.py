@@ -46,11 +46,11 @@ class Plan(Sequence[Pending]):
     root : Path
         Where relative paths start.
     numbers : ndarray of int
-        The row that stands for each content.
+        The row that represents each content.
     new : int
         How many of them have not been tried before.
     samples : int
-        How many rows they all stand for, copies included.
+        How many rows they all represent, copies included.
     held : tuple of ndarray
         For each entry that was planned for, what of the plan it holds already: sorted keys (see `Rows.keys`). Empty
         where there is but one entry; of several layers, one may be ahead of the others.
@@ -184,8 +184,8 @@ def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str
 def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:
     """The distinct contents that any entry lacks, in manifest order; those rejected before come last, to be retried.
 
-    Of several entries, which one forward pass fills, those that are behind get the batches that they would have got
-    if nothing had interrupted the run before: what only some of them have rejected stands in its place.
+    If one forward pass fills several entries, those that are behind get the batches that they would have got
+    if nothing had interrupted the run before: what only some of them have rejected keeps its place.
     """
     table = Rows.of(rows)
     order = np.lexsort((~table.readable, table.keys))  # copies stand together, in manifest order

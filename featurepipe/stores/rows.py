@@ -47,7 +47,7 @@ NO_STAMP = Stamp(-1, 0, 0, 0)  # of a file of which nothing could be trusted
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """Rows in columns, 65 bytes each beside their samples; a `Row` is made when it is asked for.
+    """Rows in columns, 65 bytes each, without their samples; a `Row` is made when it is asked for.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def gather(cls, lines: Iterable[tuple[Sample, str, Stamp | None]]) -> Rows:
-        """From sample, hexadecimal digest and stamp of each row; a ValueError if a digest is none."""
+        """From sample, hexadecimal digest and stamp of each row; a ValueError if one is not a digest."""
         samples, digests, readable, stamps = Samples(), bytearray(), bytearray(), array("q")
         for sample, digest, stamp in lines:
             content = bytes.fromhex(digest) or bytes(32)

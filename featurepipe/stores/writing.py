@@ -38,7 +38,7 @@ class Writer:
     rows_per_shard : int
         Planned samples per shard.
     number, step : int
-        Of the first shard, and from one to the next; by default they follow what is there.
+        Number of the first shard, and the step from one to the next; by default they follow what is there.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Writer:
         return replace(self, entry=entry, number=self.number + turn, step=count)
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
-        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) beside them."""
+        """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) of the same batch."""
         new = {digest: why for digest, why in rejects.items() if digest not in self.rejects}
         self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
         self.rejects |= new
@@ -136,7 +136,7 @@ class Writers:
         return replace(self, writers=[writer.share(turn, count) for writer in self.writers])
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
-        """Take one batch: `vectors` (B, sum of widths), one per digest, and the rejects (digest → reason) beside them.
+        """Take one batch: `vectors` (B, sum of widths), one per digest, and the batch's rejects (digest → reason).
 
         Ctrl-C may find some layers with this batch and others without; the next run plans it for the latter.
         """

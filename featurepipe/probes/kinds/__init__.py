@@ -65,7 +65,7 @@ def named(kind: str) -> Kind:
 
 
 def candidates_of(kind: str, value: float | None, rows: int = sys.maxsize) -> tuple[float | None, ...]:
-    """The strengths to try: the given one, or the kind's grid as far as it goes with so many rows.
+    """The strengths to try: the given one, or the kind's grid as far as this many rows allow.
 
     Without their number, whatever any rows could have.
 

@@ -180,7 +180,7 @@ class Kind(Head):
                 yield out, self.fit_path(Stack(X).take(~out), y[~out], candidates, **how)
 
     def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
-        """The strengths to try: the given one, or the grid as far as it goes with so many rows.
+        """The strengths to try: the given one, or the grid as far as this many rows allow.
 
         Raises
         ------

@@ -116,7 +116,7 @@ def knn_classifier(classes: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: 
 
 
 def vote(distances: np.ndarray) -> np.ndarray:
-    """Weights of neighbours: exp(similarity / 0.07), but for a factor that is the same for all.
+    """Weights of neighbours: exp(similarity / 0.07), up to a factor that is the same for all.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class Lda(Linear, Quadratic):
     def untested(self, X: np.ndarray, strength: float | None, is_given: bool) -> tuple[float, list[str]]:
         """See `Kind.untested`.
 
-        Of single rows nothing is known of how much a class varies, and discriminant analysis is the nearest class mean,
+        Single rows say nothing about how much a class varies, and discriminant analysis is the nearest class mean,
         its scores sums over all features: divided by their number they are a mean, which is sure of nothing.
         """
         if strength == 0:

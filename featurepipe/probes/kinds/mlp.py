@@ -45,7 +45,7 @@ class Mlp(Kind):
         return _fit(X, y, candidates, weights, seed)
 
     def dump(self, estimator: Any) -> tuple[np.ndarray, ...]:
-        """Of each layer weights and biases: (H, D), (H,), (K, H), (K,); one output for two classes."""
+        """The weights and biases of each layer: (H, D), (H,), (K, H), (K,); one output for two classes."""
         (first, last), (bias, last_bias) = estimator.coefs_, estimator.intercepts_
         return first.T, bias, last.T, last_bias
 

@@ -58,7 +58,7 @@ def describe(X: Rows, y: np.ndarray, weights: np.ndarray | None) -> Statistics:
     ----------
     X, y
     weights : ndarray, shape (n,), optional
-        Of rows; the same for all of a class.
+        Weights of rows, equal within a class.
     """
     classes, firsts = np.unique(y, return_index=True)
     take = statistics.gather if X.shape[0] > X.shape[1] else statistics.gather_rows
