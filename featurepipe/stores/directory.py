@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import shards
-from featurepipe.backbones import Extractor, check_same, stage_of
+from featurepipe.backbones import Described, check_same, stage_of
 from featurepipe.digests import sha256_file, sha256_json
 from featurepipe.errors import (
     BackboneError,
@@ -176,8 +176,9 @@ class Store:
         if not self._manifest.is_file():
             return
         header = self._header()
-        digest = None if header.digests is None else sha256_file(self._manifest)
-        if not header.fits or (digest is not None and digest not in header.digests):
+        known = header.digests
+        digest = None if known is None else sha256_file(self._manifest)
+        if not header.fits or (known is not None and digest not in known):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read anew, and it is written anew")
         elif self.root == root.resolve():
@@ -249,7 +250,7 @@ class Store:
         found = (self._entry(folder) for folder in self._folders())
         return [entry for entry in found if entry is not None]
 
-    def entry(self, backbone: Extractor) -> Entry:
+    def entry(self, backbone: Described) -> Entry:
         """The entry of a backbone, which may be empty.
 
         Raises
@@ -399,9 +400,10 @@ class Store:
 
         Another process may replace both in between.
         """
-        if header.digests is None:
+        known = header.digests
+        if known is None:
             return _anything
-        return lambda digest: digest in header.digests or digest in (self._trusted().digests or ())
+        return lambda digest: digest in known or digest in (self._trusted().digests or ())
 
     def _edited(self, path: Path, why: str) -> str:
         return (

@@ -73,8 +73,8 @@ class Header:
 
     def settled(self, manifest: str | None) -> Header:
         """The header without `next`, when the manifest's sha256 is this."""
-        is_next = self.next is not None and self.next.manifest == manifest
-        return replace(self, state=self.next if is_next else self.state, next=None)
+        state = self.next if self.next is not None and self.next.manifest == manifest else self.state
+        return replace(self, state=state, next=None)
 
     def write(self, store: Path) -> None:
         """Write it, with the digest that fits it."""

@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.manifests import SPLITS, Sample
 from featurepipe.stores.headers import HEADER
 from featurepipe.stores.rows import BLOCK, Rows, Stamp
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
@@ -149,13 +152,13 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[byt
 class _Hashed(io.RawIOBase):
     """A file whose bytes are hashed as they are read."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: io.FileIO) -> None:
         self._raw, self._digest = raw, hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         count = self._raw.readinto(buffer)
         self._digest.update(memoryview(buffer)[:count])
         return count
