@@ -213,14 +213,15 @@ def complete(
     StoreError
         It lacks some, and the store may not be written, or another process writes it.
     """
-    rows, entry = store.rows(), store.entry(extractor)
-    lacked = plan(rows, store.root, entry)
+    rows, entry, root = store.rows(), store.entry(extractor), store.root
+    assert root is not None  # a store of rows has one
+    lacked = plan(rows, root, entry)
     if not lacked:
         listener.note(said or first_line(extractor, len(rows), len(rows)))
         return entry
     try:
         with store.lock():
-            fill(store, store.root, rows, {}, extractor, workers=workers, said=said, listener=listener)
+            fill(store, root, rows, {}, extractor, workers=workers, said=said, listener=listener)
     except StoreError:
         if not lacked[0].retried:
             raise
@@ -327,7 +328,7 @@ def fill(
     writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
     widths = [member.width for member in extractor.members]
     sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
-    settings = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
+    settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "compile": compile, "note": listener.note}
     with listener.progress("embedding", len(todo)) as advance:
         if len(devices) > 1 and len(todo) > rows_per_shard:
             outcome = extraction.fill_together(todo, extractor, sink, devices, **settings, progress=advance)

@@ -43,8 +43,9 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     for path in sorted(store.path.glob(f"{SIFT}-*/{FILE}")):
         if backbones.learned_from(path) == origin:
             return Sift.load(path)
-    root = store.root  # read from its file each time it is asked for
-    places = {row.digest: root / row.sample.path for row in store.rows()}
+    rows, root = store.rows(), store.root  # read from its file each time it is asked for
+    assert root is not None  # a store of rows has one
+    places = {row.digest: root / row.sample.path for row in rows}
     memory = extraction.Memory()
     with listener.progress("learning a codebook", len(drawn)) as advance:
         extraction.fill([Pending(d, places[d]) for d in drawn], patches, memory, workers=workers, progress=advance)
