@@ -317,13 +317,5 @@ def test_protocols_without_figures_of_the_selection_have_no_such_note(stored):
 
 
 def test_a_backbone_may_be_named_by_a_path(stored):
-    source = find(
-        stored(*leaking()[:3]),
-        None,
-        backbone=Path("pixels"),
-        layer=None,
-        weights=None,
-        include_backbone=False,
-        device="cpu",
-    )
-    assert source.entry.name == "pixels"
+    options = {"layer": None, "weights": None, "include_backbone": False, "device": "cpu"}
+    assert find(stored(*leaking()[:3]), None, backbone=Path("pixels"), **options).entry.name == "pixels"
