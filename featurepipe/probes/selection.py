@@ -211,13 +211,13 @@ def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[
     return temperature, figures(scores, truth, classes, temperature), right
 
 
-@guarded
 def strength_of(probe: Probe) -> float | None:
     """The strength of a probe of one label per image; None of a kind that has none."""
     assert not isinstance(probe.chosen, dict)  # as of several labels
     return probe.chosen
 
 
+@guarded
 def choose(right: Sequence[np.ndarray], log_loss: Sequence[float]) -> int:
     """Which of several strengths (or kinds, or backbones) is chosen, by their answers on the same selection data.
 
