@@ -47,7 +47,7 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> float:
     return float(binomtest(alone, alone + against).pvalue) if alone + against else 1.0
 
 
-def permutation(right: np.ndarray, other: np.ndarray, groups: Sequence[object], *, seed: int = 0) -> float:
+def permutation(right: np.ndarray, other: np.ndarray, groups: Sequence[object] | np.ndarray, *, seed: int = 0) -> float:
     """Permutation test for images in groups: p value, two-sided, of two classifiers being equally good.
 
     Under the hypothesis the difference of each group is as likely to have the other sign. Images of one group are right

@@ -68,5 +68,5 @@ def sha256_state_dict(state: Mapping[str, torch.Tensor]) -> str:
         if tensor.dtype in (torch.bfloat16, torch.float16):
             tensor = tensor.float()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

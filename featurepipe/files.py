@@ -55,7 +55,7 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
     except BaseException as error:
         with suppress(OSError):  # of a disk that fails altogether the first error says more
             temporary.unlink(missing_ok=True)
-        if _is_of_writing(error, temporary):
+        if isinstance(error, OSError) and _is_of_writing(error, temporary):
             raise OutputError(refusal(path, error)) from error
         raise
 
@@ -65,7 +65,7 @@ def refusal(path: Path, error: OSError) -> str:
     if error.errno in FULL:
         why = f"the disk is full ({size_text(_room(path))} left in {path.parent})"
         return f"{path} cannot be written: {why}; what is finished is kept; make room, and run the same command again"
-    why = os.strerror(error.errno) if error.errno else error
+    why = os.strerror(error.errno) if error.errno else str(error)
     return f"{path} cannot be written: {why}; give another place, or get the rights to write there"
 
 
@@ -164,7 +164,7 @@ def _sweep(path: Path) -> None:
 
 def _is_left(place: str, machine: str | None, process: str | None) -> bool:
     """Whether a temporary file's writer is gone, or to be taken for that."""
-    if machine == _machine() and os.name != "nt":  # where to ask for a process would end it
+    if process is not None and machine == _machine() and os.name != "nt":  # where to ask for a process would end it
         return _is_gone(process)
     return time.time() - os.stat(place).st_mtime > DAY
 
@@ -197,9 +197,9 @@ def _is_same(given: str | os.PathLike[str], there: os.stat_result) -> bool:
         return False
 
 
-def _is_of_writing(error: BaseException, temporary: Path) -> bool:
+def _is_of_writing(error: OSError, temporary: Path) -> bool:
     """Whether the system refused this file, and not another one that was read to fill it; nor did nobody write it."""
-    if not isinstance(error, OSError) or isinstance(error, (FeaturepipeError, FileNotFoundError)):
+    if isinstance(error, (FeaturepipeError, FileNotFoundError)):
         return False
     return error.filename is None or os.fspath(error.filename) in (str(temporary), str(temporary.parent))
 

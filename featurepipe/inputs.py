@@ -11,6 +11,10 @@ import io
 import os
 import stat
 from os import PathLike
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 IMAGE_BYTES = 2**30  # of the largest image file that is read
 PIECE = 2**20
@@ -24,20 +28,22 @@ KINDS = (
     (stat.S_ISBLK, errno.EINVAL, "it is a device, not a file"),
 )
 
+Found = TypeVar("Found")
+
 
 class Patient(io.FileIO):
     """An open file that raises where it would have to be waited for, which `io.FileIO` does not."""
 
-    def read(self, size: int = -1) -> bytes:  # noqa: D102
+    def read(self, size: int | None = -1) -> bytes:  # noqa: D102
         return self._given(super().read(size))
 
     def readall(self) -> bytes:  # noqa: D102
         return self._given(super().readall())
 
-    def readinto(self, buffer: memoryview) -> int:  # noqa: D102
+    def readinto(self, buffer: WriteableBuffer) -> int:  # noqa: D102
         return self._given(super().readinto(buffer))
 
-    def _given(self, found: bytes | int | None) -> bytes | int:
+    def _given(self, found: Found | None) -> Found:
         if found is None:
             raise BlockingIOError(errno.EAGAIN, "it gives its content only when something happens", self.name)
         return found

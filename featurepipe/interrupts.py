@@ -6,7 +6,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, TypeAlias
+
+Handler: TypeAlias = "Callable[[int, FrameType | None], Any] | int"  # the latter of the system's own
 
 
 class Termination:
@@ -107,14 +110,14 @@ def _on_main() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _own_handlers() -> dict[int, Callable[..., Any] | signal.Handlers]:
+def _own_handlers() -> dict[int, Handler]:
     """Those of the two signals that nobody else handles, and what they do now."""
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     own = (signal.default_int_handler, signal.SIG_DFL)
     return {number: hears for number, hears in found.items() if hears in own or isinstance(hears, Termination)}
 
 
-def _pass_on(handler: Callable[..., Any] | signal.Handlers) -> None:
+def _pass_on(handler: Handler) -> None:
     """Say SIGTERM to whoever would have heard it."""
     if isinstance(handler, Termination):
         handler.came = True

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from featurepipe.characters import shown
@@ -22,10 +22,9 @@ class Listener:
     def note(self, text: str) -> None:
         """One line of information."""
 
-    @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
         """Gives a function to be called with the number of items just done."""
-        yield lambda done: None
+        return nullcontext(lambda done: None)
 
 
 class Bars(Listener):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -219,7 +220,7 @@ def export(matrix: FeatureMatrix, path: str | Path, *, safe_csv: bool = False) -
     """
     path = Path(path)
     check_suffix(path)
-    csv = partial(_write_csv, safe=safe_csv)
+    csv: Callable[[FeatureMatrix, Path], None] = partial(_write_csv, safe=safe_csv)
     write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": csv}[path.suffix.lower()]
     with atomic(path) as temporary:
         write(matrix, temporary)
@@ -275,7 +276,7 @@ def _write_csv(matrix: FeatureMatrix, path: Path, safe: bool) -> None:
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)  # its own line end, \r\n, is what makes it quote both characters in names
         writer.writerow(["id", "label", "split", "digest", *(f"f{i}" for i in range(matrix.X.shape[1]))])
-        known = [matrix.ids, _texts(matrix.y), _texts(matrix.split), matrix.digests]
+        known: list[Iterable[Any]] = [matrix.ids, _texts(matrix.y), _texts(matrix.split), matrix.digests]
         if safe:
             known[:2] = ([safe_cell(str(value)) for value in column] for column in known[:2])
         writer.writerows([*row, *map(str, x)] for *row, x in zip(*known, matrix.X, strict=True))
@@ -285,7 +286,7 @@ def _texts(values: np.ndarray) -> np.ndarray:
     return np.array([value or "" for value in values], np.str_)
 
 
-def _objects(values: list) -> np.ndarray:
+def _objects(values: list[Any]) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
     return array

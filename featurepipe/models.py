@@ -98,18 +98,18 @@ class Model:
         """Probabilities of embeddings X (n, width); shape (n, classes)."""
         return probabilities(self.estimator, X, self.temperature)
 
-    def has_seen(self, digests: Sequence[str]) -> np.ndarray:
+    def has_seen(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
         """Which contents were used for training or selection; bool of shape (n,)."""
         return np.isin(digest_keys(digests), self.seen)
 
 
-def digest_keys(digests: Sequence[str]) -> np.ndarray:
+def digest_keys(digests: Sequence[str] | np.ndarray) -> np.ndarray:
     """The first 8 bytes of hexadecimal digests, as uint64 of shape (n,)."""
     return np.array([int(digest[:16], 16) for digest in digests], np.uint64)
 
 
 @guarded
-def save(path: str | Path, model: Model, *, module: Any = None) -> None:
+def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None:
     """Write a model file atomically.
 
     Parameters
@@ -179,7 +179,7 @@ def check_suffix(path: Path) -> None:
         raise ModelFileError(f"a model file ends in .safetensors; {path.name} does not")
 
 
-def is_model(path: str | Path) -> bool:
+def is_model(path: str | PathLike[str]) -> bool:
     """Whether a file says that it is a featurepipe model, whatever its version and state."""
     from safetensors import SafetensorError, safe_open
 
@@ -198,7 +198,7 @@ def check_output(path: Path, inputs: Iterable[str | PathLike[str] | None] = (), 
     files.check_output(path, "model file", is_model, inputs, force=force)
 
 
-def find(path: str | Path) -> list[Path]:
+def find(path: str | PathLike[str]) -> list[Path]:
     """The model files that `path` may mean: itself, or those in a folder of results.
 
     The folder may be a backbone's (``NAME.featurepipe/resnet50.a1_in1k-0123abcd``), also without its fingerprint, or
@@ -216,7 +216,7 @@ def find(path: str | Path) -> list[Path]:
     return []
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: str | PathLike[str]) -> Path:
     """The one model file that `path` means, as `find` understands it.
 
     Raises
@@ -234,7 +234,7 @@ def locate(path: str | Path) -> Path:
 
 
 @guarded
-def load(path: str | Path) -> Model:
+def load(path: str | PathLike[str]) -> Model:
     """Read a model file.
 
     Raises
@@ -278,7 +278,7 @@ def _header(file: Any) -> dict[str, Any]:
     return found
 
 
-def _check_version(header: Mapping[str, Any], path: str | Path) -> None:
+def _check_version(header: Mapping[str, Any], path: str | PathLike[str]) -> None:
     """Refuse what is not a model, or cannot be read by this featurepipe."""
     kind, version = header.get("encoding-type"), header.get("encoding-version")
     if kind != ENCODING_TYPE:
@@ -353,9 +353,9 @@ def _check_classes(classes: Any) -> None:
 @guarded
 def open_backbone(
     model: Model,
-    path: str | Path,
+    path: str | PathLike[str],
     *,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
     device: str = "auto",
     trust: bool = False,
     note: Callable[[str], object] = lambda text: None,
@@ -387,12 +387,13 @@ def open_backbone(
     source: Mapping[str, Any] = model.backbone["source"]
     if weights is None and carries_backbone(path):
         weights, source = path, {**source, "random_seed": None}
-    options = {"weights": weights, "device": device, "trust": trust, "who": str(path), "note": note}
-    made = backbones.recreate(model.backbone["spec"], source, **options)
+    made = backbones.recreate(
+        model.backbone["spec"], source, weights=weights, device=device, trust=trust, who=str(path), note=note
+    )
     return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
 
 
-def check_width(model: Model, width: int, path: str | Path) -> None:
+def check_width(model: Model, width: int, path: str | PathLike[str]) -> None:
     """Raise ModelFileError unless a model takes embeddings of that width, which its backbone gives."""
     wanted = model.estimator.n_features_in_
     if wanted != width:
@@ -411,7 +412,7 @@ def _head_digest(head: Iterable[np.ndarray]) -> str:
     return sha256_bytes(b"".join(tensor.tobytes() for tensor in head))
 
 
-def carries_backbone(path: str | Path) -> bool:
+def carries_backbone(path: str | PathLike[str]) -> bool:
     """Whether a model file holds the weights of its backbone, too."""
     from safetensors import safe_open
 

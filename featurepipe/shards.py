@@ -274,9 +274,11 @@ class Parts(NamedTuple):
     @classmethod
     def of(cls, texts: Mapping[str, str], members: Mapping[str, Any]) -> Parts:
         """Read them from datasets that are known to be safe to read."""
-        arrays = (members[name][()] for name in ("digests", "checksums", "reject_digests"))
+        digests, checksums, rejects = (members[name][()] for name in ("digests", "checksums", "reject_digests"))
         reasons = [reason.decode("utf-8") for reason in members["reject_reasons"][()].tolist()]
-        return cls({name: texts[name] for name in ATTRIBUTES}, members["embeddings"], *arrays, reasons)
+        return cls(
+            {name: texts[name] for name in ATTRIBUTES}, members["embeddings"], digests, checksums, rejects, reasons
+        )
 
     def digest(self) -> str:
         """The sha256 of the canonical JSON of all attributes, shapes, dtypes, reasons and the arrays' own sha256.

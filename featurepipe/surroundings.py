@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ SKLEARN = {
 AUTOCAST = ("cpu", "cuda", "mps")
 _INSIDE = threading.local()
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Process:
@@ -120,7 +122,7 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
         with own_settings():
             return function(*args, **kwargs)
 
-    inside.is_guarded = True
+    inside.is_guarded = True  # type: ignore[attr-defined]  # functions have no such attribute, but this one
     return inside
 
 
@@ -158,7 +160,7 @@ def _enter_one_thread(stack: ExitStack) -> None:
         torch.set_num_threads(1)
 
 
-def _makes_elsewhere(torch: object) -> bool:
+def _makes_elsewhere(torch: ModuleType) -> bool:
     """Whether tensors are made on another device than the CPU where nobody says which."""
     try:
         return torch.get_default_device().type != "cpu"

@@ -1161,3 +1161,17 @@ def test_attention_is_fused_but_in_bf16_on_the_cpu():
     assert [part.fused_attn for part in attention] == [False] * len(attention) != []
     made.adapted(precision="fp32").embed(pixels)
     assert all(part.fused_attn for part in attention)
+
+
+@pytest.mark.parametrize("name", ["bundled", "hog", "test_resnet"])
+def test_a_name_may_be_given_as_a_path(name):
+    options = {"random_weights": True} if name == "test_resnet" else {}
+    made, wanted = backbones.create(Path(name), **options), backbones.create(name, **options)
+    assert (made.name, made.fingerprint, made.source) == (wanted.name, wanted.fingerprint, wanted.source)
+
+
+def test_layers_of_a_name_given_as_a_path():
+    wanted = backbones.create_layers("test_resnet", random_weights=True)
+    assert backbones.create_layers(Path("test_resnet"), random_weights=True).fingerprint == wanted.fingerprint
+    with pytest.raises(BackboneError, match="hog has no layers"):
+        backbones.create_layers(Path("hog"), "penultimate")

@@ -1,8 +1,11 @@
-"""The direction of imports: a module imports only from rows above its own, and only the command line prints."""
+"""The direction of imports: a module imports only from rows above its own, a room has no circles, and only the command
+line prints.
+"""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,65 @@ def test_every_file_stands_in_a_room_and_imports_from_rows_above(path):
         if other in ("__version__", here):
             continue
         assert ROW[other] < ROW[here], f"{here} imports {other}"
+
+
+def modules(package):
+    """The files of a package, by the names that they are imported by."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = (package.name, *path.relative_to(package).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def wanted(path, known):
+    """The known modules that a file imports, wherever in it: in a function, or for annotations alone, too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names = {part if part in known else node.module for part in parts}
+        else:
+            continue
+        yield from names & known.keys()
+
+
+def circle(package):
+    """Modules that import each other in a circle, the first of them at the end again; nothing if there are none."""
+    known = modules(package)
+    try:
+        TopologicalSorter({name: {*wanted(path, known)} - {name} for name, path in known.items()}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from room.b import x",
+        "from room import b",
+        "import room.b",
+        "def f():\n    from room.b import x",
+        "if TYPE_CHECKING:\n    from room.b import X",
+    ],
+)
+def test_a_circle_is_found_wherever_the_import_is(tmp_path, statement):
+    package = tmp_path / "room"
+    package.mkdir()
+    for name, text in {"__init__": "from room.a import y", "a": statement, "b": "from room.c import z"}.items():
+        (package / f"{name}.py").write_text(text)
+    (package / "c.py").write_text("")
+    assert circle(package) == []
+    (package / "c.py").write_text("from room.a import y")
+    assert set(circle(package)) == {"room.a", "room.b", "room.c"}
+    (package / "c.py").write_text("from room import y")  # of what its own package brings together
+    assert set(circle(package)) >= {"room", "room.c"}
 
 
 def names(tree):

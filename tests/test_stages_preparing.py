@@ -12,7 +12,7 @@ from featurepipe.backbones import Pixels
 from featurepipe.cli import texts
 from featurepipe.manifests import Sample
 from featurepipe.stages import probe_tasks
-from featurepipe.stages.preparing import arrange, cut, with_copies
+from featurepipe.stages.preparing import arrange, cut, find, with_copies
 from featurepipe.stores import Row, Store, Writer
 
 COPIES, FRESH = 6, 10  # test images: copies of training images, all easy; and new ones, of which half are mislabelled
@@ -314,3 +314,8 @@ def test_protocols_without_figures_of_the_selection_have_no_such_note(stored):
     store = stored(*from_elsewhere())
     for name in ("bigvision-fewshot", "vissl-svm"):
         assert not [n for n in probe_protocol(store, protocol=name)["notes"] if "chance" in n]
+
+
+def test_a_backbone_may_be_named_by_a_path(stored):
+    options = {"layer": None, "weights": None, "include_backbone": False, "device": "cpu"}
+    assert find(stored(*leaking()[:3]), None, backbone=Path("pixels"), **options).entry.name == "pixels"

@@ -128,14 +128,18 @@ def measure(
     val = np.zeros(len(y), bool) if val is None else np.asarray(val, bool)
     rounds = _rounds(y, val, groups, seed)
     ready = _Split(y, val, groups, seed)
-    table, rights, fitted = [], [], None
+    table: list[dict[str, Any]] = []
+    rights: list[np.ndarray] = []
+    fitted: probes.Probe | None = None
     for name, X in layers.items():
         fitted = ready.fit(KIND, X)
         scores = {key: fitted.scores[key] for key in ("top1", "log_loss")}
         with threads(X):
             logme = statistics.logme(describe(X[~val], y[~val], None))
         table.append({"layer": name, "width": X.shape[1], **scores, "logme": logme})
+        assert fitted.right is not None  # it has figures, and so has been selected
         rights.append(fitted.right)
+    assert fitted is not None  # there is a layer
     *earlier, last = layers
     measured = fitted.scores["n"]
     others = {**{name: layers[name] for name in earlier[:1]}, **(baselines or {})}

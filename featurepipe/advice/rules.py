@@ -118,7 +118,9 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
     cell = _cell(evidence)
     held = {option: gain["mean"] for option, gain in gains.items() if gain is not None}
     if _earlier_is_better(evidence):
-        held["stage"] = gains["stage"]["low"]  # an earlier layer often only seems better, and tuning mends it, too
+        stage = gains["stage"]
+        assert stage is not None  # there is an earlier layer
+        held["stage"] = stage["low"]  # an earlier layer often only seems better, and tuning mends it, too
     else:
         held.pop("stage", None)
     best = max(held.values())

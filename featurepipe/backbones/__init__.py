@@ -30,7 +30,10 @@ from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
 from featurepipe.backbones.specs import (
     PENULTIMATE,
+    Described,
+    Embedder,
     Extractor,
+    TimmModule,
     Transform,
     View,
     Views,
@@ -54,7 +57,9 @@ __all__ = [
     "STAGES",
     "Backbone",
     "ColorHistogram",
+    "Described",
     "Descriptor",
+    "Embedder",
     "Extractor",
     "Hog",
     "Identity",
@@ -62,6 +67,7 @@ __all__ = [
     "Patches",
     "Pixels",
     "Sift",
+    "TimmModule",
     "Transform",
     "View",
     "Views",

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,16 @@ from featurepipe.backbones.networks import (
 )
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
-from featurepipe.backbones.specs import DECODERS, PENULTIMATE, Transform, check_same, check_shapes, make_spec, plain
+from featurepipe.backbones.specs import (
+    DECODERS,
+    PENULTIMATE,
+    TimmModule,
+    Transform,
+    check_same,
+    check_shapes,
+    make_spec,
+    plain,
+)
 from featurepipe.backbones.trust import (
     GIVE,
     WEIGHTS_SUFFIXES,
@@ -48,9 +57,6 @@ from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch
 from featurepipe.surroundings import guarded
 
-if TYPE_CHECKING:
-    import torch
-
 STAGES = "stages"  # all stages of a network, and its penultimate embedding
 DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift)}
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
@@ -60,7 +66,7 @@ BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
 def create(
     name: str | PathLike[str] | None = None,
     *,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
     random_weights: bool = False,
     seed: int = 0,
@@ -129,6 +135,7 @@ def create(
     True
     """
     _check_kinds(name, weights)
+    name = os.fspath(name or BUNDLED)
     if name in DESCRIPTORS:
         chosen = (arguments, random_weights, pooling, _chosen(transform))
         if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
@@ -140,7 +147,6 @@ def create(
         return _create_carried(
             Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform), trust
         )
-    name = name or BUNDLED
     given = _chosen(transform)
     if unknown := given.keys() - {field.name for field in fields(Transform)}:
         known = ", ".join(field.name for field in fields(Transform))
@@ -167,18 +173,18 @@ def create(
     module = make_network(timm_name, arguments, pretrained=pretrained, seed=seed, file=cached)
     if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
         arguments = {**plain(repository_arguments(timm_name)), **arguments}
-    taken = None
+    note = None
     if content is not None:
         if config.get("pooling") is not None and config.get("layer") == PENULTIMATE:
             set_pooling(module, config["pooling"], name)  # it may have taken weights out, which the file then lacks
-        taken = load_weights(module, content, timm_name)
+        note = load_weights(module, content, timm_name)
     if not random_weights:
         check_finite(module, str(file or name))
     if pooling is not None and layer == PENULTIMATE:
         set_pooling(module, pooling, name)
     resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
-    chosen = resolve_device(device)
-    module = freeze(module, chosen)
+    device = resolve_device(device)
+    module = freeze(module, device)
     if precision not in ("auto", *PRECISIONS):
         raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
     tried = "fp32" if precision == "auto" else precision
@@ -197,8 +203,8 @@ def create(
         },
         transform=resolved,
         width=width,
-        device=chosen,
-        notes=tuple(f"note: {text}" for text in (taken, _unnamed(weights)) if text is not None),
+        device=device,
+        notes=tuple(f"note: {text}" for text in (note, _unnamed(weights)) if text is not None),
     )
     return made if precision == tried else made.adapted(precision=choose_precision(made))
 
@@ -252,6 +258,7 @@ def _create_carried(
         device=device,
         transform={**of_file, **transform},
     )
+    assert isinstance(made, Backbone)  # a descriptor takes no transform
     repooled = made.spec["pooling"] is not None and (made.spec["pooling"], layer) != (spec["pooling"], spec["layer"])
     if made.spec["weights"] != spec["weights"] and not arguments and not repooled:  # which may change what there is
         raise FingerprintMismatch(f"{path}: the weights of its backbone do not match their digest; make the file again")
@@ -304,6 +311,7 @@ def create_layers(
     [('stage2', 32), ('penultimate', 96)]
     """
     named = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
+    name = os.fspath(name) if isinstance(name, PathLike) else name
     if name in DESCRIPTORS or not named:
         raise BackboneError(f"{name} has no layers" if named else "name at least one layer")
     if "layer" in options:
@@ -311,6 +319,7 @@ def create_layers(
     tried = "fp32" if precision == "auto" else precision
     of_stages = set(named) != {PENULTIMATE}
     first = create(name, layer="stage1" if of_stages else PENULTIMATE, pooling=pooling, precision=tried, **options)
+    assert isinstance(first, Backbone)  # a descriptor has no layers
     pooling = first.spec["pooling"]  # a model file's, where none is given
     chosen = _in_order(named, first) if of_stages else [PENULTIMATE]
     if pooling is not None and of_stages and PENULTIMATE in chosen:
@@ -363,7 +372,7 @@ def recreate(
     spec: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
     device: str = "auto",
     trust: bool = False,
     who: str = "this file",
@@ -420,7 +429,7 @@ def recreate(
 
 
 def check_described(
-    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | Path | None, who: str
+    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | PathLike[str] | None, who: str
 ) -> Path | None:
     """Refuse a description of a backbone that asks for more than a file may; see `featurepipe.backbones.trust`.
 
@@ -459,7 +468,7 @@ def _check_network(
     name: str,
     arguments: Mapping[str, Any],
     input_size: Sequence[int] | None,
-    file: str | Path | None,
+    file: str | PathLike[str] | None,
     who: str,
     room: int | None = None,
 ) -> None:
@@ -495,6 +504,7 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
         **_settings(spec),
         device=device,
     )
+    assert isinstance(made, Backbone)  # a descriptor takes no random weights
     return replace(made, name=f"{name} (random weights, seed {seed})")
 
 
@@ -514,13 +524,14 @@ def names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     return own + timm.list_models(pattern, pretrained=pretrained)
 
 
-def _descriptor(name: str, weights: str | Path | None) -> Descriptor:
+def _descriptor(name: str, weights: str | PathLike[str] | None) -> Descriptor:
     """A descriptor by name; only a codebook is read from a file."""
     if name == SIFT:
         return Sift.load(weights)
     if weights is not None:
         raise BackboneError(f"{name} has no weights; leave {weights} out")
-    return DESCRIPTORS[name]()
+    make: Callable[[], Descriptor] = DESCRIPTORS[name]
+    return make()
 
 
 def resolve_device(device: str) -> str:
@@ -543,7 +554,7 @@ def _chosen(transform: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _resolve_transform(
-    module: torch.nn.Module, of_file: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, Any]
+    module: TimmModule, of_file: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Transform:
     """Values of timm, under those of the weights file, of the network's shape, and of the caller."""
     import timm.data

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Backbone:
         pooling, precision = self.spec["pooling"], self.spec["precision"]
         return make_forward(self.module, self.transform, self.layers, pooling, precision)
 
-    def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Backbone:
+    def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Self:
         """The same network under another precision or decoder, and thus another fingerprint."""
         transform = replace(self.transform, decoder=decoder or self.transform.decoder)
         changed = {"transform": asdict(transform), "precision": precision or self.spec["precision"]}
@@ -148,7 +148,7 @@ class Backbone:
         ndarray of float32, shape (B, width)
         """
         with failures_named(self, pixels):
-            if self.compiled is None or len(pixels) > self.batch_size:
+            if self.compiled is None or self.batch_size is None or len(pixels) > self.batch_size:
                 return embed(self.forward, self.module, pixels, self.spec["precision"])
             missing = self.batch_size - len(pixels)  # another size would be compiled anew
             filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels

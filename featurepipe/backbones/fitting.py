@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from featurepipe.backbones.formats import NUMPY, Content, Unfit
+from featurepipe.backbones.specs import TimmModule
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ class Attempt:
 class Target:
     """A network that wants weights: its tensors, and timm's own conversions for it."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: TimmModule) -> None:
         self.module, self.own = module, module.state_dict()
         # Counters of batches are absent from some files, and used by none.
         self.needed = {key for key in self.own if not key.endswith("num_batches_tracked")}
@@ -139,7 +140,7 @@ def _converted(
         return {}
 
 
-def find_weights(content: Content, module: torch.nn.Module, name: str) -> tuple[dict[str, torch.Tensor], str | None]:
+def find_weights(content: Content, module: TimmModule, name: str) -> tuple[dict[str, torch.Tensor], str | None]:
     """The tensors of a file that are a network's, and which were taken where several would fit.
 
     If several differ, what timm takes goes first, then averaged weights (EMA, a teacher), as their users do.
@@ -214,7 +215,7 @@ def _prefixes(key: str) -> list[str]:
     return ["", *(key[: match.end()] for match in re.finditer(r"\.", key))]
 
 
-def _read_by_timm(content: Content, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _read_by_timm(content: Content, module: TimmModule) -> dict[str, torch.Tensor]:
     """The tensors that a network's own reader finds in an archive of JAX weights; those that it finds only."""
     import torch
 

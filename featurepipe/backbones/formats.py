@@ -113,9 +113,9 @@ def recognise(path: Path) -> str:
         return SAFETENSORS
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _recognise_archive(path)
-    for start, what, advice in FOREIGN:
+    for start, kind, advice in FOREIGN:
         if re.match(start, head, re.IGNORECASE):
-            raise Unreadable(f"it is {what}; {advice}")
+            raise Unreadable(f"it is {kind}; {advice}")
     if head[:1] == b"\x80" or head[257:262] == b"ustar":  # a pickle, a tar: both ways in which torch once saved
         return TORCH
     if what := SUFFIXES.get(path.suffix.lower()):

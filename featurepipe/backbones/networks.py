@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurepipe.backbones.precisions import sample_pixels
-from featurepipe.backbones.specs import PENULTIMATE, Transform
+from featurepipe.backbones.specs import PENULTIMATE, TimmModule, Transform
 from featurepipe.backbones.weights import OPTION, first_line
 from featurepipe.errors import BackboneError, WeightsUnavailable
 
@@ -75,7 +75,7 @@ _TF32 = _Switch()
 
 def make_network(
     name: str, arguments: Mapping[str, Any], *, pretrained: bool, seed: int, file: Path | None = None
-) -> torch.nn.Module:
+) -> TimmModule:
     """A timm model without classifier; random initialisation leaves the global generator alone.
 
     Its pretrained weights are those of a `file` of timm's, where one is given: then no host is asked.
@@ -158,7 +158,7 @@ def with_tag(name: str) -> str:
     return f"{name}.{config.tag}" if config is not None and config.tag else name
 
 
-def freeze(module: torch.nn.Module, device: str) -> torch.nn.Module:
+def freeze(module: TimmModule, device: str) -> TimmModule:
     """Evaluation mode, no parameter that wants a gradient, on its device in the layout that is fastest there."""
     import torch
 
@@ -175,7 +175,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
+def set_pooling(module: TimmModule, pooling: str, name: str) -> None:
     """Choose how the penultimate layer is pooled."""
     try:
         module.reset_classifier(0, pooling)
@@ -185,7 +185,7 @@ def set_pooling(module: torch.nn.Module, pooling: str, name: str) -> None:
         raise BackboneError(f"{name} cannot be pooled by {pooling!r}: {reason}; choose {_poolings(module)}") from error
 
 
-def _poolings(module: torch.nn.Module) -> str:
+def _poolings(module: TimmModule) -> str:
     """The usual poolings that a network takes, in words; they are tried on a copy."""
     found = []
     for pooling in POOLINGS:
@@ -196,7 +196,7 @@ def _poolings(module: torch.nn.Module) -> str:
 
 
 def make_forward(
-    module: torch.nn.Module, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side."""
     import torch
@@ -211,7 +211,7 @@ def make_forward(
 
 
 def make_parts(
-    module: torch.nn.Module, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
 ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """As `make_forward`, but each layer's vectors (B, D) by themselves; all of one forward pass.
 
@@ -263,7 +263,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def embed(
     forward: Callable[[torch.Tensor], torch.Tensor],
-    module: torch.nn.Module,
+    module: TimmModule,
     pixels: np.ndarray,
     precision: str,
     *,
@@ -307,7 +307,9 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    apart = {"cpp_wrapper_build_separate": from_c} if hasattr(inductor, "cpp_wrapper_build_separate") else {}
+    apart: dict[str, Any] = (
+        {"cpp_wrapper_build_separate": from_c} if hasattr(inductor, "cpp_wrapper_build_separate") else {}
+    )
     with (
         dynamo.patch(cache_size_limit=MANY, accumulated_cache_size_limit=MANY),  # names that older torch knows, too
         inductor.patch(freezing=True, compile_threads=1, cpp_wrapper=from_c, **apart),  # more: processes, at more cost
@@ -315,7 +317,7 @@ def frozen_compiler(*, from_c: bool) -> Iterator[None]:
         yield
 
 
-def make_ready(module: torch.nn.Module, precision: str) -> None:
+def make_ready(module: TimmModule, precision: str) -> None:
     """Evaluation mode, as a notebook may have called train() since; and timm's attention as it is fastest.
 
     On a CPU in bf16 plain products are faster than torch's fused kernel at the lengths of image networks: by 17 % of
@@ -347,7 +349,7 @@ def _thread_stream(device: torch.device) -> torch.cuda.Stream:
     return streams[device]
 
 
-def _features(module: torch.nn.Module, x: torch.Tensor, layers: Sequence[str]) -> list[torch.Tensor]:
+def _features(module: TimmModule, x: torch.Tensor, layers: Sequence[str]) -> list[torch.Tensor]:
     """Each layer's feature map or tokens, not yet pooled; `layers` are in the network's order."""
     indices = [int(layer.removeprefix("stage")) - 1 for layer in layers if layer != PENULTIMATE]
     if not indices:
@@ -359,7 +361,7 @@ def _features(module: torch.nn.Module, x: torch.Tensor, layers: Sequence[str]) -
 
 
 def _pooled(
-    module: torch.nn.Module, maps: torch.Tensor | list[torch.Tensor], layer: str, pooling: str | None
+    module: TimmModule, maps: torch.Tensor | list[torch.Tensor], layer: str, pooling: str | None
 ) -> torch.Tensor:
     """(B, D) of feature maps or tokens, pooled in fp32: a mean over many positions, rounded only then."""
     if isinstance(maps, list):  # CrossViT and CoaT end in several scales, which their head puts together
@@ -370,7 +372,7 @@ def _pooled(
     return maps.amax((2, 3)) if pooling == "max" else maps.mean((2, 3))
 
 
-def stages_of(module: torch.nn.Module, name: str) -> list[str]:
+def stages_of(module: TimmModule, name: str) -> list[str]:
     """The layers ``stage1`` … ``stageN`` of a network, in its order.
 
     Raises
@@ -387,7 +389,7 @@ def stages_of(module: torch.nn.Module, name: str) -> list[str]:
 
 
 def probe_widths(
-    module: torch.nn.Module,
+    module: TimmModule,
     transform: Transform,
     layers: Sequence[str],
     pooling: str | None,

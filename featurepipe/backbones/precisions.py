@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -11,15 +12,44 @@ from featurepipe.backbones.specs import Transform
 if TYPE_CHECKING:
     import torch
 
-    from featurepipe.backbones.extractors import Backbone
-
 AGREEMENT = 0.999  # least median cosine between vectors that are taken for the same
 # Least median, and least of all, between a network's vectors and those of its compiled self, by precision.
 COMPILED = {"fp32": (1 - 1e-5, 1 - 1e-5), "bf16": (AGREEMENT, 0.99), "fp16": (AGREEMENT, 0.99)}
 SAMPLES = 4
 
 
-def choose_precision(backbone: Backbone) -> str:
+class Adaptable(Protocol):
+    """What the choice of a precision asks of a backbone."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Its network."""
+        ...
+
+    @property
+    def transform(self) -> Transform:
+        """From bytes to pixels."""
+        ...
+
+    @property
+    def layers(self) -> list[str]:
+        """Its layers."""
+        ...
+
+    def adapted(self, *, precision: str) -> Self:
+        """The same network in another precision."""
+        ...
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) uint8 → (B, width) float32, the layers side by side."""
+        ...
+
+    def split(self, vectors: np.ndarray) -> Iterable[np.ndarray]:
+        """The vectors of each layer."""
+        ...
+
+
+def choose_precision(backbone: Adaptable) -> str:
     """bf16 where the device has it natively and the vectors, of every layer, stay those of fp32; else fp32.
 
     It depends on nothing but machine and network, never on the size of a data set: precision is part of the
@@ -30,7 +60,7 @@ def choose_precision(backbone: Backbone) -> str:
     return "fp32" if drifting(backbone.adapted(precision="bf16")) else "bf16"
 
 
-def drifting(backbone: Backbone) -> list[str]:
+def drifting(backbone: Adaptable) -> list[str]:
     """The layers whose vectors are not those of fp32, tried on a few images."""
     pixels = sample_pixels(SAMPLES, backbone.transform)
     found, wanted = backbone.embed(pixels), backbone.adapted(precision="fp32").embed(pixels)
@@ -46,7 +76,7 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # which older torch lacks
+    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # which older torch lacks
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 

@@ -22,7 +22,7 @@ from featurepipe.backbones.creation import BUNDLED_WEIGHTS, create
 from featurepipe.backbones.descriptors import Descriptor
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.networks import BUNDLED
-from featurepipe.backbones.specs import Extractor, Transform
+from featurepipe.backbones.specs import Described, Transform
 from featurepipe.backbones.weights import is_model_name
 from featurepipe.digests import canonical_json, sha256_json
 
@@ -49,7 +49,7 @@ class Identity:
     device: str
 
     @classmethod
-    def of(cls, extractor: Extractor) -> Identity:
+    def of(cls, extractor: Described) -> Identity:
         """The identity of a backbone."""
         return cls(*(getattr(extractor, field) for field in cls.__dataclass_fields__))
 
@@ -86,7 +86,7 @@ class Shelf:
     def identify(self, name: Any = None, **options: Any) -> Backbone | Descriptor | Identity:
         """What `create` would make: a backbone where it is kept or has to be made, else its identity alone."""
         with self._lock:
-            found = self._find(name, options)
+            found: Backbone | Descriptor | Identity | None = self._find(name, options)
             if found is None:
                 known = (self._known.get(key) for key in _keys(name, options))
                 wanted = options.get("precision", "auto")
@@ -159,9 +159,11 @@ def _files(name: str | None, weights: str | None) -> Iterator[Path]:
         yield Path(weights)
     elif name is None or name == BUNDLED:
         yield BUNDLED_WEIGHTS
+    if name is None:
+        return
     if is_model_name(name):
         yield Path(name)
-    elif name is not None and name.startswith("local-dir:"):
+    elif name.startswith("local-dir:"):
         yield from sorted(path for path in Path(name.removeprefix("local-dir:")).rglob("*") if path.is_file())
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -97,7 +98,7 @@ class Sift(Descriptor):
         require_cv2()
 
     @classmethod
-    def load(cls, path: str | Path | None) -> Sift:
+    def load(cls, path: str | PathLike[str] | None) -> Sift:
         """With the codebook of a file, which may be a model file that carries it.
 
         Raises
@@ -110,7 +111,7 @@ class Sift(Descriptor):
         if path is None:
             raise WeightsUnavailable(f"{SIFT} needs a codebook; {LEARN}, and give its file {OPTION}")
         require_cv2()
-        found = read_weights(Path(path))[0].values.get("codebook")
+        found: Any = read_weights(Path(path))[0].values.get("codebook")
         if getattr(found, "ndim", None) != 2 or found.shape[1] != SIFT_LENGTH or not found.isfinite().all():
             raise Unfit(f"{path} holds no codebook of SIFT words; {LEARN}")
         return cls(codebook=found.float().numpy(), path=Path(path).resolve())

@@ -88,7 +88,7 @@ class Transform:
         try:
             size = tuple(int(n) for n in values["input_size"])
             made = cls(
-                input_size=size,
+                input_size=size,  # type: ignore[arg-type]  # of whatever length, which is checked below
                 interpolation=str(values["interpolation"]),
                 mean=_per_channel(values["mean"], size[0]),
                 std=_per_channel(values["std"], size[0]),
@@ -196,20 +196,83 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
     return tuple(float(v) for v in value) if np.ndim(value) else (float(value),) * channels
 
 
-class Extractor(Protocol):
-    """What extraction needs of a backbone; `Backbone`, `Layers` and the descriptors have it."""
+TimmModule = Any  # a timm network: a torch.nn.Module with more methods, which torch does not declare
 
-    name: str
-    spec: dict[str, Any]
-    source: dict[str, Any]
-    transform: Transform
-    width: int
-    device: str
+
+class Described(Protocol):
+    """What a backbone is; its `Identity` has that too."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that decides a vector (JSON)."""
+        ...
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """How to make it again."""
+        ...
+
+    @property
+    def transform(self) -> Transform:
+        """From bytes to pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Length of one vector."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the spec."""
         ...
+
+
+class Embedder(Protocol):
+    """What extraction needs to embed images, by one network or under several views of each."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """How to make it again."""
+        ...
+
+    @property
+    def transform(self) -> Transform | Views:
+        """From bytes to pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Length of all vectors of one image together."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) uint8 → (B, width) float32."""
+        ...
+
+
+class Extractor(Described, Protocol):
+    """What extraction needs of a backbone; `Backbone`, `Layers` and the descriptors have it."""
 
     @property
     def members(self) -> Sequence[Extractor]:

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from featurepipe.backbones.formats import Unfit
 from featurepipe.backbones.networks import check_name
@@ -34,6 +34,8 @@ from featurepipe.files import size_text
 DOWNLOAD = "download them with --trust (trust=True in Python)"
 if TYPE_CHECKING:
     import torch
+
+    from featurepipe.backbones.specs import TimmModule
 
 ALLOW = "allow it with --trust (trust=True in Python)"
 GIVE = "give the weights yourself with --weights (weights= in Python)"
@@ -178,7 +180,7 @@ def largest_activation(module: torch.nn.Module, input_size: Sequence[int]) -> in
     import torch
 
     with torch.device("meta"), torch.no_grad(), _largest() as seen, suppress(Exception):
-        module.eval().forward_features(torch.empty(1, *input_size))
+        cast("TimmModule", module.eval()).forward_features(torch.empty(1, *input_size))
     return seen.bytes
 
 
@@ -271,7 +273,7 @@ def cached_weights(name: str) -> Path | None:
     if config.hf_hub_id:
         origin = f"https://huggingface.co/{config.hf_hub_id}"
         places += _in_hub_cache(config.hf_hub_id, config.hf_hub_filename)
-    if config.url:
+    if isinstance(config.url, str) and config.url:
         places.append(Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2]))
     if found := next((place for place in places if place.is_file()), None):
         return found

@@ -52,6 +52,7 @@ from featurepipe.cli.options import (
 )
 from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
+from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 
@@ -67,7 +68,7 @@ def _legible() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        error.message = shown(error.message)
+        error.message = shown(error.message)  # type: ignore[misc]  # final for click, and only read afterwards
         raise
 
 
@@ -164,7 +165,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
     """
     options, probe_options = split_options(options)
     result = load_stages(quiet).run(data, output, listener=Talk(quiet), **options, **probe_options)
-    show(as_json, result, texts.run_text)
+    show(as_json, result, run_text)
     if was_interrupted(result.get("finetune", {}).get("finetuning", {})):
         raise click.exceptions.Exit(INTERRUPTED)
     exit_strict(strict, result)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -12,7 +13,7 @@ COMPLETION = (
 )
 
 
-def options(*decorators: Callable, group: str | None = None) -> Callable:
+def options(*decorators: Callable[..., Any], group: str | None = None) -> Callable[..., Any]:
     """Combine several decorators into one; --help lists their options in this order.
 
     Parameters
@@ -24,11 +25,11 @@ def options(*decorators: Callable, group: str | None = None) -> Callable:
         or as "Options" where a command has few.
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         known = set(map(id, getattr(function, "__click_params__", ())))
         for decorator in reversed(decorators):
             function = decorator(function)
-        for parameter in function.__click_params__:
+        for parameter in getattr(function, "__click_params__", ()):
             if id(parameter) not in known and getattr(parameter, "group", None) is None:
                 parameter.group = group
         return function
@@ -56,7 +57,7 @@ class Group(click.Group):
 
     command_class = Command
 
-    def list_commands(self, ctx: click.Context) -> Iterable[str]:  # noqa: D102
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102

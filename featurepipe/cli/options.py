@@ -460,7 +460,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         probe_options = _protocol_options(options)
     if "kind" in options:
         given = {STRENGTHS[option]: options.pop(option) for option in STRENGTHS}
-        probe_options["value"] = given.pop(PROBES[options["kind"]], None)
+        strength = PROBES[options["kind"]]
+        probe_options["value"] = None if strength is None else given.pop(strength, None)
         if any(value is not None for value in given.values()):
             raise click.UsageError(
                 "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from featurepipe.cli.texts import columns, figures_line, percent
+from featurepipe.cli.texts import columns, extract_text, figures_line, percent, probe_text
 
 WIDTH = 80
 PRETRAINING = {"similar": "similar to the pretraining", "different": "different from the pretraining"}
@@ -149,6 +149,15 @@ def finetune_text(result: dict[str, Any]) -> str:
     elif told["scratch"] and told["scratch"]["stopped"] == "interrupted":
         lines.append("  interrupted while training from scratch; run the same command again to go on from there")
     return "\n".join([*lines, f"model → {result['model']}"])
+
+
+def run_text(result: dict[str, Any]) -> str:
+    """The result of `run`."""
+    parts = [extract_text(result["extract"]), "", probe_text(result["probe"])]
+    parts += [f"report → {result['report']}"] if result["report"] else []
+    if "finetune" in result:
+        parts += ["", finetune_text(result["finetune"]), f"report → {result['finetune']['report']}"]
+    return "\n".join([*parts, f"done in {result['seconds']:.1f} s"])
 
 
 def _refit(refit: dict[str, Any]) -> str:

@@ -43,13 +43,13 @@ class Talk:
         if self._quiet:
             return
         bar = self._bar
-        drawn = bar is not None and not bar.disable and bar.last_print_n > 0
-        if drawn:
-            bar.clear()
+        drawn = bar if bar is not None and not bar.disable and bar.last_print_n > 0 else None
+        if drawn is not None:
+            drawn.clear()
         text = POINT.join(map(shown, text.split(POINT)))  # a name does not begin a line of its own
         say(fitted(text, width) if (width := _width()) else text)
-        if drawn:
-            bar.refresh()
+        if drawn is not None:
+            drawn.refresh()
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:  # noqa: D102
@@ -59,7 +59,12 @@ class Talk:
             yield lambda done: None
             return
         # disable=None: silent where stderr is no terminal; delay: nothing shown for what is over in two seconds
-        options = {"unit": "", "delay": 2, "disable": self._quiet or None, "file": Talkative(sys.stderr)}
+        options: dict[str, Any] = {
+            "unit": "",
+            "delay": 2,
+            "disable": self._quiet or None,
+            "file": Talkative(sys.stderr),
+        }
         with tqdm(total=total, desc=shortened(label), **options) as bar:
             before, self._bar = self._bar, bar
             try:
@@ -87,7 +92,8 @@ def say(text: str, *, nl: bool = True, fg: str | None = None) -> None:
     """Write a line to stderr, where there is one."""
     text = shown(text, lines=True)
     if sys.stderr is not None:
-        click.echo(click.style(text, fg=fg) if fg else text, file=Talkative(sys.stderr), nl=nl)
+        stream: Any = Talkative(sys.stderr)  # no text file to the type checker, but as good as one to click
+        click.echo(click.style(text, fg=fg) if fg else text, file=stream, nl=nl)
 
 
 def _width() -> int:
@@ -130,7 +136,8 @@ def load_stages(quiet: bool = False) -> ModuleType:
 def _draw(text: str) -> None:
     """Write to stderr, where there is one, what may move the cursor."""
     if text and sys.stderr is not None:
-        click.echo(text, file=Talkative(sys.stderr), nl=False)
+        stream: Any = Talkative(sys.stderr)
+        click.echo(text, file=stream, nl=False)
 
 
 def exit_strict(strict: bool, result: dict[str, Any]) -> None:

@@ -229,7 +229,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
 def _chosen(result: dict[str, Any]) -> str:
     """What was chosen, of one classifier or of several."""
     chosen = result["selection"]["chosen"]
-    parameter = PROBES.get(result["kind"], "C").replace("n_neighbors", "k")
+    parameter = (PROBES.get(result["kind"], "C") or "").replace("n_neighbors", "k")
     if not isinstance(chosen, dict):
         return "" if chosen is None else f"{parameter}={chosen:g}"
     shown = ", ".join(f"{value:g} of {label}" for label, value in list(chosen.items())[:5])
@@ -303,17 +303,6 @@ def _correlation(kind: str, found: dict[str, Any]) -> str:
     if found["spearman"] is None:
         return f"{said}: needs at least three backbones that differ"
     return f"{said}: Spearman {found['spearman']:.2f}, Kendall {found['kendall']:.2f}"
-
-
-def run_text(result: dict[str, Any]) -> str:
-    """The result of `run`."""
-    from featurepipe.cli.promotion_texts import finetune_text  # it builds on this module
-
-    parts = [extract_text(result["extract"]), "", probe_text(result["probe"])]
-    parts += [f"report → {result['report']}"] if result["report"] else []
-    if "finetune" in result:
-        parts += ["", finetune_text(result["finetune"]), f"report → {result['finetune']['report']}"]
-    return "\n".join([*parts, f"done in {result['seconds']:.1f} s"])
 
 
 def evaluate_text(result: dict[str, Any]) -> str:

@@ -119,21 +119,21 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check()
         X = check_images(X)
-        y = check_labelled(X, y)
-        groups = check_groups(X, groups)
-        probes.candidates_of(self.kind, self.value, len(y))  # a value that cannot be is found before the embedding
+        labels = check_labelled(X, y)
+        together = check_groups(X, groups)
+        probes.candidates_of(self.kind, self.value, len(labels))  # a value that cannot be is found before the embedding
         self.extractor_ = make_extractor(self.backbone, self.weights, self.store, self.verbose).fit(X)
         items = self.extractor_.items(X)
         features = self.extractor_.embed(items)  # (n, D)
-        how = {"value": self.value, "seed": self.seed, "device": self.probe_device, "groups": groups}
-        self.probe_ = probes.fit(self.kind, features, y, **how)
+        how: dict[str, Any] = {"value": self.value, "seed": self.seed, "device": self.probe_device, "groups": together}
+        self.probe_ = probes.fit(self.kind, features, labels, **how)
         self.classes_ = self.probe_.classes
         self.seen_ = keys_of_files(items)
         self.tuner_ = None
         if self.strategy == "auto":
-            self.advice_ = self._advise(X, features, y, groups)
+            self.advice_ = self._advise(X, features, labels, together)
             if self.advice_["tune"] is not None and self.kind in finetuning.LINEAR:
-                tuner = self._promote(items, y, features, groups, tune=self.advice_["tune"])
+                tuner = self._promote(items, labels, features, together, tune=self.advice_["tune"])
                 self.tuner_ = tuner if tuner.promoted_ else None
         return self
 
@@ -152,7 +152,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         some = [X[i] for i in rows]
         descriptor = FeatureExtractor(backbones.PIXELS, verbose=self.verbose).fit(some)
         pixels = descriptor.embed(descriptor.items(some))  # (m, D'), as `probe` has
-        options = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
+        options: dict[str, Any] = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
         options["groups"] = None if groups is None else groups[rows]
         measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
@@ -208,13 +208,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "probe_")
         X = check_images(X)
-        y = check_labelled(X, y)
-        if missing := set(self.classes_.tolist()) ^ set(y.tolist()):
+        labels = check_labelled(X, y)
+        if missing := set(self.classes_.tolist()) ^ set(labels.tolist()):
             raise FinetuningError(
                 f"class {missing.pop()!r} is in only one of y and the probe; give what it was fitted on"
             )
         items = self.extractor_.items(X)
-        return self._promote(items, y, self.extractor_.embed(items), check_groups(X, groups), tune, verbose, **recipe)
+        features = self.extractor_.embed(items)  # (n, D)
+        return self._promote(items, labels, features, check_groups(X, groups), tune, verbose, **recipe)
 
     def _promote(
         self,
@@ -227,7 +228,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         **recipe: Any,
     ) -> FineTuner:
         """Tune from the probe, on images whose embeddings are `features` (n, D)."""
-        options = {"weights": self.weights, "store": self.store, "seed": self.seed}
+        options: dict[str, Any] = {"weights": self.weights, "store": self.store, "seed": self.seed}
         told = self.verbose if verbose is None else verbose
         tuner = FineTuner(self.backbone, tune=tune, recipe=recipe, verbose=told, **options)
         return tuner.tune_from(self.probe_, items, y, features, self.extractor_, groups=groups)
@@ -311,7 +312,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         selection = model.card["selection"]
         made = cls(extractor, kind=model.kind, value=selection["chosen"], seed=model.card.get("seed", 0))
         made.extractor_ = extractor
-        how = {"chosen": selection["chosen"], "selected_on": selection["on"], "path": selection.get("path", [])}
+        how: dict[str, Any] = {
+            "chosen": selection["chosen"],
+            "selected_on": selection["on"],
+            "path": selection.get("path", []),
+        }
         made.probe_ = probes.Probe(model.kind, model.estimator, model.temperature, **how)
         made.classes_, made.seen_, made.tuner_ = model.classes, model.seen, None
         return made

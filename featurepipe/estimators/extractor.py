@@ -114,13 +114,13 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_images(X)
         for name in ("_opened", "_identity", "fingerprint_", "precision_"):  # of an earlier fit
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         self._places = {name: (getattr(self, name), _absolute(name, getattr(self, name))) for name in PLACES}
         self.adopt(backbones.identify(**self._options()))
         return self
 
     @guarded
-    def adopt(self, opened: backbones.Extractor | backbones.Identity) -> None:
+    def adopt(self, opened: backbones.Backbone | backbones.Descriptor | backbones.Identity) -> None:
         """Become fitted to a backbone that the parameters make, or to what is known of it."""
         self._opened = None if isinstance(opened, backbones.Identity) else opened
         self._identity = backbones.Identity.of(opened)
@@ -176,11 +176,12 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self._identity
 
     @guarded
-    def network(self) -> backbones.Extractor:
+    def network(self) -> backbones.Backbone | backbones.Descriptor:
         """The backbone, made on first use; others of this process may use it too, so do not change it."""
-        if getattr(self, "_opened", None) is None:
-            self._opened = self._same(backbones.fetch(**self._options()))
-        return self._opened
+        opened = getattr(self, "_opened", None)
+        if opened is None:
+            opened = self._opened = self._same(backbones.fetch(**self._options()))
+        return opened
 
     def _same(self, opened: Any) -> Any:
         """A backbone, if it is the one that this was fitted with."""

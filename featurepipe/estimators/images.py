@@ -191,7 +191,7 @@ def _of_array(X: np.ndarray) -> Sequence[Any]:
     if X.ndim not in (3, 4) or (X.ndim == 4 and shape[3] not in (1, 3, 4)):
         hint = "; wrap a single image in a list: [X]" if X.ndim == 2 else ""
         raise ValueError(f"an array of images is uint8 of shape (n, H, W) or (n, H, W, 3); got {X.dtype} {shape}{hint}")
-    return X
+    return X  # type: ignore[return-value]  # an array is no Sequence, but has what is asked of one here
 
 
 def _to_uint8(array: np.ndarray, name: str) -> str:

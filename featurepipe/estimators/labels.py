@@ -36,8 +36,7 @@ def check_labelled(X: Sized, y: Any) -> np.ndarray:
 def _check_each(y: Any) -> None:
     if np.ma.isMaskedArray(y):
         y = y.tolist()  # None where it is masked
-    kind = getattr(getattr(y, "dtype", None), "kind", None)
-    if isinstance(y, np.ndarray) and kind in "biufU":  # numbers and texts are looked at as a whole
+    if isinstance(y, np.ndarray) and y.dtype.kind in "biufU":  # numbers and texts are looked at as a whole
         return
     texts = others = None
     for row, label in enumerate(_each(y)):

@@ -127,14 +127,14 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         """
         recipe = self._recipe()
         X = check_images(X)
-        y, groups = check_labelled(X, y), check_groups(X, groups)
+        labels, together = check_labelled(X, y), check_groups(X, groups)
         extractor = make_extractor(self.backbone, self.weights, self.store, self.verbose)
         finetuning.check_tunable(extractor.fit(X).network(), recipe.tune)
         items = extractor.items(X)
         features = extractor.embed(items)  # (n, D)
-        how = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": groups}
-        probe = probes.fit("logistic", features, y, **how)
-        return self.tune_from(probe, items, y, features, extractor, recipe.class_weight, groups)
+        how: dict[str, Any] = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": together}
+        probe = probes.fit("logistic", features, labels, **how)
+        return self.tune_from(probe, items, labels, features, extractor, recipe.class_weight, together)
 
     @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
@@ -211,25 +211,24 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         What is held back divides none of the groups (n,).
         """
         recipe = self._recipe()
-        frozen = extractor.network()
-        finetuning.check_tunable(frozen, recipe.tune)
+        frozen = finetuning.check_tunable(extractor.network(), recipe.tune)
         digests = np.array([item.digest for item in items], object)
         units = digests if groups is None else manifests.units(digests, groups)
         out = np.array(manifests.hold_out(list(map(str, y)), units.tolist(), seed=self.seed))
         if not out.any():
             what = "image" if groups is None else "group"
             raise FinetuningError(f"every class has only one {what}, so none can be held back for validation; add more")
-        options = {"class_weight": class_weight, "seed": self.seed, "groups": units[~out]}
+        options: dict[str, Any] = {"class_weight": class_weight, "seed": self.seed, "groups": units[~out]}
 
-        def fit(strength: float) -> probes.Probe:
+        def fit(strength: float | None) -> probes.Probe:
             return probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)
 
-        strengths = probe.chosen, finetuning.gentle_strength(probe)
+        strengths = probes.strength_of(probe), finetuning.gentle_strength(probe)
         head, rival, *_ = finetuning.starting_head(fit, *strengths, probe.classes, features[out], y[out], recipe)
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         listener = Bars(self.verbose)
-        told = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
+        told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
         self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
@@ -268,7 +267,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.backbone_ = made.backbone if self.promoted_ else frozen
         self.estimator_ = made.estimator if self.promoted_ else probe.estimator
         self.temperature_ = made.temperature if self.promoted_ else probe.temperature
-        self._told = {
+        self._told: dict[str, Any] = {
             "start": "probe" if recipe.head == finetuning.PROBE else "random head",
             "tune": recipe.tune,
             "tuned_parameters": made.tuned,

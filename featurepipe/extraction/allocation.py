@@ -29,7 +29,7 @@ def reuse_memory() -> Iterator[None]:
     what it comes to by itself once large blocks have been freed. Where the C library is another one, nothing is done.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "malloc_trim"):
+    if libc is None or not hasattr(libc, "malloc_trim"):
         yield
         return
     with _CHANGING:

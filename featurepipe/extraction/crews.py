@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-from featurepipe.backbones import Extractor
+from featurepipe.backbones import Embedder, Extractor
 from featurepipe.extraction import devices, loop
 from featurepipe.extraction.loop import Sink
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.listeners import SILENT, Listener
-from featurepipe.stores import Pending
+from featurepipe.stores import Pending, Writer, Writers
 
 
 class Crew(Protocol):
@@ -20,7 +20,7 @@ class Crew(Protocol):
     def fill(
         self,
         plan: Sequence[Pending],
-        extractor: Extractor,
+        extractor: Embedder,
         sink: Sink,
         settings: Settings,
         progress: Callable[[int], object],
@@ -37,7 +37,7 @@ class Lanes:
     def fill(
         self,
         plan: Sequence[Pending],
-        extractor: Extractor,
+        extractor: Embedder,
         sink: Sink,
         settings: Settings,
         progress: Callable[[int], object],
@@ -61,17 +61,19 @@ class Processes:
     def fill(
         self,
         plan: Sequence[Pending],
-        extractor: Extractor,
+        extractor: Embedder,
         sink: Sink,
         settings: Settings,
         progress: Callable[[int], object],
         note: Callable[[str], object],
     ) -> Outcome:
         """See `Crew.fill`; the sink is a `featurepipe.stores.Writer` or `Writers`."""
+        if not isinstance(sink, Writer | Writers):
+            raise TypeError("several devices can fill only a store")
         if len(plan) <= sink.rows_per_shard:
             return Lanes().fill(plan, extractor, sink, settings, progress, note)
-        how = {"progress": progress, "note": note}
-        return devices.fill_together(plan, extractor, sink, self.devices, **settings.pace(), **how)
+        how: dict[str, Any] = {**settings.pace(), "progress": progress, "note": note}
+        return devices.fill_together(plan, cast(Extractor, extractor), sink, self.devices, **how)
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ class Settings:
         """Settings of the command line's options: of several devices each has a process."""
         return cls(batch_size, workers, compile, Processes(tuple(devices)) if len(devices) > 1 else Lanes())
 
-    def pace(self) -> dict[str, int | str | None]:
+    def pace(self) -> dict[str, Any]:
         """What every crew passes on to the loop that it runs."""
         return {"batch_size": self.batch_size, "workers": self.workers, "compile": self.compile}
 
 
 def fill(
     plan: Sequence[Pending],
-    extractor: Extractor,
+    extractor: Embedder,
     sink: Sink,
     settings: Settings = Settings(),  # frozen
     *,

@@ -119,7 +119,7 @@ def _results(
             part = Share(plan[i] for i in range(len(plan)) if i // rows % count == turn)
             own = writer.share(turn, count)
             running.append(pool.submit(_work, backbone.spec, backbone.source, device, part, own, options))
-        unfinished: set = set(running)
+        unfinished = set(running)
         while unfinished:
             finished, unfinished = wait(unfinished, POLL, FIRST_EXCEPTION)
             told, before = done.value, told
@@ -165,6 +165,7 @@ class Share(Sequence[Pending]):
         self._digests, self._paths, self._retried, self._ends = bytearray(), bytearray(), bytearray(), array("q", [0])
         for pending in plan:
             self._digests += bytes.fromhex(pending.digest)
+            assert isinstance(pending.source, Path)
             self._paths += os.fsencode(pending.source)
             self._ends.append(len(self._paths))
             self._retried.append(pending.retried)
@@ -193,6 +194,7 @@ def _begin(stop: Any, done: Any, begun: Any) -> None:
     with begun.get_lock():
         begun.value += 1
     parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a child
 
     def follow() -> None:
         parent.join()

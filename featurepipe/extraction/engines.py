@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, Extractor
+from featurepipe.backbones import Backbone, Embedder
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
@@ -109,13 +110,14 @@ class Engine:
     """
 
     def __init__(
-        self, extractor: Extractor, *, batch_size: int | None = None, workers: int | None = None, compile: str = "auto"
+        self, extractor: Embedder, *, batch_size: int | None = None, workers: int | None = None, compile: str = "auto"
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         if compile not in COMPILE:
             raise ValueError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
-        self.extractor = self._eager = extractor
+        self.extractor: Embedder = extractor
+        self._eager: Any = extractor  # a network where it can be compiled
         self.own_device = not extractor.device.startswith("cpu")
         self.lanes = workers or (default_workers() if self.own_device else min(default_workers(), MAX_LANES))
         kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
@@ -243,7 +245,7 @@ class Engine:
         self.notes.append(f"note: out of memory with {size} images at once on {device}; continuing with {size // 2}")
         return True
 
-    def _record(self, extractor: Extractor, size: int, seconds: float) -> None:
+    def _record(self, extractor: Embedder, size: int, seconds: float) -> None:
         with self._lock:
             if extractor is not self.extractor or size != self.size.current:  # a rest says little
                 return
@@ -257,7 +259,7 @@ class Engine:
                     self._times.clear()
                 self._eager_time = None
 
-    def _back_off(self, extractor: Extractor, size: int, error: OutOfMemory) -> None:
+    def _back_off(self, extractor: Embedder, size: int, error: OutOfMemory) -> None:
         with self._lock:
             if extractor is not self._eager:  # made for one size; and of what it fails, the eager one can say
                 if extractor is self.extractor:
@@ -305,13 +307,13 @@ class _Turns:
 _TURNS = _Turns()  # of the whole process: memory and the compiler's tracing are all engines' affair
 
 
-def lane_batch(extractor: Extractor) -> int:
+def lane_batch(extractor: Embedder) -> int:
     """Images per batch of one core: few large ones, more small ones."""
     _, height, width = extractor.transform.members[0].input_size  # views go through the network one by one
     return min(64, max(4, LANE_PIXELS // (height * width)))
 
 
-def _has_batch_norms(extractor: Extractor) -> bool:
+def _has_batch_norms(extractor: Embedder) -> bool:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return isinstance(extractor, Backbone) and any(isinstance(part, _BatchNorm) for part in extractor.module.modules())

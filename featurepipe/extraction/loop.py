@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from featurepipe.backbones import Extractor
+from featurepipe.backbones import Embedder
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.engines import Engine
@@ -74,7 +74,7 @@ class _Done:
 @guarded
 def fill(
     plan: Sequence[Pending],
-    backbone: Extractor,
+    backbone: Embedder,
     sink: Sink,
     *,
     batch_size: int | None = None,
@@ -224,7 +224,7 @@ def _joined(reading: Sequence[Future[Batch]]) -> Batch:
     return join(piece.result() for piece in reading)
 
 
-def _deal(engine: Engine, parts: Sequence, each: int, count: int, make: Callable[[Sequence], Batch]) -> _Done:
+def _deal(engine: Engine, parts: Sequence[Any], each: int, count: int, make: Callable[[Sequence[Any]], Batch]) -> _Done:
     """Make a batch of its parts, of `each` images and `count` together, and infer it.
 
     Where there is no memory for its pixels, one half is dealt with after the other. Pieces for a device that could not

@@ -130,7 +130,7 @@ class Outcome:
         return {
             "images_per_second": speed and round(speed, 2),
             "ceiling": ceiling and round(ceiling, 2),
-            "efficiency": ceiling and round(speed / ceiling, 3),
+            "efficiency": ceiling and speed and round(speed / ceiling, 3),
             "limited_by": self.limited_by,
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
         }

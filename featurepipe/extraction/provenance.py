@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from featurepipe.backbones import Extractor
+from featurepipe.backbones import Embedder
 
 LIBRARIES = ("featurepipe", "torch", "torchvision", "timm", "scikit-learn", "numpy", "h5py", "pillow")
 OPTIONAL = ("scikit-image", "opencv-python-headless", "opencv-python")  # HOG's and SIFT's
 
 
-def provenance(extractor: Extractor, batch_size: int | None) -> dict[str, Any]:
+def provenance(extractor: Embedder, batch_size: int | None) -> dict[str, Any]:
     """Name and source of a backbone, device, batch size (None: chosen here), library versions and time."""
     return {
         "name": extractor.name,

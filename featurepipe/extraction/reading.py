@@ -60,8 +60,11 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     channels, height, width = transform.input_size
     pixels = np.empty((len(plan), height, width, channels), np.uint8)  # as decoders give them and networks want them
     pixels = pixels.transpose(0, 3, 1, 2)  # (B, C, H, W)
-    digests, rejects, unreadable = [], {}, {}
+    digests: list[str] = []
+    rejects: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     load_seconds, load_cpu, before, before_cpu = 0.0, 0.0, time.perf_counter(), time.thread_time()
+    data: bytes | Image.Image | None
     for pending in plan:
         try:
             with file_turn(_size(pending)):

@@ -317,7 +317,8 @@ def cache(
     """
     store = open_store(path)
     bottoms = [Bottom(backbone, split, view) for view in views]
-    computed, rejects = 0, {}
+    computed = 0
+    rejects: dict[str, str] = {}
     with store.lock():
         entries = [store.entry(bottom) for bottom in bottoms]
         plans = [plan(rows, root, entry) for entry in entries]

@@ -78,10 +78,12 @@ class CachedBatches:
 
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(read, parts[0]) if parts else None
-            for following in [*parts[1:], None] if parts else []:
-                step = waiting.result()
-                waiting = None if following is None else pool.submit(read, following)
+            for following in parts[1:]:
+                assert waiting is not None
+                step, waiting = waiting.result(), pool.submit(read, following)
                 yield step
+            if waiting is not None:
+                yield waiting.result()
 
 
 def why_not(recipe: Recipe, precision: str, peers: Peers) -> str | None:
@@ -151,7 +153,7 @@ def make_cache(
     def kept(samples: Samples, views: Sequence[Transform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
-        options = {"workers": workers, "progress": progress, "note": note}
+        options: dict[str, Any] = {"workers": workers, "progress": progress, "note": note}
         held = cache(folder, own, root, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 

@@ -11,13 +11,14 @@ Neither writing nor reading holds a file's bytes next to its tensors.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from featurepipe import jsons
 from featurepipe.errors import FinetuningError
@@ -53,7 +54,7 @@ def save(path: Path, identity: str, progress: Mapping[str, Any], tensors: Mappin
     with atomic(path) as temporary, open(temporary, "wb") as file:
         file.write(START + _line(hashlib.sha256()))  # its place
         content = _Hashing(file)
-        torch.save({"header": header, "tensors": dict(tensors)}, content)
+        torch.save({"header": header, "tensors": dict(tensors)}, cast(BinaryIO, content))
         content.finish()
         file.seek(len(START))
         file.write(_line(content.sha256))
@@ -66,7 +67,8 @@ class _Hashing:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.sha256, self._file, self._error = hashlib.sha256(), file, None
+        self.sha256, self._file = hashlib.sha256(), file
+        self._error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write bytes."""
@@ -139,7 +141,7 @@ def _is_whole(file: BinaryIO) -> bool:
     if file.readline(64) != START:
         return False
     digest, place = file.readline(80), file.tell()
-    is_same = digest == _line(hashlib.file_digest(file, "sha256"))
+    is_same = digest == _line(hashlib.file_digest(cast(io.BufferedReader, file), "sha256"))
     file.seek(place)
     return is_same
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from featurepipe.backbones import TimmModule
 from featurepipe.errors import FinetuningError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def check_depth(tune: str) -> None:
         raise FinetuningError(f"tune {tune!r} is unknown; use head, last-N (blocks), stageK+ (K from 1), all or auto")
 
 
-def layers_of(module: torch.nn.Module, name: str) -> list[list[str]]:
+def layers_of(module: TimmModule, name: str) -> list[list[str]]:
     """The names of a network's parameters, layer by layer: the stem, then block after block.
 
     timm's own groups (`group_matcher`), as its layer-wise learning rates use them. One that holds no matrix, such as a
@@ -85,11 +86,9 @@ def trainable(module: torch.nn.Module, tune: str, name: str) -> set[str]:
                 f"{name} has {len(layers)} blocks, stem included; use last-1 to last-{len(layers)}, or all"
             )
         return {parameter for layer in layers[-count:] for parameter in layer}
-    return {
-        parameter
-        for layer in layers[_first(module, int(_STAGE.fullmatch(tune)[1]), layers, name) :]
-        for parameter in layer
-    }
+    stage = _STAGE.fullmatch(tune)
+    assert stage is not None  # all that is left of what `check_depth` lets through
+    return {parameter for layer in layers[_first(module, int(stage[1]), layers, name) :] for parameter in layer}
 
 
 def _first(module: torch.nn.Module, stage: int, layers: list[list[str]], name: str) -> int:

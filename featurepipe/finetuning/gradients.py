@@ -93,11 +93,13 @@ class Gradients:
             for parameter in parameters:
                 parameter.grad = None
             self._halve()
+        gradients: list[torch.Tensor] = []
         for parameter in parameters:  # one that has no part in the output, or a process without a share of the batch
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        self._peers.add(parameter.grad for parameter in parameters)
-        for parameter in parameters:
-            parameter.grad /= weight or 1.0  # no image could be read
+            gradients.append(parameter.grad)
+        self._peers.add(gradients)
+        for gradient in gradients:
+            gradient /= weight or 1.0  # no image could be read
         if weight:
             self._pull()
         return loss, weight

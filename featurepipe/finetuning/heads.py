@@ -40,7 +40,7 @@ class Head:
 
 
 def linear_head(
-    kind: str, estimator: Any, temperature: float = 1.0, classes: Sequence[Any] | None = None
+    kind: str, estimator: Any, temperature: float = 1.0, classes: Sequence[Any] | np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A probe as a linear layer whose logits, after a softmax, are the probe's probabilities.
 
@@ -112,15 +112,21 @@ def gentle_strength(probe: probes.Probe) -> float | None:
     0.01
     """
     if not probes.KINDS[probe.kind].is_cross_entropy:
-        return probe.chosen
-    return min([probe.chosen, *(step["C"] for step in probe.path if step.get("tied") and "C" in step)])
+        return probes.strength_of(probe)
+    return min([_strength(probe), *(step["C"] for step in probe.path if step.get("tied") and "C" in step)])
 
 
 def head_of(probe: probes.Probe, classes: np.ndarray) -> Head:
     """A fitted linear probe as a head, see `linear_head`; `classes` are sorted, and may be more than it has seen."""
     weight, bias = linear_head(probe.kind, probe.estimator, probe.temperature, classes)
-    strength = probe.chosen if probes.KINDS[probe.kind].is_cross_entropy else 1.0  # others have no such C
+    strength = _strength(probe) if probes.KINDS[probe.kind].is_cross_entropy else 1.0  # others have no such C
     return Head(weight, bias, np.asarray(classes), strength)
+
+
+def _strength(probe: probes.Probe) -> float:
+    strength = probes.strength_of(probe)
+    assert strength is not None  # a logistic probe has a C
+    return strength
 
 
 def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -131,9 +137,9 @@ def calibrated_figures(head: Head, X: np.ndarray, y: np.ndarray) -> dict[str, An
 
 
 def starting_head(
-    fit: Callable[[float], probes.Probe],
-    chosen: float,
-    gentle: float,
+    fit: Callable[[float | None], probes.Probe],
+    chosen: float | None,
+    gentle: float | None,
     classes: np.ndarray,
     X: np.ndarray,
     y: np.ndarray,
@@ -166,7 +172,7 @@ def starting_head(
     figures = {strength: calibrated_figures(one, X, y) for strength, one in heads.items()}
     head = heads[gentle]
     if recipe.head == RANDOM:
-        weight, bias = random_head(*head.weight.shape, recipe.seed)
+        weight, bias = random_head(len(head.weight), head.weight.shape[1], recipe.seed)
         head = replace(head, weight=weight, bias=bias)
     return head, heads[chosen], figures[chosen], figures[gentle]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, embedding_forward, is_out_of_memory
+from featurepipe.backbones import Backbone, TimmModule, embedding_forward, is_out_of_memory
 from featurepipe.errors import FinetuningError, OutOfMemory
 from featurepipe.finetuning.depths import trainable
 from featurepipe.finetuning.recipes import Recipe
@@ -60,7 +60,8 @@ class Network:
                 f"the head takes {weight.shape[1]} features and {backbone.name} gives {backbone.width}; "
                 "give the model file and the backbone that belong together"
             )
-        self.backbone, self.module = backbone, backbone.module
+        self.backbone = backbone
+        self.module: TimmModule = backbone.module
         self.names = trainable(self.module, recipe.tune, backbone.name)
         own = backbone.spec["precision"]
         self.evaluated = forward or embedding_forward(backbone, own)
@@ -130,7 +131,11 @@ class Network:
         if any(parameter.requires_grad for parameter in self.module.parameters()):
             spared = self.module.no_weight_decay() if hasattr(self.module, "no_weight_decay") else ()
             decay = HALF if recipe.layer_decay is None else recipe.layer_decay
-            options = {"weight_decay": recipe.decay, "no_weight_decay_list": spared, "layer_decay": decay}
+            options: dict[str, Any] = {
+                "weight_decay": recipe.decay,
+                "no_weight_decay_list": spared,
+                "layer_decay": decay,
+            }
             groups = param_groups_layer_decay(self.module, **options)
             if recipe.layer_decay is None:
                 above = [math.log(group["lr_scale"], HALF) for group in groups]  # layers between it and the head
@@ -187,7 +192,7 @@ def training_precision(recipe: Recipe, own: str) -> str:
     return "bf16" if chosen == "fp16" else chosen
 
 
-def _layers_above(module: torch.nn.Module) -> int:
+def _layers_above(module: TimmModule) -> int:
     """How many of timm's layers lie above the first, frozen ones too; 0 where timm does not say what layers are."""
     from timm.models import group_parameters
 

@@ -54,7 +54,7 @@ class Classes:
     """
 
     def __init__(self, label_smoothing: float = 0.0, weights: torch.Tensor | None = None) -> None:
-        self._options = {"reduction": "sum", "label_smoothing": label_smoothing, "weight": weights}
+        self._options: dict[str, Any] = {"reduction": "sum", "label_smoothing": label_smoothing, "weight": weights}
         self._weights = weights
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import probes
-from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, freeze
+from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
@@ -75,8 +75,8 @@ class Promoted:
     cached: bool
 
 
-def check_tunable(extractor: Extractor, tune: str) -> None:
-    """Raise FinetuningError unless this is a network whose penultimate embedding a head takes, and that is so deep."""
+def check_tunable(extractor: Extractor, tune: str) -> Backbone:
+    """The network; FinetuningError unless it is one whose penultimate embedding a head takes, and that is so deep."""
     if not isinstance(extractor, Backbone):
         raise FinetuningError(
             f"{extractor.name} is not a network, so there is nothing to tune; choose another backbone"
@@ -87,6 +87,7 @@ def check_tunable(extractor: Extractor, tune: str) -> None:
         )
     if tune != AUTO:
         trainable(extractor.module, tune, extractor.name)
+    return extractor
 
 
 @guarded
@@ -128,7 +129,8 @@ def promote(
     FinetuningError
         A depth or trick that this network has not, or a head of another width.
     """
-    copied = replace(backbone, module=copy.deepcopy(backbone.module))
+    module: TimmModule = copy.deepcopy(backbone.module)
+    copied = replace(backbone, module=module)
     kept = cached(copied) if cached is not None else None
     network = Network(copied, head.weight, head.bias, recipe, None if kept is None else kept.forward)
     batches: Batches = PixelBatches(train, copied.transform, recipe, copied.device, workers, peers)
@@ -147,11 +149,17 @@ def promote(
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
         "cached": kept is not None,
     }
-    options = {"checkpoint": checkpoint, "identity": identity, "peers": peers, "progress": progress, "note": note}
+    options: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "identity": identity,
+        "peers": peers,
+        "progress": progress,
+        "note": note,
+    }
     outcome = tune(network, batches, validating, recipe, **options)
     network.load(outcome.state)
     if recipe.checkpointing:
-        copied.module.set_grad_checkpointing(False)
+        module.set_grad_checkpointing(False)
     freeze(copied.module, copied.device)
     weight, bias = (part.detach().cpu().numpy() for part in (network.head.weight, network.head.bias))
     tuned = replace(

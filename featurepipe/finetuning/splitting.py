@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
+    from featurepipe.finetuning.tracing import TopPart
+
 CUT = "input of"  # how every layer that was cut is called
 BATCHES = 2, 3  # images of the two inputs that tell what grows with the batch
 
@@ -39,7 +41,7 @@ class Split:
     """
 
     bottom: torch.nn.Module
-    top: torch.nn.Module
+    top: TopPart
     shapes: tuple[tuple[int, ...], ...]
     layer: str
 
@@ -192,6 +194,8 @@ class _Cut:
         self._kept = self._pruned([node for node in graph.nodes if node in self._wanted(self._top)])
 
     def _trains(self, node: fx.Node) -> bool:
+        if not isinstance(node.target, str):  # but a function
+            return False
         if node.op == "call_module":
             return any(id(p) in self._ids for p in self._whole.get_submodule(node.target).parameters())
         return node.op == "get_attr" and id(operator.attrgetter(node.target)(self._whole)) in self._ids
@@ -248,7 +252,8 @@ class _Cut:
         """The graph of what is kept."""
         from torch import fx
 
-        graph, copies, needed = fx.Graph(), {}, self._needed(self._kept)
+        graph, needed = fx.Graph(), self._needed(self._kept)
+        copies: dict[fx.Node, fx.Node] = {}
         for node in self._graph.nodes:
             if node in needed:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -309,7 +314,7 @@ class _Cut:
 
         if node.target is not torch.nn.functional.dropout:
             return None
-        share = node.kwargs["p"] if "p" in node.kwargs else node.args[1]
+        share: Any = node.kwargs["p"] if "p" in node.kwargs else node.args[1]
         self._whole.add_module(f"{node.name}_module", torch.nn.Dropout(share).eval())
         return graph.call_module(f"{node.name}_module", (made(node.all_input_nodes[0]),))
 

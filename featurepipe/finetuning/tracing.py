@@ -16,6 +16,7 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import checkpoint
 
+from featurepipe.backbones import TimmModule
 from featurepipe.backbones.networks import memory_format
 
 
@@ -39,9 +40,9 @@ def autocast_kept(kind: str, *, off: bool = False) -> Iterator[None]:
 class Whole(torch.nn.Module):
     """From normalised input (B, C, H, W) to the penultimate embedding (B, D): pooled in fp32, as extraction does it."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: TimmModule) -> None:
         super().__init__()
-        self.network = network
+        self.network: TimmModule = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -133,7 +134,7 @@ class _Again(torch.nn.Module):
 
 def _blocks(part: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """What is called one after another, down to what is more than a sequence."""
-    if type(part).forward is not torch.nn.Sequential.forward:
+    if not isinstance(part, torch.nn.Sequential) or type(part).forward is not torch.nn.Sequential.forward:
         yield part
         return
     for child in part:
@@ -165,7 +166,7 @@ def trace(whole: Whole, trained: set[str], inputs: Sequence[torch.Tensor]) -> fx
     """
     network = whole.network
     ids = {id(parameter) for name, parameter in network.named_parameters() if name in trained}
-    checkpointing = [part for part in network.modules() if getattr(part, "grad_checkpointing", False)]
+    checkpointing: list[TimmModule] = [part for part in network.modules() if getattr(part, "grad_checkpointing", False)]
     for part in checkpointing:  # wraps calls that the tracer has to see
         part.grad_checkpointing = False
     answers: list[bool] = []

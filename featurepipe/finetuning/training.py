@@ -232,7 +232,8 @@ class _Tuning:
 
     def _epochs(self, run: _Run, optimizer_state: dict[str, Any] | None) -> str:
         """All epochs that are left; why they ended."""
-        optimizer, head_alone = None, None
+        optimizer: torch.optim.Optimizer | None = None
+        head_alone: bool | None = None
         while run.epoch <= self.epochs:
             if (patient := self._impatience(run)) is not None:
                 return patient
@@ -243,6 +244,7 @@ class _Tuning:
                 if optimizer_state is not None:
                     optimizer.load_state_dict(optimizer_state)
                     optimizer_state = None
+            assert optimizer is not None  # made for the first epoch
             self._epoch(run, optimizer)
         return EVERY_EPOCH
 

@@ -35,7 +35,7 @@ def augment(tensor: torch.Tensor, view: View) -> np.ndarray:
     from torchvision.transforms.v2 import functional
 
     array = np.ascontiguousarray(tensor.numpy())
-    rng = np.random.default_rng([view.seed, view.number, zlib.crc32(array)])
+    rng = np.random.default_rng([view.seed, view.number, zlib.crc32(array.data)])
     top, left, height, width = _crop(rng, *array.shape[1:])
     mirrored = view.augmentation == "standard" and rng.random() < 0.5
     size = view.input_size[1:]

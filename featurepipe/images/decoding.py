@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, reduce
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -171,7 +171,7 @@ def _only_image_errors() -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _resize_and_crop(transform: Transform) -> Callable:
+def _resize_and_crop(transform: Transform) -> Callable[[Image.Image], Any]:
     """Timm's evaluation transform up to the uint8 tensor (what it calls the prefetcher's half).
 
     Its steps are run by `forward`: to call a module would fail in this thread while torch traces a network in another.

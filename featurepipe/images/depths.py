@@ -73,6 +73,9 @@ def depth_of(image: Image.Image) -> Depth:
     reduced = raw.endswith(RAW_16BIT)
     if image.format != "TIFF":
         return Depth(None if image.mode == "I" and image.format not in ("PNG", "PPM") else WHITE, reduced=reduced)
+    from PIL.TiffImagePlugin import TiffImageFile  # which has opened it, so it is loaded
+
+    assert isinstance(image, TiffImageFile)
     tags = image.tag_v2
     bits = max(tags.get(Tag.BitsPerSample, (1,)))
     if SIGNED in tags.get(Tag.SampleFormat, ()) and bits <= 16:

@@ -53,7 +53,9 @@ def _torchcodec() -> Callable[[bytes | bytearray], torch.Tensor]:
         # segment in front says nothing.
         unturned = bytearray(HEAD)
         unturned += memoryview(data)[2:]
-        return decode(_tensor(unturned))
+        tensor = decode(_tensor(unturned))
+        assert not isinstance(tensor, list)  # as of a list of images
+        return tensor
 
     return decoder
 

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any
 
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from featurepipe.errors import ImageError
 
@@ -134,6 +135,8 @@ def _is_single(image: Image.Image, data: bytes | bytearray) -> bool:
     """Whether the first scan, before whose pixels Pillow has stopped reading, has all that is decoded."""
     if "progressive" in image.info:
         return False
+    assert isinstance(image, JpegImageFile)
+    assert image.fp is not None  # it is not loaded yet
     length = 6 + 2 * image.layers
     start = image.fp.tell() - length
     return start >= 2 and data[start - 2 : start + 3] == bytes([0xFF, SCAN, 0, length, image.layers])

@@ -16,14 +16,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from PIL import Image, ImageFile
 
 from featurepipe.errors import ImageError
 
 PIXELS = 89_478_485  # of which Pillow by default warns; it refuses twice as many
-Function = TypeVar("Function", bound=Callable[..., Any])
+Given = TypeVar("Given")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Lenient(threading.local):
@@ -35,35 +37,35 @@ class _Lenient(threading.local):
         return not self.strict
 
 
-_LENIENT = _Lenient()
+_LENIENT: Any = _Lenient()  # as good as a bool to whoever asks whether it is true
 _INSTALLING, _DEFAULTS = threading.Lock(), threading.Lock()
-_strict_threads, _theirs = 0, None  # the latter: what was there before `_LENIENT`
+_strict_threads, _theirs = 0, False  # the latter: what was there before `_LENIENT`
 
 for _lock in (_INSTALLING, _DEFAULTS):  # a forked child must not find them taken
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-def unswayed(function: Function) -> Function:
+def unswayed(function: Callable[Concatenate[Given, P], R]) -> Callable[Concatenate[Given, P], R]:
     """Make a function of an image, or of its bytes, that gives the same whatever those switches say."""
 
     @wraps(function)
-    def decide(image: Any, *args: Any) -> Any:
+    def decide(image: Given, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if not ImageFile.LOAD_TRUNCATED_IMAGES:
-            result = _by_default(function, image, *args)
+            result = _by_default(function, image, *args, **kwargs)
             if not ImageFile.LOAD_TRUNCATED_IMAGES:  # nobody has turned it on meanwhile
                 return result
         with _refusing_truncated():
-            return _by_default(function, image, *args)
+            return _by_default(function, image, *args, **kwargs)
 
     return decide
 
 
-def _by_default(function: Callable, image: Any, *args: Any) -> Any:
+def _by_default(function: Callable[..., R], image: Any, *args: Any, **kwargs: Any) -> R:
     """Call a function; if a warning or a limit was raised, again under Pillow's defaults."""
     if not (isinstance(image, Image.Image) and image.format and _warnings_are_errors()):  # those are not tried twice
         try:
-            return function(image, *args)
+            return function(image, *args, **kwargs)
         except (Warning, Image.DecompressionBombError):
             pass
     with _DEFAULTS, warnings.catch_warnings():
@@ -72,7 +74,7 @@ def _by_default(function: Callable, image: Any, *args: Any) -> Any:
         if theirs is not None and theirs < PIXELS:
             Image.MAX_IMAGE_PIXELS = PIXELS
         try:
-            return function(image, *args)
+            return function(image, *args, **kwargs)
         except Image.DecompressionBombError as error:
             raise ImageError(f"too large: {str(error).rstrip('.')}") from error
         finally:
@@ -89,7 +91,8 @@ def _refusing_truncated() -> Iterator[None]:
     global _strict_threads, _theirs
     with _INSTALLING:
         if ImageFile.LOAD_TRUNCATED_IMAGES is not _LENIENT:
-            _theirs, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, _LENIENT
+            _theirs = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = _LENIENT
         _strict_threads += 1
     _LENIENT.strict = True
     try:

@@ -157,7 +157,7 @@ def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> 
             row += 1
 
 
-class _Object(dict):
+class _Object(dict[str, object]):
     """A JSON object that knows its pairs: a name may be there twice."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:

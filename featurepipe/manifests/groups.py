@@ -45,7 +45,7 @@ def group_of(path: str, pattern: re.Pattern[str]) -> str:
     return name
 
 
-def units(digests: Sequence[str], groups: Sequence[str | None]) -> np.ndarray:
+def units(digests: Sequence[str] | np.ndarray, groups: Sequence[str | None] | np.ndarray) -> np.ndarray:
     """What must stay together: samples of one group, exact copies, and whatever these link.
 
     Parameters

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from featurepipe.errors import ManifestError
 from featurepipe.manifests.leftovers import shortened
 from featurepipe.manifests.samples import Sample
@@ -53,7 +55,9 @@ def _nested(label: str, samples: Collection[Sample]) -> str:
     return f"; it holds the folders {shortened(sorted(folders))}: if these are the classes, {what}"
 
 
-def assign_splits(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) -> list[str]:
+def assign_splits(
+    labels: Sequence[str] | np.ndarray, digests: Sequence[str] | np.ndarray, *, seed: int = 0
+) -> list[str]:
     """Split labelled samples 60/20/20 into train, val and test, class by class.
 
     The order inside a class is the sha256 of seed and content digest, so the split depends on nothing but
@@ -109,7 +113,7 @@ def hold_out(labels: Sequence[str], digests: Sequence[str], *, seed: int = 0) ->
     return [chosen[digest] for digest in digests]
 
 
-def _drawn(labels: Sequence[str], digests: Sequence[str], seed: int) -> list[list[str]]:
+def _drawn(labels: Sequence[str] | np.ndarray, digests: Sequence[str] | np.ndarray, seed: int) -> list[list[str]]:
     """The distinct contents of each class, in an order that seed and content decide."""
     members: dict[str, list[str]] = {}
     for label, digest in sorted(set(zip(labels, digests, strict=True))):

@@ -118,7 +118,8 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
     for number, cells in table:
         if path_column not in cells:  # JSONL
             check_columns(path, [*table.used, *table.unused], [path_column])
-        sample = _sample(path, number, *map(cells.get, columns), path_column)
+        id_, file, label, split, group = map(cells.get, columns)
+        sample = _sample(path, number, id_, file, label, split, group, path_column)
         if not os.path.isfile(os.path.join(path.parent, sample.path)):
             missing.append(sample.path)
         samples.append(sample)

@@ -92,7 +92,15 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
-    def __getitem__(self, index: int) -> str:
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
@@ -106,7 +114,7 @@ class Texts(Sequence[str]):
             start = end
 
 
-class _Repeated(Sequence[str | None]):
+class _Repeated:
     """Texts of which there are few different ones."""
 
     def __init__(self) -> None:

@@ -32,6 +32,7 @@ from featurepipe.probes.kinds import (
     CLASS_WEIGHTS,
     FOLDS,
     KINDS,
+    Head,
     Kind,
     candidates_of,
     check_kind,
@@ -49,7 +50,7 @@ from featurepipe.probes.metrics import (
     predict,
     probabilities,
 )
-from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, tied
+from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, strength_of, tied
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 from featurepipe.solvers import Certificate
 
@@ -93,7 +94,8 @@ __all__ = [
     "names",
     "predict",
     "probabilities",
+    "strength_of",
     "tied",
 ]
 
-HEADS = ChainMap(KINDS, {MULTI_LABEL: LabelsHead()})  # whatever a model file can hold
+HEADS: ChainMap[str, Head] = ChainMap({**KINDS}, {MULTI_LABEL: LabelsHead()})  # whatever a model file can hold

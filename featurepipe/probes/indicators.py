@@ -21,7 +21,7 @@ def labels_of(y: Iterable[str]) -> np.ndarray:
     return np.array(sorted({label for text in set(y) for label in read_set(text)}), np.str_)
 
 
-def indicator(y: Sequence[str], labels: np.ndarray) -> np.ndarray:
+def indicator(y: Sequence[str] | np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sets of labels as 0 and 1.
 
     Parameters
@@ -119,7 +119,7 @@ def label_figures(scores: np.ndarray, Y: np.ndarray, labels: np.ndarray) -> dict
     }
 
 
-def chance(y: Sequence[str]) -> float:
+def chance(y: Sequence[str] | np.ndarray) -> float:
     """Mean average precision to expect of a ranking that knows nothing: the mean share of images with a label.
 
     Over the labels that occur in these sets; 0 where none does.

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.metrics import check_known
 from featurepipe.solvers import chunks
 
 
+@overload
 def check(
-    X: np.ndarray, y: np.ndarray, X_other: np.ndarray | None = None, y_other: np.ndarray | None = None
+    X: ArrayLike, y: ArrayLike, X_other: ArrayLike, y_other: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+@overload
+def check(
+    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]: ...
+
+
+def check(
+    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The same as arrays, features uncopied where they are numbers.
 
@@ -39,28 +53,29 @@ def check(
 
 
 def check_rows(
-    X: np.ndarray, y: np.ndarray, X_other: np.ndarray | None = None, y_other: np.ndarray | None = None
+    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """As `check`, whatever the labels are, if there are any."""
     X, y = _pair(X, y)
+    others: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None)
     if (X_other is None) != (y_other is None):
         raise ProbeError("selection data are embeddings and labels; one of the two is missing")
-    if X_other is not None:
-        X_other, y_other = _pair(X_other, y_other)
+    if X_other is not None and y_other is not None:
+        others = X_other, y_other = _pair(X_other, y_other)
         if not len(y_other):
             raise ProbeError("there are no samples to select on; leave the selection data out, or give some")
         if X_other.shape[1] != X.shape[1]:
             raise ProbeError(f"embeddings of width {X.shape[1]} and {X_other.shape[1]}; all must be of one backbone")
-    return X, y, X_other, y_other
+    return X, y, *others
 
 
-def check_groups(groups: Sequence[object] | None, rows: int) -> None:
+def check_groups(groups: Sequence[object] | np.ndarray | None, rows: int) -> None:
     """Raise ProbeError unless there is a group for each row, or there are none."""
     if groups is not None and len(groups) != rows:
         raise ProbeError(f"{len(groups)} groups for {rows} rows; give one for each")
 
 
-def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pair(X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     X, y = finite(X), np.asarray(y)
     if X.ndim != 2 or y.shape != (len(X),):
         raise ProbeError(f"embeddings are (n, width) with n labels; got {X.shape} and {y.shape}")
@@ -72,7 +87,7 @@ def _pair(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def finite(X: np.ndarray) -> np.ndarray:
+def finite(X: ArrayLike) -> np.ndarray:
     """Embeddings as an array of real numbers, uncopied where they are one; ProbeError unless all are finite."""
     try:
         X = np.asanyarray(X)  # a memory map stays one

@@ -22,7 +22,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, label_losses, labels_of
 from featurepipe.probes.inputs import check_groups, check_rows
 from featurepipe.probes.kinds import FOLDS, KINDS, Head, check_kind, threads
-from featurepipe.probes.kinds.kind import check_shapes
+from featurepipe.probes.kinds.kind import check_shapes, numbers
 from featurepipe.probes.kinds.linear import TENSORS, linear_estimator
 from featurepipe.probes.metrics import check_known
 from featurepipe.probes.selection import Probe
@@ -61,9 +61,9 @@ class LabelsHead(Head):
 @guarded
 def fit_labels(
     X: np.ndarray,
-    y: Sequence[str],
+    y: Sequence[str] | np.ndarray,
     X_val: np.ndarray | None = None,
-    y_val: Sequence[str] | None = None,
+    y_val: Sequence[str] | np.ndarray | None = None,
     *,
     value: float | None = None,
     class_weight: str | None = None,
@@ -130,8 +130,9 @@ def fit_labels(
         raise ProbeError(
             f"label {labels[~_varied(Y)].tolist()[0]!r} is on every row; a classifier also needs rows without it"
         )
-    candidates, how = KINDS[ONE].candidates(value, len(Y)), {"class_weight": class_weight, "device": device}
-    if X_val is not None:
+    candidates = list(numbers(KINDS[ONE].candidates(value, len(Y))))
+    how: dict[str, Any] = {"class_weight": class_weight, "device": device}
+    if X_val is not None and y_val is not None:
         check_known(labels_of(y_val), labels)
         truth, on = indicator(y_val, labels), "val"
         fits = _fits(X, Y, candidates, **how)
@@ -162,7 +163,9 @@ def fit_labels(
     )
 
 
-def labels_classifier(labels: np.ndarray, coef: np.ndarray, intercept: np.ndarray, strengths: Sequence[float]) -> Any:
+def labels_classifier(
+    labels: np.ndarray, coef: np.ndarray, intercept: np.ndarray, strengths: Sequence[float] | np.ndarray
+) -> Any:
     """A OneVsRestClassifier with these coefficients, as if it had been fitted to a matrix of 0 and 1.
 
     Parameters
@@ -296,7 +299,7 @@ def _balanced(Y: np.ndarray) -> np.ndarray:
 
 def _varied(Y: np.ndarray) -> np.ndarray:
     """Which labels (K,) some rows have and some have not."""
-    return Y.any(axis=0) & ~Y.all(axis=0)
+    return np.any(Y, axis=0) & ~np.all(Y, axis=0)
 
 
 def listed(labels: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ BLOCK = 2**22  # scores at once
 
 
 @guarded
-def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str], temperature: float = 1.0) -> dict[str, Any]:
+def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str] | np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """Figures of a classifier on labelled embeddings.
 
     Returns

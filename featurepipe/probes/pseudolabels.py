@@ -18,7 +18,7 @@ from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 from featurepipe.probes.kinds import KINDS
 from featurepipe.probes.metrics import probabilities
-from featurepipe.probes.selection import Probe
+from featurepipe.probes.selection import Probe, strength_of
 
 CONFIDENT = 0.9  # probability from which an image's own prediction becomes its label
 NEIGHBOURS = 10
@@ -59,7 +59,7 @@ def fit_self_training(probe: Probe, X: np.ndarray, known: np.ndarray, seed: int 
     >>> fit_self_training(probe, X, known).labeled_iter_.tolist()
     [0, 0, 1, 1, 1, 1, 0, 0]
     """
-    again = _Again(probe.kind, probe.chosen, probe.temperature, seed)
+    again = _Again(probe.kind, strength_of(probe), probe.temperature, seed)
     if (known >= 0).all():  # nothing to add, which scikit-learn warns of
         return again.fit(X, known)
     return SelfTrainingClassifier(again, threshold=CONFIDENT).fit(X, known)

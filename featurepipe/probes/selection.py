@@ -11,7 +11,7 @@ import numpy as np
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
-from featurepipe.solvers import CPU, Certificate, Stack
+from featurepipe.solvers import CPU, Certificate, Rows, Stack
 from featurepipe.surroundings import guarded
 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
@@ -151,8 +151,10 @@ def fit(
     check_groups(groups, len(y))
     classes = np.unique(y)
     candidates, folds = member.candidates(value, len(y)), assign_folds(y, seed, groups)
-    how = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
-    if X_val is not None:
+    how: dict[str, Any] = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
+    rows: Rows
+    scores: Iterator[np.ndarray]
+    if X_val is not None and y_val is not None:
         truth, selected_on = y_val, "val"
         fitted = member.fit_path(X, y, candidates, **how)
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
@@ -207,6 +209,12 @@ def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[
     temperature = fit_temperature(scores, truth, classes)
     right = classes[scores.argmax(axis=1)] == truth
     return temperature, figures(scores, truth, classes, temperature), right
+
+
+def strength_of(probe: Probe) -> float | None:
+    """The strength of a probe of one label per image; None of a kind that has none."""
+    assert not isinstance(probe.chosen, dict)  # as of several labels
+    return probe.chosen
 
 
 @guarded
@@ -307,7 +315,7 @@ def _number(candidate: float | None) -> float | None:
 
 def _strength(kind: Kind, candidate: float | None) -> dict[str, float]:
     """A candidate by its parameter's name; nothing for a kind without one."""
-    return {} if kind.parameter is None else {kind.parameter: float(candidate)}
+    return {} if kind.parameter is None or candidate is None else {kind.parameter: float(candidate)}
 
 
 def _converged(certificate: Certificate | None) -> bool:

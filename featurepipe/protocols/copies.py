@@ -42,7 +42,7 @@ class Images:
         return rows[~np.isin(self.units[rows], self.units[others])]
 
 
-def distinct(y: np.ndarray, groups: Sequence[object] | None = None) -> Images:
+def distinct(y: np.ndarray, groups: Sequence[object] | np.ndarray | None = None) -> Images:
     """Find the distinct images: rows of the same class and group are one, without groups each is its own.
 
     Parameters
@@ -65,6 +65,6 @@ def distinct(y: np.ndarray, groups: Sequence[object] | None = None) -> Images:
     if groups is None:
         return Images(np.arange(len(y)), np.arange(len(y)), np.arange(len(y)))
     check_groups(groups, len(y))
-    (_, classes), (_, codes) = (np.unique(values, return_inverse=True) for values in (y, groups))
+    (_, classes), (_, codes) = (np.unique(np.asarray(values), return_inverse=True) for values in (y, groups))
     _, firsts, numbers = np.unique(classes * len(y) + codes, return_index=True, return_inverse=True)
     return Images(firsts.argsort().argsort()[numbers], np.sort(firsts), codes)

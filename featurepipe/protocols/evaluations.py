@@ -13,7 +13,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.protocols.outcomes import Outcome
 
 
-def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str]) -> dict[str, Any]:
+def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str] | np.ndarray) -> dict[str, Any]:
     """Figures on labelled embeddings.
 
     Parameters

@@ -31,7 +31,7 @@ def run(
     from sklearn.linear_model import LogisticRegression
 
     classes, on, notes = np.unique(y), "val", []
-    if X_val is None:
+    if X_val is None or y_val is None:
         fitted, held = hold_out(protocol, y, seed, groups)
         on = f"{len(held)} of {len(y)} training rows held out"
         notes = _emptied(protocol, classes, y[fitted], y[held])

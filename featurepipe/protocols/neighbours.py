@@ -37,7 +37,7 @@ def run(
         raise ProbeError(f"{len(X)} training images{which} are too few for {needed} neighbours; add images")
     classes, codes = np.unique(y, return_inverse=True)
     distances, rows = _nearest(X, X_val, usable[-1], images)  # (m, k)
-    truth = y if X_val is None else y_val
+    truth = y if y_val is None else y_val
     votes = [_votes(distances[:, :k], codes[rows[:, :k]], len(classes)) for k in usable]  # (m, K), sum 1
     found = [figures(np.log(np.maximum(one, np.finfo(float).tiny)), truth, classes) for one in votes]
     values = [one[metric] for one in found]

@@ -118,8 +118,20 @@ def _default(
     """What `probes.fit` does without a protocol, which is one of its own."""
     alike = None if groups is None else np.asarray(groups)[: len(X)]
     probe = probes.fit("logistic", X, y, X_val, y_val, groups=alike, seed=seed)
-    chosen = probe.estimator, probe.chosen, probe.selected_on, probe.path, probe.scores, probe.certificate
-    return Outcome(protocol, metric, *chosen, notes=probe.notes, temperature=probe.temperature)
+    assert probe.chosen is not None  # a C
+    assert not isinstance(probe.certificate, dict)  # of one classifier
+    return Outcome(
+        protocol=protocol,
+        metric=metric,
+        estimator=probe.estimator,
+        chosen=probe.chosen,
+        selected_on=probe.selected_on,
+        path=probe.path,
+        scores=probe.scores,
+        certificate=probe.certificate,
+        notes=probe.notes,
+        temperature=probe.temperature,
+    )
 
 
 _RUNNERS = {"logistic": logistic.run, "knn": neighbours.run, "svm": margins.run}

@@ -27,7 +27,7 @@ def run_shots(
     X_test: np.ndarray,
     y_test: np.ndarray,
     *,
-    groups: Sequence[object] | None = None,
+    groups: Sequence[object] | np.ndarray | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Follow a few-shot protocol: classifiers of few labels per class, over its draws.
@@ -93,7 +93,7 @@ def run_shots(
 
 
 def draws(
-    y: np.ndarray, shots: int, repeats: int, seed: int, groups: Sequence[object] | None = None
+    y: np.ndarray, shots: int, repeats: int, seed: int, groups: Sequence[object] | np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """Rows of N images per class, for each draw; as big_vision draws them, more shots contain fewer."""
     firsts = distinct(y, groups).firsts

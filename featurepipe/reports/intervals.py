@@ -28,7 +28,7 @@ def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     return low, 1.0 if share >= 1 else (centre + half) / scale
 
 
-def bootstrap(right: np.ndarray, groups: Sequence[object], *, seed: int = 0) -> tuple[float, float]:
+def bootstrap(right: np.ndarray, groups: Sequence[object] | np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     """95 % interval of an accuracy whose images come in groups, such as patients: the groups are drawn, not the images.
 
     Images of one group are right or wrong together more often than others, so that Wilson's interval is too narrow.

@@ -84,7 +84,7 @@ def what_it_is(model: models.Model, data: str) -> Html:
         count = tuning["refit"]["images"] if is_refitted(tuning) else count
         size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
-    seen = join("embeddings of the frozen backbone ", tag("b", whole_name))
+    seen: str = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
         seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
     kinds = "labels" if model.is_multi_label else "classes"

@@ -315,7 +315,9 @@ def _charts(courses: Mapping[str, Sequence[Mapping[str, Any]]], tuning: Mapping[
     return tag("div", *charts, class_="pair")
 
 
-def _line(course: Sequence[Mapping[str, Any]], key: str, epochs: Sequence[int]) -> list[tuple | None]:
+def _line(
+    course: Sequence[Mapping[str, Any]], key: str, epochs: Sequence[int]
+) -> list[tuple[float, float, float] | None]:
     """A course's points at the given epochs; None where it has none."""
     values = {step["epoch"]: step[key] for step in course}
     return [None if values.get(epoch) is None else (values[epoch],) * 3 for epoch in epochs]
@@ -352,7 +354,7 @@ def _loss(loss: float | None) -> str:
 
 def _recipe(recipe: Mapping[str, Any]) -> Html:
     """Every switch and its setting, in two tables next to each other where there is room."""
-    said = recipe | {"layer_decay": EVENLY} if recipe.get("layer_decay", EVENLY) is None else recipe
+    said = {**recipe, "layer_decay": EVENLY} if recipe.get("layer_decay", EVENLY) is None else recipe
     rows = [[tag("small", name.replace("_", " ")), _setting(value)] for name, value in said.items()]
     half = math.ceil(len(rows) / 2)
     return tag("div", *(table([], part, class_="words") for part in (rows[:half], rows[half:])), class_="pair")

@@ -38,7 +38,7 @@ class Rotated:
         self._axes, self.squares = put(axes / spread[:, None], device), put(squares, device)
         self.rank = len(squares)
         self._offset = self._mean @ self._axes  # (r,)
-        self.kept = None
+        self.kept: Array | None = None
         if keep or device != CPU:
             self.kept = zeros((len(X), self.rank), single(self.squares))
             for at, chunk in chunks(self._X):

@@ -31,7 +31,7 @@ been run on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,7 +182,7 @@ class LogisticPath:
     def _targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
         return _logistic_targets(Y, rows)
 
-    def fit(self, strengths: object) -> Iterator[Fit]:
+    def fit(self, strengths: Iterable[float]) -> Iterator[Fit]:
         """Fit one C after another, lazily: what is not asked for is not computed.
 
         Parameters
@@ -214,7 +214,7 @@ class LogisticPath:
             if before != at and self._loss.smooth:
                 t = (float(np.log(C)) - at) / (at - before)
                 starts.append((W + t * (W - V), S + t * (S - T)))
-        return min(starts, key=lambda pair: self._objective(*pair, C))
+        return min(starts, key=lambda pair: self._objective(pair[0], pair[1], C))
 
     def _objective(self, W: Array, S: Array, C: float) -> float:
         return self._loss.value(S, self._Y, self._w) + float((W[:, self._penalised] ** 2).sum()) / (2 * C)
@@ -250,6 +250,7 @@ class LogisticPath:
         spread = shares * (1 - shares)
         curvatures = spread[:, None] * np.append(self._rows.squares, self._rows.weight)  # (K, r + 1)
         curvatures[:, :-1] += 1 / C
+        assert self._rows.kept is not None  # else there is no such start
         W = descend(self._rows.kept, self._Y, w, C, W, curvatures, self._tolerance)
         return W, self._rows.forward(W)
 
@@ -279,6 +280,7 @@ class LogisticPath:
         curvatures = np.maximum(host(self._loss.curvatures(P, self._Y, self._w)), 1e-300)
         if self._loss.separate:
             return -g / curvatures
+        assert isinstance(self._loss, Softmax)  # no other loss joins its columns
         if self._many:
             return -self._loss.solve(P, self._w, g, curvatures)
         A = self._loss.covariance(P, self._Y, self._w)  # (K, K)
@@ -321,6 +323,7 @@ class LogisticPath:
     def _preconditioner(self, P: Array, C: float) -> Callable[[Array], Array]:
         """The inverse of A ⊗ diag(λ) + I/C, with A the mean covariance of the predictions, on (K, r + 1)."""
         if self._coupled:
+            assert isinstance(self._loss, Softmax)
             A = self._loss.covariance(P, self._Y, self._w, rounded=self._many) / self._rows.weight
             a, U = np.linalg.eigh(A)
             U = put(U.astype(np.float32, copy=False), self._device)

@@ -147,7 +147,7 @@ def _evidence(ready: Prepared, entries: Sequence[Entry], seed: int) -> dict[str,
     val = None if parts.select is None else _draw(parts.select, seed)
     kept = [train] if val is None else [train, val]
     digests, y, units = (np.concatenate([getattr(one, name) for one in kept]) for name in ("digests", "y", "units"))
-    drawn = len(train) < len(parts.train) or (val is not None and len(val) < len(parts.select))
+    drawn = len(train) < len(parts.train) or (parts.select is not None and len(kept[-1]) < len(parts.select))
     measured = advice.measure(
         {one.layer: _embeddings(one, digests) for one in entries},
         y,

@@ -168,7 +168,7 @@ def csv_writer(file: TextIO, answers: Answers, *, safe: bool) -> Taker:
     """Writes to an open text file."""
     writer = csv.writer(file)  # the default line end: with another, a \r in a name would not be quoted
     as_cell = safe_cell if safe else lambda cell: cell
-    started = []
+    started: list[bool] = []
 
     def take(block: Block) -> None:
         before = {name: _rounded(cells) if name == "confidence" else cells for name, cells in block.before.items()}
@@ -201,7 +201,7 @@ def _parquet(temporary: Path, path: Path, answers: Answers) -> Iterator[Taker]:
     label = pyarrow.array([] if answers.model.is_multi_label else answers.model.classes.tolist()).type
     kinds = {"path": pyarrow.string(), "label": pyarrow.string() if answers.model.is_multi_label else label}
     kinds |= {"true_label": pyarrow.string(), "file": pyarrow.string()}
-    writers = []
+    writers: list[Any] = []
 
     def take(block: Block) -> None:
         numbers = dict(zip(answers.names, block.proba.T, strict=bool(answers.names)))

@@ -94,7 +94,7 @@ def evaluate(
         manifest = read(data, listener, path_column=path_column, label_column=label_column)
         found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
-        options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
         extractor = models.open_backbone(loaded, model, **options)
         models.check_width(loaded, extractor.width, model)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
@@ -143,11 +143,11 @@ def _entry(store: Store, model: models.Model) -> Entry:
 
 def _check_labels(manifest: Manifest, model: models.Model) -> None:
     """Refuse data that cannot be evaluated, before anything is embedded."""
-    labels = {sample.label for sample in manifest.samples} - {None}
+    labels = {sample.label for sample in manifest.samples if sample.label is not None}
     if not labels:
         raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
     if model.is_multi_label:
-        labels = probes.labels_of(labels).tolist()
+        labels = set(probes.labels_of(labels).tolist())
     probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
 
 
@@ -272,7 +272,7 @@ def predict(
         check_output(path, "table of predictions", is_prediction, images, force=force)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
-    options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+    options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
     extractor = models.open_backbone(loaded, model, **options)
     models.check_width(loaded, extractor.width, model)
     matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
@@ -288,6 +288,7 @@ def predict(
         with atomic(path) as temporary, table(temporary, path, answers, safe=safe_csv) as take:
             count = answer(answers, take)
     elif output is not None:
+        assert not isinstance(output, str | Path)  # of which `path` is made
         count = answer(answers, csv_writer(output, answers, safe=safe_csv))
     else:
         count = answer(answers, collector(answers, predictions))

@@ -138,8 +138,8 @@ def compare(
     contenders = _untainted(contenders, samples, parts, notes)
     _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
     notes += copy_notes(parts)
-    rows, rights, held = _measure(contenders, kinds, samples, published, seed, notes, listener)
-    place = _reference(rows, held, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
+    rows, rights, selected = _measure(contenders, kinds, samples, published, seed, notes, listener)
+    place = _reference(rows, selected, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
     _test(rows, rights, place, None if parts.report.groups is None else parts.report.units)
     result = {
         "stores": [str(store.path) for store in opened],
@@ -242,7 +242,7 @@ def _wanted(
         for entry in (contender.entry for contender in contenders):
             if not entry.is_baseline and entry.layer == PENULTIMATE:
                 name = entry.provenance["source"]["name"]
-                how = {"seed": seed, "device": device, "trust": trust}
+                how: dict[str, Any] = {"seed": seed, "device": device, "trust": trust}
                 wanted[f"{name} untrained"] = partial(backbones.twin, entry.spec, name, **how)
     return wanted
 
@@ -344,11 +344,11 @@ def _reference(
 ) -> int | None:
     """Which row the others are tested against: of those that may be it what `probes.choose` takes, or the only one."""
     candidates = [i for i in range(len(rows)) if may_be[i]]
-    selected = [i for i in candidates if held[i] is not None]
+    selected = {i: right for i in candidates if (right := held[i]) is not None}
     if not selected:
         return candidates[0] if len(candidates) == 1 else None
     log_loss = [rows[i]["selection_log_loss"] for i in selected]
-    return selected[probes.choose([held[i] for i in selected], log_loss)]  # the same images of all rows
+    return list(selected)[probes.choose(list(selected.values()), log_loss)]  # the same images of all rows
 
 
 def _test(

@@ -211,14 +211,15 @@ def complete(
     StoreError
         It lacks some, and the store may not be written, or another process writes it.
     """
-    rows, entry = store.rows(), store.entry(extractor)
-    lacked = plan(rows, store.root, entry)
+    rows, entry, root = store.rows(), store.entry(extractor), store.root
+    assert root is not None  # a store of rows has one
+    lacked = plan(rows, root, entry)
     if not lacked:
         listener.note(said or first_line(extractor, len(rows), len(rows)))
         return entry
     try:
         with store.lock():
-            fill(store, store.root, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
+            fill(store, root, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
     except StoreError:
         if not lacked[0].retried:
             raise

@@ -99,7 +99,7 @@ def probe_protocol(
     metric = protocols.choose_metric(chosen, metric)
     if not chosen.linear and (output is not None or include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
-    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
+    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     if chosen.linear:
         source.check_output(source.path, force=force)
@@ -127,6 +127,7 @@ def probe_protocol(
         "created": now(),
     }
     if chosen.linear:
+        assert outcome is not None  # as of few shots alone, which leave no classifier
         model = ready.model(chosen.method, outcome.estimator, outcome.temperature, card)
         models.save(ready.path, model, module=ready.module)
     for note in notes:
@@ -161,10 +162,10 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[O
         notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
         fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
         on = "the shots of each draw" if fixed is None else "nothing, the protocol fixes it"
-        selection = {"on": on, "chosen": fixed, "path": []}
+        selection: dict[str, Any] = {"on": on, "chosen": fixed, "path": []}
         return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
-    how = {"metric": metric, "groups": parts.learned.units, "seed": seed}
+    how: dict[str, Any] = {"metric": metric, "groups": parts.learned.units, "seed": seed}
     outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
 
     def evaluate(part: FeatureMatrix) -> dict[str, Any]:

@@ -85,7 +85,13 @@ def probe_layers(
             "several layers are compared by top-1, which multi-label probes do not have; choose one with --layer"
         )
     known = {field.name for field in fields(Recipe)} & options.keys()
-    how = {"kind": kind, "value": value, "class_weight": class_weight, "seed": seed, "probe_device": probe_device}
+    how: dict[str, Any] = {
+        "kind": kind,
+        "value": value,
+        "class_weight": class_weight,
+        "seed": seed,
+        "probe_device": probe_device,
+    }
     recipe = Recipe(**how, **{name: options[name] for name in known})
     recipe.check()
     source = Store.open(store)
@@ -158,6 +164,5 @@ def _row(entry: Entry, parts: Parts, how: Mapping[str, Any]) -> tuple[dict[str, 
 
 def _best(rights: Sequence[np.ndarray | None]) -> int:
     """The layer that `probes.choose_layer` takes on the selection data; where there was none, the last."""
-    if any(right is None for right in rights):
-        return len(rights) - 1
-    return probes.choose_layer(rights)
+    known = [right for right in rights if right is not None]
+    return probes.choose_layer(known) if len(known) == len(rights) else len(rights) - 1

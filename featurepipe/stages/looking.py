@@ -141,9 +141,14 @@ def _drift(
     store: Store, entries: Sequence[Entry], count: int, how: Mapping[str, Any], listener: Listener
 ) -> list[dict[str, Any]]:
     """The drift of each of a network's layers, of the same images."""
-    first, root = entries[0], store.root  # read from its file each time it is asked for, as places are
+    first, rows, root = (
+        entries[0],
+        store.rows(),
+        store.root,
+    )  # read from its file each time it is asked for, as places are
+    assert root is not None  # a store of rows has one
     places = [entry.places() for entry in entries]
-    held = {row.digest: root / row.sample.path for row in store.rows() if all(row.digest in one for one in places)}
+    held = {row.digest: root / row.sample.path for row in rows if all(row.digest in one for one in places)}
     digests = list(held)
     some = [digests[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
     layers = [entry.layer for entry in entries]
@@ -154,6 +159,7 @@ def _drift(
         if len(entries) == 1:
             raise  # of several no single pass may give the same vectors: see `backbones.create_layers`
         return [one for entry in entries for one in _drift(store, [entry], count, how, listener)]
+    assert isinstance(made, backbones.Backbone)  # as `_networks` has chosen
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
     todo, settings = [Pending(digest, held[digest]) for digest in some], Settings(compile="off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -159,17 +160,20 @@ def find(
         As for `featurepipe.stages.probe`.
     """
     source = Store.open(store)
-    by_name = backbone is None or isinstance(backbone, str | PathLike)
-    if layer is not None and not by_name:
+    ready: Extractor | None = None
+    if backbone is None or isinstance(backbone, str | PathLike):
+        entry = source.choose(None if backbone is None else os.fspath(backbone), layer)
+        origin = entry.provenance["source"]
+    elif layer is not None:
         raise TypeError("layer works only with a backbone's name; a ready-made backbone has its own layer")
-    entry = source.choose(backbone, layer) if by_name else source.entry(backbone)
+    else:
+        ready, entry, origin = backbone, source.entry(backbone), backbone.source
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
     models.check_suffix(path)  # whether it may be written is for those to ask that write there
-    origin = entry.provenance["source"] if by_name else backbone.source
     module = None
     if weights is not None or include_backbone:
-        how = {"weights": weights, "device": device, "trust": trust, "who": str(source.path)}
-        made = backbones.recreate(entry.spec, origin, **how) if by_name else backbone
+        how: dict[str, Any] = {"weights": weights, "device": device, "trust": trust, "who": str(source.path)}
+        made = backbones.recreate(entry.spec, origin, **how) if ready is None else ready
         origin, module = made.source, getattr(made, "module", None) if include_backbone else None
     return Source(source, entry, path, origin, module, matrices.outline(source, entry))
 

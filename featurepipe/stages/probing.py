@@ -195,7 +195,7 @@ def probe(
     started, limit = time.perf_counter(), parse_size(memory)
     recipe = Recipe(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device)
     recipe.check()
-    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
+    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     source.check_output(source.path, force=force)
     found = divide(source, seed=seed, among=among, multi_label=multi_label)
@@ -329,7 +329,7 @@ def fit_parts(
 def _fit(parts: Parts, recipe: Recipe, *, measure: bool = True) -> probes.Probe:
     """As `fit_parts`; `measure` as of `featurepipe.probes.fit`."""
     select = () if parts.select is None else (parts.select.X, parts.select.y)
-    options = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
+    options: dict[str, Any] = {"value": recipe.value, "seed": recipe.seed, "class_weight": recipe.class_weight}
     options |= {"groups": parts.train.units, "device": recipe.probe_device}
     if recipe.multi_label:
         return probes.fit_labels(parts.train.X, parts.train.y, *select, **options)
@@ -385,7 +385,7 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
                 if ends
                 else []
             )
-        elif kind.is_at_edge(fitted.chosen):
+        elif name is not None and fitted.chosen is not None and kind.is_at_edge(fitted.chosen):
             notes.append(edge_note(name, fitted.chosen, [step[name] for step in fitted.path]))
     return notes + optimum_notes(name, fitted.path, fitted.certificate)
 
@@ -402,7 +402,7 @@ def optimum_notes(
     certificate: probes.Certificate | Mapping[str, probes.Certificate] | None,
 ) -> list[str]:
     """A note on the fits of a path of strengths called `name`, and final ones, that did not reach their optimum."""
-    stalled = [f"{step[name]:g}" for step in path if not step.get("converged", True)]
+    stalled = [] if name is None else [f"{step[name]:g}" for step in path if not step.get("converged", True)]
     final = certificate.values() if isinstance(certificate, Mapping) else [certificate] if certificate else []
     stalled += [f"{C:g} (final fit)" for C in sorted({one.C for one in final if not one.converged})]
     return [f"the optimum was not reached at {name}={', '.join(stalled)}"] if stalled else []
@@ -425,7 +425,12 @@ def _few_shot(recipe: Recipe, parts: Parts, listener: Listener) -> list[dict[str
     if not recipe.shots:
         return []
     known, report = parts.learned, parts.report
-    options = {"shots": recipe.shots, "repeats": recipe.repeats, "semi": recipe.semi, "seed": recipe.seed}
+    options: dict[str, Any] = {
+        "shots": recipe.shots,
+        "repeats": recipe.repeats,
+        "semi": recipe.semi,
+        "seed": recipe.seed,
+    }
     with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
         few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
     return [{**one, "baselines": {}} for one in few]

@@ -155,7 +155,7 @@ def finetune(
         path = _output(source, output, backbone)
         models.check_output(path, [source, data, weights], force=force)  # before anything is embedded
         work = path.with_suffix(".tuning")
-        options = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
         store, extractor, loaded = _open(source, data, backbone, options, plan.tune, workers, work, listener)
         models.check_output(path, [extractor.source["weights"]], force=force)
         found = divide(
@@ -168,7 +168,7 @@ def finetune(
             listener.note("\n  - ".join([f"advice: {advice.in_words(advised)}", *advised["reasons"]]))
             plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
         start = begin(found, loaded, plan, limit, listener)
-        said = {"advised": advised, "workers": workers, "listener": listener, "started": started}
+        said: dict[str, Any] = {"advised": advised, "workers": workers, "listener": listener, "started": started}
         if advised is not None and advised["tune"] is None:
             peers.share(None)
             nothing = untuned(start, extractor)
@@ -277,20 +277,22 @@ def _open(
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
         extractor = models.open_backbone(loaded, source, **options)
         models.check_width(loaded, extractor.width, source)
-    finetuning.check_tunable(extractor, tune)  # before anything is embedded
+    network = finetuning.check_tunable(extractor, tune)  # before anything is embedded
     if data is None or Store.is_store(data):
-        return Path(data or source), extractor, loaded
+        return Path(data or source), network, loaded
     manifest = read(data, listener)
     own = loaded is None and Store.open(source).root == manifest.root.resolve()
     store = Path(source) if own else work / "store"  # the user's store goes on to describe its own images
     manifests.check_labels(manifest.samples)  # before anything is embedded
     check_classes(loaded, {sample.label for sample in manifest.samples})
-    extract(manifest, store, backbone=extractor, workers=workers, listener=listener)
-    return store, extractor, loaded
+    extract(manifest, store, backbone=network, workers=workers, listener=listener)
+    return store, network, loaded
 
 
 def _task(start: Start, extractor: Backbone, recipe: Recipe, checkpoint: Path) -> Task:
-    name = f"{start.found.entry.name} tuned on {start.found.store.root.name}"
+    root = start.found.store.root
+    assert root is not None  # a store of rows has one
+    name = f"{start.found.entry.name} tuned on {root.name}"
     both = start.samples(start.train), start.samples(start.validation)
     return Task(extractor.spec, extractor.source, name, start.head, *both, recipe, checkpoint)
 
@@ -308,12 +310,18 @@ def _cached(
     if why is not None:
         raise FinetuningError(f"activations cannot be cached: {why}; leave out --cache on")
     store = start.found.store
-    options = {"workers": workers, "progress": listener.progress, "note": listener.note, "checkpoint": task.checkpoint}
+    options: dict[str, Any] = {
+        "workers": workers,
+        "progress": listener.progress,
+        "note": listener.note,
+        "checkpoint": task.checkpoint,
+    }
 
     def made(backbone: Backbone) -> finetuning.Cache | None:
-        parts, images = (task.train, task.validation, task.recipe), (store.rows(), store.root, store.path / ACTIVATIONS)
+        parts, rows, root = (task.train, task.validation, task.recipe), store.rows(), store.root
+        assert root is not None  # a store of rows has one
         try:
-            kept = finetuning.make_cache(backbone, *parts, *images, **options)
+            kept = finetuning.make_cache(backbone, *parts, rows, root, store.path / ACTIVATIONS, **options)
         except (FinetuningError, OSError) as error:  # StoreError is one; and folders that cannot be written
             if cache == "on":
                 raise
@@ -340,7 +348,9 @@ def _tune(
 ) -> Promoted:
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
-        extractor = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
+        made = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
+        assert isinstance(made, Backbone)
+        extractor = made
     return finetuning.promote(
         extractor,
         task.head,
@@ -380,7 +390,7 @@ def _refit(
     cached = _cached(start, task, cache, peers, workers, claims, listener)
     again = _tune(peers.share(task), extractor, device, workers, peers, Quiet(listener), cached)
     last = again.outcome.curve[-1]
-    told = {"images": len(task.train), "epochs": last["epoch"], "train_loss": last["train_loss"]}
+    told: dict[str, Any] = {"images": len(task.train), "epochs": last["epoch"], "train_loss": last["train_loss"]}
     told |= {"stopped": again.outcome.stopped, "seconds": round(time.perf_counter() - began, 3)}
     if again.outcome.error is not None:
         listener.note(f"note: training on all images failed, so the network before it is kept: {again.outcome.error}")
@@ -402,10 +412,10 @@ def _from_scratch(
         l2_sp=0.0,
         patience=0,
     )
-    weight, bias = finetuning.random_head(*task.head.weight.shape, recipe.seed)
+    weight, bias = finetuning.random_head(len(task.head.weight), task.head.weight.shape[1], recipe.seed)
     head = replace(task.head, weight=weight, bias=bias)
     began, checkpoint = time.perf_counter(), task.checkpoint.with_name(SCRATCH)
-    other = {"spec": twin.spec, "source": twin.source, "name": twin.name, "checkpoint": checkpoint}
+    other: dict[str, Any] = {"spec": twin.spec, "source": twin.source, "name": twin.name, "checkpoint": checkpoint}
     task = replace(task, head=head, recipe=recipe, **other)
     listener.note(f"the same from scratch: {twin.name}")
     made = _tune(peers.share(task), twin, device, workers, peers, listener)
@@ -414,5 +424,9 @@ def _from_scratch(
     seconds = time.perf_counter() - began
     report = start.parts.report
     top1 = measure(made, start.samples(report), report, workers, listener).figures["top1"]
-    told = {"curve": made.outcome.curve, "best_epoch": made.outcome.best_epoch, "stopped": made.outcome.stopped}
+    told: dict[str, Any] = {
+        "curve": made.outcome.curve,
+        "best_epoch": made.outcome.best_epoch,
+        "stopped": made.outcome.stopped,
+    }
     return {**told, "top1": top1, "seconds": round(seconds, 3)}

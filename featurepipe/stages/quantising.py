@@ -44,8 +44,9 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     for path in sorted(store.path.glob(f"{SIFT}-*/{FILE}")):
         if backbones.learned_from(path) == origin:
             return Sift.load(path)
-    root = store.root  # read from its file each time it is asked for
-    places = {row.digest: root / row.sample.path for row in store.rows()}
+    rows, root = store.rows(), store.root  # read from its file each time it is asked for
+    assert root is not None  # a store of rows has one
+    places = {row.digest: root / row.sample.path for row in rows}
     memory = extraction.Memory()
     todo, settings = [Pending(digest, places[digest]) for digest in drawn], Settings(workers=workers)
     extraction.fill(todo, patches, memory, settings, label="learning a codebook", listener=Quiet(listener))

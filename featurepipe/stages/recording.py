@@ -142,7 +142,10 @@ def write(
 
     of_probe = with_copies(by_probe(parts.report), parts, by_probe)
     of_network = with_copies(by_network(parts.report), parts, by_network) if made.outcome.best_epoch else None
-    reported, validated = of_network if promoted else of_probe, verdict.figures
+    reported, validated = of_probe, verdict.figures
+    if promoted:
+        assert of_network is not None  # a network without an epoch is not promoted
+        reported = of_network
     on = parts.reported
     card = {
         "data": {"root": str(found.store.root), "samples": len(found.samples), "classes": len(start.head.classes)},
@@ -192,8 +195,8 @@ def write(
     )
     models.save(path, model, module=backbone.module)
     identity = {"model": str(path), "backbone": backbone.name, "fingerprint": backbone.fingerprint, "kind": model.kind}
-    verdict = {"promoted": promoted, "tune": recipe.tune, "top1": reported["top1"]}
-    return {**identity, **verdict, **card, "seconds": round(time.perf_counter() - started, 3)}
+    said = {"promoted": promoted, "tune": recipe.tune, "top1": reported["top1"]}
+    return {**identity, **said, **card, "seconds": round(time.perf_counter() - started, 3)}
 
 
 def _told(

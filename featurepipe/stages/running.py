@@ -91,7 +91,7 @@ def run(
         ``report``) and ``seconds`` (in all).
     """
     started = time.perf_counter()
-    recipe = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
+    recipe: dict[str, Any] = {"kind": kind, "value": value, "class_weight": class_weight, "multi_label": multi_label}
     recipe |= {"shots": shots, "repeats": repeats, "semi": semi, "baselines": baselines, "probe_device": probe_device}
     if promote is not None:
         _check_promotion(promote, kind, multi_label, protocol)
@@ -130,7 +130,7 @@ def run(
     results = folder / Store.open(store).entry(extractor).folder.name
     check_output(results / MERGED, "file of figures", _is_merged, force=force)
     model = results / "model.safetensors"
-    both = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
+    both: dict[str, Any] = {"backbone": extractor, "include_backbone": include_backbone, "seed": seed, "device": device}
     both |= {"force": force, "listener": listener}
     if protocol is not None:
         output = model if protocols.named(protocol).linear else None

@@ -69,8 +69,9 @@ class Start:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Content digest → file."""
-        store, root = self.found.store, self.found.store.root  # read from its file each time it is asked for
-        return {row.digest: root / row.sample.path for row in store.rows() if row.digest}
+        rows, root = self.found.store.rows(), self.found.store.root  # read from its file each time it is asked for
+        assert root is not None  # a store of rows has one
+        return {row.digest: root / row.sample.path for row in rows if row.digest}
 
     def samples(self, part: FeatureMatrix) -> Samples:
         """Rows as images and class numbers."""
@@ -99,14 +100,15 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
         notes += _seen_notes(loaded, parts)
     own = loaded is not None and not loaded.has_seen(validation.digests).any()
 
-    def fit(strength: float) -> probes.Probe:
+    def fit(strength: float | None) -> probes.Probe:
         if own:
             return probe
-        options = {"groups": train.units, "class_weight": class_weight, "seed": recipe.seed}
+        options: dict[str, Any] = {"groups": train.units, "class_weight": class_weight, "seed": recipe.seed}
         return probes.fit(kind, train.X, train.y, value=strength, **options, keep=parts.elsewhere is None)
 
-    gentle = probe.chosen if own else finetuning.gentle_strength(probe)
-    told = finetuning.starting_head(fit, probe.chosen, gentle, classes, validation.X, validation.y, recipe)
+    chosen = probes.strength_of(probe)
+    gentle = chosen if own else finetuning.gentle_strength(probe)
+    told = finetuning.starting_head(fit, chosen, gentle, classes, validation.X, validation.y, recipe)
     baselines = _baselines(loaded, found, parts)
     return Start(found, parts, train, validation, validated_on, probe, *told, baselines, seen, notes)
 
@@ -124,7 +126,7 @@ def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
     """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
     selection, splits = loaded.card["selection"], loaded.card.get("splits")
     scores = {} if splits is None else {"n": splits["val" if selection["on"] == "val" else "train"]}
-    known = {"path": selection["path"], "scores": scores}
+    known: dict[str, Any] = {"path": selection["path"], "scores": scores}
     probe = probes.Probe(
         loaded.kind, loaded.estimator, loaded.temperature, selection["chosen"], selection["on"], **known
     )

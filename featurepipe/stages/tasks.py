@@ -94,11 +94,11 @@ def probe_tasks(
     True
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    recipe = Recipe(**recipe)
-    recipe.check()
+    settings = Recipe(**recipe)
+    settings.check()
     names = _names(tasks)
     columns, left_out = _read(Path(labels), names)
-    where = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
+    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
     source = find(store, output, **where, include_backbone=include_backbone, device=device)
     paths = _paths(source.path, names)
     for path in paths.values():
@@ -107,21 +107,21 @@ def probe_tasks(
     for note in notes:
         listener.note(f"note: {note}")
     samples = {name: _relabelled(source.samples, columns, number) for number, name in enumerate(names)}
-    samples, split_source = _split(samples, recipe.seed) if len(names) > 1 else (samples, None)
+    samples, split_source = _split(samples, settings.seed) if len(names) > 1 else (samples, None)
     ready = {}
     for name, mine in samples.items():  # the labels of all, before anything is fitted
         if split_source is not None:
             _check_held_out(name, mine)
-        found = _divide(name, replace(source, samples=mine, path=paths[name]), recipe)
+        found = _divide(name, replace(source, samples=mine, path=paths[name]), settings)
         ready[name] = replace(found, split_source=split_source or found.split_source)
-        probes.check_enough(found.parts.learned.y, recipe.shots)
-    others = cache(lambda: load_baselines(source, recipe, device, workers, listener, trust=trust))
+        probes.check_enough(found.parts.learned.y, settings.shots)
+    others = cache(lambda: load_baselines(source, settings, device, workers, listener, trust=trust))
     results = {}
     for name, found in ready.items():
         begun = time.perf_counter()
         listener.note(f"task {name}")
         about = {"labels": str(labels), "task": name}
-        result = probe_prepared(found, recipe, others, about=about, limit=limit, listener=listener)
+        result = probe_prepared(found, settings, others, about=about, limit=limit, listener=listener)
         results[name] = {**result, "seconds": round(time.perf_counter() - begun, 3)}
     seconds = round(time.perf_counter() - started, 3)
     return {"tasks": results, "labels": str(labels), "notes": notes, "seconds": seconds}
@@ -159,10 +159,11 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None,
     table, doubles = manifests.Table(path, names, KEYS, keys=KEYS), 0
     for number, row in table:
         id_, file = map(row.get, KEYS)
-        if id_ is None and file is None:
-            there = ", ".join([*table.used, *table.unused]) or "none"
-            raise ManifestError(f"{path}: row {number} has neither 'id' nor 'path' (its columns: {there})")
-        id_ = id_ or file.replace(os.sep, "/")
+        if not id_:
+            if file is None:
+                there = ", ".join([*table.used, *table.unused]) or "none"
+                raise ManifestError(f"{path}: row {number} has neither 'id' nor 'path' (its columns: {there})")
+            id_ = file.replace(os.sep, "/")
         labels = tuple(row.get(name) for name in names)
         doubles += id_ in found
         if found.setdefault(id_, labels) != labels:

@@ -186,7 +186,11 @@ class Statistics:
 
 
 def gather(
-    chunks: Iterable[Chunk], classes: Sequence[Any], *, folds: int = 0, class_weight: np.ndarray | None = None
+    chunks: Iterable[Chunk],
+    classes: Sequence[Any] | np.ndarray,
+    *,
+    folds: int = 0,
+    class_weight: np.ndarray | None = None,
 ) -> Statistics:
     """Take the statistics of rows in one pass; memory is O(folds × width²), whatever the number of rows.
 
@@ -226,11 +230,11 @@ def gather(
     >>> found.without(0).mean.tolist() == X[2:].mean(axis=0).tolist()
     True
     """
-    classes = sorted_classes(classes)
-    parts, known = folds + 1, len(classes)
+    labels = sorted_classes(classes)
+    parts, known = folds + 1, len(labels)
     counts = np.zeros(parts * known, np.int64 if class_weight is None else np.float64)
-    shift = sums = grams = None
-    for X, cells in blocks(chunks, classes, folds):
+    shift: np.ndarray | None = None
+    for X, cells in blocks(chunks, labels, folds):
         if shift is None:
             shift = X.mean(axis=0)
             sums = np.zeros((parts * known, X.shape[1]))
@@ -245,10 +249,10 @@ def gather(
             grams[part] += X[rows].T @ X[rows]  # NumPy sees that this is symmetric, and computes one half
     if shift is None:
         raise ProbeError("there are no rows to take statistics of")
-    return Statistics(classes, shift, counts.reshape(parts, known), sums.reshape(parts, known, -1), grams)
+    return Statistics(labels, shift, counts.reshape(parts, known), sums.reshape(parts, known, -1), grams)
 
 
-def sorted_classes(classes: Sequence[Any]) -> np.ndarray:
+def sorted_classes(classes: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Every class once, sorted; raises ProbeError for None."""
     if any(label is None for label in classes):
         raise ProbeError("None is among the classes; leave out rows that have no label")
@@ -284,7 +288,7 @@ def blocks(
     """
     codes = {label: code for code, label in enumerate(classes.tolist())}
     seen = filled = 0
-    block = cells = None
+    block: np.ndarray | None = None
     for chunk in chunks:
         X, places = _check(chunk, codes, folds, seen)
         if block is None:
@@ -302,7 +306,7 @@ def blocks(
                 yield _sorted(block, cells)
                 filled = 0
         seen += len(X)
-    if filled:
+    if block is not None and filled:
         yield _sorted(block[:filled], cells[:filled])
 
 

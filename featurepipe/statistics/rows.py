@@ -53,7 +53,7 @@ class RowStatistics(Statistics):
 
 
 def gather_rows(
-    chunks: Iterable[Chunk], classes: Sequence[Any], *, class_weight: np.ndarray | None = None
+    chunks: Iterable[Chunk], classes: Sequence[Any] | np.ndarray, *, class_weight: np.ndarray | None = None
 ) -> RowStatistics:
     """Keep rows as their own statistics; memory is that of the rows in float64.
 
@@ -80,20 +80,20 @@ def gather_rows(
     >>> ridge_path(gather_rows([(X, y)], y), [1.0])[0].predict(X).tolist()
     [0, 1, 0, 1, 0, 1]
     """
-    classes = sorted_classes(classes)
-    pairs = list(blocks(chunks, classes, 0))
+    labels = sorted_classes(classes)
+    pairs = list(blocks(chunks, labels, 0))
     if not pairs:
         raise ProbeError("there are no rows to take statistics of")
     X, codes = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    weights = np.ones(len(classes)) if class_weight is None else class_weight
-    counts = np.bincount(codes, minlength=len(classes))
+    weights = np.ones(len(labels)) if class_weight is None else class_weight
+    counts: np.ndarray = np.bincount(codes, minlength=len(labels))
     if not counts.all():
-        raise ProbeError(f"class {classes.tolist()[int(counts.argmin())]!r} has no rows; name only those that have")
+        raise ProbeError(f"class {labels.tolist()[int(counts.argmin())]!r} has no rows; name only those that have")
     if class_weight is not None:
         counts = counts * weights
     shift = X.mean(axis=0)
     X -= shift
-    sums = sum_cells(X, codes, weights[codes], len(classes))
+    sums = sum_cells(X, codes, weights[codes], len(labels))
     roots = np.sqrt(weights[codes])  # (n,)
     X *= roots[:, None]
-    return RowStatistics(classes, shift, counts[None], sums[None], np.empty((0, *2 * shift.shape)), X, codes, roots)
+    return RowStatistics(labels, shift, counts[None], sums[None], np.empty((0, *2 * shift.shape)), X, codes, roots)

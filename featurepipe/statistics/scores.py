@@ -103,7 +103,7 @@ def logme(statistics: Statistics) -> float:
     return float(np.mean(evidences)) / rows
 
 
-def _evidence(values: np.ndarray, explained: np.ndarray, rest: float, rows: int, width: int) -> float:
+def _evidence(values: np.ndarray, explained: np.ndarray, rest: float, rows: float, width: int) -> float:
     """Log evidence of one target at the fixed point.
 
     Parameters

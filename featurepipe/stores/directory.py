@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import Extractor, check_same, stage_of
+from featurepipe.backbones import Described, check_same, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import (
     BackboneError,
@@ -257,7 +257,7 @@ class Store:
         found = (self._entry(folder) for folder in self._folders())
         return [entry for entry in found if entry is not None]
 
-    def entry(self, backbone: Extractor) -> Entry:
+    def entry(self, backbone: Described) -> Entry:
         """The entry of a backbone, which may be empty.
 
         Raises
@@ -500,7 +500,8 @@ def _slug(name: str) -> str:
 
 def _judge(header: Header) -> Callable[[str], bool]:
     """Says of a digest whether it may be that of the store's manifest."""
-    return _anything if header.digests is None else lambda digest: digest in header.digests
+    known = header.digests
+    return _anything if known is None else lambda digest: digest in known
 
 
 def _anything(digest: str) -> bool:

@@ -154,9 +154,9 @@ def pick_layers(store: Path, entries: Sequence[Entry], name: str | None, layers:
             groups.append([entry for entry in entries if entry.is_sibling(match)])
     several = [group for group in groups if len(group) > 1] or groups
     if len(several) != 1:
-        held = ", ".join(entry.folder.name for entry in entries) or "none yet"
+        names = ", ".join(entry.folder.name for entry in entries) or "none yet"
         problem = "several backbones match" if several else " ".join(filter(None, ["no backbone", name, "here"]))
-        raise StoreError(f"{store}: {problem}; choose with -b from: {held}")
+        raise StoreError(f"{store}: {problem}; choose with -b from: {names}")
     held = {entry.layer: entry for entry in in_order(several[0])}
     wanted = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
     wanted = list(held) if wanted == [ALL] else wanted
@@ -189,6 +189,6 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
 
 
 def _is_called(entry: Entry, name: str | None) -> bool:
-    if is_model_name(name):
+    if name is not None and is_model_name(name):
         return entry.spec["weights"] == carried_backbone(name)["spec"]["weights"]
     return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])

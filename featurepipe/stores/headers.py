@@ -47,14 +47,8 @@ class State:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> State:
-<<<<<<< HEAD
         """From a header's keys, which have been checked."""
         return cls(keys["root"], keys.get("relative"), keys.get("manifest"))
-=======
-        """From a header's keys; what is not text counts as missing."""
-        texts = {name: keys.get(name) for name in ("root", "relative", "manifest")}
-        return cls(**{name: value for name, value in texts.items() if isinstance(value, str)})
->>>>>>> english
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,8 @@ class Header:
 
     def settled(self, manifest: str | None) -> Header:
         """The header without `next`, when the manifest's sha256 is this."""
-        is_next = self.next is not None and self.next.manifest == manifest
-        return replace(self, state=self.next if is_next else self.state, next=None)
+        state = self.next if self.next is not None and self.next.manifest == manifest else self.state
+        return replace(self, state=state, next=None)
 
     def write(self, store: Path) -> None:
         """Write it, with the digest that fits it."""
@@ -132,7 +126,6 @@ def read(store: Path) -> Header:
     return Header(version, State.of(keys), None if coming is None else State.of(coming), fits)
 
 
-<<<<<<< HEAD
 def _content(path: Path) -> bytes:
     """A header's bytes; a ValueError if it is no file, or one that is too large."""
     try:
@@ -141,17 +134,3 @@ def _content(path: Path) -> bytes:
         if error.errno in inputs.WRONG:
             raise ValueError(error.strerror) from error
         raise
-=======
-def numbers(version: str) -> tuple[int, int]:
-    """Major and minor number of a version; a ValueError if it is not one.
-
-    Examples
-    --------
-    >>> numbers("1.2"), numbers("3")
-    ((1, 2), (3, 0))
-    """
-    found = re.match(r"(\d{1,9})(?:\.(\d{1,9}))?(?!\d)", version)
-    if found is None:
-        raise ValueError(f"{version!r} is not a version")
-    return int(found[1]), int(found[2] or 0)
->>>>>>> english

@@ -11,13 +11,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from featurepipe import inputs
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.manifests import SPLITS, Sample
 from featurepipe.stores.headers import HEADER
 from featurepipe.stores.rows import BLOCK, Rows, Stamp
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
@@ -134,7 +137,7 @@ def digest(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[io.FileIO]:
     try:
         with inputs.opened(path, MOST) as raw:
             yield raw
@@ -180,13 +183,13 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[byt
 class _Hashed(io.RawIOBase):
     """A file whose bytes are hashed as they are read."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: io.FileIO) -> None:
         self._raw, self._digest = raw, hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         count = self._raw.readinto(buffer)
         self._digest.update(memoryview(buffer)[:count])
         return count

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,8 @@ from featurepipe.stores.rows import BLOCK, NO_STAMP, Row, Rows, Stamp, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Pending(NamedTuple):
@@ -145,14 +147,16 @@ def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple
         pass
 
 
-def _parts(items: Iterator, size: int) -> Iterator[list]:
+def _parts(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while part := list(islice(items, size)):
         yield part
 
 
-def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
+) -> Iterator[Made]:
     """`pool.map`, with no more than `ahead` tasks waiting: a million futures would fill the memory."""
-    waiting: deque[Future] = deque()
+    waiting: deque[Future[Made]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))

@@ -68,6 +68,7 @@ class Writer:
         """
         indexes = tuple(replace(index, digests=index.digests[:0]) for index in self.entry.indexes)
         entry = replace(self.entry, indexes=indexes)
+        assert self.number is not None  # set when it was made
         return replace(self, entry=entry, number=self.number + turn, step=count)
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
@@ -92,6 +93,7 @@ class Writer:
             digests=shards.digest_array(digests),
             rejects=rejects,
         )
+        assert self.number is not None  # set when it was made
         shards.write(self.entry.folder / f"shard-{self.number:05d}.h5", shard)
         self.number, self._taken, self._since = self.number + self.step, [], now
 

@@ -208,11 +208,18 @@ class Kind(Head):
         return 1.0, []
 
 
-def threads(X: Rows) -> AbstractContextManager:
+def threads(X: Rows) -> AbstractContextManager[object]:
     """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1 if 8 * X.shape[0] * X.shape[1] < SMALL_BYTES else None, "blas")
+
+
+def numbers(candidates: Iterable[float | None]) -> Iterator[float]:
+    """The candidates of a kind that has a parameter: none of them is None."""
+    for candidate in candidates:
+        assert candidate is not None
+        yield candidate
 
 
 def balanced(y: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes
+from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers
 from featurepipe.solvers import Rows, chunks
 
 K_GRID = (1, 5, 10, 20, 50, 100, 200)
@@ -47,7 +47,7 @@ class Knn(Kind):
     def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
         """See `Kind.candidates`."""
         if value is None:
-            return tuple(k for k in self.grid if k <= rows) or self.grid[:1]
+            return tuple(k for k in numbers(self.grid) if k <= rows) or self.grid[:1]
         return super().candidates(value, rows)
 
     def check_value(self, value: float, rows: int) -> None:
@@ -85,7 +85,7 @@ def _fit(X: Rows, y: np.ndarray, candidates: Iterable[float | None]) -> Iterator
         norms = np.linalg.norm(chunk, axis=1, keepdims=True)
         unit[at] = chunk / np.where(norms > 0, norms, 1.0)
     classes, codes = np.unique(y, return_inverse=True)
-    for k in candidates:
+    for k in numbers(candidates):
         yield knn_classifier(classes, unit, codes, min(int(k), len(unit))), None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from featurepipe import statistics
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds.kind import numbers
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.probes.kinds.quadratic import Quadratic
 from featurepipe.statistics import Statistics
@@ -27,7 +28,7 @@ class Lda(Linear, Quadratic):
 
     def fit_statistics(self, found: Statistics, candidates: Sequence[float | None]) -> list[Any]:
         """See `Quadratic.fit_statistics`."""
-        return statistics.lda_path(found, candidates, scale=True)
+        return statistics.lda_path(found, list(numbers(candidates)), scale=True)
 
     def make(self, classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray, strength: float) -> Any:
         """See `Linear.make`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, outputs
+from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers, outputs
 from featurepipe.solvers import Fit, LogisticPath, Rows
 
 TENSORS = ("head.weight", "head.bias")
@@ -51,7 +51,7 @@ def along_path(
 ) -> Iterator[Fitted]:
     """Estimators of class `make`, LogisticRegression or LinearSVC, at each C of a path on standardised features."""
     classes, codes = np.unique(y, return_inverse=True)
-    for fit in path(X, codes, sample_weight=weights, scale=True, keep=keep, device=device).fit(candidates):
+    for fit in path(X, codes, sample_weight=weights, scale=True, keep=keep, device=device).fit(numbers(candidates)):
         yield path_estimator(make, classes, fit), fit.certificate
 
 

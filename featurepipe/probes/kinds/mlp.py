@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, outputs
+from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers, outputs
 from featurepipe.solvers import Rows, chunks, weighted_moments
 from featurepipe.statistics import feature_scales, is_constant
 
@@ -76,7 +76,7 @@ def _fit(
     for at, chunk in chunks(X):
         Z[at] = (chunk - mean) / scale
     classes, codes = np.unique(y, return_inverse=True)
-    for alpha in candidates:
+    for alpha in numbers(candidates):
         made = MLPClassifier((HIDDEN,), alpha=alpha, max_iter=EPOCHS, random_state=seed)
         with warnings.catch_warnings():  # the epochs are the recipe: not to be at the optimum is no fault
             warnings.simplefilter("ignore", ConvergenceWarning)

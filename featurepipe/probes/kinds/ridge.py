@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import statistics
+from featurepipe.probes.kinds.kind import numbers
 from featurepipe.probes.kinds.linear import Linear
 from featurepipe.probes.kinds.quadratic import Quadratic
 from featurepipe.statistics import Statistics
@@ -26,7 +27,7 @@ class Ridge(Linear, Quadratic):
 
     def fit_statistics(self, found: Statistics, candidates: Sequence[float | None]) -> list[Any]:
         """See `Quadratic.fit_statistics`."""
-        return statistics.ridge_path(found, candidates, scale=True)
+        return statistics.ridge_path(found, list(numbers(candidates)), scale=True)
 
     def make(self, classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray, strength: float) -> Any:
         """See `Linear.make`."""
