@@ -24,6 +24,8 @@ scikit-learn's OneVsRestClassifier.
 """
 
 from collections import ChainMap
+from collections.abc import Mapping
+from typing import cast
 
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import (
@@ -98,4 +100,5 @@ __all__ = [
     "tied",
 ]
 
-HEADS: ChainMap[str, Head] = ChainMap({**KINDS}, {MULTI_LABEL: LabelsHead()})  # whatever a model file can hold
+# Whatever a model file can hold; a kind that is added to KINDS later is one of them.
+HEADS: Mapping[str, Head] = ChainMap(cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead()})
