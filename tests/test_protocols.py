@@ -560,7 +560,7 @@ def test_a_copys_own_votes_are_left_out_and_no_others():
     by_hand = [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 10)[0] == y[i] for i, g in enumerate(groups)])]
     by_hand += [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 20)[0] == y[i] for i, g in enumerate(groups)])]
     assert [step["top1"] for step in outcome.path] == pytest.approx(by_hand)
-    with pytest.raises(ProbeError, match="12 training images, of which 3 are one, are too few for 10 neighbours"):
+    with pytest.raises(ProbeError, match="12 training images, of which 5 are one, are too few for 10 neighbours"):
         protocols.run(PROTOCOLS["dinov2-knn"], X[:12], np.resize(["a", "b"], 12), groups=[0] * 5 + list(range(1, 8)))
 
 
