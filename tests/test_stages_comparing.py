@@ -131,8 +131,8 @@ def test_throughput_is_summed_over_shards_and_none_where_they_do_not_say(made, s
 def forgetful(loads):
     """json.loads of a shard written before throughput was recorded."""
 
-    def load(text):
-        value = loads(text)
+    def load(text, **how):
+        value = loads(text, **how)
         return {key: of for key, of in value.items() if key != "seconds"} if isinstance(value, dict) else value
 
     return load

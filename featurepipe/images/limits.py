@@ -103,7 +103,7 @@ def turn(size: tuple[int, int]) -> AbstractContextManager[None]:
 
 
 def file_turn(size: int) -> AbstractContextManager[None]:
-    """A context in which a file of so many bytes may be held; entering it waits, if it is a large one.
+    """A context in which a file of that size, in bytes, may be held; entering it waits, if the file is large.
 
     Within, a picture may wait for its turn, but not the other way round: so no two wait for each other.
     """
