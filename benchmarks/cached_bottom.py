@@ -31,8 +31,8 @@ from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import PENULTIMATE, View
 from featurepipe.backbones.networks import autocast, make_parts
 from featurepipe.finetuning import trainable
-from featurepipe.finetuning.activations import cache
-from featurepipe.finetuning.splitting import split
+from featurepipe.finetuning.cached.activations import cache
+from featurepipe.finetuning.cached.cuts import split
 from featurepipe.images import decode
 from featurepipe.stores import digest_rows
 

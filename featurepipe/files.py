@@ -223,3 +223,11 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_safe_csv(safe: bool, path: Path | None) -> None:
+    """Refuse cells that are safe for spreadsheets in a file that is not CSV; None is an open text file."""
+    if safe and path is not None and path.suffix.lower() != ".csv":
+        raise OutputError(
+            f"--safe-csv works only with CSV, and {path.name} is not CSV; name a .csv file, or leave out --safe-csv"
+        )

@@ -148,15 +148,15 @@ def small():
 
 @pytest.fixture(scope="session")
 def tinted():
-    """Factory of `Samples` of noisy 32×32 pictures, each class with a tint of its own."""
+    """Factory of `Examples` of noisy 32×32 pictures, each class with a tint of its own."""
     from featurepipe.digests import sha256_bytes
-    from featurepipe.finetuning import Samples
+    from featurepipe.finetuning import Examples
 
     def make(count, classes=3, seed=0):
         rng, targets = np.random.default_rng(seed), np.arange(count) % classes
         tints = np.random.default_rng(99).integers(0, 120, (classes, 3))
         pixels = (rng.integers(0, 136, (count, 32, 32, 3)) + tints[targets][:, None, None]).astype(np.uint8)
         images = [Pending(sha256_bytes(one.tobytes()), Image.fromarray(one)) for one in pixels]
-        return Samples(images, targets.astype(np.int64))
+        return Examples(images, targets.astype(np.int64))
 
     return make

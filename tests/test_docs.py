@@ -33,7 +33,7 @@ def test_there_are_examples():
     assert {
         "featurepipe",
         "featurepipe.estimators.extractor.FeatureExtractor",
-        "featurepipe.manifests.reading.read",
+        "featurepipe.manifests.manifest.read",
     } <= {example.name for example in EXAMPLES}
 
 

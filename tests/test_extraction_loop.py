@@ -14,7 +14,7 @@ from featurepipe import backbones, images
 from featurepipe.backbones import Backbone, Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Memory, engines, loop, reading
+from featurepipe.extraction import Memory, batches, engines, loop
 from featurepipe.extraction.loop import NOT_FINITE, fill
 from featurepipe.stores import Pending
 
@@ -94,7 +94,7 @@ def test_every_image_gets_its_own_vector_in_order(planned, monkeypatch, workers,
         time.sleep(lag[len(data) % 41])
         return real(data, transform)
 
-    monkeypatch.setattr(reading, "decode", late)
+    monkeypatch.setattr(batches, "decode", late)
     late_batches = Hooked(PIXELS, lambda pixels, _: time.sleep(lag[int(pixels[0, 0, 0, 0]) % 41]), device)
     outcome = fill(plan, late_batches, sink, batch_size=4, workers=workers)
     assert [digest for digests, _ in sink.calls for digest in digests] == [pending.digest for pending in plan]
@@ -302,8 +302,8 @@ def test_pixels_are_let_go_before_their_vectors_are_written(planned, device):
     assert max(alive) <= 3
 
 
-@pytest.mark.parametrize(("device", "batches"), [("cpu", 17), ("cuda", 4)])
-def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, batches):
+@pytest.mark.parametrize(("device", "count"), [("cpu", 17), ("cuda", 4)])
+def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, count):
     plan, lock, counts = planned(60), threading.Lock(), {"decoded": 0, "taken": 0}
     ahead, real = [], images.decode
 
@@ -320,10 +320,10 @@ def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, dev
             with lock:
                 counts["taken"] += len(digests)
 
-    monkeypatch.setattr(reading, "decode", counted)
+    monkeypatch.setattr(batches, "decode", counted)
     fill(plan, Hooked(PIXELS, device=device), Slow(), batch_size=2, workers=2)
     assert counts == {"decoded": 60, "taken": 60}
-    assert 2 < max(ahead) <= 2 * batches
+    assert 2 < max(ahead) <= 2 * count
 
 
 @DEVICES
@@ -333,7 +333,7 @@ def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(pl
             raise OSError(28, "No space left on device")
 
     decoded, real = [], images.decode
-    monkeypatch.setattr(reading, "decode", lambda *args: (decoded.append(None), real(*args))[1])
+    monkeypatch.setattr(batches, "decode", lambda *args: (decoded.append(None), real(*args))[1])
     with pytest.raises(OSError, match="No space"):
         fill(planned(100), Hooked(PIXELS, device=device), Full(), batch_size=2, workers=2)
     assert len(decoded) < 60
@@ -356,7 +356,7 @@ def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch):
     def fail(*_):
         raise Broken
 
-    monkeypatch.setattr(reading, "decode", fail)
+    monkeypatch.setattr(batches, "decode", fail)
     with pytest.raises(Broken):
         fill(planned(4), PIXELS, Memory())
     assert not threads_left()
@@ -386,7 +386,7 @@ def test_what_ends_it_early_keeps_the_batches_before_it(planned, monkeypatch, er
         return real(found, transform)
 
     if where == "read":
-        monkeypatch.setattr(reading, "decode", decode)
+        monkeypatch.setattr(batches, "decode", decode)
     hook = raises_at(planned.picture(6), error) if where == "infer" else lambda *_: None
     with pytest.raises(type(error)):
         fill(plan, Hooked(PIXELS, hook, device), sink, batch_size=2, workers=workers)

@@ -8,7 +8,7 @@ import torch
 
 from featurepipe.backbones import Transform
 from featurepipe.extraction import read_batch
-from featurepipe.finetuning import Peers, PixelBatches, Recipe, Samples
+from featurepipe.finetuning import Examples, Peers, PixelBatches, Recipe
 from featurepipe.finetuning.batches import epoch_order, in_order
 
 
@@ -64,7 +64,7 @@ def test_an_epoch_is_taken_up_in_the_middle(make, augment):
 
 
 def test_views_differ_from_epoch_to_epoch(make, tinted):
-    one = Samples(tinted(1).images, np.zeros(1, np.int64))
+    one = Examples(tinted(1).images, np.zeros(1, np.int64))
     views = {pixels(make(one, augment="standard").epoch(number))[0].tobytes() for number in range(1, 9)}
     assert len(views) == 8
 
@@ -84,7 +84,7 @@ def test_processes_share_each_batch_and_some_may_get_nothing_of_the_last(make, t
 
 def test_an_image_that_is_gone_is_left_out_with_its_class(make, planned, tmp_path):
     plan = planned(6)
-    samples = Samples(plan, np.arange(6))
+    samples = Examples(plan, np.arange(6))
     wanted = {target: picture.tobytes() for target, picture in told(make(samples))}
     plan[2].source.unlink()
     plan[4].source.write_bytes(plan[5].source.read_bytes())  # its content is another's now

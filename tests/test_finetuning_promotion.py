@@ -9,7 +9,7 @@ from featurepipe.backbones import embedding_forward
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.extraction import read_batch
-from featurepipe.finetuning import Cache, Head, Peers, PixelBatches, Recipe, Samples, linear_head, promote
+from featurepipe.finetuning import Cache, Examples, Head, Peers, PixelBatches, Recipe, linear_head, promote
 from featurepipe.finetuning.batches import in_order
 from featurepipe.finetuning.objectives import Classes
 
@@ -184,7 +184,7 @@ def test_cached_batches_take_the_place_of_pixels(small, tinted):
 
 def test_repeated_images_under_two_labels_do_no_harm(small, tinted):
     train = tinted(6)
-    twice = Samples([*train.images, *train.images[:2]], np.r_[train.targets, (train.targets[:2] + 1) % 3])
+    twice = Examples([*train.images, *train.images[:2]], np.r_[train.targets, (train.targets[:2] + 1) % 3])
     head = Head(np.zeros((3, 96), np.float32), np.zeros(3, np.float32), CLASSES, 1.0)
     made = promote(small(), head, twice, tinted(6, seed=1), Recipe(**QUICK), name="x", workers=1)
     assert made.outcome.finished

@@ -15,8 +15,8 @@ from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.manifests import write_set
 from featurepipe.probes import labels
+from featurepipe.probes.notes import fit_notes
 from featurepipe.solvers import LogisticPath, paths
-from featurepipe.stages.probing import fit_notes
 
 NAMES = np.array(["ant", "bee", "cat"])
 GRID = (0.01, 0.1, 1.0, 10.0)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from featurepipe import backbones, errors, models, probes, reports
 from featurepipe.probes import metrics
 from featurepipe.reports import markup
+from featurepipe.statistics import wilson
 
 HOSTILE = "<b>&\"'</style><script>alert(1)</script>"
 SPEC = {
@@ -191,7 +192,7 @@ def test_a_page_measured_on_val_says_so():
 @pytest.mark.parametrize(("right", "n"), [(0, 8), (8, 8), (9, 10), (541, 1000)])
 def test_wilson_is_scipys(right, n):
     expected = binomtest(right, n).proportion_ci(0.95, "wilson")
-    assert reports.wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_each_baseline_has_a_bar_of_its_length_and_the_absent_ones_are_named():

@@ -7,6 +7,7 @@ import pytest
 
 from featurepipe import comparisons, reports
 from featurepipe.reports.drawings import dots
+from featurepipe.statistics import wilson
 
 HOSTILE = "<b>&\"'</style><script>alert(1)</script>"
 
@@ -26,7 +27,7 @@ def row(label, top1, *, kind="ridge", p=None, difference=None, **more):
         "selection_log_loss": 0.5,
         "n": 240,
         "top1": top1,
-        "interval": list(reports.wilson(top1, 240)),
+        "interval": list(wilson(top1, 240)),
         "difference": difference,
         "wins": 3 if tested else None,
         "losses": 1234 if tested else None,

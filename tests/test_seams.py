@@ -11,7 +11,7 @@ from PIL import Image
 from featurepipe import backbones, evaluate, extract, models, probe, probes, report
 from featurepipe.digests import sha256_file
 from featurepipe.extraction import Memory, Outcome, Processes, Settings, fill
-from featurepipe.finetuning import Network, Recipe, Samples, random_head, tune
+from featurepipe.finetuning import Examples, Network, Recipe, random_head, tune
 from featurepipe.finetuning.batches import PixelBatches, in_order
 from featurepipe.finetuning.peers import Peers
 from featurepipe.images import decode
@@ -85,7 +85,7 @@ def test_a_new_objective_is_one_class(tmp_path, small):
     for n, path in enumerate(files):
         Image.fromarray(np.full((32, 32, 3), 40 * (n % 6), np.uint8)).save(path)
     images = [Pending(sha256_file(path), path) for path in files]
-    samples = Samples(images, np.arange(24) % 6)
+    samples = Examples(images, np.arange(24) % 6)
     recipe = Recipe(tune="all", epochs=4, batch_size=8, augment="none", lr=3e-2, patience=9)
     backbone = small()
     network = Network(backbone, *random_head(1, backbone.width, 0), recipe)

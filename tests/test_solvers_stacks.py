@@ -65,7 +65,7 @@ def test_what_is_finite_is_not_copied(tmp_path):
 @pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 def test_no_probe_copies_the_features_in_float64(kind, monkeypatch):
     monkeypatch.setattr(stacks, "CHUNK_BYTES", 2**16)
-    monkeypatch.setattr("featurepipe.statistics.gathering.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("featurepipe.statistics.sums.BLOCK_BYTES", 2**16)
     rng = np.random.default_rng(0)
     y = np.arange(30_000) % 2
     X = rng.normal(size=(30_000, 64)).astype(np.float32) + y[:, None]  # 7.7 MB

@@ -10,7 +10,7 @@ import pytest
 
 from featurepipe import extract, manifests, matrices, models, probe, probe_tasks, report
 from featurepipe.errors import ManifestError, ProbeError
-from featurepipe.stages import Listener, extracting, tasks
+from featurepipe.stages import Listener, extractions, tasks
 from featurepipe.stores import Store
 
 
@@ -106,8 +106,8 @@ def test_several_tasks_share_splits_that_are_made(stored, tmp_path):
 def test_tasks_and_their_baselines_embed_nothing_again(stored, tmp_path, monkeypatch):
     store, ids = stored(("train", "test"))
     extract(tmp_path / "photos", store, backbone="color-histogram", workers=1)
-    fills, real = [], extracting.fill
-    monkeypatch.setattr(extracting, "fill", lambda *of, **how: fills.append(of[4].name) or real(*of, **how))
+    fills, real = [], extractions.fill
+    monkeypatch.setattr(extractions, "fill", lambda *of, **how: fills.append(of[4].name) or real(*of, **how))
     table = write(tmp_path / "t.csv", animals(ids))
     result = probe_tasks(store, labels=table, tasks="animal,insect", backbone="color-histogram", kind="ridge")
     assert fills == []  # the store holds both

@@ -8,7 +8,7 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics import cross_validate_ridge, gather, gathering, validation
+from featurepipe.statistics import cross_validate_ridge, gather, sums, validation
 from featurepipe.statistics.ridges import solve_ridge
 
 ALPHAS = [1e-3, 1.0, 30.0, 1e6]
@@ -47,7 +47,7 @@ def fold_by_fold(X, y, folds, alphas, scale):
     ids=str,
 )
 def test_cross_validation_is_scikit_learns_fold_by_fold(case, scale, monkeypatch):
-    monkeypatch.setattr(gathering, "BLOCK_BYTES", 2**13)
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 2**13)
     X, y = sample(**case)
     folds = np.random.default_rng(1).integers(-1, 4, len(y))
     chunks = [(X[i : i + 37], y[i : i + 37], folds[i : i + 37]) for i in range(0, len(y), 37)]

@@ -30,7 +30,7 @@ from featurepipe.errors import (
     StoreReadOnly,
 )
 from featurepipe.manifests import SPLITS, Manifest, Sample
-from featurepipe.stores import Pending, Row, Store, Writer, manifest, planning
+from featurepipe.stores import Pending, Row, Store, Writer, manifest, plans
 from featurepipe.stores.headers import Header, State
 from featurepipe.stores.rows import Stamp
 
@@ -369,8 +369,8 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
 def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"abc")
     manifest = Manifest(tmp_path, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
-    seen, real = [], planning.sha256_file
-    monkeypatch.setattr(planning, "sha256_file", lambda path: (seen.append(path), real(path))[1])
+    seen, real = [], plans.sha256_file
+    monkeypatch.setattr(plans, "sha256_file", lambda path: (seen.append(path), real(path))[1])
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -405,8 +405,8 @@ class Data:
     def __init__(self, base, monkeypatch):
         self.root, self.store, self.seen = base / "data", Store.create(base / "a.store"), []
         self.root.mkdir()
-        real = planning.sha256_file
-        monkeypatch.setattr(planning, "sha256_file", lambda path: (self.seen.append(Path(path).name), real(path))[1])
+        real = plans.sha256_file
+        monkeypatch.setattr(plans, "sha256_file", lambda path: (self.seen.append(Path(path).name), real(path))[1])
 
     def check(self, *, rehash=False, samples=None):
         """Digests by id, and the names of the files that were read for them."""
@@ -515,7 +515,7 @@ def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder,
 
 
 def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch):
-    real = planning.sha256_file
+    real = plans.sha256_file
 
     def rewrite(path):
         found = real(path)
@@ -523,9 +523,9 @@ def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch)
             put_file(Path(path), b"2", age=30)
         return found
 
-    monkeypatch.setattr(planning, "sha256_file", rewrite)
+    monkeypatch.setattr(plans, "sha256_file", rewrite)
     folder.check()
-    monkeypatch.setattr(planning, "sha256_file", real)
+    monkeypatch.setattr(plans, "sha256_file", real)
     with open(folder.store.path / "manifest.csv", newline="") as file:
         assert {line[0] for line in csv.reader(file) if not line[5]} == {"b"}
 

@@ -139,7 +139,7 @@ class View(Transform):
     seed, number : int
         Different numbers give different views.
     version : int
-        Version of the augmentation's rules; see `featurepipe.images.augmenting`.
+        Version of the augmentation's rules; see `featurepipe.images.augmentations`.
     """
 
     augmentation: str = "standard"

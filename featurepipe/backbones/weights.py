@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurepipe import jsons
-from featurepipe.backbones.fitting import find_weights
 from featurepipe.backbones.formats import SAFETENSORS, Content, Unfit, Unreadable, first_line, read_content, recognise
+from featurepipe.backbones.matches import find_weights
 from featurepipe.backbones.specs import SPEC_FORMAT, check_description
 from featurepipe.digests import sha256_arrays
 from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable

@@ -47,7 +47,7 @@ def _parse_kinds(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 def _parse_memory(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    from featurepipe.stages.holding import parse_size  # here: it loads NumPy, which --help does without
+    from featurepipe.memory import parse_size
 
     try:
         return parse_size(value)

@@ -60,9 +60,9 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     probe_ : featurepipe.probes.Probe
         Fitted on all of the training data.
     curve_ : list of dict
-        See `featurepipe.finetuning.Outcome`.
+        See `featurepipe.finetuning.Course`.
     stopped_ : str
-        Why training stopped; see `featurepipe.finetuning.Outcome`.
+        Why training stopped; see `featurepipe.finetuning.Course`.
     backbone_ : featurepipe.backbones.Backbone
         The tuned network without its head, or the frozen one.
     estimator_ : scikit-learn classifier
@@ -292,7 +292,7 @@ def _pays(
     rival: finetuning.Head,
     features: np.ndarray,
     made: finetuning.Promoted,
-    held: finetuning.Samples,
+    held: finetuning.Examples,
     share: float,
     listener: Listener,
 ) -> bool:
@@ -312,5 +312,5 @@ def _pays(
     return finetuning.pays(*answers, share)
 
 
-def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Samples:
-    return finetuning.Samples([items[i] for i in which], codes[which])
+def _samples(items: Sequence[Pending], codes: np.ndarray, which: np.ndarray) -> finetuning.Examples:
+    return finetuning.Examples([items[i] for i in which], codes[which])

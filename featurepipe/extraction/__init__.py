@@ -7,13 +7,13 @@ of the device put their pieces together into large batches. Either way results c
 calling thread writes them while the lanes go on. Several devices are several processes, each with a share of the plan.
 """
 
+from featurepipe.extraction.batches import Batch, read_batch
 from featurepipe.extraction.crews import Crew, Lanes, Processes, Settings, fill
 from featurepipe.extraction.devices import check_main
 from featurepipe.extraction.engines import COMPILE, Engine, default_workers
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
-from featurepipe.extraction.reading import Batch, read_batch
 
 __all__ = [
     "COMPILE",

@@ -15,9 +15,9 @@ import numpy as np
 from featurepipe.backbones import Embedder
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
+from featurepipe.extraction.batches import Batch, join, read_batch
 from featurepipe.extraction.engines import Engine
 from featurepipe.extraction.outcomes import Outcome
-from featurepipe.extraction.reading import Batch, join, read_batch
 from featurepipe.interrupts import Interrupts
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded

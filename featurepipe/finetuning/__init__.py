@@ -4,8 +4,8 @@ Linear probing, then fine-tuning (LP-FT): Kumar et al., *Fine-Tuning can Distort
 Out-of-Distribution*, ICLR 2022.
 """
 
-from featurepipe.finetuning.batches import PixelBatches, Samples, Step
-from featurepipe.finetuning.caching import CachedBatches, make_cache, why_not
+from featurepipe.finetuning.batches import Examples, PixelBatches, Step
+from featurepipe.finetuning.cached.batches import CachedBatches, make_cache, why_not
 from featurepipe.finetuning.choices import better, duel, expected_gain, expected_share, is_behind, pays
 from featurepipe.finetuning.depths import ALL, AUTO, HEAD, check_depth, layers_of, trainable
 from featurepipe.finetuning.heads import (
@@ -17,12 +17,12 @@ from featurepipe.finetuning.heads import (
     random_head,
     starting_head,
 )
+from featurepipe.finetuning.loop import FAILED, INTERRUPTED, Course, tune
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers, joined
 from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote, refit_recipe, refitted
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
-from featurepipe.finetuning.training import FAILED, INTERRUPTED, Outcome, tune
 
 __all__ = [
     "ALL",
@@ -38,16 +38,16 @@ __all__ = [
     "Cached",
     "CachedBatches",
     "Classes",
+    "Course",
+    "Examples",
     "Forward",
     "Head",
     "Network",
     "Objective",
-    "Outcome",
     "Peers",
     "PixelBatches",
     "Promoted",
     "Recipe",
-    "Samples",
     "Step",
     "better",
     "check_depth",

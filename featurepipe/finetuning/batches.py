@@ -23,7 +23,7 @@ AHEAD = 2  # batches that are decoded while one is learned from
 
 
 @dataclass(frozen=True)
-class Samples:
+class Examples:
     """Images with what they show.
 
     Attributes
@@ -39,8 +39,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __add__(self, other: Samples) -> Samples:
-        return Samples([*self.images, *other.images], np.concatenate([self.targets, other.targets]))
+    def __add__(self, other: Examples) -> Examples:
+        return Examples([*self.images, *other.images], np.concatenate([self.targets, other.targets]))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PixelBatches:
 
     Parameters
     ----------
-    samples : Samples
+    samples : Examples
     transform : Transform
         The backbone's.
     recipe : Recipe
@@ -82,7 +82,7 @@ class PixelBatches:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Examples,
         transform: Transform,
         recipe: Recipe,
         device: str,
@@ -116,7 +116,7 @@ def epoch_order(count: int, seed: int, number: int) -> np.ndarray:
 
 
 def in_order(
-    samples: Samples, transform: Transform, size: int, device: str, workers: int | None, peers: Peers
+    samples: Examples, transform: Transform, size: int, device: str, workers: int | None, peers: Peers
 ) -> Iterator[Step]:
     """All samples once, as they are, for validation."""
     parts = [np.arange(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
@@ -124,7 +124,7 @@ def in_order(
 
 
 def decoded(
-    samples: Samples, parts: Sequence[np.ndarray], transform: Transform, device: str, workers: int | None
+    samples: Examples, parts: Sequence[np.ndarray], transform: Transform, device: str, workers: int | None
 ) -> Iterator[Step]:
     """The samples of each part as a step, the next ones decoded meanwhile; images that cannot be read are `lost`."""
     import torch

@@ -14,13 +14,13 @@ from featurepipe import probes
 from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
-from featurepipe.finetuning.batches import PixelBatches, Samples, Step, in_order
+from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_order
 from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
+from featurepipe.finetuning.loop import Batches, Course, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
-from featurepipe.finetuning.training import Batches, Outcome, tune
 from featurepipe.surroundings import guarded
 
 
@@ -59,7 +59,7 @@ class Promoted:
     estimator : sklearn.linear_model.LogisticRegression
     temperature : float
         Fitted on the validation data.
-    outcome : Outcome
+    outcome : Course
     tuned, parameters : int
         How many of the network's parameters trained, and how many there are.
     cached : bool
@@ -69,7 +69,7 @@ class Promoted:
     backbone: Backbone
     estimator: Any
     temperature: float
-    outcome: Outcome
+    outcome: Course
     tuned: int
     parameters: int
     cached: bool
@@ -94,8 +94,8 @@ def check_tunable(extractor: Extractor, tune: str) -> Backbone:
 def promote(
     backbone: Backbone,
     head: Head,
-    train: Samples,
-    validation: Samples,
+    train: Examples,
+    validation: Examples,
     recipe: Recipe,
     *,
     name: str,
@@ -112,7 +112,7 @@ def promote(
     ----------
     backbone : Backbone
     head : Head
-    train, validation : Samples
+    train, validation : Examples
         Their targets are places among ``head.classes``.
     recipe : Recipe
     name : str

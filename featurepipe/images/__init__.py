@@ -19,11 +19,11 @@ taken; what Pillow would refuse by default is refused, whatever other libraries 
 go of the interpreter lock while they work, so threads decode in parallel.
 
 A `featurepipe.backbones.View` instead of a plain transform gives the same image, differently cropped and perhaps
-mirrored: see `featurepipe.images.augmenting`.
+mirrored: see `featurepipe.images.augmentations`.
 """
 
-from featurepipe.images.augmenting import AUGMENTATIONS
-from featurepipe.images.decoding import convert, decode, from_array, to_pixels
+from featurepipe.images.augmentations import AUGMENTATIONS
+from featurepipe.images.decoders import convert, decode, from_array, to_pixels
 from featurepipe.images.limits import file_turn
 
 __all__ = ["AUGMENTATIONS", "convert", "decode", "file_turn", "from_array", "to_pixels"]

@@ -20,17 +20,17 @@ Samples are sorted by id, which is the relative POSIX path unless the table has 
 from featurepipe.manifests.columns import check_columns
 from featurepipe.manifests.copies import contradiction_notes, contradictions
 from featurepipe.manifests.formats import require_pyarrow
-from featurepipe.manifests.gathering import gather
 from featurepipe.manifests.groups import check_groups, count_groups, units
 from featurepipe.manifests.headers import header
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
 from featurepipe.manifests.labelsets import check_label_sets, read_set, write_set
 from featurepipe.manifests.leftovers import LeftOut
-from featurepipe.manifests.reading import Manifest, read
+from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import SPLITS
-from featurepipe.manifests.summaries import describe, summarise
+from featurepipe.manifests.summaries import describe, read_aloud, summarise
 from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
+from featurepipe.manifests.unions import gather
 
 __all__ = [
     "SPLITS",
@@ -53,6 +53,7 @@ __all__ = [
     "header",
     "hold_out",
     "read",
+    "read_aloud",
     "read_set",
     "require_pyarrow",
     "summarise",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from featurepipe.listeners import Listener
 from featurepipe.manifests.groups import count_groups
 from featurepipe.manifests.labelsets import SEPARATOR, read_set
 from featurepipe.manifests.leftovers import shortened
 from featurepipe.manifests.lookalikes import look_alike, name_alike
-from featurepipe.manifests.reading import Manifest
+from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.splits import SPLITS
 
 NAMED = 8  # classes that a line names
@@ -80,3 +82,11 @@ def _found(found: dict[str, Any]) -> str:
     if found["groups"]:
         parts.append(f"{found['groups']:,} group{'s' * (found['groups'] != 1)}")
     return "; ".join(parts)
+
+
+def read_aloud(data: str | Path, listener: Listener, **columns: str | None) -> Manifest:
+    """`featurepipe.manifests.read`; the listener hears what was found and what was left out."""
+    manifest = read(data, **columns)
+    for line in describe(manifest):
+        listener.note(line)
+    return manifest

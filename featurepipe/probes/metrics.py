@@ -9,7 +9,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.indicators import indicator, label_figures, labels_of
-from featurepipe.solvers import Rows, Stack, chunks
+from featurepipe.solvers import Matrix, Stack, chunks
 from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
@@ -59,7 +59,7 @@ def commonest(y: np.ndarray) -> Any:
     return classes[counts.argmax()]
 
 
-def decision_scores(estimator: Any, X: Rows) -> np.ndarray:
+def decision_scores(estimator: Any, X: Matrix) -> np.ndarray:
     """One score per class, (n, classes), whose softmax is the kind's own probabilities where it has any.
 
     A binary decision d becomes the pair (-d/2, d/2); of the nearest class mean it is minus half the squared distance
@@ -104,12 +104,12 @@ def is_multi_label(estimator: Any) -> bool:
 
 
 @guarded
-def predict(estimator: Any, X: Rows) -> np.ndarray:
+def predict(estimator: Any, X: Matrix) -> np.ndarray:
     """The estimator's own `predict`, (n,), a few megabytes of rows at a time."""
     return np.concatenate([estimator.predict(chunk) for _, chunk in _pieces(estimator, X)])
 
 
-def _pieces(estimator: Any, X: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+def _pieces(estimator: Any, X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
     """Rows in float64, a few megabytes at a time; of neighbours all, as each call prepares the training rows anew."""
     if hasattr(estimator, "n_neighbors"):
         return iter([(slice(None), X[:].astype(np.float64, copy=False))])

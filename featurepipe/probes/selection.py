@@ -11,7 +11,7 @@ import numpy as np
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
-from featurepipe.solvers import CPU, Certificate, Rows, Stack
+from featurepipe.solvers import CPU, Certificate, Matrix, Stack
 from featurepipe.surroundings import guarded
 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
@@ -152,7 +152,7 @@ def fit(
     classes = np.unique(y)
     candidates, folds = member.candidates(value, len(y)), assign_folds(y, seed, groups)
     how: dict[str, Any] = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
-    rows: Rows
+    rows: Matrix
     scores: Iterator[np.ndarray]
     if X_val is not None and y_val is not None:
         truth, selected_on = y_val, "val"

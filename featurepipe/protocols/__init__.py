@@ -14,8 +14,8 @@ Examples
 
 from featurepipe.protocols.definitions import PROTOCOLS, Protocol
 from featurepipe.protocols.evaluations import evaluate
-from featurepipe.protocols.outcomes import Outcome
-from featurepipe.protocols.running import choose_metric, named, run
+from featurepipe.protocols.outcomes import Result
+from featurepipe.protocols.runs import choose_metric, named, run
 from featurepipe.protocols.shots import run_shots
 
-__all__ = ["PROTOCOLS", "Outcome", "Protocol", "choose_metric", "evaluate", "named", "run", "run_shots"]
+__all__ = ["PROTOCOLS", "Protocol", "Result", "choose_metric", "evaluate", "named", "run", "run_shots"]

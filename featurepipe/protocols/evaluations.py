@@ -10,15 +10,15 @@ import numpy as np
 
 from featurepipe import probes
 from featurepipe.errors import ProbeError
-from featurepipe.protocols.outcomes import Outcome
+from featurepipe.protocols.outcomes import Result
 
 
-def evaluate(outcome: Outcome, X: np.ndarray, y: Sequence[str] | np.ndarray) -> dict[str, Any]:
+def evaluate(outcome: Result, X: np.ndarray, y: Sequence[str] | np.ndarray) -> dict[str, Any]:
     """Figures on labelled embeddings.
 
     Parameters
     ----------
-    outcome : Outcome
+    outcome : Result
     X : ndarray, shape (n, width)
         Raw embeddings.
     y : sequence, shape (n,)

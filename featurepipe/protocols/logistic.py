@@ -11,7 +11,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.linear import path_estimator
 from featurepipe.probes.metrics import figures
 from featurepipe.protocols.definitions import AS_FITTED, ONE_SCALE, Protocol
-from featurepipe.protocols.outcomes import Outcome
+from featurepipe.protocols.outcomes import Result
 from featurepipe.protocols.searches import best, hold_out, search
 from featurepipe.solvers import TOLERANCE, Fit, LogisticPath
 
@@ -26,7 +26,7 @@ def run(
     metric: str,
     groups: Sequence[object] | None,
     seed: int,
-) -> Outcome:
+) -> Result:
     """Choose C on validation data, or on training rows held out, and fit as the protocol says."""
     from sklearn.linear_model import LogisticRegression
 
@@ -43,7 +43,7 @@ def run(
     if protocol.refit != AS_FITTED:
         known, codes = np.unique(np.concatenate([y, y_val]), return_inverse=True)
         (fit,) = LogisticPath(np.concatenate([X, X_val]), codes, tolerance=TOLERANCE).fit([protocol.grid[chosen]])
-    return Outcome(
+    return Result(
         protocol=protocol,
         metric=metric,
         estimator=path_estimator(LogisticRegression, known, fit),

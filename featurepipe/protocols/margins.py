@@ -12,7 +12,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.protocols.copies import Images, distinct
 from featurepipe.protocols.definitions import Protocol
-from featurepipe.protocols.outcomes import Outcome
+from featurepipe.protocols.outcomes import Result
 
 EPSILON = 1e-5  # added to the norm
 FOLDS = 3
@@ -61,7 +61,7 @@ def run(
     metric: str,
     groups: Sequence[object] | None,
     seed: int,
-) -> Outcome:
+) -> Result:
     """Choose each class's cost by cross-validation on all rows, and fit it on them."""
     on = f"{FOLDS}-fold cross-validation on train"
     if X_val is not None:
@@ -70,7 +70,7 @@ def run(
     chosen = dict(zip(map(str, estimator.classes_.tolist()), estimator.costs, strict=True))
     stalled = [label for label, ended in zip(chosen, estimator.converged, strict=True) if not ended]
     notes = [f"stopped at {ITERATIONS:,} iterations, as published: {', '.join(stalled)}"] if stalled else []
-    return Outcome(protocol, metric, estimator, chosen, on, path, notes=notes)
+    return Result(protocol, metric, estimator, chosen, on, path, notes=notes)
 
 
 def fit(

@@ -12,7 +12,7 @@ from featurepipe.probes.kinds.knn import vote
 from featurepipe.probes.metrics import figures
 from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
-from featurepipe.protocols.outcomes import Outcome
+from featurepipe.protocols.outcomes import Result
 
 
 def run(
@@ -25,7 +25,7 @@ def run(
     metric: str,
     groups: Sequence[object] | None,
     seed: int,
-) -> Outcome:
+) -> Result:
     """Mark the best k on validation data, or by leaving out each training row; `seed` has nothing to decide."""
     del seed
     images = distinct(y, groups if X_val is None else None).units  # (n,)
@@ -42,7 +42,7 @@ def run(
     found = [figures(np.log(np.maximum(one, np.finfo(float).tiny)), truth, classes) for one in votes]
     values = [one[metric] for one in found]
     chosen = values.index(max(values))
-    return Outcome(
+    return Result(
         protocol=protocol,
         metric=metric,
         estimator=classifier(usable[chosen], X, y),

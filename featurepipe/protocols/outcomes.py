@@ -10,7 +10,7 @@ from featurepipe.solvers import Certificate
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Result:
     """A protocol's classifier, and how it came about.
 
     Attributes

@@ -9,11 +9,10 @@ from __future__ import annotations
 from featurepipe import models
 from featurepipe.errors import ModelFileError
 from featurepipe.reports.comparisons import comparison_page
-from featurepipe.reports.intervals import bootstrap, wilson
 from featurepipe.reports.markup import is_page
 from featurepipe.reports.pages import SECTIONS, Page, draw
 
-__all__ = ["SECTIONS", "Page", "bootstrap", "comparison_page", "is_page", "page", "wilson"]
+__all__ = ["SECTIONS", "Page", "comparison_page", "is_page", "page"]
 
 
 def page(model: models.Model) -> str:

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from featurepipe.reports.intervals import wilson
 from featurepipe.reports.markup import Html, columns, percent, short, tag
+from featurepipe.statistics.intervals import wilson
 
 COUNTED = 20  # classes up to which the confusion matrix shows counts
 

@@ -10,7 +10,7 @@ from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.markup import Html, join, percent, section, table, tag
 from featurepipe.reports.sections import LOWEST, OPEN, copies, no_test, what_it_is
 
-BASELINES = {"chance": "chance", "pixels": "raw pixels", "random_backbone": "random backbone"}
+FOR_SETS = {"chance": "chance", "pixels": "raw pixels", "random_backbone": "random backbone"}
 
 
 def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
@@ -28,7 +28,7 @@ def headline(model: models.Model, title: str, data: str, figures: Mapping[str, A
 
 def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card["baselines"][key] for key, name in BASELINES.items()}
+    found = {name: card["baselines"][key] for key, name in FOR_SETS.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
     what = f"mAP on {card['evaluated_on']}. Chance is the mean share of images that have a label."

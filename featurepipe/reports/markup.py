@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe.characters import shown
-from featurepipe.reports.intervals import interval_of, wilson
+from featurepipe.statistics.intervals import interval_of, wilson
 
 LABEL = 24  # characters of a class name next to the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
@@ -80,7 +80,7 @@ def wilson_text(share: float, n: int) -> str:
 
 
 def interval_text(figures: Mapping[str, Any]) -> str:
-    """The 95 % interval of figures' top-1, in percent; see `featurepipe.reports.intervals.interval_of`."""
+    """The 95 % interval of figures' top-1, in percent; see `featurepipe.statistics.intervals.interval_of`."""
     return _between(*interval_of(figures))
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from featurepipe.models import Model
-from featurepipe.reports import labelsets, sections, tuning
+from featurepipe.reports import labelsets, promotions, sections
 from featurepipe.reports.markup import Html, document
 
 
@@ -72,7 +72,7 @@ def warnings(page: Page) -> Html:
 
 def finetuning(page: Page) -> Html:
     """What tuning gained, and its course."""
-    return Html() if page.model.is_multi_label else tuning.finetuning(page.card, page.figures)
+    return Html() if page.model.is_multi_label else promotions.finetuning(page.card, page.figures)
 
 
 def baselines(page: Page) -> Html:

@@ -11,7 +11,6 @@ import numpy as np
 
 from featurepipe import backbones, models, probes
 from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
-from featurepipe.reports.intervals import interval_of
 from featurepipe.reports.markup import (
     SPACE,
     Html,
@@ -24,8 +23,9 @@ from featurepipe.reports.markup import (
     tag,
     wilson_text,
 )
+from featurepipe.statistics.intervals import interval_of
 
-BASELINES = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
+BASELINE_LABELS = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 ROOM = 1.3  # between the last number of shots and all labels, so that both can be written below a curve
 OPEN = 30  # classes up to which the whole per-class table lies open
@@ -106,7 +106,7 @@ def warnings(model: models.Model) -> Html:
 
 def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card["baselines"].get(key) for key, name in BASELINES.items()}
+    found = {name: card["baselines"].get(key) for key, name in BASELINE_LABELS.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
     what, commonest = "model" if is_tuned(card) else "probe", card.get("majority_class")  # files of before lack it
@@ -147,14 +147,14 @@ def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     for key, name in SEMI.items():
         if all(key in one.get("semi", {}) for one in few):
             lines[name] = [_span(one["semi"][key]) for one in few]
-    for key, name in BASELINES.items():
+    for key, name in BASELINE_LABELS.items():
         if all(one["baselines"].get(key) is not None for one in few):
             lines[name] = [(one["baselines"][key],) * 3 for one in few]
     rows = [
         [f"{one['shots']:,}", f"{one['shots'] * classes:,}", *map(_span_text, spans)]
         for one, *spans in zip(few, *lines.values(), strict=True)
     ]
-    end = {mine: top1, **{name: card["baselines"].get(key) for key, name in BASELINES.items()}}
+    end = {mine: top1, **{name: card["baselines"].get(key) for key, name in BASELINE_LABELS.items()}}
     ends = [end.get(name) for name in lines]
     rows.append(["all", f"{whole:,}", *("" if top1 is None else percent(top1) for top1 in ends)])
     what = (

@@ -5,7 +5,7 @@
 
 from featurepipe.solvers.arrays import CPU, check_device
 from featurepipe.solvers.paths import TOLERANCE, Certificate, Fit, LogisticPath, SvmPath
-from featurepipe.solvers.stacks import Rows, Stack, chunks, weighted_moments
+from featurepipe.solvers.stacks import Matrix, Stack, chunks, weighted_moments
 
 __all__ = [
     "CPU",
@@ -13,7 +13,7 @@ __all__ = [
     "Certificate",
     "Fit",
     "LogisticPath",
-    "Rows",
+    "Matrix",
     "Stack",
     "SvmPath",
     "check_device",

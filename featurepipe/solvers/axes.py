@@ -6,7 +6,7 @@ import numpy as np
 
 from featurepipe.solvers.arrays import CPU, Array, blocks, double, host, namespace, put, single, zeros
 from featurepipe.solvers.losses import Product
-from featurepipe.solvers.stacks import Rows, chunks, hold, weighted_moments
+from featurepipe.solvers.stacks import Matrix, chunks, hold, weighted_moments
 from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
 
@@ -28,7 +28,7 @@ class Rotated:
         The features on these axes, where they are kept.
     """
 
-    def __init__(self, X: Rows, w: Array, *, scale: bool, keep: bool, device: str = CPU) -> None:
+    def __init__(self, X: Matrix, w: Array, *, scale: bool, keep: bool, device: str = CPU) -> None:
         self._X, self.weight = hold(X, device), float(w.sum())
         mean, deviations = weighted_moments(self._X, w)  # (D,), (D,)
         constant = is_constant(deviations, mean)

@@ -55,7 +55,7 @@ from featurepipe.solvers.arrays import (
 from featurepipe.solvers.axes import Rotated
 from featurepipe.solvers.descents import descend
 from featurepipe.solvers.losses import Loss, Sigmoid, Softmax, SquaredHinge
-from featurepipe.solvers.stacks import Rows
+from featurepipe.solvers.stacks import Matrix
 
 TOLERANCE, LOOSE = 1e-7, 1e-3  # relative to the objective; of MANY classes or more
 MANY, COUPLED = 65, 2048  # classes: from here on their systems are iterated; up to here A is decomposed
@@ -151,7 +151,7 @@ class LogisticPath:
 
     def __init__(
         self,
-        X: Rows,
+        X: Matrix,
         Y: np.ndarray,
         *,
         sample_weight: np.ndarray | None = None,
@@ -401,7 +401,7 @@ def _dot(a: Array, b: Array) -> Array:
     return dots(a, b).sum().reshape(1, 1)
 
 
-def _bytes_needed(X: Rows, columns: int) -> int:
+def _bytes_needed(X: Matrix, columns: int) -> int:
     """About how much a path takes on a device of its own: X, its rotation in float32, and scores."""
     n, width = X.shape
     each = np.result_type(X[:0].dtype, np.float32).itemsize

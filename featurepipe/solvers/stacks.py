@@ -62,10 +62,10 @@ class Stack:
         return taken
 
 
-Rows = np.ndarray | Stack
+Matrix = np.ndarray | Stack
 
 
-def chunks(X: Rows | Array) -> Iterator[tuple[slice, Array]]:
+def chunks(X: Matrix | Array) -> Iterator[tuple[slice, Array]]:
     """Where rows are, and the rows in float64, (m, D), a few megabytes at a time, on the device where X lies."""
     step = rows_at_once(X.shape[1])
     for start in range(0, len(X), step):
@@ -73,7 +73,7 @@ def chunks(X: Rows | Array) -> Iterator[tuple[slice, Array]]:
         yield at, double(X[at])
 
 
-def hold(X: Rows, device: str) -> Array:
+def hold(X: Matrix, device: str) -> Array:
     """Rows (n, D) on a device, in float32 where that is what they are; on ``cpu`` X itself, which is only read."""
     if device == CPU:
         return X
@@ -93,7 +93,7 @@ def rows_at_once(width: int) -> int:
     return max(1, CHUNK_BYTES // (8 * max(width, 1)))
 
 
-def weighted_moments(X: Rows | Array, w: Array) -> tuple[np.ndarray, np.ndarray]:
+def weighted_moments(X: Matrix | Array, w: Array) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean and standard deviation of each feature, (D,), with weights w (n,) on X's device.
 
     Raises

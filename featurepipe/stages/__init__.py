@@ -5,16 +5,20 @@ hears notes and progress.
 """
 
 from featurepipe.listeners import Listener
-from featurepipe.stages.advising import advise
-from featurepipe.stages.applying import evaluate, predict
-from featurepipe.stages.comparing import compare
-from featurepipe.stages.extracting import extract
-from featurepipe.stages.following import probe_protocol
-from featurepipe.stages.layering import probe_layers
-from featurepipe.stages.looking import export, info, verify
-from featurepipe.stages.probing import probe
-from featurepipe.stages.promoting import finetune
-from featurepipe.stages.running import report, run
+from featurepipe.stages.advice import advise
+from featurepipe.stages.checks import verify
+from featurepipe.stages.comparisons import compare
+from featurepipe.stages.contents import info
+from featurepipe.stages.evaluations import evaluate
+from featurepipe.stages.exports import export
+from featurepipe.stages.extractions import extract
+from featurepipe.stages.layers import probe_layers
+from featurepipe.stages.pipelines import run
+from featurepipe.stages.predictions import predict
+from featurepipe.stages.probes import probe
+from featurepipe.stages.promotions import finetune
+from featurepipe.stages.protocols import probe_protocol
+from featurepipe.stages.reports import report
 from featurepipe.stages.tasks import probe_tasks
 
 __all__ = [

@@ -18,9 +18,11 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stages.holding import parse_size
-from featurepipe.stages.preparing import Prepared, Source, divide, find, is_unsplit, split_by_content
-from featurepipe.stages.probing import Recipe, load_baselines, probe_prepared
+from featurepipe.matrices.parts import is_unsplit, split_by_content
+from featurepipe.memory import parse_size
+from featurepipe.models.candidates import Candidate, Prepared, divide, find
+from featurepipe.probes.options import Options
+from featurepipe.stages.probes import load_baselines, probe_prepared
 from featurepipe.surroundings import guarded
 
 KEYS = ("id", "path")  # columns that say which sample a row is of
@@ -94,7 +96,7 @@ def probe_tasks(
     True
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    settings = Recipe(**recipe)
+    settings = Options(**recipe)
     settings.check()
     names = _names(tasks)
     columns, left_out = _read(Path(labels), names)
@@ -222,7 +224,7 @@ def _check_held_out(name: str, samples: FeatureMatrix) -> None:
         )
 
 
-def _divide(name: str, source: Source, recipe: Recipe) -> Prepared:
+def _divide(name: str, source: Candidate, recipe: Options) -> Prepared:
     try:
         return divide(source, seed=recipe.seed, multi_label=recipe.multi_label)
     except ManifestError as error:

@@ -27,11 +27,12 @@ array(['ant'], dtype='<U3')
 """
 
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
-from featurepipe.statistics.gathering import Chunk, Statistics, gather, row_eigenpairs
+from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
 from featurepipe.statistics.scores import h_score, logme
+from featurepipe.statistics.sums import Chunk, Statistics, gather, row_eigenpairs
 from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
 __all__ = [
@@ -40,12 +41,14 @@ __all__ = [
     "RidgeScores",
     "RowStatistics",
     "Statistics",
+    "bootstrap",
     "centroid_classifier",
     "cross_validate_ridge",
     "feature_scales",
     "gather",
     "gather_rows",
     "h_score",
+    "interval_of",
     "is_constant",
     "lda_path",
     "logme",
@@ -55,4 +58,5 @@ __all__ = [
     "to_centroids",
     "to_lda",
     "to_scaler",
+    "wilson",
 ]

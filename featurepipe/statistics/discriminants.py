@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import EPSILON, Statistics
+from featurepipe.statistics.sums import EPSILON, Statistics
 
 
 def to_lda(statistics: Statistics, *, shrinkage: float | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Statistics
+from featurepipe.statistics.sums import Statistics
 
 
 def ridge_path(statistics: Statistics, alphas: Sequence[float], *, scale: bool = False) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Chunk, Statistics, blocks, row_eigenpairs, sorted_classes, sum_cells
+from featurepipe.statistics.sums import Chunk, Statistics, blocks, row_eigenpairs, sorted_classes, sum_cells
 
 
 @dataclass(frozen=True)

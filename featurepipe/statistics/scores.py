@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Statistics, eigenpairs
+from featurepipe.statistics.sums import Statistics, eigenpairs
 
 # Of the authors' LogME, so that scores can be compared with published ones.
 STEPS = 11

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.gathering import Chunk, Statistics, blocks, by_fold
 from featurepipe.statistics.ridges import Ridge, check_alphas, solve_ridge, target_products
+from featurepipe.statistics.sums import Chunk, Statistics, blocks, by_fold
 
 UNIT = 2.0**-24  # of float32: the relative error of one operation
 BASIS_TOLERANCE = 1e-7  # below the bound of what float32 products lose

@@ -31,8 +31,8 @@ read 1.2, for which these are more columns and keys.
 from featurepipe.stores.directory import Store
 from featurepipe.stores.entries import Entry
 from featurepipe.stores.manifest import Known
-from featurepipe.stores.planning import Pending, Plan, digest_rows, plan
+from featurepipe.stores.plans import Pending, Plan, digest_rows, plan
 from featurepipe.stores.rows import Row, Rows
-from featurepipe.stores.writing import Writer, Writers
+from featurepipe.stores.writers import Writer, Writers
 
 __all__ = ["Entry", "Known", "Pending", "Plan", "Row", "Rows", "Store", "Writer", "Writers", "digest_rows", "plan"]

@@ -276,9 +276,9 @@ def weights(path: Path) -> None:
 def ours(path: Path) -> None:
     """Whether an output of featurepipe's may be replaced: whatever lies there, the question has an answer."""
     from featurepipe import models, reports
-    from featurepipe.stages import applying
+    from featurepipe.stages import predictions
 
-    applying.is_prediction(path)
+    predictions.is_prediction(path)
     models.is_model(path)
     reports.is_page(path)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from featurepipe import jsons
 from featurepipe.errors import ProbeError
-from featurepipe.solvers import CPU, Certificate, Rows, Stack
+from featurepipe.solvers import CPU, Certificate, Matrix, Stack
 
 Fitted = tuple[Any, Certificate | None]
 FOLDS = 5
@@ -109,7 +109,7 @@ class Kind(Head):
     @abstractmethod
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,
@@ -122,7 +122,7 @@ class Kind(Head):
 
     def fit_path(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         *,
@@ -208,7 +208,7 @@ class Kind(Head):
         return 1.0, []
 
 
-def threads(X: Rows) -> AbstractContextManager[object]:
+def threads(X: Matrix) -> AbstractContextManager[object]:
     """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
     from threadpoolctl import threadpool_limits
 

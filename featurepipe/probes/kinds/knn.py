@@ -11,7 +11,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers
-from featurepipe.solvers import Rows, chunks
+from featurepipe.solvers import Matrix, chunks
 
 K_GRID = (1, 5, 10, 20, 50, 100, 200)
 # "Emerging Properties in Self-Supervised Vision Transformers" (Caron et al. 2021) and DINOv2's eval/knn.py, after
@@ -32,7 +32,7 @@ class Knn(Kind):
 
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,
@@ -78,7 +78,7 @@ class Knn(Kind):
         return knn_classifier(classes, rows, codes, k)
 
 
-def _fit(X: Rows, y: np.ndarray, candidates: Iterable[float | None]) -> Iterator[Fitted]:
+def _fit(X: Matrix, y: np.ndarray, candidates: Iterable[float | None]) -> Iterator[Fitted]:
     """KNeighborsClassifier at each number of neighbours (or all rows, where there are fewer)."""
     unit = np.empty(X.shape, np.float32)  # (n, D)
     for at, chunk in chunks(X):

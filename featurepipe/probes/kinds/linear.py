@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers, outputs
-from featurepipe.solvers import Fit, LogisticPath, Rows
+from featurepipe.solvers import Fit, LogisticPath, Matrix
 
 TENSORS = ("head.weight", "head.bias")
 
@@ -41,7 +41,7 @@ class Linear(Kind):
 def along_path(
     path: type[LogisticPath],
     make: Any,
-    X: Rows,
+    X: Matrix,
     y: np.ndarray,
     candidates: Iterable[float | None],
     weights: np.ndarray | None,

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurepipe.probes.kinds.kind import Fitted
 from featurepipe.probes.kinds.linear import Linear, along_path, linear_estimator
-from featurepipe.solvers import LogisticPath, Rows
+from featurepipe.solvers import LogisticPath, Matrix
 
 # Of standardised features: from "nearly the class means" to "nearly separable" in whole decades.
 C_GRID = tuple(10.0**e for e in range(-5, 4))
@@ -29,7 +29,7 @@ class Logistic(Linear):
 
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers, outputs
-from featurepipe.solvers import Rows, chunks, weighted_moments
+from featurepipe.solvers import Matrix, chunks, weighted_moments
 from featurepipe.statistics import feature_scales, is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance
@@ -32,7 +32,7 @@ class Mlp(Kind):
 
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,
@@ -58,7 +58,7 @@ class Mlp(Kind):
 
 
 def _fit(
-    X: Rows, y: np.ndarray, candidates: Iterable[float | None], weights: np.ndarray | None, seed: int
+    X: Matrix, y: np.ndarray, candidates: Iterable[float | None], weights: np.ndarray | None, seed: int
 ) -> Iterator[Fitted]:
     """MLPClassifier (ReLU, Adam) at each alpha, on features standardised by `feature_scales`."""
     from sklearn.exceptions import ConvergenceWarning

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurepipe import statistics
 from featurepipe.probes.kinds.kind import FOLDS, Fitted, Kind, threads
-from featurepipe.solvers import Rows, chunks
+from featurepipe.solvers import Matrix, chunks
 from featurepipe.statistics import Chunk, Statistics
 
 
@@ -23,7 +23,7 @@ class Quadratic(Kind):
 
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,
@@ -51,7 +51,7 @@ class Quadratic(Kind):
                 yield folds == fold, [(estimator, None) for estimator in self.fit_statistics(found, candidates)]
 
 
-def describe(X: Rows, y: np.ndarray, weights: np.ndarray | None) -> Statistics:
+def describe(X: Matrix, y: np.ndarray, weights: np.ndarray | None) -> Statistics:
     """Statistics of rows X (n, D) with labels y (n,): X'X, or of no more rows than features the rows themselves.
 
     Parameters
@@ -65,11 +65,11 @@ def describe(X: Rows, y: np.ndarray, weights: np.ndarray | None) -> Statistics:
     return take(_chunks(X, y), classes, class_weight=None if weights is None else weights[firsts])
 
 
-def _describe_folds(X: Rows, y: np.ndarray, folds: np.ndarray) -> Iterator[tuple[int, Statistics]]:
+def _describe_folds(X: Matrix, y: np.ndarray, folds: np.ndarray) -> Iterator[tuple[int, Statistics]]:
     """The fold and the statistics of all rows but its own, for each fold that has rows; of one pass."""
     found = statistics.gather(_chunks(X, y, folds), np.unique(y), folds=FOLDS)
     return ((fold, found.without(fold)) for fold in range(FOLDS) if found.counts[fold].any())
 
 
-def _chunks(X: Rows, *others: np.ndarray) -> Iterator[Chunk]:
+def _chunks(X: Matrix, *others: np.ndarray) -> Iterator[Chunk]:
     return ((chunk, *(other[at] for other in others)) for at, chunk in chunks(X))

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurepipe.probes.kinds.kind import Fitted
 from featurepipe.probes.kinds.linear import Linear, along_path, linear_estimator
-from featurepipe.solvers import Rows, SvmPath
+from featurepipe.solvers import Matrix, SvmPath
 
 SVM_GRID = tuple(10.0**e for e in range(-6, 3))  # the squared hinge bends twice, the logistic loss a quarter
 
@@ -26,7 +26,7 @@ class Svm(Linear):
 
     def fit(
         self,
-        X: Rows,
+        X: Matrix,
         y: np.ndarray,
         candidates: Sequence[float | None],
         weights: np.ndarray | None,

@@ -1,0 +1,68 @@
+"""A manifest of whatever is named: images, folders and tables, one or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurepipe.errors import ManifestError
+from featurepipe.manifests.leftovers import LeftOut
+from featurepipe.manifests.manifest import Manifest, read
+from featurepipe.manifests.samples import Sample, Samples
+from featurepipe.manifests.tables import TABLE_SUFFIXES
+
+
+def gather(
+    places: Sequence[str | os.PathLike[str]], *, path_column: str | None = None, label_column: str | None = None
+) -> Manifest:
+    """One manifest of images, folders and tables.
+
+    A single folder or table is read as `read` does. Of everything else the ids and paths are as they were given, so
+    that they can be opened from here; what is named twice is there once.
+
+    Parameters
+    ----------
+    places : sequence of path
+        A file without a table's suffix is an image, whatever its suffix: whether it can be read shows later.
+    path_column, label_column : str, optional
+        As for `read`, of the tables among them.
+
+    Raises
+    ------
+    ManifestError
+        Nothing there, and as for `read`.
+
+    Examples
+    --------
+    >>> manifest = gather(["data/digits/test/3"])
+    >>> len(manifest), gather([manifest.file(manifest.samples[0])]).samples[0].label
+    (62, None)
+    """
+    for place in places:
+        if not Path(place).exists():
+            raise ManifestError(
+                f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
+            )
+    if len(places) == 1 and not _is_image(places[0]):
+        return read(places[0], **_columns(places[0], path_column, label_column))
+    found, left_out = dict[str, Sample](), LeftOut()
+    for place in places:
+        if _is_image(place):
+            found[str(place)] = Sample(str(place), str(place), None, None)
+            continue
+        manifest = read(place, **_columns(place, path_column, label_column))
+        left_out.add(manifest.left_out)
+        for sample in manifest.samples:
+            path = str(manifest.file(sample))
+            found[path] = sample._replace(id=path, path=path)
+    return Manifest(Path(), Samples(found[id_] for id_ in sorted(found)), left_out)
+
+
+def _is_image(place: str | os.PathLike[str]) -> bool:
+    path = Path(place)
+    return path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES
+
+
+def _columns(place: str | os.PathLike[str], path_column: str | None, label_column: str | None) -> dict[str, str | None]:
+    return {} if Path(place).is_dir() else {"path_column": path_column, "label_column": label_column}

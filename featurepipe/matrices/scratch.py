@@ -1,0 +1,65 @@
+"""Where features are held: in memory, or where that is too small, in a scratch file next to the shards."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from featurepipe.errors import ProbeError, StoreError
+from featurepipe.files import size_text
+from featurepipe.matrices.features import FeatureMatrix, fill
+from featurepipe.matrices.parts import check_finite
+from featurepipe.stores import Entry
+
+LEAST = 4  # such arrays of the rows that are selected on, at the least, whatever the kind and wherever features lie
+
+
+SMALL = 2**26  # bytes that can always be had
+
+
+def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
+    """Refuse classes whose scores alone do not fit, for which features on disk would be no help.
+
+    Parameters
+    ----------
+    samples : FeatureMatrix
+        With labels and splits.
+    *room : int or None
+        Bytes of memory; the largest counts, and None where it is not known.
+
+    Raises
+    ------
+    ProbeError
+        They do not fit.
+    """
+    classes, sizes = len(set(samples.y)), Counter(samples.split)
+    rows = sizes["val"] or sizes["train"]  # without val, it is cross-validation that selects
+    least = LEAST * 8 * rows * classes
+    known = [one for one in room if one is not None]
+    if len(known) == len(room) and least > max(*known, SMALL):
+        raise ProbeError(
+            f"scores of {rows} images for {classes} classes take {size_text(least)} or more, and the memory is "
+            f"{size_text(max(known))}; probe fewer classes or fewer val images, or on a machine with more memory"
+        )
+
+
+def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
+    """The embeddings of samples, as `featurepipe.matrices.fill` reads them; ProbeError where one is not finite."""
+    matrix = fill(entry, samples, X)
+    check_finite(matrix, entry)
+    return matrix
+
+
+def scratch(folder: Path, shape: tuple[int, int]) -> np.memmap:
+    """A float32 array in a file without a name; its space is free again when the array is."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # or a disk that another fills meanwhile kills this process
+            try:
+                os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+            except OSError as error:
+                raise StoreError(f"no room for features in {folder}: {error.strerror or error}") from error
+        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,0 +1,197 @@
+"""The stage `advise`: which cell of the size × similarity table a store is in, and what to do, from the cache alone."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import advice, backbones, matrices
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ProbeError
+from featurepipe.finetuning import Recipe
+from featurepipe.listeners import BARS, Listener
+from featurepipe.manifests.labelsets import SEPARATOR
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.matrices.parts import sizes
+from featurepipe.models.candidates import Candidate, Prepared, divide, find
+from featurepipe.probes import FOLDS
+from featurepipe.stores import Entry
+from featurepipe.stores.entries import in_order
+from featurepipe.surroundings import guarded
+
+MOST = 5000  # images to train on, and to select on: of more a draw is measured, so that advice takes seconds
+
+
+@guarded
+def advise(
+    store: str | Path,
+    *,
+    backbone: str | Extractor | None = None,
+    layer: str | None = None,
+    seed: int = 0,
+    listener: Listener = BARS,
+) -> dict[str, Any]:
+    """Recommend probing, tuning (and how deep), or labelling more, with the expected gain and cost of each.
+
+    No image is read. Nothing is learned or selected on the split that `probe` would report; its rows are not even
+    loaded. Splits are used, or made, as in `probe`. See `featurepipe.advice` for what is measured, and
+    `featurepipe.advice.rules` for what follows.
+
+    Parameters
+    ----------
+    store : path
+        The more the store holds, the better the evidence: stages (``extract(…, layers="stages")``), raw pixels (which
+        `probe` adds), an untrained copy (``probe(…, baselines="full")``).
+    backbone : str, Backbone or Descriptor, optional
+        Which backbone of the store to use, if it holds several.
+    layer : str, optional
+        The layer that a head would be tuned on, by default the penultimate embedding; layers before it are the earlier
+        ones.
+    seed : int
+        Seed for splits, folds and draws.
+    listener : Listener
+        Hears notes and progress; see `extract`.
+
+    Returns
+    -------
+    dict
+        `featurepipe.advice.decide`'s ``option, tune, layer, more_labels, cell, expected_gain, reasons, warnings``, and
+        ``store, backbone, splits, split_source, seed``, ``next`` (the command to run), ``cost_minutes`` (option →
+        minutes, at the least; None where the shards do not say how long they took), ``evidence``
+        (`featurepipe.advice.count`'s and `measure`'s, ``masked``, ``drawn`` (images that were measured, where not all),
+        ``seconds_per_image, device, epochs``), ``seconds``.
+
+    Raises
+    ------
+    ProbeError
+        Sets of labels, a descriptor (which cannot be tuned), or labels on which nothing can be measured.
+    ManifestError, StoreError
+        As for `probe`.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> store = extract("data/digits", "/tmp/advised.store", layers="stage2,penultimate")["store"]
+    >>> found = advise(store)
+    >>> found["option"], found["tune"], found["cell"]["size"]
+    ('linear', None, 'large')
+    """
+    started = time.perf_counter()
+    source = find(store, None, backbone=backbone, layer=layer, weights=None, include_backbone=False, device="cpu")
+    _check(source)
+    entries = _layers(source)
+    common = set.intersection(*(set(entry.places()) for entry in entries))
+    ready = divide(source, seed=seed, among=common)
+    ready.announce(listener, "advice")
+    evidence = _evidence(ready, entries, seed)
+    cost = None
+    if evidence["seconds_per_image"]:
+        held_out = 0 if ready.parts.select is None else len(ready.parts.select)
+        held_out = held_out or evidence["images"] // FOLDS  # what tuning would have to hold out itself
+        speed = {"seconds": evidence["seconds_per_image"], "epochs": evidence["epochs"], "views": Recipe().views}
+        cost = advice.minutes(evidence["images"], held_out, **speed)
+    found = advice.decide(evidence)
+    return {
+        "store": str(source.store.path),
+        "backbone": source.entry.name,
+        **found,
+        "next": _next(source, found),
+        "cost_minutes": cost,
+        "evidence": evidence,
+        "splits": sizes(ready.samples.split),
+        "split_source": ready.split_source,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _next(source: Candidate, found: Mapping[str, Any]) -> str:
+    """The command that follows the advice."""
+    store, names = (
+        shlex.quote(str(source.store.path)),
+        {one.name for one in source.store.entries() if not one.is_baseline},
+    )
+    which = f" -b {source.entry.folder.name}" if len(names) > 1 else ""
+    if found["tune"] is not None:
+        return f"featurepipe finetune {store}{which} --tune {found['tune']}"
+    if found["layer"] == backbones.PENULTIMATE:
+        return f"featurepipe probe {store}{which}"
+    own = next(one for one in source.store.entries() if one.is_sibling(source.entry) and one.layer == found["layer"])
+    return f"featurepipe probe {store} -b {own.folder.name}"
+
+
+def _check(source: Candidate) -> None:
+    """Refuse what no head can be tuned on, and sets of labels."""
+    if source.entry.spec["architecture"] in backbones.DESCRIPTORS:
+        raise ProbeError(f"{source.entry.title} is not a network, so there is nothing to tune; choose one with -b")
+    sets = [label for label in source.samples.y if label is not None and SEPARATOR in label]
+    if sets:
+        raise ProbeError(f"advice is for one class per image, not for sets of labels such as {sets[0]!r}")
+
+
+def _layers(source: Candidate) -> list[Entry]:
+    """The entries of the backbone's layers up to the one that is meant, in the network's order."""
+    siblings = in_order([entry for entry in source.store.entries() if entry.is_sibling(source.entry)])
+    place = next(n for n, entry in enumerate(siblings) if entry.layer == source.entry.layer)
+    return siblings[: place + 1]
+
+
+def _evidence(ready: Prepared, entries: Sequence[Entry], seed: int) -> dict[str, Any]:
+    """All that the advice is made of."""
+    parts, entry = ready.parts, ready.entry
+    train = _draw(parts.train, seed)
+    val = None if parts.select is None else _draw(parts.select, seed)
+    kept = [train] if val is None else [train, val]
+    digests, y, units = (np.concatenate([getattr(one, name) for one in kept]) for name in ("digests", "y", "units"))
+    drawn = len(train) < len(parts.train) or (parts.select is not None and len(kept[-1]) < len(parts.select))
+    measured = advice.measure(
+        {one.layer: _embeddings(one, digests) for one in entries},
+        y,
+        val=np.arange(len(y)) >= len(train),
+        groups=units,
+        baselines=_baselines(ready, digests),
+        labels=len(parts.train),
+        seed=seed,
+    )
+    counted = advice.count(parts.train.y)
+    speed = entry.images_per_second
+    return {
+        **counted,
+        **measured,
+        "masked": advice.is_masked(entry.name, entry.provenance["source"]["name"]),
+        "drawn": len(y) if drawn else None,
+        "seconds_per_image": 1 / speed if speed else None,
+        "device": entry.provenance.get("device"),
+        "epochs": Recipe().epochs_for(counted["images"]),
+    }
+
+
+def _draw(part: FeatureMatrix, seed: int) -> FeatureMatrix:
+    """`MOST` rows of a part, as many of each class as its share; all rows if they are no more."""
+    if len(part) <= MOST:
+        return part
+    generator = np.random.default_rng(seed)
+    rows = [generator.permutation(np.flatnonzero(part.y == label)) for label in np.unique(part.y)]
+    return part.take(np.concatenate([one[: -(-MOST * len(one) // len(part))] for one in rows]))
+
+
+def _baselines(ready: Prepared, digests: np.ndarray) -> dict[str, np.ndarray]:
+    """What comes without pretraining, as far as the store holds it for all of these images."""
+    found = {}
+    for entry in ready.store.entries():
+        random = entry.spec["architecture"] == ready.entry.spec["architecture"] and entry.layer == ready.entry.layer
+        if entry.is_baseline and (random or entry.spec["architecture"] == backbones.PIXELS):
+            name = "untrained copy" if random else "raw pixels"
+            if set(digests) <= entry.places().keys() and entry.fingerprint != ready.entry.fingerprint:
+                found[name] = _embeddings(entry, digests)
+    return found
+
+
+def _embeddings(entry: Entry, digests: np.ndarray) -> np.ndarray:
+    places = entry.places()
+    return matrices.gather(entry, [places[digest] for digest in digests])

@@ -1,0 +1,176 @@
+"""The stage `evaluate`: a model file on images whose labels are known."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import manifests, matrices, models, probes
+from featurepipe.errors import ManifestError, ProbeError, StoreError
+from featurepipe.listeners import BARS, Listener
+from featurepipe.manifests import Manifest
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.matrices.parts import check_finite, headline, labelled
+from featurepipe.stages.extractions import rejected_samples
+from featurepipe.stages.predictions import _embed
+from featurepipe.stores import Entry, Store
+from featurepipe.surroundings import guarded
+
+UNSEEN = "unseen"
+
+
+@guarded
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "auto",
+    path_column: str | None = None,
+    label_column: str | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compile: str = "auto",
+    listener: Listener = BARS,
+) -> dict[str, Any]:
+    """Measure a model file on labelled images.
+
+    Parameters
+    ----------
+    model : path
+    data : path
+        Folder, table, or a store that holds the model's backbone.
+    split : {'auto', 'train', 'val', 'test', 'all'}
+        ``auto``: test, else val, else the images that the model has not been trained or selected on.
+    path_column, label_column : str, optional
+        As for `extract`.
+    weights : path, optional
+        Path of the backbone's weights, if they have moved.
+    trust : bool
+        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
+        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
+    listener : Listener
+        Hears notes and progress; see `extract`.
+
+    Returns
+    -------
+    dict
+        `featurepipe.probes.evaluate`'s figures, and ``model, split, seen_in_training, left_out, rejected, rejects,
+        seconds``, and ``found``, as in `extract`, unless `data` is a store. ``seen_in_training`` is how many of the
+        split's images the model was trained or selected on. If these are some but not all, the figures leave them
+        out, and ``with_seen`` has ``n`` and ``top1`` (or ``map``) of all. ``left_out`` images are not measured at all:
+        if neither test nor val can be measured, those that the model has seen.
+
+    Raises
+    ------
+    ProbeError
+        There is nothing to evaluate on.
+    FingerprintMismatch
+        The weights that were found are not the model's.
+    """
+    started = time.perf_counter()
+    model = models.locate(model)
+    loaded = models.load(model)
+    found = {}
+    if Store.is_store(data):
+        store = Store.open(data)
+        entry = _entry(store, loaded)
+        matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
+        check_finite(matrix, entry)
+        models.check_width(loaded, matrix.X.shape[1], model)
+    else:
+        manifest = manifests.read_aloud(data, listener, path_column=path_column, label_column=label_column)
+        found = {"found": manifests.summarise(manifest)}
+        _check_labels(manifest, loaded)
+        options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+        extractor = models.open_backbone(loaded, model, **options)
+        models.check_width(loaded, extractor.width, model)
+        matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
+    matrix, notes = labelled(matrix)
+    if "task" in loaded.card.get("data", {}):
+        of = loaded.card["data"]
+        notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")
+    for note in notes:
+        listener.note(f"note: {note}")
+    which, mask = _evaluated(matrix, loaded, split)
+    part = matrix.take(mask)
+    seen = loaded.has_seen(part.digests)
+    if seen.any() and not seen.all():
+        figures = _figures(loaded, part.take(~seen)) | {"with_seen": headline(_figures(loaded, part))}
+    else:
+        figures = _figures(loaded, part)
+    return {
+        "model": str(model),
+        "split": which,
+        **figures,
+        "seen_in_training": int(seen.sum()),
+        "left_out": int((~mask).sum()) if which == UNSEEN else 0,
+        "rejected": len(rejects),
+        "rejects": rejects,
+        **found,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _figures(model: models.Model, part: FeatureMatrix) -> dict[str, Any]:
+    return probes.evaluate(model.estimator, part.X, _truth(part, model), model.temperature)
+
+
+def _entry(store: Store, model: models.Model) -> Entry:
+    """The model's own backbone in a store."""
+    fingerprint = model.backbone["fingerprint"]
+    for entry in store.entries():
+        if entry.fingerprint == fingerprint:
+            return entry
+    raise StoreError(
+        f"{store.path} holds no embeddings of the model's backbone {model.backbone['name']} ({fingerprint[:8]}, "
+        f"{model.backbone['spec']['layer']}, {model.backbone['spec']['precision']}); "
+        "give the images instead, or extract them with that backbone"
+    )
+
+
+def _check_labels(manifest: Manifest, model: models.Model) -> None:
+    """Refuse data that cannot be evaluated, before anything is embedded."""
+    labels = {sample.label for sample in manifest.samples if sample.label is not None}
+    if not labels:
+        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+    if model.is_multi_label:
+        labels = set(probes.labels_of(labels).tolist())
+    probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
+
+
+def _known_rejects(store: Store, entry: Entry) -> dict[str, str]:
+    """Sample id → reason, of the samples of a store that have no embedding."""
+    rows, held = store.rows(), entry.places()
+    unreadable = {row.sample.id: "could not be read" for row in rows if not row.digest}
+    return rejected_samples(rows, unreadable, {d: why for d, why in entry.rejects().items() if d not in held})
+
+
+def _truth(matrix: FeatureMatrix, model: models.Model) -> np.ndarray:
+    """The labels as the model's own classes: a manifest's are text, those of a notebook's model may be numbers."""
+    if model.is_multi_label:
+        return matrix.y
+    own = {str(label): label for label in model.classes.tolist()}
+    return np.array([own.get(label, label) for label in matrix.y], object)
+
+
+def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[str, np.ndarray]:
+    """The split's name and a mask of its rows."""
+    if split == "all":
+        return split, np.ones(len(matrix), bool)
+    wanted = ("test", "val") if split == "auto" else (split,)
+    for name in wanted:
+        mask = matrix.split == name
+        if mask.any():
+            return name, mask
+    if split != "auto":
+        raise ProbeError(f"no labelled sample is in {split}; use --split all, or another split")
+    mask = ~model.has_seen(matrix.digests)
+    if not mask.any():
+        raise ProbeError("the model was trained on every one of these images; use --split all to evaluate anyway")
+    return UNSEEN, mask

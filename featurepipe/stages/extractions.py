@@ -1,0 +1,386 @@
+"""The stage `extract`: images → shards."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, extraction, manifests
+from featurepipe.backbones import Backbone, Extractor
+from featurepipe.errors import StoreError
+from featurepipe.extraction import Settings
+from featurepipe.listeners import BARS, SILENT, Listener
+from featurepipe.manifests import Manifest
+from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
+from featurepipe.stores.rows import keys
+from featurepipe.surroundings import guarded
+
+EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
+FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
+
+
+@guarded
+def extract(
+    data: str | Path | Manifest,
+    store: str | Path | None = None,
+    *,
+    backbone: str | PathLike[str] | Extractor | None = None,
+    layers: str | Sequence[str] | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    group_from: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compile: str = "auto",
+    devices: Sequence[str] = (),
+    rows_per_shard: int = extraction.ROWS_PER_SHARD,
+    rehash: bool = False,
+    force: bool = False,
+    listener: Listener = BARS,
+    **options: Any,
+) -> dict[str, Any]:
+    """Embed every image of a data set that the store does not hold yet.
+
+    Parameters
+    ----------
+    data : path or Manifest
+        Folder or table; see `featurepipe.manifests`.
+    store : path, optional
+        Folder of the embeddings; by default ``NAME.store`` here, after the data's name.
+    backbone : str, path, Backbone, Layers or Descriptor, optional
+        See `featurepipe.backbones.create`, which also takes `options`; a path is that of a model file. Precision and
+        decoder, where they are left to choose, are those of the vectors of the same network that the store already
+        holds.
+    layers : str or sequence of str, optional
+        Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
+        stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
+    path_column, label_column : str, optional
+        The table's columns of files and of labels, if they are not called ``path`` and ``label``.
+    group_column, group_from : str, optional
+        Where the groups come from: a column of the table, by default ``group``; or a regular expression for the paths,
+        see `featurepipe.manifests.group_of`. No split, fold or validation set divides one.
+    batch_size, workers, rows_per_shard : int
+        Images per forward pass (None: chosen automatically), threads (None: one per core), and samples per shard.
+    compile : {'auto', 'on', 'off'}
+        Whether to compile the network; ``auto`` does so if that pays, in runs of minutes.
+    devices : sequence of str
+        Devices to use, each in a process of its own. With more than one, a script must guard its main part by
+        ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
+    rehash : bool
+        Read every file again, even if its size, times and inode are what the store knows.
+    force : bool
+        Let the store describe this data set, even if it describes another one that is still there.
+    listener : Listener
+        Hears notes and progress. By default bars show progress in a terminal or a notebook, and nothing is shown where
+        stderr is a file or a pipe; ``featurepipe.listeners.Bars(verbose=True)`` shows all there is, and
+        ``Bars(verbose=False)`` nothing.
+
+    Returns
+    -------
+    dict
+        ``store, backbone, fingerprint, width, samples, computed, reused, rejected, rejects, seconds, device,
+        precision, decoder``, and ``images_per_second, ceiling, efficiency, limited_by, stages, profile`` (see
+        `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of the three counts;
+        copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
+        over the seconds of checking all files and of embedding, without imports and the making of the network.
+        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
+        With several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
+        folder, fingerprint``; an image counts as computed if any layer lacked it. ``found`` is what the data set holds:
+        see `featurepipe.manifests.summarise`; ``contradictions`` is the number of images that have an exact copy under
+        another label, and ``contradictory`` lists them: for each such picture the ``id`` and ``label`` of every copy.
+
+    Examples
+    --------
+    >>> result = extract("data/digits", "/tmp/digits.store")
+    >>> result["samples"], result["rejected"]
+    (1797, 0)
+    """
+    started = time.perf_counter()
+    if len(devices) > 1:
+        extraction.check_main()
+    columns = {"path_column": path_column, "label_column": label_column}
+    columns |= {"group_column": group_column, "group_from": group_from}
+    manifest = data if isinstance(data, Manifest) else manifests.read_aloud(data, listener, **columns)
+    if layers is not None:
+        options = {**options, "layers": layers}
+    place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
+    extractor = make_extractor(backbone, options, listener, place)
+    target = Store.create(place)
+    with target.lock():
+        checking = time.perf_counter()
+        known = () if rehash else target.known(manifest.root, listener.note)
+        rows, unreadable = digest(manifest, workers, listener, known)
+        check_seconds = time.perf_counter() - checking
+        _check_root(target, manifest.root, rows, force, listener)
+        target.write_rows(manifest.root, rows)
+        contradictory = manifests.contradictions(rows.keys, rows.samples)
+        for note in manifests.contradiction_notes(contradictory):
+            listener.note(f"note: {note}")
+        target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
+        result = fill(
+            target,
+            manifest.root,
+            rows,
+            unreadable,
+            extractor,
+            Settings.of(batch_size, workers, compile, devices),
+            rows_per_shard=rows_per_shard,
+            check_seconds=check_seconds,
+            listener=listener,
+        )
+        target.write_rejects(result["rejects"])
+    about = {"found": manifests.summarise(manifest), "contradictions": sum(map(len, contradictory))}
+    about["contradictory"] = contradictory
+    return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def default_name(data: str | Path, suffix: str) -> Path:
+    """``NAME<suffix>`` in the current folder, after a data set's own name."""
+    path = Path(data).resolve()
+    return Path((path.name if path.is_dir() else path.stem) + suffix)
+
+
+def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Listener) -> None:
+    """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
+
+    A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
+    folder it also is if some paths are: the images behind them may all have been made again.
+    """
+    before, now = store.recorded_root, root.resolve()
+    if before is None:
+        return
+    if before == now:
+        if not force and not _continues(store, root, rows):
+            raise StoreError(
+                f"{store.path} describes other images of {now}, none of which is among these; give another place (-o "
+                "of run, -s of extract), or replace what it describes with --force"
+            )
+        return
+    if not os.path.exists(before):
+        listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
+        return
+    if not force and not _shares(store, rows):
+        raise StoreError(
+            f"{store.path} describes another data set, {before}, of which {now} holds no image; give another place "
+            "(-o of run, -s of extract), or replace what it describes with --force"
+        )
+    listener.note(f"note: {store.path} described {before}; it now describes {now}")
+
+
+def _continues(store: Store, root: Path, rows: Rows) -> bool:
+    """Whether a store's manifest lists contents or paths that are among `rows`, or none whose file is still there."""
+    some = [known.digest for known in islice(store.known(root), FEW)]
+    contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
+    if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
+        return True
+    paths = {sample.path for sample in rows.samples}
+    before = [sample.path for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
+    return not paths.isdisjoint(before) or not any(os.path.exists(root / path) for path in before)
+
+
+def _shares(store: Store, rows: Rows) -> bool:
+    """Whether a content that the store's manifest lists is among `rows`, or it lists none at all."""
+    try:
+        before = store.rows(checked=False)
+    except StoreError:  # a damaged manifest is replaced
+        return True
+    known = before.keys[before.readable]
+    return not len(known) or bool(np.isin(known, rows.keys[rows.readable]).any())
+
+
+def complete(
+    store: Store, extractor: Extractor, *, workers: int | None, said: str | None = None, listener: Listener
+) -> Entry:
+    """The entry of a baseline, with what it lacked of the store's samples embedded now; `said` as for `fill`.
+
+    An entry that lacks none is read without a lock.
+
+    Raises
+    ------
+    StoreError
+        It lacks some, and the store may not be written, or another process writes it.
+    """
+    rows, entry, root = store.rows(), store.entry(extractor), store.root
+    assert root is not None  # a store of rows has one
+    lacked = plan(rows, root, entry)
+    if not lacked:
+        listener.note(said or first_line(extractor, len(rows), len(rows)))
+        return entry
+    try:
+        with store.lock():
+            fill(store, root, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
+    except StoreError:
+        if not lacked[0].retried:
+            raise
+    return store.entry(extractor)
+
+
+def make_extractor(
+    backbone: str | PathLike[str] | Extractor | None, options: Mapping[str, Any], listener: Listener, store: str | Path
+) -> Extractor:
+    """The backbone itself, or the one of that name, as `store` holds it; a download that takes its time is announced.
+
+    Raises
+    ------
+    TypeError
+        Options together with a ready-made backbone, or one that is unknown.
+    """
+    if backbone is not None and not isinstance(backbone, str | PathLike):
+        if options:
+            raise TypeError(
+                f"{', '.join(options)}: options work only with a backbone's name, not with a ready-made backbone"
+            )
+        return backbone
+    create = backbones.create_layers if "layers" in options else backbones.create
+    known = {*inspect.signature(backbones.create).parameters, *inspect.signature(create).parameters}
+    if unknown := options.keys() - known:
+        raise TypeError(f"unknown option {min(unknown)!r}; the function's help() lists what it takes")
+    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS) or backbones.is_model_name(backbone)
+    if local or options.get("weights") is not None or options.get("random_weights"):
+        made = create(backbone, **options)
+        for note in getattr(made, "notes", ()):
+            listener.note(note)
+        return follow_store(store, made, options, listener)
+    backbones.check_name(str(backbone))  # a wrong name has no weights to wait for
+    waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
+    waiting.start()
+    try:
+        return follow_store(store, create(backbone, **options), options, listener)
+    finally:
+        waiting.cancel()
+
+
+def follow_store(
+    store: str | Path, extractor: Extractor, options: Mapping[str, Any], listener: Listener = SILENT
+) -> Extractor:
+    """Keep to the precision and decoder of a store that holds this network's vectors, unless the caller chose them.
+
+    What a machine would choose by itself may differ from what another one chose, and a store that is carried from
+    one to the other should not be computed again for that. Layers keep to each other, too.
+    """
+    if not isinstance(extractor, Backbone) or not Store.is_store(store):
+        return extractor
+    chosen = {"precision": options.get("precision") not in (None, "auto")}
+    chosen["decoder"] = (options.get("transform") or {}).get("decoder") not in (None, "auto")
+    target = Store(Store.locate(store))  # not opened: a damaged header is made anew, and says nothing of entries
+    held = {entry.fingerprint: entry.spec for entry in target.entries()}
+    owns = ({"precision": spec["precision"], "decoder": spec["transform"].get("decoder")} for spec in held.values())
+    followers = [extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]}) for own in owns]
+    siblings = [{**spec, "layer": extractor.spec["layer"]} for spec in held.values()]
+
+    def held_of(candidate: Backbone) -> tuple[int, bool]:
+        return sum(member.fingerprint in held for member in candidate.members), candidate.spec in siblings
+
+    best = max([extractor, *followers], key=held_of)  # of equals the first
+    if held_of(best) <= held_of(extractor):
+        return extractor
+    if best.spec["precision"] not in ("fp32", extractor.spec["precision"]) and (drifts := backbones.drifting(best)):
+        listener.note(
+            f"note: this store is in {best.spec['precision']}, in which {', '.join(drifts)} drifts from fp32; "
+            "featurepipe verify --drift measures it, --precision fp32 avoids it"
+        )
+    return best
+
+
+def digest(
+    manifest: Manifest, workers: int | None, listener: Listener, known: Iterable[Known] = ()
+) -> tuple[Rows, dict[str, str]]:
+    """`featurepipe.stores.digest_rows`, with progress."""
+    with listener.progress("checking files", len(manifest)) as advance:
+        return digest_rows(manifest, workers or extraction.default_workers(), advance, known)
+
+
+def fill(
+    store: Store,
+    root: Path,
+    rows: Sequence[Row],
+    unreadable: Mapping[str, str],
+    extractor: Extractor,
+    settings: Settings,
+    *,
+    rows_per_shard: int = extraction.ROWS_PER_SHARD,
+    check_seconds: float = 0.0,
+    said: str | None = None,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Embed what `extractor` lacks of `rows`, whose digests took `check_seconds`; the caller has locked the store.
+
+    `said` is told first, by default `first_line`.
+    """
+    started = time.perf_counter()
+    entries = [store.entry(member) for member in extractor.members]
+    todo = plan(rows, root, *entries)
+    listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
+    made_by = extraction.provenance(extractor, settings.batch_size)
+    writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
+    widths = [member.width for member in extractor.members]
+    sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
+    outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
+    outcome.check_seconds = check_seconds
+    doubtful = outcome.rejects.keys() - sink.rejects.keys()  # not broken, but gone or changed since it was hashed
+    if doubtful:
+        store.write_rows(root, Rows.of(rows).without_stamps(doubtful))
+    rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    several = not isinstance(extractor.spec["layer"], str)
+    return {
+        "store": str(store.path),
+        "backbone": extractor.name,
+        "fingerprint": None if several else extractor.fingerprint,
+        "width": extractor.width,
+        **({"layers": [_layer(*pair) for pair in zip(extractor.members, entries, strict=True)]} if several else {}),
+        "samples": len(rows),
+        "computed": outcome.computed,
+        "reused": len(rows) - outcome.computed - len(rejects),
+        "rejected": len(rejects),
+        "rejects": rejects,
+        "seconds": round(time.perf_counter() - started, 3),
+        "device": extractor.device,
+        "precision": extractor.spec["precision"],
+        "decoder": extractor.transform.decoder,
+        **outcome.summary(),
+        "profile": outcome.profile(),
+    }
+
+
+def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
+    identity = {"folder": entry.folder.name, "fingerprint": member.fingerprint}
+    return {"layer": member.spec["layer"], "width": member.width, **identity}
+
+
+def first_line(extractor: Extractor, samples: int, cached: int | None = None) -> str:
+    """What a run says first: images, backbone, device, and how many of the images the store holds already.
+
+    Parameters
+    ----------
+    cached : int or None
+        None where there is no store.
+    """
+    bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
+    stage = backbones.stage_of(extractor.members[0].spec)
+    which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
+    name = f"demo network ({extractor.name})" if bundled else extractor.name
+    said = f"{samples:,} image{'' if samples == 1 else 's'} · {name}{which} on {extractor.device}"
+    said += f" in {extractor.spec['precision']}" if extractor.spec["precision"] != "fp32" else ""
+    if cached is None:
+        return said
+    held = "none" if not cached else "all" if cached == samples else f"{cached:,}"
+    hint = f". For real work: -b {EXAMPLE}" if bundled else ""
+    return f"{said} · {held} in the store yet{hint}" if not cached else f"{said} · {held} in the store already{hint}"
+
+
+def rejected_samples(rows: Sequence[Row], unreadable: Mapping[str, str], reasons: Mapping[str, str]) -> dict[str, str]:
+    """Sample id → reason, in manifest order."""
+    if not unreadable and not reasons:
+        return {}
+    found = ((sample.id, unreadable.get(sample.id) or reasons.get(digest)) for sample, digest in rows)
+    return {id_: reason for id_, reason in found if reason}

@@ -1,0 +1,184 @@
+"""The stage `predict`: what a model file says of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from featurepipe import extraction, manifests, matrices, models
+from featurepipe.backbones import Extractor
+from featurepipe.errors import ManifestError, ModelFileError
+from featurepipe.extraction import Settings
+from featurepipe.files import atomic, check_output, check_safe_csv
+from featurepipe.listeners import BARS, Listener
+from featurepipe.manifests import Manifest, Sample
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
+from featurepipe.stages.extractions import digest, first_line, rejected_samples
+from featurepipe.stores import Pending
+from featurepipe.surroundings import guarded
+
+PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+@guarded
+def predict(
+    model: str | Path,
+    data: str | Path | Sequence[str | Path],
+    output: str | Path | TextIO | None = None,
+    *,
+    probabilities: bool = False,
+    safe_csv: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compile: str = "auto",
+    force: bool = False,
+    listener: Listener = BARS,
+) -> dict[str, Any]:
+    """Classify images with a model file, and write ``path, label, confidence`` as CSV, JSONL or Parquet, or return it.
+
+    A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
+    ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
+
+    Probabilities in CSV have six decimals; in the other formats they are complete. Rows are computed and written block
+    by block, so memory does not grow with their number.
+
+    Images that cannot be read have no row; they are in the result's ``rejects``.
+
+    Parameters
+    ----------
+    model : path
+    data : path, or sequence of path
+        Images, folders or tables.
+    output : path or text file, optional
+        File to write; an open text file gets CSV.
+    probabilities : bool
+        Also one column per class, named ``p:CLASS``; of a multi-label model they are always there.
+    safe_csv : bool
+        In CSV, put an apostrophe before cells that a spreadsheet would run as a formula: those that begin with =, +, -,
+        @, a tab or a line break and are not a number. Other readers of the table have to remove it.
+    path_column, label_column : str, optional
+        As for `extract`.
+    weights : path, optional
+        Path of the backbone's weights, if they have moved.
+    trust : bool
+        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
+        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
+    force : bool
+        Also replace a file that featurepipe did not write, but never one that is read here.
+    listener : Listener
+        Hears notes and progress; see `extract`.
+
+    Returns
+    -------
+    dict
+        ``model, output, predicted, labels`` (class → count of images), ``labelled, right`` (of the images that have a
+        true label: how many there are, and on how many of them the model is right), ``seen_in_training, rejected,
+        rejects, found, seconds``; and ``predictions`` where there is no output: a dict for each image. Its keys are the
+        columns: ``path, label, confidence``, one per class, ``true_label`` where the data have labels of the model's,
+        and ``file``. ``path`` is as the data have it, below their folder; ``file`` leads to it from here.
+
+    Examples
+    --------
+    >>> from featurepipe import run
+    >>> made = run("data/digits", "/tmp/predicted.featurepipe", baselines="none")
+    >>> found = predict(made["model"], "data/digits/test")
+    >>> found["predicted"], found["predictions"][0]["label"], found["predictions"][0]["true_label"]
+    (600, '0', '0')
+    """
+    started = time.perf_counter()
+    path = Path(output) if isinstance(output, str | PathLike) else None
+    if path is not None and path.suffix.lower() not in PREDICTION_SUFFIXES:
+        raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
+    if path is not None and path.suffix.lower() == ".parquet":
+        manifests.require_pyarrow()
+    check_safe_csv(safe_csv, path)
+    model = models.locate(model)
+    loaded = models.load(model)
+    places = [data] if isinstance(data, str | PathLike) else list(data)
+    if path is not None:
+        inputs = [model, *places, weights, loaded.backbone["source"]["weights"]]
+        check_output(path, "table of predictions", is_prediction, inputs, force=force)
+    manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
+    if path is not None and path.exists():
+        images = map(manifest.file, manifest.samples)
+        check_output(path, "table of predictions", is_prediction, images, force=force)
+    for note in manifest.left_out.lines():
+        listener.note(f"note: {note}")
+    options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
+    extractor = models.open_backbone(loaded, model, **options)
+    models.check_width(loaded, extractor.width, model)
+    matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
+    answers = Answers(
+        loaded,
+        matrix,
+        samples,
+        [str(manifest.file(sample)) for sample in samples],
+        probabilities or loaded.is_multi_label,
+    )
+    predictions: list[dict[str, Any]] = []
+    if path is not None:
+        with atomic(path) as temporary, table(temporary, path, answers, safe=safe_csv) as take:
+            count = answer(answers, take)
+    elif output is not None:
+        assert not isinstance(output, str | Path)  # of which `path` is made
+        count = answer(answers, csv_writer(output, answers, safe=safe_csv))
+    else:
+        count = answer(answers, collector(answers, predictions))
+    return {
+        "model": str(model),
+        "output": None if path is None else str(path),
+        "predicted": len(matrix),
+        "labels": dict(count.labels),
+        "labelled": count.labelled,
+        "right": count.right,
+        "seen_in_training": int(loaded.has_seen(matrix.digests).sum()),
+        **({} if output is not None else {"predictions": predictions}),
+        "rejected": len(rejects),
+        "rejects": rejects,
+        "found": manifests.summarise(manifest),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _embed(
+    manifest: Manifest,
+    extractor: Extractor,
+    batch_size: int | None,
+    workers: int | None,
+    compile: str,
+    listener: Listener,
+) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
+    """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
+    rows, unreadable = digest(manifest, workers, listener)
+    todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
+    listener.note(first_line(extractor, len(rows)))
+    memory = extraction.Memory()
+    settings = Settings(batch_size, workers, compile)
+    outcome = extraction.fill(todo, extractor, memory, settings, listener=listener)
+    rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    held = [row for row in rows if row.digest in memory.vectors]
+    if not held:
+        id_, reason = next(iter(rejects.items()))
+        if len(rows) == 1:
+            raise ManifestError(f"{manifest.file(rows[0].sample)} cannot be read: {reason}")
+        where = "these images" if manifest.root == Path() else manifest.root
+        raise ManifestError(f"no image of {where} can be read; first reason: {reason} ({id_})")
+    matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
+    return matrix, [row.sample for row in held], rejects
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a file holds what `predict` writes."""
+    path_, label, *others = [*manifests.header(path), "", ""]
+    return (path_, label) == ("path", "label") and any(name == "confidence" or name.startswith("p:") for name in others)

@@ -1,0 +1,374 @@
+"""The stage `probe`: cached embeddings → a model file.
+
+What it does, since no named protocol says so: features standardised by the rows of the fit (each by its own deviation,
+but by no less than a fifth of the common one; of fewer than ten rows all by their root mean square), L2, whole decades
+of C or alpha. Validation data choose, or stratified 5-fold cross-validation: of those that cannot be told apart from
+the best (paired comparison on the same images), the lowest log-loss. The same data fit the temperature of the
+probabilities.
+Then the probe is fitted again on all that is not reported. Of sets of labels `featurepipe.probes.labels` says how each
+label's C is chosen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurepipe import backbones, matrices, models, probes
+from featurepipe.backbones import Extractor
+from featurepipe.comparisons.notes import split_notes
+from featurepipe.errors import BackboneError, ProbeError, StoreError
+from featurepipe.extraction import now, versions
+from featurepipe.listeners import BARS, Listener
+from featurepipe.matrices import FeatureMatrix
+from featurepipe.matrices.parts import Parts, arrange, held_notes, sizes, with_copies
+from featurepipe.memory import parse_size
+from featurepipe.models.candidates import Candidate, Prepared, divide, find
+from featurepipe.probes.notes import fit_notes
+from featurepipe.probes.options import Options
+from featurepipe.probes.parts import hold
+from featurepipe.stages.extractions import complete
+from featurepipe.statistics.intervals import interval
+from featurepipe.stores import Entry
+from featurepipe.surroundings import guarded
+
+BASELINE_NAMES = {"pixels": "raw pixels", "random_backbone": "the same network untrained"}
+# The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
+Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
+
+
+@guarded
+def probe(
+    store: str | Path,
+    output: str | Path | None = None,
+    *,
+    backbone: str | Extractor | None = None,
+    layer: str | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+    kind: str = "logistic",
+    value: float | None = None,
+    class_weight: str | None = None,
+    multi_label: bool = False,
+    shots: Sequence[int] = (),
+    repeats: int = 10,
+    semi: bool = False,
+    baselines: str = "simple",
+    include_backbone: bool = False,
+    seed: int = 0,
+    probe_device: str = "cpu",
+    device: str = "auto",
+    workers: int | None = None,
+    among: Collection[str] | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
+    memory: int | str | None = None,
+    force: bool = False,
+    listener: Listener = BARS,
+) -> dict[str, Any]:
+    """Train a classifier on cached embeddings and write it as a model file.
+
+    Given splits are used: with train, val and test, C (or alpha) is chosen on val; without val, by 5-fold
+    cross-validation inside train; without test, val is what is reported and cross-validation chooses. Without splits
+    (or with train alone) samples are split 60/20/20, stratified and seeded. Nothing is selected on the reported split.
+
+    Parameters
+    ----------
+    store : path
+    output : path, optional
+        Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
+    backbone : str, Backbone or Descriptor, optional
+        Which backbone of the store to use, if it holds several.
+    layer : str, optional
+        Which layer to use, if the store holds several; by default the penultimate embedding.
+    weights : path, optional
+        Path of the backbone's weights, if they have moved since the store was filled.
+    trust : bool
+        Trust what the store says about its backbone; see `featurepipe.backbones.trust`.
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
+        See `featurepipe.probes`.
+    value : float, optional
+        C, alpha, shrinkage or number of neighbours, instead of selection. Without a val split a logistic probe then
+        runs no cross-validation: ``val`` has no figures, and the probabilities are not calibrated, which a note says.
+    class_weight : {None, 'balanced'}
+        See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
+    multi_label : bool
+        Labels are sets: ``cat;dog``, or ``;`` for the empty one. The probe is logistic and has a C for each label.
+        Splits that are made here are not stratified. All figures are mean average precision.
+    shots : sequence of int
+        Also report top-1 with only this many labels per class, over `repeats` seeded draws: see
+        `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
+    semi : bool
+        For each of `shots`, also report self-training and label spreading. They also use all other images that are
+        not reported, without their labels.
+    baselines : {'none', 'simple', 'full'}
+        ``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy
+        of the backbone, which costs another extraction.
+    include_backbone : bool
+        Store the backbone's weights in the model file.
+    seed : int
+        Seed for splits, folds, draws and random weights.
+    probe_device : str
+        Device that fits a logistic, svm or multi-label probe; see `featurepipe.probes.fit`. Never run on a GPU.
+        The many small fits of `shots` stay on the CPU.
+    device, workers
+        Device and threads that compute the baselines' embeddings, as for `featurepipe.extract`.
+    among : collection of str, optional
+        Digests (hexadecimal sha256) of the images to use; by default all.
+    compared : sequence of mapping
+        What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
+    memory : int or str, optional
+        Memory for the features: bytes, or text such as ``"8GB"``; by default what the machine has available. If the
+        features and a working copy of them (both float32) take more, they are read from a scratch file in the store's
+        folder. That is slower, with the same result to the tolerance of each fit. It does not work for knn, mlp and
+        multi-label probes.
+    force : bool
+        Also replace a file that featurepipe did not write, but never one that is read here.
+    listener : Listener
+        Hears notes and progress; see `extract`.
+
+    Returns
+    -------
+    dict
+        ``model, backbone, layer, kind, C`` (or the kind's own strength, if it has one), ``out_of_core`` (whether the
+        features did not fit into memory), ``splits, split_source, evaluated_on, selection, val, test, baselines,
+        majority_class, few_shot, contradictory, notes, seconds``. All accuracies are fractions. Figures of the reported
+        split leave out exact copies of training images. If there are any, ``with_copies`` next to
+        them has ``n`` and ``top1`` (or ``map``) of all images. If all are copies, all are reported, with a note.
+        ``contradictory`` is as for `extract`, of the images that are used. Of sets of labels
+        ``kind`` is ``multi-label``, ``C`` maps labels to numbers, ``val`` and ``test`` are those of
+        `featurepipe.probes.label_figures`, and ``baselines`` are mean average precisions, with ``chance`` (the mean
+        share of images that have a label) instead of ``majority``.
+        ``few_shot`` has for each of `shots` the keys ``shots, labels`` (in all classes together), ``repeats, mean, std,
+        interval`` (95 % of the mean, by Student's t, over draws of labels and not over test images; None for a single
+        draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
+        ``mean, std, interval, top1`` on the same draws) and ``baselines`` (their means on the same draws).
+
+    Raises
+    ------
+    ManifestError
+        The labels or splits cannot be learned from.
+    ProbeError
+        The probe is unknown, or does not work with these labels or on that device; there are more shots than the
+        smallest class has images; `semi` is given without `shots`; or embeddings are not finite.
+    StoreError
+        The store has no embeddings of that backbone and layer, or not all of them.
+
+    Examples
+    --------
+    >>> from featurepipe import extract
+    >>> store = extract("data/digits", "/tmp/probed.store")["store"]
+    >>> probe(store, kind="ridge", baselines="none")["test"]["top1"] > 0.95
+    True
+    >>> result = probe(store, multi_label=True, baselines="none")  # every set has one label here
+    >>> result["kind"], result["test"]["map"] > 0.97
+    ('multi-label', True)
+    """
+    started, limit = time.perf_counter(), parse_size(memory)
+    recipe = Options(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device)
+    recipe.check()
+    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
+    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    source.check_output(source.path, force=force)
+    found = divide(source, seed=seed, among=among, multi_label=multi_label)
+    result = probe_prepared(
+        found,
+        recipe,
+        lambda: load_baselines(found, recipe, device, workers, listener, trust=trust),
+        compared=compared,
+        limit=limit,
+        listener=listener,
+    )
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def probe_prepared(
+    found: Prepared,
+    recipe: Options,
+    others: Others,
+    *,
+    about: Mapping[str, Any] | None = None,
+    compared: Sequence[Mapping[str, Any]] = (),
+    limit: int | None = None,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Fit a probe, measure it next to its baselines, and write the model file; as `probe`, without ``seconds``.
+
+    Parameters
+    ----------
+    found : Prepared
+    recipe : Options
+    others : callable
+        Gives what `load_baselines` returns, when the probe is fitted.
+    about : mapping, optional
+        What else the card says of the data.
+    compared : sequence of mapping
+        As for `probe`.
+    limit : int, optional
+        Bytes of memory; by default what is available.
+    """
+    probes.check_enough(found.parts.learned.y, recipe.shots)  # before anything is fitted
+    kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
+    found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
+    parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
+    fitted = recipe.fit(parts, measure=False)  # nothing is chosen by the figures of a given strength
+    few = _few_shot(recipe, parts, listener)
+    beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
+    figures = _figures(fitted, parts)
+    notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
+    notes += split_notes(fitted.selected_on, fitted.scores, parts, figures[parts.reported])
+    held, absent = others()
+    budget = None if limit is None else max(limit - parts.nbytes, 0)
+    for name, (entry, rows) in held.items():
+        try:
+            same = hold(entry, _same_samples(found, rows), kind, budget)
+            top1 = _score(replace(recipe, value=None).fit(same), same.report)
+        except (ProbeError, StoreError) as error:  # too large for kind, device or disk, or broken: the probe stands
+            absent = [*absent, f"no figure for {entry.name}: {error}"]
+            continue
+        notes += [f"{entry.name}: {note}" for note in held_notes(same)]
+        beside[name] = top1
+        for one, other in zip(few, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
+            one["baselines"][name] = other["mean"]
+    notes += absent
+    names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
+    data = {"root": str(found.store.root), "samples": len(found.samples), "classes": len(fitted.classes)}
+    card = {
+        "data": data | dict(about or {}),
+        "splits": sizes(found.samples.split),
+        "split_source": found.split_source,
+        **figures,
+        "baselines": {name: beside.get(name) for name in names},
+        "majority_class": None if recipe.multi_label else str(probes.commonest(parts.train.y)),
+        "few_shot": few,
+        **({"layers": list(compared)} if compared else {}),
+        "protocol": None,  # no named one: see the module's docstring for what is done
+        "licence": None,  # of the backbone's weights, where a later version can tell
+        "seed": recipe.seed,
+        "probe_device": recipe.probe_device,
+        "class_weight": recipe.class_weight,
+        "notes": notes,
+        "versions": versions(),
+        "created": now(),
+    }
+    models.save(found.path, found.model(fitted.kind, fitted.estimator, fitted.temperature, card), module=found.module)
+    for note in notes:
+        listener.note(f"note: {note}")
+    parameter = probes.KINDS[recipe.kind].parameter
+    strength = {} if parameter is None else {parameter: fitted.chosen}
+    identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
+    beyond = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
+    return {**identity, "kind": fitted.kind, **strength, **card, **beyond}
+
+
+def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
+    """How the probe was selected, and its figures on the reported split and on the selection data."""
+
+    def evaluate(part: FeatureMatrix) -> dict[str, Any]:
+        return probes.evaluate(fitted.estimator, part.X, part.y, fitted.temperature)
+
+    reported = with_copies(evaluate(parts.report), parts, evaluate)
+    if fitted.kind != probes.MULTI_LABEL:
+        right = probes.predict(fitted.estimator, parts.report.X) == parts.report.y
+        reported |= interval(parts.report, right)
+    return {
+        "evaluated_on": parts.reported,
+        "selection": {
+            "on": fitted.selected_on,
+            "chosen": fitted.chosen,
+            "path": fitted.path,
+            "temperature": fitted.temperature,
+            "ece": fitted.scores.get("ece"),  # None where there was nothing to select on
+            "ece_uncalibrated": fitted.scores.get("ece_uncalibrated"),
+        },
+        "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
+        "test": reported if parts.reported == "test" else None,
+    }
+
+
+def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
+    """Top-1; of sets of labels, mean average precision."""
+    if fitted.kind == probes.MULTI_LABEL:
+        return probes.evaluate(fitted.estimator, part.X, part.y)["map"]
+    return float(np.mean(probes.predict(fitted.estimator, part.X) == part.y))
+
+
+def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
+    """Figures of trivial predictors, which have learned nothing from the images."""
+    if multi_label:
+        return {"chance": probes.chance(parts.report.y)}
+    return {"majority": probes.majority(parts.train.y, parts.report.y)}
+
+
+def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """If there are several layers: on what this one was chosen."""
+    if not compared:
+        return []
+    if any(row["selection"] is None for row in compared):
+        return [f"no data were left to select on, so {entry.layer}, the last of {len(compared)} layers, was taken"]
+    on = compared[0]["selection"]["on"]
+    return [
+        f"{entry.layer} was chosen from {len(compared)} layers on {on}, so its figures there are a little optimistic"
+    ]
+
+
+def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[str, Any]]:
+    """The figures of few labels, drawn from all that is not reported; room for the baselines' next to them."""
+    if not recipe.shots:
+        return []
+    known, report = parts.learned, parts.report
+    options: dict[str, Any] = {
+        "shots": recipe.shots,
+        "repeats": recipe.repeats,
+        "semi": recipe.semi,
+        "seed": recipe.seed,
+    }
+    with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
+        few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
+    return [{**one, "baselines": {}} for one in few]
+
+
+def load_baselines(
+    source: Candidate, recipe: Options, device: str, workers: int | None, listener: Listener, *, trust: bool = False
+) -> tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]:
+    """The baselines' entries and rows, by their names in the result; and why some are absent.
+
+    Embeddings that the store does not hold yet are computed.
+    """
+    store, held, absent = source.store, {}, []
+    for name, make in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device, trust).items():
+        try:
+            extractor = make()
+            said = f"baseline: {BASELINE_NAMES[name]}"
+            entry = complete(store, extractor, workers=workers, said=said, listener=listener)
+            held[name] = entry, matrices.outline(store, entry)
+        except (BackboneError, StoreError) as error:  # what nobody trusts; or the images are gone
+            absent.append(f"no figure for {name.replace('_', ' ')}: {error}")
+    return held, absent
+
+
+def _baseline_extractors(
+    entry: Entry, which: str, seed: int, device: str, trust: bool
+) -> dict[str, Callable[[], Extractor]]:
+    """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
+    if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
+        return {}
+    found: dict[str, Callable[[], Extractor]] = {"pixels": backbones.Pixels}
+    if which == "full" and entry.spec["architecture"] not in backbones.DESCRIPTORS:
+        name = entry.provenance["source"]["name"]
+        found["random_backbone"] = partial(backbones.twin, entry.spec, name, seed=seed, device=device, trust=trust)
+    return found
+
+
+def _same_samples(found: Prepared, other: FeatureMatrix) -> FeatureMatrix:
+    """The same samples with the same labels and splits, of another entry's rows."""
+    mine = found.samples
+    known = {id_: (label, part) for id_, label, part in zip(mine.ids, mine.y, mine.split, strict=True)}
+    other = other.take(np.array([id_ in known for id_ in other.ids], bool))
+    labels, split = (np.array([known[id_][column] for id_ in other.ids], object) for column in (0, 1))
+    return arrange(replace(other, y=labels), split)
