@@ -51,7 +51,7 @@ def write(path, backbone, *, carry=False, spec=None, source=None):
     described["spec"] |= spec or {}
     described["source"] |= source or {}
     described["fingerprint"] = sha256_json(described["spec"])
-    header["sha256"] = models._digest(header, {k: v for k, v in held.items() if not k.startswith("backbone.")})
+    header["sha256"] = models.files._digest(header, {k: v for k, v in held.items() if not k.startswith("backbone.")})
     save_file(held, path, metadata={"featurepipe": json.dumps(header)})
     return path
 

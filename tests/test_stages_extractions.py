@@ -351,7 +351,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_filed_under_its_old_dige
         save(data / "a" / "0.png", 77)
         return found
 
-    monkeypatch.setattr(stages.extracting, "digest", digest)
+    monkeypatch.setattr(stages.extractions, "digest", digest)
     assert extract(data, tmp_path / "s") == (9, 0, 1)
     assert "has just changed" in ledger(tmp_path / "s")[0][1]
     with pytest.raises(StoreError, match="run featurepipe extract again"):
