@@ -58,7 +58,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
     MemoryError
         No memory is left for the inputs of the batch.
     """
-    inputs: np.ndarray | None = None  # until the first one says in which order of axes they lie in memory
+    room: np.ndarray | None = None  # until the first input says in which order its axes lie in memory
     digests: list[str] = []
     rejects: dict[str, str] = {}
     unreadable: dict[str, str] = {}
@@ -83,15 +83,15 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
             unreadable[pending.digest] = "cannot be decoded: out of memory; try fewer workers"
         else:
             _check(decoded, transform)
-            if inputs is None:
-                inputs = _room(len(plan), transform, decoded)
-            inputs[len(digests)] = decoded
+            if room is None:
+                room = _room(len(plan), transform, decoded)
+            room[len(digests)] = decoded
             digests.append(pending.digest)
         data = None  # before the next one is read
     seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu
     return Batch(
         digests,
-        np.empty((0, *transform.shape), transform.dtype) if inputs is None else inputs[: len(digests)],
+        np.empty((0, *transform.shape), transform.dtype) if room is None else room[: len(digests)],
         rejects,
         unreadable,
         load_seconds,
