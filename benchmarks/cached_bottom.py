@@ -28,12 +28,12 @@ import torch
 from rivals import machine, spread, table
 
 from featurepipe import backbones, extraction, manifests
-from featurepipe.backbones import PENULTIMATE, View
+from featurepipe.backbones import PENULTIMATE
 from featurepipe.backbones.networks import autocast, make_parts
 from featurepipe.finetuning import trainable
 from featurepipe.finetuning.cached.activations import cache
 from featurepipe.finetuning.cached.cuts import split
-from featurepipe.images import decode
+from featurepipe.images import ImageTransform, View
 from featurepipe.stores import digest_rows
 
 BATCH = 32
@@ -87,7 +87,7 @@ class Setting:
         parameters = [p for p in module.parameters() if p.requires_grad] + list(self.head.parameters())
         self.optimizer = torch.optim.SGD(parameters, lr=0.001, momentum=0.9)
 
-    def views(self, augment: str, count: int) -> list[backbones.Transform]:
+    def views(self, augment: str, count: int) -> list[ImageTransform]:
         """So many augmented views; for ``none`` the plain one."""
         plain = self.backbone.transform
         return [plain] if augment == "none" else [View.of(plain, augment, 0, number) for number in range(count)]
@@ -116,11 +116,11 @@ class Ordinary:
         )
         self.pool = ThreadPoolExecutor(extraction.default_workers())
 
-    def embed(self, batch: np.ndarray, view: backbones.Transform) -> torch.Tensor:
+    def embed(self, batch: np.ndarray, view: ImageTransform) -> torch.Tensor:
         """(B,) numbers of images → (B, D)."""
         started = time.perf_counter()
         paths = [self.setting.root / self.setting.rows[i].sample.path for i in batch]
-        pixels = np.stack(list(self.pool.map(lambda path: decode(path.read_bytes(), view), paths)))
+        pixels = np.stack(list(self.pool.map(lambda path: view.decode(path.read_bytes()), paths)))
         self.reading += time.perf_counter() - started
         return self.parts(torch.from_numpy(pixels))[0]
 
@@ -128,7 +128,7 @@ class Ordinary:
 class Cached:
     """The top, on what the cache holds."""
 
-    def __init__(self, setting: Setting, path: Path, views: list[backbones.Transform], *, noise: float = 0.0) -> None:
+    def __init__(self, setting: Setting, path: Path, views: list[ImageTransform], *, noise: float = 0.0) -> None:
         self.setting, self.reading, self.noise = setting, 0.0, noise
         self.generator = torch.Generator().manual_seed(0)
         backbone = setting.backbone

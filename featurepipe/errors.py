@@ -4,7 +4,8 @@ The tree (each member also inherits the standard type a caller would guess)::
 
     FeaturepipeError
     ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
-    ├── ImageError (ValueError)           bytes that cannot become pixels
+    ├── SampleError (ValueError)          bytes that cannot become an input of a network, whatever their medium
+    │   └── ImageError                    bytes that cannot become pixels
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
     │   └── OutOfMemory (MemoryError)     a device too small for that many images at once
@@ -34,7 +35,11 @@ class ManifestError(FeaturepipeError, ValueError):
     """Samples, labels or splits cannot be used as given."""
 
 
-class ImageError(FeaturepipeError, ValueError):
+class SampleError(FeaturepipeError, ValueError):
+    """The bytes of a sample cannot be turned into an input of a network."""
+
+
+class ImageError(SampleError):
     """Bytes cannot be turned into pixels."""
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,19 @@ def planned(tmp_path):
 
     make.picture = picture
     make.vector = lambda seed: picture(seed).transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255
+    return make
+
+
+@pytest.fixture
+def decoding():
+    """Factory of a transform that decodes by a function of the data and of what the real one would do."""
+    from featurepipe.backbones import Pixels
+
+    def make(function):
+        transform = Pixels().transform
+        own = {"decode": lambda _, data: function(data, transform.decode)}
+        return type("Decoding", (type(transform),), own)(**asdict(transform))
+
     return make
 
 

@@ -21,6 +21,7 @@ import featurepipe
 from featurepipe import backbones, images
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch, OutOfMemory, WeightsUnavailable
+from featurepipe.images import ImageTransform
 
 FAMILIES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
 SMALL = {"input_size": (3, 64, 64)}
@@ -495,7 +496,7 @@ def test_transform_values_in_the_metadata_are_respected_and_can_be_overridden(sa
         format="pt",
     )
     said = backbones.create("test_resnet", weights=path).transform
-    expected = backbones.Transform((3, 96, 64), "bicubic", (0.1, 0.2, 0.3), (0.25,) * 3, 0.75, "squash", "torchvision")
+    expected = ImageTransform((3, 96, 64), "bicubic", (0.1, 0.2, 0.3), (0.25,) * 3, 0.75, "squash", "torchvision")
     assert said == expected
     given = {"mean": (0.5, 0.5, 0.5), "crop_pct": 1.0, "interpolation": None}
     overridden = backbones.create("test_resnet", weights=path, transform=given).transform
@@ -586,7 +587,7 @@ def test_a_transform_that_would_reject_every_image_is_refused_at_once(transform,
 def test_transform_values_may_be_scalars_lists_or_arrays():
     given = {"mean": np.array([0.5, 0.25, 0.5]), "std": np.float64(0.5), "crop_pct": 1, "input_size": [3, 64, 64]}
     transform = random_resnet(transform=given).transform
-    assert transform == backbones.Transform(
+    assert transform == ImageTransform(
         (3, 64, 64), "bilinear", (0.5, 0.25, 0.5), (0.5,) * 3, 1.0, decoder="torchvision"
     )
 

@@ -9,8 +9,9 @@ import torch
 import torch._inductor.config as inductor
 
 from featurepipe import backbones
-from featurepipe.backbones import Backbone, Layers, create_layers, extractors
+from featurepipe.backbones import Backbone, Layers, create_layers
 from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.images import ImageTransform
 
 FAMILIES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
 RANDOM = {"random_weights": True, "device": "cpu"}
@@ -307,8 +308,13 @@ def test_what_cannot_be_called_from_c_is_compiled_to_be_called_from_python(monke
 
 def test_compiling_for_many_images_takes_the_memory_of_their_pixels_and_no_more(monkeypatch):
     single, asked = layers_of("test_resnet", "penultimate"), []
-    make = extractors.sample_pixels
-    monkeypatch.setattr(extractors, "sample_pixels", lambda count, how: asked.append(count) or make(count, how))
+
+    class Asked(ImageTransform):
+        def trial(self, count):
+            asked.append(count)
+            return super().trial(count)
+
+    single = dataclasses.replace(single, transform=Asked(**dataclasses.asdict(single.transform)))
     monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
     assert single.compile(20).batch_size == 20
     assert asked == [8]

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from featurepipe import cli
 from featurepipe.cli.help import COMPLETION, Command, options
+from featurepipe.images import DECODERS
 
 ALL = [
     (name, option)
@@ -109,3 +110,9 @@ def test_a_help_text_is_a_sentence_that_makes_sense_without_the_name(command, op
 def test_no_line_is_wider_than_the_terminal(command, width):
     lines = page(*([command] if command else []), width=width).splitlines()
     assert not [line for line in lines if len(line) > width]
+
+
+def test_every_decoder_can_be_chosen():
+    offered = [option.type.choices for _, option in ALL if option.name == "decoder"]
+    assert offered
+    assert all(set(choices) == {"auto", *DECODERS} for choices in offered)

@@ -19,7 +19,9 @@ def test_every_error_is_ours_documented_and_carries_its_message(error):
     ("error", "standard"),
     [
         (errors.ManifestError, ValueError),
+        (errors.SampleError, ValueError),
         (errors.ImageError, ValueError),
+        (errors.ImageError, errors.SampleError),
         (errors.BackboneError, ValueError),
         (errors.WeightsUnavailable, OSError),
         (errors.OutOfMemory, MemoryError),

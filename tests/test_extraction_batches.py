@@ -15,10 +15,10 @@ from PIL import Image
 
 from featurepipe.backbones import Pixels
 from featurepipe.digests import sha256_file
-from featurepipe.errors import ImageError
+from featurepipe.errors import BackboneError, ImageError, SampleError
 from featurepipe.extraction import batches
 from featurepipe.extraction.batches import join, read_batch
-from featurepipe.images import limits
+from featurepipe.media import turns
 from featurepipe.stores import Pending
 
 SQUASHED = Pixels().transform
@@ -35,8 +35,8 @@ def test_every_file_gives_its_own_pixels_in_planned_order(planned):
     plan = planned(5)
     batch = read_batch(plan, SQUASHED)
     assert batch.digests == [pending.digest for pending in plan]
-    assert (batch.pixels.dtype, batch.pixels.shape) == (np.uint8, (5, 3, 32, 32))
-    for seed, pixels in enumerate(batch.pixels):
+    assert (batch.inputs.dtype, batch.inputs.shape) == (np.uint8, (5, 3, 32, 32))
+    for seed, pixels in enumerate(batch.inputs):
         np.testing.assert_array_equal(pixels.transpose(1, 2, 0), planned.picture(seed))
     assert (batch.rejects, batch.unreadable) == ({}, {})
 
@@ -44,7 +44,7 @@ def test_every_file_gives_its_own_pixels_in_planned_order(planned):
 def test_images_in_memory_give_the_pixels_of_their_files(planned):
     plan = planned(3)
     held = [Pending(p.digest, Image.fromarray(planned.picture(n))) for n, p in enumerate(plan)]
-    np.testing.assert_array_equal(read_batch(held, SQUASHED).pixels, read_batch(plan, SQUASHED).pixels)
+    np.testing.assert_array_equal(read_batch(held, SQUASHED).inputs, read_batch(plan, SQUASHED).inputs)
 
 
 def test_bad_files_leave_their_neighbours_pixels_in_place(planned):
@@ -57,7 +57,7 @@ def test_bad_files_leave_their_neighbours_pixels_in_place(planned):
     batch = read_batch(plan, SQUASHED)
     good = [0, 2, 5, 8]
     assert batch.digests == [plan[i].digest for i in good]
-    np.testing.assert_array_equal(batch.pixels.transpose(0, 2, 3, 1), np.stack([planned.picture(i) for i in good]))
+    np.testing.assert_array_equal(batch.inputs.transpose(0, 2, 3, 1), np.stack([planned.picture(i) for i in good]))
     assert list(batch.rejects) == [plan[i].digest for i in (1, 3, 4)]
     assert list(batch.rejects.values())[:2] == ["empty file (0 bytes)", "not an image that Pillow can read"]
     assert batch.rejects[plan[4].digest].startswith("broken image: ")
@@ -72,19 +72,18 @@ def test_nothing_but_bad_files_is_an_empty_batch(planned):
     for pending in plan:
         pending.source.unlink()
     batch = read_batch(plan, SQUASHED)
-    assert (batch.digests, batch.pixels.shape, len(batch.unreadable)) == ([], (0, 3, 32, 32), 2)
+    assert (batch.digests, batch.inputs.shape, len(batch.unreadable)) == ([], (0, 3, 32, 32), 2)
 
 
-def test_reasons_are_one_printable_line(planned, monkeypatch):
+def test_reasons_are_one_printable_line(planned, decoding):
     """Decoders quote the bytes of broken files; HDF5 text can hold neither NUL nor half a character."""
-    monkeypatch.setattr(batches, "decode", failing(ImageError("bad\0header \udcff\nin line 2\x1b[31m")))
-    assert list(read_batch(planned(1), SQUASHED).rejects.values()) == ["bad?header ? in line 2?[31m"]
+    broken = decoding(failing(SampleError("bad\0header \udcff\nin line 2\x1b[31m")))
+    assert list(read_batch(planned(1), broken).rejects.values()) == ["bad?header ? in line 2?[31m"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=str)
-def test_want_of_memory_is_held_against_no_image_for_ever(planned, monkeypatch, error):
-    monkeypatch.setattr(batches, "decode", failing(error))
-    batch = read_batch(planned(1), SQUASHED)
+def test_want_of_memory_is_held_against_no_image_for_ever(planned, decoding, error):
+    batch = read_batch(planned(1), decoding(failing(error)))
     assert batch.rejects == {}
     assert list(batch.unreadable.values()) == ["cannot be decoded: out of memory; try fewer workers"]
 
@@ -95,17 +94,42 @@ def test_want_of_memory_in_pillow_is_no_broken_image(planned, monkeypatch):
     assert (len(batch.rejects), len(batch.unreadable)) == (0, 1)
 
 
-def test_too_many_open_files_are_no_fault_of_an_image(planned, monkeypatch):
-    monkeypatch.setattr(batches, "sha256_bytes", failing(OSError(errno.EMFILE, "Too many open files", "a.png")))
+def test_too_many_open_files_are_no_fault_of_an_image(planned, decoding):
+    full = decoding(failing(OSError(errno.EMFILE, "Too many open files", "a.png")))
     with pytest.raises(OSError, match=r"Too many open files; raise the limit \(ulimit -n\), or use fewer --workers"):
-        read_batch(planned(2), SQUASHED)
+        read_batch(planned(2), full)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a mistake"), TypeError("another")], ids=str)
-def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch, error):
-    monkeypatch.setattr(batches, "decode", failing(error))
+def test_a_mistake_in_the_code_is_no_reject(planned, decoding, error):
     with pytest.raises(type(error), match=str(error)):
-        read_batch(planned(2), SQUASHED)
+        read_batch(planned(2), decoding(failing(error)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_what_numpy_would_spread_over_an_input_is_a_mistake_in_the_transform(planned, decoding, dtype):
+    spread = decoding(lambda data, real: real(data)[:1].astype(dtype))
+    with pytest.raises(BackboneError, match=r"the transform of images gave .*\(1, 32, 32\), not uint8 \(3, 32, 32\)"):
+        read_batch(planned(2), spread)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_batch_lies_in_memory_as_its_inputs_do(planned, decoding, order):
+    """Networks like pixel by pixel, as decoders of images give them, and another copy would take time."""
+    back = np.argsort(order)
+    transform = decoding(lambda data, real: np.ascontiguousarray(real(data).transpose(order)).transpose(back))
+    plan = planned(3)
+    for batch in (read_batch(plan, transform), join(read_batch([one], transform) for one in plan)):
+        assert batch.inputs.transpose(0, *(1 + axis for axis in order)).flags.c_contiguous
+        np.testing.assert_array_equal(batch.inputs, read_batch(plan, SQUASHED).inputs)
+
+
+def test_pieces_of_which_nothing_could_be_read_join_too(planned):
+    plan = planned(2)
+    for pending in plan:
+        pending.source.unlink()
+    joined = join(read_batch([one], SQUASHED) for one in plan)
+    assert (joined.inputs.shape, joined.inputs.dtype, len(joined.unreadable)) == ((0, 3, 32, 32), np.uint8, 2)
 
 
 def test_seconds_of_loading_and_decoding_are_told_apart(planned):
@@ -123,7 +147,7 @@ def test_pieces_join_into_the_batch_that_one_thread_would_have_read(planned):
     pieces = [read_batch(plan[i : i + 3], SQUASHED) for i in (0, 3, 6)]
     joined, whole = join(pieces), read_batch(plan, SQUASHED)
     assert (joined.digests, joined.rejects, joined.unreadable) == (whole.digests, whole.rejects, whole.unreadable)
-    np.testing.assert_array_equal(joined.pixels, whole.pixels)
+    np.testing.assert_array_equal(joined.inputs, whole.inputs)
     for seconds in ("load_seconds", "decode_seconds", "decode_cpu_seconds"):
         assert getattr(joined, seconds) == pytest.approx(sum(getattr(piece, seconds) for piece in pieces))
 
@@ -142,13 +166,13 @@ def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatc
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
 
 
-def test_large_files_are_held_by_turns_and_one_at_a_time(planned, monkeypatch):
+def test_large_files_are_held_by_turns_and_one_at_a_time(planned, decoding, monkeypatch):
     monkeypatch.setattr(batches.inputs, "IMAGE_BYTES", 2**26)
-    monkeypatch.setattr(limits, "READING", limits.Turns(2**26))
+    monkeypatch.setattr(turns, "READING", turns.Turns(2**26))
     plans = [replaced_by_large(planned(4))] * 3
     held, most, lock = [0], [0], threading.Lock()
 
-    def decode(data, transform):
+    def decode(data, _):
         with lock:
             held[0] += len(data)
             most[0] = max(most[0], held[0])
@@ -157,10 +181,10 @@ def test_large_files_are_held_by_turns_and_one_at_a_time(planned, monkeypatch):
             held[0] -= len(data)
         raise ImageError("broken")
 
-    monkeypatch.setattr(batches, "decode", decode)
+    transform = decoding(decode)
     tracemalloc.start()
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda plan: read_batch(plan, SQUASHED), plans))
+        found = list(pool.map(lambda plan: read_batch(plan, transform), plans))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [len(batch.rejects) for batch in found] == [1] * 3  # of one content

@@ -18,6 +18,7 @@ from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.extraction import Engine, Memory, engines
 from featurepipe.extraction.engines import BatchSize, lane_batch
 from featurepipe.extraction.loop import fill
+from featurepipe.images import ImageTransform
 
 PIXELS = Pixels()
 DEVICES = pytest.mark.parametrize("device", ["cpu", "cuda"])  # the latter is a name here; nothing of torch's runs
@@ -100,7 +101,7 @@ def test_a_single_image_cannot_be_halved():
 
 @pytest.mark.parametrize(("side", "first", "last"), [(224, 32, 1024), (32, 32, 1024), (512, 32, 196), (4096, 3, 3)])
 def test_large_images_are_no_reason_to_hold_more_bytes(side, first, last):
-    transform = backbones.Transform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
+    transform = ImageTransform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
     size = Engine(Greedy(0, "cuda", Pixels(transform=transform))).size
     assert size.current == first
     for _ in range(60):
@@ -111,7 +112,7 @@ def test_large_images_are_no_reason_to_hold_more_bytes(side, first, last):
 
 @pytest.mark.parametrize(("side", "images"), [(32, 64), (160, 15), (224, 8), (384, 4), (1024, 4)])
 def test_a_lanes_batch_holds_as_many_pixels_as_a_cache(side, images):
-    transform = backbones.Transform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
+    transform = ImageTransform((3, side, side), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)
     assert lane_batch(Pixels(transform=transform)) == images
 
 
@@ -273,6 +274,7 @@ from PIL import Image
 from featurepipe import backbones
 from featurepipe.extraction import Memory
 from featurepipe.extraction.loop import fill
+from featurepipe.images import ImageTransform
 from featurepipe.stores import Pending
 
 torch.set_num_threads(1)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from featurepipe import backbones, images
+from featurepipe import backbones
 from featurepipe.backbones import Backbone, Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Memory, batches, engines, loop
+from featurepipe.extraction import Memory, engines, loop
 from featurepipe.extraction.loop import NOT_FINITE, fill
 from featurepipe.stores import Pending
 
@@ -86,16 +86,16 @@ def threads_left():
 
 @LANES
 @DEVICES
-def test_every_image_gets_its_own_vector_in_order(planned, monkeypatch, workers, device):
+def test_every_image_gets_its_own_vector_in_order(planned, decoding, workers, device):
     plan, sink = planned(41), Order()
-    lag, real = np.random.default_rng(0).uniform(0, 0.004, 41), images.decode
+    lag = np.random.default_rng(0).uniform(0, 0.004, 41)
 
-    def late(data, transform):  # so that decoding ends out of order
+    def late(data, real):  # so that decoding ends out of order
         time.sleep(lag[len(data) % 41])
-        return real(data, transform)
+        return real(data)
 
-    monkeypatch.setattr(batches, "decode", late)
-    late_batches = Hooked(PIXELS, lambda pixels, _: time.sleep(lag[int(pixels[0, 0, 0, 0]) % 41]), device)
+    late_pixels = Pixels(transform=decoding(late))
+    late_batches = Hooked(late_pixels, lambda pixels, _: time.sleep(lag[int(pixels[0, 0, 0, 0]) % 41]), device)
     outcome = fill(plan, late_batches, sink, batch_size=4, workers=workers)
     assert [digest for digests, _ in sink.calls for digest in digests] == [pending.digest for pending in plan]
     assert outcome.computed == 41
@@ -303,15 +303,15 @@ def test_pixels_are_let_go_before_their_vectors_are_written(planned, device):
 
 
 @pytest.mark.parametrize(("device", "count"), [("cpu", 17), ("cuda", 4)])
-def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, count):
+def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, decoding, device, count):
     plan, lock, counts = planned(60), threading.Lock(), {"decoded": 0, "taken": 0}
-    ahead, real = [], images.decode
+    ahead = []
 
-    def counted(data, transform):
+    def counted(data, real):
         with lock:
             counts["decoded"] += 1
             ahead.append(counts["decoded"] - counts["taken"])
-        return real(data, transform)
+        return real(data)
 
     class Slow(Memory):
         def append(self, digests, vectors, rejects):
@@ -320,22 +320,21 @@ def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, dev
             with lock:
                 counts["taken"] += len(digests)
 
-    monkeypatch.setattr(batches, "decode", counted)
-    fill(plan, Hooked(PIXELS, device=device), Slow(), batch_size=2, workers=2)
+    fill(plan, Hooked(Pixels(transform=decoding(counted)), device=device), Slow(), batch_size=2, workers=2)
     assert counts == {"decoded": 60, "taken": 60}
     assert 2 < max(ahead) <= 2 * count
 
 
 @DEVICES
-def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(planned, monkeypatch, device):
+def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(planned, decoding, device):
     class Full(Memory):
         def append(self, digests, vectors, rejects):
             raise OSError(28, "No space left on device")
 
-    decoded, real = [], images.decode
-    monkeypatch.setattr(batches, "decode", lambda *args: (decoded.append(None), real(*args))[1])
+    decoded = []
+    counted = Pixels(transform=decoding(lambda data, real: (decoded.append(None), real(data))[1]))
     with pytest.raises(OSError, match="No space"):
-        fill(planned(100), Hooked(PIXELS, device=device), Full(), batch_size=2, workers=2)
+        fill(planned(100), Hooked(counted, device=device), Full(), batch_size=2, workers=2)
     assert len(decoded) < 60
     assert not threads_left()
 
@@ -352,13 +351,12 @@ def test_a_failing_backbone_is_raised_after_what_came_before_it_and_leaves_no_th
     assert not threads_left()
 
 
-def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch):
+def test_a_mistake_in_the_code_is_no_reject(planned, decoding):
     def fail(*_):
         raise Broken
 
-    monkeypatch.setattr(batches, "decode", fail)
     with pytest.raises(Broken):
-        fill(planned(4), PIXELS, Memory())
+        fill(planned(4), Pixels(transform=decoding(fail)), Memory())
     assert not threads_left()
 
 
@@ -376,20 +374,20 @@ def test_a_backbone_that_loses_rows_is_an_error(planned, rows, device):
 )
 @LANES
 @DEVICES
-def test_what_ends_it_early_keeps_the_batches_before_it(planned, monkeypatch, error, where, workers, device):
-    plan, sink, real = planned(20), Order(), images.decode
+def test_what_ends_it_early_keeps_the_batches_before_it(planned, decoding, error, where, workers, device):
+    plan, sink, inner = planned(20), Order(), PIXELS
     data = plan[6].source.read_bytes()
 
-    def decode(found, transform):
+    def decode(found, real):
         if found == data:
             raise error
-        return real(found, transform)
+        return real(found)
 
     if where == "read":
-        monkeypatch.setattr(batches, "decode", decode)
+        inner = Pixels(transform=decoding(decode))
     hook = raises_at(planned.picture(6), error) if where == "infer" else lambda *_: None
     with pytest.raises(type(error)):
-        fill(plan, Hooked(PIXELS, hook, device), sink, batch_size=2, workers=workers)
+        fill(plan, Hooked(inner, hook, device), sink, batch_size=2, workers=workers)
     assert sink.committed == 3
     assert list(sink.vectors) == [pending.digest for pending in plan[:6]]
     assert not threads_left()

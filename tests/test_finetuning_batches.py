@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from featurepipe.backbones import Transform
 from featurepipe.extraction import read_batch
 from featurepipe.finetuning import Examples, Peers, PixelBatches, Recipe
 from featurepipe.finetuning.batches import epoch_order, in_order
+from featurepipe.images import ImageTransform
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def pixels(steps):
 
 def test_an_epoch_takes_every_image_once_with_its_class(make, tinted):
     samples, seen = tinted(10), []
-    by_content = {read_batch([one], make.transform).pixels.tobytes(): i for i, one in enumerate(samples.images)}
+    by_content = {read_batch([one], make.transform).inputs.tobytes(): i for i, one in enumerate(samples.images)}
     for step in make(samples).epoch(1):
         assert step.inputs[0].dtype == torch.uint8
         for picture, target in zip(step.inputs[0].numpy(), step.targets.tolist(), strict=True):
@@ -109,7 +109,7 @@ def told(batches):
 def test_for_validation_all_come_once_in_order_as_the_probe_saw_them(make, tinted):
     samples, transform = tinted(10), make.transform
     steps = list(in_order(samples, transform, 4, "cpu", 2, Peers()))
-    np.testing.assert_array_equal(np.concatenate(pixels(steps)), read_batch(samples.images, transform).pixels)
+    np.testing.assert_array_equal(np.concatenate(pixels(steps)), read_batch(samples.images, transform).inputs)
     assert torch.cat([step.targets for step in steps]).tolist() == samples.targets.tolist()
 
 
@@ -117,7 +117,7 @@ def test_without_augmentation_training_pixels_are_the_probes_too(make, tinted):
     samples = tinted(10)
     seen = np.concatenate(pixels(make(samples).epoch(1)))
     order = epoch_order(10, 0, 1)
-    np.testing.assert_array_equal(seen, read_batch([samples.images[i] for i in order], make.transform).pixels)
+    np.testing.assert_array_equal(seen, read_batch([samples.images[i] for i in order], make.transform).inputs)
 
 
 def test_who_stops_early_leaves_no_thread_behind(make):
@@ -139,5 +139,5 @@ def test_a_greyscale_backbone_gets_one_channel(make, tinted):
 @pytest.mark.parametrize(("norm", "wanted"), [("train", [4, 4]), ("eval", [4, 4, 1])])
 def test_batch_norms_that_follow_batches_are_spared_a_single_image(tinted, norm, wanted):
     recipe = Recipe(batch_size=4, augment="none", batch_norm=norm)
-    transform = Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0)
+    transform = ImageTransform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0)
     assert [len(step) for step in PixelBatches(tinted(9), transform, recipe, "cpu", 1).epoch(1)] == wanted

@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from featurepipe import backbones, manifests
-from featurepipe.backbones import View
 from featurepipe.errors import BackboneError, FeaturepipeError, ShardCorrupt, StoreError
-from featurepipe.extraction import batches
 from featurepipe.finetuning import trainable
 from featurepipe.finetuning.cached import activations
 from featurepipe.finetuning.cached.activations import Bottom, cache
 from featurepipe.finetuning.cached.cuts import split
-from featurepipe.images import decode
+from featurepipe.images import DECODERS, Decoder, View, decode
 from featurepipe.stores import Store, digest_rows
 
 SIZE = (3, 32, 32)
@@ -178,9 +176,16 @@ def test_pixels_that_do_not_fit():
 def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, monkeypatch):
     rows, root = data
     backbone, cut = make()
+    decoded = []
+
+    class Counted(Decoder):
+        def read(self, image, data, channels):
+            decoded.append(1)
+            return super().read(image, data, channels)
+
+    monkeypatch.setitem(DECODERS, "counted", Counted())
+    backbone = backbone.adapted(decoder="counted")
     views = [View.of(backbone.transform, "standard", 0, number) for number in range(4)]
-    decoded, read = [], decode
-    monkeypatch.setattr(batches, "decode", lambda *given: decoded.append(1) or read(*given))
 
     def passes(rows, views):
         decoded.clear()

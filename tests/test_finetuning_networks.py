@@ -39,7 +39,7 @@ def training(network):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_before_any_step_a_network_classifies_as_the_probe(small, tinted, name, kind, classes):
     backbone, samples = small(name), tinted(96, classes)
-    pixels = read_batch(samples.images, backbone.transform).pixels
+    pixels = read_batch(samples.images, backbone.transform).inputs
     X, y = backbone.embed(pixels), np.array([f"c{target:02}" for target in samples.targets], object)
     probe = probes.fit(kind, X[:60], y[:60], X[60:], y[60:])
     head = linear_head(kind, probe.estimator, probe.temperature)

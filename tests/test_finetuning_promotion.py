@@ -18,7 +18,7 @@ CLASSES = np.array(["ant", "bee", "cat"], object)
 
 
 def embedded(backbone, samples):
-    return backbone.embed(read_batch(samples.images, backbone.transform).pixels), CLASSES[samples.targets]
+    return backbone.embed(read_batch(samples.images, backbone.transform).inputs), CLASSES[samples.targets]
 
 
 @pytest.fixture

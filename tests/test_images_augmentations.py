@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from featurepipe import images
-from featurepipe.backbones import Transform, View, Views
 from featurepipe.errors import BackboneError
-from featurepipe.images import AUGMENTATIONS
+from featurepipe.images import AUGMENTATIONS, ImageTransform, View, Views
 
-PLAIN = Transform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9)
+PLAIN = ImageTransform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9)
 DECODERS = ("pillow", "torchvision", "draft")
 
 
@@ -157,7 +156,7 @@ def test_exif_orientation_is_undone_before_a_view_is_drawn():
 
 
 def test_a_pillow_image_has_the_views_of_its_file():
-    np.testing.assert_array_equal(images.to_pixels(Image.fromarray(slope()), view()), images.decode(SLOPE, view()))
+    np.testing.assert_array_equal(images.decode(Image.fromarray(slope()), view()), images.decode(SLOPE, view()))
 
 
 def test_a_view_is_not_taken_for_its_transform():
@@ -197,10 +196,10 @@ def test_views_of_one_decoded_image_are_those_of_an_image_each(decoder, data, ch
     for number, one in enumerate(several):
         np.testing.assert_array_equal(together[:, number * height :][:, :height], images.decode(data, one))
         with Image.open(io.BytesIO(data)) as image:
-            alone = images.to_pixels(image, one)
+            alone = images.decode(image, one)
         with Image.open(io.BytesIO(data)) as image:
             np.testing.assert_array_equal(
-                images.to_pixels(image, Views(tuple(several)))[:, number * height :][:, :height], alone
+                images.decode(image, Views(tuple(several)))[:, number * height :][:, :height], alone
             )
 
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from featurepipe import images
-from featurepipe.backbones import Transform
 from featurepipe.errors import ImageError
+from featurepipe.images import ImageTransform
 from featurepipe.images.orientations import UPRIGHT
 
 DECODERS = ("pillow", "torchvision", "draft")
-WANTED = Transform((3, 36, 36), "bilinear", (0.5,) * 3, (0.5,) * 3, 0.9)
+WANTED = ImageTransform((3, 36, 36), "bilinear", (0.5,) * 3, (0.5,) * 3, 0.9)
 MODES = ("1", "L", "P", "LA", "La", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F")
 MODES += ("I;16", "I;16L", "I;16B")
 NO_IMAGES = ("PDF", "PALM", "HDF5", "GRIB", "BUFR", "WMF")  # which Pillow writes, and does not read by itself
@@ -84,7 +84,7 @@ def expected(kind, mode, orientation):
     image = picture(mode)
     if orientation in UPRIGHT and kind not in UNORIENTED:
         image = image.transpose(UPRIGHT[orientation][0])
-    return images.to_pixels(image, WANTED).astype(int)
+    return images.decode(image, WANTED).astype(int)
 
 
 @pytest.mark.filterwarnings("ignore")  # of formats and data that Pillow frowns at

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, features
 
 from featurepipe import images
-from featurepipe.backbones import Transform
 from featurepipe.errors import ImageError
+from featurepipe.images import ImageTransform
 
 DECODERS = ("pillow", "torchvision", "draft")
-WHOLE = Transform((3, 30, 40), "nearest", (0.5,) * 3, (0.5,) * 3, 1.0, "squash")
+WHOLE = ImageTransform((3, 30, 40), "nearest", (0.5,) * 3, (0.5,) * 3, 1.0, "squash")
 RAMP = np.linspace(0, 1, 1200).reshape(30, 40)
 LIKE_12_BITS = "reach only .* of 65535, as 12-bit data do.* scale them so that white is 65535, or save .* 8 bits"
 UNDEFINED = "no defined .*; save the image with .*8 or 16 bits"
@@ -204,11 +204,11 @@ def test_bitmaps_of_5_6_5_bits_are_no_16_bit_samples():
 )
 def test_opened_images_follow_the_same_rules(values, reason):
     with pytest.raises(ImageError, match=reason):
-        images.to_pixels(Image.fromarray(values), WHOLE)
+        images.decode(Image.fromarray(values), WHOLE)
     with pytest.raises(ImageError, match=reason):
         images.convert(Image.fromarray(values))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_opened_images_of_16_bits_are_scaled(dtype):
-    np.testing.assert_array_equal(images.to_pixels(Image.fromarray(ramp(65535, dtype)), WHOLE)[0], ramp(65535) // 257)
+    np.testing.assert_array_equal(images.decode(Image.fromarray(ramp(65535, dtype)), WHOLE)[0], ramp(65535) // 257)

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,16 +11,16 @@ import pytest
 from PIL import Image
 
 from featurepipe import images
-from featurepipe.backbones import Transform
 from featurepipe.errors import ImageError
-from featurepipe.images import limits
-from featurepipe.images.limits import SCANS, Turns, check_scans
+from featurepipe.images import ImageTransform, limits
+from featurepipe.images.limits import SCANS, check_scans
+from featurepipe.media import FREE, Turns, turns
 
 DECODERS = ("pillow", "torchvision", "draft")
 
 
 def wanted(decoder):
-    return Transform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9, "center", decoder)
+    return ImageTransform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9, "center", decoder)
 
 
 def picture(mode="RGB", size=(64, 48)):
@@ -113,58 +112,13 @@ def test_counting_costs_an_ordinary_photo_next_to_nothing():
 
 
 def test_large_pictures_take_turns_and_small_ones_do_not():
-    turns, inside, most, lock = Turns(100), [0], [0], threading.Lock()
-
-    def decode(pixels):
-        with turns.taken(pixels):
-            with lock:
-                inside[0] += min(pixels, 100)
-                most[0] = max(most[0], inside[0])
-            time.sleep(0.002)
-            with lock:
-                inside[0] -= min(pixels, 100)
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(decode, [60, 30, 100, 45, 50, 1000, 7] * 6))
-    assert 60 < most[0] <= 100
-    assert inside == [0]
-    assert limits.turn((4000, 4000)) is limits.FREE
+    assert limits.turn((4000, 4000)) is FREE
+    assert limits.turn((5000, 5000)) is not FREE
 
 
-def test_large_files_take_turns_and_small_ones_do_not():
-    assert limits.file_turn(2**24) is limits.FREE
-    got = []
-    with limits.file_turn(2**30 - 2**25):
-        wants = threading.Thread(target=lambda: limits.file_turn(2**26).__enter__() or got.append("turn"), daemon=True)
-        wants.start()
-        wants.join(0.05)
-        assert got == []
-        with limits.turn((5000, 5000)):  # pixels are counted by themselves
-            pass
-    wants.join(5)
-    assert got == ["turn"]
-    limits._start_anew()
-
-
-def test_who_wants_much_is_not_overtaken_for_ever():
-    turns, got = Turns(10), []
-    with turns.taken(5):
-        wants = threading.Thread(target=lambda: turns.taken(10).__enter__() or got.append("all"))
-        wants.start()
-        while not turns._next.locked():
-            time.sleep(0.001)
-        late = threading.Thread(target=lambda: turns.taken(1).__enter__() or got.append("one"), daemon=True)
-        late.start()
-        late.join(0.05)
-        assert got == []
-    wants.join(5)
-    assert got[0] == "all"
-
-
-@pytest.mark.skipif(not hasattr(limits._libc(), "malloc_trim"), reason="memory can be given back with glibc only")
+@pytest.mark.skipif(not hasattr(turns._libc(), "malloc_trim"), reason="memory can be given back with glibc only")
 def test_threads_keep_nothing_of_huge_pictures(monkeypatch):
-    monkeypatch.setattr(limits, "HUGE", 2**22)
-    monkeypatch.setattr(limits, "TURNS", Turns(2**24 + 10**6))
+    monkeypatch.setattr(limits, "TURNS", Turns(2**24 + 10**6, huge=2**22))
     buffer = io.BytesIO()
     Image.new("RGB", (4096, 4100)).save(buffer, "TIFF", compression="tiff_deflate")
     held = []
@@ -187,5 +141,5 @@ def test_pixels_are_given_back_when_a_picture_is_broken(monkeypatch):
         assert images.decode(data, wanted(decoder)).shape == (3, 24, 24)
         with pytest.raises(ImageError):
             images.decode(data[: len(data) // 2], wanted(decoder))
-    assert images.to_pixels(picture(), wanted("pillow")).shape == (3, 24, 24)
+    assert images.decode(picture(), wanted("pillow")).shape == (3, 24, 24)
     assert turns._left == 10

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, PngImagePlugin, features
 
 from featurepipe import images
-from featurepipe.backbones import Transform
+from featurepipe.images import ImageTransform
 from featurepipe.images.orientations import UPRIGHT, orientation_of, upright, upright_tensor
 
 DECODERS = ("pillow", "torchvision", "draft")
-WANTED = Transform((3, 48, 48), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "squash")
+WANTED = ImageTransform((3, 48, 48), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "squash")
 STORED = {  # what makes of an upright image one that is stored under an orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image, ImageFile, features
 
 from featurepipe import images
-from featurepipe.backbones import Transform
 from featurepipe.errors import ImageError
+from featurepipe.images import ImageTransform
 from featurepipe.images.switches import unswayed
 
 DECODERS = pytest.mark.parametrize("decoder", ["pillow", "torchvision", "draft"])
-WANTED = Transform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9)
+WANTED = ImageTransform((3, 24, 24), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9)
 
 
 def of(decoder):
@@ -64,7 +64,7 @@ def test_so_are_broken_ones(decoder):
 @pytest.mark.usefixtures("lenient")
 def test_so_are_opened_images():
     data = encode()
-    for function in (lambda image: images.to_pixels(image, WANTED), images.convert):
+    for function in (lambda image: images.decode(image, WANTED), images.convert):
         with pytest.raises(ImageError, match="truncated"):
             function(Image.open(io.BytesIO(data[: len(data) // 2])))
 
@@ -139,7 +139,7 @@ def test_warnings_as_errors_refuse_no_image_and_lay_none_on_its_side(action, dec
         warnings.simplefilter(action)
         before = list(warnings.filters)
         np.testing.assert_array_equal(images.decode(on_its_side(promised=2), of(decoder)), right)
-        opened = images.to_pixels(opened, of(decoder))
+        opened = images.decode(opened, of(decoder))
         assert list(warnings.filters) == before
     assert np.abs(opened.astype(int) - right).max() <= (0 if decoder == "pillow" else 9)  # of noise
 
@@ -164,7 +164,7 @@ def test_no_size_of_buffers_changes_a_pixel(most, decoder, monkeypatch):
 @DECODERS
 def test_numpy_that_raises_at_every_oddity_changes_no_pixel(decoder):
     ramp = Image.fromarray(np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64))
-    right = images.decode(encode(), of(decoder)), images.to_pixels(ramp, of(decoder))
+    right = images.decode(encode(), of(decoder)), images.decode(ramp, of(decoder))
     with np.errstate(all="raise"):
         np.testing.assert_array_equal(images.decode(encode(), of(decoder)), right[0])
-        np.testing.assert_array_equal(images.to_pixels(ramp, of(decoder)), right[1])
+        np.testing.assert_array_equal(images.decode(ramp, of(decoder)), right[1])

@@ -17,8 +17,10 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
-    ("manifests", "backbones"),
+    ("manifests",),
+    ("media",),
     ("images",),
+    ("backbones",),
     ("shards",),
     ("stores",),
     ("matrices",),

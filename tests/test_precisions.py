@@ -1,7 +1,6 @@
 """Precisions: bf16 where it is fast and gives the same vectors."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from featurepipe.backbones.precisions import (
     cosines,
     drifting,
     has_bf16,
-    sample_pixels,
 )
 
 NATIVE = ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True, "amx_bf16": True, "avx512_bf16": False})
@@ -131,16 +129,6 @@ def test_one_layer_that_does_not_bear_bf16_keeps_all_in_fp32(native):
     assert choose_precision(several(torch.neg)) == "fp32"
     assert drifting(several(torch.neg).adapted(precision="bf16")) == ["stage2"]
     assert drifting(several(torch.neg)) == []
-
-
-@pytest.mark.parametrize("size", [(3, 32, 32), (1, 224, 224), (3, 48, 160)])
-def test_pictures_to_try_are_always_the_same_and_differ_from_each_other(size):
-    transform = SimpleNamespace(input_size=size)
-    pixels = sample_pixels(4, transform)
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (4, *size))
-    np.testing.assert_array_equal(pixels, sample_pixels(4, transform))
-    assert len({picture.tobytes() for picture in pixels}) == 4
-    assert all(picture.std() > 10 for picture in pixels)
 
 
 def test_cosines_are_of_rows():

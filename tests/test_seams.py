@@ -2,20 +2,23 @@
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageOps
 
 from featurepipe import backbones, evaluate, extract, models, probe, probes, report
 from featurepipe.digests import sha256_file
+from featurepipe.errors import OutOfMemory, SampleError
 from featurepipe.extraction import Memory, Outcome, Processes, Settings, fill
 from featurepipe.finetuning import Examples, Network, Recipe, random_head, tune
 from featurepipe.finetuning.batches import PixelBatches, in_order
 from featurepipe.finetuning.peers import Peers
-from featurepipe.images import decode
+from featurepipe.images import DECODERS, Decoder
 from featurepipe.listeners import Listener
+from featurepipe.media import Transform
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.reports import pages
@@ -110,7 +113,7 @@ class Backwards:
 
     def fill(self, plan, extractor, sink, settings, progress, note):
         for pending in reversed(plan):
-            pixels = decode(pending.source.read_bytes(), extractor.transform)[None]
+            pixels = extractor.transform.decode(pending.source.read_bytes())[None]
             sink.append([pending.digest], extractor.embed(pixels), {})
             progress(1)
         sink.commit()
@@ -133,6 +136,86 @@ def test_a_new_crew_is_one_class(planned):
     for digest, vector in wanted.vectors.items():
         np.testing.assert_array_equal(found.vectors[digest], vector)
     assert heard == ["backwards, 1 at a time"]
+
+
+class Negative(Decoder):
+    """A decoder that gives the negative of what Pillow gives."""
+
+    def read(self, image, data, channels):
+        return ImageOps.invert(super().read(image, data, channels))
+
+
+def test_a_new_decoder_is_one_class_and_one_entry(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(DECODERS, "negative", Negative())
+    root = photos(per_class=1)
+    made = {}
+    for decoder in ("pillow", "negative"):
+        how = {"backbone": "bundled", "transform": {"decoder": decoder}, "precision": "fp32", "device": "cpu"}
+        result = extract(root, tmp_path / decoder, **how)
+        assert (result["decoder"], result["computed"]) == (decoder, 2)
+        made[decoder] = result["fingerprint"]
+    assert made["pillow"] != made["negative"]
+    plain = backbones.create("bundled", transform={"decoder": "pillow"}).transform
+    data = next(root.rglob("*.jpg")).read_bytes()
+    found = replace(plain, decoder="negative").decode(data).astype(int)
+    np.testing.assert_allclose(found, 255 - plain.decode(data), atol=2)  # resizing rounds
+
+
+class ToyTransform:
+    """Four numbers from a line of text: a medium whose inputs are neither images nor bytes."""
+
+    medium, shape, dtype, cost = "toy", (4,), np.dtype(np.float32), 4
+
+    def decode(self, data, /):
+        numbers = data.decode().split()
+        if len(numbers) != 4:
+            raise SampleError(f"a toy has 4 numbers; this one has {len(numbers)}")
+        return np.array(numbers, np.float32)
+
+    def trial(self, count, /):
+        return np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+
+
+class ToyExtractor:
+    """Sum and product of a toy's numbers; a device of its own has room for three at once."""
+
+    name, source, width, transform = "toys", {}, 2, ToyTransform()
+
+    def __init__(self, device="cpu"):
+        self.device, self.most = device, 3
+
+    def embed(self, inputs):
+        assert (inputs.dtype, inputs.shape[1:]) == (np.float32, (4,))
+        if len(inputs) > self.most:
+            raise OutOfMemory("too many")
+        return np.stack([inputs.sum(axis=1), inputs.prod(axis=1)], axis=1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # the latter is a name here
+def test_a_new_medium_is_one_transform(tmp_path, device):
+    transform: Transform = ToyTransform()
+    texts = [" ".join(str(n + 0.25 * k) for k in range(4)) for n in range(20)]
+    texts[17] = "1 2 3"
+    plan = []
+    for n, text in enumerate(texts):
+        path = tmp_path / f"{n:02}.toy"
+        path.write_text(text)
+        plan.append(Pending(sha256_file(path), path))
+    found, heard = Memory(), []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    outcome = fill(plan, ToyExtractor(device), found, Settings(batch_size=8, workers=2), listener=Ears())
+    assert outcome.rejects == {plan[17].digest: "a toy has 4 numbers; this one has 3"}
+    assert outcome.computed == 19
+    for n, pending in enumerate(plan):
+        if n != 17:
+            numbers = n + 0.25 * np.arange(4, dtype=np.float32)
+            np.testing.assert_allclose(found.vectors[pending.digest], [numbers.sum(), numbers.prod()], rtol=1e-6)
+    assert any(f"out of memory with 8 toys at once on {device}; continuing with 4" in text for text in heard)
+    assert transform.trial(3).shape == (3, *transform.shape)
 
 
 def test_several_devices_are_a_crew_of_processes():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from featurepipe import files, shards, stores
-from featurepipe.backbones import Pixels, Transform
+from featurepipe.backbones import Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import (
     FingerprintMismatch,
@@ -29,13 +29,16 @@ from featurepipe.errors import (
     StoreError,
     StoreReadOnly,
 )
+from featurepipe.images import ImageTransform
 from featurepipe.manifests import SPLITS, Manifest, Sample
 from featurepipe.stores import Pending, Row, Store, Writer, manifest, plans
 from featurepipe.stores.headers import Header, State
 from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
-OTHER = Pixels(name="other pixels", transform=Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash"))
+OTHER = Pixels(
+    name="other pixels", transform=ImageTransform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash")
+)
 NASTY = [
     'a,b".jpg',
     "line\nbreak.png",

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from featurepipe.backbones import Transform
 from featurepipe.backbones.specs import make_spec
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
+from featurepipe.images import ImageTransform
 from featurepipe.stores import Store, Writer
 
-TRANSFORM = Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0)
+TRANSFORM = ImageTransform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0)
 
 
 @dataclass(frozen=True)

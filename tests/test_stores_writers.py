@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from featurepipe import shards
-from featurepipe.backbones import Transform
 from featurepipe.backbones.specs import make_spec
 from featurepipe.digests import sha256_json
+from featurepipe.images import ImageTransform
 from featurepipe.manifests import Sample
 from featurepipe.stores import Row, Store, Writer, Writers, plan
 
@@ -29,7 +29,7 @@ class Layer:
     @property
     def spec(self):
         return make_spec(
-            "net", {}, "w", Transform((3, 8, 8), "box", (0.0,) * 3, (1.0,) * 3, 1), self.layer, None, "fp32"
+            "net", {}, "w", ImageTransform((3, 8, 8), "box", (0.0,) * 3, (1.0,) * 3, 1), self.layer, None, "fp32"
         )
 
     @property

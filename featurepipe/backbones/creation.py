@@ -24,13 +24,11 @@ from featurepipe.backbones.networks import (
     set_pooling,
     stages_of,
 )
-from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
+from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import (
-    DECODERS,
     PENULTIMATE,
     TimmModule,
-    Transform,
     check_same,
     check_shapes,
     make_spec,
@@ -55,6 +53,7 @@ from featurepipe.backbones.weights import (
 )
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch
+from featurepipe.images import DEFAULT_DECODER, ImageTransform
 from featurepipe.surroundings import guarded
 
 STAGES = "stages"  # all stages of a network, and its penultimate embedding
@@ -110,8 +109,8 @@ def create(
     device : str
         ``auto`` (cuda, else mps, else cpu) or a torch device.
     transform : mapping, optional
-        Overrides of the transform, by `Transform` field; None values are ignored. The decoder is ``torchvision`` unless
-        given here.
+        Overrides of the transform, by `ImageTransform` field; None values are ignored. The decoder is ``torchvision``
+        unless given here.
     trust : bool
         Trust what a model file, or the weights of ``'bundled'``, say about the backbone; see
         `featurepipe.backbones.trust`.
@@ -148,8 +147,8 @@ def create(
             Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform), trust
         )
     given = _chosen(transform)
-    if unknown := given.keys() - {field.name for field in fields(Transform)}:
-        known = ", ".join(field.name for field in fields(Transform))
+    if unknown := given.keys() - {field.name for field in fields(ImageTransform)}:
+        known = ", ".join(field.name for field in fields(ImageTransform))
         raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {known}")
     arguments = plain(arguments or {})
     if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
@@ -357,7 +356,7 @@ def _check_penultimate(backbone: Layers) -> None:
     *stages, last = backbone.members
     if not stages or last.spec["layer"] != PENULTIMATE:
         return
-    pixels = sample_pixels(1, backbone.transform)
+    pixels = backbone.transform.trial(1)
     found, wanted = backbone.split(backbone.embed(pixels))[-1], last.embed(pixels)
     same = np.array_equal(found, wanted, equal_nan=True)  # fp16 may overflow in both
     if not same and agreement(found, wanted) < AGREEMENT:
@@ -555,7 +554,7 @@ def _chosen(transform: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _resolve_transform(
     module: TimmModule, of_file: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, Any]
-) -> Transform:
+) -> ImageTransform:
     """Values of timm, under those of the weights file, of the network's shape, and of the caller."""
     import timm.data
 
@@ -570,5 +569,5 @@ def _resolve_transform(
                 config[key] = fmean(np.atleast_1d(config[key]))
     except (TypeError, ValueError) as error:
         raise BackboneError(f"a transform cannot be made of {config}: {error}") from error
-    decoder = {"decoder": DECODERS[0]}  # whatever made the vectors of the file's own model
-    return Transform.from_mapping({**config, "input_size": (channels, *size), **decoder, **given})
+    decoder = {"decoder": DEFAULT_DECODER}  # whatever made the vectors of the file's own model
+    return ImageTransform.from_mapping({**config, "input_size": (channels, *size), **decoder, **given})

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from featurepipe.backbones.specs import DECODERS, Transform, make_spec
+from featurepipe.backbones.specs import make_spec
 from featurepipe.digests import sha256_json
 from featurepipe.errors import DependencyMissing
+from featurepipe.images import DEFAULT_DECODER, ImageTransform
 from featurepipe.surroundings import guarded
 
 PIXELS = "pixels"
@@ -22,7 +23,7 @@ COLOR_HISTOGRAM = "color-histogram"
 
 
 # the whole image, whatever its shape, as a square
-SQUASHED = Transform((3, 128, 128), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash", DECODERS[0])
+SQUASHED = ImageTransform((3, 128, 128), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash", DEFAULT_DECODER)
 THUMBNAIL = replace(SQUASHED, input_size=(3, 32, 32))
 
 
@@ -36,13 +37,13 @@ class Descriptor(ABC):
         What to call it.
     device : str
         They run on the CPU.
-    transform : Transform
+    transform : ImageTransform
         From bytes to pixels.
     """
 
     name: str
     device: str = "cpu"
-    transform: Transform = SQUASHED
+    transform: ImageTransform = SQUASHED
     architecture: ClassVar[str]
     title: ClassVar[str]  # in prose
     parameters: ClassVar[Mapping[str, Any]] = {}
@@ -95,7 +96,7 @@ class Pixels(Descriptor):
     """
 
     name: str = PIXELS
-    transform: Transform = THUMBNAIL
+    transform: ImageTransform = THUMBNAIL
     architecture: ClassVar[str] = PIXELS
     title: ClassVar[str] = "raw pixels"
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, make_ready, quiet
-from featurepipe.backbones.precisions import bears_compiling, sample_pixels
-from featurepipe.backbones.specs import Extractor, Transform, plain
+from featurepipe.backbones.precisions import bears_compiling
+from featurepipe.backbones.specs import Extractor, plain
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.images import ImageTransform
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Backbone:
         Everything that decides a vector (JSON).
     source : dict
         How to make it again: ``name``, ``weights`` (path or None), ``random_seed``.
-    transform : Transform
+    transform : ImageTransform
         From bytes to pixels to the network's input.
     width : int
         Length of one embedding.
@@ -56,7 +57,7 @@ class Backbone:
     module: torch.nn.Module
     spec: dict[str, Any]
     source: dict[str, Any]
-    transform: Transform
+    transform: ImageTransform
     width: int
     device: str
     compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -105,7 +106,7 @@ class Backbone:
         """
         for from_c in (True, False) if self.device.startswith("cpu") else (False,):
             try:
-                few = sample_pixels(min(batch_size, 8), self.transform)
+                few = self.transform.trial(min(batch_size, 8))
                 pixels = np.resize(few, (batch_size, *few.shape[1:]))  # repeated
                 made, found = self._compile(pixels, from_c=from_c)
                 break
@@ -151,16 +152,17 @@ class Backbone:
             if self.compiled is None or self.batch_size is None or len(pixels) > self.batch_size:
                 return embed(self.forward, self.module, pixels, self.spec["precision"])
             missing = self.batch_size - len(pixels)  # another size would be compiled anew
-            filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+            rest = np.zeros((missing, *pixels.shape[1:]), pixels.dtype)
+            filled = np.concatenate([pixels, rest]) if missing else pixels
             return embed(self.compiled, self.module, filled, self.spec["precision"], ready=True)[: len(pixels)]
 
 
 @contextmanager
 def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
     """Check pixels (B, C, H, W); within, what torch says when it fails on them becomes one of the package's errors."""
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != extractor.transform.input_size:
-        size = extractor.transform.input_size
-        raise BackboneError(f"pixels are uint8 of shape (B, {size}); got {pixels.dtype} {pixels.shape}")
+    dtype, shape = extractor.transform.dtype, extractor.transform.shape
+    if pixels.dtype != dtype or pixels.shape[1:] != shape:
+        raise BackboneError(f"pixels are {dtype} of shape (B, {shape}); got {pixels.dtype} {pixels.shape}")
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones.precisions import sample_pixels
-from featurepipe.backbones.specs import PENULTIMATE, TimmModule, Transform
+from featurepipe.backbones.specs import PENULTIMATE, TimmModule
 from featurepipe.backbones.weights import OPTION, first_line
 from featurepipe.errors import BackboneError, WeightsUnavailable
+from featurepipe.images import ImageTransform
 
 if TYPE_CHECKING:
     import torch
@@ -196,7 +196,7 @@ def _poolings(module: TimmModule) -> str:
 
 
 def make_forward(
-    module: TimmModule, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule, transform: ImageTransform, layers: Sequence[str], pooling: str | None, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side."""
     import torch
@@ -211,7 +211,7 @@ def make_forward(
 
 
 def make_parts(
-    module: TimmModule, transform: Transform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule, transform: ImageTransform, layers: Sequence[str], pooling: str | None, precision: str
 ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """As `make_forward`, but each layer's vectors (B, D) by themselves; all of one forward pass.
 
@@ -229,7 +229,7 @@ def make_parts(
     return parts
 
 
-def make_normalisation(transform: Transform, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_normalisation(transform: ImageTransform, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function from pixels to a network's input: uint8 (B, C, H, W) on the device → float32, in its fast layout."""
     import torch
 
@@ -390,7 +390,7 @@ def stages_of(module: TimmModule, name: str) -> list[str]:
 
 def probe_widths(
     module: TimmModule,
-    transform: Transform,
+    transform: ImageTransform,
     layers: Sequence[str],
     pooling: str | None,
     precision: str,
@@ -426,7 +426,7 @@ def probe_widths(
             )
     widths = tuple(part.shape[1] for part in found)
     if not all(part.isfinite().all() for part in found):  # black alone may be too much for it
-        embed(forward, module, sample_pixels(TRIALS, transform), precision)
+        embed(forward, module, transform.trial(TRIALS), precision)
         for layer, part in zip(layers, found, strict=True):
             if not part.isfinite().all(dim=1).any():
                 other = "compute in --precision fp32 (precision='fp32' in Python)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from featurepipe.backbones.specs import Transform
+from featurepipe.media import Transform
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Adaptable(Protocol):
 
     @property
     def transform(self) -> Transform:
-        """From bytes to pixels."""
+        """From bytes to inputs."""
         ...
 
     @property
@@ -40,8 +40,8 @@ class Adaptable(Protocol):
         """The same network in another precision."""
         ...
 
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) uint8 → (B, width) float32, the layers side by side."""
+    def embed(self, inputs: np.ndarray, /) -> np.ndarray:
+        """(B, …), each of the transform's shape and type → (B, width) float32, the layers side by side."""
         ...
 
     def split(self, vectors: np.ndarray) -> Iterable[np.ndarray]:
@@ -61,9 +61,9 @@ def choose_precision(backbone: Adaptable) -> str:
 
 
 def drifting(backbone: Adaptable) -> list[str]:
-    """The layers whose vectors are not those of fp32, tried on a few images."""
-    pixels = sample_pixels(SAMPLES, backbone.transform)
-    found, wanted = backbone.embed(pixels), backbone.adapted(precision="fp32").embed(pixels)
+    """The layers whose vectors are not those of fp32, tried on a few inputs."""
+    inputs = backbone.transform.trial(SAMPLES)
+    found, wanted = backbone.embed(inputs), backbone.adapted(precision="fp32").embed(inputs)
     pairs = zip(backbone.layers, backbone.split(found), backbone.split(wanted), strict=True)
     return [layer for layer, one, other in pairs if agreement(one, other) < AGREEMENT]
 
@@ -78,16 +78,6 @@ def has_bf16(device: torch.device) -> bool:
         return False
     features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # which older torch lacks
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def sample_pixels(count: int, transform: Transform) -> np.ndarray:
-    """Pictures to try a network on, always the same: coloured slopes with noise; uint8 (count, C, H, W)."""
-    channels, height, width = transform.input_size
-    rng = np.random.default_rng(0)
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
-    tilt, lean, bend = rng.normal(0, 60, (3, count, channels, 1, 1))  # (count, C, 1, 1) each
-    slopes = 128 + tilt * y + lean * x + bend * np.cos(6 * x * y)
-    return np.clip(slopes + rng.normal(0, 30, (count, channels, height, width)), 0, 255).astype(np.uint8)
 
 
 def agreement(found: np.ndarray, wanted: np.ndarray) -> float:

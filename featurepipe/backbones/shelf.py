@@ -22,9 +22,10 @@ from featurepipe.backbones.creation import BUNDLED_WEIGHTS, create
 from featurepipe.backbones.descriptors import Descriptor
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.networks import BUNDLED
-from featurepipe.backbones.specs import Described, Transform
+from featurepipe.backbones.specs import Described
 from featurepipe.backbones.weights import is_model_name
 from featurepipe.digests import canonical_json, sha256_json
+from featurepipe.images import ImageTransform
 
 KEPT = 2  # networks: their weights fill memory, a GPU's too
 KNOWN = 256  # identities, of some kilobytes
@@ -44,7 +45,7 @@ class Identity:
     name: str
     spec: dict[str, Any]
     source: dict[str, Any]
-    transform: Transform
+    transform: ImageTransform
     width: int
     device: str
 

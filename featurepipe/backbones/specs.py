@@ -1,24 +1,21 @@
-"""What decides a vector: the transform, and the spec whose digest is the fingerprint."""
+"""What decides a vector: the spec, whose digest is the fingerprint; and what the rooms above ask of a backbone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
+from featurepipe.images import ImageTransform
 from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
+from featurepipe.media import Transform
 
 SPEC_FORMAT = 1
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
-CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
-DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
 # The shapes of what files say of a backbone.
 SPEC = {
@@ -41,159 +38,6 @@ SPEC = {
 }
 SOURCE = {"name": TEXT, "weights": (TEXT, None), "random_seed": (COUNT, None)}
 DESCRIPTION = {"name": TEXT, "fingerprint": DIGEST, "spec": SPEC, "source": SOURCE}
-
-
-@dataclass(frozen=True)
-class Transform:
-    """The evaluation transform of a backbone, in timm's words.
-
-    Attributes
-    ----------
-    input_size : tuple of int
-        Channels, height, width.
-    interpolation : str
-        ``bilinear``, ``bicubic``, …
-    mean, std : tuple of float
-        Per channel, of pixels scaled to 0…1.
-    crop_pct : float
-        The short side is resized to ``size / crop_pct`` before the crop.
-    crop_mode : str
-        ``center``, ``squash`` or ``border``.
-    decoder : str
-        ``pillow``, ``torchvision`` or ``draft``; see `featurepipe.images`.
-    """
-
-    input_size: tuple[int, int, int]
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    crop_mode: str = "center"
-    decoder: str = "pillow"
-
-    @property
-    def members(self) -> tuple[Transform, ...]:
-        """Itself alone; of `Views` there are several."""
-        return (self,)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Transform:
-        """Build from timm's data config or from JSON; a scalar mean or std serves all channels.
-
-        Raises
-        ------
-        BackboneError
-            Values that no image could be transformed with.
-        """
-        try:
-            size = tuple(int(n) for n in values["input_size"])
-            made = cls(
-                input_size=size,  # type: ignore[arg-type]  # of whatever length, which is checked below
-                interpolation=str(values["interpolation"]),
-                mean=_per_channel(values["mean"], size[0]),
-                std=_per_channel(values["std"], size[0]),
-                crop_pct=float(values["crop_pct"]),
-                crop_mode=str(values.get("crop_mode") or "center"),
-                decoder=str(values.get("decoder") or "pillow"),
-            )
-        except (TypeError, ValueError, IndexError) as error:
-            raise BackboneError(f"a transform cannot be made of {dict(values)}: {error}") from error
-        made._check()
-        return made
-
-    def _check(self) -> None:
-        channels, size = self.input_size[0], self.input_size[1:]
-        for fits, says in (
-            (len(size) == 2 and min(size) > 0, f"input_size is channels, height, width; got {self.input_size}"),
-            (channels in (1, 3), f"images give 1 or 3 channels; input_size asks for {channels}"),
-            (len(self.mean) == channels, f"mean needs {channels} values, one per input channel; got {len(self.mean)}"),
-            (len(self.std) == channels, f"std needs {channels} values, one per input channel; got {len(self.std)}"),
-            (
-                all(map(isfinite, self.mean + self.std)) and 0 not in self.std,
-                f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
-            ),
-            (
-                CROPS[0] <= self.crop_pct <= CROPS[1],
-                f"crop_pct is the share of the short side kept, from {CROPS[0]} to {CROPS[1]}; got {self.crop_pct}",
-            ),
-            (
-                self.crop_pct <= min(size, default=0),
-                f"crop_pct {self.crop_pct} leaves nothing of images of {'×'.join(map(str, size))} pixels",
-            ),
-            (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
-            (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
-            (self.decoder in DECODERS, _choose("decoder", self.decoder, DECODERS)),
-        ):
-            if not fits:
-                raise BackboneError(f"the transform cannot be used: {says}")
-
-
-@dataclass(frozen=True)
-class View(Transform):
-    """One of many random views of each image, for training; drawn from its numbers and the image's content alone.
-
-    Attributes
-    ----------
-    augmentation : str
-        One of `featurepipe.images.AUGMENTATIONS`.
-    seed, number : int
-        Different numbers give different views.
-    version : int
-        Version of the augmentation's rules; see `featurepipe.images.augmentations`.
-    """
-
-    augmentation: str = "standard"
-    seed: int = 0
-    number: int = 0
-    version: int = 1
-
-    @classmethod
-    def of(cls, transform: Transform, augmentation: str, seed: int, number: int) -> View:
-        """A view that ends in what `transform` ends in: the same size, interpolation and normalisation."""
-        return cls(**asdict(transform), augmentation=augmentation, seed=seed, number=number)
-
-
-@dataclass(frozen=True)
-class Views:
-    """Several views of each image, made of one decoded image: their pixels lie one below the other.
-
-    Attributes
-    ----------
-    members : tuple of Transform
-        They may differ in what `View` adds, and in nothing else.
-
-    Raises
-    ------
-    BackboneError
-        They differ in more.
-
-    Examples
-    --------
-    >>> plain = Transform((3, 32, 32), "bicubic", (0.5,) * 3, (0.5,) * 3, crop_pct=0.9)
-    >>> Views(tuple(View.of(plain, "crop", seed=0, number=number) for number in range(4))).input_size
-    (3, 128, 32)
-    """
-
-    members: tuple[Transform, ...]
-
-    def __post_init__(self) -> None:
-        names = [field.name for field in fields(Transform)]
-        if len({tuple(getattr(one, name) for name in names) for one in self.members}) != 1:
-            raise BackboneError("all views must have the same size and decoder")
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, the heights of all together, width."""
-        channels, height, width = self.members[0].input_size
-        return channels, len(self.members) * height, width
-
-
-def _choose(field: str, value: str, known: tuple[str, ...]) -> str:
-    return f"{field} {value!r} is unknown; use {', '.join(known)}"
-
-
-def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
-    return tuple(float(v) for v in value) if np.ndim(value) else (float(value),) * channels
 
 
 TimmModule = Any  # a timm network: a torch.nn.Module with more methods, which torch does not declare
@@ -219,7 +63,7 @@ class Described(Protocol):
 
     @property
     def transform(self) -> Transform:
-        """From bytes to pixels."""
+        """From bytes to inputs."""
         ...
 
     @property
@@ -239,7 +83,7 @@ class Described(Protocol):
 
 
 class Embedder(Protocol):
-    """What extraction needs to embed images, by one network or under several views of each."""
+    """What extraction needs to embed samples, by one network or under several views of each."""
 
     @property
     def name(self) -> str:
@@ -252,13 +96,13 @@ class Embedder(Protocol):
         ...
 
     @property
-    def transform(self) -> Transform | Views:
-        """From bytes to pixels."""
+    def transform(self) -> Transform:
+        """From bytes to inputs."""
         ...
 
     @property
     def width(self) -> int:
-        """Length of all vectors of one image together."""
+        """Length of all vectors of one sample together."""
         ...
 
     @property
@@ -266,8 +110,8 @@ class Embedder(Protocol):
         """Where it runs."""
         ...
 
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) uint8 → (B, width) float32."""
+    def embed(self, inputs: np.ndarray, /) -> np.ndarray:
+        """(B, …), each of the transform's shape and type → (B, width) float32."""
         ...
 
 
@@ -279,8 +123,8 @@ class Extractor(Described, Protocol):
         """Whose vectors `embed` gives side by side, each with an entry of its own in a store; mostly itself alone."""
         ...
 
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) uint8 → (B, width) float32."""
+    def embed(self, inputs: np.ndarray, /) -> np.ndarray:
+        """(B, …), each of the transform's shape and type → (B, width) float32."""
         ...
 
 
@@ -288,7 +132,7 @@ def make_spec(
     architecture: str,
     arguments: Mapping[str, Any],
     weights: str | None,
-    transform: Transform,
+    transform: ImageTransform,
     layer: str,
     pooling: str | None,
     precision: str,

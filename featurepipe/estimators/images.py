@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featurepipe import backbones, inputs, models
+from featurepipe import inputs, models
 from featurepipe.digests import sha256_bytes, sha256_file
 from featurepipe.errors import ImageError
-from featurepipe.images import convert, from_array
+from featurepipe.images import ImageTransform, convert, from_array
 from featurepipe.stores import Pending
 
 WANTED = "a path, encoded bytes, a PIL image, or a uint8 array (H, W) or (H, W, 3)"
@@ -59,7 +59,7 @@ def check_images(X: Any) -> Sequence[Any]:
     return X if hasattr(X, "__getitem__") else list(X)
 
 
-def listed(X: Any, transform: backbones.Transform) -> list[Pending]:
+def listed(X: Any, transform: ImageTransform) -> list[Pending]:
     """Each image of X with the digest of its content."""
     images = check_images(X)
     # a torch Dataset may go on beyond its length for ever
@@ -67,7 +67,7 @@ def listed(X: Any, transform: backbones.Transform) -> list[Pending]:
     return [pending(item, index, transform) for index, item in enumerate(items)]
 
 
-def pending(item: Any, index: int, transform: backbones.Transform) -> Pending:
+def pending(item: Any, index: int, transform: ImageTransform) -> Pending:
     """One image with the digest of its content; files keep the digest of their bytes, so that stores agree.
 
     Raises

@@ -1,4 +1,4 @@
-"""Engines: how a backbone is run, how many images at once, and whether compiling it pays."""
+"""Engines: how a backbone is run, how many inputs at once, and whether compiling it pays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from statistics import median, quantiles
 from typing import Any
 
@@ -22,11 +23,11 @@ COMPILE_SECONDS = 17.0  # all others wait; measured: 11 (MobileNetV2) to 16 (ViT
 # Measured (benchmarks/README.md): 1.2 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
 # convolutions, and 1.14 to 1.21 (ViT-tiny) without any. It must repay itself.
 COMPILE_GAIN, COMPILE_GAIN_PLAIN = 1.2, 1.15
-LANE_PIXELS = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
+LANE_COST = 8 * 224 * 224  # of a lane's batch: what still fits a core's cache was measured fastest
 MAX_LANES = 16  # more threads that infer, uncompiled, wait for the interpreter's lock rather than compute
 THREADS_PER_DEVICE = 2  # of CUDA: one's copies run during the other's kernels; MPS aborts (pytorch/pytorch#197805)
 RAMP_FROM, RAMP_TO, RAMP_GAIN = 32, 1024, 1.05
-RAMP_BYTES = RAMP_TO * 3 * 224 * 224  # of a batch's pixels: larger images are no reason to hold more of them
+RAMP_BYTES = RAMP_TO * 3 * 224 * 224  # of a batch: larger inputs are no reason to hold more of them
 TRIALS = 8  # batches per lane before their times are trusted
 
 
@@ -36,7 +37,7 @@ def default_workers() -> int:
 
 
 class BatchSize:
-    """How many images go through the network at once.
+    """How many inputs go through the network at once.
 
     On an accelerator it doubles from batch to batch for as long as that makes the run faster; whatever runs out of
     memory halves it, for good.
@@ -90,7 +91,7 @@ class Engine:
     ----------
     extractor : Backbone or Descriptor
     batch_size : int, optional
-        Images per forward pass; None chooses it.
+        Inputs per forward pass; None chooses it.
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
@@ -123,7 +124,9 @@ class Engine:
         kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
         if self.own_device:
             self.infer_threads = THREADS_PER_DEVICE if kind == "cuda" else 1
-        most = max(1, min(RAMP_TO, RAMP_BYTES // int(np.prod(extractor.transform.input_size))))
+        transform = extractor.transform
+        self.medium = transform.medium
+        most = max(1, min(RAMP_TO, RAMP_BYTES // (prod(transform.shape) * transform.dtype.itemsize)))
         start = batch_size or (min(RAMP_FROM, most) if self.own_device else lane_batch(extractor))
         self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=most)
         self.notes: deque[str] = deque()
@@ -136,30 +139,30 @@ class Engine:
                 self.notes.append("note: networks are not compiled on mps")
             self._compile = "off"
         self._compiled_for = start
-        self._times: deque[float] = deque(maxlen=1000)  # seconds per image, of whole batches
+        self._times: deque[float] = deque(maxlen=1000)  # seconds per input, of whole batches
         self._eager_time: float | None = None
         self._lock = threading.Lock()
 
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) uint8 → (B, width) float32, in as many pieces as memory asks for; threads may share it."""
-        vectors, done, alone = np.empty((len(pixels), self.extractor.width), np.float32), 0, False
-        while done < len(pixels):
+    def infer(self, inputs: np.ndarray) -> np.ndarray:
+        """(B, …) → (B, width) float32, in as many pieces as memory asks for; threads may share it."""
+        vectors, done, alone = np.empty((len(inputs), self.extractor.width), np.float32), 0, False
+        while done < len(inputs):
             # What failed is tried again alone: for what others hold, half the size, and its half, would seem too much
             with _TURNS.alone() if alone else _TURNS.shared():
-                found = self._try(pixels[done:])
+                found = self._try(inputs[done:])
             alone = found is None
             if found is not None:
                 vectors[done : done + len(found)] = found
                 done += len(found)
         return vectors
 
-    def _try(self, pixels: np.ndarray) -> np.ndarray | None:
-        """Vectors of as many of the first images as go through at once; None if they did not, and fewer shall."""
+    def _try(self, inputs: np.ndarray) -> np.ndarray | None:
+        """Vectors of as many of the first inputs as go through at once; None if they did not, and fewer shall."""
         extractor = self.extractor
         most = self.size.current if extractor is self._eager else min(self.size.current, self._compiled_for)
-        size, started = min(most, len(pixels)), time.perf_counter()
+        size, started = min(most, len(inputs)), time.perf_counter()
         try:
-            found = extractor.embed(pixels[:size])
+            found = extractor.embed(inputs[:size])
         except OutOfMemory as error:
             self._back_off(extractor, size, error)
             return None
@@ -167,19 +170,19 @@ class Engine:
             with self._lock:
                 self.infer_seconds += time.perf_counter() - started
         if len(found) != size:  # NumPy would spread a single row over all
-            raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} images")
+            raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} {self.medium}s")
         self._record(extractor, size, time.perf_counter() - started)
         return found
 
     @property
     def infer_floor(self) -> float | None:
-        """Seconds per image of the fastest tenth of batches; None before enough have run."""
+        """Seconds per input of the fastest tenth of batches; None before enough have run."""
         with self._lock:
             times = list(self._times)
         return quantiles(times, n=10)[0] if len(times) >= TRIALS else None
 
     def wants_compiling(self, left: int) -> bool:
-        """Whether enough images are left that compiling now may pay and cannot cost much; True at most once."""
+        """Whether enough inputs are left that compiling now may pay and cannot cost much; True at most once."""
         if not self.size.settled:  # it is made for one size
             return False
         if self._compile == "auto":
@@ -218,7 +221,8 @@ class Engine:
                 self.compiling, self.compile_seconds = False, time.perf_counter() - started
         with self._lock:
             if self.size.current != size:  # fewer would be filled up to it
-                self.notes.append(f"note: compiled for {size} images at once, which is too many; continuing uncompiled")
+                many = f"{size} {self.medium}s at once"
+                self.notes.append(f"note: compiled for {many}, which is too many; continuing uncompiled")
                 return
             self._eager_time = median(self._times) if self._times else None
             self._times.clear()
@@ -233,7 +237,7 @@ class Engine:
             )
 
     def back_off(self, size: int) -> None:
-        """Take note, once, that memory did not suffice for this number of images at once."""
+        """Take note, once, that memory did not suffice for this number of inputs at once."""
         with self._lock:
             self._halve(size)
 
@@ -241,8 +245,8 @@ class Engine:
         if not self.size.halve(size):
             return False
         self._times.clear()
-        device = self.extractor.device
-        self.notes.append(f"note: out of memory with {size} images at once on {device}; continuing with {size // 2}")
+        many, device = f"{size} {self.medium}s", self.extractor.device
+        self.notes.append(f"note: out of memory with {many} at once on {device}; continuing with {size // 2}")
         return True
 
     def _record(self, extractor: Embedder, size: int, seconds: float) -> None:
@@ -308,9 +312,8 @@ _TURNS = _Turns()  # of the whole process: memory and the compiler's tracing are
 
 
 def lane_batch(extractor: Embedder) -> int:
-    """Images per batch of one core: few large ones, more small ones."""
-    _, height, width = extractor.transform.members[0].input_size  # views go through the network one by one
-    return min(64, max(4, LANE_PIXELS // (height * width)))
+    """Inputs per batch of one core: few large ones, more small ones."""
+    return min(64, max(4, LANE_COST // extractor.transform.cost))
 
 
 def _has_batch_norms(extractor: Embedder) -> bool:

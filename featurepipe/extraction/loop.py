@@ -23,7 +23,7 @@ from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
 ROWS_PER_SHARD = 1024
-PIECE = 8  # images that a lane decodes at a stretch for a device's batch
+PIECE = 8  # samples that a lane decodes at a stretch for a device's batch
 GROUPS_AHEAD = 3  # of a device's batches
 NOT_FINITE = "the embedding is not finite"
 
@@ -42,7 +42,7 @@ class Sink(Protocol):
 
 @dataclass
 class Memory:
-    """A sink that keeps the vectors, for a few images that need no store."""
+    """A sink that keeps the vectors, for a few samples that need no store."""
 
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Done:
-    """What came of a batch: vectors (B, width), those that are not finite among the rejects, and no more pixels."""
+    """What came of a batch: vectors (B, width), those that are not finite among the rejects, and no more inputs."""
 
     digests: list[str]
     vectors: np.ndarray
@@ -96,7 +96,7 @@ def fill(
     sink : Writer, Writers or Memory
         A Writer must be of the same backbone's entry, and Writers of its layers' entries.
     batch_size : int, optional
-        Images per forward pass; None chooses it.
+        Inputs per forward pass; None chooses it.
     workers : int, optional
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
@@ -113,7 +113,7 @@ def fill(
     Raises
     ------
     BackboneError
-        The network fails, or (`OutOfMemory`) there is no memory for a single image.
+        The network fails, or (`OutOfMemory`) there is no memory for a single input.
     """
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
@@ -225,9 +225,9 @@ def _joined(reading: Sequence[Future[Batch]]) -> Batch:
 
 
 def _deal(engine: Engine, parts: Sequence[Any], each: int, count: int, make: Callable[[Sequence[Any]], Batch]) -> _Done:
-    """Make a batch of its parts, of `each` images and `count` together, and infer it.
+    """Make a batch of its parts, of `each` samples and `count` together, and infer it.
 
-    Where there is no memory for its pixels, one half is dealt with after the other. Pieces for a device that could not
+    Where there is no memory for its inputs, one half is dealt with after the other. Pieces for a device that could not
     be read for lack of memory stay unread.
     """
     try:
@@ -236,7 +236,7 @@ def _deal(engine: Engine, parts: Sequence[Any], each: int, count: int, make: Cal
         engine.back_off(count)
         if len(parts) == 1:
             raise OutOfMemory(
-                f"out of memory with {count} more images to read; try a smaller batch size or fewer workers"
+                f"out of memory with {count} more {engine.medium}s to read; try a smaller batch size or fewer workers"
             ) from error
     else:
         return _infer(engine, batch)
@@ -259,7 +259,7 @@ def _both(first: _Done, second: _Done) -> _Done:
 
 
 def _infer(engine: Engine, batch: Batch) -> _Done:
-    vectors = engine.infer(batch.pixels)  # (B, D)
+    vectors = engine.infer(batch.inputs)  # (B, D)
     finite = np.isfinite(vectors).all(axis=1)
     bad = {digest: NOT_FINITE for digest, good in zip(batch.digests, finite, strict=True) if not good}
     kept = [digest for digest in batch.digests if digest not in bad]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurepipe.backbones import Transform, View
 from featurepipe.extraction import Batch, default_workers, read_batch
+from featurepipe.extraction.batches import join
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.images import ImageTransform, View
+from featurepipe.media import Transform
 from featurepipe.stores import Pending
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class PixelBatches:
     Parameters
     ----------
     samples : Examples
-    transform : Transform
+    transform : ImageTransform
         The backbone's.
     recipe : Recipe
     device : str
@@ -83,7 +85,7 @@ class PixelBatches:
     def __init__(
         self,
         samples: Examples,
-        transform: Transform,
+        transform: ImageTransform,
         recipe: Recipe,
         device: str,
         workers: int | None = None,
@@ -104,7 +106,7 @@ class PixelBatches:
             parts.pop()  # batch norms have no statistics of a single image
         return decoded(self.samples, self._peers.parts(parts), self._view(number), self._device, self._workers)
 
-    def _view(self, number: int) -> Transform:
+    def _view(self, number: int) -> ImageTransform:
         if self._recipe.augment == NO_AUGMENTATION:
             return self._transform
         return View.of(self._transform, self._recipe.augment, self._recipe.seed, number)
@@ -143,13 +145,11 @@ def decoded(
                     return
                 part, futures = waiting.popleft()
                 batches = [future.result() for future in futures]
-                lost = {digest: why for one in batches for digest, why in {**one.rejects, **one.unreadable}.items()}
+                batch = join(batches or [read_batch([], transform)])  # a last, small batch may have no share for us
+                lost = {**batch.rejects, **batch.unreadable}
                 kept = [i for i in part.tolist() if samples.images[i].digest not in lost]
-                channels, *size = transform.input_size
-                none = np.zeros((0, *size, channels), np.uint8)  # a process may have no share of a last, small batch
-                pixels = np.concatenate([none, *(one.pixels.transpose(0, 2, 3, 1) for one in batches)])  # (B, H, W, C)
-                tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)  # (B, C, H, W), pixel by pixel
-                yield Step((tensor,), torch.from_numpy(samples.targets[kept]).to(device), lost)
+                inputs = torch.from_numpy(batch.inputs).to(device)  # (B, …), in the order in memory that it has
+                yield Step((inputs,), torch.from_numpy(samples.targets[kept]).to(device), lost)
         finally:
             for _, futures in waiting:
                 for future in futures:

@@ -18,12 +18,24 @@ greyscale images become RGB; an alpha channel is dropped, as timm and torchvisio
 taken; what Pillow would refuse by default is refused, whatever other libraries have set (`switches`). All of them let
 go of the interpreter lock while they work, so threads decode in parallel.
 
-A `featurepipe.backbones.View` instead of a plain transform gives the same image, differently cropped and perhaps
-mirrored: see `featurepipe.images.augmentations`.
+A `View` instead of a plain `ImageTransform` gives the same image, differently cropped and perhaps mirrored: see
+`featurepipe.images.augmentations`.
 """
 
 from featurepipe.images.augmentations import AUGMENTATIONS
-from featurepipe.images.decoders import convert, decode, from_array, to_pixels
-from featurepipe.images.limits import file_turn
+from featurepipe.images.decoders import DECODERS, DEFAULT_DECODER, Decoder
+from featurepipe.images.pictures import convert, from_array
+from featurepipe.images.transforms import ImageTransform, View, Views, decode
 
-__all__ = ["AUGMENTATIONS", "convert", "decode", "file_turn", "from_array", "to_pixels"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DECODERS",
+    "DEFAULT_DECODER",
+    "Decoder",
+    "ImageTransform",
+    "View",
+    "Views",
+    "convert",
+    "decode",
+    "from_array",
+]

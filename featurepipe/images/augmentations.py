@@ -11,39 +11,37 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from featurepipe.backbones import View
-
-if TYPE_CHECKING:
-    import torch
+from featurepipe.images.frames import Frame, Picture, check_narrow, to_tensor
 
 AUGMENTATIONS = ("standard", "crop")
 LEAST, RATIO = 1 / 2, 4 / 3  # of the image's area; of the crop's sides
 TRIES = 10  # to fit a crop into the image, as torchvision's RandomResizedCrop
 
 
-def augment(tensor: torch.Tensor, view: View) -> np.ndarray:
-    """A random view of a whole decoded image, uint8 (C, h, w) → uint8 of shape (C, H, W).
+def augment(picture: Picture, frame: Frame, augmentation: str, seed: int, number: int) -> np.ndarray:
+    """A random view of a whole picture; returns uint8 of shape (C, H, W).
 
     The same content under the same seed and number always gives the same view, in whatever order images are read.
     """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
+    tensor = to_tensor(picture)  # (C, h, w)
+    check_narrow((tensor.shape[2], tensor.shape[1]), frame)
     array = np.ascontiguousarray(tensor.numpy())
-    rng = np.random.default_rng([view.seed, view.number, zlib.crc32(array.data)])
+    rng = np.random.default_rng([seed, number, zlib.crc32(array.data)])
     top, left, height, width = _crop(rng, *array.shape[1:])
-    mirrored = view.augmentation == "standard" and rng.random() < 0.5
-    size = view.input_size[1:]
-    if view.interpolation in ("bilinear", "bicubic"):
-        mode = InterpolationMode(view.interpolation)
+    mirrored = augmentation == "standard" and rng.random() < 0.5
+    size = frame.input_size[1:]
+    if frame.interpolation in ("bilinear", "bicubic"):
+        mode = InterpolationMode(frame.interpolation)
         made = functional.resized_crop(tensor, top, left, height, width, size, mode, antialias=True).numpy()
     else:  # tensors know no other, but Pillow does
-        made = np.stack([_resize(one, (left, top, left + width, top + height), view) for one in array])
+        made = np.stack([_resize(one, (left, top, left + width, top + height), frame) for one in array])
     return made[:, :, ::-1] if mirrored else made
 
 
@@ -59,8 +57,8 @@ def _crop(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, 
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _resize(channel: np.ndarray, box: tuple[int, int, int, int], view: View) -> np.ndarray:
+def _resize(channel: np.ndarray, box: tuple[int, int, int, int], frame: Frame) -> np.ndarray:
     """One channel (h, w) of a crop, resized by Pillow."""
-    height, width = view.input_size[1:]
-    method = Image.Resampling[view.interpolation.upper()]
+    height, width = frame.input_size[1:]
+    method = Image.Resampling[frame.interpolation.upper()]
     return np.asarray(Image.fromarray(channel).resize((width, height), method, box=box))

@@ -13,7 +13,6 @@ from featurepipe import backbones, extraction, inputs, matrices
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.extraction import Settings
-from featurepipe.images import decode
 from featurepipe.listeners import BARS, Listener, Quiet
 from featurepipe.stores import Entry, Pending, Store
 from featurepipe.surroundings import guarded
@@ -125,7 +124,7 @@ def _drift(
         )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
     files = (inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found)
-    pairs = ((decode(file, made.transform), decode(file, exact.transform)) for file in files)
+    pairs = ((made.transform.decode(file), exact.transform.decode(file)) for file in files)
     pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
     return [
         _layer_drift(entry, [of[digest] for digest in found], wanted, pixels)

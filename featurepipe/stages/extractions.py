@@ -346,7 +346,7 @@ def fill(
         "seconds": round(time.perf_counter() - started, 3),
         "device": extractor.device,
         "precision": extractor.spec["precision"],
-        "decoder": extractor.transform.decoder,
+        "decoder": extractor.spec["transform"].get("decoder"),
         **outcome.summary(),
         "profile": outcome.profile(),
     }

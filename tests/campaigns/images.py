@@ -87,10 +87,10 @@ def attempt(bench: list[bytes], trial: Trial) -> None:
 def answer(content: bytes, decoder: str, name: str) -> np.ndarray | str:
     """Pixels or the reason of one decoder; too much time or memory escapes, as does any other error."""
     from featurepipe import images
-    from featurepipe.backbones.specs import Transform
     from featurepipe.errors import ImageError
+    from featurepipe.images import ImageTransform
 
-    transform = Transform((3, 32, 32), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9, decoder=decoder)
+    transform = ImageTransform((3, 32, 32), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.9, decoder=decoder)
     began, room = time.process_time(), _peak()
     try:
         found: np.ndarray | str = images.decode(bytearray(content), transform)

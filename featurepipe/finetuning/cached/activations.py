@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurepipe import extraction, shards
-from featurepipe.backbones import Backbone, Transform, Views
+from featurepipe.backbones import Backbone
 from featurepipe.backbones.extractors import failures_named
 from featurepipe.backbones.networks import autocast, embed, make_normalisation
 from featurepipe.backbones.specs import plain
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 from featurepipe.finetuning.cached.cuts import CUT, Split
+from featurepipe.images import ImageTransform, Views
 from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
 from featurepipe.stores.rows import keys
 
@@ -46,13 +47,13 @@ class Bottom:
     backbone : Backbone
     split : Split
         Split of the backbone's network.
-    transform : Transform
+    transform : ImageTransform
         The backbone's own, or a `View` that ends in the same size.
     """
 
     backbone: Backbone
     split: Split
-    transform: Transform
+    transform: ImageTransform
 
     @property
     def name(self) -> str:
@@ -268,7 +269,7 @@ def cache(
     root: Path,
     backbone: Backbone,
     split: Split,
-    views: Sequence[Transform],
+    views: Sequence[ImageTransform],
     *,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -286,7 +287,7 @@ def cache(
     backbone : Backbone
     split : Split
         Split of the backbone's network.
-    views : sequence of Transform
+    views : sequence of ImageTransform
         The backbone's own transform, or a `View` for each that is wanted.
     batch_size, workers : int, optional
         As for `featurepipe.extraction.fill`.

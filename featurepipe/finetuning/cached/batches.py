@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, Transform, View
+from featurepipe.backbones import Backbone
 from featurepipe.backbones.networks import autocast
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import Examples, Step, epoch_order
@@ -21,6 +21,7 @@ from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.images import ImageTransform, View
 from featurepipe.stores import Row
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def make_cache(
     if recipe.checkpointing:
         parts.top.checkpoint()
 
-    def kept(samples: Examples, views: Sequence[Transform]) -> CachedBatches:
+    def kept(samples: Examples, views: Sequence[ImageTransform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
         options: dict[str, Any] = {"workers": workers, "progress": progress, "note": note}
@@ -184,7 +185,7 @@ def _without(samples: Examples, rejects: Mapping[str, str]) -> Examples:
     return Examples([one for one in samples.images if one.digest not in rejects], samples.targets[kept])
 
 
-def _views(transform: Transform, recipe: Recipe) -> list[Transform]:
+def _views(transform: ImageTransform, recipe: Recipe) -> list[ImageTransform]:
     """What `featurepipe.finetuning.PixelBatches` shows in as many epochs, from the first."""
     if recipe.augment == NO_AUGMENTATION:
         return [transform]

@@ -1,0 +1,274 @@
+"""The transforms of images: one for a backbone's evaluation, random views for training, several views at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from featurepipe.errors import BackboneError
+from featurepipe.images.augmentations import augment
+from featurepipe.images.decoders import DECODERS
+from featurepipe.images.frames import Frame, Picture
+from featurepipe.images.limits import turn
+from featurepipe.images.pictures import check_kind, opened, simplify
+from featurepipe.images.switches import unswayed
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
+MEDIUM, PIXEL = "image", np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """The evaluation transform of a backbone, in timm's words.
+
+    Attributes
+    ----------
+    input_size : tuple of int
+        Channels, height, width.
+    interpolation : str
+        ``bilinear``, ``bicubic``, …
+    mean, std : tuple of float
+        Per channel, of pixels scaled to 0…1.
+    crop_pct : float
+        The short side is resized to ``size / crop_pct`` before the crop.
+    crop_mode : str
+        ``center``, ``squash`` or ``border``.
+    decoder : str
+        ``pillow``, ``torchvision`` or ``draft``; see `featurepipe.images`.
+    """
+
+    input_size: tuple[int, int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: str = "center"
+    decoder: str = "pillow"
+    medium: ClassVar[str] = MEDIUM
+    dtype: ClassVar[np.dtype[Any]] = PIXEL
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As `input_size`."""
+        return self.input_size
+
+    @property
+    def cost(self) -> int:
+        """Pixels."""
+        return self.input_size[1] * self.input_size[2]
+
+    @property
+    def frame(self) -> Frame:
+        """What of it resizing and cropping need."""
+        return Frame(self.input_size, self.interpolation, self.crop_pct, self.crop_mode, self.mean)
+
+    @property
+    def members(self) -> tuple[ImageTransform, ...]:
+        """Itself alone; of `Views` there are several."""
+        return (self,)
+
+    def decode(self, data: bytes | bytearray | Image.Image, /) -> np.ndarray:
+        """See `featurepipe.images.decode`."""
+        return decode(data, self)
+
+    def crop(self, picture: Picture) -> np.ndarray:
+        """Resize and crop a whole picture; returns uint8 of shape (C, H, W)."""
+        return DECODERS[self.decoder].fit(picture, self.frame)
+
+    def trial(self, count: int, /) -> np.ndarray:
+        """Pictures to try a network on, always the same: coloured slopes with noise; uint8 (count, C, H, W)."""
+        channels, height, width = self.input_size
+        rng = np.random.default_rng(0)
+        y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+        tilt, lean, bend = rng.normal(0, 60, (3, count, channels, 1, 1))  # (count, C, 1, 1) each
+        slopes = 128 + tilt * y + lean * x + bend * np.cos(6 * x * y)
+        return np.clip(slopes + rng.normal(0, 30, (count, channels, height, width)), 0, 255).astype(PIXEL)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> ImageTransform:
+        """Build from timm's data config or from JSON; a scalar mean or std serves all channels.
+
+        Raises
+        ------
+        BackboneError
+            Values that no image could be transformed with.
+        """
+        try:
+            size = tuple(int(n) for n in values["input_size"])
+            made = cls(
+                input_size=size,  # type: ignore[arg-type]  # of whatever length, which is checked below
+                interpolation=str(values["interpolation"]),
+                mean=_per_channel(values["mean"], size[0]),
+                std=_per_channel(values["std"], size[0]),
+                crop_pct=float(values["crop_pct"]),
+                crop_mode=str(values.get("crop_mode") or "center"),
+                decoder=str(values.get("decoder") or "pillow"),
+            )
+        except (TypeError, ValueError, IndexError) as error:
+            raise BackboneError(f"a transform cannot be made of {dict(values)}: {error}") from error
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        channels, size = self.input_size[0], self.input_size[1:]
+        for fits, says in (
+            (len(size) == 2 and min(size) > 0, f"input_size is channels, height, width; got {self.input_size}"),
+            (channels in (1, 3), f"images give 1 or 3 channels; input_size asks for {channels}"),
+            (len(self.mean) == channels, f"mean needs {channels} values, one per input channel; got {len(self.mean)}"),
+            (len(self.std) == channels, f"std needs {channels} values, one per input channel; got {len(self.std)}"),
+            (
+                all(map(isfinite, self.mean + self.std)) and 0 not in self.std,
+                f"mean and std are finite, std not 0; got {self.mean}, {self.std}",
+            ),
+            (
+                CROPS[0] <= self.crop_pct <= CROPS[1],
+                f"crop_pct is the share of the short side kept, from {CROPS[0]} to {CROPS[1]}; got {self.crop_pct}",
+            ),
+            (
+                self.crop_pct <= min(size, default=0),
+                f"crop_pct {self.crop_pct} leaves nothing of images of {'×'.join(map(str, size))} pixels",
+            ),
+            (self.interpolation in INTERPOLATIONS, _choose("interpolation", self.interpolation, INTERPOLATIONS)),
+            (self.crop_mode in CROP_MODES, _choose("crop_mode", self.crop_mode, CROP_MODES)),
+            (self.decoder in DECODERS, _choose("decoder", self.decoder, tuple(DECODERS))),
+        ):
+            if not fits:
+                raise BackboneError(f"the transform cannot be used: {says}")
+
+
+@dataclass(frozen=True)
+class View(ImageTransform):
+    """One of many random views of each image, for training; drawn from its numbers and the image's content alone.
+
+    Attributes
+    ----------
+    augmentation : str
+        One of `featurepipe.images.AUGMENTATIONS`.
+    seed, number : int
+        Different numbers give different views.
+    version : int
+        Version of the augmentation's rules; see `featurepipe.images.augmentations`.
+    """
+
+    augmentation: str = "standard"
+    seed: int = 0
+    number: int = 0
+    version: int = 1
+
+    @classmethod
+    def of(cls, transform: ImageTransform, augmentation: str, seed: int, number: int) -> View:
+        """A view that ends in what `transform` ends in: the same size, interpolation and normalisation."""
+        return cls(**asdict(transform), augmentation=augmentation, seed=seed, number=number)
+
+    def crop(self, picture: Picture) -> np.ndarray:
+        """A random view of a whole picture; returns uint8 of shape (C, H, W)."""
+        return augment(picture, self.frame, self.augmentation, self.seed, self.number)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Several views of each image, made of one decoded image: their pixels lie one below the other.
+
+    Attributes
+    ----------
+    members : tuple of ImageTransform
+        They may differ in what `View` adds, and in nothing else.
+
+    Raises
+    ------
+    BackboneError
+        They differ in more.
+
+    Examples
+    --------
+    >>> plain = ImageTransform((3, 32, 32), "bicubic", (0.5,) * 3, (0.5,) * 3, crop_pct=0.9)
+    >>> Views(tuple(View.of(plain, "crop", seed=0, number=number) for number in range(4))).input_size
+    (3, 128, 32)
+    """
+
+    members: tuple[ImageTransform, ...]
+    medium: ClassVar[str] = MEDIUM
+    dtype: ClassVar[np.dtype[Any]] = PIXEL
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(ImageTransform)]
+        if len({tuple(getattr(one, name) for name in names) for one in self.members}) != 1:
+            raise BackboneError("all views must have the same size and decoder")
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, the heights of all together, width."""
+        channels, height, width = self.members[0].input_size
+        return channels, len(self.members) * height, width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As `input_size`."""
+        return self.input_size
+
+    @property
+    def cost(self) -> int:
+        """Pixels of one view: they go through the network one by one."""
+        return self.members[0].cost
+
+    def decode(self, data: bytes | bytearray | Image.Image, /) -> np.ndarray:
+        """See `featurepipe.images.decode`."""
+        return decode(data, self)
+
+    def trial(self, count: int, /) -> np.ndarray:
+        """Pictures to try a network on, the same in each view; uint8 (count, C, H, W)."""
+        return np.concatenate([one.trial(count) for one in self.members], axis=2)
+
+
+@unswayed
+def decode(data: bytes | bytearray | Image.Image, transform: ImageTransform | Views) -> np.ndarray:
+    """Decode one image, once, and resize and crop it.
+
+    Parameters
+    ----------
+    data : bytes or bytearray or PIL.Image.Image
+        A file in any format that Pillow reads, or an image that is held in memory.
+    transform : ImageTransform or Views
+        Transform of the backbone that the pixels are for; its ``decoder`` says how.
+
+    Returns
+    -------
+    ndarray of uint8, shape (C, H, W)
+        As ``transform.input_size`` says; not yet normalised.
+
+    Raises
+    ------
+    ImageError
+        Empty, unreadable, truncated or suspiciously large data, or samples that have no black and white.
+    """
+    first = transform.members[0]
+    channels, decoder = first.input_size[0], DECODERS[first.decoder]
+    if isinstance(data, Image.Image):
+        with turn(data.size):
+            return _cropped(simplify(data, channels), transform.members)
+    with opened(data) as image:
+        check_kind(image, data)
+        decoder.prepare(image, first.frame)
+        with turn(image.size):
+            return _cropped(decoder.read(image, data, channels), transform.members)
+
+
+def _cropped(picture: Picture, members: Iterable[ImageTransform]) -> np.ndarray:
+    """The views of a picture, (C, H, W) each, one below the other."""
+    first, *others = (one.crop(picture) for one in members)
+    return np.concatenate([first, *others], axis=1) if others else first
+
+
+def _choose(field: str, value: str, known: tuple[str, ...]) -> str:
+    return f"{field} {value!r} is unknown; use {', '.join(known)}"
+
+
+def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
+    return tuple(float(v) for v in value) if np.ndim(value) else (float(value),) * channels
