@@ -846,16 +846,6 @@ def test_export_asks_which_backbone(data, tmp_path, net):
 TINY = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "workers": 2}
 
 
-@pytest.fixture
-def auto(monkeypatch):
-    """Lets a machine choose a precision by itself."""
-
-    def choose(precision):
-        monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: precision)
-
-    return choose
-
-
 def counts(data, store, *, precision="auto", **transform):
     """Computed, reused, precision and decoder of an extraction with a backbone by name."""
     transform = {"input_size": (3, 32, 32), **transform}
@@ -865,8 +855,8 @@ def counts(data, store, *, precision="auto", **transform):
 
 @pytest.mark.parametrize("stored", [("fp32", "pillow"), ("bf16", "torchvision"), ("fp32", "draft")])
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
-def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, auto, stored, chosen):
-    auto(chosen)
+def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, machine, stored, chosen):
+    machine(bf16=chosen == "bf16")
     precision, decoder = stored
     assert counts(data, tmp_path / "s", precision=precision, decoder=decoder) == (10, 0, *stored)
     assert counts(data, tmp_path / "s") == (0, 10, *stored)
@@ -875,30 +865,30 @@ def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, au
     assert counts(data, tmp_path / "s") == (5, 10, *stored)
 
 
-def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, auto):
-    auto("fp32")
+def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, machine):
+    machine(bf16=False)
     assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
     assert counts(data, tmp_path / "s", precision="bf16") == (10, 0, "bf16", "torchvision")
     assert counts(data, tmp_path / "s", decoder="draft") == (10, 0, "fp32", "draft")
     assert len(stages.info(tmp_path / "s")["backbones"]) == 3
 
 
-def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, auto):
-    auto("bf16")
+def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, machine):
+    machine(bf16=True)
     assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
     assert counts(data, tmp_path / "s", decoder="pillow") == (0, 10, "fp32", "pillow")
     assert counts(data, tmp_path / "s", precision="fp32") == (0, 10, "fp32", "pillow")
 
 
-def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, auto):
-    auto("bf16")
+def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, machine):
+    machine(bf16=True)
     for precision in ("fp32", "bf16"):
         assert counts(data, tmp_path / "s", precision=precision) == (10, 0, precision, "torchvision")
     assert counts(data, tmp_path / "s") == (0, 10, "bf16", "torchvision")
 
 
-def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, auto):
-    auto("fp32")
+def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, machine):
+    machine(bf16=False)
     assert counts(data, tmp_path / "s", precision="bf16", decoder="pillow") == (10, 0, "bf16", "pillow")
     assert counts(data, tmp_path / "s", crop_pct=0.5) == (10, 0, "fp32", "torchvision")
 
@@ -909,7 +899,7 @@ def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, n
     assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
 
 
-def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, auto):
+def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, machine):
     def run(precision):
         result = stages.run(
             photos(per_class=5, name=f"photos-{len(list(tmp_path.iterdir()))}"),
@@ -922,9 +912,9 @@ def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_p
         )
         return result["computed"], result["precision"]
 
-    auto("bf16")
+    machine(bf16=True)
     assert run("auto") == (10, "bf16")
-    auto("fp32")
+    machine(bf16=False)
     assert run("auto") == (0, "bf16")
     assert run("fp32") == (10, "fp32")
     assert run("fp32") == (0, "fp32")

@@ -348,8 +348,7 @@ def _tune(
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
         made = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
-        assert isinstance(made, Backbone)
-        extractor = made
+        extractor = finetuning.check_tunable(made, task.recipe.tune)
     return finetuning.promote(
         extractor,
         task.head,
@@ -400,7 +399,9 @@ def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
     """The same network from random weights under the same recipe, except for what protects pretrained weights."""
-    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device, trust=True)
+    name = start.found.entry.name
+    untrained = backbones.twin(task.spec, name, seed=task.recipe.seed, device=device, trust=True)
+    twin = finetuning.check_tunable(untrained, finetuning.ALL)
     recipe = replace(
         task.recipe,
         tune="all",
