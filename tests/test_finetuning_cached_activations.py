@@ -211,7 +211,7 @@ from pathlib import Path
 import torch
 from test_finetuning_cached_activations import make
 from featurepipe import manifests
-from featurepipe.finetuning import activations
+from featurepipe.finetuning.cached import activations
 from featurepipe.stores import digest_rows
 torch.set_num_threads(1)
 activations.SHARD_BYTES = 1

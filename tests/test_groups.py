@@ -10,7 +10,7 @@ from featurepipe import TransferClassifier, compare, extract, models, probe, rep
 from featurepipe.comparisons import mcnemar, permutation
 from featurepipe.errors import FinetuningError, ManifestError
 from featurepipe.estimators import FineTuner
-from featurepipe.reports import bootstrap, wilson
+from featurepipe.statistics import bootstrap, wilson
 from featurepipe.stores import Store
 
 PATIENTS, COPIES = 40, 5

@@ -547,7 +547,7 @@ def test_torchvision_is_within_two_grey_levels_of_pillow(interpolation, crop_mod
 def test_a_draft_of_a_large_jpeg_drifts_by_a_few_grey_levels(interpolation, options):
     data = encode(scene(2000, 1500), "JPEG", **options)
     opened = Image.open(io.BytesIO(data))
-    opened.draft(None, images.decoding._draft_size(opened.size, transform(224)))
+    opened.draft(None, images.decoders._draft_size(opened.size, transform(224)))
     assert opened.size == (1000, 750)
     worst, cosine = drift(data, transform(224, interpolation), "draft")
     assert 0 < worst <= 8
@@ -651,7 +651,7 @@ def test_bytes_and_bytearrays_give_the_same_pixels_and_neither_is_changed():
 @pytest.mark.filterwarnings("error")
 def test_torchvisions_decoder_is_really_used_and_warns_of_nothing(monkeypatch):
     data = encode(scene(200, 150), "JPEG")
-    monkeypatch.setattr(images.decoding, "to_pixels", lambda *_: pytest.fail("went through Pillow"))
+    monkeypatch.setattr(images.decoders, "to_pixels", lambda *_: pytest.fail("went through Pillow"))
     assert images.decode(data, of("torchvision")).shape == SQUARE.input_size
 
 

@@ -129,7 +129,7 @@ def columns(matrix):
 @pytest.mark.parametrize("numbers", [range(4), [9, 0, 5, 3, 8], [7, 7, 1, 7, 6, 0, 7, 7], [2], [1, 4, 9]])
 @pytest.mark.parametrize("at_once", [1, 2, 100])
 def test_a_stream_has_the_rows_of_load_shard_by_shard(store, numbers, at_once, monkeypatch):
-    monkeypatch.setattr(matrices, "PIECE_ROWS", at_once)
+    monkeypatch.setattr(matrices.features, "PIECE_ROWS", at_once)
     write(store, numbers)
     pieces = list(matrices.stream(store, store.entry(PIXELS)))
     whole = load(store)
@@ -145,7 +145,7 @@ def test_a_stream_has_the_rows_of_load_shard_by_shard(store, numbers, at_once, m
 def test_a_stream_holds_one_shard_at_a_time(store, monkeypatch):
     write(store, range(10))
     read = []
-    monkeypatch.setattr(matrices.shards, "read", lambda path, of=matrices.shards.read: read.append(path) or of(path))
+    monkeypatch.setattr(matrices.features.shards, "read", lambda path, of=matrices.features.shards.read: read.append(path) or of(path))
     pieces = matrices.stream(store, store.entry(PIXELS))
     for count, _ in enumerate(pieces, 1):
         assert len(read) == count

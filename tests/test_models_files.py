@@ -72,9 +72,9 @@ def rewrite(path, change=lambda header: None, *, sign=True, **tensors):
     if sign and isinstance(header, dict):
         own = {key: value for key, value in held.items() if not key.startswith("backbone.")}
         kind = str(header.get("kind"))
-        names = models.HEADS[kind].tensors if kind in models.HEADS else ()
-        header["head-sha256"] = models._head_digest([own[name] for name in names if name in own])
-        header["sha256"] = models._digest(header, own)
+        names = models.files.HEADS[kind].tensors if kind in models.files.HEADS else ()
+        header["head-sha256"] = models.files._head_digest([own[name] for name in names if name in own])
+        header["sha256"] = models.files._digest(header, own)
     save_file(held, path, metadata={"featurepipe": json.dumps(header)})
 
 
@@ -400,7 +400,7 @@ def test_heads_of_wrong_shapes_are_refused(tmp_path, monkeypatch, kind, names, d
     model, _ = trained(kind, names)
     models.save(tmp_path / "m.safetensors", model)
     held = load_all(tmp_path / "m.safetensors")
-    changed = {models.HEADS[kind].tensors[place]: shape for place, shape in damage.items()}
+    changed = {models.files.HEADS[kind].tensors[place]: shape for place, shape in damage.items()}
     tensors = {name.replace(".", "_"): np.zeros(shape, held[name].dtype) for name, shape in changed.items()}
     rewrite(tmp_path / "m.safetensors", **tensors)
     with pytest.raises(ModelFileError, match=rf"does not fit {len(names)} classes"):
@@ -419,7 +419,7 @@ def test_neighbours_that_are_not_of_unit_length_are_refused(tmp_path):
 def test_a_head_of_the_largest_numbers_that_are_read_still_gives_probabilities(tmp_path, kind, temperature):
     model = labelled()[0] if kind == "multi-label" else trained(kind)[0]
     models.save(tmp_path / "m.safetensors", model)
-    form, held = models.HEADS[kind], load_all(tmp_path / "m.safetensors")
+    form, held = models.files.HEADS[kind], load_all(tmp_path / "m.safetensors")
     signs = {name: np.where(np.arange(held[name].size).reshape(held[name].shape) % 3, 1, -1) for name in form.tensors}
     extreme = {
         name.replace(".", "_"): (sign * (1.0 if kind == "knn" else models.LARGEST)).astype(held[name].dtype)
@@ -674,7 +674,7 @@ def content(path):
     """All that readers take from a model file, or what they raise of one that is damaged."""
     model, described = models.load(path), backbones.carried_backbone(path)
     weights = read_weights(path)[0].values
-    head = [tensor.tobytes() for tensor in models.HEADS[model.kind].dump(model.estimator)]
+    head = [tensor.tobytes() for tensor in models.files.HEADS[model.kind].dump(model.estimator)]
     parts = (model.kind, model.classes.tolist(), model.temperature, model.backbone, model.seen.tolist(), model.card)
     return parts, head, described, {key: value.numpy().tobytes() for key, value in weights.items()}
 

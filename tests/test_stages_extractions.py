@@ -76,7 +76,9 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def net():
-    return backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+    return backbones.create(
+        "test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, precision="fp32", device="cpu"
+    )
 
 
 @pytest.fixture
@@ -351,7 +353,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_not_filed_under_its_old_dige
         save(data / "a" / "0.png", 77)
         return found
 
-    monkeypatch.setattr(stages.extracting, "digest", digest)
+    monkeypatch.setattr(stages.extractions, "digest", digest)
     assert extract(data, tmp_path / "s") == (9, 0, 1)
     assert "has just changed" in ledger(tmp_path / "s")[0][1]
     with pytest.raises(StoreError, match="run featurepipe extract again"):
@@ -706,7 +708,7 @@ def test_images_made_anew_under_an_edited_manifest_go_on_in_the_same_store(tmp_p
 
 
 def test_a_damaged_header_is_made_anew_in_one_step_as_its_error_says(data, tmp_path):
-    bundled = backbones.create("bundled", device="cpu")
+    bundled = backbones.create("bundled", precision="fp32", device="cpu")
     extract(data, tmp_path / "s", bundled)
     sound = load(tmp_path / "s", bundled)
     (tmp_path / "s" / "store.json").write_text('{"encoding-type": "featurepipe-st')
@@ -738,7 +740,7 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
         content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.path)
         (images / row.sample.path).write_bytes((digits / row.sample.path).read_bytes() if content is None else content)
     assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
-    before = load(store, backbones.create("bundled", device="cpu"))
+    before = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
     result = stages.extract(images, store, device="cpu", workers=1)
     assert (result["computed"], result["reused"], result["rejected"]) == (0, 18, 2)
     assert result["rejects"] == {
@@ -746,7 +748,7 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
         "train/2/broken.png": "not an image that Pillow can read",
     }
     assert json.loads((store / "store.json").read_text())["encoding-version"] == "1.2"
-    after = load(store, backbones.create("bundled", device="cpu"))
+    after = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
     assert (before.X.tobytes(), before.ids.tolist()) == (after.X.tobytes(), after.ids.tolist())
     assert len(before.X) == 18
 

@@ -16,8 +16,8 @@ from featurepipe import backbones, extraction, matrices, models, probes, stages
 from featurepipe.backbones import create_layers, creation
 from featurepipe.backbones.makers import timm_networks
 from featurepipe.errors import BackboneError, ProbeError, StoreError
-from featurepipe.reports import wilson
 from featurepipe.stages import Listener, extract, layers, probe_layers
+from featurepipe.statistics import wilson
 from featurepipe.stores import Store
 
 NET = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "device": "cpu"}

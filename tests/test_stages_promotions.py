@@ -501,7 +501,7 @@ def no_embedding(monkeypatch):
 
     from featurepipe import finetuning, stages
 
-    monkeypatch.setattr(stages.promoting, "extract", refuse)
+    monkeypatch.setattr(stages.promotions, "extract", refuse)
     monkeypatch.setattr(finetuning, "promote", refuse)
 
 

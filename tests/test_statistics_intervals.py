@@ -2,7 +2,7 @@
 
 import pytest
 
-from featurepipe.reports import wilson
+from featurepipe.statistics import wilson
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

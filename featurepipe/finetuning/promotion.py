@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -75,12 +75,17 @@ class Promoted:
     cached: bool
 
 
+def check_family(name: str, spec: Mapping[str, Any]) -> None:
+    """Raise FinetuningError unless what a spec describes can be tuned: before it is made, which may take long."""
+    if not is_tunable(spec):
+        raise FinetuningError(
+            f"{name} is not a network that can be tuned, as those of timm are; choose another backbone"
+        )
+
+
 def check_tunable(extractor: Extractor, tune: str) -> Backbone:
     """The network; FinetuningError unless it is one whose penultimate embedding a head takes, and that is so deep."""
-    if not is_tunable(extractor.spec):
-        raise FinetuningError(
-            f"{extractor.name} is not a network that can be tuned, as those of timm are; choose another backbone"
-        )
+    check_family(extractor.name, extractor.spec)
     if extractor.spec["layer"] != PENULTIMATE:
         raise FinetuningError(
             f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; leave out the layer"

@@ -260,6 +260,7 @@ def _open(
     loaded = None
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
+        finetuning.check_family(entry.name, entry.spec)
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], who=str(source), **options)
     elif Path(source).is_dir() or not Path(source).exists():
         raise FinetuningError(
@@ -274,6 +275,7 @@ def _open(
             )
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
+        finetuning.check_family(loaded.backbone["name"], loaded.backbone["spec"])
         extractor = models.open_backbone(loaded, source, **options)
         models.check_width(loaded, extractor.width, source)
     network = finetuning.check_tunable(extractor, tune)  # before anything is embedded

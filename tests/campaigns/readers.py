@@ -206,9 +206,9 @@ def odd_head(bench: Path, rng: random.Random, folder: Path) -> None:
         )
     header["temperature"] = rng.choice([header["temperature"], 1e-308, 1e-100, 1e100, 5e-324, 1e308])
     header["classes"] = rng.choice([header["classes"], ["x", "x\0"], [1e308, -1e308], [2**63, -1], [0.0, -0.0]])
-    header["head-sha256"] = models._head_digest(tensors[key] for key in tensors if key != "seen")
+    header["head-sha256"] = models.files._head_digest(tensors[key] for key in tensors if key != "seen")
     del header["sha256"]
-    header["sha256"] = models._digest(header, tensors)
+    header["sha256"] = models.files._digest(header, tensors)
     (folder / "model.safetensors").write_bytes(save(tensors, {"featurepipe": json.dumps(header)}))
     model(folder / "model.safetensors")
 
