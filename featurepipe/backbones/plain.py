@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ class Plain(torch.nn.Module):
     Parameters
     ----------
     network : torch.nn.Module
-    classifier : str
-        Name of the classifier that it has lost: weights files may hold it.
+    classifiers : sequence of str
+        Names of classifiers that it has lost: weights files may hold them.
     """
 
-    def __init__(self, network: torch.nn.Module, classifier: str = "") -> None:
+    def __init__(self, network: torch.nn.Module, classifiers: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
-        self.pretrained_cfg = {"classifier": classifier}  # where the readers of weights look for it
+        self.pretrained_cfg = {"classifier": classifiers}  # where the readers of weights look for it
         self.register_buffer("_place", torch.empty(0), persistent=False)  # says the device where nothing else does
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
