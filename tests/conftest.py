@@ -130,12 +130,14 @@ def _one_thread():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _auto_is_fp32():
-    """The same precision on every machine; who tests the choice itself takes `precisions.choose_precision`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: "fp32")
-        yield
+@pytest.fixture
+def machine(monkeypatch):
+    """Lets this machine have bf16 or not, which is what ``auto`` goes by."""
+
+    def make(*, bf16):
+        monkeypatch.setattr("featurepipe.backbones.precisions.has_bf16", lambda device: bf16)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,9 @@ def test_pixels_of_another_kind_or_size_are_refused(pixels):
 def test_overridden_mean_and_std_reach_the_network(saved, mean, decoder):
     module, path = saved()
     overrides = {"mean": mean, "std": (0.2, 0.3, 0.4), "interpolation": "bicubic", "crop_pct": 0.8}
-    backbone = backbones.create("test_resnet", weights=path, transform={**overrides, "decoder": decoder})
+    backbone = backbones.create(
+        "test_resnet", weights=path, transform={**overrides, "decoder": decoder}, precision="fp32"
+    )
     assert_parity(ours(backbone, jpegs(3)), of_timm(module, jpegs(3), **overrides), decoder=decoder)
 
 
@@ -213,7 +215,7 @@ def test_stages_equal_timms_features_only_pooled(saved, name, pooling):
     x = torch.from_numpy(pixels).float() / 255
     vectors = []
     for index in range(len(module.feature_info)):
-        backbone = backbones.create(name, weights=path, layer=f"stage{index + 1}", pooling=pooling)
+        backbone = backbones.create(name, weights=path, layer=f"stage{index + 1}", pooling=pooling, precision="fp32")
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
         with torch.no_grad():
             (maps,) = features_only(module, name, index)((x - mean) / std)
@@ -228,7 +230,9 @@ def test_stages_of_a_network_that_keeps_channels_last():
     arguments = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2, "img_size": 64}
     name = "swin_tiny_patch4_window7_224"
     for index in range(4):
-        backbone = backbones.create(name, arguments=arguments, random_weights=True, layer=f"stage{index + 1}")
+        backbone = backbones.create(
+            name, arguments=arguments, random_weights=True, layer=f"stage{index + 1}", precision="fp32"
+        )
         pixels = noise(2, backbone.transform.input_size)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
         made = features_only(backbone.module, name, index, **arguments)
@@ -246,7 +250,7 @@ def test_a_layer_that_is_not_there_says_which_are(layer):
 @pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "catavgmax"])
 def test_pooling_of_a_cnn_pools_the_last_feature_map(saved, pooling):
     module, path = saved()
-    backbone = backbones.create("test_resnet", weights=path, pooling=pooling)
+    backbone = backbones.create("test_resnet", weights=path, pooling=pooling, precision="fp32")
     pixels = noise(3, backbone.transform.input_size)
     with torch.no_grad():
         maps = module.forward_features((torch.from_numpy(pixels).float() / 255 - 0.5) / 0.5)
@@ -259,7 +263,7 @@ def test_pooling_of_a_cnn_pools_the_last_feature_map(saved, pooling):
 @pytest.mark.parametrize("pooling", ["token", "avg", "max"])
 def test_pooling_of_a_vit_takes_the_class_token_or_the_patches(saved, pooling):
     module, path = saved("test_vit")
-    backbone = backbones.create("test_vit", weights=path, pooling=pooling)
+    backbone = backbones.create("test_vit", weights=path, pooling=pooling, precision="fp32")
     pixels = noise(3, backbone.transform.input_size)
     with torch.no_grad():
         tokens = module.forward_features((torch.from_numpy(pixels).float() / 255 - 0.5) / 0.5)
@@ -323,7 +327,7 @@ def test_a_refused_pooling_says_which_there_are_and_none_of_them_is_refused(name
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_bf16_runs_on_cpu_drifts_a_little_and_enters_the_fingerprint(saved, name):
-    full = backbones.create(name, weights=saved(name)[1])
+    full = backbones.create(name, weights=saved(name)[1], precision="fp32")
     half = backbones.create(name, weights=saved(name)[1], precision="bf16", device="cpu")
     pixels = noise(4, full.transform.input_size)
     a, b = full.embed(pixels), half.embed(pixels)
@@ -335,8 +339,8 @@ def test_bf16_runs_on_cpu_drifts_a_little_and_enters_the_fingerprint(saved, name
 
 
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
-def test_auto_precision_is_the_chosen_one_by_fingerprint_too(monkeypatch, chosen):
-    monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: chosen)
+def test_auto_precision_is_the_chosen_one_by_fingerprint_too(machine, chosen):
+    machine(bf16=chosen == "bf16")
     assert random_resnet(precision="auto").fingerprint == random_resnet(precision=chosen).fingerprint
     assert random_resnet(precision="auto").spec["precision"] == chosen
 
@@ -408,8 +412,8 @@ def test_random_weights_and_a_file_exclude_each_other(saved):
     ids=str,
 )
 def test_fingerprint_changes_with_whatever_decides_a_vector(saved, settings):
-    base = backbones.create("test_resnet", weights=saved()[1])
-    other = backbones.create("test_resnet", weights=saved()[1], **settings)
+    base = backbones.create("test_resnet", weights=saved()[1], precision="fp32")
+    other = backbones.create("test_resnet", weights=saved()[1], **{"precision": "fp32", **settings})
     assert re.fullmatch("[0-9a-f]{64}", base.fingerprint)
     assert other.fingerprint != base.fingerprint
     assert json.loads(json.dumps(other.spec)) == other.spec
@@ -627,7 +631,9 @@ def test_a_weights_files_position_table_is_resampled_for_img_size_as_timm_does(s
     torch.save(module.state_dict(), tmp_path / "w.pt")
     overlay = {"file": str(tmp_path / "w.pt")}
     reference = timm.create_model("test_vit", pretrained=True, pretrained_cfg_overlay=overlay, img_size=96).eval()
-    backbone = backbones.create("test_vit", weights=path, arguments={"img_size": 96}, transform=PILLOW)
+    backbone = backbones.create(
+        "test_vit", weights=path, arguments={"img_size": 96}, transform=PILLOW, precision="fp32"
+    )
     assert backbone.transform.input_size == (3, 96, 96)
     files = jpegs(3)
     assert_parity(ours(backbone, files), of_timm(reference, files, input_size=(3, 96, 96)))
@@ -1028,7 +1034,7 @@ def test_a_compiled_network_gets_its_own_size_only_and_rests_are_filled_up(count
 def test_a_compiler_that_changes_the_vectors_is_not_trusted(monkeypatch, change, message):
     monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda x: change(forward(x)))
     with pytest.raises(BackboneError, match=message):
-        random_resnet().compile(4)
+        random_resnet(precision="fp32").compile(4)
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch):

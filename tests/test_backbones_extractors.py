@@ -10,6 +10,7 @@ import torch._inductor.config as inductor
 
 from featurepipe import backbones
 from featurepipe.backbones import Backbone, Layers, create_layers
+from featurepipe.backbones.makers import timm_networks
 from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.images import ImageTransform
 
@@ -157,14 +158,14 @@ def made(monkeypatch):
     """Lets a test change each network that timm makes."""
 
     def change_with(change):
-        real = backbones.creation.make_network
+        real = timm_networks.make_network
 
         def make_network(*args, **kwargs):
             module = real(*args, **kwargs)
             change(module)
             return module
 
-        monkeypatch.setattr(backbones.creation, "make_network", make_network)
+        monkeypatch.setattr(timm_networks, "make_network", make_network)
 
     return change_with
 

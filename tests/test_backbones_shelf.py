@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from featurepipe import backbones
-from featurepipe.backbones import shelf
 from featurepipe.backbones.shelf import Identity, Shelf
 from featurepipe.errors import WeightsUnavailable
 
@@ -18,23 +17,22 @@ SMALL = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "devi
 OPTIONS = {"name": "test_resnet", **SMALL}
 
 
-@pytest.fixture
-def made(monkeypatch):
+class Made(list):
     """Counts the networks that are made, and may say what happens then."""
 
-    class Made(list):
-        then = staticmethod(lambda: None)
+    then = staticmethod(lambda: None)
+    create = staticmethod(backbones.create)
 
-    calls = Made()
-
-    def create(*given, **options):
-        calls.append(given)
-        backbone = backbones.create(*given, **options)
-        calls.then()
+    def __call__(self, *given, **options):
+        self.append(given)
+        backbone = self.create(*given, **options)
+        self.then()
         return backbone
 
-    monkeypatch.setattr(shelf, "create", create)
-    return calls
+
+@pytest.fixture
+def made():
+    return Made()
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def weights(tmp_path):
 
 
 def test_the_same_parameters_give_the_same_object_and_others_another(made):
-    kept = Shelf()
+    kept = Shelf(make=made)
     first = kept.fetch(**OPTIONS)
     assert kept.fetch(**OPTIONS) is first
     assert kept.identify(**OPTIONS) is first
@@ -63,16 +61,18 @@ def test_the_same_parameters_give_the_same_object_and_others_another(made):
     assert len(made) == 5
 
 
-def test_auto_is_kept_under_the_precision_that_it_comes_to(made):
-    kept = Shelf()
-    first = kept.fetch(**OPTIONS)  # tests know fp32 alone
+def test_auto_is_kept_under_the_precision_that_it_comes_to(made, machine):
+    machine(bf16=False)
+    kept = Shelf(make=made)
+    first = kept.fetch(**OPTIONS)
     assert kept.fetch(**OPTIONS, precision="fp32") is first
     assert kept.fetch(**OPTIONS, precision="bf16").spec["precision"] == "bf16"
     assert len(made) == 2
 
 
-def test_few_are_kept_and_of_more_it_is_known_what_they_are(made):
-    kept = Shelf(kept=1)
+def test_few_are_kept_and_of_more_it_is_known_what_they_are(made, machine):
+    machine(bf16=False)
+    kept = Shelf(kept=1, make=made)
     first = kept.fetch(**OPTIONS)
     kept.fetch(**OPTIONS, seed=1)
     known = kept.identify(**OPTIONS)
@@ -88,7 +88,7 @@ def test_few_are_kept_and_of_more_it_is_known_what_they_are(made):
 
 
 def test_a_weights_file_counts_by_its_content_and_not_by_its_name(made, weights):
-    kept = Shelf()
+    kept = Shelf(make=made)
     options = {**OPTIONS, "random_weights": False, "weights": weights(0)}
     first = kept.fetch(**options)
     assert kept.fetch(**options) is first
@@ -110,7 +110,7 @@ def test_a_relative_path_means_another_file_in_another_folder(weights, tmp_path,
 
 
 def test_what_is_made_of_a_file_that_has_just_been_written_is_not_kept(made, weights):
-    kept = Shelf()
+    kept = Shelf(make=made)
     options = {**OPTIONS, "random_weights": False, "weights": weights(0, settled=False)}
     kept.fetch(**options)
     kept.fetch(**options)  # a change in the same tick of the clock would not show
@@ -118,7 +118,7 @@ def test_what_is_made_of_a_file_that_has_just_been_written_is_not_kept(made, wei
 
 
 def test_what_is_made_while_its_file_changes_is_not_kept(made, weights):
-    kept = Shelf()
+    kept = Shelf(make=made)
     options = {**OPTIONS, "random_weights": False, "weights": weights(0)}
     made.then = lambda: weights(1)
     old = kept.fetch(**options)
@@ -128,7 +128,7 @@ def test_what_is_made_while_its_file_changes_is_not_kept(made, weights):
 
 @pytest.mark.parametrize("place", ["parameter", "data"])
 def test_a_network_that_somebody_has_changed_is_not_given_away_again(made, place):
-    kept = Shelf()
+    kept = Shelf(make=made)
     first = kept.fetch(**OPTIONS)
     changed = next(first.module.parameters())
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_network_that_somebody_has_changed_is_not_given_away_again(made, place
 
 
 def test_a_network_asked_for_in_inference_mode_could_be_tuned(made):
-    kept = Shelf()
+    kept = Shelf(make=made)
     with torch.inference_mode():
         kept.fetch(**OPTIONS)
     found = kept.fetch(**OPTIONS)
@@ -151,16 +151,16 @@ def test_a_network_asked_for_in_inference_mode_could_be_tuned(made):
 
 
 @pytest.mark.parametrize("options", [{"name": "test_resnet", "arguments": {"odd": {1, 2}}}, {"name": object()}])
-def test_what_cannot_be_told_apart_is_left_to_create(made, monkeypatch, options):
-    monkeypatch.setattr(shelf, "create", lambda *given, **others: made.append(given) or backbones.Pixels())
-    kept = Shelf()
+def test_what_cannot_be_told_apart_is_left_to_create(made, options):
+    made.create = lambda *given, **others: backbones.Pixels()
+    kept = Shelf(make=made)
     kept.fetch(**options)
     kept.fetch(**options)
     assert len(made) == 2
 
 
 def test_threads_that_ask_at_once_get_one_network(made):
-    kept, found = Shelf(), []
+    kept, found = Shelf(make=made), []
     threads = [threading.Thread(target=lambda: found.append(kept.fetch(**OPTIONS))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -170,7 +170,7 @@ def test_threads_that_ask_at_once_get_one_network(made):
 
 
 def test_a_child_begins_anew_even_if_its_parent_held_the_lock(made):
-    kept = Shelf()
+    kept = Shelf(make=made)
     kept.fetch(**OPTIONS)
     with kept._lock:  # by another thread, in the parent
         kept.after_fork()

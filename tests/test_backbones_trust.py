@@ -72,7 +72,7 @@ def test_weights_that_are_remembered_are_taken_without_a_word(tmp_path, network)
 def test_weights_inside_the_file_are_taken(tmp_path, network):
     path = write(tmp_path / "m.safetensors", network, carry=True, source={"weights": "/nowhere/w.safetensors"})
     assert opened(path).fingerprint == network.fingerprint
-    assert backbones.create(path, device="cpu").fingerprint == network.fingerprint
+    assert backbones.create(path, precision="fp32", device="cpu").fingerprint == network.fingerprint
 
 
 def test_weights_that_the_user_gives_need_no_trust(tmp_path, network):
@@ -146,7 +146,7 @@ def test_timms_own_weights_are_told_of_before_they_are_fetched(tmp_path, network
         asked.append((name, options["pretrained"], list(notes)))
         raise WeightsUnavailable("no network here")
 
-    monkeypatch.setattr("featurepipe.backbones.creation.make_network", fetch)
+    monkeypatch.setattr("featurepipe.backbones.makers.timm_networks.make_network", fetch)
     with pytest.raises(WeightsUnavailable, match="no network here"):
         opened(named(tmp_path / "m.safetensors", network), note=notes.append, trust=True)
     line = "weights of test_resnet.r160_in1k: from timm's cache, or downloaded from where timm has them"
@@ -370,7 +370,9 @@ def test_a_network_larger_than_its_weights_explain_is_not_made(tmp_path, network
     if "random_seed" in source:
         source = {**source, "name": spec.get("architecture", "test_resnet")}
     path = write(tmp_path / "m.safetensors", network, spec=spec, source=source)
-    monkeypatch.setattr("featurepipe.backbones.creation.make_network", lambda *_, **__: pytest.fail("it was made"))
+    monkeypatch.setattr(
+        "featurepipe.backbones.makers.timm_networks.make_network", lambda *_, **__: pytest.fail("it was made")
+    )
     with pytest.raises(BackboneError, match=r"m\.safetensors describes a network that takes more than .* GB of memory"):
         opened(path)
 
@@ -407,7 +409,9 @@ def test_a_small_network_of_large_activations_is_not_run(tmp_path, network, monk
     path = write(
         tmp_path / "m.safetensors", network, spec=spec, source={"name": name, "weights": None, "random_seed": 0}
     )
-    monkeypatch.setattr("featurepipe.backbones.creation.make_network", lambda *_, **__: pytest.fail("it was made"))
+    monkeypatch.setattr(
+        "featurepipe.backbones.makers.timm_networks.make_network", lambda *_, **__: pytest.fail("it was made")
+    )
     with pytest.raises(BackboneError, match=r"m\.safetensors describes a network that takes .* GB for one step on one"):
         opened(path)
 

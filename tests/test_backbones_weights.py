@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
-from featurepipe import FeatureExtractor, TransferClassifier, backbones, models
+from featurepipe import FeatureExtractor, backbones, models
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, WeightsUnavailable
 
@@ -303,20 +303,13 @@ def test_a_network_that_fails_on_black_alone_is_made(small, monkeypatch):
 # -- what is given in place of a name or a file --------------------------------------------------------------------
 
 
-def test_a_network_in_place_of_its_name_says_how_its_weights_are_used():
+def test_tensors_in_place_of_a_file_say_how_they_are_used():
     module = tuned().module
     advice = r"torch\.save\(network\.state_dict\(\), 'weights\.pth'\)"
-    with pytest.raises(BackboneError, match=f"given by its name 'test_resnet', not as a ResNet; .*{advice}"):
-        backbones.create(module)
-    with pytest.raises(BackboneError, match="given by its name, not as a Linear"):
-        backbones.create(torch.nn.Linear(2, 2))
-    with pytest.raises(BackboneError, match="given by its name, not as a list"):
+    with pytest.raises(BackboneError, match="given by its name or as a torch module, not as a list"):
         backbones.create(["test_resnet"])
     with pytest.raises(BackboneError, match=f"weights are the path of a file, not a OrderedDict; .*{advice}"):
         backbones.create("test_resnet", weights=module.state_dict())
-    image = np.zeros((40, 40, 3), np.uint8)
-    with pytest.raises(BackboneError, match="given by its name 'test_resnet'"):
-        TransferClassifier(module).fit([image, image + 1], ["a", "b"])
 
 
 def test_a_model_file_is_known_by_an_upper_case_suffix_too(file):

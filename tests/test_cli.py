@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 import featurepipe
 from featurepipe import cli, matrices, probes, protocols, stages, stores
-from featurepipe.backbones.creation import BUNDLED_WEIGHTS
+from featurepipe.backbones.makers import BUNDLED_WEIGHTS
 from featurepipe.probes.kinds import mlp
 
 DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"

@@ -13,7 +13,7 @@ from PIL import Image
 
 import featurepipe
 from featurepipe import probes, protocols
-from featurepipe.backbones.creation import BUNDLED_WEIGHTS
+from featurepipe.backbones.makers import BUNDLED_WEIGHTS
 from featurepipe.cli import main
 
 ROOT = Path(featurepipe.__file__).parents[1]

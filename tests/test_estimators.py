@@ -32,7 +32,6 @@ from featurepipe import (
     probe,
     probes,
 )
-from featurepipe.backbones import creation
 from featurepipe.cli import main
 from featurepipe.errors import (
     FinetuningError,
@@ -196,14 +195,14 @@ def test_changing_parameters_after_fit_is_noticed_where_it_would_mix_backbones()
 
 
 @pytest.mark.parametrize(("here", "there"), [("bf16", "fp32"), ("fp32", "bf16")])
-def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(monkeypatch, here, there):
+def test_a_pickle_keeps_its_precision_where_auto_would_choose_another(machine, here, there):
     backbones.forget()
-    monkeypatch.setattr(creation, "choose_precision", lambda *_: here)
+    machine(bf16=here == "bf16")
     extractor = network().fit(IMAGES)
     model = TransferClassifier(network(), value=1.0).fit(IMAGES, LABELS)
     assert (extractor.precision, extractor.precision_) == ("auto", here)
     travelled = pickle.dumps((extractor, model))
-    monkeypatch.setattr(creation, "choose_precision", lambda *_: there)  # another machine
+    machine(bf16=there == "bf16")  # another machine
     backbones.forget()
     new_extractor, new_model = pickle.loads(travelled)
     for old, new in ((extractor, new_extractor), (model.extractor_, new_model.extractor_)):

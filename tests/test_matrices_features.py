@@ -145,7 +145,9 @@ def test_a_stream_has_the_rows_of_load_shard_by_shard(store, numbers, at_once, m
 def test_a_stream_holds_one_shard_at_a_time(store, monkeypatch):
     write(store, range(10))
     read = []
-    monkeypatch.setattr(matrices.features.shards, "read", lambda path, of=matrices.features.shards.read: read.append(path) or of(path))
+    monkeypatch.setattr(
+        matrices.features.shards, "read", lambda path, of=matrices.features.shards.read: read.append(path) or of(path)
+    )
     pieces = matrices.stream(store, store.entry(PIXELS))
     for count, _ in enumerate(pieces, 1):
         assert len(read) == count

@@ -307,7 +307,9 @@ def test_a_folder_of_results_stands_for_its_only_model(made):
 def test_of_several_models_one_has_to_be_named(made):
     stages.run("photos", "r", backbone="pixels", **QUICK)
     stages.run("photos", "r", backbone="color-histogram", **QUICK)
-    with pytest.raises(models.files.ModelFileError, match=r"r holds several models.*color-histogram-.*, r/pixels-02b0404d"):
+    with pytest.raises(
+        models.files.ModelFileError, match=r"r holds several models.*color-histogram-.*, r/pixels-02b0404d"
+    ):
         models.locate("r")
     shutil.copy("r/pixels-02b0404d/model.safetensors", "r/pixels-02b0404d/tuned.safetensors")
     with pytest.raises(models.files.ModelFileError, match=r"several models.*model\.safetensors, .*tuned\.safetensors"):

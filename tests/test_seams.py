@@ -3,15 +3,18 @@
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from featurepipe import backbones, evaluate, extract, models, probe, probes, report
-from featurepipe.digests import sha256_file
-from featurepipe.errors import OutOfMemory, SampleError
+from featurepipe import backbones, evaluate, extract, models, predict, probe, probes, report, stages
+from featurepipe.backbones.specs import make_spec
+from featurepipe.digests import sha256_file, sha256_json
+from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, OutOfMemory, SampleError
+from featurepipe.estimators import FeatureExtractor, TransferClassifier
 from featurepipe.extraction import Memory, Outcome, Processes, Settings, fill
 from featurepipe.finetuning import Examples, Network, Recipe, random_head, tune
 from featurepipe.finetuning.batches import PixelBatches, in_order
@@ -239,3 +242,112 @@ def test_a_new_section_is_one_function(photos, tmp_path, monkeypatch):
     shutil.rmtree(root)
     page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
     assert "photos lies in None" in page
+
+
+@dataclass(frozen=True)
+class Tint:
+    """The mean colour, as an extractor that is no torch module."""
+
+    name: str = "toy:tint"
+    device: str = "cpu"
+    width: int = 3
+    transform: Transform = backbones.Pixels().transform
+
+    @property
+    def spec(self):
+        return make_spec("toy:tint", {}, None, self.transform, backbones.PENULTIMATE, None, "fp32")
+
+    @property
+    def source(self):
+        return {"name": "toy:tint", "weights": None, "random_seed": None}
+
+    @property
+    def fingerprint(self):
+        return sha256_json(self.spec)
+
+    @property
+    def members(self):
+        return (self,)
+
+    def embed(self, pixels):
+        return pixels.mean((2, 3), dtype=np.float32)
+
+
+class Toys(backbones.Maker):
+    family = "toy"
+
+    def knows(self, name):
+        return False
+
+    def create(self, name, request):
+        request.allow(f"toy:{name}")
+        return Tint(name=f"toy:{name}")
+
+    def recall(self, spec, origin):
+        return {"name": origin.source["name"]}
+
+    def names(self, pattern, *, pretrained):
+        return ["toy:tint"] if fnmatch("toy:tint", pattern) else []
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setitem(backbones.MAKERS, "toy", Toys())
+
+
+def test_a_new_family_of_backbones_is_one_class(toys, photos, tmp_path):
+    root, store, path = photos(per_class=12), tmp_path / "st", tmp_path / "m.safetensors"
+    assert extract(root, store, backbone="toy:tint")["backbone"] == "toy:tint"
+    assert extract(root, store, backbone="toy:tint")["computed"] == 0
+    probed = probe(store, path, kind="ridge", baselines="full")
+    assert evaluate(path, store)["top1"] == probed["test"]["top1"]
+    assert "no figure for random backbone: toy:tint takes no" in " ".join(models.load(path).card["notes"])
+    assert predict(path, root)["predicted"] == 24
+    assert "toy:tint" in Path(report(path)["report"]).read_text("utf-8")
+    assert backbones("toy*") == ["toy:tint"]
+    with pytest.raises(BackboneError, match="toy:tint takes no weights, arguments, random weights, layer"):
+        extract(root, store, backbone="toy:tint", layer="stage1")
+
+
+def test_a_new_family_of_backbones_works_wherever_backbones_do(toys, photos, tmp_path):
+    root, store, heard = photos(per_class=12), tmp_path / "st", []
+
+    class Ears(Listener):
+        def note(self, text):
+            heard.append(text)
+
+    extract(root, store, backbone="toy:tint")
+    rows = stages.compare(store, kinds=["ridge"], baselines="simple")["rows"]
+    assert {row["backbone"] for row in rows} == {"toy:tint", "pixels"}
+    assert stages.export(store, tmp_path / "x.npz")["width"] == 3
+    assert stages.verify(store, drift=True, listener=Ears())["drift"] == []
+    assert "toy:tint has no other precision or decoder, so its drift cannot be measured" in " ".join(heard)
+    advice = stages.advise(store)
+    assert advice["tune"] is None
+    assert "featurepipe cannot tune this backbone" in advice["warnings"][-1] + advice["warnings"][0]
+    with pytest.raises(FinetuningError, match="toy:tint is not a network that can be tuned"):
+        stages.finetune(store)
+    with pytest.raises(ModelFileError, match="toy:tint cannot be stored in a model file"):
+        probe(store, kind="ridge", baselines="none", include_backbone=True)
+
+
+def test_a_new_family_of_backbones_works_in_the_estimators(toys, photos, tmp_path):
+    files = sorted(photos(per_class=6).rglob("*.*"))
+    labels = [path.parent.name for path in files]
+    model = TransferClassifier("toy:tint", kind="ridge").fit(files, labels)
+    model.save(tmp_path / "m.safetensors")
+    again = TransferClassifier.load(tmp_path / "m.safetensors")
+    assert again.backbone.backbone == "toy:tint"
+    assert again.predict(files).tolist() == model.predict(files).tolist()
+    assert FeatureExtractor("toy:tint").fit_transform(files).shape == (12, 3)
+
+
+def test_a_store_of_a_family_that_is_unknown_here_can_be_read(photos, tmp_path):
+    store = tmp_path / "st"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backbones.MAKERS, "toy", Toys())
+        extract(photos(per_class=12), store, backbone="toy:tint")
+    path = tmp_path / "m.safetensors"
+    assert 0 <= evaluate(probe(store, path, kind="ridge", baselines="none")["model"], store)["top1"] <= 1
+    with pytest.raises(BackboneError, match=r"m.safetensors: no family of backbones is called 'toy'.*timm"):
+        predict(path, photos(name="new"))

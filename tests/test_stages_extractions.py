@@ -76,7 +76,8 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def net():
-    return backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+    transform = {"input_size": (3, 32, 32)}
+    return backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
 
 
 @pytest.fixture
@@ -706,7 +707,7 @@ def test_images_made_anew_under_an_edited_manifest_go_on_in_the_same_store(tmp_p
 
 
 def test_a_damaged_header_is_made_anew_in_one_step_as_its_error_says(data, tmp_path):
-    bundled = backbones.create("bundled", device="cpu")
+    bundled = backbones.create("bundled", precision="fp32", device="cpu")
     extract(data, tmp_path / "s", bundled)
     sound = load(tmp_path / "s", bundled)
     (tmp_path / "s" / "store.json").write_text('{"encoding-type": "featurepipe-st')
@@ -738,7 +739,7 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
         content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.path)
         (images / row.sample.path).write_bytes((digits / row.sample.path).read_bytes() if content is None else content)
     assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
-    before = load(store, backbones.create("bundled", device="cpu"))
+    before = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
     result = stages.extract(images, store, device="cpu", workers=1)
     assert (result["computed"], result["reused"], result["rejected"]) == (0, 18, 2)
     assert result["rejects"] == {
@@ -746,7 +747,7 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
         "train/2/broken.png": "not an image that Pillow can read",
     }
     assert json.loads((store / "store.json").read_text())["encoding-version"] == "1.2"
-    after = load(store, backbones.create("bundled", device="cpu"))
+    after = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
     assert (before.X.tobytes(), before.ids.tolist()) == (after.X.tobytes(), after.ids.tolist())
     assert len(before.X) == 18
 
@@ -846,16 +847,6 @@ def test_export_asks_which_backbone(data, tmp_path, net):
 TINY = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "workers": 2}
 
 
-@pytest.fixture
-def auto(monkeypatch):
-    """Lets a machine choose a precision by itself."""
-
-    def choose(precision):
-        monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: precision)
-
-    return choose
-
-
 def counts(data, store, *, precision="auto", **transform):
     """Computed, reused, precision and decoder of an extraction with a backbone by name."""
     transform = {"input_size": (3, 32, 32), **transform}
@@ -865,8 +856,8 @@ def counts(data, store, *, precision="auto", **transform):
 
 @pytest.mark.parametrize("stored", [("fp32", "pillow"), ("bf16", "torchvision"), ("fp32", "draft")])
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
-def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, auto, stored, chosen):
-    auto(chosen)
+def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, machine, stored, chosen):
+    machine(bf16=chosen == "bf16")
     precision, decoder = stored
     assert counts(data, tmp_path / "s", precision=precision, decoder=decoder) == (10, 0, *stored)
     assert counts(data, tmp_path / "s") == (0, 10, *stored)
@@ -875,30 +866,30 @@ def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, au
     assert counts(data, tmp_path / "s") == (5, 10, *stored)
 
 
-def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, auto):
-    auto("fp32")
+def test_what_was_asked_for_is_not_changed_by_a_store(data, tmp_path, machine):
+    machine(bf16=False)
     assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
     assert counts(data, tmp_path / "s", precision="bf16") == (10, 0, "bf16", "torchvision")
     assert counts(data, tmp_path / "s", decoder="draft") == (10, 0, "fp32", "draft")
     assert len(stages.info(tmp_path / "s")["backbones"]) == 3
 
 
-def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, auto):
-    auto("bf16")
+def test_half_of_the_choice_may_be_left_to_the_store(data, tmp_path, machine):
+    machine(bf16=True)
     assert counts(data, tmp_path / "s", precision="fp32", decoder="pillow") == (10, 0, "fp32", "pillow")
     assert counts(data, tmp_path / "s", decoder="pillow") == (0, 10, "fp32", "pillow")
     assert counts(data, tmp_path / "s", precision="fp32") == (0, 10, "fp32", "pillow")
 
 
-def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, auto):
-    auto("bf16")
+def test_the_machines_own_choice_comes_first_where_the_store_holds_it_too(data, tmp_path, machine):
+    machine(bf16=True)
     for precision in ("fp32", "bf16"):
         assert counts(data, tmp_path / "s", precision=precision) == (10, 0, precision, "torchvision")
     assert counts(data, tmp_path / "s") == (0, 10, "bf16", "torchvision")
 
 
-def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, auto):
-    auto("fp32")
+def test_another_network_or_transform_is_not_taken_for_the_stores(data, tmp_path, machine):
+    machine(bf16=False)
     assert counts(data, tmp_path / "s", precision="bf16", decoder="pillow") == (10, 0, "bf16", "pillow")
     assert counts(data, tmp_path / "s", crop_pct=0.5) == (10, 0, "fp32", "torchvision")
 
@@ -909,7 +900,7 @@ def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, n
     assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
 
 
-def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, auto):
+def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, machine):
     def run(precision):
         result = stages.run(
             photos(per_class=5, name=f"photos-{len(list(tmp_path.iterdir()))}"),
@@ -922,9 +913,9 @@ def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_p
         )
         return result["computed"], result["precision"]
 
-    auto("bf16")
+    machine(bf16=True)
     assert run("auto") == (10, "bf16")
-    auto("fp32")
+    machine(bf16=False)
     assert run("auto") == (0, "bf16")
     assert run("fp32") == (10, "fp32")
     assert run("fp32") == (0, "fp32")

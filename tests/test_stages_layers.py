@@ -14,6 +14,7 @@ from PIL import Image
 
 from featurepipe import backbones, extraction, matrices, models, probes, stages
 from featurepipe.backbones import create_layers, creation
+from featurepipe.backbones.makers import timm_networks
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.stages import Listener, extract, layers, probe_layers
 from featurepipe.statistics import wilson
@@ -189,16 +190,8 @@ def test_run_refuses_several_layers_before_anything_is_embedded(data, tmp_path, 
 # -- what the store holds decides
 
 
-@pytest.fixture
-def auto(monkeypatch):
-    def choose(precision):
-        monkeypatch.setattr("featurepipe.backbones.creation.choose_precision", lambda *_: precision)
-
-    return choose
-
-
-def test_layers_keep_to_the_precision_and_decoder_of_the_layer_that_is_there(data, tmp_path, auto):
-    auto("fp32")
+def test_layers_keep_to_the_precision_and_decoder_of_the_layer_that_is_there(data, tmp_path, machine):
+    machine(bf16=False)
     bf16 = {**TINY, "precision": "bf16", "transform": {"input_size": (3, 32, 32), "decoder": "pillow"}}
     extract(data, tmp_path / "s", **bf16)
     result = extract(data, tmp_path / "s", layers=SOME, **TINY)
@@ -210,15 +203,15 @@ def test_layers_keep_to_the_precision_and_decoder_of_the_layer_that_is_there(dat
     assert (asked["precision"], asked["decoder"]) == ("fp32", "torchvision")
 
 
-def test_the_same_layer_comes_before_another_ones_precision(data, tmp_path, auto):
-    auto("fp32")
+def test_the_same_layer_comes_before_another_ones_precision(data, tmp_path, machine):
+    machine(bf16=False)
     extract(data, tmp_path / "s", layer="stage1", precision="fp32", **TINY)
     extract(data, tmp_path / "s", precision="bf16", **TINY)
     assert counts(extract(data, tmp_path / "s", **TINY)) == (0, 26, 2)
 
 
-def test_a_layer_that_drifts_in_the_stores_precision_is_named(data, tmp_path, auto, monkeypatch):
-    auto("fp32")
+def test_a_layer_that_drifts_in_the_stores_precision_is_named(data, tmp_path, machine, monkeypatch):
+    machine(bf16=False)
     extract(data, tmp_path / "s", precision="bf16", **TINY)
     monkeypatch.setattr(backbones, "drifting", lambda backbone: ["stage2"])
     ears = Ears()
@@ -341,8 +334,8 @@ def test_drift_builds_a_network_once_for_all_its_layers(filled, data, tmp_path, 
     store = shutil.copytree(filled, tmp_path / "s")
     extract(data, store, precision="fp32", layer="stage2", pooling="max", **TINY)  # pooled otherwise: by itself
     built, passes = [], []
-    make, run = creation.make_network, extraction.fill
-    monkeypatch.setattr(creation, "make_network", lambda *a, **k: built.append(a) or make(*a, **k))
+    make, run = timm_networks.make_network, extraction.fill
+    monkeypatch.setattr(timm_networks, "make_network", lambda *a, **k: built.append(a) or make(*a, **k))
     monkeypatch.setattr(extraction, "fill", lambda *a, **k: passes.append(a) or run(*a, **k))
     drift = stages.verify(store, drift=True, images=3, device="cpu")["drift"]
     assert (len(built), len(passes)) == (2, 2)

@@ -79,7 +79,7 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
     ----------
     evidence : mapping
         `featurepipe.advice.count`'s and `featurepipe.advice.measure`'s together; and ``masked``, whether the backbone
-        was pretrained by masking (`featurepipe.advice.is_masked`).
+        was pretrained by masking (`featurepipe.advice.is_masked`), and ``tunable``, whether it can be tuned.
     constants : Constants
 
     Returns
@@ -117,6 +117,8 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
     gains = _gains(evidence, constants)
     cell = _cell(evidence)
     held = {option: gain["mean"] for option, gain in gains.items() if gain is not None}
+    if not evidence.get("tunable", True):
+        held = {option: gain for option, gain in held.items() if not option.startswith("tune")}
     if _earlier_is_better(evidence):
         stage = gains["stage"]
         assert stage is not None  # there is an earlier layer
@@ -304,6 +306,11 @@ def _table_reason(cell: Mapping[str, str], option: str) -> list[str]:
 
 def _warnings(evidence: Mapping[str, Any], option: str) -> list[str]:
     found = []
+    if not evidence.get("tunable", True):
+        found.append(
+            "featurepipe cannot tune this backbone, so the choice is between probes; the gains of tuning say what a "
+            "backbone that can be tuned might bring."
+        )
     if evidence.get("masked"):
         found.append(
             "A linear probe is misleading for backbones pretrained by masking. For a MAE ViT-B on ImageNet, lightly's "

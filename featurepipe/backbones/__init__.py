@@ -10,21 +10,23 @@ Besides networks there are descriptors: hand-crafted extractors to compare them 
 import sys
 from types import ModuleType
 
+from featurepipe.backbones.capabilities import Adaptable, Compilable, Portable
 from featurepipe.backbones.creation import (
-    BUNDLED,
-    DESCRIPTORS,
     STAGES,
-    check_described,
     create,
     create_layers,
+    described,
+    fetches,
+    is_ready,
     names,
     recreate,
-    resolve_device,
     twin,
 )
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
-from featurepipe.backbones.networks import check_name, freeze, is_out_of_memory, with_tag
+from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
+from featurepipe.backbones.makers.assembly import resolve_device
+from featurepipe.backbones.networks import BUNDLED, check_name, freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
@@ -47,13 +49,16 @@ __all__ = [
     "COLOR_HISTOGRAM",
     "DESCRIPTORS",
     "HOG",
+    "MAKERS",
     "PENULTIMATE",
     "PIXELS",
     "SIFT",
     "SIFT_LENGTH",
     "STAGES",
+    "Adaptable",
     "Backbone",
     "ColorHistogram",
+    "Compilable",
     "Described",
     "Descriptor",
     "Embedder",
@@ -61,12 +66,15 @@ __all__ = [
     "Hog",
     "Identity",
     "Layers",
+    "Maker",
+    "Origin",
     "Patches",
     "Pixels",
+    "Portable",
+    "Request",
     "Sift",
     "TimmModule",
     "carried_backbone",
-    "check_described",
     "check_description",
     "check_name",
     "check_place",
@@ -74,16 +82,22 @@ __all__ = [
     "cosines",
     "create",
     "create_layers",
+    "described",
     "drifting",
     "embedding_forward",
     "fetch",
+    "fetches",
     "forget",
     "freeze",
     "identify",
+    "is_handmade",
     "is_model_name",
     "is_out_of_memory",
+    "is_ready",
+    "is_tunable",
     "learn_codebook",
     "learned_from",
+    "maker_of",
     "names",
     "recreate",
     "resolve_device",

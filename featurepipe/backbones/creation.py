@@ -4,66 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from featurepipe.backbones.descriptors import ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers
-from featurepipe.backbones.networks import (
-    BUNDLED,
-    PRECISIONS,
-    freeze,
-    make_network,
-    probe_widths,
-    repository_arguments,
-    set_pooling,
-    stages_of,
-)
+from featurepipe.backbones.makers import MAKERS, Origin, Request, find, is_module, maker_of
+from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
-from featurepipe.backbones.sift import SIFT, Sift
-from featurepipe.backbones.specs import (
-    PENULTIMATE,
-    TimmModule,
-    check_same,
-    check_shapes,
-    make_spec,
-    plain,
-)
-from featurepipe.backbones.trust import (
-    GIVE,
-    WEIGHTS_SUFFIXES,
-    cached_weights,
-    check_arguments,
-    check_place,
-    check_size,
-    unechoed,
-)
-from featurepipe.backbones.weights import (
-    carried_backbone,
-    check_finite,
-    first_line,
-    is_model_name,
-    load_weights,
-    read_weights,
-)
+from featurepipe.backbones.specs import PENULTIMATE, Extractor, check_same, check_shapes
+from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
-from featurepipe.errors import BackboneError, FingerprintMismatch
-from featurepipe.images import DEFAULT_DECODER, ImageTransform
+from featurepipe.errors import BackboneError
+from featurepipe.images import ImageTransform
 from featurepipe.surroundings import guarded
 
+if TYPE_CHECKING:
+    import torch
+
 STAGES = "stages"  # all stages of a network, and its penultimate embedding
-DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift)}
-BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "backbone.safetensors"
 
 
 @guarded
 def create(
-    name: str | PathLike[str] | None = None,
+    name: str | PathLike[str] | torch.nn.Module | None = None,
     *,
     weights: str | PathLike[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -73,10 +40,10 @@ def create(
     pooling: str | None = None,
     precision: str = "auto",
     device: str = "auto",
-    transform: Mapping[str, Any] | None = None,
+    transform: Mapping[str, Any] | ImageTransform | None = None,
     trust: bool = False,
     download: bool = True,
-) -> Backbone | Descriptor:
+) -> Extractor:
     """Make a frozen backbone.
 
     Parameters
@@ -92,7 +59,7 @@ def create(
         can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,
         ``teacher``, …), behind a prefix (``module.``, ``backbone.``, …) and under names that timm converts. All that
         the network needs must be there with its shape. Classifiers, and what only training needs, are left out; other
-        tensors are refused. Transform values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
+        tensors are refused. Values in a safetensors file's metadata (``mean``, ``std``, ``interpolation``,
         ``crop_pct``, ``crop_mode``, ``input_size``) replace timm's.
     arguments : mapping, optional
         Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.
@@ -134,140 +101,30 @@ def create(
     True
     """
     _check_kinds(name, weights)
-    name = os.fspath(name or BUNDLED)
-    if name in DESCRIPTORS:
-        chosen = (arguments, random_weights, pooling, _chosen(transform))
-        if any(chosen) or layer != PENULTIMATE or precision not in ("auto", "fp32"):
-            raise BackboneError(f"{name} takes no arguments, random weights, layer, pooling, precision or transform")
-        return _descriptor(name, weights)
-    if is_model_name(name):
-        if weights is not None or random_weights:
-            raise BackboneError(f"{name} has its own weights; do not give others")
-        return _create_carried(
-            Path(name), arguments or {}, layer, pooling, precision, device, _chosen(transform), trust
-        )
-    given = _chosen(transform)
-    if unknown := given.keys() - {field.name for field in fields(ImageTransform)}:
-        known = ", ".join(field.name for field in fields(ImageTransform))
-        raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {known}")
-    arguments = plain(arguments or {})
-    if taken := {"pretrained", "num_classes", "checkpoint_path"} & arguments.keys():
-        raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
-    if random_weights and weights is not None:
-        raise BackboneError("random weights and a weights file exclude each other; give only one of them")
-    file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
-    content, config = read_weights(file) if file is not None else (None, {})
-    if name == BUNDLED and "architecture" not in config:
-        raise BackboneError(f"{file} does not say its architecture; name it with -b (backbone= in Python)")
-    timm_name = config["architecture"] if name == BUNDLED else name
-    if name == BUNDLED:
-        own = plain(config.get("arguments", {}))
-        if file != BUNDLED_WEIGHTS and not trust:
-            _check_network(timm_name, own, config.get("transform", {}).get("input_size"), file, str(file))
-        arguments = {**own, **arguments}
-    if random_weights:
-        content = None
-    pretrained = content is None and not random_weights
-    cached = cached_weights(timm_name) if pretrained and not download else None
-    module = make_network(timm_name, arguments, pretrained=pretrained, seed=seed, file=cached)
-    if ":" in timm_name:  # what the repository's config adds shapes the network too, so the spec must say it
-        arguments = {**plain(repository_arguments(timm_name)), **arguments}
-    note = None
-    if content is not None:
-        if config.get("pooling") is not None and config.get("layer") == PENULTIMATE:
-            set_pooling(module, config["pooling"], name)  # it may have taken weights out, which the file then lacks
-        note = load_weights(module, content, timm_name)
-    if not random_weights:
-        check_finite(module, str(file or name))
-    if pooling is not None and layer == PENULTIMATE:
-        set_pooling(module, pooling, name)
-    resolved = _resolve_transform(module, config.get("transform", {}), arguments, given)
-    device = resolve_device(device)
-    module = freeze(module, device)
-    if precision not in ("auto", *PRECISIONS):
-        raise BackboneError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
-    tried = "fp32" if precision == "auto" else precision
-    (width,) = probe_widths(module, resolved, [layer], pooling, tried, name)
-    architecture = module.pretrained_cfg.get("architecture", timm_name)
-    weights_digest = sha256_state_dict(module.state_dict())
-    seed_used = seed if random_weights else None
-    made = Backbone(
-        name=name if seed_used is None else f"{name} (random weights, seed {seed})",
-        module=module,
-        spec=make_spec(architecture, arguments, weights_digest, resolved, layer, pooling, tried),
-        source={
-            "name": name,
-            "weights": str(Path(weights).resolve()) if weights is not None else None,
-            "random_seed": seed_used,
-        },
-        transform=resolved,
-        width=width,
-        device=device,
-        notes=tuple(f"note: {text}" for text in (note, _unnamed(weights)) if text is not None),
+    maker, known = find(MAKERS, _text(name))
+    request = Request(
+        weights,
+        arguments or {},
+        random_weights,
+        seed,
+        layer,
+        pooling,
+        precision,
+        device,
+        _chosen(transform),
+        trust,
+        download,
     )
-    return made if precision == tried else made.adapted(precision=choose_precision(made))
-
-
-def _unnamed(weights: str | PathLike[str] | None) -> str | None:
-    """What to know of a weights file that no model file may name, whose name is not one of weights."""
-    if weights is None or Path(weights).suffix.lower() in WEIGHTS_SUFFIXES:
-        return None
-    return (
-        f"{weights} is not called as weights are ({', '.join(WEIGHTS_SUFFIXES[:3])}, …), so models and stores made "
-        f"with it do not open it by themselves; rename it, or {GIVE} to them"
-    )
+    return maker.create(known, request)
 
 
 def _check_kinds(name: object, weights: object) -> None:
-    """Refuse networks and tensors themselves, where a name and a file are wanted."""
-    advice = "save its weights: torch.save(network.state_dict(), 'weights.pth'), and give that path as weights"
-    if name is not None and not isinstance(name, str | PathLike):
-        known = getattr(name, "pretrained_cfg", None) or {}
-        which = f" {known['architecture']!r}" if "architecture" in known else ""
-        raise BackboneError(f"a backbone is given by its name{which}, not as a {type(name).__name__}; {advice}")
+    """Refuse tensors themselves where a file is wanted, and what is no backbone at all."""
+    advice = "save them: torch.save(network.state_dict(), 'weights.pth'), and give that path as weights"
+    if is_ready(name):
+        raise BackboneError(f"a backbone is given by its name or as a torch module, not as a {type(name).__name__}")
     if weights is not None and not isinstance(weights, str | PathLike):
         raise BackboneError(f"weights are the path of a file, not a {type(weights).__name__}; {advice}")
-
-
-def _create_carried(
-    path: Path,
-    arguments: Mapping[str, Any],
-    layer: str,
-    pooling: str | None,
-    precision: str,
-    device: str,
-    transform: Mapping[str, Any],
-    trust: bool,
-) -> Backbone:
-    """The backbone that a model file carries, under the name that it has there."""
-    held = carried_backbone(path)
-    spec, source = held["spec"], held["source"]
-    if not trust:
-        _check_network(spec["architecture"], spec["arguments"], spec["transform"]["input_size"], path, str(path))
-    of_file = {
-        key: value for key, value in spec["transform"].items() if key != "input_size" or "img_size" not in arguments
-    }
-    made = create(
-        spec["architecture"],
-        weights=path,
-        arguments={**spec["arguments"], **arguments},
-        layer=layer,
-        pooling=pooling or spec["pooling"],
-        precision=precision,
-        device=device,
-        transform={**of_file, **transform},
-    )
-    assert isinstance(made, Backbone)  # a descriptor takes no transform
-    repooled = made.spec["pooling"] is not None and (made.spec["pooling"], layer) != (spec["pooling"], spec["layer"])
-    if made.spec["weights"] != spec["weights"] and not arguments and not repooled:  # which may change what there is
-        raise FingerprintMismatch(f"{path}: the weights of its backbone do not match their digest; make the file again")
-    seed = source["random_seed"]
-    origin = {
-        "name": held["name"] if seed is None else source["name"],
-        "weights": str(path.resolve()),
-        "random_seed": seed,
-    }
-    return replace(made, name=held["name"], source=origin)
 
 
 @guarded
@@ -311,14 +168,16 @@ def create_layers(
     """
     named = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
     name = os.fspath(name) if isinstance(name, PathLike) else name
-    if name in DESCRIPTORS or not named:
-        raise BackboneError(f"{name} has no layers" if named else "name at least one layer")
+    if not named:
+        raise BackboneError("name at least one layer")
+    if not maker_of(name or BUNDLED).layered:
+        raise BackboneError(f"{name if isinstance(name, str) else type(name).__name__} has no layers")
     if "layer" in options:
         raise BackboneError("layer is for one layer and layers for several; give only one of them")
     tried = "fp32" if precision == "auto" else precision
     of_stages = set(named) != {PENULTIMATE}
     first = create(name, layer="stage1" if of_stages else PENULTIMATE, pooling=pooling, precision=tried, **options)
-    assert isinstance(first, Backbone)  # a descriptor has no layers
+    assert isinstance(first, Backbone)  # as networks with layers are
     pooling = first.spec["pooling"]  # a model file's, where none is given
     chosen = _in_order(named, first) if of_stages else [PENULTIMATE]
     if pooling is not None and of_stages and PENULTIMATE in chosen:
@@ -376,7 +235,7 @@ def recreate(
     trust: bool = False,
     who: str = "this file",
     note: Callable[[str], object] = lambda text: None,
-) -> Backbone | Descriptor:
+) -> Extractor:
     """Make the backbone that a store or a model file describes, and check that it is the same.
 
     Parameters
@@ -397,177 +256,111 @@ def recreate(
     FingerprintMismatch
         What was made differs from `spec`: the message names the fields.
     BackboneError
-        The description asks for more than it may; see `check_described`.
+        The description asks for more than it may; see `described`.
     WeightsUnavailable
         The weights are not here, and would have to be downloaded.
     """
-    named = None if trust else check_described(spec, source, weights=weights, who=who)
-    file = weights or source["weights"]
+    options, named = described(spec, source, weights=weights, trust=trust, who=who, note=note)
     with unechoed(named, who):
-        if spec["architecture"] in DESCRIPTORS:
-            made: Backbone | Descriptor = _descriptor(spec["architecture"], file)
-            made = replace(made, transform=replace(made.transform, decoder=spec["transform"].get("decoder", "pillow")))
-        else:
-            random_seed = None if file else source["random_seed"]
-            if trust and not file and random_seed is None and source["name"] != BUNDLED:
-                note(f"weights of {source['name']}: from timm's cache, or downloaded from where timm has them")
-            several = not isinstance(spec["layer"], str)
-            made = (create_layers if several else create)(
-                spec["architecture"] if file else source["name"],
-                weights=file,
-                arguments=spec["arguments"],
-                random_weights=random_seed is not None,
-                seed=random_seed or 0,
-                **_settings(spec),
-                device=device,
-                trust=trust,
-                download=trust,
-            )
+        make = create_layers if "layers" in options else create
+        made = make(**options, device=device, trust=trust, download=trust)
     check_same(made.spec, spec)
     return made
 
 
-def check_described(
-    spec: Mapping[str, Any], source: Mapping[str, Any], *, weights: str | PathLike[str] | None, who: str
-) -> Path | None:
-    """Refuse a description of a backbone that asks for more than a file may; see `featurepipe.backbones.trust`.
+def described(
+    spec: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    weights: str | PathLike[str] | None = None,
+    trust: bool = False,
+    who: str,
+    note: Callable[[str], object] = lambda text: None,
+) -> tuple[dict[str, Any], Path | None]:
+    """What to ask `create` (or, with ``layers``, `create_layers`) for, to get the backbone that a file describes.
+
+    Parameters
+    ----------
+    spec, source, weights, trust, who, note
+        As for `recreate`.
 
     Returns
     -------
+    dict
+        Keyword arguments, without ``device, trust, download``.
     Path or None
-        The weights file that it names, if that is to be opened.
+        The weights file that only the description names, if that is to be opened.
 
     Raises
     ------
     BackboneError
-        It says what the file wants to do.
+        The description asks for more than a file may: see `featurepipe.backbones.trust`. It says what that is.
     """
+    named = None
+    if not trust:
+        try:
+            check_shapes(spec, source)
+        except ValueError as error:
+            raise BackboneError(f"{who} does not describe a backbone: {error}") from error
+        named = check_place(source["weights"], spec["weights"], who) if weights is None and source["weights"] else None
+    origin = Origin(source, weights or source["weights"], trust, who, note)
     try:
-        check_shapes(spec, source)
-    except ValueError as error:
-        raise BackboneError(f"{who} does not describe a backbone: {error}") from error
-    named = check_place(source["weights"], spec["weights"], who) if weights is None and source["weights"] else None
-    if spec["architecture"] in DESCRIPTORS:
-        return named
-    file, size = weights or named, spec["transform"]["input_size"]
-    if file is None and is_model_name(source["name"]):
-        raise BackboneError(f"{who} names another file, {source['name']!a}, for its backbone; {GIVE}")
-    name = spec["architecture"] if file else source["name"]
-    if name == BUNDLED:
-        own = read_weights(BUNDLED_WEIGHTS)[1]
-        check_arguments(own["architecture"], spec["arguments"], who)
-        check_size(own["architecture"], {**own["arguments"], **spec["arguments"]}, size, 0, who)
-    else:
-        is_random = file is None and source["random_seed"] is not None
-        _check_network(name, spec["arguments"], size, file, who, 0 if is_random else None)
-    return named
-
-
-def _check_network(
-    name: str,
-    arguments: Mapping[str, Any],
-    input_size: Sequence[int] | None,
-    file: str | PathLike[str] | None,
-    who: str,
-    room: int | None = None,
-) -> None:
-    """Check arguments and size of a network that a file describes, whose weights are in a `file`, if they are."""
-    check_arguments(name, arguments, who)
-    if file is not None and os.path.isfile(file):
-        room = Path(file).stat().st_size
-    check_size(name, arguments, input_size or (3, 1, 1), room, who)
+        maker = maker_of(spec["architecture"])
+    except BackboneError as error:
+        raise BackboneError(f"{who}: {error}") from error
+    return maker.recall(spec, origin), named
 
 
 @guarded
-def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto", trust: bool = False) -> Backbone:
+def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "auto", trust: bool = False) -> Extractor:
     """The randomly initialised copy of a backbone: same architecture, arguments, transform and layer.
 
     Parameters
     ----------
     spec : mapping
-        Spec of the trained backbone; a descriptor has no twin.
+        Spec of the trained backbone.
     name : str
         What to call it; ``(random weights, seed …)`` is added.
     seed : int
     device : str
     trust : bool
         As for `recreate`.
+
+    Raises
+    ------
+    BackboneError
+        Its family has no untrained networks.
     """
-    if not trust:
-        _check_network(spec["architecture"], spec["arguments"], spec["transform"]["input_size"], None, name)
-    made = create(
-        spec["architecture"],
-        arguments=spec["arguments"],
-        random_weights=True,
-        seed=seed,
-        **_settings(spec),
-        device=device,
-    )
-    assert isinstance(made, Backbone)  # a descriptor takes no random weights
+    source = {"name": spec["architecture"], "weights": None, "random_seed": None}
+    options = maker_of(spec["architecture"]).recall(spec, Origin(source, None, trust, name))
+    made = create(**{**options, "random_weights": True, "seed": seed}, device=device)
     return replace(made, name=f"{name} (random weights, seed {seed})")
 
 
-def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `create` that reproduce a spec's transform, layer, pooling and precision."""
-    layer = "layer" if isinstance(spec["layer"], str) else "layers"
-    return {layer: spec["layer"], **{key: spec[key] for key in ("transform", "pooling", "precision")}}
-
-
 def names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names that `create` takes, filtered by a shell pattern: the bundled one, descriptors, and timm's."""
-    import fnmatch
-
-    import timm
-
-    own = [name for name in (BUNDLED, *DESCRIPTORS) if fnmatch.fnmatch(name, pattern)]
-    return own + timm.list_models(pattern, pretrained=pretrained)
+    """Names that `create` takes, filtered by a shell pattern, family by family; the bundled one comes first."""
+    found = [name for maker in MAKERS.values() for name in maker.names(pattern, pretrained=pretrained)]
+    return sorted(found, key=lambda name: name != BUNDLED)
 
 
-def _descriptor(name: str, weights: str | PathLike[str] | None) -> Descriptor:
-    """A descriptor by name; only a codebook is read from a file."""
-    if name == SIFT:
-        return Sift.load(weights)
-    if weights is not None:
-        raise BackboneError(f"{name} has no weights; leave {weights} out")
-    make: Callable[[], Descriptor] = DESCRIPTORS[name]
-    return make()
+def is_ready(backbone: object) -> TypeGuard[Extractor]:
+    """Whether this is a backbone already, rather than something that `create` makes one of."""
+    return not (backbone is None or isinstance(backbone, str | PathLike) or is_module(backbone))
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` becomes cuda, mps or cpu; anything else must exist here."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"device {device!r} cannot be used here ({first_line(error)}); try auto") from error
-    return device
+def fetches(name: str | PathLike[str] | None) -> bool:
+    """Whether a backbone's own weights may have to be downloaded; BackboneError for an unknown name."""
+    maker, known = find(MAKERS, _text(name))
+    return maker.fetches(known)
 
 
-def _chosen(transform: Mapping[str, Any] | None) -> dict[str, Any]:
+def _text(name: Any) -> Any:
+    """A name as makers know it."""
+    return os.fspath(name or BUNDLED) if name is None or isinstance(name, str | PathLike) else name
+
+
+def _chosen(transform: Mapping[str, Any] | ImageTransform | None) -> dict[str, Any]:
     """What of the transform's values is the caller's own choice."""
-    given = {key: value for key, value in (transform or {}).items() if value is not None}
+    values = asdict(transform) if isinstance(transform, ImageTransform) else transform or {}
+    given = {key: value for key, value in values.items() if value is not None}
     return {key: value for key, value in given.items() if (key, value) != ("decoder", "auto")}
-
-
-def _resolve_transform(
-    module: TimmModule, of_file: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, Any]
-) -> ImageTransform:
-    """Values of timm, under those of the weights file, of the network's shape, and of the caller."""
-    import timm.data
-
-    config = {**timm.data.resolve_model_data_config(module), **of_file}
-    try:
-        channels, *size = np.atleast_1d(config["input_size"]).tolist()
-        if "img_size" in arguments:
-            size = np.broadcast_to(arguments["img_size"], 2).tolist()
-        if arguments.get("in_chans", channels) != channels:
-            channels = arguments["in_chans"]
-            for key in ("mean", "std"):  # greyscale: the mean of the colours'
-                config[key] = fmean(np.atleast_1d(config[key]))
-    except (TypeError, ValueError) as error:
-        raise BackboneError(f"a transform cannot be made of {config}: {error}") from error
-    decoder = {"decoder": DEFAULT_DECODER}  # whatever made the vectors of the file's own model
-    return ImageTransform.from_mapping({**config, "input_size": (channels, *size), **decoder, **given})

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,9 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import DependencyMissing
 from featurepipe.images import DEFAULT_DECODER, ImageTransform
 from featurepipe.surroundings import guarded
+
+if TYPE_CHECKING:
+    import torch
 
 PIXELS = "pixels"
 HOG = "hog"
@@ -52,6 +55,11 @@ class Descriptor(ABC):
     @abstractmethod
     def width(self) -> int:
         """Length of one vector."""
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """What a model file has to carry of it: nothing."""
+        return None
 
     @property
     def weights(self) -> str | None:

@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,11 @@ def freeze(module: TimmModule, device: str) -> TimmModule:
     return module.eval().requires_grad_(False).to(device, memory_format=memory_format(torch.device(device)))
 
 
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a module is, by the first of its tensors."""
+    return next(chain(module.parameters(), module.buffers())).device
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """The layout that convolutions are fastest in, where it can be trusted.
 
@@ -217,7 +223,7 @@ def make_parts(
 
     The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling.
     """
-    device = next(module.parameters()).device
+    device = device_of(module)
     normalise = make_normalisation(transform, device)
 
     def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -276,7 +282,7 @@ def embed(
     """
     import torch
 
-    device = next(module.parameters()).device
+    device = device_of(module)
     if not ready or module.training:
         make_ready(module, precision)
     if not pixels.transpose(0, 2, 3, 1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
@@ -324,7 +330,7 @@ def make_ready(module: TimmModule, precision: str) -> None:
     all of ViT-tiny's time.
     """
     module.eval()
-    fused = next(module.parameters()).device.type != "cpu" or precision == "fp32"
+    fused = device_of(module).type != "cpu" or precision == "fp32"
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = fused

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.media import Transform
+from featurepipe.backbones.capabilities import Adaptable
 
 if TYPE_CHECKING:
     import torch
@@ -18,44 +17,15 @@ COMPILED = {"fp32": (1 - 1e-5, 1 - 1e-5), "bf16": (AGREEMENT, 0.99), "fp16": (AG
 SAMPLES = 4
 
 
-class Adaptable(Protocol):
-    """What the choice of a precision asks of a backbone."""
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """Its network."""
-        ...
-
-    @property
-    def transform(self) -> Transform:
-        """From bytes to inputs."""
-        ...
-
-    @property
-    def layers(self) -> list[str]:
-        """Its layers."""
-        ...
-
-    def adapted(self, *, precision: str) -> Self:
-        """The same network in another precision."""
-        ...
-
-    def embed(self, inputs: np.ndarray, /) -> np.ndarray:
-        """(B, …), each of the transform's shape and type → (B, width) float32, the layers side by side."""
-        ...
-
-    def split(self, vectors: np.ndarray) -> Iterable[np.ndarray]:
-        """The vectors of each layer."""
-        ...
-
-
 def choose_precision(backbone: Adaptable) -> str:
     """bf16 where the device has it natively and the vectors, of every layer, stay those of fp32; else fp32.
 
     It depends on nothing but machine and network, never on the size of a data set: precision is part of the
     fingerprint, and a store that grows must not change it.
     """
-    if not has_bf16(next(backbone.module.parameters()).device):
+    import torch
+
+    if not has_bf16(torch.device(backbone.device)):
         return "fp32"
     return "fp32" if drifting(backbone.adapted(precision="bf16")) else "bf16"
 

@@ -12,18 +12,17 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from featurepipe.backbones.creation import BUNDLED_WEIGHTS, create
-from featurepipe.backbones.descriptors import Descriptor
-from featurepipe.backbones.extractors import Backbone
+from featurepipe.backbones.capabilities import Portable
+from featurepipe.backbones.creation import create
+from featurepipe.backbones.makers import MAKERS, find
 from featurepipe.backbones.networks import BUNDLED
-from featurepipe.backbones.specs import Described
-from featurepipe.backbones.weights import is_model_name
+from featurepipe.backbones.specs import Described, Extractor
 from featurepipe.digests import canonical_json, sha256_json
 from featurepipe.images import ImageTransform
 
@@ -67,27 +66,29 @@ class Shelf:
     ----------
     kept : int
         How many.
+    make : callable
+        Makes them.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._most = kept
+    def __init__(self, kept: int = KEPT, make: Callable[..., Extractor] = create) -> None:
+        self._most, self._create = kept, make
         self._inherited: list[Any] = []
         self._begin()
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # held while one is made: two threads at it would share torch's generator
-        self._kept: OrderedDict[str, tuple[Backbone | Descriptor, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Extractor, Any]] = OrderedDict()
         self._known: OrderedDict[str, Identity] = OrderedDict()
 
-    def fetch(self, name: Any = None, **options: Any) -> Backbone | Descriptor:
+    def fetch(self, name: Any = None, **options: Any) -> Extractor:
         """As `create`, but the same object as before where it is kept: read it, and do not change it."""
         with self._lock:
             return self._find(name, options) or self._make(name, options)
 
-    def identify(self, name: Any = None, **options: Any) -> Backbone | Descriptor | Identity:
+    def identify(self, name: Any = None, **options: Any) -> Extractor | Identity:
         """What `create` would make: a backbone where it is kept or has to be made, else its identity alone."""
         with self._lock:
-            found: Backbone | Descriptor | Identity | None = self._find(name, options)
+            found: Extractor | Identity | None = self._find(name, options)
             if found is None:
                 known = (self._known.get(key) for key in _keys(name, options))
                 wanted = options.get("precision", "auto")
@@ -105,7 +106,7 @@ class Shelf:
         self._inherited.append(self._kept)
         self._begin()
 
-    def _find(self, name: Any, options: Mapping[str, Any]) -> Backbone | Descriptor | None:
+    def _find(self, name: Any, options: Mapping[str, Any]) -> Extractor | None:
         wanted = options.get("precision", "auto")
         for key in _keys(name, options):
             made, marks = self._kept.get(key, (None, None))
@@ -117,9 +118,9 @@ class Shelf:
             del self._kept[key]
         return None
 
-    def _make(self, name: Any, options: Mapping[str, Any]) -> Backbone | Descriptor:
+    def _make(self, name: Any, options: Mapping[str, Any]) -> Extractor:
         before = next(_keys(name, options), None)
-        made = create(name, **options)
+        made = self._create(name, **options)
         key, marks = next(_keys(name, options), None), _marks(made)
         if key is not None and key == before:  # no file has changed meanwhile
             _put(self._kept, key, (made, marks), self._most)
@@ -137,8 +138,8 @@ def _put(held: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
 def _keys(name: Any, options: Mapping[str, Any]) -> Iterator[str]:
     """Text that says all that decides what `create` makes; then, for a precision, that of ``auto``, which may be it.
 
-    Nothing where that cannot be said: of odd values, which `create` shall judge, or of files that are not there or have
-    changed just now.
+    Nothing where that cannot be said: of odd values, which `create` shall judge, of families of which more than files
+    may decide what is made, or of files that are not there or have changed just now.
     """
     try:
         weights = options.get("weights")
@@ -147,25 +148,15 @@ def _keys(name: Any, options: Mapping[str, Any]) -> Iterator[str]:
             "name": name if name is None else os.fspath(name),
             "weights": weights and os.fspath(weights),
         }
-        files = [_stamp(path) for path in _files(named["name"], named["weights"])]
+        maker, known = find(MAKERS, named["name"] or BUNDLED)
+        found = maker.files(known, Path(named["weights"]) if named["weights"] else None)
+        if found is None:
+            return
+        files = [_stamp(path) for path in found]
         for precision in dict.fromkeys((options.get("precision", "auto"), "auto")):
             yield canonical_json({**named, "precision": precision, "files": files})
-    except (TypeError, ValueError, OSError):
+    except (TypeError, ValueError, OSError):  # BackboneError is a ValueError
         return
-
-
-def _files(name: str | None, weights: str | None) -> Iterator[Path]:
-    """The files that decide what is made."""
-    if weights is not None:
-        yield Path(weights)
-    elif name is None or name == BUNDLED:
-        yield BUNDLED_WEIGHTS
-    if name is None:
-        return
-    if is_model_name(name):
-        yield Path(name)
-    elif name.startswith("local-dir:"):
-        yield from sorted(path for path in Path(name.removeprefix("local-dir:")).rglob("*") if path.is_file())
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -176,9 +167,10 @@ def _stamp(path: Path) -> list[Any]:
     return [os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _marks(made: Backbone | Descriptor) -> list[tuple[int, int, float]]:
+def _marks(made: Extractor) -> list[tuple[int, int, float]]:
     """What changes if somebody changes a network in place; through ``.data`` it is the values alone that show it."""
-    parts = (*made.module.parameters(), *made.module.buffers()) if isinstance(made, Backbone) else ()
+    module = made.module if isinstance(made, Portable) else None
+    parts = () if module is None else (*module.parameters(), *module.buffers())
     firsts = (tensor.detach()[:1] if tensor.ndim else tensor for tensor in parts)  # all values would take seconds
     return [(part.data_ptr(), part._version, float(first.sum())) for part, first in zip(parts, firsts, strict=True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -116,7 +116,9 @@ class Embedder(Protocol):
 
 
 class Extractor(Described, Protocol):
-    """What extraction needs of a backbone; `Backbone`, `Layers` and the descriptors have it."""
+    """What every backbone is: a frozen dataclass with these members. `Backbone`, `Layers` and the descriptors are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def members(self) -> Sequence[Extractor]:

@@ -271,8 +271,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             seen=self.seen_,
             card={"selection": selection, "seed": self.seed, "versions": extraction.versions()},
         )
-        network = self.extractor_.network() if include_backbone else None
-        models.save(path, model, module=getattr(network, "module", None))  # descriptors have none
+        module = models.portable(self.extractor_.network()) if include_backbone else None
+        models.save(path, model, module=module)
 
     @classmethod
     @guarded

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from featurepipe.stores import Pending, Store, Writer
 from featurepipe.surroundings import guarded
 
 PLACES = ("backbone", "weights", "store")  # parameters that may be relative paths
-LOCAL = "local-dir:"  # what timm calls a folder with a network
+SCHEMES = ("local-dir:", "file:")  # before the path of timm's folder with a network, or of a model file
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -120,7 +121,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     @guarded
-    def adopt(self, opened: backbones.Backbone | backbones.Descriptor | backbones.Identity) -> None:
+    def adopt(self, opened: backbones.Extractor | backbones.Identity) -> None:
         """Become fitted to a backbone that the parameters make, or to what is known of it."""
         self._opened = None if isinstance(opened, backbones.Identity) else opened
         self._identity = backbones.Identity.of(opened)
@@ -176,7 +177,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self._identity
 
     @guarded
-    def network(self) -> backbones.Backbone | backbones.Descriptor:
+    def network(self) -> backbones.Extractor:
         """The backbone, made on first use; others of this process may use it too, so do not change it."""
         opened = getattr(self, "_opened", None)
         if opened is None:
@@ -228,8 +229,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 def _absolute(name: str, given: Any) -> Any:
     """A parameter's value as it names the same place in another working directory."""
-    if isinstance(given, str) and given.startswith(LOCAL):
-        return LOCAL + os.path.abspath(given.removeprefix(LOCAL))
+    if isinstance(given, str) and given.startswith(SCHEMES):
+        scheme, _, path = given.partition(":")
+        return f"{scheme}:{os.path.abspath(path)}"
     is_path = isinstance(given, (str, PathLike)) and (name != "backbone" or backbones.is_model_name(given))
     return os.path.abspath(given) if is_path else given
 
@@ -288,27 +290,15 @@ def described_extractor(
     """The extractor of a model file's backbone, fitted and checked to be the very same."""
     about = model.backbone
     spec, source = about["spec"], about["source"]
-    file, place = weights or source["weights"], None
+    place: Path | None = None
     is_carried = weights is None and models.carries_backbone(path)
-    if not trust and not is_carried:  # of what it carries, `create` asks
-        place = backbones.check_described(spec, source, weights=weights, who=str(path))
-    if spec["architecture"] in backbones.DESCRIPTORS:
-        made = FeatureExtractor(spec["architecture"], weights=file)
-    elif is_carried:
+    if is_carried:  # of what it asks for, `create` asks
         made = FeatureExtractor(os.path.abspath(path), layer=spec["layer"], precision=spec["precision"], trust=trust)
     else:
-        seed = None if file else source["random_seed"]
-        made = FeatureExtractor(
-            spec["architecture"] if file else source["name"],
-            weights=os.path.abspath(file) if file else None,
-            arguments=spec["arguments"],
-            random_weights=seed is not None,
-            seed=seed or 0,
-            layer=spec["layer"],
-            pooling=spec["pooling"],
-            precision=spec["precision"],
-            image_transform=spec["transform"],
-        )
+        options, place = backbones.described(spec, source, weights=weights, trust=trust, who=str(path))
+        file = options.get("weights")
+        options |= {"backbone": options.pop("name"), "image_transform": options.pop("transform", None)}
+        made = FeatureExtractor(**{**options, "weights": os.path.abspath(file) if file else None})
         made._download = trust  # that a file names weights is no reason to ask a host for them
     with backbones.unechoed(place, str(path)):
         opened = made.network()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, Embedder
+from featurepipe.backbones import Compilable, Embedder
 from featurepipe.errors import BackboneError, OutOfMemory
 
 COMPILE = ("auto", "on", "off")
@@ -89,7 +89,7 @@ class Engine:
 
     Parameters
     ----------
-    extractor : Backbone or Descriptor
+    extractor : Embedder
     batch_size : int, optional
         Inputs per forward pass; None chooses it.
     workers : int, optional
@@ -132,7 +132,7 @@ class Engine:
         self.notes: deque[str] = deque()
         self.compile_seconds = self.infer_seconds = 0.0
         self.compiling = False
-        self._compile = compile if isinstance(extractor, Backbone) else "off"
+        self._compile = compile if isinstance(extractor, Compilable) else "off"
         self._gain = COMPILE_GAIN if _has_batch_norms(extractor) else COMPILE_GAIN_PLAIN
         if kind == "mps" and self._compile != "off":  # the compiler would be a second thread on it
             if compile == "on":
@@ -319,7 +319,9 @@ def lane_batch(extractor: Embedder) -> int:
 def _has_batch_norms(extractor: Embedder) -> bool:
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    return isinstance(extractor, Backbone) and any(isinstance(part, _BatchNorm) for part in extractor.module.modules())
+    return isinstance(extractor, Compilable) and any(
+        isinstance(part, _BatchNorm) for part in extractor.module.modules()
+    )
 
 
 def _has_compiler() -> bool:

@@ -21,7 +21,16 @@ from featurepipe.finetuning.loop import FAILED, INTERRUPTED, Course, tune
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers, joined
-from featurepipe.finetuning.promotion import Cache, Cached, Promoted, check_tunable, promote, refit_recipe, refitted
+from featurepipe.finetuning.promotion import (
+    Cache,
+    Cached,
+    Promoted,
+    check_family,
+    check_tunable,
+    promote,
+    refit_recipe,
+    refitted,
+)
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
 
 __all__ = [
@@ -51,6 +60,7 @@ __all__ = [
     "Step",
     "better",
     "check_depth",
+    "check_family",
     "check_tunable",
     "duel",
     "expected_gain",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from featurepipe import probes
-from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze
+from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze, is_tunable
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_order
@@ -75,19 +75,25 @@ class Promoted:
     cached: bool
 
 
+def check_family(name: str, spec: Mapping[str, Any]) -> None:
+    """Raise FinetuningError unless what a spec describes can be tuned: before it is made, which may take long."""
+    if not is_tunable(spec):
+        raise FinetuningError(
+            f"{name} is not a network that can be tuned, as those of timm are; choose another backbone"
+        )
+
+
 def check_tunable(extractor: Extractor, tune: str) -> Backbone:
     """The network; FinetuningError unless it is one whose penultimate embedding a head takes, and that is so deep."""
-    if not isinstance(extractor, Backbone):
-        raise FinetuningError(
-            f"{extractor.name} is not a network, so there is nothing to tune; choose another backbone"
-        )
+    check_family(extractor.name, extractor.spec)
     if extractor.spec["layer"] != PENULTIMATE:
         raise FinetuningError(
             f"tuning starts from the penultimate embedding, not from {extractor.spec['layer']}; leave out the layer"
         )
+    network = cast(Backbone, extractor)  # as all are of a family that can be tuned
     if tune != AUTO:
-        trainable(extractor.module, tune, extractor.name)
-    return extractor
+        trainable(network.module, tune, extractor.name)
+    return network
 
 
 @guarded

@@ -14,6 +14,7 @@ from featurepipe.models.files import (
     load,
     locate,
     open_backbone,
+    portable,
     save,
     seen_in_tuning,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "locate",
     "open_backbone",
+    "portable",
     "save",
     "seen_in_tuning",
 ]

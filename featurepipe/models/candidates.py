@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, labelled, samples_of, sizes
 from featurepipe.stores import Entry, Store
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def find(
     store: str | Path,
     output: str | Path | None,
     *,
-    backbone: str | PathLike[str] | Extractor | None,
+    backbone: str | PathLike[str] | torch.nn.Module | Extractor | None,
     layer: str | None,
     weights: str | Path | None,
     trust: bool = False,
@@ -129,14 +132,15 @@ def find(
     elif layer is not None:
         raise TypeError("layer works only with a backbone's name; a ready-made backbone has its own layer")
     else:
-        ready, entry, origin = backbone, source.entry(backbone), backbone.source
+        ready = backbone if backbones.is_ready(backbone) else backbones.create(cast(Any, backbone), device=device)
+        entry, origin = source.entry(ready), ready.source
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
     models.check_suffix(path)  # whether it may be written is for those to ask that write there
     module = None
     if weights is not None or include_backbone:
         how: dict[str, Any] = {"weights": weights, "device": device, "trust": trust, "who": str(source.path)}
         made = backbones.recreate(entry.spec, origin, **how) if ready is None else ready
-        origin, module = made.source, getattr(made, "module", None) if include_backbone else None
+        origin, module = made.source, models.portable(made) if include_backbone else None
     return Candidate(source, entry, path, origin, module, matrices.outline(source, entry))
 
 

@@ -359,7 +359,7 @@ def open_backbone(
     device: str = "auto",
     trust: bool = False,
     note: Callable[[str], object] = lambda text: None,
-) -> backbones.Backbone | backbones.Descriptor:
+) -> backbones.Extractor:
     """Make the backbone that a model file belongs to, and check that it is the same.
 
     Parameters
@@ -391,6 +391,19 @@ def open_backbone(
         model.backbone["spec"], source, weights=weights, device=device, trust=trust, who=str(path), note=note
     )
     return replace(made, name=model.backbone["name"])  # a file's own weights know their architecture only
+
+
+def portable(extractor: backbones.Extractor) -> torch.nn.Module | None:
+    """What a model file carries of a backbone; None where its name is enough.
+
+    Raises
+    ------
+    ModelFileError
+        No file can hold it.
+    """
+    if not isinstance(extractor, backbones.Portable):
+        raise ModelFileError(f"{extractor.name} cannot be stored in a model file; leave out --include-backbone")
+    return extractor.module
 
 
 def check_width(model: Model, width: int, path: str | PathLike[str]) -> None:

@@ -85,8 +85,8 @@ def what_it_is(model: models.Model, data: str) -> Html:
         size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     seen: str = join("embeddings of the frozen backbone ", tag("b", whole_name))
-    if backbone["spec"]["architecture"] in backbones.DESCRIPTORS:
-        seen = backbones.DESCRIPTORS[backbone["spec"]["architecture"]].title
+    if described := backbones.DESCRIPTORS.get(backbone["spec"]["architecture"]):
+        seen = described.title
     kinds = "labels" if model.is_multi_label else "classes"
     size = f", trained on {fitted_on:,} images of {len(model.classes):,} {kinds} from "
     return tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), ".")

@@ -127,7 +127,7 @@ def _next(source: Candidate, found: Mapping[str, Any]) -> str:
 
 def _check(source: Candidate) -> None:
     """Refuse what no head can be tuned on, and sets of labels."""
-    if source.entry.spec["architecture"] in backbones.DESCRIPTORS:
+    if source.entry.is_handmade:
         raise ProbeError(f"{source.entry.title} is not a network, so there is nothing to tune; choose one with -b")
     sets = [label for label in source.samples.y if label is not None and SEPARATOR in label]
     if sets:
@@ -163,6 +163,7 @@ def _evidence(ready: Prepared, entries: Sequence[Entry], seed: int) -> dict[str,
     return {
         **counted,
         **measured,
+        "tunable": backbones.is_tunable(entry.spec),
         "masked": advice.is_masked(entry.name, entry.provenance["source"]["name"]),
         "drawn": len(y) if drawn else None,
         "seconds_per_image": 1 / speed if speed else None,

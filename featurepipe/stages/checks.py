@@ -75,10 +75,10 @@ def verify(
 
 
 def _networks(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries of networks, layers of the same one together, in its order: one forward pass gives them all."""
+    """The entries of what was learned, layers of the same network together, in its order, to be had at once."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.spec["architecture"] in backbones.DESCRIPTORS:
+        if entry.is_handmade:
             continue
         network = {key: value for key, value in entry.spec.items() if key != "layer"}
         found.setdefault(sha256_json(network), []).append(entry)
@@ -112,7 +112,9 @@ def _drift(
         if len(entries) == 1:
             raise  # of several no single pass may give the same vectors: see `backbones.create_layers`
         return [one for entry in entries for one in _drift(store, [entry], count, how, listener)]
-    assert isinstance(made, backbones.Backbone)  # as `_networks` has chosen
+    if not isinstance(made, backbones.Adaptable):
+        listener.note(f"note: {made.name} has no other precision or decoder, so its drift cannot be measured")
+        return []
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
     todo, settings = [Pending(digest, held[digest]) for digest in some], Settings(compile="off")

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featurepipe import backbones, extraction, manifests
-from featurepipe.backbones import Backbone, Extractor
+from featurepipe.backbones import Adaptable, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
@@ -23,6 +23,9 @@ from featurepipe.manifests import Manifest
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
 FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
@@ -33,7 +36,7 @@ def extract(
     data: str | Path | Manifest,
     store: str | Path | None = None,
     *,
-    backbone: str | PathLike[str] | Extractor | None = None,
+    backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
     layers: str | Sequence[str] | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -57,7 +60,7 @@ def extract(
         Folder or table; see `featurepipe.manifests`.
     store : path, optional
         Folder of the embeddings; by default ``NAME.store`` here, after the data's name.
-    backbone : str, path, Backbone, Layers or Descriptor, optional
+    backbone : str, path, torch.nn.Module, or what `featurepipe.backbones` makes, optional
         See `featurepipe.backbones.create`, which also takes `options`; a path is that of a model file. Precision and
         decoder, where they are left to choose, are those of the vectors of the same network that the store already
         holds.
@@ -226,7 +229,10 @@ def complete(
 
 
 def make_extractor(
-    backbone: str | PathLike[str] | Extractor | None, options: Mapping[str, Any], listener: Listener, store: str | Path
+    backbone: str | PathLike[str] | torch.nn.Module | Extractor | None,
+    options: Mapping[str, Any],
+    listener: Listener,
+    store: str | Path,
 ) -> Extractor:
     """The backbone itself, or the one of that name, as `store` holds it; a download that takes its time is announced.
 
@@ -235,27 +241,26 @@ def make_extractor(
     TypeError
         Options together with a ready-made backbone, or one that is unknown.
     """
-    if backbone is not None and not isinstance(backbone, str | PathLike):
+    if backbones.is_ready(backbone):
         if options:
             raise TypeError(
                 f"{', '.join(options)}: options work only with a backbone's name, not with a ready-made backbone"
             )
         return backbone
+    name: Any = backbone
     create = backbones.create_layers if "layers" in options else backbones.create
     known = {*inspect.signature(backbones.create).parameters, *inspect.signature(create).parameters}
     if unknown := options.keys() - known:
         raise TypeError(f"unknown option {min(unknown)!r}; the function's help() lists what it takes")
-    local = backbone in (None, backbones.BUNDLED, *backbones.DESCRIPTORS) or backbones.is_model_name(backbone)
-    if local or options.get("weights") is not None or options.get("random_weights"):
-        made = create(backbone, **options)
+    given = options.get("weights") is not None or options.get("random_weights")
+    waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {name}; they are downloaded once"])
+    if not given and backbones.fetches(name):
+        waiting.start()
+    try:
+        made = create(name, **options)
         for note in getattr(made, "notes", ()):
             listener.note(note)
         return follow_store(store, made, options, listener)
-    backbones.check_name(str(backbone))  # a wrong name has no weights to wait for
-    waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {backbone}; they are downloaded once"])
-    waiting.start()
-    try:
-        return follow_store(store, create(backbone, **options), options, listener)
     finally:
         waiting.cancel()
 
@@ -268,7 +273,7 @@ def follow_store(
     What a machine would choose by itself may differ from what another one chose, and a store that is carried from
     one to the other should not be computed again for that. Layers keep to each other, too.
     """
-    if not isinstance(extractor, Backbone) or not Store.is_store(store):
+    if not isinstance(extractor, Adaptable) or not Store.is_store(store):
         return extractor
     chosen = {"precision": options.get("precision") not in (None, "auto")}
     chosen["decoder"] = (options.get("transform") or {}).get("decoder") not in (None, "auto")
@@ -278,7 +283,7 @@ def follow_store(
     followers = [extractor.adapted(**{key: value for key, value in own.items() if not chosen[key]}) for own in owns]
     siblings = [{**spec, "layer": extractor.spec["layer"]} for spec in held.values()]
 
-    def held_of(candidate: Backbone) -> tuple[int, bool]:
+    def held_of(candidate: Adaptable) -> tuple[int, bool]:
         return sum(member.fingerprint in held for member in candidate.members), candidate.spec in siblings
 
     best = max([extractor, *followers], key=held_of)  # of equals the first

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from featurepipe import finetuning, manifests, protocols
+from featurepipe import backbones, finetuning, manifests, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, OutputError, ProbeError
 from featurepipe.files import check_output, write_text
@@ -24,6 +24,9 @@ from featurepipe.stages.reports import DRAWN, report
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
 
+if TYPE_CHECKING:
+    import torch
+
 MERGED = "metrics.json"
 
 
@@ -32,7 +35,7 @@ def run(
     data: str | Path,
     output: str | Path | None = None,
     *,
-    backbone: str | PathLike[str] | Extractor | None = None,
+    backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -103,7 +106,7 @@ def run(
     if not force:
         _check_folder(folder)
     store = folder / "store"
-    if backbone is None or isinstance(backbone, str | PathLike):
+    if not backbones.is_ready(backbone):
         options = {**options, "device": device, "seed": seed}
     listener = Once(listener)  # stages say the same of the same images
     columns = {"path_column": path_column, "label_column": label_column}

@@ -359,7 +359,7 @@ def _baseline_extractors(
     if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
         return {}
     found: dict[str, Callable[[], Extractor]] = {"pixels": backbones.Pixels}
-    if which == "full" and entry.spec["architecture"] not in backbones.DESCRIPTORS:
+    if which == "full" and not entry.is_handmade:
         name = entry.provenance["source"]["name"]
         found["random_backbone"] = partial(backbones.twin, entry.spec, name, seed=seed, device=device, trust=trust)
     return found

@@ -260,6 +260,7 @@ def _open(
     loaded = None
     if Store.is_store(source):
         entry = Store.open(source).choose(name)
+        finetuning.check_family(entry.name, entry.spec)
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], who=str(source), **options)
     elif Path(source).is_dir() or not Path(source).exists():
         raise FinetuningError(
@@ -274,6 +275,7 @@ def _open(
             )
         if data is None:
             raise FinetuningError(f"{source} holds no images; give the folder, table or store that it is to learn from")
+        finetuning.check_family(loaded.backbone["name"], loaded.backbone["spec"])
         extractor = models.open_backbone(loaded, source, **options)
         models.check_width(loaded, extractor.width, source)
     network = finetuning.check_tunable(extractor, tune)  # before anything is embedded
@@ -348,8 +350,7 @@ def _tune(
     """Tune, together with all other processes; the first one has told them the task."""
     if extractor is None:
         made = backbones.recreate(task.spec, task.source, device=device, trust=True)  # as the first process has
-        assert isinstance(made, Backbone)
-        extractor = made
+        extractor = finetuning.check_tunable(made, task.recipe.tune)
     return finetuning.promote(
         extractor,
         task.head,
@@ -400,7 +401,9 @@ def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
 ) -> dict[str, Any]:
     """The same network from random weights under the same recipe, except for what protects pretrained weights."""
-    twin = backbones.twin(task.spec, start.found.entry.name, seed=task.recipe.seed, device=device, trust=True)
+    name = start.found.entry.name
+    untrained = backbones.twin(task.spec, name, seed=task.recipe.seed, device=device, trust=True)
+    twin = finetuning.check_tunable(untrained, finetuning.ALL)
     recipe = replace(
         task.recipe,
         tune="all",

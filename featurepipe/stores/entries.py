@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import DESCRIPTORS, PENULTIMATE, carried_backbone, is_model_name, stage_of
+from featurepipe.backbones import PENULTIMATE, carried_backbone, is_handmade, is_model_name, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import ShardCorrupt, StoreError
 
@@ -59,7 +59,12 @@ class Entry:
     @property
     def is_baseline(self) -> bool:
         """Whether this is a hand-crafted descriptor or a network with random weights."""
-        return self.spec["architecture"] in DESCRIPTORS or self.provenance["source"]["random_seed"] is not None
+        return self.is_handmade or self.provenance["source"]["random_seed"] is not None
+
+    @property
+    def is_handmade(self) -> bool:
+        """Whether nothing in this backbone was learned from other images."""
+        return is_handmade(self.spec)
 
     @property
     def images_per_second(self) -> float | None:

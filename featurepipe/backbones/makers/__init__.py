@@ -1,0 +1,57 @@
+"""The families of backbones. A new one is a file here, and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
+from featurepipe.backbones.makers.model_files import ModelFiles
+from featurepipe.backbones.makers.modules import Modules, is_module
+from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
+from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.errors import BackboneError
+
+MAKERS: dict[str, Maker] = {}  # by family; of a bare name, the first that knows it has it
+MAKERS |= {
+    maker.family: maker
+    for maker in (Descriptors(), Modules(), ModelFiles(MAKERS), TimmNetworks(), TorchvisionNetworks())
+}
+
+__all__ = [
+    "BUNDLED_WEIGHTS",
+    "DESCRIPTORS",
+    "MAKERS",
+    "Maker",
+    "Origin",
+    "Request",
+    "find",
+    "is_handmade",
+    "is_module",
+    "is_tunable",
+    "maker_of",
+]
+
+
+def maker_of(name: Any) -> Maker:
+    """Whose backbone a name or a spec's architecture is; BackboneError where nobody knows it."""
+    return find(MAKERS, name)[0]
+
+
+def is_handmade(spec: Mapping[str, Any]) -> bool:
+    """Whether nothing was learned from other images in what a spec describes; not of a family that is unknown here."""
+    return (maker := _known(spec)) is not None and maker.handmade
+
+
+def is_tunable(spec: Mapping[str, Any]) -> bool:
+    """Whether what a spec describes can be fine-tuned; not of a family that is unknown here."""
+    return (maker := _known(spec)) is not None and maker.tunable
+
+
+def _known(spec: Mapping[str, Any]) -> Maker | None:
+    """The family of a spec, which a store or model file may have from another featurepipe."""
+    try:
+        return maker_of(spec["architecture"])
+    except BackboneError:
+        return None
