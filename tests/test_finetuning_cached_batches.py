@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 from PIL import Image
 
 from featurepipe import backbones, manifests
@@ -101,11 +102,11 @@ def test_a_network_that_trains_from_its_first_layer_has_nothing_to_cache(picture
 def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_depth_stay(pictures, tmp_path):
     root, rows, samples = pictures
     backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
-    notes, listener = [], Listener()
+    notes = []
 
     def run(tune, **recipe):
         given = samples, samples, Recipe(tune, **recipe), rows, root, tmp_path / "activations"
-        made = make_cache(backbone, *given, workers=1, progress=listener.progress, note=notes.append)
+        made = make_cache(backbone, *given, workers=1, listener=Ear(notes.append))
         return made, {path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()}
 
     first, of_first = run("last-1", views=2)

@@ -224,7 +224,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         listener = Bars(self.verbose)
-        told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
+        told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "listener": listener}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
         self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
@@ -232,7 +232,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         promoted = made.outcome.best_epoch > 0 and _pays(rival, features[out], made, validation, share, listener)
         self._keep(made, probe, promoted, frozen, recipe)
         if promoted and recipe.refits and made.outcome.finished:
-            told["note"] = Quiet(listener).note
+            told["listener"] = Quiet(listener)
             again = finetuning.refit_recipe(recipe, len(train))
             refitted = finetuning.promote(frozen, head, train + validation, validation, again, **told)
             if refitted.outcome.stopped == finetuning.INTERRUPTED:

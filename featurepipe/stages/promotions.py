@@ -354,8 +354,7 @@ def _cached(
     store = start.found.store
     options: dict[str, Any] = {
         "workers": workers,
-        "progress": listener.progress,
-        "note": listener.note,
+        "listener": listener,
         "checkpoint": task.checkpoint,
     }
 
@@ -404,8 +403,7 @@ def _tune(
         checkpoint=task.checkpoint,
         workers=workers,
         peers=peers,
-        progress=listener.progress,
-        note=listener.note,
+        listener=listener,
     )
 
 
