@@ -78,7 +78,7 @@ def both(request, tmp_path_factory, plan, net):
     one = alone(tmp_path_factory, plan, net, request.param)
     store, done = Store.create(tmp_path_factory.mktemp("together") / "a.store"), []
     sink = writer(store, net)
-    settings = {"batch_size": request.param, "workers": 1, "compile": "off", "progress": done.append}
+    settings = {"batch_size": request.param, "workers": 1, "compile": "off", "listener": Ear(advance=done.append)}
     started = time.perf_counter()
     outcome = fill_together(plan, net, sink, ("cpu", "cpu"), **settings)
     return request.param, one, (outcome, content(store)), sink, done, time.perf_counter() - started

@@ -9,7 +9,7 @@ from __future__ import annotations
 from featurepipe.cards.card import Card, Data, Followed, Selection, Splits, Tried
 from featurepipe.cards.figures import ClassFigures, Draws, FewShot, Figures, Headline
 from featurepipe.cards.parts import Part
-from featurepipe.cards.tuning import (
+from featurepipe.cards.promotions import (
     AFTER_ALL,
     Advice,
     Epoch,

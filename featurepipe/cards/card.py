@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from featurepipe.cards.figures import FewShot, Figures
 from featurepipe.cards.parts import Absent, Anything, Count, Figure, Flag, Loss, Number, Part, Share, Text, unsaid
-from featurepipe.cards.tuning import Tuning
+from featurepipe.cards.promotions import Tuning
 from featurepipe.jsons import Type, check
 
 _SPLITS = ("train", "val", "test")

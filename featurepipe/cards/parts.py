@@ -45,8 +45,8 @@ class Part(Mapping[str, Any]):
     """An object of a card's JSON.
 
     Attributes are for the package. As a mapping a part is its JSON: the keys that were given to it, in that order, and
-    no default. So each writer decides which keys its files have, and what was read is written again as it was. To change
-    a part, change its JSON (`to_json`, then `of_json`); `dataclasses.replace` would say all keys.
+    no default. So each writer decides which keys its files have, and what was read is written again as it was. To
+    change a part, change its JSON (`to_json`, then `of_json`); `dataclasses.replace` would say all keys.
 
     Examples
     --------
