@@ -121,5 +121,25 @@ class Quiet(Listener):
         return self._listener.progress(label, total)
 
 
+class Within(Listener):
+    """Passes on notes to another listener, and adds all progress to that of a larger work.
+
+    Parameters
+    ----------
+    listener : Listener
+    advance : callable
+        What the progress of the larger work has given.
+    """
+
+    def __init__(self, listener: Listener, advance: Callable[[int], object]) -> None:
+        self._listener, self._advance = listener, advance
+
+    def note(self, text: str) -> None:  # noqa: D102
+        self._listener.note(text)
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], object]]:  # noqa: D102
+        return nullcontext(self._advance)
+
+
 SILENT = Listener()
 BARS = Bars()  # what stages take where none is given

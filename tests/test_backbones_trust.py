@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from featurepipe import backbones, models
 from featurepipe.backbones import trust
+from featurepipe.cards import Card, Selection
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, FingerprintMismatch, WeightsUnavailable
 from featurepipe.estimators import TransferClassifier
@@ -41,7 +42,7 @@ def write(path, backbone, *, carry=False, spec=None, source=None):
     estimator.coef_, estimator.intercept_ = np.ones((1, backbone.width)), np.zeros(1)
     about = {"name": backbone.name, "fingerprint": backbone.fingerprint}
     about |= {"spec": backbone.spec, "source": backbone.source}
-    card = {"selection": {"on": "given", "chosen": 1.0, "path": []}}
+    card = Card(selection=Selection.made("given", 1.0, []))
     model = models.Model("logistic", estimator, 1.0, about, np.zeros(0, np.uint64), card)
     models.save(path, model, module=backbone.module if carry else None)
     with safe_open(path, "np") as file:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
 from featurepipe import FeatureExtractor, backbones, models
+from featurepipe.cards import Card, Selection
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, WeightsUnavailable
 
@@ -40,7 +41,7 @@ def write(path, made, *, module=None, **changes):
     """Write a model with a small head."""
     X = np.eye(made.width, dtype=np.float32)[:4]
     head = LogisticRegression().fit(X, ["a", "b", "a", "b"])
-    card = {"selection": {"on": "given", "chosen": 1.0, "path": []}}
+    card = Card(selection=Selection.made("given", 1.0, []))
     model = models.Model("logistic", head, 1.0, described(made, **changes), np.empty(0, np.uint64), card)
     models.save(path, model, module=module or made.module)
     return model

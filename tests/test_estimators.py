@@ -32,6 +32,7 @@ from featurepipe import (
     probe,
     probes,
 )
+from featurepipe.cards import Card, Selection
 from featurepipe.cli import main
 from featurepipe.errors import (
     FinetuningError,
@@ -601,7 +602,7 @@ def test_what_no_classifier_can_be_made_of_is_refused(tmp_path):
     sets = probes.fit_labels(features, y)
     made = backbones.Pixels()
     spec = {"name": "pixels", "fingerprint": made.fingerprint, "spec": made.spec, "source": made.source}
-    card = {"selection": {"on": "given", "chosen": sets.chosen, "path": []}}
+    card = Card(selection=Selection.made("given", sets.chosen, []))
     models.save(
         tmp_path / "m.safetensors", models.Model(sets.kind, sets.estimator, 1.0, spec, np.zeros(0, np.uint64), card)
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ears import Ear
 from PIL import Image
 
 from featurepipe import backbones, shards
@@ -77,7 +78,7 @@ def both(request, tmp_path_factory, plan, net):
     one = alone(tmp_path_factory, plan, net, request.param)
     store, done = Store.create(tmp_path_factory.mktemp("together") / "a.store"), []
     sink = writer(store, net)
-    settings = {"batch_size": request.param, "workers": 1, "compile": "off", "progress": done.append}
+    settings = {"batch_size": request.param, "workers": 1, "compile": "off", "listener": Ear(advance=done.append)}
     started = time.perf_counter()
     outcome = fill_together(plan, net, sink, ("cpu", "cpu"), **settings)
     return request.param, one, (outcome, content(store)), sink, done, time.perf_counter() - started
@@ -125,7 +126,9 @@ def test_what_ends_one_device_ends_all_and_keeps_what_is_finished(tmp_path, plan
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
+        fill_together(
+            plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, listener=Ear(advance=progress)
+        )
     assert set(rows_of(content(store))) <= {pending.digest for pending in plan}
     assert content(store)
 
@@ -153,7 +156,9 @@ def test_no_process_outlives_a_ctrl_c_while_they_are_waited_for(tmp_path, plan, 
 
     monkeypatch.setattr(ProcessPoolExecutor, "shutdown", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fill_together(plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, progress=progress)
+        fill_together(
+            plan, net, writer(store, net), ("cpu", "cpu"), batch_size=4, workers=1, listener=Ear(advance=progress)
+        )
     assert ended == [True, True]
     assert not set(multiprocessing.active_children()) - before
 

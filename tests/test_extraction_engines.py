@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ears import Ear
 
 from featurepipe import backbones
 from featurepipe.backbones import Backbone, Pixels, extractors
@@ -168,7 +169,7 @@ def test_one_image_too_many_is_one_clear_error():
 @DEVICES
 def test_an_extraction_goes_on_in_order_with_what_memory_there_is(planned, workers, batch_size, device):
     plan, sink, notes = planned(50), Memory(), []
-    fill(plan, Greedy(3, device), sink, batch_size=batch_size, workers=workers, note=notes.append)
+    fill(plan, Greedy(3, device), sink, batch_size=batch_size, workers=workers, listener=Ear(notes.append))
     assert list(sink.vectors) == [pending.digest for pending in plan]
     assert all(np.array_equal(sink.vectors[p.digest], planned.vector(n)) for n, p in enumerate(plan))
     assert notes
@@ -275,18 +276,26 @@ from featurepipe import backbones
 from featurepipe.extraction import Memory
 from featurepipe.extraction.loop import fill
 from featurepipe.images import ImageTransform
+from featurepipe.listeners import Listener
 from featurepipe.stores import Pending
 
 torch.set_num_threads(1)
 transform = {"input_size": (3, 128, 128), "decoder": "pillow"}
 net = backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
 rng = np.random.default_rng(0)
+
+
+class Ear(Listener):
+    def note(self, text):
+        notes.append(text)
+
+
 plan = [Pending(str(n), Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8))) for n in range(300)]
 wanted, found, notes = Memory(), Memory(), []
 fill(plan, net, wanted, batch_size=4, workers=1, compile="off")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
-fill(plan, net, found, batch_size=300, workers=1, compile="off", note=notes.append)
+fill(plan, net, found, batch_size=300, workers=1, compile="off", listener=Ear())
 assert list(found.vectors) == list(wanted.vectors)
 a, b = (np.stack(list(memory.vectors.values())) for memory in (wanted, found))
 print(np.abs(a - b).max() <= 1e-4 * np.abs(a).max(), len(notes), notes[0] if notes else "")
@@ -402,7 +411,7 @@ def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_
         "note: not compiled, because the run ended before a batch size was found; set the batch size to compile"
     ]
     assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
-    fill([], replace(net, device="cuda"), Memory(), compile="on", note=notes.append)
+    fill([], replace(net, device="cuda"), Memory(), compile="on", listener=Ear(notes.append))
     assert len(notes) == 1
 
 
@@ -423,7 +432,7 @@ def compiler(monkeypatch):
 def vectors_of(planned, net, **options):
     """Vectors of ten pictures, as (10, width), and what was noted."""
     sink, notes = Memory(), []
-    fill(planned(10), net, sink, workers=2, note=notes.append, **{"batch_size": 4, **options})
+    fill(planned(10), net, sink, workers=2, listener=Ear(notes.append), **{"batch_size": 4, **options})
     return np.stack(list(sink.vectors.values())), notes
 
 
@@ -578,7 +587,7 @@ def test_no_error_of_compiling_ends_a_run(planned, net, compiler, monkeypatch, w
 
     monkeypatch.setattr(Backbone, "compile", fail)
     sink, notes = Memory(), []
-    fill(planned(10), net, sink, batch_size=4, workers=workers, compile="on", note=notes.append)
+    fill(planned(10), net, sink, batch_size=4, workers=workers, compile="on", listener=Ear(notes.append))
     assert len(sink.vectors) == 10
     assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
 
@@ -589,7 +598,7 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, m
     made, _ = compiles
     plan, plain, sink, notes = planned(60), Memory(), Memory(), []
     fill(plan, net, plain, batch_size=2, workers=2, compile="off")
-    outcome = fill(plan, net, sink, batch_size=2, workers=2, note=notes.append)
+    outcome = fill(plan, net, sink, batch_size=2, workers=2, listener=Ear(notes.append))
     assert len(made) == 1
     assert made[0][0].tried
     assert notes[0].startswith("compiled in ")

@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 from PIL import Image
 
 from featurepipe import backbones
@@ -192,7 +193,7 @@ def test_nothing_but_bad_images_is_an_outcome_too(planned, device):
     plan, sink, done = planned(5), Order(), []
     for pending in plan:
         pending.source.unlink()
-    outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=done.append)
+    outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, listener=Ear(advance=done.append))
     assert (outcome.computed, len(outcome.rejects), sum(done), sink.vectors) == (0, 5, 5, {})
 
 
@@ -218,7 +219,7 @@ def test_progress_counts_every_planned_image_once(planned, device):
     plan, done = planned(10), []
     plan[3].source.unlink()
     plan[4] = Pending("0" * 64, plan[4].source)
-    fill(plan, Hooked(PIXELS, device=device), Memory(), batch_size=4, progress=done.append)
+    fill(plan, Hooked(PIXELS, device=device), Memory(), batch_size=4, listener=Ear(advance=done.append))
     assert done == [4, 4, 2]
 
 
@@ -254,7 +255,7 @@ def test_pixels_that_memory_does_not_suffice_for_are_read_in_halves(planned, mon
     plan[7].source.unlink()
     asked = without_memory_for(most, monkeypatch, name)
     outcome = fill(
-        plan, Hooked(PIXELS, device=device), sink, batch_size=40, workers=2, note=notes.append, progress=done.append
+        plan, Hooked(PIXELS, device=device), sink, batch_size=40, workers=2, listener=Ear(notes.append, done.append)
     )
     kept = [n for n in range(75) if n != 7]
     assert [digest for digests, _ in sink.calls for digest in digests] == [plan[n].digest for n in kept]
@@ -402,7 +403,7 @@ def test_ctrl_c_between_batches_keeps_all_that_were_taken(planned, device):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=progress)
+        fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, listener=Ear(advance=progress))
     assert sink.committed == 4
     assert not threads_left()
 
@@ -456,7 +457,7 @@ def test_whoever_presses_ctrl_c_once_more_does_not_lose_what_is_finished(planned
 
     sink = Pressed()
     with pytest.raises(error):
-        fill(planned(20), PIXELS, sink, batch_size=2, progress=progress)
+        fill(planned(20), PIXELS, sink, batch_size=2, listener=Ear(advance=progress))
     assert sink.committed == 3
 
 
@@ -480,7 +481,7 @@ def test_what_is_finished_is_written_before_waiting_for_a_lane_that_compiles(pla
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 1)
     with pytest.raises(KeyboardInterrupt):
-        fill(planned(100), net, sink, batch_size=2, workers=2, note=notes.append)
+        fill(planned(100), net, sink, batch_size=2, workers=2, listener=Ear(notes.append))
     ((taken, committed),) = at_the_end
     assert 2 <= taken == committed < 50
     assert notes == ["stopping; waiting for the compiler, which cannot be interrupted"]

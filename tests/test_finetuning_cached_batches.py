@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 from PIL import Image
 
 from featurepipe import backbones, manifests
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Examples, Head, Network, Peers, Recipe, make_cache, promote, random_head, why_not
-from featurepipe.stages import Listener
 from featurepipe.stores import Pending, digest_rows
 
 
@@ -34,11 +34,9 @@ def curves(name, recipe, pictures, folder, precision="fp32"):
     options = {"random_weights": True, "precision": precision, "transform": transform, "arguments": arguments}
     backbone = backbones.create(name, **options)
     head = Head(*random_head(2, backbone.width, 0), np.array(["a", "b"]), 1.0)
-    listener = Listener()
 
     def cached(copied):
-        talk = {"progress": listener.progress, "note": listener.note}
-        return make_cache(copied, samples, samples, recipe, rows, root, folder / f"{name}-{recipe.tune}", **talk)
+        return make_cache(copied, samples, samples, recipe, rows, root, folder / f"{name}-{recipe.tune}")
 
     options = {"name": "tuned", "workers": 1}
     plain = promote(backbone, head, samples, samples, recipe, **options)
@@ -101,11 +99,11 @@ def test_a_network_that_trains_from_its_first_layer_has_nothing_to_cache(picture
 def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_depth_stay(pictures, tmp_path):
     root, rows, samples = pictures
     backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
-    notes, listener = [], Listener()
+    notes = []
 
     def run(tune, **recipe):
         given = samples, samples, Recipe(tune, **recipe), rows, root, tmp_path / "activations"
-        made = make_cache(backbone, *given, workers=1, progress=listener.progress, note=notes.append)
+        made = make_cache(backbone, *given, workers=1, listener=Ear(notes.append))
         return made, {path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()}
 
     first, of_first = run("last-1", views=2)
@@ -127,8 +125,7 @@ def gradients(name, tune, arguments, pictures, folder, checkpointing, precision=
     options = {"random_weights": True, "precision": precision, "transform": {"input_size": (3, 32, 32)}}
     backbone = backbones.create(name, arguments=arguments, **options)
     recipe = Recipe(tune, augment="none", batch_size=20, checkpointing=checkpointing, batch_norm="eval")
-    talk = {"progress": Listener().progress, "note": lambda text: None}
-    made = make_cache(backbone, samples, samples, recipe, rows, root, folder / "activations", workers=1, **talk)
+    made = make_cache(backbone, samples, samples, recipe, rows, root, folder / "activations", workers=1)
     network = Network(backbone, *random_head(2, backbone.width, 0), recipe, made.forward)
     (step,) = made.train.epoch(1)
     kept = []

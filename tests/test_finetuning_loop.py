@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FinetuningError, OutOfMemory, TrainingDiverged
@@ -195,7 +196,7 @@ def test_the_head_alone_has_epochs_with_a_schedule_of_its_own_before_the_others(
 def test_while_the_head_trains_alone_the_network_does_not_change(tuning):
     network, run = tuning(head_epochs=2, epochs=1)
     before, seen = network.state(), []
-    run(note=lambda text: seen.append(network.state()) if text.startswith("epoch") else None)
+    run(listener=Ear(lambda text: seen.append(network.state()) if text.startswith("epoch") else None))
     for number, state in enumerate(seen, start=1):
         same = [torch.equal(state[name], before[name]) for name in state if not name.startswith("head.")]
         assert all(same) == (number <= 2)
@@ -371,7 +372,7 @@ def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning, monkeypatc
     network, run = tuning(ema=0.5, epochs=4, patience=9)
     kept = []
     monkeypatch.setattr(Classes, "better", lambda self, found, best: len(found) == 3)  # epoch 2 is
-    outcome = run(note=lambda text: kept.append(network.predict(pixels())))
+    outcome = run(listener=Ear(lambda text: kept.append(network.predict(pixels()))))
     assert outcome.best_epoch == 2
     network.load(outcome.state)
     validated = float(validation_loss(network, tuning))
@@ -562,7 +563,7 @@ def limit(network, most, of="trained"):
 def test_where_memory_runs_out_batches_are_cut_and_the_curve_stays(tuning, tuned, options):
     network, run = tuning(**options)
     seen, notes = limit(network, 3), []
-    outcome = run(note=notes.append)
+    outcome = run(listener=Ear(notes.append))
     assert_same_curve(outcome, tuned(**options), tolerance=1e-4)
     assert seen[:6] == [8, 4, 2, 2, 2, 2]
     assert max(seen[2:]) == 2  # it is not tried again
@@ -683,7 +684,7 @@ def test_images_that_are_gone_are_left_out_and_said_once(tuning, planned):
     _network, run = tuning(samples=Examples(plan, np.arange(9) % 3), batch_size=4)
     plan[3].source.unlink()
     notes = []
-    outcome = run(note=notes.append)
+    outcome = run(listener=Ear(notes.append))
     assert outcome.finished
     gone = [note for note in notes if "read" in note]
     assert len(gone) == 1
@@ -755,7 +756,7 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
     path = tmp_path / "checkpoint.pt"
     _, run = tuning(**options)
-    outcome = run(checkpoint=path, progress=interrupting(at))
+    outcome = run(checkpoint=path, listener=Ear(progress=interrupting(at)))
     assert (outcome.stopped, outcome.finished, outcome.error) == (INTERRUPTED, False, None)
     assert len(outcome.curve) == 1 + (at - 1) // 20
     assert path.exists()
@@ -763,7 +764,7 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
         assert len(outcome.curve) > 1
     notes = []
     _, run = tuning(**options)
-    again, whole = run(checkpoint=path, note=notes.append), tuned(**options)
+    again, whole = run(checkpoint=path, listener=Ear(notes.append)), tuned(**options)
     assert notes[0].startswith(f"continuing from {path}: epoch {1 + (at - 1) // 20 if at != 40 else 2} of")
     assert_same_curve(again, whole)
     assert_same_state(again.state, whole.state, tolerance=1e-6)
@@ -781,11 +782,11 @@ def test_a_checkpoint_of_something_else_under_the_same_identity_is_one_line(tuni
 
 def test_nothing_is_learned_from_a_damaged_checkpoint(tuning, tuned, tmp_path):
     path, notes = tmp_path / "checkpoint.pt", []
-    tuning()[1](checkpoint=path, progress=interrupting(48))
+    tuning()[1](checkpoint=path, listener=Ear(progress=interrupting(48)))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    again = tuning()[1](checkpoint=path, note=notes.append)
+    again = tuning()[1](checkpoint=path, listener=Ear(notes.append))
     assert notes[0] == f"note: {path} is damaged and was renamed to checkpoint.pt.damaged; tuning starts again"
     assert notes[1].startswith("before tuning")
     assert_same_curve(again, tuned())
@@ -795,7 +796,7 @@ def test_nothing_is_learned_from_a_damaged_checkpoint(tuning, tuned, tmp_path):
 def test_interrupted_in_the_first_epoch_the_start_stands(tuning):
     network, run = tuning()
     before = network.state()
-    outcome = run(progress=interrupting(8))
+    outcome = run(listener=Ear(progress=interrupting(8)))
     assert (outcome.stopped, outcome.best_epoch, len(outcome.curve)) == (INTERRUPTED, 0, 1)
     assert_same_state(outcome.state, before)
 
@@ -839,24 +840,24 @@ def test_a_run_that_ended_early_ends_there_again(tuning, tmp_path):
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tuning, tmp_path, other):
     path, notes = tmp_path / "c.pt", []
     tuning()[1](checkpoint=path)
-    tuning(**other)[1](checkpoint=path, note=notes.append)
+    tuning(**other)[1](checkpoint=path, listener=Ear(notes.append))
     assert notes[0].startswith("before tuning")
 
 
 def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     path, notes = tmp_path / "c.pt", []
     tuning()[1](checkpoint=path, identity={"data": "a"})
-    tuning()[1](checkpoint=path, identity={"data": "b"}, note=notes.append)
+    tuning()[1](checkpoint=path, identity={"data": "b"}, listener=Ear(notes.append))
     assert notes[0].startswith("before tuning")
     notes.clear()
-    tuning()[1](checkpoint=path, identity={"data": "b"}, note=notes.append)
+    tuning()[1](checkpoint=path, identity={"data": "b"}, listener=Ear(notes.append))
     assert notes[0].startswith("continuing")
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, tmp_path, limited_file_size):
     notes, (_, run) = [], tuning()
     with limited_file_size(4096):
-        outcome = run(checkpoint=tmp_path / "c.pt", note=notes.append)
+        outcome = run(checkpoint=tmp_path / "c.pt", listener=Ear(notes.append))
     assert_same_curve(outcome, tuning()[1]())
     told = [note for note in notes if note.startswith("note: training continues without a checkpoint: ")]
     assert told
@@ -887,13 +888,13 @@ def test_progress_counts_every_image_of_every_epoch(tuning):
         yield done.append
         heard.append((label, total, sum(done)))
 
-    tuning(epochs=2)[1](progress=progress)
+    tuning(epochs=2)[1](listener=Ear(progress=progress))
     assert heard == [("epoch 1 of 2", 20, 20), ("epoch 2 of 2", 20, 20)]
 
 
 def test_each_epoch_is_told(tuning):
     notes = []
-    tuning(epochs=2)[1](note=notes.append)
+    tuning(epochs=2)[1](listener=Ear(notes.append))
     assert len(notes) == 3
     assert notes[0].startswith("before tuning: accuracy on ")
     assert notes[1].startswith("epoch 1 of 2: training loss ")

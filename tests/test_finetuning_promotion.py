@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 
 from featurepipe import probes
 from featurepipe.backbones import embedding_forward
@@ -30,7 +31,7 @@ def promoted(small, tinted):
         probe = probes.fit(kind, *embedded(backbone, train), *embedded(backbone, validation))
         weight, bias = linear_head(kind, probe.estimator, probe.temperature, CLASSES)
         head = Head(weight[:, :width], bias, CLASSES, 0.5)
-        options = {"name": "tuned", "checkpoint": checkpoint, "workers": 1, "note": note}
+        options = {"name": "tuned", "checkpoint": checkpoint, "workers": 1, "listener": Ear(note)}
         made = promote(backbone, head, train, validation, Recipe(**{**QUICK, **recipe}), **options)
         return made, backbone, probe, train, validation
 
@@ -129,7 +130,7 @@ def test_a_checkpoint_of_anything_else_is_not_gone_on_from(small, tinted, tmp_pa
             name="x",
             checkpoint=tmp_path / "c.pt",
             workers=1,
-            note=notes.append,
+            listener=Ear(notes.append),
         )
         return notes[0]
 

@@ -6,9 +6,10 @@ import sys
 import types
 
 import pytest
+from ears import Ear
 
 from featurepipe import listeners, stages
-from featurepipe.listeners import Bars, is_watched
+from featurepipe.listeners import Bars, Within, is_watched
 
 
 class Terminal(io.StringIO):
@@ -112,3 +113,13 @@ def test_a_stage_shows_its_bar_in_a_terminal(stderr, at_once, photos, tmp_path):
     shown = stderr(Terminal())
     stages.extract(photos(), tmp_path / "s", backbone="pixels")
     assert "embedding" in shown.getvalue()
+
+
+def test_work_within_a_larger_one_adds_to_its_progress():
+    heard, done = [], []
+    listener = Within(Ear(heard.append, progress=lambda *_: pytest.fail("a bar of its own")), done.append)
+    listener.note("a line")
+    for part in (2, 3):
+        with listener.progress("a part", part) as advance:
+            advance(part)
+    assert (heard, done) == (["a line"], [2, 3])

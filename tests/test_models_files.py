@@ -21,6 +21,7 @@ from sklearn.svm import LinearSVC
 import featurepipe
 from featurepipe import backbones, models, probes
 from featurepipe.backbones.weights import read_weights
+from featurepipe.cards import Card, Selection
 from featurepipe.errors import BackboneError, FingerprintMismatch, FormatTooNew, ModelFileError, WeightsUnavailable
 from featurepipe.probes.kinds.knn import knn_classifier
 
@@ -57,7 +58,9 @@ def trained(kind="logistic", names=("ant", "bee", "cat"), backbone=None):
             "source": backbone.source,
         },
         seen=models.digest_keys(["ff" * 32, "00" * 32, "0123456789abcdef" + "0" * 48]),
-        card={"selection": {"on": probe.selected_on, "chosen": probe.chosen, "path": probe.path}, "extra": [1, None]},
+        card=Card.of_json(
+            {"selection": {"on": probe.selected_on, "chosen": probe.chosen, "path": probe.path}, "extra": [1, None]}
+        ),
     )
     return model, rng.normal(size=(40, 5)).astype(np.float32)
 
@@ -113,7 +116,7 @@ def labelled(names=("ant", "bee", "cat")):
         names, rng.normal(size=(len(names), 5)), rng.normal(size=len(names)), strengths
     )
     chosen = dict(zip(names.tolist(), strengths.tolist(), strict=True))
-    card = {"selection": {"on": "val", "chosen": chosen, "path": []}}
+    card = Card(selection=Selection.made("val", chosen, []))
     return replace(model, kind="multi-label", estimator=estimator, temperature=1.0, card=card), X
 
 
@@ -238,7 +241,7 @@ def test_another_suffix_is_refused(tmp_path):
 def test_a_card_that_is_no_json_leaves_the_old_file(file):
     old = file.read_bytes()
     model, _ = trained()
-    model.card["figure"] = float("nan")
+    model = replace(model, card=Card.of_json({**model.card, "figure": float("nan")}))
     with pytest.raises(ValueError, match="JSON"):
         models.save(file, model)
     assert file.read_bytes() == old
@@ -571,7 +574,7 @@ def write_archive(path):
         temperature=1.0,
         backbone={"name": "pixels", "fingerprint": pixels.fingerprint, "spec": pixels.spec, "source": pixels.source},
         seen=models.digest_keys(["ab" * 32]),
-        card={"selection": {"on": "given", "chosen": 0.5, "path": []}},
+        card=Card(selection=Selection.made("given", 0.5, [])),
     )
     models.save(path, model)
 
@@ -601,7 +604,7 @@ def write_knn_archive(path):
         temperature=0.5,
         backbone={"name": "pixels", "fingerprint": pixels.fingerprint, "spec": pixels.spec, "source": pixels.source},
         seen=models.digest_keys(["ab" * 32]),
-        card={"selection": {"on": "given", "chosen": 3, "path": []}},
+        card=Card(selection=Selection.made("given", 3, [])),
     )
     models.save(path, model)
 
@@ -632,7 +635,7 @@ def write_backbone_archive(path):
         temperature=0.5,
         backbone={"name": "archived", "fingerprint": made.fingerprint, "spec": made.spec, "source": made.source},
         seen=models.digest_keys(["ab" * 32]),
-        card={"selection": {"on": "given", "chosen": 0.5, "path": []}},
+        card=Card(selection=Selection.made("given", 0.5, [])),
     )
     models.save(path, model, module=made.module)
 

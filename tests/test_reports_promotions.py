@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from featurepipe import models, probes, reports
+from featurepipe.cards import Card
 
 NAMES = ("ant", "bee", "wasp")
 BEAT = {"on": "val", "n": 1000, "probe": 0.96, "probe_log_loss": 0.123}  # older cards say no more
@@ -44,7 +46,14 @@ def make(where="test", n=60):
     spec |= {"layer": "penultimate", "pooling": None, "precision": "fp32"}
     source = {"name": "mobilenet", "weights": None, "random_seed": None}
     backbone = {"name": "mobilenet", "fingerprint": "cd" * 32, "spec": spec, "source": source}
-    return models.Model("logistic", estimator, 1.0, backbone, np.empty(0, np.uint64), card)
+    return models.Model("logistic", estimator, 1.0, backbone, np.empty(0, np.uint64), Card.from_json(card))
+
+
+def but(model, change):
+    """The same model with a card whose JSON is changed."""
+    said = model.card.to_json()
+    change(said)
+    return replace(model, card=Card.from_json(said))
 
 
 def text(element):
@@ -94,7 +103,7 @@ def tuned(gain=0.0, *, where="test", n=60, **changes):
     """A page's model with a card of fine-tuning, whose probe was so much worse; and its top-1."""
     model = make(where, n)
     top1 = model.card[where]["top1"]
-    model.card["finetuning"] = {
+    tuning = {
         "promoted": True,
         "start": "probe",
         "tune": "stage4+",
@@ -111,7 +120,17 @@ def tuned(gain=0.0, *, where="test", n=60, **changes):
         "seconds": 91.5,
         **changes,
     }
-    return model, top1
+    return but(model, lambda card: card.update(finetuning=tuning)), top1
+
+
+def with_ridge(model, path):
+    """The same of a ridge probe, whose candidates these are."""
+
+    def change(card):
+        card["finetuning"]["probe"]["kind"] = "ridge"
+        card["selection"]["path"] = path
+
+    return but(model, change)
 
 
 def advice(option, tune, layer="penultimate"):
@@ -394,7 +413,7 @@ def test_advice_against_tuning_is_no_failure_of_it():
     assert [text(reason) for reason in found.iter("li")] == ["Few <images>.", "They are similar."]
     for wrong in ("did not pay", "Only the head", "no epoch", "Recipe", "Training started"):
         assert wrong not in text(found)
-    model.card["finetuning"]["advice"] = advice("stage", None, layer="stage3")
+    model = but(model, lambda card: card["finetuning"].update(advice=advice("stage", None, layer="stage3")))
     assert "an earlier layer's probe, on stage3; the one in this file is on the last layer." in said(
         reports.page(model)
     )
@@ -441,8 +460,7 @@ def test_a_card_without_the_probes_validation_has_the_line_of_epoch_0():
 def test_only_a_logistic_start_has_a_c():
     model, _ = tuned(C=0.01)
     assert "Epoch 0 is the start (its probe at C=0.01), before" in said(reports.page(model))
-    model.card["finetuning"]["probe"]["kind"] = "ridge"
-    model.card["selection"]["path"] = [{**step(0.1, 0.9), "alpha": 0.1}]
+    model = with_ridge(model, [{**step(0.1, 0.9), "alpha": 0.1}])
     assert "Epoch 0 is the start (its probe), before" in said(reports.page(model))
     assert "Epoch 0 is the start, before" in said(reports.page(tuned(C=0.01, start="random head")[0]))
 
@@ -514,9 +532,8 @@ def test_c_is_the_probes():
 
 
 def test_the_strength_of_another_kind_of_probe_has_its_own_name():
-    model, _ = tuned()
-    model.card["selection"]["path"] = [{**step(1.0, 0.8), "alpha": 1.0}, {**step(10.0, 0.9), "alpha": 10.0}]
-    model.card["finetuning"]["probe"]["kind"] = "ridge"
+    path = [{**step(1.0, 0.8), "alpha": 1.0}, {**step(10.0, 0.9), "alpha": 10.0}]
+    model = with_ridge(tuned()[0], path)
     assert section(reports.page(model), "How alpha of the probe was chosen") is not None
 
 
@@ -535,7 +552,7 @@ def test_random_weights_that_were_trained_are_none():
 def test_few_labels_stay_the_probes():
     model, top1 = tuned(0.2)
     one = {"shots": 2, "labels": 6, "repeats": 1, "mean": 0.5, "std": 0.0, "interval": None, "top1": [0.5], "semi": {}}
-    model.card["few_shot"] = [{**one, "baselines": {}}]
+    model = but(model, lambda card: card.update(few_shot=[{**one, "baselines": {}}]))
     listed = rows(section(reports.page(model), "With few labels"))
     assert listed[0] == ["per class", "labels", "probe"]
     assert listed[-1][2] == f"{100 * (top1 - 0.2):.1f} %"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ears import Ear
 from PIL import Image, ImageOps
 
 from featurepipe import backbones, evaluate, extract, models, predict, probe, probes, report, stages
@@ -103,7 +104,7 @@ def test_a_new_objective_is_one_class(tmp_path, small):
         lambda: in_order(samples, backbone.transform, 64, "cpu", 1, Peers()),
         recipe,
         objective=Brightness(),
-        note=heard.append,
+        listener=Ear(heard.append),
     )
     errors = [row["error"] for row in outcome.curve]
     assert outcome.best_epoch == int(np.argmin(errors)) > 0
@@ -114,26 +115,23 @@ def test_a_new_objective_is_one_class(tmp_path, small):
 class Backwards:
     """A crew that embeds one image at a time, the last one first."""
 
-    def fill(self, plan, extractor, sink, settings, progress, note):
-        for pending in reversed(plan):
-            pixels = extractor.transform.decode(pending.source.read_bytes())[None]
-            sink.append([pending.digest], extractor.embed(pixels), {})
-            progress(1)
+    def fill(self, plan, extractor, sink, settings, listener):
+        with listener.progress("backwards", len(plan)) as advance:
+            for pending in reversed(plan):
+                pixels = extractor.transform.decode(pending.source.read_bytes())[None]
+                sink.append([pending.digest], extractor.embed(pixels), {})
+                advance(1)
         sink.commit()
-        note(f"backwards, {settings.workers} at a time")
+        listener.note(f"backwards, {settings.workers} at a time")
         return Outcome(computed=len(plan))
 
 
 def test_a_new_crew_is_one_class(planned):
     plan, wanted, found, heard = planned(5), Memory(), Memory(), []
 
-    class Ears(Listener):
-        def note(self, text):
-            heard.append(text)
-
     pixels = backbones.Pixels()
     fill(plan, pixels, wanted)
-    outcome = fill(plan, pixels, found, Settings(workers=1, crew=Backwards()), listener=Ears())
+    outcome = fill(plan, pixels, found, Settings(workers=1, crew=Backwards()), listener=Ear(heard.append))
     assert outcome.computed == 5
     assert list(found.vectors) == list(reversed(wanted.vectors))
     for digest, vector in wanted.vectors.items():

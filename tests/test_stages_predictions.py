@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from featurepipe import TransferClassifier, backbones, evaluate, extract, manifests, models, predict, probe
+from featurepipe.cards import Card
 from featurepipe.cli import texts
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, OutputError, ProbeError, StoreError
@@ -338,7 +339,7 @@ def tuned(photos, tmp_path):
         backbone = {"name": "tuned", "fingerprint": sha256_json(spec), "spec": spec, "source": source}
         tuning = {"promoted": True, "start": "probe", "tune": "all", "tuned_parameters": 1, "parameters": 1}
         tuning |= {"curve": [], "best_epoch": 0, "stopped": "after all epochs"}
-        card = {**probed.card, "finetuning": tuning}
+        card = Card.of_json({**probed.card, "finetuning": tuning})
         path = tmp_path / "tuned.safetensors"
         models.save(path, dataclasses.replace(probed, backbone=backbone, card=card), module=module)
         return data, store, path

@@ -38,7 +38,7 @@ from featurepipe.errors import (
     StoreError,
     TrainingDiverged,
 )
-from featurepipe.finetuning import starts, verdicts
+from featurepipe.finetuning import records, starts
 from featurepipe.finetuning.objectives import Classes
 from featurepipe.stages import Listener, finetune, promotions
 from featurepipe.stores import Store
@@ -181,7 +181,7 @@ def test_where_nothing_is_tuned_nothing_is_said_of_the_network_before_tuning(sto
     gains = {option: {"low": 0.0, "mean": 0.0, "high": 0.0} for option in ("linear", "stage", "tune-last", "tune-all")}
     said = {"option": "linear", "tune": None, "layer": "penultimate", "expected_gain": gains, "reasons": ["It is."]}
     monkeypatch.setattr(promotions, "advise", lambda *_, **__: {**said, "more_labels": False})
-    monkeypatch.setattr(verdicts, "_start_notes", lambda *_: ["the network now gives other embeddings"])
+    monkeypatch.setattr(records, "start_notes", lambda *_: ["the network now gives other embeddings"])
     result = finetune(path, **{**QUICK, "tune": "auto"})
     assert (result["promoted"], result["notes"]) == (False, [])
 

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featurepipe import advice, backbones, extraction, finetuning, models, probes
+from featurepipe.cards import Card, Selection
 from featurepipe.errors import FinetuningError, ModelFileError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, described_extractor, make_extractor
 from featurepipe.estimators.images import check_images, image_tags, keys_of_files
@@ -261,7 +262,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             return
         extractor = self.extractor_.identity()
         models.check_output(Path(path), [self.weights, extractor.source["weights"]], force=force)
-        selection = {"on": self.probe_.selected_on, "chosen": self.probe_.chosen, "path": self.probe_.path}
+        selection = Selection.made(self.probe_.selected_on, self.probe_.chosen, self.probe_.path)
         identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}
         model = models.Model(
             kind=self.probe_.kind,
@@ -269,7 +270,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             temperature=self.probe_.temperature,
             backbone={**identity, "spec": extractor.spec, "source": extractor.source},
             seen=self.seen_,
-            card={"selection": selection, "seed": self.seed, "versions": extraction.versions()},
+            card=Card(selection=selection, seed=self.seed, versions=extraction.versions()),
         )
         module = models.portable(self.extractor_.network()) if include_backbone else None
         models.save(path, model, module=module)
@@ -309,13 +310,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
                 f"{path} gives each image a set of labels, but a TransferClassifier one; use featurepipe.predict"
             )
         extractor = described_extractor(model, path, weights, trust)
-        selection = model.card["selection"]
-        made = cls(extractor, kind=model.kind, value=selection["chosen"], seed=model.card.get("seed", 0))
+        selection = model.card.selection
+        assert not isinstance(selection.chosen, dict)  # which is of sets of labels
+        made = cls(extractor, kind=model.kind, value=selection.chosen, seed=model.card.get("seed", 0))
         made.extractor_ = extractor
         how: dict[str, Any] = {
-            "chosen": selection["chosen"],
-            "selected_on": selection["on"],
-            "path": selection.get("path", []),
+            "chosen": selection.chosen,
+            "selected_on": selection.on,
+            "path": selection["path"],
         }
         made.probe_ = probes.Probe(model.kind, model.estimator, model.temperature, **how)
         made.classes_, made.seen_, made.tuner_ = model.classes, model.seen, None

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featurepipe import extraction, finetuning, manifests, models, probes
 from featurepipe.backbones import Backbone
+from featurepipe.cards import Card, Epoch, Refit, Selection, Tuning
 from featurepipe.errors import FinetuningError
 from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
 from featurepipe.estimators.images import check_images, image_tags, keys_of_files, listed
@@ -175,15 +176,10 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             else made.source
         )
         chosen = self.estimator_.C if self.promoted_ else self.probe_.chosen
-        selection = {"on": self.probe_.selected_on, "chosen": chosen, "path": self.probe_.path}
+        selection = Selection.made(self.probe_.selected_on, chosen, self.probe_.path)
         identity = {"name": made.name, "fingerprint": made.fingerprint, "spec": made.spec, "source": source}
         kind = "logistic" if self.promoted_ else self.probe_.kind
-        card = {
-            "selection": selection,
-            "finetuning": {"promoted": self.promoted_, **self._told},
-            "seed": self.seed,
-            "versions": extraction.versions(),
-        }
+        card = Card(selection=selection, finetuning=self._tuning, seed=self.seed, versions=extraction.versions())
         model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
         models.save(path, model, module=made.module)
 
@@ -228,7 +224,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         codes = np.searchsorted(probe.classes, y).astype(np.int64)
         train, validation = (_samples(items, codes, np.flatnonzero(which)) for which in (~out, out))
         listener = Bars(self.verbose)
-        told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "progress": listener.progress, "note": listener.note}
+        told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "listener": listener}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
         self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
@@ -236,16 +232,16 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         promoted = made.outcome.best_epoch > 0 and _pays(rival, features[out], made, validation, share, listener)
         self._keep(made, probe, promoted, frozen, recipe)
         if promoted and recipe.refits and made.outcome.finished:
-            told["note"] = Quiet(listener).note
+            told["listener"] = Quiet(listener)
             again = finetuning.refit_recipe(recipe, len(train))
             refitted = finetuning.promote(frozen, head, train + validation, validation, again, **told)
             if refitted.outcome.stopped == finetuning.INTERRUPTED:
                 raise KeyboardInterrupt
             if refitted.outcome.error is not None:
                 raise refitted.outcome.error
-            self._keep(finetuning.refitted(made, refitted), probe, promoted, frozen, recipe)
             last, stopped = refitted.outcome.curve[-1], refitted.outcome.stopped
-            self._told["refit"] = {"images": len(items), "epochs": last["epoch"], "stopped": stopped}
+            refit = Refit(images=len(items), epochs=last["epoch"], stopped=stopped)
+            self._keep(finetuning.refitted(made, refitted), probe, promoted, frozen, recipe, refit)
         if made.outcome.error is not None:
             raise made.outcome.error
         if made.outcome.stopped == finetuning.INTERRUPTED:
@@ -259,6 +255,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         promoted: bool,
         frozen: Backbone,
         recipe: finetuning.Recipe,
+        refit: Refit | None = None,
     ) -> None:
         """Keep the tuned network if it is `promoted`, else the probe."""
         outcome = made.outcome
@@ -267,16 +264,17 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.backbone_ = made.backbone if self.promoted_ else frozen
         self.estimator_ = made.estimator if self.promoted_ else probe.estimator
         self.temperature_ = made.temperature if self.promoted_ else probe.temperature
-        self._told: dict[str, Any] = {
-            "start": "probe" if recipe.head == finetuning.PROBE else "random head",
-            "tune": recipe.tune,
-            "tuned_parameters": made.tuned,
-            "parameters": made.parameters,
-            "curve": outcome.curve,
-            "best_epoch": outcome.best_epoch,
-            "stopped": outcome.stopped,
-            "refit": None,
-        }
+        self._tuning = Tuning(
+            promoted=promoted,
+            start="probe" if recipe.head == finetuning.PROBE else "random head",
+            tune=recipe.tune,
+            tuned_parameters=made.tuned,
+            parameters=made.parameters,
+            curve=[Epoch.of_json(one) for one in outcome.curve],
+            best_epoch=outcome.best_epoch,
+            stopped=outcome.stopped,
+            refit=refit,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

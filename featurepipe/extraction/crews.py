@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -10,7 +10,7 @@ from featurepipe.backbones import Embedder, Extractor
 from featurepipe.extraction import devices, loop
 from featurepipe.extraction.loop import Sink
 from featurepipe.extraction.outcomes import Outcome
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.listeners import SILENT, Listener, Within
 from featurepipe.stores import Pending, Writer, Writers
 
 
@@ -23,10 +23,9 @@ class Crew(Protocol):
         extractor: Embedder,
         sink: Sink,
         settings: Settings,
-        progress: Callable[[int], object],
-        note: Callable[[str], object],
+        listener: Listener,
     ) -> Outcome:
-        """Embed what is planned into a sink; see `featurepipe.extraction.fill`."""
+        """Embed what is planned into a sink, under `listener.progress`; see `featurepipe.extraction.fill`."""
         ...
 
 
@@ -40,11 +39,10 @@ class Lanes:
         extractor: Embedder,
         sink: Sink,
         settings: Settings,
-        progress: Callable[[int], object],
-        note: Callable[[str], object],
+        listener: Listener,
     ) -> Outcome:
         """See `Crew.fill`."""
-        return loop.fill(plan, extractor, sink, **settings.pace(), progress=progress, note=note)
+        return loop.fill(plan, extractor, sink, **settings.pace(), listener=listener)
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,14 @@ class Processes:
         extractor: Embedder,
         sink: Sink,
         settings: Settings,
-        progress: Callable[[int], object],
-        note: Callable[[str], object],
+        listener: Listener,
     ) -> Outcome:
         """See `Crew.fill`; the sink is a `featurepipe.stores.Writer` or `Writers`."""
         if not isinstance(sink, Writer | Writers):
             raise TypeError("several devices can fill only a store")
         if len(plan) <= sink.rows_per_shard:
-            return Lanes().fill(plan, extractor, sink, settings, progress, note)
-        how: dict[str, Any] = {**settings.pace(), "progress": progress, "note": note}
+            return Lanes().fill(plan, extractor, sink, settings, listener)
+        how: dict[str, Any] = {**settings.pace(), "listener": listener}
         return devices.fill_together(plan, cast(Extractor, extractor), sink, self.devices, **how)
 
 
@@ -146,4 +143,4 @@ def fill(
         The network or a process fails, or (`OutOfMemory`) there is no memory for a single image.
     """
     with listener.progress(label, len(plan)) as advance:
-        return settings.crew.fill(plan, extractor, sink, settings, advance, listener.note)
+        return settings.crew.fill(plan, extractor, sink, settings, Within(listener, advance))

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +24,7 @@ from featurepipe.extraction.engines import default_workers
 from featurepipe.extraction.loop import fill
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.interrupts import Interrupts
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Pending, Writer, Writers
 from featurepipe.surroundings import guarded
 
@@ -48,8 +50,7 @@ def fill_together(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
-    progress: Callable[[int], object] = lambda n: None,
-    note: Callable[[str], object] = lambda text: None,
+    listener: Listener = SILENT,
 ) -> Outcome:
     """Embed what is planned on several devices; the arguments are those of `fill`, and the plan is of files.
 
@@ -72,17 +73,17 @@ def fill_together(
         A process failed or died; what the others have finished is kept.
     """
     check_main()
-    with Interrupts().heard():
+    with listener.progress("embedding", len(plan)) as advance, Interrupts().heard():
         results = _results(
             plan,
             backbone,
             writer,
             devices,
             {"batch_size": batch_size, "workers": workers, "compile": compile},
-            progress,
+            advance,
         )
     for text in dict.fromkeys(text for _, notes, _, _ in results for text in notes):
-        note(text)
+        listener.note(text)
     for _, _, rejects, _ in results:
         writer.rejects |= rejects
     begun, ended = zip(*(times for _, _, _, times in results), strict=True)
@@ -103,7 +104,7 @@ def _results(
     writer: Writer | Writers,
     devices: Sequence[str],
     options: Mapping[str, Any],
-    progress: Callable[[int], object],
+    advance: Callable[[int], object],
 ) -> list[tuple[Outcome, list[str], dict[str, str], tuple[float, float]]]:
     """What `_work` gives in each process; on leaving, none of them is left."""
     count, rows = len(devices), writer.rows_per_shard
@@ -123,7 +124,7 @@ def _results(
         while unfinished:
             finished, unfinished = wait(unfinished, POLL, FIRST_EXCEPTION)
             told, before = done.value, told
-            progress(told - before)
+            advance(told - before)
             for future in finished:
                 future.result()
         return [future.result() for future in running]
@@ -203,6 +204,27 @@ def _begin(stop: Any, done: Any, begun: Any) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+class _Child(Listener):
+    """Keeps the notes of a process, and adds its progress to that of all."""
+
+    def __init__(self, device: str) -> None:
+        self.notes: list[str] = []
+        self._device = device
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self._device}: {text}")
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], object]]:
+        yield self._advance
+
+    def _advance(self, count: int) -> None:
+        with _CHILD["done"].get_lock():
+            _CHILD["done"].value += count
+        if _CHILD["stop"].is_set():
+            raise KeyboardInterrupt  # on which `fill` writes what is finished
+
+
 def _work(
     spec: Mapping[str, Any],
     source: Mapping[str, Any],
@@ -214,18 +236,12 @@ def _work(
     """What `fill` does and says here, the writer's rejects, and when it began and ended."""
     import torch
 
-    def advance(count: int) -> None:
-        with _CHILD["done"].get_lock():
-            _CHILD["done"].value += count
-        if _CHILD["stop"].is_set():
-            raise KeyboardInterrupt  # on which `fill` writes what is finished
-
     torch.set_num_threads(options["workers"])
-    notes: list[str] = []
+    listener = _Child(device)
     made = backbones.recreate(spec, source, device=device, trust=True)  # the parent has made the same
     begun = time.time()  # of a clock that all processes share
-    outcome = fill(plan, made, writer, **options, progress=advance, note=lambda text: notes.append(f"{device}: {text}"))
-    return outcome, notes, writer.rejects, (begun, time.time())
+    outcome = fill(plan, made, writer, **options, listener=listener)
+    return outcome, listener.notes, writer.rejects, (begun, time.time())
 
 
 def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:

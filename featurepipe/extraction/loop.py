@@ -19,6 +19,7 @@ from featurepipe.extraction.batches import Batch, join, read_batch
 from featurepipe.extraction.engines import Engine
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.interrupts import Interrupts
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
@@ -80,8 +81,7 @@ def fill(
     batch_size: int | None = None,
     workers: int | None = None,
     compile: str = "auto",
-    progress: Callable[[int], object] = lambda n: None,
-    note: Callable[[str], object] = lambda text: None,
+    listener: Listener = SILENT,
 ) -> Outcome:
     """Embed what is planned into a sink.
 
@@ -101,10 +101,8 @@ def fill(
         Lanes; None is one per core.
     compile : {'auto', 'on', 'off'}
         See `Engine`.
-    progress : callable
-        Called with the number of planned samples that each batch has dealt with.
-    note : callable
-        Called with one line of information.
+    listener : Listener
+        Its progress is that of planned samples, batch by batch.
 
     Returns
     -------
@@ -119,20 +117,21 @@ def fill(
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
     interrupts = Interrupts()
-    with interrupts.heard(), _lanes(engine) as (lanes, device):
+    bar = listener.progress("embedding", len(plan))
+    with bar as advance, interrupts.heard(), _lanes(engine) as (lanes, device):
         try:
-            _run(plan, engine, lanes, device, sink, outcome, interrupts, progress, note)
+            _run(plan, engine, lanes, device, sink, outcome, interrupts, advance, listener)
             _timed_commit(sink, outcome)
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
             with interrupts.held():  # of somebody who presses twice
                 sink.commit()
                 if engine.compiling:
-                    note("stopping; waiting for the compiler, which cannot be interrupted")
+                    listener.note("stopping; waiting for the compiler, which cannot be interrupted")
             raise
     interrupts.check()
     if len(plan):
         engine.finish()
-    _tell(engine, note)  # what a lane that compiled to the end had to say
+    _tell(engine, listener)  # what a lane that compiled to the end had to say
     outcome.compile_seconds, outcome.infer_seconds = engine.compile_seconds, engine.infer_seconds
     outcome.infer_floor = engine.infer_floor
     outcome.elapsed = time.perf_counter() - started
@@ -147,8 +146,8 @@ def _run(
     sink: Sink,
     outcome: Outcome,
     interrupts: Interrupts,
-    progress: Callable[[int], object],
-    note: Callable[[str], object],
+    advance: Callable[[int], object],
+    listener: Listener,
 ) -> None:
     """Take results as they come, and let a lane compile when that is wanted: the others wait for it to infer."""
     left = len(plan)
@@ -157,11 +156,11 @@ def _run(
     for done in _in_order(plan, engine, lanes, device):
         _take(done, sink, outcome)
         left -= len(done)
-        progress(len(done))
+        advance(len(done))
         interrupts.check()
         if engine.wants_compiling(left):
             lanes.submit(engine.compile)
-        _tell(engine, note)
+        _tell(engine, listener)
 
 
 @contextmanager
@@ -274,9 +273,9 @@ def _infer(engine: Engine, batch: Batch) -> _Done:
     )
 
 
-def _tell(engine: Engine, note: Callable[[str], object]) -> None:
+def _tell(engine: Engine, listener: Listener) -> None:
     while engine.notes:
-        note(engine.notes.popleft())
+        listener.note(engine.notes.popleft())
 
 
 def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.listeners import Listener
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Gradients:
     objective : Objective
     recipe : Recipe
     peers : Peers
-    note : callable
+    listener : Listener
         Hears when memory has run out.
 
     Attributes
@@ -39,9 +39,10 @@ class Gradients:
     """
 
     def __init__(
-        self, network: Network, objective: Objective, recipe: Recipe, peers: Peers, note: Callable[[str], object]
+        self, network: Network, objective: Objective, recipe: Recipe, peers: Peers, listener: Listener
     ) -> None:
-        self._network, self._objective, self._recipe, self._peers, self._note = network, objective, recipe, peers, note
+        self._network, self._objective, self._recipe = network, objective, recipe
+        self._peers, self._listener = peers, listener
         self.piece = -(-recipe.batch_size // (recipe.accumulate * peers.world))
         self._start = network.copy() if recipe.l2_sp else {}
 
@@ -112,7 +113,7 @@ class Gradients:
             )
         self.piece //= 2
         images = "single images" if self.piece == 1 else f"pieces of {self.piece} images"
-        self._note(f"memory ran out: each batch is now computed in {images}")
+        self._listener.note(f"memory ran out: each batch is now computed in {images}")
 
     def _sum_up(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
         """Fill in the gradients of the sum of a batch's losses; that sum, and the sum of the images' weights."""

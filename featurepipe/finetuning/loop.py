@@ -22,6 +22,7 @@ from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def tune(
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     peers: Peers = Peers(),  # noqa: B008  # frozen
-    progress: Callable[[str, int], Any] | None = None,
-    note: Callable[[str], object] = lambda text: None,
+    listener: Listener = SILENT,
 ) -> Course:
     """Tune a network.
 
@@ -129,10 +129,8 @@ def tune(
         JSON of all that decides the run, apart from the recipe.
     peers : Peers, optional
         The processes that share each batch.
-    progress : callable, optional
-        As `featurepipe.listeners.Listener.progress`.
-    note : callable, optional
-        Hears a line after each epoch.
+    listener : Listener
+        Hears a line after each epoch, too.
 
     Returns
     -------
@@ -151,7 +149,7 @@ def tune(
     if objective is None:
         objective = Classes.of(recipe, train.samples.targets, network.head.weight)
     identity = identity or {}
-    return _Tuning(network, train, validation, recipe, objective, checkpoint, identity, peers, progress, note).run()
+    return _Tuning(network, train, validation, recipe, objective, checkpoint, identity, peers, listener).run()
 
 
 class _Tuning:
@@ -165,15 +163,14 @@ class _Tuning:
         checkpoint: Path | None,
         identity: Mapping[str, Any],
         peers: Peers,
-        progress: Callable[[str, int], Any] | None,
-        note: Callable[[str], object],
+        listener: Listener,
     ) -> None:
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
         self.checkpoint, self.identity = checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
-        self.peers, self.progress, self.note = peers, progress, note
+        self.peers, self.listener = peers, listener
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.objective, self.gradients = objective, Gradients(network, objective, recipe, peers, note)
+        self.objective, self.gradients = objective, Gradients(network, objective, recipe, peers, listener)
         self.saved = time.perf_counter()
         self.lost = ""  # why the first of the images that cannot be read any more cannot
 
@@ -206,11 +203,11 @@ class _Tuning:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
         found = None
         if self.checkpoint is not None:  # the other processes may not see the first one's files
-            held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.note)
+            held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.listener.note)
             found = self.peers.share(held)
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
-            self.note(f"before tuning: {self.objective.tell(first)}")
+            self.listener.note(f"before tuning: {self.objective.tell(first)}")
             return _Run(
                 [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
             ), None
@@ -223,7 +220,7 @@ class _Tuning:
             raise FinetuningError(
                 f"{self.checkpoint} holds something else than a checkpoint of this run; remove it to start again"
             ) from error
-        self.note(
+        self.listener.note(
             f"continuing from {self.checkpoint}: epoch {run.epoch} of {self.epochs}, {run.step} of its steps done"
         )
         # the whole network, after the head alone, begins with an optimizer of its own
@@ -259,7 +256,7 @@ class _Tuning:
     def _epoch(self, run: _Run, optimizer: torch.optim.Optimizer) -> None:
         """The rest of an epoch, its validation, and a checkpoint."""
         started, before = time.perf_counter(), run.seconds
-        with self._bar(f"epoch {run.epoch} of {self.epochs}", len(self.train)) as advance:
+        with self.listener.progress(f"epoch {run.epoch} of {self.epochs}", len(self.train)) as advance:
             advance(self._done(run))
             for step in self.train.epoch(run.epoch, run.step):
                 done = self._done(run)
@@ -359,7 +356,7 @@ class _Tuning:
         """Say once that images are left out."""
         if step.lost and not self.lost:
             self.lost = next(iter(step.lost.values()))
-            self.note(f"note: images that cannot be read any more are left out; the first: {self.lost}")
+            self.listener.note(f"note: images that cannot be read any more are left out; the first: {self.lost}")
 
     def _done(self, run: _Run) -> int:
         """Images of the epoch that were learned from, in all processes."""
@@ -399,18 +396,15 @@ class _Tuning:
             checkpoints.save(self.checkpoint, self.identity, told, {**tensors, "optimizer": optimizer.state_dict()})
         except OutputError as error:  # what has been learned is worth more than the chance to go on from here
             why, _, _ = str(error).partition("; ")  # what to do is for the end, when the model file is written
-            self.note(f"note: training continues without a checkpoint: {why}")
+            self.listener.note(f"note: training continues without a checkpoint: {why}")
         self.saved = time.perf_counter()
-
-    def _bar(self, label: str, total: int) -> Any:
-        return self.progress(label, total) if self.progress is not None else nullcontext(lambda done: None)
 
     def _tell(self, run: _Run) -> None:
         row = run.curve[-1]
         patient = f" (best so far: epoch {run.best_epoch})" if self.recipe.patience else ""
         left = (self.epochs - row["epoch"]) * row["seconds"]
         to_go = f", at most {_duration(left)} to go" if left else ""
-        self.note(
+        self.listener.note(
             f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, {self.objective.tell(row)}"
             f"{patient}; {row['seconds']:.0f} s{to_go}"
         )

@@ -21,6 +21,7 @@ from featurepipe.finetuning.loop import Batches, Course, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.surroundings import guarded
 
 
@@ -109,8 +110,7 @@ def promote(
     checkpoint: Path | None = None,
     workers: int | None = None,
     peers: Peers = Peers(),  # noqa: B008  # frozen
-    progress: Callable[[str, int], Any] | None = None,
-    note: Callable[[str], object] = lambda text: None,
+    listener: Listener = SILENT,
 ) -> Promoted:
     """Tune a copy of a backbone together with a head.
 
@@ -125,7 +125,7 @@ def promote(
         What to call the tuned backbone.
     cached : callable, optional
         Given the copy, makes a `Cache` of these samples; or None.
-    checkpoint, peers, progress, note
+    checkpoint, peers, listener
         As for `featurepipe.finetuning.tune`.
     workers : int, optional
         Threads that decode; one per core by default.
@@ -159,8 +159,7 @@ def promote(
         "checkpoint": checkpoint,
         "identity": identity,
         "peers": peers,
-        "progress": progress,
-        "note": note,
+        "listener": listener,
     }
     outcome = tune(network, batches, validating, recipe, **options)
     network.load(outcome.state)

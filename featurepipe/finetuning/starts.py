@@ -15,7 +15,7 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning import Examples, Head, Recipe
 from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.matrices.parts import Parts, held_notes, sizes
+from featurepipe.matrices.parts import Parts, held_notes
 from featurepipe.models.candidates import Prepared
 from featurepipe.probes.parts import fit_parts, hold
 from featurepipe.stores import Pending
@@ -86,7 +86,7 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     check_classes(loaded, set(found.samples.y))
     parts = hold(found.entry, found.samples, kind, limit)
     train, validation, validated_on = _hold_out(parts, recipe.seed)
-    class_weight = recipe.class_weight if loaded is None else loaded.card.get("class_weight")
+    class_weight = recipe.class_weight if loaded is None else loaded.card.class_weight
     classes, notes = np.unique(train.y), held_notes(parts)
     seen = models.seen_in_tuning(found.origin, found.entry.spec)  # where the backbone has been tuned before
     if np.isin(models.digest_keys(validation.digests), seen).any():
@@ -116,20 +116,18 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
 def _baselines(loaded: models.Model | None, found: Prepared, parts: Parts) -> dict[str, float | None]:
     """What the card of a model says of them, if it has seen the very images that are not reported, and as many are."""
     known: dict[str, float | None] = {}
-    if loaded is not None and loaded.card.get("splits") == sizes(found.samples.split):
+    if loaded is not None and loaded.card.get("splits") == found.splits:
         learned = np.unique(models.digest_keys(parts.learned.digests))
-        known = loaded.card["baselines"] if np.array_equal(np.unique(loaded.seen), learned) else {}
+        known = loaded.card.baselines if np.array_equal(np.unique(loaded.seen), learned) else {}
     return {name: known.get(name) for name in ("pixels", "random_backbone")}
 
 
 def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
     """A model's classifier as a probe for the classes of the data, which may be more than it has seen."""
-    selection, splits = loaded.card["selection"], loaded.card.get("splits")
-    scores = {} if splits is None else {"n": splits["val" if selection["on"] == "val" else "train"]}
+    selection, splits = loaded.card.selection, loaded.card.get("splits")
+    scores = {} if splits is None else {"n": splits["val" if selection.on == "val" else "train"]}
     known: dict[str, Any] = {"path": selection["path"], "scores": scores}
-    probe = probes.Probe(
-        loaded.kind, loaded.estimator, loaded.temperature, selection["chosen"], selection["on"], **known
-    )
+    probe = probes.Probe(loaded.kind, loaded.estimator, loaded.temperature, selection.chosen, selection.on, **known)
     if probe.classes.tolist() == classes.tolist():
         return probe
     head = finetuning.linear_head(probe.kind, probe.estimator, probe.temperature, classes)

@@ -1,40 +1,25 @@
-"""What tuning gave, compared with the probe: its model file."""
+"""What tuning gave, compared with the probe."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from featurepipe import extraction, finetuning, models, probes
+from featurepipe import extraction, finetuning, probes
 from featurepipe.backbones import Backbone
+from featurepipe.cards import Figures
 from featurepipe.errors import FinetuningError
 from featurepipe.extraction import Settings
 from featurepipe.finetuning import Examples, Promoted, Recipe
 from featurepipe.finetuning.starts import Start
 from featurepipe.listeners import Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.matrices.parts import sizes, with_copies
+from featurepipe.matrices.parts import with_copies
 from featurepipe.statistics.intervals import interval
 
 FIGURES = ("top1", "log_loss", "n")
-ADVICE = ("option", "tune", "layer", "expected_gain", "reasons")
-
-
-def _start_notes(start: Start, recipe: Recipe, first: Mapping[str, Any]) -> list[str]:
-    """A note if the network did not start where the probe stopped, up to the rounding of its precision."""
-    probe, count = start.first["top1"], first["n"]
-    if recipe.head != finetuning.PROBE or abs(first["top1"] - probe) <= max(0.01, 1.5 / count):
-        return []
-    return [
-        "the network now gives other embeddings than the store holds (another precision or version?): before tuning it "
-        f"is right on {100 * first['top1']:.1f} % of {count} validation images, the probe on the stored embeddings on "
-        f"{100 * probe:.1f} %"
-    ]
 
 
 def untuned(start: Start, extractor: Backbone) -> Promoted:
@@ -116,24 +101,24 @@ def judge(start: Start, recipe: Recipe, made: Promoted, workers: int | None, lis
     return Verdict(promoted, network.figures if promoted else start.figures, answers)
 
 
-def write(
-    path: Path,
-    start: Start,
-    recipe: Recipe,
-    extractor: Backbone,
-    made: Promoted,
-    verdict: Verdict,
-    *,
-    refitted: dict[str, Any] | None = None,
-    scratch: dict[str, Any] | None = None,
-    advised: Mapping[str, Any] | None,
-    workers: int | None,
-    listener: Listener,
-    started: float,
-) -> dict[str, Any]:
-    """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
-    promoted, begun = verdict.promoted, advised is None or advised["tune"] is not None
-    parts, found, probe = start.parts, start.found, start.probe
+@dataclass(frozen=True)
+class Rating:
+    """The probe and the tuned network on the reported split.
+
+    Attributes
+    ----------
+    probe : Figures
+    network : Figures or None
+        None where no epoch was kept.
+    """
+
+    probe: Figures
+    network: Figures | None
+
+
+def rate(start: Start, made: Promoted, workers: int | None, listener: Listener) -> Rating:
+    """Measure the probe and the tuned network on the reported split."""
+    parts, probe = start.parts, start.probe
 
     def by_probe(part: FeatureMatrix) -> dict[str, Any]:
         figures = probes.evaluate(probe.estimator, part.X, part.y, probe.temperature)
@@ -143,99 +128,7 @@ def write(
         found = measure(made, start.samples(part), part, workers, listener)
         return found.figures | interval(part.take(found.kept), found.right)
 
-    of_probe = with_copies(by_probe(parts.report), parts, by_probe)
-    of_network = with_copies(by_network(parts.report), parts, by_network) if made.outcome.best_epoch else None
-    reported, validated = of_probe, verdict.figures
-    if promoted:
-        assert of_network is not None  # a network without an epoch is not promoted
-        reported = of_network
-    on = parts.reported
-    card = {
-        "data": {"root": str(found.store.root), "samples": len(found.samples), "classes": len(start.head.classes)},
-        "splits": sizes(found.samples.split),
-        "split_source": found.split_source,
-        "evaluated_on": on,
-        "selection": {
-            "on": probe.selected_on,
-            "chosen": start.head.strength if promoted else probe.chosen,
-            "path": probe.path,
-            "temperature": made.temperature if promoted else probe.temperature,
-            "ece": validated["ece"],
-            "ece_uncalibrated": validated["ece_uncalibrated"],
-        },
-        "val": reported if on == "val" else {"source": start.validated_on, **validated},
-        "test": reported if on == "test" else None,
-        "baselines": {"majority": probes.majority(parts.train.y, parts.report.y), **start.baselines},
-        "majority_class": str(probes.commonest(parts.train.y)),
-        "few_shot": [],
-        "finetuning": {
-            "promoted": promoted,
-            **_told(start, recipe, made, of_probe, of_network, verdict.answers),
-            "refit": refitted,
-            "advice": advised and {key: advised[key] for key in ADVICE},
-            "scratch": scratch,
-            "seconds": round(time.perf_counter() - started, 3),
-        },
-        "protocol": None,
-        "licence": None,
-        "seed": recipe.seed,
-        "class_weight": recipe.class_weight,
-        "notes": [*found.notes, *start.notes, *(_start_notes(start, recipe, made.outcome.curve[0]) if begun else [])],
-        "versions": extraction.versions(),
-        "created": extraction.now(),
-    }
-    backbone = made.backbone if promoted else extractor
-    origin = (
-        {"name": backbone.name, "weights": str(path.resolve()), "random_seed": None} if promoted else dict(found.origin)
-    )
-    model = models.Model(
-        kind="logistic" if promoted else probe.kind,
-        estimator=made.estimator if promoted else probe.estimator,
-        temperature=made.temperature if promoted else probe.temperature,
-        backbone={"name": backbone.name, "fingerprint": backbone.fingerprint, "spec": backbone.spec, "source": origin},
-        seen=np.concatenate([start.seen, models.digest_keys(parts.learned.digests)]),
-        card=card,
-    )
-    models.save(path, model, module=backbone.module)
-    identity = {"model": str(path), "backbone": backbone.name, "fingerprint": backbone.fingerprint, "kind": model.kind}
-    said = {"promoted": promoted, "tune": recipe.tune, "top1": reported["top1"]}
-    return {**identity, **said, **card, "seconds": round(time.perf_counter() - started, 3)}
-
-
-def _told(
-    start: Start,
-    recipe: Recipe,
-    made: Promoted,
-    of_probe: Mapping[str, Any],
-    of_network: Mapping[str, Any] | None,
-    answers: tuple[np.ndarray, np.ndarray] | None,
-) -> dict[str, Any]:
-    """What the card says of the tuning."""
-    outcome, duel = made.outcome, answers and finetuning.duel(*answers)
-    return {
-        "of": start.found.entry.name,
-        "start": "probe" if recipe.head == finetuning.PROBE else "random head",
-        "C": start.head.strength,
-        "tune": recipe.tune,
-        "tuned_parameters": made.tuned,
-        "parameters": made.parameters,
-        "recipe": asdict(recipe)
-        | {"epochs": recipe.epochs_for(len(start.train)), "lr": recipe.peak_lr, "weight_decay": recipe.decay},
-        "validation": {
-            "on": start.validated_on,
-            "n": len(start.validation),
-            "probe": start.figures["top1"],
-            "probe_log_loss": start.figures["log_loss"],
-            "compared": answers and len(answers[0]),  # images that can still be read
-            "network_alone": duel and duel[0],  # images that it is right on, and the probe is not
-            "probe_alone": duel and duel[1],
-            "expected_gain": answers and finetuning.expected_gain(*answers, finetuning.expected_share(recipe.tune)),
-            "behind": answers and finetuning.is_behind(*answers),
-        },
-        "curve": outcome.curve,
-        "best_epoch": outcome.best_epoch,
-        "stopped": outcome.stopped,
-        "probe": {"kind": start.probe.kind, **{key: of_probe[key] for key in FIGURES}},
-        "network": of_network and {key: of_network[key] for key in FIGURES},
-        "cached_bottom": made.cached,
-    }
+    of_probe = Figures.of_json(with_copies(by_probe(parts.report), parts, by_probe))
+    if not made.outcome.best_epoch:
+        return Rating(of_probe, None)
+    return Rating(of_probe, Figures.of_json(with_copies(by_network(parts.report), parts, by_network)))

@@ -13,6 +13,7 @@ import numpy as np
 
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
+from featurepipe.cards import Card, Data, Splits
 from featurepipe.errors import ProbeError
 from featurepipe.extraction.codebooks import has_learned
 from featurepipe.listeners import Listener
@@ -81,7 +82,16 @@ class Prepared(Candidate):
         if self.split_source != "given":
             listener.note(f"splits {self.split_source}")
 
-    def model(self, kind: str, estimator: Any, temperature: float, card: dict[str, Any]) -> models.Model:
+    def data(self, classes: int, **about: str) -> Data:
+        """What a card says of the data, and whatever else is said about it."""
+        return Data(root=str(self.store.root), samples=len(self.samples), classes=classes, **about)
+
+    @property
+    def splits(self) -> Splits:
+        """What a card says of the splits' sizes."""
+        return Splits(**sizes(self.samples.split))
+
+    def model(self, kind: str, estimator: Any, temperature: float, card: Card) -> models.Model:
         """What the model file holds of a classifier that has learned from all but the reported rows."""
         entry = self.entry
         return models.Model(

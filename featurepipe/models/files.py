@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe import backbones, cards, files, jsons
+from featurepipe import backbones, files, jsons
+from featurepipe.cards import Card
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
@@ -72,8 +73,8 @@ class Model:
         ``name, fingerprint, spec, source``.
     seen : ndarray of uint64
         Contents used for training or selection, by the first 8 bytes of their sha256.
-    card : dict
-        Data, selection, figures, baselines, versions.
+    card : Card
+        Data, selection, figures, baselines, versions. It can be read as the mapping that the file holds, too.
     """
 
     kind: str
@@ -81,7 +82,7 @@ class Model:
     temperature: float
     backbone: dict[str, Any]
     seen: np.ndarray
-    card: dict[str, Any]
+    card: Card
 
     @property
     def classes(self) -> np.ndarray:
@@ -142,7 +143,7 @@ def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None
         "classes": model.classes.tolist(),
         "temperature": model.temperature,
         "backbone": model.backbone,
-        "card": model.card,
+        "card": model.card.to_json(),
     }
     tensors, carried = {**head, "seen": np.unique(model.seen)}, {}
     if module is not None:
@@ -169,7 +170,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
     except FeaturepipeError:  # mere weights, what is not to be opened, or what a later featurepipe wrote
         return none
-    tuned = (model.card.get("finetuning") or {}).get("promoted")  # what a probe has seen has not shaped its backbone
+    tuned = model.card.tuned is not None  # what a probe has seen has not shaped its backbone
     return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
 
 
@@ -316,7 +317,7 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str
 
 def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Model:
     """A model of what a file says, where that fits together."""
-    kind, temperature, backbone, card = (header[key] for key in ("kind", "temperature", "backbone", "card"))
+    kind, temperature, backbone = (header[key] for key in ("kind", "temperature", "backbone"))
     seen, form = tensors["seen"], HEADS[kind]
     head = [tensors[name] for name in form.tensors]
     _check_classes(header["classes"])
@@ -324,8 +325,8 @@ def _model(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mode
     if not 1e-100 <= temperature <= 1e100:
         raise ValueError(f"the temperature is {temperature}, not from 1e-100 to 1e100")
     backbones.check_description(backbone)
-    cards.check_card(card)
-    jsons.check(card["selection"]["chosen"], form.chosen, "the card.selection.chosen")
+    card = Card.from_json(header["card"])
+    jsons.check(card.selection.chosen, form.chosen, "the card.selection.chosen")
     if seen.ndim != 1 or seen.dtype != np.uint64:
         raise ValueError("the list of seen images is not a row of 64-bit numbers")
     for name, tensor in zip(form.tensors, head, strict=True):
@@ -439,6 +440,6 @@ def _dump(model: Model) -> dict[str, np.ndarray]:
     return dict(zip(head.tensors, map(np.ascontiguousarray, head.dump(model.estimator)), strict=True))
 
 
-def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: Mapping[str, Any]) -> Any:
+def _restore(kind: str, classes: np.ndarray, head: Sequence[np.ndarray], card: Card) -> Any:
     """A scikit-learn estimator as if it had been fitted here."""
-    return HEADS[kind].restore(classes, head, card["selection"]["chosen"], card.get("seed", 0))
+    return HEADS[kind].restore(classes, head, card.selection.chosen, card.get("seed", 0))

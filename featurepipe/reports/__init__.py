@@ -34,7 +34,7 @@ def page(model: models.Model) -> str:
         The card has no figures: `featurepipe.estimators.TransferClassifier` saves such files. Or they do not fit
         together.
     """
-    if "evaluated_on" not in model.card:
+    if model.card.evaluated_on is None:
         raise ModelFileError("the model file holds no figures to report; one that featurepipe probe writes does")
     try:
         return draw(model)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from featurepipe import models
+from featurepipe.cards import Card, ClassFigures, Figures
 from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.markup import Html, join, percent, section, table, tag
 from featurepipe.reports.sections import LOWEST, OPEN, copies, no_test, what_it_is
@@ -13,38 +11,38 @@ from featurepipe.reports.sections import LOWEST, OPEN, copies, no_test, what_it_
 FOR_SETS = {"chance": "chance", "pixels": "raw pixels", "random_backbone": "random backbone"}
 
 
-def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
+def headline(model: models.Model, title: str, data: str, figures: Figures) -> Html:
     """The figure that counts, and of what."""
-    where, of = model.card["evaluated_on"], figures["per_class"].values()
-    known = sum(one["support"] > 0 for one in of)
-    over = f": mean average precision over the {known:,} of {len(of):,} labels on any of n = {figures['n']:,} images."
+    where, of = str(model.card.evaluated_on), figures.per_class.values()
+    known = sum(one.support > 0 for one in of)
+    over = f": mean average precision over the {known:,} of {len(of):,} labels on any of n = {figures.n:,} images."
     return join(
         tag("h1", title),
-        tag("p", percent(figures["map"]), class_="top1"),
+        tag("p", percent(figures.map), class_="top1"),
         tag("p", tag("b", f"{where} mAP"), over, no_test(where), copies(figures)),
         what_it_is(model, data),
     )
 
 
-def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card["baselines"][key] for key, name in FOR_SETS.items()}
+    found = {name: card.baselines[key] for key, name in FOR_SETS.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
-    what = f"mAP on {card['evaluated_on']}. Chance is the mean share of images that have a label."
+    what = f"mAP on {card.evaluated_on}. Chance is the mean share of images that have a label."
     return section(
         "Compared with baselines",
-        bars({"this probe": figures["map"], **present}, None),
+        bars({"this probe": figures.map, **present}, None),
         tag("small", what),
         tag("small", f"Not computed: {absent}.") if absent else "",
     )
 
 
-def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+def figures(card: Card, figures: Figures) -> Html:
     """The figures on the reported split and on the selection data."""
-    columns = {card["evaluated_on"]: figures}
-    if card["evaluated_on"] != "val":
-        columns["selection data"] = card["val"]
+    columns = {str(card.evaluated_on): figures}
+    if card.evaluated_on != "val" and card.val:
+        columns["selection data"] = card.val
     rows = [
         [
             join(name, tag("small", meaning)),
@@ -65,17 +63,17 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
 
 def selection(model: models.Model) -> Html:
     """How the labels' C were chosen."""
-    selection, where = model.card["selection"], model.card["evaluated_on"]
-    given = selection["on"] == "given"
-    how = "was given" if given else f"was selected on {selection['on']}, by the lowest log-loss of that label"
-    values = [step["C"] for step in selection["path"]]
+    selection, where = model.card.selection, model.card.evaluated_on
+    given = selection.on == "given"
+    how = "was given" if given else f"was selected on {selection.on}, by the lowest log-loss of that label"
+    values, chosen = [step["C"] for step in selection.path], _strengths(model)
     labels = [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]  # short: for a phone
-    curve = [(step["log_loss"],) * 3 for step in selection["path"]]
+    curve = [(step.log_loss,) * 3 for step in selection.path]
     rows = []
-    for step in selection["path"]:
-        takers = sum(step["C"] == C for C in selection["chosen"].values())
-        said = "" if step["converged"] else "not converged"
-        rows.append([f"{step['C']:g}", f"{step['log_loss']:.3f}", takers, said])
+    for step in selection.path:
+        takers = sum(step.C == C for C in chosen.values())
+        said = "" if step.converged else "not converged"
+        rows.append([f"{step.C:g}", f"{step.log_loss:.3f}", takers, said])
     return section(
         "How C was chosen",
         tag("p", f"The C of each label {how}; {where} was not used for it."),
@@ -84,12 +82,19 @@ def selection(model: models.Model) -> Html:
     )
 
 
-def per_label(model: models.Model, figures: Mapping[str, Any]) -> Html:
+def _strengths(model: models.Model) -> dict[str, float]:
+    """The C of each label."""
+    chosen = model.card.selection.chosen
+    assert isinstance(chosen, dict)  # as a file's is, which is checked when it is read
+    return chosen
+
+
+def per_label(model: models.Model, figures: Figures) -> Html:
     """Average precision, C and the decisions of every label, lowest average precision first."""
     head = ["label", "average precision", "precision", "recall", "F1", "images", "C"]
-    chosen = model.card["selection"]["chosen"]
-    known = figures["per_class"].items()
-    order = sorted(known, key=lambda item: (not item[1]["support"], item[1]["average_precision"] or 0.0, item[0]))
+    chosen = _strengths(model)
+    known = figures.per_class.items()
+    order = sorted(known, key=lambda item: (not item[1].support, item[1].average_precision or 0.0, item[0]))
     rows = [_row(label, one, chosen[label]) for label, one in order]
     first = len(rows) if len(rows) <= OPEN else LOWEST
     rest = [tag("summary", f"the other {len(rows) - first:,} labels"), table(head, rows[first:])]
@@ -101,8 +106,8 @@ def per_label(model: models.Model, figures: Mapping[str, Any]) -> Html:
     )
 
 
-def _row(label: str, one: Mapping[str, Any], C: float) -> list[object]:
-    if not one["support"]:
+def _row(label: str, one: ClassFigures, C: float) -> list[object]:
+    if not one.support:
         return [label, "–", "–", "–", "–", 0, f"{C:g}"]
     shares = [percent(one[key]) for key in ("average_precision", "precision", "recall")]
-    return [label, *shares, f"{one['f1']:.3f}", f"{one['support']:,}", f"{C:g}"]
+    return [label, *shares, f"{one.f1:.3f}", f"{one.support:,}", f"{C:g}"]

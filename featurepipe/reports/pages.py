@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from featurepipe.cards import Card, Figures
 from featurepipe.models import Model
 from featurepipe.reports import labelsets, promotions, sections
 from featurepipe.reports.markup import Html, document
@@ -26,29 +26,29 @@ class Page:
     model: Model
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> Card:
         """What the model file says of itself."""
         return self.model.card
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         """Those that count."""
-        return self.card[self.card["evaluated_on"]]
+        return self.card.figures
 
     @property
     def data(self) -> str:
         """What the data set is called."""
-        return Path(self.card["data"]["root"]).name or self.card["data"]["root"]
+        return Path(self.card.data.root).name or self.card.data.root
 
     @property
     def title(self) -> str:
         """What the page is called."""
-        return f"{self.data}: {'fine-tuned network' if sections.is_tuned(self.card) else f'{self.model.kind} probe'}"
+        return f"{self.data}: {'fine-tuned network' if self.card.tuned else f'{self.model.kind} probe'}"
 
     @cached_property
     def root(self) -> Path | None:
         """The folder of the images, where it is still there; None where it is gone."""
-        found = Path(self.card["data"]["root"])
+        found = Path(self.card.data.root)
         return found if found.is_dir() else None
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from featurepipe import backbones, models, probes
+from featurepipe.cards import Card, ClassFigures, Draws, FewShot, Figures
 from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
 from featurepipe.reports.markup import (
     SPACE,
@@ -34,13 +34,13 @@ LOWEST = 10  # classes that lie open of a longer one
 NINETY_FIVE = f"95{SPACE}%"
 
 
-def headline(model: models.Model, title: str, data: str, figures: Mapping[str, Any]) -> Html:
+def headline(model: models.Model, title: str, data: str, figures: Figures) -> Html:
     """The figure that counts, how sure it is, and of what."""
-    where = model.card["evaluated_on"]
-    interval = f" on n = {figures['n']:,} images; {NINETY_FIVE} interval {interval_text(figures)}"
+    where = str(model.card.evaluated_on)
+    interval = f" on n = {figures.n:,} images; {NINETY_FIVE} interval {interval_text(figures)}"
     return join(
         tag("h1", title),
-        tag("p", percent(figures["top1"]), class_="top1"),
+        tag("p", percent(figures.top1), class_="top1"),
         tag("p", tag("b", f"{where} top-1"), interval, f" ({method(figures)}).", no_test(where), copies(figures)),
         what_it_is(model, data),
     )
@@ -51,70 +51,58 @@ def no_test(where: str) -> str:
     return "" if where == "test" else f" There is no test split: the figures are measured on {where}."
 
 
-def copies(figures: Mapping[str, Any]) -> str:
+def copies(figures: Figures) -> str:
     """The headline with the copies of training images that it leaves out; nothing where there are none."""
-    if "with_copies" not in figures:
+    whole = figures.with_copies
+    if whole is None:
         return ""
-    whole = figures["with_copies"]
-    count = whole["n"] - figures["n"]
+    count = whole.n - figures.n
     which = "one exact copy of a training image" if count == 1 else f"{count:,} exact copies of training images"
-    share = percent(whole["map"] if "map" in whole else whole["top1"])
-    return f" With {which}: {share} of {whole['n']:,}."
-
-
-def is_tuned(card: Mapping[str, Any]) -> bool:
-    """Whether the file holds a network that was tuned, and not a probe."""
-    return bool(card.get("finetuning")) and card["finetuning"]["promoted"]
-
-
-def is_refitted(tuning: Mapping[str, Any]) -> bool:
-    """Whether the network that was kept has learned from the held-back images too, in the end."""
-    return (tuning.get("refit") or {}).get("stopped") == "after all epochs"
+    share = whole["map" if "map" in whole else "top1"]
+    return f" With {which}: {percent(share)} of {whole.n:,}."
 
 
 def what_it_is(model: models.Model, data: str) -> Html:
     """Which probe, on what, and trained on how much; or which network was tuned."""
     card, backbone = model.card, model.backbone
-    fitted_on = card["splits"]["train"] + (card["splits"]["val"] if card["evaluated_on"] == "test" else 0)
     whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
-    if is_tuned(card):
-        tuning = card["finetuning"]
-        validation = tuning["validation"]  # which was not learned from, at first
-        count = card["splits"]["train"] - (0 if validation["on"] == "val" else validation["n"])
-        count = tuning["refit"]["images"] if is_refitted(tuning) else count
+    if tuning := card.tuned:
+        validation = tuning.validation  # which was not learned from, at first
+        count = card.splits.train - (0 if validation.on == "val" else validation.n)
+        count = tuning.refit.images if tuning.refit and tuning.is_refitted else count
         size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     seen: str = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if described := backbones.DESCRIPTORS.get(backbone["spec"]["architecture"]):
         seen = described.title
     kinds = "labels" if model.is_multi_label else "classes"
-    size = f", trained on {fitted_on:,} images of {len(model.classes):,} {kinds} from "
+    size = f", trained on {card.learned:,} images of {len(model.classes):,} {kinds} from "
     return tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), ".")
 
 
 def warnings(model: models.Model) -> Html:
     """Notes, and a banner where the weights are random."""
     seed = model.backbone["source"]["random_seed"]
-    notes = [tag("li", note) for note in model.card["notes"]]
+    notes = [tag("li", note) for note in model.card.notes]
     random = tag("b", "random weights: a baseline, not a trained backbone")
     learned = f" (seed {seed}). The network has learned nothing; only the probe on top of it was fitted."
     return join(
-        tag("div", random, learned, class_="box") if seed is not None and not is_tuned(model.card) else "",
+        tag("div", random, learned, class_="box") if seed is not None and not model.card.tuned else "",
         tag("div", tag("b", "Notes"), tag("ul", *notes), class_="box") if notes else "",
     )
 
 
-def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card["baselines"].get(key) for key, name in BASELINE_LABELS.items()}
+    found = {name: card.baselines.get(key) for key, name in BASELINE_LABELS.items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
-    what, commonest = "model" if is_tuned(card) else "probe", card.get("majority_class")  # files of before lack it
+    what, commonest = "model" if card.tuned else "probe", card.majority_class  # which files of before lack
     return section(
         "Compared with baselines",
         tag("p", _verdict(what, figures, present)) if present else "",
-        bars({f"this {what}": figures["top1"], **present}, None if "groups" in figures else figures["n"]),
-        tag("small", f"Top-1 on {card['evaluated_on']}; whiskers: {NINETY_FIVE} Wilson intervals."),
+        bars({f"this {what}": figures.top1, **present}, None if figures.groups is not None else figures.n),
+        tag("small", f"Top-1 on {card.evaluated_on}; whiskers: {NINETY_FIVE} Wilson intervals."),
         tag("small", f"Majority class: always answering “{commonest}”, the most common class in train.")
         if commonest
         else "",
@@ -122,47 +110,47 @@ def baselines(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     )
 
 
-def _verdict(what: str, figures: Mapping[str, Any], present: Mapping[str, float]) -> str:
+def _verdict(what: str, figures: Figures, present: Mapping[str, float]) -> str:
     best = max(present, key=lambda name: present[name])
     named = f"the best baseline, {best} ({percent(present[best])})"
-    if figures["top1"] <= present[best]:
+    if figures.top1 <= present[best]:
         return f"The {what} does not beat {named}."
-    text = f"The {what} is {100 * (figures['top1'] - present[best]):.1f} percentage points above {named}."
+    text = f"The {what} is {100 * (figures.top1 - present[best]):.1f} percentage points above {named}."
     if present[best] >= interval_of(figures)[0]:
         text += f" That is inside the {what}'s {NINETY_FIVE} interval, so the difference may be chance."
     return text
 
 
-def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+def few_labels(card: Card, figures: Figures) -> Html:
     """Top-1 by shots, up to all labels; nothing where none were asked for."""
-    few = sorted(card["few_shot"], key=lambda one: one["shots"])
+    few = sorted(card.few_shot, key=lambda one: one.shots)
     if not few:
         return Html()
-    where, classes = card["evaluated_on"], len(figures["classes"])
-    whole = card["splits"]["train"] + (card["splits"]["val"] if where == "test" else 0)
-    mine, top1 = "this probe", figures["top1"]
-    if is_tuned(card):  # few labels are the probe's, whatever became of it
-        mine, top1 = "probe", (card["finetuning"]["probe"] or {}).get("top1")
+    where, classes, whole = card.evaluated_on, len(figures.classes), card.learned
+    mine, top1 = "this probe", figures.top1 if card.tuned is None else None
+    if card.tuned:  # few labels are the probe's, whatever became of it
+        mine, top1 = "probe", None if card.tuned.probe is None else card.tuned.probe.top1
     lines = {mine: [_span(one) for one in few]}
     for key, name in SEMI.items():
-        if all(key in one.get("semi", {}) for one in few):
-            lines[name] = [_span(one["semi"][key]) for one in few]
+        if all(key in (one.semi or {}) for one in few):
+            lines[name] = [_span(one.semi[key]) for one in few if one.semi]
     for key, name in BASELINE_LABELS.items():
-        if all(one["baselines"].get(key) is not None for one in few):
-            lines[name] = [(one["baselines"][key],) * 3 for one in few]
+        means = [mean for one in few if (mean := one.baselines.get(key)) is not None]
+        if len(means) == len(few):
+            lines[name] = [(mean,) * 3 for mean in means]
     rows = [
-        [f"{one['shots']:,}", f"{one['shots'] * classes:,}", *map(_span_text, spans)]
+        [f"{one.shots:,}", f"{one.shots * classes:,}", *map(_span_text, spans)]
         for one, *spans in zip(few, *lines.values(), strict=True)
     ]
-    end = {mine: top1, **{name: card["baselines"].get(key) for key, name in BASELINE_LABELS.items()}}
+    end = {mine: top1, **{name: card.baselines.get(key) for key, name in BASELINE_LABELS.items()}}
     ends = [end.get(name) for name in lines]
     rows.append(["all", f"{whole:,}", *("" if top1 is None else percent(top1) for top1 in ends)])
     what = (
-        f"Top-1 of probes trained on a few labelled images per class, on the same {figures['n']:,} {where} images: mean"
-        f" over {few[0]['repeats']:,} random draws of labels, with its {NINETY_FIVE} interval (Student's t; over draws,"
+        f"Top-1 of probes trained on a few labelled images per class, on the same {figures.n:,} {where} images: mean"
+        f" over {few[0].repeats:,} random draws of labels, with its {NINETY_FIVE} interval (Student's t; over draws,"
         " not over test images). The strength is chosen by cross-validation inside each draw."
     )
-    x = [one["shots"] for one in few]
+    x: list[float] = [one.shots for one in few]
     labels = [f"{count:,}" for count in x]
     if whole / classes > x[-1]:  # else the last draws are of all labels
         for name, top1 in zip(lines, ends, strict=True):
@@ -172,16 +160,16 @@ def few_labels(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
     return section(
         "With few labels",
         tag("p", what),
-        tag("p", _verdict_on_semi(few)) if any(one.get("semi") for one in few) else "",
+        tag("p", _verdict_on_semi(few)) if any(one.semi for one in few) else "",
         curves("top-1 in %, by labelled images per class", x, labels, lines, 100),
         table(["per class", "labels", *lines], rows),
     )
 
 
-def _span(one: Mapping[str, Any]) -> tuple[float, float, float]:
+def _span(one: Draws) -> tuple[float, float, float]:
     """The mean over draws between the ends of its interval."""
-    low, high = probes.mean_interval(one["top1"]) or (one["mean"], one["mean"])
-    return low, one["mean"], high
+    low, high = probes.mean_interval(one.top1) or (one.mean, one.mean)
+    return low, one.mean, high
 
 
 def _span_text(span: tuple[float, float, float]) -> str:
@@ -189,24 +177,24 @@ def _span_text(span: tuple[float, float, float]) -> str:
     return percent(mean) if low == high else f"{percent(mean)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def _verdict_on_semi(few: Sequence[Mapping[str, Any]]) -> str:
+def _verdict_on_semi(few: Sequence[FewShot]) -> str:
     """What the lines know, and where that is of no use."""
     text = (
         "Self-training and label spreading use the same labels, and all other training images without labels. They"
         " never see the reported images."
     )
     for key, name in SEMI.items():
-        vain = [f"{one['shots']:,}" for one in few if one["semi"][key]["mean"] <= one["mean"]]
+        vain = [f"{one.shots:,}" for one in few if (one.semi or {})[key].mean <= one.mean]
         text += f" With {', '.join(vain)} per class, {name} is no better than the probe alone." if vain else ""
     return text
 
 
-def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
+def figures(card: Card, figures: Figures) -> Html:
     """The figures on the reported split and on the selection data."""
-    columns = {card["evaluated_on"]: figures}
-    if card["evaluated_on"] != "val" and "top1" in (card["val"] or {}):  # there may have been nothing to select on
-        columns["selection data"] = card["val"]
-    even, bins = math.log(len(figures["classes"])), probes.ECE_BINS
+    columns = {str(card.evaluated_on): figures}
+    if card.evaluated_on != "val" and card.val and "top1" in card.val:  # there may have been nothing to select on
+        columns["selection data"] = card.val
+    even, bins = math.log(len(figures.classes)), probes.ECE_BINS
     rows = [
         [join(name, tag("small", meaning)), *(form(column[key]) for column in columns.values())]
         for name, key, form, meaning in (
@@ -218,26 +206,25 @@ def figures(card: Mapping[str, Any], figures: Mapping[str, Any]) -> Html:
         )
     ]
     before = "Selection data: the chosen candidate, before the final fit"
-    if is_tuned(card):
-        on = card["finetuning"]["validation"]["on"]
-        before = f"Selection data: {on}; the choice was made there, so a little optimistic"
-        before += ", before it learned from these images too" if is_refitted(card["finetuning"]) else ""
-    elif len(card["selection"]["path"]) > 1:
+    if tuning := card.tuned:
+        before = f"Selection data: {tuning.validation.on}; the choice was made there, so a little optimistic"
+        before += ", before it learned from these images too" if tuning.is_refitted else ""
+    elif len(card.selection.path) > 1:
         before += "; picked as the best, so a little optimistic"
     return section("Figures", table(["", *columns], rows), tag("small", f"{before}.") if len(columns) > 1 else "")
 
 
 def selection(model: models.Model) -> Html:
     """How the strength was chosen; nothing where there is none."""
-    selection, where = model.card["selection"], model.card["evaluated_on"]
-    tuning = model.card.get("finetuning") or {}
-    kind = (tuning.get("probe") or {}).get("kind", model.kind)  # a tuned head is logistic, whatever the probe was
-    name, path, chosen = probes.KINDS[kind].parameter, selection["path"], selection["chosen"]
+    card = model.card
+    selection, where = card.selection, card.evaluated_on
+    name, path, chosen = probes.KINDS[_probe_kind(model)].parameter, selection.path, selection.chosen
     if name is None:
         return Html()
-    how = "given, not selected" if selection["on"] == "given" else f"selected on {selection['on']}"
+    assert not isinstance(chosen, dict)  # which is of sets of labels
+    how = "given, not selected" if selection.on == "given" else f"selected on {selection.on}"
     used = f"{where} was not used for it."
-    if selection["on"] == where:
+    if selection.on == where:
         used = f"{where} is also the split that is reported, so the figures above are too optimistic."
     values = [step[name] for step in path]
     labels = [f"{value:g}" for value in values]
@@ -250,42 +237,49 @@ def selection(model: models.Model) -> Html:
         curve = [(step[key],) * 3 for step in path]
         charts.append(curves(f"{what}, by {name}", values, labels, {"": curve}, scale, chosen))
     for step in path:
-        said = ", ".join(["chosen"] * (step[name] == chosen) + ["not converged"] * (not step["converged"]))
-        rows.append([f"{step[name]:g}", percent(step["top1"]), f"{step['log_loss']:.3f}", said])
+        said = ", ".join(["chosen"] * (step[name] == chosen) + ["not converged"] * (not step.converged))
+        rows.append([f"{step[name]:g}", percent(step.top1), f"{step.log_loss:.3f}", said])
     whose = ""
-    if is_tuned(model.card):
+    if tuning := card.tuned:
         whose = " It belongs to the probe that tuning started from, and is at most that of the probe to beat; the"
-        if tuning["start"] != "probe":
+        if tuning.start != "probe":
             whose = " Tuning began with another head, so it describes the probe only; the"
         whose += " tuned head has none of its own."
     return section(
         f"How {name} {'of the probe ' if whose else ''}was chosen",
         tag("p", tag("b", f"{name} = {chosen:g}"), f" was {how}; {used}{whose}"),
-        tag("small", _rule(model.card)) if len(path) > 1 else "",
+        tag("small", _rule(card)) if len(path) > 1 else "",
         tag("div", *charts, class_="pair"),
         table([name, "top-1", "log-loss", ""], rows, [value == chosen for value in values]) if path else "",
     )
 
 
-def _rule(card: Mapping[str, Any]) -> str:
+def _probe_kind(model: models.Model) -> str:
+    """The kind of the probe; a tuned head is logistic, whatever the probe was."""
+    tuning = model.card.finetuning
+    probe = None if tuning is None else tuning.get("probe")  # a tuner's card says none
+    return model.kind if probe is None else probe.get("kind", model.kind)
+
+
+def _rule(card: Card) -> str:
     """By which rule the candidate was chosen."""
-    protocol = card.get("protocol")
+    protocol = card.protocol
     among = "those that cannot be told apart from the best (paired comparison on the same images)"
-    if not any("tied" in step for step in card["selection"]["path"]):  # a file from before they were compared in pairs
+    if not any("tied" in step for step in card.selection.path):  # a file from before they were compared in pairs
         among = "those within one standard error of the best top-1"
-    if is_tuned(card):
+    if card.tuned:
         return f"The probe to beat has the lowest log-loss of {among}."
     if protocol is None:
         return f"Of {among}, the lowest log-loss wins."
-    by = f"Protocol {protocol['name']}, version {protocol['version']}, by {protocol['metric']}"
-    return f"{by}: {protocol['selection']}."
+    by = f"Protocol {protocol.name}, version {protocol.version}, by {protocol.metric}"
+    return f"{by}: {protocol.selection}."
 
 
-def confusion(figures: Mapping[str, Any]) -> Html:
+def confusion(figures: Figures) -> Html:
     """The confusion matrix and the pairs most often confused; nothing where the card has no counts."""
-    if figures["confusion"] is None:
+    if figures.confusion is None:
         return Html()
-    counts, classes = np.array(figures["confusion"]), figures["classes"]
+    counts, classes = np.array(figures.confusion), figures.classes
     wrong = counts - np.diag(np.diag(counts))  # (K, K)
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
     pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
@@ -301,11 +295,11 @@ def confusion(figures: Mapping[str, Any]) -> Html:
     )
 
 
-def per_class(figures: Mapping[str, Any]) -> Html:
+def per_class(figures: Figures) -> Html:
     """Precision, recall, F1 and support of every class, lowest recall first."""
     head = ["class", "recall", f"{NINETY_FIVE} interval", "precision", "F1", "support"]
-    known = figures["per_class"].items()
-    order = sorted(known, key=lambda item: (not item[1]["support"], item[1]["recall"], item[0]))
+    known = figures.per_class.items()
+    order = sorted(known, key=lambda item: (not item[1].support, item[1].recall, item[0]))
     rows = [_class_row(name, one) for name, one in order]
     first = len(rows) if len(rows) <= OPEN else LOWEST
     rest = [tag("summary", f"the other {len(rows) - first:,} classes"), table(head, rows[first:])]
@@ -317,20 +311,20 @@ def per_class(figures: Mapping[str, Any]) -> Html:
     )
 
 
-def _class_row(name: str, one: Mapping[str, Any]) -> list[object]:
-    if not one["support"]:
-        return [name, "–", "–", percent(one["precision"]), "–", 0]
-    end = f"{100 * one['recall']:.1f}%"
+def _class_row(name: str, one: ClassFigures) -> list[object]:
+    if not one.support:
+        return [name, "–", "–", percent(one.precision), "–", 0]
+    end = f"{100 * one.recall:.1f}%"
     style = f"background: linear-gradient(90deg, var(--tint) {end}, transparent {end})"
-    bar = tag("span", percent(one["recall"]), class_="bar", style=style)
-    interval = wilson_text(one["recall"], one["support"])
-    return [name, bar, interval, percent(one["precision"]), f"{one['f1']:.3f}", f"{one['support']:,}"]
+    bar = tag("span", percent(one.recall), class_="bar", style=style)
+    interval = wilson_text(one.recall, one.support)
+    return [name, bar, interval, percent(one.precision), f"{one.f1:.3f}", f"{one.support:,}"]
 
 
 def how_made(model: models.Model) -> Html:
     """Everything needed to make it again."""
     card, backbone, spec = model.card, model.backbone, model.backbone["spec"]
-    source, data = backbone["source"], card["data"]
+    source, data = backbone["source"], card.data
     random = "random" if source["random_seed"] is not None else source["name"]
     facts = {
         "backbone": backbone["name"],
@@ -342,14 +336,14 @@ def how_made(model: models.Model) -> Html:
         "weights": source["weights"] or random,
         "weights digest": tag("span", spec["weights"] or "none", class_="code"),
         "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
-        "data": f"{data['root']}: {data['samples']:,} labelled images of {data['classes']:,} classes"
-        + (f"; labels {data['task']} of {data['labels']}" if "task" in data else ""),
-        "splits": ", ".join(f"{n:,} {name}" for name, n in card["splits"].items()) + f" ({card['split_source']})",
-        "seed": card["seed"],
-        "versions": ", ".join(f"{library} {version}" for library, version in card["versions"].items()),
-        "created": card["created"],
+        "data": f"{data.root}: {data.samples:,} labelled images of {data.classes:,} classes"
+        + ("" if data.task is None else f"; labels {data.task} of {data.labels}"),
+        "splits": ", ".join(f"{n:,} {name}" for name, n in card.splits.items()) + f" ({card.split_source})",
+        "seed": card.seed,
+        "versions": ", ".join(f"{library} {version}" for library, version in card.versions.items()),
+        "created": card.created,
     }
-    if protocol := card.get("protocol"):
-        facts["protocol"] = f"{protocol['name']}, version {protocol['version']}: {protocol['source']}"
+    if protocol := card.protocol:
+        facts["protocol"] = f"{protocol.name}, version {protocol.version}: {protocol.source}"
     rows = [[tag("small", name), value] for name, value in facts.items()]
     return section("How it was made", table([], rows, class_="words"))

@@ -25,8 +25,14 @@ def info(path: str | Path) -> dict[str, Any]:
     if not Store.is_store(path) and models.find(path):
         path = models.locate(path)
         model = models.load(path)
-        parts = {"kind": model.kind, "classes": model.classes.tolist(), "backbone": model.backbone, "card": model.card}
-        return {"model": str(path), **parts, "carries_backbone": models.carries_backbone(path)}
+        return {
+            "model": str(path),
+            "kind": model.kind,
+            "classes": model.classes.tolist(),
+            "backbone": model.backbone,
+            "card": model.card.to_json(),
+            "carries_backbone": models.carries_backbone(path),
+        }
     store = Store.open(path)
     rows = store.rows() if store.root is not None else []  # the notebook's stores have no manifest
     splits = Counter(row.sample.split or "none" for row in rows)

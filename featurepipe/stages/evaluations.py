@@ -92,8 +92,7 @@ def evaluate(
         models.check_width(loaded, extractor.width, model)
         matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
     matrix, notes = labelled(matrix)
-    if "task" in loaded.card.get("data", {}):
-        of = loaded.card["data"]
+    if "task" in (of := loaded.card.get("data", {})):
         notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")
     for note in notes:
         listener.note(f"note: {note}")

@@ -22,12 +22,13 @@ import numpy as np
 
 from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
+from featurepipe.cards import Card, FewShot, Figures, Selection
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.matrices.parts import Parts, arrange, held_notes, sizes, with_copies
+from featurepipe.matrices.parts import Parts, arrange, held_notes, with_copies
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes.notes import fit_notes
@@ -192,7 +193,7 @@ def probe_prepared(
     recipe: Options,
     others: Others,
     *,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
     limit: int | None = None,
     listener: Listener,
@@ -218,10 +219,12 @@ def probe_prepared(
     parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
     fitted = recipe.fit(parts, measure=False)  # nothing is chosen by the figures of a given strength
     few = _few_shot(recipe, parts, listener)
+    means_beside: list[dict[str, float]] = [{} for _ in few]
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
     figures = _figures(fitted, parts)
+    on_val = Figures.of_json({"source": fitted.selected_on, **fitted.scores})
     notes = [*found.notes, *held_notes(parts), *fit_notes(fitted), *_layer_notes(found.entry, compared)]
-    notes += split_notes(fitted.selected_on, fitted.scores, parts, figures[parts.reported])
+    notes += split_notes(fitted.selected_on, fitted.scores, parts, figures)
     held, absent = others()
     budget = None if limit is None else max(limit - parts.nbytes, 0)
     for name, (entry, rows) in held.items():
@@ -233,29 +236,32 @@ def probe_prepared(
             continue
         notes += [f"{entry.name}: {note}" for note in held_notes(same)]
         beside[name] = top1
-        for one, other in zip(few, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
-            one["baselines"][name] = other["mean"]
+        for means, other in zip(means_beside, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
+            means[name] = other["mean"]
     notes += absent
     names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
-    data = {"root": str(found.store.root), "samples": len(found.samples), "classes": len(fitted.classes)}
-    card = {
-        "data": data | dict(about or {}),
-        "splits": sizes(found.samples.split),
-        "split_source": found.split_source,
-        **figures,
-        "baselines": {name: beside.get(name) for name in names},
-        "majority_class": None if recipe.multi_label else str(probes.commonest(parts.train.y)),
-        "few_shot": few,
-        **({"layers": list(compared)} if compared else {}),
-        "protocol": None,  # no named one: see the module's docstring for what is done
-        "licence": None,  # of the backbone's weights, where a later version can tell
-        "seed": recipe.seed,
-        "probe_device": recipe.probe_device,
-        "class_weight": recipe.class_weight,
-        "notes": notes,
-        "versions": versions(),
-        "created": now(),
-    }
+    told: dict[str, Any] = {"layers": list(compared)} if compared else {}
+    card = Card(
+        data=found.data(len(fitted.classes), **(about or {})),
+        splits=found.splits,
+        split_source=found.split_source,
+        evaluated_on=parts.reported,
+        selection=_selection(fitted),
+        val=figures if parts.reported == "val" else on_val,
+        test=figures if parts.reported == "test" else None,
+        baselines={name: beside.get(name) for name in names},
+        majority_class=None if recipe.multi_label else str(probes.commonest(parts.train.y)),
+        few_shot=[FewShot.of_json({**one, "baselines": means}) for one, means in zip(few, means_beside, strict=True)],
+        **told,
+        protocol=None,  # no named one: see the module's docstring for what is done
+        licence=None,  # of the backbone's weights, where a later version can tell
+        seed=recipe.seed,
+        probe_device=recipe.probe_device,
+        class_weight=recipe.class_weight,
+        notes=notes,
+        versions=versions(),
+        created=now(),
+    )
     models.save(found.path, found.model(fitted.kind, fitted.estimator, fitted.temperature, card), module=found.module)
     for note in notes:
         listener.note(f"note: {note}")
@@ -263,11 +269,11 @@ def probe_prepared(
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
     beyond = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
-    return {**identity, "kind": fitted.kind, **strength, **card, **beyond}
+    return {**identity, "kind": fitted.kind, **strength, **card.to_json(), **beyond}
 
 
-def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
-    """How the probe was selected, and its figures on the reported split and on the selection data."""
+def _figures(fitted: probes.Probe, parts: Parts) -> Figures:
+    """The probe's figures on the reported split."""
 
     def evaluate(part: FeatureMatrix) -> dict[str, Any]:
         return probes.evaluate(fitted.estimator, part.X, part.y, fitted.temperature)
@@ -276,19 +282,19 @@ def _figures(fitted: probes.Probe, parts: Parts) -> dict[str, Any]:
     if fitted.kind != probes.MULTI_LABEL:
         right = probes.predict(fitted.estimator, parts.report.X) == parts.report.y
         reported |= interval(parts.report, right)
-    return {
-        "evaluated_on": parts.reported,
-        "selection": {
-            "on": fitted.selected_on,
-            "chosen": fitted.chosen,
-            "path": fitted.path,
-            "temperature": fitted.temperature,
-            "ece": fitted.scores.get("ece"),  # None where there was nothing to select on
-            "ece_uncalibrated": fitted.scores.get("ece_uncalibrated"),
-        },
-        "val": reported if parts.reported == "val" else {"source": fitted.selected_on, **fitted.scores},
-        "test": reported if parts.reported == "test" else None,
-    }
+    return Figures.of_json(reported)
+
+
+def _selection(fitted: probes.Probe) -> Selection:
+    """How the probe was selected."""
+    return Selection.made(
+        fitted.selected_on,
+        fitted.chosen,
+        fitted.path,
+        temperature=fitted.temperature,
+        ece=fitted.scores.get("ece"),  # None where there was nothing to select on
+        ece_uncalibrated=fitted.scores.get("ece_uncalibrated"),
+    )
 
 
 def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
@@ -318,7 +324,7 @@ def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[st
 
 
 def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[str, Any]]:
-    """The figures of few labels, drawn from all that is not reported; room for the baselines' next to them."""
+    """The figures of few labels, drawn from all that is not reported."""
     if not recipe.shots:
         return []
     known, report = parts.learned, parts.report
@@ -329,8 +335,7 @@ def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[st
         "seed": recipe.seed,
     }
     with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
-        few = probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
-    return [{**one, "baselines": {}} for one in few]
+        return probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
 
 
 def load_baselines(

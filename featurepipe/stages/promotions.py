@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurepipe import advice, backbones, finetuning, manifests, models
 from featurepipe.backbones import Backbone
+from featurepipe.cards import Epoch, Refit, Scratch
 from featurepipe.errors import FinetuningError, OutputError
-from featurepipe.finetuning import Cached, Examples, Head, Peers, Promoted, Recipe, checkpoints
+from featurepipe.finetuning import Cached, Examples, Head, Peers, Promoted, Recipe, checkpoints, records
+from featurepipe.finetuning.records import Later
 from featurepipe.finetuning.starts import Start, begin, check_classes
-from featurepipe.finetuning.verdicts import Verdict, judge, measure, untuned, write
+from featurepipe.finetuning.verdicts import Verdict, judge, measure, rate, untuned
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import divide, find
@@ -171,30 +175,26 @@ def finetune(
         if advised is not None and advised["tune"] is None:
             peers.share(None)
             nothing = untuned(start, extractor)
-            return _told(write(path, start, plan, extractor, nothing, Verdict(False, start.figures), **said), listener)
+            return _told(_write(path, start, plan, extractor, nothing, Verdict(False, start.figures), **said), listener)
         task = _task(start, extractor, plan, work / "checkpoint.pt")
         cached = _cached(start, task, cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
-        verdict, finished, refitted, scratch = (
-            judge(start, plan, made, workers, listener),
-            made.outcome.finished,
-            None,
-            None,
-        )
+        verdict, finished = judge(start, plan, made, workers, listener), made.outcome.finished
+        refit = scratch = None
         again = finished and verdict.promoted and plan.refits
         if again or (from_scratch and finished):  # which may take as long again, and go wrong
             with _kept(task.checkpoint):
-                write(path, start, plan, extractor, made, verdict, **said)
+                _write(path, start, plan, extractor, made, verdict, **said)
         if again:
             listener.note(f"training once more, on the {len(start.validation)} held-back images too")
-            made, refitted = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
-            finished = refitted["stopped"] != finetuning.INTERRUPTED
+            made, refit = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
+            finished = refit.stopped != finetuning.INTERRUPTED
         if from_scratch and finished:
             scratch = _from_scratch(start, task, device, workers, peers, listener)
-            finished = scratch["stopped"] != finetuning.INTERRUPTED
+            finished = scratch.stopped != finetuning.INTERRUPTED
         peers.share(None)
         with _kept(task.checkpoint):
-            result = write(path, start, plan, extractor, made, verdict, refitted=refitted, scratch=scratch, **said)
+            result = _write(path, start, plan, extractor, made, verdict, Later(refit, scratch), **said)
         _told(result, listener)
         if made.outcome.error is not None:
             raise type(made.outcome.error)(f"{made.outcome.error}; {path} holds the best epoch so far")
@@ -204,6 +204,49 @@ def finetune(
             with suppress(OSError):  # it may hold a store or activations, which serve again
                 work.rmdir()
         return result
+
+
+def _write(
+    path: Path,
+    start: Start,
+    recipe: Recipe,
+    extractor: Backbone,
+    made: Promoted,
+    verdict: Verdict,
+    later: Later = Later(),  # noqa: B008  # frozen
+    *,
+    advised: Mapping[str, Any] | None,
+    workers: int | None,
+    listener: Listener,
+    started: float,
+) -> dict[str, Any]:
+    """Write the model file: the tuned network if it was kept, else the probe; and say all about it."""
+    rating, promoted, probe = rate(start, made, workers, listener), verdict.promoted, start.probe
+    seconds = round(time.perf_counter() - started, 3)
+    card = records.card(start, recipe, made, verdict, rating, later, advised=advised, seconds=seconds)
+    backbone = made.backbone if promoted else extractor
+    tuned = {"name": backbone.name, "weights": str(path.resolve()), "random_seed": None}
+    identity = {"name": backbone.name, "fingerprint": backbone.fingerprint, "spec": backbone.spec}
+    model = models.Model(
+        kind="logistic" if promoted else probe.kind,
+        estimator=made.estimator if promoted else probe.estimator,
+        temperature=made.temperature if promoted else probe.temperature,
+        backbone={**identity, "source": tuned if promoted else dict(start.found.origin)},
+        seen=np.concatenate([start.seen, models.digest_keys(start.parts.learned.digests)]),
+        card=card,
+    )
+    models.save(path, model, module=backbone.module)
+    return {
+        "model": str(path),
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "kind": model.kind,
+        "promoted": promoted,
+        "tune": recipe.tune,
+        "top1": card.figures.top1,
+        **card.to_json(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
 @contextmanager
@@ -313,8 +356,7 @@ def _cached(
     store = start.found.store
     options: dict[str, Any] = {
         "workers": workers,
-        "progress": listener.progress,
-        "note": listener.note,
+        "listener": listener,
         "checkpoint": task.checkpoint,
     }
 
@@ -362,8 +404,7 @@ def _tune(
         checkpoint=task.checkpoint,
         workers=workers,
         peers=peers,
-        progress=listener.progress,
-        note=listener.note,
+        listener=listener,
     )
 
 
@@ -378,7 +419,7 @@ def _refit(
     peers: Peers,
     claims: ExitStack,
     listener: Listener,
-) -> tuple[Promoted, dict[str, Any]]:
+) -> tuple[Promoted, Refit]:
     """Train the network that is kept once more, on the held-back images too; and what the card says of that.
 
     Where that is interrupted or fails, the network that was judged stays.
@@ -390,8 +431,13 @@ def _refit(
     cached = _cached(start, task, cache, peers, workers, claims, listener)
     again = _tune(peers.share(task), extractor, device, workers, peers, Quiet(listener), cached)
     last = again.outcome.curve[-1]
-    told: dict[str, Any] = {"images": len(task.train), "epochs": last["epoch"], "train_loss": last["train_loss"]}
-    told |= {"stopped": again.outcome.stopped, "seconds": round(time.perf_counter() - began, 3)}
+    told = Refit(
+        images=len(task.train),
+        epochs=last["epoch"],
+        train_loss=last["train_loss"],
+        stopped=again.outcome.stopped,
+        seconds=round(time.perf_counter() - began, 3),
+    )
     if again.outcome.error is not None:
         listener.note(f"note: training on all images failed, so the network before it is kept: {again.outcome.error}")
     return finetuning.refitted(made, again) if again.outcome.finished else made, told
@@ -399,7 +445,7 @@ def _refit(
 
 def _from_scratch(
     start: Start, task: Task, device: str, workers: int | None, peers: Peers, listener: Listener
-) -> dict[str, Any]:
+) -> Scratch:
     """The same network from random weights under the same recipe, except for what protects pretrained weights."""
     name = start.found.entry.name
     untrained = backbones.twin(task.spec, name, seed=task.recipe.seed, device=device, trust=True)
@@ -426,9 +472,10 @@ def _from_scratch(
     seconds = time.perf_counter() - began
     report = start.parts.report
     top1 = measure(made, start.samples(report), report, workers, listener).figures["top1"]
-    told: dict[str, Any] = {
-        "curve": made.outcome.curve,
-        "best_epoch": made.outcome.best_epoch,
-        "stopped": made.outcome.stopped,
-    }
-    return {**told, "top1": top1, "seconds": round(seconds, 3)}
+    return Scratch(
+        curve=[Epoch.of_json(one) for one in made.outcome.curve],
+        best_epoch=made.outcome.best_epoch,
+        stopped=made.outcome.stopped,
+        top1=top1,
+        seconds=round(seconds, 3),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from featurepipe import models, probes, protocols
 from featurepipe.backbones import Extractor
+from featurepipe.cards import Card, Figures, Followed, Part, Selection
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import ProbeError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.matrices.parts import Parts, cut, sizes, with_copies
+from featurepipe.matrices.parts import Parts, cut, with_copies
 from featurepipe.matrices.scratch import check_scores, read
 from featurepipe.memory import available
 from featurepipe.models.candidates import divide, find
@@ -24,7 +25,6 @@ from featurepipe.probes.notes import edge_note, optimum_notes
 from featurepipe.protocols import Protocol, Result
 from featurepipe.surroundings import guarded
 
-KEPT = ("name", "version", "source", "normalisation", "selection", "refit", "remarks")  # of a protocol, in the card
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
 
 
@@ -110,26 +110,32 @@ def probe_protocol(
     ready.announce(listener, f"protocol {protocol}")
     check_scores(ready.samples, available())
     parts = cut(read(ready.entry, ready.samples))
-    outcome, found = _follow(chosen, parts, metric, seed)
-    notes = ready.notes + found.pop("notes")
-    card = {
-        "data": {
-            "root": str(ready.store.root),
-            "samples": len(ready.samples),
-            "classes": len(np.unique(ready.samples.y)),
+    found = _shots(chosen, parts, seed) if chosen.shots else _follow(chosen, parts, metric, seed)
+    notes = ready.notes + found.notes
+    card = Card(
+        data=ready.data(len(np.unique(ready.samples.y))),
+        splits=ready.splits,
+        split_source=ready.split_source,
+        evaluated_on=parts.reported,
+        selection=found.selection,
+        val=found.val,
+        test=found.test,
+        few_shot=found.few_shot,
+        baselines={
+            "majority": probes.majority(parts.train.y, parts.report.y),
+            "pixels": None,
+            "random_backbone": None,
         },
-        "splits": sizes(ready.samples.split),
-        "split_source": ready.split_source,
-        "evaluated_on": parts.reported,
-        **found,
-        **_described(chosen, metric, parts),
-        "licence": None,  # as in `probe`
-        "seed": seed,
-        "notes": notes,
-        "versions": versions(),
-        "created": now(),
-    }
+        majority_class=str(probes.commonest(parts.train.y)),
+        protocol=_described(chosen, metric),
+        licence=None,  # as in `probe`
+        seed=seed,
+        notes=notes,
+        versions=versions(),
+        created=now(),
+    )
     if chosen.linear:
+        outcome = found.outcome
         assert outcome is not None  # as of few shots alone, which leave no classifier
         model = ready.model(chosen.method, outcome.estimator, outcome.temperature, card)
         models.save(ready.path, model, module=ready.module)
@@ -141,32 +147,57 @@ def probe_protocol(
         "layer": ready.entry.layer,
         "kind": chosen.method,
     }
-    result = {**identity, chosen.parameter: card["selection"]["chosen"], **card, "contradictory": ready.contradictory}
-    return {**result, "seconds": round(time.perf_counter() - started, 3)}
-
-
-def _described(protocol: Protocol, metric: str, parts: Parts) -> dict[str, Any]:
-    """The protocol as it was when it was followed, and the one baseline that costs nothing."""
-    majority = probes.majority(parts.train.y, parts.report.y)
     return {
-        "baselines": {"majority": majority, "pixels": None, "random_backbone": None},
-        "majority_class": str(probes.commonest(parts.train.y)),
-        "protocol": {key: asdict(protocol)[key] for key in KEPT} | {"metric": metric},
+        **identity,
+        chosen.parameter: card.selection.chosen,
+        **card.to_json(),
+        "contradictory": ready.contradictory,
+        "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[Result | None, dict[str, Any]]:
-    """The outcome (None of few shots), and what a card says of selection and figures, with notes."""
-    X, y = parts.report.X, parts.report.y
-    if protocol.shots:
-        learned = parts.learned
-        few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.units, seed=seed)
-        left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
-        notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
-        fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
-        on = "the shots of each draw" if fixed is None else "nothing, the protocol fixes it"
-        selection: dict[str, Any] = {"on": on, "chosen": fixed, "path": []}
-        return None, {"selection": selection, "val": None, "test": None, "few_shot": few, "notes": notes}
+@dataclass(frozen=True)
+class _Found:
+    """What following a protocol came to: the outcome (None of few shots), and what a card says of it.
+
+    A protocol without a model file has figures of its own form, which no card is ever read with.
+    """
+
+    outcome: Result | None
+    selection: Selection
+    val: Any
+    test: Any
+    few_shot: list[Any]
+    notes: list[str]
+
+
+def _described(protocol: Protocol, metric: str) -> Followed:
+    """The protocol as it was when it was followed."""
+    return Followed(
+        name=protocol.name,
+        version=protocol.version,
+        source=protocol.source,
+        normalisation=protocol.normalisation,
+        selection=protocol.selection,
+        refit=protocol.refit,
+        remarks=protocol.remarks,
+        metric=metric,
+    )
+
+
+def _shots(protocol: Protocol, parts: Parts, seed: int) -> _Found:
+    """Follow a protocol of few shots."""
+    X, y, learned = parts.report.X, parts.report.y, parts.learned
+    few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.units, seed=seed)
+    left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
+    notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
+    fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
+    on = "the shots of each draw" if fixed is None else "nothing, the protocol fixes it"
+    return _Found(None, Selection.made(on, fixed, []), None, None, few, notes)
+
+
+def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> _Found:
+    """Follow any other protocol."""
     select = (None, None) if parts.select is None else (parts.select.X, parts.select.y)
     how: dict[str, Any] = {"metric": metric, "groups": parts.learned.units, "seed": seed}
     outcome = protocols.run(protocol, parts.train.X, parts.train.y, *select, **how)
@@ -174,17 +205,18 @@ def _follow(protocol: Protocol, parts: Parts, metric: str, seed: int) -> tuple[R
     def evaluate(part: FeatureMatrix) -> dict[str, Any]:
         return protocols.evaluate(outcome, part.X, part.y)
 
-    figures = with_copies(evaluate(parts.report), parts, evaluate)
-    found = {
-        "selection": {"on": outcome.selected_on, "chosen": outcome.chosen, "path": outcome.path},
-        "val": figures if parts.reported == "val" else {"source": outcome.selected_on, **outcome.scores},
-        "test": figures if parts.reported == "test" else None,
-        "few_shot": [],
-        "notes": outcome.notes
-        + _path_notes(outcome)
-        + split_notes(outcome.selected_on, outcome.scores, parts, figures),
-    }
-    return outcome, found
+    form = Figures if protocol.linear else Part
+    figures = form.of_json(with_copies(evaluate(parts.report), parts, evaluate))
+    selected = form.of_json({"source": outcome.selected_on, **outcome.scores})
+    differing = split_notes(outcome.selected_on, outcome.scores, parts, figures)
+    return _Found(
+        outcome,
+        Selection.made(outcome.selected_on, outcome.chosen, outcome.path),
+        val=figures if parts.reported == "val" else selected,
+        test=figures if parts.reported == "test" else None,
+        few_shot=[],
+        notes=outcome.notes + _path_notes(outcome) + differing,
+    )
 
 
 def _path_notes(outcome: Result) -> list[str]:

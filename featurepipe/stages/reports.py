@@ -40,7 +40,7 @@ def report(model: str | Path, output: str | Path | None = None, *, force: bool =
     path = Path(output) if output is not None else _page(model)
     check_output(path, "report", reports.is_page, [model], force=force)
     loaded = models.load(model)
-    if "evaluated_on" not in loaded.card:
+    if loaded.card.evaluated_on is None:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
     try:
         page = reports.page(loaded)

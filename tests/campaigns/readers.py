@@ -154,14 +154,25 @@ def model(path: Path) -> None:
     stages.predict(path, ARCHIVES.parents[1] / "docs" / "report.png", device="cpu")
 
 
+@dataclasses.dataclass(frozen=True)
+class OddCard:
+    """What is written as a card, whatever it is."""
+
+    said: object
+
+    def to_json(self) -> object:  # as `featurepipe.cards.Card` has it
+        return self.said
+
+
 def odd_model(bench: Path, rng: random.Random, folder: Path) -> None:
     """A model file that featurepipe itself has written, whose card or backbone is described in another way."""
     from featurepipe import models
 
     sound = models.load(bench / "model.safetensors")
     field = rng.choice(["card", "backbone", "temperature"])
-    changed = dataclasses.replace(sound, **{field: mutators.mutate_json(rng, getattr(sound, field))})
-    if _is_json([changed.card, changed.backbone, changed.temperature]):
+    odd = mutators.mutate_json(rng, sound.card.to_json() if field == "card" else getattr(sound, field))
+    changed = dataclasses.replace(sound, **{field: OddCard(odd) if field == "card" else odd})
+    if _is_json([changed.card.to_json(), changed.backbone, changed.temperature]):
         models.save(folder / "model.safetensors", changed)
         model(folder / "model.safetensors")
 

@@ -8,8 +8,7 @@ the weights belong to.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
@@ -27,6 +26,7 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 from featurepipe.finetuning.cached.cuts import CUT, Split
 from featurepipe.images import ImageTransform, Views
+from featurepipe.listeners import SILENT, Listener, Within
 from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
 from featurepipe.stores.rows import keys
 
@@ -258,11 +258,6 @@ def open_store(path: str | Path) -> Store:
     return store
 
 
-@contextmanager
-def _silent(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    yield lambda done: None
-
-
 def cache(
     path: str | Path,
     rows: Sequence[Row],
@@ -273,8 +268,7 @@ def cache(
     *,
     batch_size: int | None = None,
     workers: int | None = None,
-    progress: Callable[[str, int], AbstractContextManager[Callable[[int], object]]] = _silent,
-    note: Callable[[str], object] = lambda text: None,
+    listener: Listener = SILENT,
 ) -> Activations:
     """Compute what a store of activations lacks, and give access to all of it.
 
@@ -291,10 +285,8 @@ def cache(
         The backbone's own transform, or a `View` for each that is wanted.
     batch_size, workers : int, optional
         As for `featurepipe.extraction.fill`.
-    progress : callable
-        Called with a label and the number of images to decode; gives a context with a function for each batch's.
-    note : callable
-        Called with one line of information.
+    listener : Listener
+        Its progress is that of images to decode, batch by batch.
 
     Raises
     ------
@@ -326,14 +318,15 @@ def cache(
         missing, groups = sum(map(len, plans)), _together(plans)
         _check_room(store.path, missing * (4 * bottoms[0].width + ROW_BYTES), missing, len(views))
         settings = extraction.Settings(batch_size, workers)
-        with progress("caching activations", sum(len(plans[group[0]]) for group in groups)) as advance:
+        with listener.progress("caching activations", sum(len(plans[group[0]]) for group in groups)) as advance:
+            whole = Within(listener, advance)
             for group in groups:
                 some = Bottoms(tuple(bottoms[i] for i in group))
                 per_shard = min(extraction.ROWS_PER_SHARD, max(1, SHARD_BYTES // (4 * some.width)))
                 made_by = extraction.provenance(some, batch_size)
                 writers = [Writer(entries[i], made_by, per_shard) for i in group]
                 sink = Writers(writers, [one.width for one in some.members], plans[group[0]].held * len(group))
-                outcome = settings.crew.fill(plans[group[0]], some, sink, settings, advance, note)
+                outcome = settings.crew.fill(plans[group[0]], some, sink, settings, whole)
                 computed += len(group) * outcome.computed
                 rejects |= outcome.rejects
     places = tuple(Places(store.entry(bottom), bottom.width) for bottom in bottoms)

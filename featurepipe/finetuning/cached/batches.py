@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
 from featurepipe.images import ImageTransform, View
+from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Row
 
 if TYPE_CHECKING:
@@ -117,8 +118,7 @@ def make_cache(
     *,
     checkpoint: Path | None = None,
     workers: int | None = None,
-    progress: Callable[[str, int], Any],
-    note: Callable[[str], object],
+    listener: Listener = SILENT,
 ) -> Cache:
     """Split a network, cache what its frozen part makes of images, and give batches of that.
 
@@ -136,7 +136,7 @@ def make_cache(
         Folder of the store of activations.
     checkpoint : Path, optional
         Checkpoint of this run. While it exists, what it needs is kept.
-    workers, progress, note
+    workers, listener
         As for `featurepipe.finetuning.cached.activations.cache`.
 
     Raises
@@ -154,13 +154,13 @@ def make_cache(
     def kept(samples: Examples, views: Sequence[ImageTransform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
-        options: dict[str, Any] = {"workers": workers, "progress": progress, "note": note}
+        options: dict[str, Any] = {"workers": workers, "listener": listener}
         held = cache(folder, own, root, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
     views, store = _views(backbone.transform, recipe), open_store(folder)
     bottoms = [Bottom(backbone, parts, view) for view in {*views, backbone.transform}]
-    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], checkpoint, note)
+    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], checkpoint, listener.note)
     try:
         of_train, of_validation = kept(train, views), kept(validation, [backbone.transform])
     except BaseException:

@@ -1,0 +1,84 @@
+"""How good a model is, by its card: on a split, on each class, and with few labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurepipe.cards.parts import Absent, Anything, Count, Figure, Loss, Part, Share, Text, unsaid
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassFigures(Part):
+    """Figures of one class, or of one label; `average_precision` is of a label, and null where no image has it."""
+
+    support: Count
+    precision: Figure
+    recall: Figure
+    f1: Figure
+    average_precision: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Headline(Part):
+    """How many images, and the figure that counts: `top1`, or of sets of labels `map`."""
+
+    n: Count
+    top1: Absent[Share] = None
+    map: Absent[Share] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Figures(Part):
+    """Figures on the images of a split, as `featurepipe.probes.evaluate` or `label_figures` gives them.
+
+    Attributes
+    ----------
+    source : str
+        Of selection data only: what they are.
+    confusion : list of list of int or None
+        Rows are true classes; None where there are too many of them.
+    with_copies : Headline or None
+        With the exact copies of training images, which the other figures leave out.
+    groups : int or None
+        How many groups of images there are; then `interval` is bootstrapped over them.
+    """
+
+    source: Anything = None
+    n: Count = unsaid()
+    top1: Figure = unsaid()
+    balanced_accuracy: Figure = unsaid()
+    map: Figure = unsaid()
+    micro_f1: Share | None = unsaid()
+    macro_f1: Share | None = unsaid()
+    subset_accuracy: Share | None = unsaid()
+    log_loss: Loss = unsaid()
+    ece: Loss = unsaid()
+    ece_uncalibrated: Loss = unsaid()
+    hamming: Loss = unsaid()
+    classes: list[Text] = unsaid()
+    per_class: dict[str, ClassFigures] = unsaid()
+    confusion: list[list[Count]] | None = unsaid()
+    with_copies: Absent[Headline] = None
+    groups: Absent[Count] = None
+    interval: Absent[list[Share]] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws(Part):
+    """Top-1 of each draw of a few labels, and their mean; nobody here reads the rest."""
+
+    mean: Share
+    top1: list[Share]
+    std: Anything = None
+    interval: Anything = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FewShot(Draws):
+    """Figures with only `shots` labels of each class, over `repeats` draws; semi-supervised methods, and baselines."""
+
+    shots: Count
+    repeats: Count
+    labels: Anything = None
+    semi: Absent[dict[str, Draws]] = None
+    baselines: dict[str, Share | None] = unsaid()
