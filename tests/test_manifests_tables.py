@@ -151,7 +151,8 @@ def test_columns_that_are_not_used_are_named(images):
         "note: the column 'subset' is not used; if it holds the splits, to use it call it 'split'",
         "note: the column 'patient_id' is not used: images of one patient_id may be in train and in test; "
         "to keep them together say --group patient_id",
-        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; crop the images to use them",
+        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; to embed the boxes, write "
+        "each as x0,y0,x1,y1 into a column 'part'",
     ]
 
 

@@ -1,22 +1,19 @@
-"""The first third: files → pixels."""
+"""The first third: what sources give → pixels."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from featurepipe import inputs
 from featurepipe.backbones import Transform, Views
 from featurepipe.backbones.networks import is_out_of_memory
-from featurepipe.digests import sha256_bytes
 from featurepipe.errors import ImageError
 from featurepipe.files import check_scarce
-from featurepipe.images import decode, file_turn, to_pixels
+from featurepipe.images import decode, file_turn
+from featurepipe.sources import Content
 from featurepipe.stores import Pending
 
 
@@ -50,7 +47,7 @@ class Batch:
 
 
 def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
-    """Read, check and decode planned files, in this thread.
+    """Read, check and decode what is planned, in this thread.
 
     Raises
     ------
@@ -64,15 +61,15 @@ def read_batch(plan: Sequence[Pending], transform: Transform | Views) -> Batch:
     rejects: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     load_seconds, load_cpu, before, before_cpu = 0.0, 0.0, time.perf_counter(), time.thread_time()
-    data: bytes | Image.Image | None
+    data: Content | None
     for pending in plan:
         try:
-            with file_turn(_size(pending)):
+            with file_turn(pending.size):
                 started, started_cpu = time.perf_counter(), time.thread_time()
-                data = _load(pending)
+                data = pending.read()
                 load_seconds += time.perf_counter() - started
                 load_cpu += time.thread_time() - started_cpu
-                decoded = decode(data, transform) if isinstance(data, bytes) else to_pixels(data, transform)
+                decoded = decode(data, transform, pending.part)
             pixels[len(digests)] = decoded
             digests.append(pending.digest)
         except ImageError as error:
@@ -109,21 +106,6 @@ def join(batches: Iterable[Batch]) -> Batch:
         decode_seconds=sum(part.decode_seconds for part in parts),
         decode_cpu_seconds=sum(part.decode_cpu_seconds for part in parts),
     )
-
-
-def _size(pending: Pending) -> int:
-    """Bytes of its file; OSError where that is not to be read."""
-    return inputs.status(pending.source, inputs.IMAGE_BYTES).st_size if isinstance(pending.source, Path) else 0
-
-
-def _load(pending: Pending) -> bytes | Image.Image:
-    """A file's bytes, or the image itself."""
-    if not isinstance(pending.source, Path):
-        return pending.source
-    data = inputs.content(pending.source, inputs.IMAGE_BYTES)
-    if sha256_bytes(data) != pending.digest:  # its vector would be filed under the old content
-        raise OSError("its content has just changed; run again")
-    return data
 
 
 def _printable(text: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from featurepipe.backbones import Transform, View, Views
 from featurepipe.errors import BackboneError, FeaturepipeError, ImageError
 from featurepipe.images.augmentations import augment
+from featurepipe.images.boxes import box_of
 from featurepipe.images.depths import depth_of, to_8bit
 from featurepipe.images.jpegs import decode_jpeg
 from featurepipe.images.limits import check_scans, turn
@@ -35,15 +36,17 @@ DRAFT_MARGIN = 2  # how many times the wanted size a draft keeps at least: the l
 
 
 @unswayed
-def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
+def decode(data: bytes | bytearray | np.ndarray, transform: Transform | Views, part: str | None = None) -> np.ndarray:
     """Decode one image file, once, and resize and crop it.
 
     Parameters
     ----------
-    data : bytes or bytearray
-        A file in any format that Pillow reads.
+    data : bytes, bytearray or ndarray
+        A file in any format that Pillow reads, or pixels as `from_array` takes them.
     transform : Transform or Views
         Transform of the backbone that the pixels are for; its ``decoder`` says how.
+    part : str, optional
+        A box ``x0,y0,x1,y1`` in pixels of the upright image, which is cut out before anything else.
 
     Returns
     -------
@@ -53,30 +56,33 @@ def decode(data: bytes | bytearray, transform: Transform | Views) -> np.ndarray:
     Raises
     ------
     ImageError
-        Empty, unreadable, truncated or suspiciously large data, or samples that have no black and white.
+        Empty, unreadable, truncated or suspiciously large data, samples that have no black and white, or a box that is
+        not inside the image.
     """
+    if isinstance(data, np.ndarray):
+        return to_pixels(from_array(data), transform, part)
     first = transform.members[0]
     with _opened(data) as image:
         if image.format == "EPS":  # Pillow would run it, as a program, in Ghostscript
             raise ImageError("EPS is a program, not pixels; save the image as PNG")
         if image.format in JPEG:
             check_scans(image, data)
-        if first.decoder == "draft" and image.format in JPEG:
+        if first.decoder == "draft" and image.format in JPEG and part is None:  # a box may need every pixel
             image.draft(None, _draft_size(image.size, first))
         with turn(image.size):
             if first.decoder == "torchvision" and image.format in JPEG and image.mode in ("RGB", "L"):
                 tensor = decode_jpeg(data) if transform.input_size[0] == 3 else None
                 if tensor is not None:
-                    tensor = upright_tensor(tensor, orientation_of(image))
+                    tensor = _cut_tensor(upright_tensor(tensor, orientation_of(image)), part)
                     return _stacked(_crop_tensor(tensor, one) for one in transform.members)
-            return _to_pixels(image, transform)
+            return _to_pixels(image, transform, part)
 
 
 @unswayed
-def to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
-    """Convert, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
+def to_pixels(image: Image.Image, transform: Transform | Views, part: str | None = None) -> np.ndarray:
+    """Convert, cut out, resize and crop an opened image; returns uint8 of shape (C, H, W)."""
     with turn(image.size):
-        return _to_pixels(image, transform)
+        return _to_pixels(image, transform, part)
 
 
 @unswayed
@@ -103,9 +109,18 @@ def _opened(data: bytes | bytearray) -> Image.Image:
             raise
 
 
-def _to_pixels(image: Image.Image, transform: Transform | Views) -> np.ndarray:
+def _to_pixels(image: Image.Image, transform: Transform | Views, part: str | None) -> np.ndarray:
     image = _convert(image, transform.input_size[0])
+    image = image if part is None else image.crop(box_of(part, image.size))
     return _stacked(_crop_image(image, one) for one in transform.members)
+
+
+def _cut_tensor(tensor: torch.Tensor, part: str | None) -> torch.Tensor:
+    """A part of an upright image (C, h, w), or all of it."""
+    if part is None:
+        return tensor
+    x0, y0, x1, y1 = box_of(part, (tensor.shape[2], tensor.shape[1]))
+    return tensor[:, y0:y1, x0:x1].contiguous()
 
 
 def _stacked(views: Iterable[np.ndarray]) -> np.ndarray:

@@ -21,6 +21,7 @@ from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.sources import Source
 from featurepipe.stores import Row
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def make_cache(
     validation: Examples,
     recipe: Recipe,
     rows: Sequence[Row],
-    root: Path,
+    source: Source,
     folder: Path,
     *,
     checkpoint: Path | None = None,
@@ -129,7 +130,7 @@ def make_cache(
         Whose network is to be tuned.
     train, validation : Examples
     recipe : Recipe
-    rows, root : sequence of Row, Path
+    rows, source : sequence of Row, Source
         The same images, as a store's manifest has them.
     folder : Path
         Folder of the store of activations.
@@ -154,7 +155,7 @@ def make_cache(
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
         options: dict[str, Any] = {"workers": workers, "progress": progress, "note": note}
-        held = cache(folder, own, root, backbone, parts, views, **options)
+        held = cache(folder, own, source, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
     views, store = _views(backbone.transform, recipe), open_store(folder)
