@@ -15,7 +15,7 @@ import pytest
 from featurepipe import backbones
 from featurepipe.backbones import Backbone, Pixels, extractors
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Engine, Memory, engines
+from featurepipe.extraction import Engine, InMemory, engines
 from featurepipe.extraction.engines import BatchSize, lane_batch
 from featurepipe.extraction.loop import fill
 
@@ -166,7 +166,7 @@ def test_one_image_too_many_is_one_clear_error():
 @pytest.mark.parametrize("batch_size", [None, 16, 7])
 @DEVICES
 def test_an_extraction_goes_on_in_order_with_what_memory_there_is(planned, workers, batch_size, device):
-    plan, sink, notes = planned(50), Memory(), []
+    plan, sink, notes = planned(50), InMemory(), []
     fill(plan, Greedy(3, device), sink, batch_size=batch_size, workers=workers, note=notes.append)
     assert list(sink.vectors) == [pending.digest for pending in plan]
     assert all(np.array_equal(sink.vectors[p.digest], planned.vector(n)) for n, p in enumerate(plan))
@@ -179,7 +179,7 @@ def test_an_extraction_goes_on_in_order_with_what_memory_there_is(planned, worke
 @DEVICES
 def test_an_extraction_without_memory_for_one_image_ends_with_one_line(planned, device):
     with pytest.raises(OutOfMemory, match="no memory for 1 images"):
-        fill(planned(20), Greedy(0, device), Memory(), batch_size=8, workers=2)
+        fill(planned(20), Greedy(0, device), InMemory(), batch_size=8, workers=2)
 
 
 def test_threads_that_fail_at_the_same_moment_halve_once():
@@ -209,7 +209,7 @@ def test_what_failed_beside_another_is_tried_again_alone_before_it_shrinks_furth
     lock, both, failed, held = threading.Lock(), threading.Barrier(2), threading.Event(), [0]
 
     class Shared(Greedy):
-        """Memory for 20 images of all threads; who has some keeps it until another has failed for want of it."""
+        """InMemory for 20 images of all threads; who has some keeps it until another has failed for want of it."""
 
         def embed(self, pixels):
             with lock:
@@ -269,17 +269,17 @@ SHORT_OF_MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from PIL import Image
 from featurepipe import backbones
 from featurepipe.extraction import Memory
 from featurepipe.extraction.loop import fill
+from featurepipe.sources import InMemory
 from featurepipe.stores import Pending
 
 torch.set_num_threads(1)
 transform = {"input_size": (3, 128, 128), "decoder": "pillow"}
 net = backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
 rng = np.random.default_rng(0)
-plan = [Pending(str(n), Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8))) for n in range(300)]
+plan = [Pending(str(n), InMemory({"": rng.integers(0, 256, (128, 128, 3), np.uint8)}), "") for n in range(300)]
 wanted, found, notes = Memory(), Memory(), []
 fill(plan, net, wanted, batch_size=4, workers=1, compile="off")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -359,7 +359,7 @@ def test_nobody_infers_while_a_network_is_compiled(planned, net, monkeypatch):
 
     monkeypatch.setattr(Backbone, "embed", spied_embed)
     monkeypatch.setattr(Backbone, "compile", spied_compile)
-    sink = Memory()
+    sink = InMemory()
     fill(planned(10), net, sink, batch_size=2, workers=4, compile="on")
     assert len(sink.vectors) == 10
     assert compiled.is_set()
@@ -400,7 +400,7 @@ def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_
         "note: not compiled, because the run ended before a batch size was found; set the batch size to compile"
     ]
     assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
-    fill([], replace(net, device="cuda"), Memory(), compile="on", note=notes.append)
+    fill([], replace(net, device="cuda"), InMemory(), compile="on", note=notes.append)
     assert len(notes) == 1
 
 
@@ -420,7 +420,7 @@ def compiler(monkeypatch):
 
 def vectors_of(planned, net, **options):
     """Vectors of ten pictures, as (10, width), and what was noted."""
-    sink, notes = Memory(), []
+    sink, notes = InMemory(), []
     fill(planned(10), net, sink, workers=2, note=notes.append, **{"batch_size": 4, **options})
     return np.stack(list(sink.vectors.values())), notes
 
@@ -575,7 +575,7 @@ def test_no_error_of_compiling_ends_a_run(planned, net, compiler, monkeypatch, w
         raise KeyError("a mistake")
 
     monkeypatch.setattr(Backbone, "compile", fail)
-    sink, notes = Memory(), []
+    sink, notes = InMemory(), []
     fill(planned(10), net, sink, batch_size=4, workers=workers, compile="on", note=notes.append)
     assert len(sink.vectors) == 10
     assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
@@ -585,7 +585,7 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, m
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 2)
     made, _ = compiles
-    plan, plain, sink, notes = planned(60), Memory(), Memory(), []
+    plan, plain, sink, notes = planned(60), InMemory(), InMemory(), []
     fill(plan, net, plain, batch_size=2, workers=2, compile="off")
     outcome = fill(plan, net, sink, batch_size=2, workers=2, note=notes.append)
     assert len(made) == 1

@@ -4,18 +4,21 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doubles import eventful
 from PIL import Image
 
-from featurepipe import backbones, images
+from featurepipe import backbones
 from featurepipe.backbones import Backbone, Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.extraction import Memory, batches, engines, loop
+from featurepipe.extraction import Memory, engines, loop
 from featurepipe.extraction.loop import NOT_FINITE, fill
+from featurepipe.sources import Files, InMemory
 from featurepipe.stores import Pending
 
 PIXELS = Pixels()
@@ -86,15 +89,10 @@ def threads_left():
 
 @LANES
 @DEVICES
-def test_every_image_gets_its_own_vector_in_order(planned, monkeypatch, workers, device):
-    plan, sink = planned(41), Order()
-    lag, real = np.random.default_rng(0).uniform(0, 0.004, 41), images.decode
-
-    def late(data, transform):  # so that decoding ends out of order
-        time.sleep(lag[len(data) % 41])
-        return real(data, transform)
-
-    monkeypatch.setattr(batches, "decode", late)
+def test_every_image_gets_its_own_vector_in_order(planned, workers, device):
+    lag = np.random.default_rng(0).uniform(0, 0.004, 41)
+    plan = eventful(planned(41), lambda place: time.sleep(lag[int(Path(place).stem)]))  # reading ends out of order
+    sink = Order()
     late_batches = Hooked(PIXELS, lambda pixels, _: time.sleep(lag[int(pixels[0, 0, 0, 0]) % 41]), device)
     outcome = fill(plan, late_batches, sink, batch_size=4, workers=workers)
     assert [digest for digests, _ in sink.calls for digest in digests] == [pending.digest for pending in plan]
@@ -140,7 +138,7 @@ def test_embeddings_do_not_depend_on_the_lanes_by_a_bit(planned, net):
 def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
     plan, disk, memory = planned(5), Memory(), Memory()
     fill(plan, net, disk, batch_size=5)
-    held = [Pending(p.digest, Image.fromarray(planned.picture(i))) for i, p in enumerate(plan)]
+    held = [Pending(p.digest, InMemory({"": planned.picture(i)}), "") for i, p in enumerate(plan)]
     fill(held, net, memory, batch_size=5)
     assert all(np.array_equal(disk.vectors[p.digest], memory.vectors[p.digest]) for p in plan)
 
@@ -152,11 +150,11 @@ def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
 @DEVICES
 def test_bad_images_are_rejected_and_their_neighbours_keep_their_own_vectors(planned, workers, device):
     plan, sink = planned(12), Order()
-    for i, content in {1: b"", 5: b"no image", 6: plan[6].source.read_bytes()[:300]}.items():
-        plan[i].source.write_bytes(content)
-        plan[i] = Pending(sha256_file(plan[i].source), plan[i].source)
-    plan[8].source.unlink()
-    Image.fromarray(planned.picture(99)).save(plan[10].source)  # changed since it was listed
+    for i, content in {1: b"", 5: b"no image", 6: Path(plan[6].place).read_bytes()[:300]}.items():
+        Path(plan[i].place).write_bytes(content)
+        plan[i] = Pending(sha256_file(plan[i].place), Files(), plan[i].place)
+    Path(plan[8].place).unlink()
+    Image.fromarray(planned.picture(99)).save(plan[10].place)  # changed since it was listed
     outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=4, workers=workers)
     reasons = {i: outcome.rejects.get(pending.digest) for i, pending in enumerate(plan)}
     assert reasons.pop(1) == "empty file (0 bytes)"
@@ -191,7 +189,7 @@ def test_vectors_that_are_not_finite_are_rejected_alone(planned, bad, workers):
 def test_nothing_but_bad_images_is_an_outcome_too(planned, device):
     plan, sink, done = planned(5), Order(), []
     for pending in plan:
-        pending.source.unlink()
+        Path(pending.place).unlink()
     outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, progress=done.append)
     assert (outcome.computed, len(outcome.rejects), sum(done), sink.vectors) == (0, 5, 5, {})
 
@@ -216,8 +214,8 @@ def test_an_unknown_way_to_compile_is_refused(planned):
 @DEVICES
 def test_progress_counts_every_planned_image_once(planned, device):
     plan, done = planned(10), []
-    plan[3].source.unlink()
-    plan[4] = Pending("0" * 64, plan[4].source)
+    Path(plan[3].place).unlink()
+    plan[4] = Pending("0" * 64, Files(), plan[4].place)
     fill(plan, Hooked(PIXELS, device=device), Memory(), batch_size=4, progress=done.append)
     assert done == [4, 4, 2]
 
@@ -251,7 +249,7 @@ def without_memory_for(most, monkeypatch, name):
 @pytest.mark.parametrize(("device", "name", "most"), [("cpu", "read_batch", 5), ("cuda", "join", 20)])
 def test_pixels_that_memory_does_not_suffice_for_are_read_in_halves(planned, monkeypatch, device, name, most):
     plan, sink, notes, done = planned(75), Order(), [], []
-    plan[7].source.unlink()
+    Path(plan[7].place).unlink()
     asked = without_memory_for(most, monkeypatch, name)
     outcome = fill(
         plan, Hooked(PIXELS, device=device), sink, batch_size=40, workers=2, note=notes.append, progress=done.append
@@ -303,15 +301,13 @@ def test_pixels_are_let_go_before_their_vectors_are_written(planned, device):
 
 
 @pytest.mark.parametrize(("device", "count"), [("cpu", 17), ("cuda", 4)])
-def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, device, count):
-    plan, lock, counts = planned(60), threading.Lock(), {"decoded": 0, "taken": 0}
-    ahead, real = [], images.decode
+def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, device, count):
+    lock, counts, ahead = threading.Lock(), {"read": 0, "taken": 0}, []
 
-    def counted(data, transform):
+    def counted(place):
         with lock:
-            counts["decoded"] += 1
-            ahead.append(counts["decoded"] - counts["taken"])
-        return real(data, transform)
+            counts["read"] += 1
+            ahead.append(counts["read"] - counts["taken"])
 
     class Slow(Memory):
         def append(self, digests, vectors, rejects):
@@ -320,23 +316,22 @@ def test_lanes_stay_a_few_batches_ahead_of_a_slow_sink(planned, monkeypatch, dev
             with lock:
                 counts["taken"] += len(digests)
 
-    monkeypatch.setattr(batches, "decode", counted)
+    plan = eventful(planned(60), counted)
     fill(plan, Hooked(PIXELS, device=device), Slow(), batch_size=2, workers=2)
-    assert counts == {"decoded": 60, "taken": 60}
+    assert counts == {"read": 60, "taken": 60}
     assert 2 < max(ahead) <= 2 * count
 
 
 @DEVICES
-def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(planned, monkeypatch, device):
+def test_a_failing_sink_is_raised_leaves_no_thread_and_drops_what_was_planned(planned, device):
     class Full(Memory):
         def append(self, digests, vectors, rejects):
             raise OSError(28, "No space left on device")
 
-    decoded, real = [], images.decode
-    monkeypatch.setattr(batches, "decode", lambda *args: (decoded.append(None), real(*args))[1])
+    read = []
     with pytest.raises(OSError, match="No space"):
-        fill(planned(100), Hooked(PIXELS, device=device), Full(), batch_size=2, workers=2)
-    assert len(decoded) < 60
+        fill(eventful(planned(100), read.append), Hooked(PIXELS, device=device), Full(), batch_size=2, workers=2)
+    assert len(read) < 60
     assert not threads_left()
 
 
@@ -352,13 +347,12 @@ def test_a_failing_backbone_is_raised_after_what_came_before_it_and_leaves_no_th
     assert not threads_left()
 
 
-def test_a_mistake_in_the_code_is_no_reject(planned, monkeypatch):
-    def fail(*_):
+def test_a_mistake_in_the_code_is_no_reject(planned):
+    def fail(place):
         raise Broken
 
-    monkeypatch.setattr(batches, "decode", fail)
     with pytest.raises(Broken):
-        fill(planned(4), PIXELS, Memory())
+        fill(eventful(planned(4), fail), PIXELS, Memory())
     assert not threads_left()
 
 
@@ -376,17 +370,14 @@ def test_a_backbone_that_loses_rows_is_an_error(planned, rows, device):
 )
 @LANES
 @DEVICES
-def test_what_ends_it_early_keeps_the_batches_before_it(planned, monkeypatch, error, where, workers, device):
-    plan, sink, real = planned(20), Order(), images.decode
-    data = plan[6].source.read_bytes()
+def test_what_ends_it_early_keeps_the_batches_before_it(planned, error, where, workers, device):
+    plan, sink = planned(20), Order()
 
-    def decode(found, transform):
-        if found == data:
+    def happens(place):
+        if place == plan[6].place and where == "read":
             raise error
-        return real(found, transform)
 
-    if where == "read":
-        monkeypatch.setattr(batches, "decode", decode)
+    plan = eventful(plan, happens)
     hook = raises_at(planned.picture(6), error) if where == "infer" else lambda *_: None
     with pytest.raises(type(error)):
         fill(plan, Hooked(PIXELS, hook, device), sink, batch_size=2, workers=workers)

@@ -200,7 +200,7 @@ def test_jsonl_rows_may_have_other_columns_and_none_twice(images):
 def test_ids_and_paths_keep_every_character_that_counts(images):
     (images / " 7.png").write_bytes(b"")
     text = "id,path,label\n a ,1.png, cat\nb, 7.png,dog\nc, 2.png,dog\n"
-    assert [(s.id, s.path) for s in read(written(images, text)).samples] == [
+    assert [(s.id, s.place) for s in read(written(images, text)).samples] == [
         (" a ", "1.png"),
         ("b", " 7.png"),
         ("c", "2.png"),

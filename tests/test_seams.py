@@ -20,6 +20,7 @@ from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.reports import pages
 from featurepipe.reports.markup import Html, section, tag
+from featurepipe.sources import Files
 from featurepipe.stores import Pending
 
 
@@ -84,7 +85,7 @@ def test_a_new_objective_is_one_class(tmp_path, small):
     files = [tmp_path / f"{n:02}.png" for n in range(24)]
     for n, path in enumerate(files):
         Image.fromarray(np.full((32, 32, 3), 40 * (n % 6), np.uint8)).save(path)
-    images = [Pending(sha256_file(path), path) for path in files]
+    images = [Pending(sha256_file(path), Files(), str(path)) for path in files]
     samples = Examples(images, np.arange(24) % 6)
     recipe = Recipe(tune="all", epochs=4, batch_size=8, augment="none", lr=3e-2, patience=9)
     backbone = small()
@@ -110,7 +111,7 @@ class Backwards:
 
     def fill(self, plan, extractor, sink, settings, progress, note):
         for pending in reversed(plan):
-            pixels = decode(pending.source.read_bytes(), extractor.transform)[None]
+            pixels = decode(pending.read(), extractor.transform)[None]
             sink.append([pending.digest], extractor.embed(pixels), {})
             progress(1)
         sink.commit()

@@ -33,9 +33,9 @@ from featurepipe.errors import (
 )
 from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
+from featurepipe.sources import Stamp
 from featurepipe.stages import extractions
 from featurepipe.stores import Store, digest_rows, plans
-from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -374,7 +374,7 @@ def forge(data, store, name, seed):
     rows = opened.rows()
     stamps = rows.stamps.copy()
     stamps[rows.samples.ids.index(name)] = Stamp.of((data / name).stat())
-    opened.write_rows(opened.root, replace(rows, stamps=stamps))
+    opened.write_rows(opened.source, replace(rows, stamps=stamps))
 
 
 def test_files_of_one_size_and_time_that_swap_names_keep_their_own_vectors(data, tmp_path):
@@ -734,9 +734,11 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
     store, images = shutil.copytree(archive, tmp_path / "digits.store"), tmp_path / "data" / "digits"
     rows = Store.open(store).rows()
     for row in rows:
-        (images / row.sample.path).parent.mkdir(parents=True, exist_ok=True)
-        content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.path)
-        (images / row.sample.path).write_bytes((digits / row.sample.path).read_bytes() if content is None else content)
+        (images / row.sample.place).parent.mkdir(parents=True, exist_ok=True)
+        content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.place)
+        (images / row.sample.place).write_bytes(
+            (digits / row.sample.place).read_bytes() if content is None else content
+        )
     assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
     before = load(store, backbones.create("bundled", device="cpu"))
     result = stages.extract(images, store, device="cpu", workers=1)

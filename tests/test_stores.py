@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles import Eventful
 
 from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels, Transform
-from featurepipe.digests import sha256_file
+from featurepipe.digests import sha256_bytes, sha256_file
 from featurepipe.errors import (
     FingerprintMismatch,
     FormatTooNew,
@@ -30,9 +31,9 @@ from featurepipe.errors import (
     StoreReadOnly,
 )
 from featurepipe.manifests import SPLITS, Manifest, Sample
-from featurepipe.stores import Pending, Row, Store, Writer, manifest, plans
+from featurepipe.sources import Files, Stamp
+from featurepipe.stores import Pending, Row, Store, Writer, manifest
 from featurepipe.stores.headers import Header, State
-from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
 OTHER = Pixels(name="other pixels", transform=Transform((3, 8, 8), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash"))
@@ -187,7 +188,7 @@ def test_a_header_that_is_no_file_of_its_size_is_not_read(store, make):
 @pytest.mark.parametrize("gone", [[], ["store.json"], [".lock", ".gitignore"]])
 def test_a_store_whose_header_is_damaged_is_made_anew_next_to_other_files(store, gone):
     put(store, range(4))
-    store.write_rows(store.path, [Row(Sample("a", "a", None, None), digest(1))])
+    store.write_rows(Files(str(store.path)), [Row(Sample("a", "a", None, None), digest(1))])
     (store.path / "store.json").write_text("{")
     (store.path / "model.safetensors").write_text("a file that may lie there")
     for name in gone:
@@ -323,7 +324,7 @@ def test_rows_come_back_as_they_went_in(store):
         for n, (name, split) in enumerate(zip(NASTY, [*SPLITS, None, *SPLITS], strict=True))
     ]
     rows += [Row(Sample("unread", "unread", None, None), "")]
-    store.write_rows(Path("/some/where"), rows)
+    store.write_rows(Files("/some/where"), rows)
     assert list(store.rows()) == rows
     assert store.root == Path("/some/where")
 
@@ -331,7 +332,7 @@ def test_rows_come_back_as_they_went_in(store):
 def test_the_root_may_have_any_name(store, tmp_path):
     root = tmp_path / os.fsdecode(b'"\xff\n\xc3\xbc')
     root.mkdir()
-    store.write_rows(root, [])
+    store.write_rows(Files(str(root)), [])
     assert Store.open(store.path).root == root
 
 
@@ -355,7 +356,7 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").symlink_to("nowhere")
     (tmp_path / "c").mkdir()
-    manifest = Manifest(tmp_path, tuple(Sample(name, name, None, None) for name in "abc"))
+    manifest = Manifest(Files(str(tmp_path)), tuple(Sample(name, name, None, None) for name in "abc"))
     done = []
     rows, unreadable = stores.digest_rows(manifest, 2, done.append)
     assert [row.digest for row in rows] == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "", ""]
@@ -366,18 +367,17 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
     assert sum(done) == 3
 
 
-def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
+def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    manifest = Manifest(tmp_path, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
-    seen, real = [], plans.sha256_file
-    monkeypatch.setattr(plans, "sha256_file", lambda path: (seen.append(path), real(path))[1])
+    source = Eventful(str(tmp_path))
+    manifest = Manifest(source, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
 
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         stores.digest_rows(manifest, 2, interrupt)
-    assert len(seen) < 5_000
+    assert len(source.digested) < 5_000
 
 
 # -- what need not be read
@@ -396,32 +396,34 @@ def restamp(store, id_, path):
     rows = store.rows()
     stamps = rows.stamps.copy()
     stamps[rows.samples.ids.index(id_)] = Stamp.of(path.stat())
-    store.write_rows(store.root, replace(rows, stamps=stamps))
+    store.write_rows(store.source, replace(rows, stamps=stamps))
 
 
 class Data:
     """A flat folder and its store; `check` takes the digests as an extraction does."""
 
-    def __init__(self, base, monkeypatch):
-        self.root, self.store, self.seen = base / "data", Store.create(base / "a.store"), []
+    def __init__(self, base):
+        self.root, self.store = base / "data", Store.create(base / "a.store")
         self.root.mkdir()
-        real = plans.sha256_file
-        monkeypatch.setattr(plans, "sha256_file", lambda path: (self.seen.append(Path(path).name), real(path))[1])
 
-    def check(self, *, rehash=False, samples=None):
+    @property
+    def source(self):
+        return Eventful(str(self.root))
+
+    def check(self, *, rehash=False, samples=None, after=lambda place: None):
         """Digests by id, and the names of the files that were read for them."""
         names = sorted(path.name for path in self.root.iterdir())
-        manifest = Manifest(self.root, samples or tuple(Sample(name, name, None, None) for name in names))
-        self.seen.clear()
-        rows, _ = stores.digest_rows(manifest, 2, known=() if rehash else self.store.known(self.root))
-        self.store.write_rows(self.root, rows)
+        source = Eventful(str(self.root), after=after)
+        manifest = Manifest(source, samples or tuple(Sample(name, name, None, None) for name in names))
+        rows, _ = stores.digest_rows(manifest, 2, known=() if rehash else self.store.known(source))
+        self.store.write_rows(source, rows)
         assert list(self.store.rows()) == list(rows)
-        return {sample.id: digest for sample, digest in rows}, sorted(self.seen)
+        return {row.sample.id: row.digest for row in rows}, sorted(source.digested)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    made = Data(tmp_path, monkeypatch)
+def folder(tmp_path):
+    made = Data(tmp_path)
     for name in "abc":
         put_file(made.root / name, name.encode())
     return made
@@ -501,7 +503,7 @@ def test_a_link_that_leads_elsewhere_now_is_read(folder, tmp_path, folders):
     assert first != second
 
 
-def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder, monkeypatch):
+def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder):
     for place in ("x", "y"):
         (folder.root / place).mkdir()
         put_file(folder.root / place / "a", place.encode())
@@ -514,18 +516,12 @@ def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder,
     assert second == {"x/a": first["y/a"], "y/a": first["x/a"]}
 
 
-def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch):
-    real = plans.sha256_file
+def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder):
+    def rewrite(place):
+        if place == "b":
+            put_file(folder.root / place, b"2", age=30)
 
-    def rewrite(path):
-        found = real(path)
-        if Path(path).name == "b":
-            put_file(Path(path), b"2", age=30)
-        return found
-
-    monkeypatch.setattr(plans, "sha256_file", rewrite)
-    folder.check()
-    monkeypatch.setattr(plans, "sha256_file", real)
+    folder.check(after=rewrite)
     with open(folder.store.path / "manifest.csv", newline="") as file:
         assert {line[0] for line in csv.reader(file) if not line[5]} == {"b"}
 
@@ -663,7 +659,7 @@ def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_rea
     assert (found["ok"], len(found["problems"]), "\n" in found["problems"][0]) == (False, 1, False)
     assert "manifest.csv was edited or damaged" in found["problems"][0]
     notes = []
-    assert list(folder.store.known(folder.root, notes.append)) == []
+    assert list(folder.store.known(folder.source, notes.append)) == []
     assert ["edited or damaged; every file is read again" in note for note in notes] == [True]
     assert folder.check() == (first, ["a", "b", "c"])
     assert folder.store.verify()["ok"]
@@ -793,7 +789,7 @@ def test_a_manifest_that_a_writer_replaces_again_and_again_is_not_called_damaged
 
 
 def labelled(folder, label):
-    folder.store.write_rows(folder.root, [Row(Sample("a", "a", label, None), digest(1))])
+    folder.store.write_rows(folder.source, [Row(Sample("a", "a", label, None), digest(1))])
 
 
 def test_a_manifest_that_is_replaced_and_put_back_is_not_called_damaged(folder, monkeypatch):
@@ -867,7 +863,7 @@ def test_an_unknown_split_is_named_with_its_row(folder, version):
 
 
 def with_column(folder, column, value):
-    """A store of a later featurepipe, which knows parts of files or groups."""
+    """The same value in all rows of a column, by a writer that knows what it does."""
     table = [line.split(",") for line in (folder.store.path / "manifest.csv").read_text("utf-8").splitlines()]
     at = table[0].index(column)
     for line in table[1:]:
@@ -878,15 +874,19 @@ def with_column(folder, column, value):
     Header("1.2", state).write(folder.store.path)
 
 
-def test_a_part_of_a_file_is_refused_and_a_group_ignored(folder):
+def test_a_group_changes_no_key_and_a_part_does(folder):
     first, _ = folder.check()
     with_column(folder, "group", "patient 7")
     assert {row.sample.id: row.digest for row in folder.store.rows()} == first
     with_column(folder, "part", "12.0-16.0")
-    for ask in (folder.store.rows, lambda: list(folder.store.known(folder.root)), folder.store.accept_edits):
-        with pytest.raises(FormatTooNew, match=r"row 2, 'a', .* is a part of a file \('12.0-16.0'\);.*upgrade it"):
-            ask()
-    assert "upgrade it" in folder.store.verify()["problems"][0]
+    rows = list(folder.store.rows())
+    assert {row.sample.id: row.content for row in rows} == first
+    assert [row.sample.part for row in rows] == ["12.0-16.0"] * 3
+    for row in rows:
+        assert row.digest == sha256_bytes(bytes.fromhex(row.content) + b"12.0-16.0")
+    assert [known.digest.hex() for known in folder.store.known(folder.source)] == list(first.values())
+    assert folder.store.accept_edits() == 3
+    assert list(folder.store.rows()) == rows
 
 
 def test_the_writer_leaves_part_and_group_empty(folder):
@@ -904,22 +904,22 @@ def test_a_kill_at_any_boundary_leaves_the_manifest_of_before_or_of_after(tmp_pa
     store, old, new = Store.create(tmp_path / "s"), tmp_path / "old", tmp_path / "new"
     one, two = ([Row(Sample(f"{place}/{n}", "p", "x", None), digest(n)) for n in range(3)] for place in "ab")
     if start != "no manifest":
-        store.write_rows(old, one)
+        store.write_rows(Files(str(old)), one)
     if start == "1.1":
         age_store(store, "1.1", 9)
     if start == "half done":
-        killed(lambda: store.write_rows(old, two), "replace", 2, False)
+        killed(lambda: store.write_rows(Files(str(old)), two), "replace", 2, False)
         one = two
         two = [Row(Sample("c", "p", "x", None), digest(9))]
     was = None if start == "no manifest" else (one, old)
-    killed(lambda: store.write_rows(new, two), name, call if name == "replace" else 2 * call, before)
+    killed(lambda: store.write_rows(Files(str(new)), two), name, call if name == "replace" else 2 * call, before)
     opened = Store.open(store.path)
     found = None if opened.root is None else (list(opened.rows()), opened.root)
     assert found in (was, (two, new))
     assert (name, call, before) != ("replace", 3, False) or found == (two, new)
     assert opened.verify()["ok"] or found is None
     with opened.lock():
-        opened.write_rows(new, two)
+        opened.write_rows(Files(str(new)), two)
     assert (list(opened.rows()), opened.root, opened.verify()["ok"]) == (two, new, True)
     assert "next" not in json.loads((store.path / "store.json").read_text())
     assert not list(store.path.glob("*.partial"))
@@ -952,7 +952,7 @@ def test_a_reader_next_to_a_writer_is_right_however_they_meet(folder, monkeypatc
 
     def meet(path, fits, **options):
         monkeypatch.setattr(manifest, "read", real)
-        folder.store.write_rows(folder.root, new)
+        folder.store.write_rows(folder.source, new)
         return real(path, fits, **options)
 
     monkeypatch.setattr(manifest, "read", meet)
@@ -961,7 +961,7 @@ def test_a_reader_next_to_a_writer_is_right_however_they_meet(folder, monkeypatc
 
 def test_a_manifest_that_changes_while_an_extraction_reads_it_stops_the_extraction(folder):
     folder.check(samples=tuple(Sample(f"{n:04}", "a", None, None) for n in range(1000)))  # more than is read ahead
-    known = folder.store.known(folder.root)
+    known = folder.store.known(folder.source)
     next(known)
     with open(folder.store.path / "manifest.csv", "r+b") as file:
         file.seek(-3, 2)
@@ -978,12 +978,12 @@ def test_the_plan_is_what_is_missing_in_order_once_and_retries_last(store):
     numbers = [9, 2, 0, 9, 7, 3, 8]
     rows = [Row(Sample(f"{i}", f"f{i}", None, None), digest(n)) for i, n in enumerate(numbers)]
     rows.append(Row(Sample("gone", "gone", None, None), ""))
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert list(plan) == [
-        Pending(digest(9), Path("/r/f0")),
-        Pending(digest(7), Path("/r/f4")),
-        Pending(digest(8), Path("/r/f6")),
-        Pending(digest(2), Path("/r/f1"), retried=True),
+        Pending(digest(9), Files("/r"), "f0"),
+        Pending(digest(7), Files("/r"), "f4"),
+        Pending(digest(8), Files("/r"), "f6"),
+        Pending(digest(2), Files("/r"), "f1", retried=True),
     ]
     assert (plan[-1], plan[1:3]) == (plan[3], [plan[1], plan[2]])
     assert (len(plan), plan.samples) == (4, 5)
@@ -1003,16 +1003,18 @@ def test_the_plan_is_that_of_a_plain_loop(store):
     held, refused, expected, samples = store.entry(PIXELS).places(), store.entry(PIXELS).rejects(), {}, 0
     for row in rows:
         if row.digest and row.digest not in held:
-            expected.setdefault(row.digest, Pending(row.digest, Path("/r", row.sample.path), row.digest in refused))
+            expected.setdefault(
+                row.digest, Pending(row.digest, Files("/r"), row.sample.place, retried=row.digest in refused)
+            )
             samples += 1
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert list(plan) == sorted(expected.values(), key=lambda pending: pending.retried)
     assert plan.samples == samples
 
 
 @pytest.mark.parametrize("rows", [[], [Row(Sample("a", "a", None, None), "")]])
 def test_nothing_to_plan(store, rows):
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert (list(plan), plan.samples) == ([], 0)
 
 
@@ -1021,8 +1023,8 @@ def test_rows_and_plan_take_little_room(store):
     rows = stores.Rows.gather((Sample(f"a/{n}.jpg", f"a/{n}.jpg", "a", None), digest(n), None) for n in range(count))
     entry = store.entry(PIXELS)
     tracemalloc.start()
-    plan = stores.plan(rows, Path("/r"), entry)
-    store.write_rows(Path("/r"), rows)
+    plan = stores.plan(rows, Files("/r"), entry)
+    store.write_rows(Files("/r"), rows)
     _, peak = tracemalloc.get_traced_memory()
     assert len(plan) == count
     del plan
@@ -1385,10 +1387,10 @@ def test_a_partial_that_is_a_link_goes_and_its_target_stays(store, tmp_path):
 
 
 def test_a_manifest_that_is_a_pipe_is_none(store):
-    store.write_rows(store.path, [])
+    store.write_rows(Files(str(store.path)), [])
     (store.path / "manifest.csv").unlink()
     os.mkfifo(store.path / "manifest.csv")
     with pytest.raises(StoreError, match="has no manifest"):
         store.rows()
-    assert list(store.known(store.path)) == []
+    assert list(store.known(Files(str(store.path)))) == []
     assert "is gone" in store.verify()["problems"][0]

@@ -15,7 +15,7 @@ from PIL import Image
 from featurepipe import backbones, models
 from featurepipe.errors import ImageError
 from featurepipe.images import convert, from_array
-from featurepipe.sources import Content, Files, Memory
+from featurepipe.sources import Content, Files, InMemory
 from featurepipe.stores import Pending
 
 WANTED = "a path, encoded bytes, a PIL image, or a uint8 array (H, W) or (H, W, 3)"
@@ -72,12 +72,12 @@ def listed(X: Any, transform: backbones.Transform) -> list[Pending]:
     # a torch Dataset may go on beyond its length for ever
     items = images if hasattr(images, "__iter__") else (images[i] for i in range(len(images)))
     contents = dict[str, Content]()
-    memory = Memory(contents)  # grows as they are listed
+    memory = InMemory(contents)  # grows as they are listed
     return [_pending(item, index, transform, memory, contents) for index, item in enumerate(items)]
 
 
 def _pending(
-    item: Any, index: int, transform: backbones.Transform, memory: Memory, contents: dict[str, Content]
+    item: Any, index: int, transform: backbones.Transform, memory: InMemory, contents: dict[str, Content]
 ) -> Pending:
     """One image, which is kept in memory unless it is a file."""
     try:
@@ -103,7 +103,7 @@ def named(index: int, item: Any) -> str:
 
 def titled(index: int, item: Pending) -> str:
     """What `named` calls an image that has been listed."""
-    return named(index, None if isinstance(item.source, Memory) else item.place)
+    return named(index, None if isinstance(item.source, InMemory) else item.place)
 
 
 def keys_of_files(items: Sequence[Pending]) -> np.ndarray:
@@ -112,7 +112,7 @@ def keys_of_files(items: Sequence[Pending]) -> np.ndarray:
 
 
 def _is_decoded(item: Pending) -> bool:
-    return isinstance(item.source, Memory) and not isinstance(item.source.contents[item.place], bytes)
+    return isinstance(item.source, InMemory) and not isinstance(item.source.contents[item.place], bytes)
 
 
 def image_tags(tags: Any) -> Any:

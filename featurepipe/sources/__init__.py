@@ -8,9 +8,9 @@ alone is not among them.
 from collections.abc import Callable
 
 from featurepipe.sources.files import Files
-from featurepipe.sources.memory import Memory
+from featurepipe.sources.memory import InMemory
 from featurepipe.sources.source import NO_STAMP, Content, Source, Stamp, lasting_root
 
 SOURCES: dict[str, Callable[[str], Source]] = {Files.kind: Files}  # what makes a source of its root, by its kind
 
-__all__ = ["NO_STAMP", "SOURCES", "Content", "Files", "Memory", "Source", "Stamp", "lasting_root"]
+__all__ = ["NO_STAMP", "SOURCES", "Content", "Files", "InMemory", "Source", "Stamp", "lasting_root"]

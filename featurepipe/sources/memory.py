@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory(Source):
+class InMemory(Source):
     """Encoded bytes and uint8 arrays of shape (H, W) or (H, W, 3); a place is the name of one.
 
     Attributes
@@ -28,7 +28,7 @@ class Memory(Source):
 
     Examples
     --------
-    >>> Memory({"a": b"abc"}).digest("a")[:8]
+    >>> InMemory({"a": b"abc"}).digest("a")[:8]
     'ba7816bf'
     """
 
