@@ -268,3 +268,16 @@ def test_damaged_tables_raise_nothing_but_manifest_errors(tmp_path, suffix):
             list(read(path).samples)
         except ManifestError as error:
             assert path.name in str(error)  # noqa: PT017  # most of them raise, and some do not
+
+
+def test_a_column_part_names_parts_of_files(images):
+    name, other = (sample.place for sample in read(images).samples[:2])
+    table = images / "t.csv"
+    table.write_text(f'path,part,label\n{name},"0,0,9,9",a\n{name},,b\n{other}," 1,1,2,2 ",a\n')
+    found = read(table).samples
+    assert [(one.id, one.place, one.part) for one in found] == sorted(
+        [(f"{name}#0,0,9,9", name, "0,0,9,9"), (name, name, None), (f"{other}#1,1,2,2", other, "1,1,2,2")]
+    )
+    table.write_text(f'path,part,label\n{name},"0,0,9,9",a\n{name},"0,0,9,9",b\n')
+    with pytest.raises(ManifestError, match=r"id '.*#0,0,9,9' is in rows 1 and 2, with different cells in 'label'"):
+        read(table)

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from doubles import Eventful
 
 from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels, Transform
-from featurepipe.digests import sha256_bytes, sha256_file
+from featurepipe.digests import sha256_bytes, sha256_file, sha256_part
 from featurepipe.errors import (
     FingerprintMismatch,
     FormatTooNew,
@@ -524,6 +525,74 @@ def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder):
     folder.check(after=rewrite)
     with open(folder.store.path / "manifest.csv", newline="") as file:
         assert {line[0] for line in csv.reader(file) if not line[5]} == {"b"}
+
+
+def test_parts_of_one_file_share_one_reading(folder):
+    parts = [Sample(f"{n}", "b" if n % 2 else "a", None, None, None, f"{n}") for n in range(6)]
+    whole, gone = Sample("whole", "b", None, None), [Sample(f"x{n}", "gone", None, None, None, str(n)) for n in (1, 2)]
+    digests, read = folder.check(samples=(*parts, whole, *gone))
+    assert read == ["a", "b", "b"]  # once more for the whole file, which is no part
+    a, b = sha256_bytes(b"a"), sha256_bytes(b"b")
+    assert digests.pop("whole") == b
+    assert [digests.pop(f"x{n}") for n in (1, 2)] == ["", ""]
+    assert digests == {f"{n}": sha256_part(bytes.fromhex(b if n % 2 else a), f"{n}") for n in range(6)}
+    again, read = folder.check(
+        samples=(*parts[:3], *(one._replace(part=f"new {one.part}") for one in parts[3:]), whole)
+    )
+    assert read == []  # the stamps are the files'
+    assert [again[f"{n}"] == digests[f"{n}"] for n in range(6)] == [True] * 3 + [False] * 3
+    assert again["3"] == sha256_part(bytes.fromhex(b), "new 3")
+
+
+def test_every_part_of_an_unreadable_file_is_said_to_be(tmp_path):
+    samples = [Sample(f"{n}", "gone", None, None, None, f"{n}") for n in range(3)]
+    done = []
+    rows, unreadable = stores.digest_rows(Manifest(Files(str(tmp_path)), samples), 1, done.append)
+    assert unreadable == dict.fromkeys("012", "cannot be read: No such file or directory")
+    assert [row.digest for row in rows] == [""] * 3
+    assert sum(done) == 3
+
+
+def test_contents_are_found_by_their_digests_with_places(folder):
+    samples = (Sample("1", "a", None, None), Sample("2", "a", None, None, None, "p"), Sample("3", "gone", None, None))
+    digests, _ = folder.check(samples=(*samples, Sample("4", str(folder.root / "a"), None, None)))
+    source = Files(str(folder.root.resolve()))
+    wanted = [digests["2"], digests["1"], digests["2"]]
+    part, whole = Pending(digests["2"], source, "a", "p"), Pending(digests["1"], source, "a")
+    assert folder.store.pending(wanted) == [part, whole, part]  # of copies, the first
+    assert [one.read() for one in (part, whole)] == [b"a", b"a"]
+    assert (part.size, pickle.loads(pickle.dumps(part))) == (1, part)
+    assert folder.store.pending([]) == []
+    for unknown in (digest(77), "0" * 64, "f" * 64):
+        with pytest.raises(StoreError, match=rf"manifest\.csv has no sample of the content {unknown}"):
+            folder.store.pending([digests["1"], unknown])
+    put_file(folder.root / "a", b"other")
+    for one in (part, whole):
+        with pytest.raises(OSError, match="its content has just changed; run again"):
+            one.read()
+
+
+def test_a_store_of_files_does_not_mention_its_source(folder):
+    folder.check()
+    header = json.loads((folder.store.path / "store.json").read_text())
+    assert [*header] == ["encoding-type", "encoding-version", "root", "relative", "manifest", "digest"]
+    assert folder.store.source == Files(str(folder.root.resolve()))
+
+
+def test_what_is_known_of_files_is_not_known_of_another_source(folder):
+    folder.check()
+    assert len(list(folder.store.known(folder.source))) == 3
+
+    class Other(Files):
+        kind = "other"
+
+    assert list(folder.store.known(Other(str(folder.root)))) == []
+    folder.store.write_rows(Other(str(folder.root)), folder.store.rows())
+    assert json.loads((folder.store.path / "store.json").read_text())["source"] == "other"
+    with pytest.raises(StoreError, match=r"'other' source, which cannot be opened from here \(only files can\)"):
+        folder.store.pending([])
+    assert folder.store.accept_edits() == 3
+    assert (len(folder.store.rows()), folder.store.root) == (3, folder.root.resolve())
 
 
 def test_a_file_that_looks_as_it_did_is_read_by_rehash_alone(folder):
