@@ -1,9 +1,10 @@
 """Sources that stand in for files, so that a test need not change what the package does with them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from featurepipe.manifests import read
 from featurepipe.sources import Files
 
 
@@ -28,6 +29,11 @@ class Eventful(Files):
     def read(self, place):
         self.before(place)
         return super().read(place)
+
+
+def eventful_manifest(folder):
+    """The manifest of a folder, whose source knows which digests it took."""
+    return replace(read(folder), source=Eventful(str(folder)))
 
 
 def eventful(plan, before):

@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -281,6 +281,15 @@ def test_exif_orientation_counts_for_pil_images_as_for_files(tmp_path):
         )
     np.testing.assert_array_equal(vectors[0], vectors[1])
     np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+def test_a_jpeg_that_pillow_has_opened_is_turned_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGES[0]).save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        vectors = FeatureExtractor("pixels").fit_transform([opened, ImageOps.exif_transpose(opened)])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

@@ -18,6 +18,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from doubles import eventful_manifest
 from PIL import Image
 
 from featurepipe import backbones, matrices, stages
@@ -35,7 +36,7 @@ from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
 from featurepipe.sources import Stamp
 from featurepipe.stages import extractions
-from featurepipe.stores import Store, digest_rows, plans
+from featurepipe.stores import Store, digest_rows
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -414,12 +415,13 @@ def test_a_forged_file_is_never_filed_under_its_old_digest_and_the_next_run_mend
     assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
 
 
-def test_a_second_extraction_reads_no_file_and_writes_no_manifest(data, tmp_path, monkeypatch):
+def test_a_second_extraction_reads_no_file_and_writes_no_manifest(data, tmp_path):
     age(data)
     extract(data, tmp_path / "s")
     before = (tmp_path / "s" / "manifest.csv").stat()
-    monkeypatch.setattr(plans, "sha256_file", None)
-    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    listed = eventful_manifest(data)
+    assert extract(listed, tmp_path / "s") == (0, 10, 0)
+    assert listed.source.digested == []
     after = (tmp_path / "s" / "manifest.csv").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -1029,7 +1031,7 @@ def pictures(folder, seeds):
     return folder
 
 
-def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path, monkeypatch):
+def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path):
     pictures(tmp_path / "A" / "img", range(4))
     for place in (tmp_path / "A").rglob("*.png"):
         os.utime(place, (1e9, 1e9))
@@ -1038,9 +1040,10 @@ def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path, monk
     moved = Store.open(tmp_path / "B" / "s")
     assert moved.recorded_root == tmp_path / "A" / "img"
     assert moved.root == tmp_path / "B" / "img"
-    monkeypatch.setattr(plans, "sha256_file", None)  # stamps are still true
-    result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
+    listed = eventful_manifest(tmp_path / "B" / "img")
+    result, notes = extract_pixels(listed, tmp_path / "B" / "s")
     assert (result["computed"], result["reused"]) == (0, 4)
+    assert listed.source.digested == []  # stamps are still true
     assert len(notes) == 1
     assert f"described {tmp_path / 'A' / 'img'}, which is gone; it now describes {tmp_path / 'B' / 'img'}" in notes[0]
     assert extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")[1] == []
