@@ -67,7 +67,7 @@ class Setting:
         manifest = manifests.read(options.folder)
         rows, _ = digest_rows(manifest, extraction.default_workers())
         chosen = np.linspace(0, len(rows) - 1, min(options.images, len(rows))).astype(int)
-        self.rows, self.root = [rows[i] for i in chosen.tolist()], manifest.root
+        self.rows, self.source = [rows[i] for i in chosen.tolist()], manifest.source
         names = sorted({row.sample.label for row in self.rows})
         self.targets = torch.tensor([names.index(row.sample.label) for row in self.rows])
         self.backbone = backbones.create(
@@ -119,7 +119,7 @@ class Ordinary:
     def embed(self, batch: np.ndarray, view: ImageTransform) -> torch.Tensor:
         """(B,) numbers of images → (B, D)."""
         started = time.perf_counter()
-        paths = [self.setting.root / self.setting.rows[i].sample.path for i in batch]
+        paths = [Path(self.setting.source.root, self.setting.rows[i].sample.place) for i in batch]
         pixels = np.stack(list(self.pool.map(lambda path: view.decode(path.read_bytes()), paths)))
         self.reading += time.perf_counter() - started
         return self.parts(torch.from_numpy(pixels))[0]
@@ -135,7 +135,7 @@ class Cached:
         size, name = backbone.transform.input_size, backbone.name
         self.split = split(backbone.module, setting.trained, size, name)
         started = time.perf_counter()
-        self.held = cache(path, setting.rows, setting.root, backbone, self.split, views)
+        self.held = cache(path, setting.rows, setting.source, backbone, self.split, views)
         self.seconds = time.perf_counter() - started
 
     def embed(self, batch: np.ndarray, view: int) -> torch.Tensor:

@@ -29,7 +29,8 @@ from featurepipe import extraction, matrices, statistics
 from featurepipe.backbones import Pixels
 from featurepipe.manifests import Sample
 from featurepipe.models import digest_keys
-from featurepipe.stores import Row, Rows, Store, Writer
+from featurepipe.sources import Files
+from featurepipe.stores import Rows, Store, Writer
 
 FOLDS = 5
 PART = 8192  # rows that are drawn at once
@@ -150,8 +151,9 @@ def fill(store: Store, rows: int, options: argparse.Namespace) -> None:
             part = X[first : first + extraction.ROWS_PER_SHARD]
             writer.append([digest(start + first + i) for i in range(len(part))], part, {})
     writer.commit()
-    samples = (Row(Sample(f"{i:07d}.jpg", f"{i:07d}.jpg", f"{labels[i]:03d}", None), digest(i)) for i in range(rows))
-    store.write_rows(store.path, Rows.gather((*row, None) for row in samples))
+    samples = (Sample(f"{i:07d}.jpg", f"{i:07d}.jpg", f"{labels[i]:03d}", None) for i in range(rows))
+    table = Rows.gather((sample, digest(i), None) for i, sample in enumerate(samples))
+    store.write_rows(Files(str(store.path)), table)
 
 
 def digest(number: int) -> str:

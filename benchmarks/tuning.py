@@ -231,7 +231,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     known = sorted({sample.label for sample in samples})
     reported = "test" if any(sample.split == "test" for sample in samples) else "val"
     files = {
-        part: [(Path(sample.path), known.index(sample.label)) for sample in samples if sample.split == part]
+        part: [(Path(sample.place), known.index(sample.label)) for sample in samples if sample.split == part]
         for part in ("train", reported)
     }
     recipe = Recipe(**json.loads(options.recipe))

@@ -26,6 +26,17 @@ def sha256_file(path: str | PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_part(content: bytes, part: str) -> str:
+    """Hexadecimal sha256 of a part of a content: of the content's own 32 bytes, and the part as UTF-8.
+
+    Examples
+    --------
+    >>> sha256_part(bytes(32), "12.0-16.0") == sha256_bytes(bytes(32) + b"12.0-16.0")
+    True
+    """
+    return sha256_bytes(content + part.encode("utf-8", "surrogateescape"))
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of `value`: sorted keys, no spaces, ASCII, no NaN.
 

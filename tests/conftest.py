@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from featurepipe.digests import sha256_file
+from featurepipe.sources import Files, InMemory
 from featurepipe.stores import Pending
 
 
@@ -54,7 +55,7 @@ def planned(tmp_path):
         for seed in range(count):
             path = tmp_path / f"{seed:03}.png"
             Image.fromarray(picture(seed)).save(path)
-            plan.append(Pending(sha256_file(path), path))
+            plan.append(Pending(sha256_file(path), Files(), str(path)))
         return plan
 
     make.picture = picture
@@ -165,14 +166,14 @@ def small():
 @pytest.fixture(scope="session")
 def tinted():
     """Factory of `Examples` of noisy 32×32 pictures, each class with a tint of its own."""
-    from featurepipe.digests import sha256_bytes
     from featurepipe.finetuning import Examples
 
     def make(count, classes=3, seed=0):
         rng, targets = np.random.default_rng(seed), np.arange(count) % classes
         tints = np.random.default_rng(99).integers(0, 120, (classes, 3))
         pixels = (rng.integers(0, 136, (count, 32, 32, 3)) + tints[targets][:, None, None]).astype(np.uint8)
-        images = [Pending(sha256_bytes(one.tobytes()), Image.fromarray(one)) for one in pixels]
+        memory = InMemory({str(n): one for n, one in enumerate(pixels)})
+        images = [Pending(memory.digest(place), memory, place) for place in memory.contents]
         return Examples(images, targets.astype(np.int64))
 
     return make

@@ -292,7 +292,7 @@ def test_the_store_holds_what_embed_gives(create, photos, tmp_path, name):
     (shard,) = (index.path for index in entry.indexes)
     held = shards.read(shard)
     for row, vector in zip(store.rows(), held.embeddings, strict=True):
-        pixels = decode((data / row.sample.path).read_bytes(), made.transform)
+        pixels = decode((data / row.sample.place).read_bytes(), made.transform)
         np.testing.assert_array_equal(vector, made.embed(pixels[None])[0])
 
 

@@ -12,6 +12,7 @@ import featurepipe
 from featurepipe import shards
 from featurepipe.backbones import Pixels
 from featurepipe.manifests import Sample
+from featurepipe.sources import Files
 from featurepipe.stores import Row, Store, entries, headers, manifest
 
 FORMAT = (Path(featurepipe.__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
@@ -55,7 +56,7 @@ def test_columns_of_the_manifest_and_since_when():
 
 def test_keys_of_the_header(tmp_path):
     store = Store.create(tmp_path / "s")
-    store.write_rows(tmp_path, [Row(Sample("a", "a", None, None), "")])
+    store.write_rows(Files(str(tmp_path)), [Row(Sample("a", "a", None, None), "")])
     told = json.loads((store.path / "store.json").read_text("utf-8"))
     described = table(chapter("Store"), "key")
     assert [row[0] for row in described if row[0] != "next"] == list(told)

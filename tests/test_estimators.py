@@ -3,12 +3,13 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -280,6 +281,15 @@ def test_exif_orientation_counts_for_pil_images_as_for_files(tmp_path):
         )
     np.testing.assert_array_equal(vectors[0], vectors[1])
     np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+def test_a_jpeg_that_pillow_has_opened_is_turned_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGES[0]).save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        vectors = FeatureExtractor("pixels").fit_transform([opened, ImageOps.exif_transpose(opened)])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
@@ -740,7 +750,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, p
     tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(paths, y)
     ((head, validation),) = heard
     assert head.strength == tuner.probe_.chosen / 100
-    out = np.isin(paths, [one.source for one in validation.images])
+    out = np.isin(paths, [one.place for one in validation.images])
     assert out.sum() == tuner.curve_[0]["n"] > 0
     features = network().fit_transform(paths)
     alone = probes.fit("logistic", features[~out], y[~out], value=tuner.probe_.chosen).estimator
@@ -757,7 +767,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, p
 def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkeypatch, promotions, lost):
     paths, y = noisy(photos(per_class=30))
     compared = []
-    heard = promotions(after=lambda held: [one.source.write_bytes(b"") for one in held.images[:lost]])
+    heard = promotions(after=lambda held: [Path(one.place).write_bytes(b"") for one in held.images[:lost]])
     monkeypatch.setattr(finetuning, "pays", lambda *given: compared.append(given[:2]) or True)
     recipe = {"augment": "none", "refit": False}
     tuner = FineTuner(network(), **{**OPTIONS, "recipe": recipe}).fit(paths, y)
@@ -767,8 +777,8 @@ def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkey
     assert [len(right) for pair in compared for right in pair] == [len(left)] * 2 * len(compared)
     if lost is not None:
         ((_, right),) = compared
-        wanted = y[[paths.tolist().index(one.source) for one in left]]
-        assert right.tolist() == (tuner.predict([one.source for one in left]) == wanted).tolist()
+        wanted = y[[paths.tolist().index(one.place) for one in left]]
+        assert right.tolist() == (tuner.predict([one.place for one in left]) == wanted).tolist()
 
 
 def test_what_is_beaten_is_the_probe_without_the_rows_that_are_held_back(monkeypatch):

@@ -157,7 +157,7 @@ def test_grey_images_may_have_any_width_once_they_have_an_axis_for_it():
     stack = IMAGES[..., 0]  # (8, 20, 24)
     assert len(listed(stack, TRANSFORM)) == 8
     narrow = listed(stack[:, :, :3, None], TRANSFORM)
-    assert [item.source.size for item in narrow] == [(3, 20)] * 8
+    assert [item.read().shape for item in narrow] == [(20, 3, 3)] * 8
     assert [item.digest for item in listed(list(stack[:, :, :3]), TRANSFORM)] == [item.digest for item in narrow]
     assert len(listed([IMAGES[0]], TRANSFORM)) == len(listed(IMAGES[:1], TRANSFORM)) == 1
 
@@ -171,7 +171,7 @@ def test_a_data_set_ends_where_its_length_says(paths):
             assert index < 100
             return paths[index % 2]
 
-    assert [item.source for item in listed(Endless(), TRANSFORM)] == paths[:2]
+    assert [item.place for item in listed(Endless(), TRANSFORM)] == list(map(str, paths[:2]))
 
 
 def test_a_closed_file_is_refused_by_name(paths):

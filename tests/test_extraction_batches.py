@@ -7,18 +7,22 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from doubles import eventful
 from PIL import Image
 
+from featurepipe import inputs
 from featurepipe.backbones import Pixels
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, ImageError, SampleError
 from featurepipe.extraction import batches
 from featurepipe.extraction.batches import join, read_batch
 from featurepipe.media import turns
+from featurepipe.sources import Files, InMemory
 from featurepipe.stores import Pending
 
 SQUASHED = Pixels().transform
@@ -43,17 +47,17 @@ def test_every_file_gives_its_own_pixels_in_planned_order(planned):
 
 def test_images_in_memory_give_the_pixels_of_their_files(planned):
     plan = planned(3)
-    held = [Pending(p.digest, Image.fromarray(planned.picture(n))) for n, p in enumerate(plan)]
+    held = [Pending(p.digest, InMemory({"": planned.picture(n)}), "") for n, p in enumerate(plan)]
     np.testing.assert_array_equal(read_batch(held, SQUASHED).inputs, read_batch(plan, SQUASHED).inputs)
 
 
 def test_bad_files_leave_their_neighbours_pixels_in_place(planned):
     plan = planned(9)
-    for i, content in {1: b"", 3: b"no image", 4: plan[4].source.read_bytes()[:300]}.items():
-        plan[i].source.write_bytes(content)
-        plan[i] = Pending(sha256_file(plan[i].source), plan[i].source)
-    plan[6].source.unlink()
-    Image.fromarray(planned.picture(99)).save(plan[7].source)  # changed since it was listed
+    for i, content in {1: b"", 3: b"no image", 4: Path(plan[4].place).read_bytes()[:300]}.items():
+        Path(plan[i].place).write_bytes(content)
+        plan[i] = Pending(sha256_file(plan[i].place), Files(), plan[i].place)
+    Path(plan[6].place).unlink()
+    Image.fromarray(planned.picture(99)).save(plan[7].place)  # changed since it was listed
     batch = read_batch(plan, SQUASHED)
     good = [0, 2, 5, 8]
     assert batch.digests == [plan[i].digest for i in good]
@@ -70,7 +74,7 @@ def test_bad_files_leave_their_neighbours_pixels_in_place(planned):
 def test_nothing_but_bad_files_is_an_empty_batch(planned):
     plan = planned(2)
     for pending in plan:
-        pending.source.unlink()
+        Path(pending.place).unlink()
     batch = read_batch(plan, SQUASHED)
     assert (batch.digests, batch.inputs.shape, len(batch.unreadable)) == ([], (0, 3, 32, 32), 2)
 
@@ -127,7 +131,7 @@ def test_a_batch_lies_in_memory_as_its_inputs_do(planned, decoding, order):
 def test_pieces_of_which_nothing_could_be_read_join_too(planned):
     plan = planned(2)
     for pending in plan:
-        pending.source.unlink()
+        Path(pending.place).unlink()
     joined = join(read_batch([one], SQUASHED) for one in plan)
     assert (joined.inputs.shape, joined.inputs.dtype, len(joined.unreadable)) == ((0, 3, 32, 32), np.uint8, 2)
 
@@ -141,9 +145,9 @@ def test_seconds_of_loading_and_decoding_are_told_apart(planned):
 
 def test_pieces_join_into_the_batch_that_one_thread_would_have_read(planned):
     plan = planned(7)
-    plan[2].source.write_bytes(b"")
-    plan[2] = Pending(sha256_file(plan[2].source), plan[2].source)
-    plan[5].source.unlink()
+    Path(plan[2].place).write_bytes(b"")
+    plan[2] = Pending(sha256_file(plan[2].place), Files(), plan[2].place)
+    Path(plan[5].place).unlink()
     pieces = [read_batch(plan[i : i + 3], SQUASHED) for i in (0, 3, 6)]
     joined, whole = join(pieces), read_batch(plan, SQUASHED)
     assert (joined.digests, joined.rejects, joined.unreadable) == (whole.digests, whole.rejects, whole.unreadable)
@@ -153,21 +157,19 @@ def test_pieces_join_into_the_batch_that_one_thread_would_have_read(planned):
 
 
 def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatch):
-    load, spent = batches._load, [0.0]
+    spent = [0.0]
 
-    def slow(pending):
+    def slow(place):
         spent[0] += 5.0
-        return load(pending)
 
     clock = SimpleNamespace(perf_counter=count(0, 10).__next__, thread_time=lambda: spent[0])  # of a busy machine
     monkeypatch.setattr(batches, "time", clock)
-    monkeypatch.setattr(batches, "_load", slow)
-    batch = read_batch(planned(3), SQUASHED)
+    batch = read_batch(eventful(planned(3), slow), SQUASHED)
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
 
 
 def test_large_files_are_held_by_turns_and_one_at_a_time(planned, decoding, monkeypatch):
-    monkeypatch.setattr(batches.inputs, "IMAGE_BYTES", 2**26)
+    monkeypatch.setattr(inputs, "IMAGE_BYTES", 2**26)
     monkeypatch.setattr(turns, "READING", turns.Turns(2**26))
     plans = [replaced_by_large(planned(4))] * 3
     held, most, lock = [0], [0], threading.Lock()
@@ -195,17 +197,17 @@ def test_large_files_are_held_by_turns_and_one_at_a_time(planned, decoding, monk
 def replaced_by_large(plan):
     """Files of more than half of what may be held at once."""
     for pending in plan:
-        os.truncate(pending.source, 0)
-        os.truncate(pending.source, 2**25 + 1)
-    digest = sha256_file(plan[0].source)
+        os.truncate(pending.place, 0)
+        os.truncate(pending.place, 2**25 + 1)
+    digest = sha256_file(plan[0].place)
     return [pending._replace(digest=digest) for pending in plan]
 
 
 def test_what_is_too_large_or_has_become_a_pipe_is_unreadable_and_costs_nothing(planned):
     plan = planned(4)
-    os.truncate(plan[1].source, 2 * 10**9)
-    plan[2].source.unlink()
-    os.mkfifo(plan[2].source)
+    os.truncate(plan[1].place, 2 * 10**9)
+    Path(plan[2].place).unlink()
+    os.mkfifo(plan[2].place)
     tracemalloc.start()
     batch = read_batch(plan, SQUASHED)
     assert tracemalloc.get_traced_memory()[1] < 10**7

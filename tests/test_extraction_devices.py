@@ -23,6 +23,7 @@ from featurepipe.errors import BackboneError
 from featurepipe.extraction import devices
 from featurepipe.extraction.devices import Share, fill_together
 from featurepipe.extraction.loop import fill
+from featurepipe.sources import Files
 from featurepipe.stores import Pending, Store, Writer
 
 COUNT, ROWS = 43, 8
@@ -61,9 +62,9 @@ def plan(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
         if number == 9:
             path.write_bytes(b"no image")
-        plan.append(Pending(sha256_file(path), path))
-    plan[40].source.unlink()
-    plan[41].source.write_bytes(plan[31].source.read_bytes())
+        plan.append(Pending(sha256_file(path), Files(), str(path)))
+    Path(plan[40].place).unlink()
+    Path(plan[41].place).write_bytes(Path(plan[31].place).read_bytes())
     return plan
 
 
@@ -173,7 +174,10 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, plan, net):
 
 
 def test_a_share_is_the_pendings_that_it_was_made_of():
-    plan = [Pending(f"{n:064x}", Path(f"/a/ü {n}.jpg"), n > 2) for n in range(5)]
+    one, other = Files("/a"), Files("/b")
+    plan = [
+        Pending(f"{n:064x}", (one, other)[n % 2], f"ü {n}.jpg", "1,2,3,4" if n == 3 else None, n > 2) for n in range(5)
+    ]
     share = pickle.loads(pickle.dumps(Share(plan)))
     assert list(share) == plan
     assert (len(share), share[-1], share[1:4], share[3:99]) == (5, plan[-1], plan[1:4], plan[3:])
@@ -184,14 +188,14 @@ def test_a_share_is_the_pendings_that_it_was_made_of():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names there are no bytes")
 def test_a_share_keeps_names_that_are_no_text():
-    pending = Pending("0" * 64, Path("\udcff\udc80.png"))
+    pending = Pending("0" * 64, Files(), "\udcff\udc80.png")
     assert list(pickle.loads(pickle.dumps(Share([pending])))) == [pending]
 
 
 def test_a_share_is_sent_in_little_more_than_its_paths():
-    path = Path("/a/folder/of/some/length/picture.jpg")
-    plan = [Pending(f"{n:064x}", path.with_name(f"{n:06}.jpg")) for n in range(10_000)]
-    assert len(pickle.dumps(Share(plan))) < len(plan) * (len(str(path)) + 45)
+    source = Files("/a/folder/of/some/length")
+    plan = [Pending(f"{n:064x}", source, f"of/some/length/{n:06}.jpg") for n in range(10_000)]
+    assert len(pickle.dumps(Share(plan))) < len(plan) * (len(plan[0].place) + 46)
 
 
 def test_no_process_is_sent_what_the_entry_holds_already(tmp_path, plan, net):

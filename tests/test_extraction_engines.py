@@ -271,12 +271,12 @@ SHORT_OF_MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from PIL import Image
 from featurepipe import backbones
 from featurepipe.extraction import Memory
 from featurepipe.extraction.loop import fill
 from featurepipe.images import ImageTransform
 from featurepipe.listeners import Listener
+from featurepipe.sources import InMemory
 from featurepipe.stores import Pending
 
 torch.set_num_threads(1)
@@ -290,7 +290,7 @@ class Ear(Listener):
         notes.append(text)
 
 
-plan = [Pending(str(n), Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8))) for n in range(300)]
+plan = [Pending(str(n), InMemory({"": rng.integers(0, 256, (128, 128, 3), np.uint8)}), "") for n in range(300)]
 wanted, found, notes = Memory(), Memory(), []
 fill(plan, net, wanted, batch_size=4, workers=1, compile="off")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.extraction import Memory, engines, loop
 from featurepipe.extraction.loop import NOT_FINITE, fill
+from featurepipe.sources import Files, InMemory
 from featurepipe.stores import Pending
 
 PIXELS = Pixels()
@@ -141,7 +143,7 @@ def test_embeddings_do_not_depend_on_the_lanes_by_a_bit(planned, net):
 def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
     plan, disk, memory = planned(5), Memory(), Memory()
     fill(plan, net, disk, batch_size=5)
-    held = [Pending(p.digest, Image.fromarray(planned.picture(i))) for i, p in enumerate(plan)]
+    held = [Pending(p.digest, InMemory({"": planned.picture(i)}), "") for i, p in enumerate(plan)]
     fill(held, net, memory, batch_size=5)
     assert all(np.array_equal(disk.vectors[p.digest], memory.vectors[p.digest]) for p in plan)
 
@@ -153,11 +155,11 @@ def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
 @DEVICES
 def test_bad_images_are_rejected_and_their_neighbours_keep_their_own_vectors(planned, workers, device):
     plan, sink = planned(12), Order()
-    for i, content in {1: b"", 5: b"no image", 6: plan[6].source.read_bytes()[:300]}.items():
-        plan[i].source.write_bytes(content)
-        plan[i] = Pending(sha256_file(plan[i].source), plan[i].source)
-    plan[8].source.unlink()
-    Image.fromarray(planned.picture(99)).save(plan[10].source)  # changed since it was listed
+    for i, content in {1: b"", 5: b"no image", 6: Path(plan[6].place).read_bytes()[:300]}.items():
+        Path(plan[i].place).write_bytes(content)
+        plan[i] = Pending(sha256_file(plan[i].place), Files(), plan[i].place)
+    Path(plan[8].place).unlink()
+    Image.fromarray(planned.picture(99)).save(plan[10].place)  # changed since it was listed
     outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=4, workers=workers)
     reasons = {i: outcome.rejects.get(pending.digest) for i, pending in enumerate(plan)}
     assert reasons.pop(1) == "empty file (0 bytes)"
@@ -192,7 +194,7 @@ def test_vectors_that_are_not_finite_are_rejected_alone(planned, bad, workers):
 def test_nothing_but_bad_images_is_an_outcome_too(planned, device):
     plan, sink, done = planned(5), Order(), []
     for pending in plan:
-        pending.source.unlink()
+        Path(pending.place).unlink()
     outcome = fill(plan, Hooked(PIXELS, device=device), sink, batch_size=2, listener=Ear(advance=done.append))
     assert (outcome.computed, len(outcome.rejects), sum(done), sink.vectors) == (0, 5, 5, {})
 
@@ -217,8 +219,8 @@ def test_an_unknown_way_to_compile_is_refused(planned):
 @DEVICES
 def test_progress_counts_every_planned_image_once(planned, device):
     plan, done = planned(10), []
-    plan[3].source.unlink()
-    plan[4] = Pending("0" * 64, plan[4].source)
+    Path(plan[3].place).unlink()
+    plan[4] = Pending("0" * 64, Files(), plan[4].place)
     fill(plan, Hooked(PIXELS, device=device), Memory(), batch_size=4, listener=Ear(advance=done.append))
     assert done == [4, 4, 2]
 
@@ -252,7 +254,7 @@ def without_memory_for(most, monkeypatch, name):
 @pytest.mark.parametrize(("device", "name", "most"), [("cpu", "read_batch", 5), ("cuda", "join", 20)])
 def test_pixels_that_memory_does_not_suffice_for_are_read_in_halves(planned, monkeypatch, device, name, most):
     plan, sink, notes, done = planned(75), Order(), [], []
-    plan[7].source.unlink()
+    Path(plan[7].place).unlink()
     asked = without_memory_for(most, monkeypatch, name)
     outcome = fill(
         plan, Hooked(PIXELS, device=device), sink, batch_size=40, workers=2, listener=Ear(notes.append, done.append)
@@ -377,7 +379,7 @@ def test_a_backbone_that_loses_rows_is_an_error(planned, rows, device):
 @DEVICES
 def test_what_ends_it_early_keeps_the_batches_before_it(planned, decoding, error, where, workers, device):
     plan, sink, inner = planned(20), Order(), PIXELS
-    data = plan[6].source.read_bytes()
+    data = plan[6].read()
 
     def decode(found, real):
         if found == data:

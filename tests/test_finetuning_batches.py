@@ -1,6 +1,7 @@
 """Batches: which images, in which order, under which views."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,8 +87,8 @@ def test_an_image_that_is_gone_is_left_out_with_its_class(make, planned, tmp_pat
     plan = planned(6)
     samples = Examples(plan, np.arange(6))
     wanted = {target: picture.tobytes() for target, picture in told(make(samples))}
-    plan[2].source.unlink()
-    plan[4].source.write_bytes(plan[5].source.read_bytes())  # its content is another's now
+    Path(plan[2].place).unlink()
+    Path(plan[4].place).write_bytes(Path(plan[5].place).read_bytes())  # its content is another's now
     batches = make(samples)
     assert {target: picture.tobytes() for target, picture in told(batches)} == {
         target: picture for target, picture in wanted.items() if target not in (2, 4)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,15 +38,15 @@ def make(name="test_resnet", tune="last-1", seed=0, precision="fp32"):
 def data(photos):
     """Rows of six photos and their folder."""
     manifest = manifests.read(photos())
-    return digest_rows(manifest, 1)[0], manifest.root
+    return digest_rows(manifest, 1)[0], manifest.source
 
 
 def digests(rows):
     return [row.digest for row in rows]
 
 
-def pixels(rows, root, transform):
-    return np.stack([decode((root / row.sample.path).read_bytes(), transform) for row in rows])
+def pixels(rows, source, transform):
+    return np.stack([decode(source.read(row.sample.place), transform) for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,11 @@ def pixels(rows, root, transform):
     ],
 )
 def test_the_top_on_cached_rows_gives_the_backbones_embedding(name, tune, precision, data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make(name, tune, precision=precision)
-    held = cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], workers=1, batch_size=6)
+    held = cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform], workers=1, batch_size=6)
     assert (held.computed, held.rejects) == (6, {})
-    wanted = backbone.embed(pixels(rows, root, backbone.transform))
+    wanted = backbone.embed(pixels(rows, source, backbone.transform))
     order = [4, 0, 5, 1, 3, 2, 0]  # any, and twice the same
     tensors = held.rows(0, [rows[i].digest for i in order])
     assert [(part.dtype, part.shape) for part in tensors] == [(np.float32, (7, *shape)) for shape in cut.shapes]
@@ -72,24 +73,24 @@ def test_the_top_on_cached_rows_gives_the_backbones_embedding(name, tune, precis
 
 
 def test_each_view_is_kept_by_itself(data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
     views = [View.of(backbone.transform, "standard", 0, number) for number in range(2)]
-    held = cache(tmp_path / "kept", rows, root, backbone, cut, views, workers=1)
+    held = cache(tmp_path / "kept", rows, source, backbone, cut, views, workers=1)
     assert held.computed == 12
     for number, view in enumerate(views):
         (found,) = held.rows(number, digests(rows))
-        wanted = Bottom(backbone, cut, view).embed(pixels(rows, root, view))
+        wanted = Bottom(backbone, cut, view).embed(pixels(rows, source, view))
         np.testing.assert_allclose(found.reshape(6, -1), wanted, rtol=1e-5, atol=1e-5)
     assert not np.array_equal(*(held.rows(number, digests(rows))[0] for number in range(2)))
 
 
 def test_nothing_is_computed_twice_and_nothing_mixes(data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
 
     def computed(backbone, cut, views, rows=rows):
-        return cache(tmp_path / "kept", rows, root, backbone, cut, views, workers=1).computed
+        return cache(tmp_path / "kept", rows, source, backbone, cut, views, workers=1).computed
 
     view = View.of(backbone.transform, "crop", 1, 0)
     assert computed(backbone, cut, [backbone.transform], rows[:4]) == 4
@@ -105,12 +106,12 @@ def test_nothing_is_computed_twice_and_nothing_mixes(data, tmp_path):
 
 
 def test_a_broken_image_is_told_and_an_unknown_one_asked_for(data, tmp_path):
-    rows, root = data
-    (root / rows[1].sample.path).write_bytes(b"no image")
-    rows, _ = digest_rows(manifests.read(root), 1)
+    rows, source = data
+    Path(source.root, rows[1].sample.place).write_bytes(b"no image")
+    rows, _ = digest_rows(manifests.read(source.root), 1)
     backbone, cut = make()
     for computed in (5, 0):  # and told again
-        held = cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], workers=1)
+        held = cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform], workers=1)
         assert held.computed == computed
         assert list(held.rejects) == [rows[1].digest]
     with pytest.raises(StoreError, match=f"no activations of the content {rows[1].digest}; cache them first"):
@@ -119,9 +120,9 @@ def test_a_broken_image_is_told_and_an_unknown_one_asked_for(data, tmp_path):
 
 
 def test_a_damaged_row_is_noticed_when_it_is_read(data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
-    held = cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], workers=1)
+    held = cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform], workers=1)
     whole = held.rows(0, digests(rows))[0]
     (path,) = (tmp_path / "kept").glob("*/shard-*.h5")
     content = bytearray(path.read_bytes())
@@ -137,34 +138,36 @@ def test_a_damaged_row_is_noticed_when_it_is_read(data, tmp_path):
 
 
 def test_too_full_a_disk_is_said_before(data, tmp_path, monkeypatch):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(1000))
     views = [View.of(backbone.transform, "standard", 0, number) for number in range(2)]
     with pytest.raises(StoreError, match=r"12 activations \(2 views\) take 3\.73e-05 GB, more than the 1e-06 GB left"):
-        cache(tmp_path / "kept", rows, root, backbone, cut, views)
+        cache(tmp_path / "kept", rows, source, backbone, cut, views)
     assert Store.open(tmp_path / "kept").entries() == []
 
 
 def test_shards_are_of_bounded_size(data, tmp_path, monkeypatch):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
     monkeypatch.setattr(activations, "SHARD_BYTES", 2 * 4 * int(np.prod(cut.shapes[0])))
-    held = cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], workers=1, batch_size=1)
+    held = cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform], workers=1, batch_size=1)
     assert len(list((tmp_path / "kept").glob("*/shard-*.h5"))) == 3
     order = [4, 0, 5, 2, 3, 1]  # from one shard to the other and back
     (found,) = held.rows(0, [rows[i].digest for i in order])
-    wanted = Bottom(backbone, cut, backbone.transform).embed(pixels([rows[i] for i in order], root, backbone.transform))
+    wanted = Bottom(backbone, cut, backbone.transform).embed(
+        pixels([rows[i] for i in order], source, backbone.transform)
+    )
     np.testing.assert_allclose(found.reshape(6, -1), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_store_of_embeddings_is_left_alone(data, tmp_path):
-    rows, root = data
+    rows, source = data
     store = Store.create(tmp_path / "kept")
-    store.write_rows(root, rows)
+    store.write_rows(source, rows)
     backbone, cut = make()
     with pytest.raises(StoreError, match="place of their own"):
-        cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform])
+        cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform])
 
 
 def test_pixels_that_do_not_fit():
@@ -174,7 +177,7 @@ def test_pixels_that_do_not_fit():
 
 
 def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, monkeypatch):
-    rows, root = data
+    rows, source = data
     backbone, cut = make()
     decoded = []
 
@@ -189,7 +192,7 @@ def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, mon
 
     def passes(rows, views):
         decoded.clear()
-        held = cache(tmp_path / "kept", rows, root, backbone, cut, views, workers=1)
+        held = cache(tmp_path / "kept", rows, source, backbone, cut, views, workers=1)
         return len(decoded), held.computed
 
     assert passes(rows[:4], views[:2]) == (4, 8)
@@ -199,12 +202,12 @@ def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, mon
 
 
 def test_together_views_give_what_each_gives_alone(data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make("dla34")  # two tensors
     views = [backbone.transform, *(View.of(backbone.transform, "standard", 0, number) for number in range(3))]
-    together = cache(tmp_path / "together", rows, root, backbone, cut, views, workers=1)
+    together = cache(tmp_path / "together", rows, source, backbone, cut, views, workers=1)
     for number, view in enumerate(views):
-        alone = cache(tmp_path / "alone", rows, root, backbone, cut, [view], workers=1)
+        alone = cache(tmp_path / "alone", rows, source, backbone, cut, [view], workers=1)
         for one, other in zip(together.rows(number, digests(rows)), alone.rows(0, digests(rows)), strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -225,14 +228,14 @@ backbone, cut = make()
 embed = activations.Bottom.embed
 activations.Bottom.embed = lambda self, pixels: (time.sleep(0.3), embed(self, pixels))[1]
 rows, _ = digest_rows(manifest, 1)
-activations.cache({kept!r}, rows, manifest.root, backbone, cut, [backbone.transform], workers=1, batch_size=1)
+activations.cache({kept!r}, rows, manifest.source, backbone, cut, [backbone.transform], workers=1, batch_size=1)
 """
 
 
 def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
-    rows, root = data
+    rows, source = data
     kept = tmp_path / "kept"
-    code = KILLED.format(tests=os.path.dirname(__file__), root=str(root), kept=str(kept))
+    code = KILLED.format(tests=os.path.dirname(__file__), root=source.source, kept=str(kept))
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
     while len(list(kept.glob("*/shard-*.h5"))) < 2 and child.poll() is None and time.monotonic() < deadline:
@@ -242,16 +245,16 @@ def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     done = sum(len(entry.places()) for entry in Store.open(kept).entries())
     assert 2 <= done < 6
     backbone, cut = make()
-    held = cache(kept, rows, root, backbone, cut, [backbone.transform], workers=1)
+    held = cache(kept, rows, source, backbone, cut, [backbone.transform], workers=1)
     assert held.computed == 6 - done
     assert held.rows(0, digests(rows))[0].shape == (6, *cut.shapes[0])
 
 
 def test_every_changed_bit_of_cached_activations_is_noticed_or_harmless(data, tmp_path):
-    rows, root = data
+    rows, source = data
     backbone, cut = make("test_resnet")
     options = {"workers": 1, "batch_size": 6}
-    cache(tmp_path / "kept", rows, root, backbone, cut, [backbone.transform], **options)
+    cache(tmp_path / "kept", rows, source, backbone, cut, [backbone.transform], **options)
     store, bottom = activations.open_store(tmp_path / "kept"), Bottom(backbone, cut, backbone.transform)
     (file,) = (tmp_path / "kept").rglob("*.h5")
     content, rng = file.read_bytes(), np.random.default_rng(0)

@@ -22,13 +22,13 @@ def pictures(tmp_path_factory):
         Image.fromarray(rng.integers(0, 128, (40, 40, 3), np.uint8) + 127 * (index % 2)).convert("RGB").save(path)
     manifest = manifests.read(folder)
     rows = digest_rows(manifest, 1)[0]
-    images = [Pending(row.digest, manifest.file(row.sample)) for row in rows]
-    return manifest.root, rows, Examples(images, np.array([row.sample.label == "b" for row in rows], np.int64))
+    images = [Pending.of(row, manifest.source) for row in rows]
+    return manifest.source, rows, Examples(images, np.array([row.sample.label == "b" for row in rows], np.int64))
 
 
 def curves(name, recipe, pictures, folder, precision="fp32"):
     """The curve and the tuned weights of an ordinary run, and of one from the cache."""
-    root, rows, samples = pictures
+    source, rows, samples = pictures
     transform = {"input_size": (3, 32, 32)}
     arguments = {"img_size": 32} if "vit" in name else {}
     options = {"random_weights": True, "precision": precision, "transform": transform, "arguments": arguments}
@@ -36,7 +36,7 @@ def curves(name, recipe, pictures, folder, precision="fp32"):
     head = Head(*random_head(2, backbone.width, 0), np.array(["a", "b"]), 1.0)
 
     def cached(copied):
-        return make_cache(copied, samples, samples, recipe, rows, root, folder / f"{name}-{recipe.tune}")
+        return make_cache(copied, samples, samples, recipe, rows, source, folder / f"{name}-{recipe.tune}")
 
     options = {"name": "tuned", "workers": 1}
     plain = promote(backbone, head, samples, samples, recipe, **options)
@@ -97,12 +97,12 @@ def test_a_network_that_trains_from_its_first_layer_has_nothing_to_cache(picture
 
 
 def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_depth_stay(pictures, tmp_path):
-    root, rows, samples = pictures
+    source, rows, samples = pictures
     backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
     notes = []
 
     def run(tune, **recipe):
-        given = samples, samples, Recipe(tune, **recipe), rows, root, tmp_path / "activations"
+        given = samples, samples, Recipe(tune, **recipe), rows, source, tmp_path / "activations"
         made = make_cache(backbone, *given, workers=1, listener=Ear(notes.append))
         return made, {path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()}
 
@@ -121,11 +121,11 @@ def test_another_depths_activations_go_when_a_run_begins_and_those_of_the_same_d
 
 def gradients(name, tune, arguments, pictures, folder, checkpointing, precision="fp32"):
     """Of one cached step: by parameter, and the bytes that were kept for the backward pass."""
-    root, rows, samples = pictures
+    source, rows, samples = pictures
     options = {"random_weights": True, "precision": precision, "transform": {"input_size": (3, 32, 32)}}
     backbone = backbones.create(name, arguments=arguments, **options)
     recipe = Recipe(tune, augment="none", batch_size=20, checkpointing=checkpointing, batch_norm="eval")
-    made = make_cache(backbone, samples, samples, recipe, rows, root, folder / "activations", workers=1)
+    made = make_cache(backbone, samples, samples, recipe, rows, source, folder / "activations", workers=1)
     network = Network(backbone, *random_head(2, backbone.width, 0), recipe, made.forward)
     (step,) = made.train.epoch(1)
     kept = []

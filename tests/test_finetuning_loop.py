@@ -3,6 +3,7 @@
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from featurepipe.finetuning import (
 )
 from featurepipe.finetuning.batches import in_order
 from featurepipe.finetuning.objectives import Classes
+from featurepipe.sources import InMemory
 
 QUICK = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0}
 
@@ -228,10 +230,9 @@ def batch(network, recipe, count=8, images=None):
     from featurepipe.stores import Pending
 
     rng = np.random.default_rng(5)
-    from PIL import Image
 
     pixels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    pending = [Pending(sha256_bytes(one.tobytes()), Image.fromarray(one)) for one in pixels]
+    pending = [Pending(sha256_bytes(one.tobytes()), InMemory({"": one}), "") for one in pixels]
     samples = Examples(pending, (np.arange(count) % 5 % 3).astype(np.int64))
     batches = PixelBatches(samples, network.backbone.transform, replace(recipe, batch_size=count), "cpu", 1)
     return next(iter(batches.epoch(1))), samples
@@ -682,7 +683,7 @@ def test_another_error_is_not_swallowed(tuning):
 def test_images_that_are_gone_are_left_out_and_said_once(tuning, planned):
     plan = planned(9)
     _network, run = tuning(samples=Examples(plan, np.arange(9) % 3), batch_size=4)
-    plan[3].source.unlink()
+    Path(plan[3].place).unlink()
     notes = []
     outcome = run(listener=Ear(notes.append))
     assert outcome.finished
@@ -699,7 +700,7 @@ def test_a_batch_of_which_nothing_is_left_is_no_step(tuning, planned, monkeypatc
     steps = []
     before_steps(monkeypatch, lambda *_: steps.append(1))  # it would decay weights
     _, run = tuning(samples=samples, batch_size=1)
-    plan[3].source.unlink()
+    Path(plan[3].place).unlink()
     outcome = run()
     assert len(steps) == 3 * 4
     assert outcome.finished
@@ -711,7 +712,7 @@ def test_where_no_image_is_left_it_says_so(tuning, planned, part):
     plan = planned(4)
     _, run = tuning(**{part: Examples(plan, np.arange(4) % 3)})
     for one in plan:
-        one.source.unlink()
+        Path(one.place).unlink()
     with pytest.raises(FinetuningError, match=r"no (training|validation) image can be read any more: cannot be read"):
         run()
 

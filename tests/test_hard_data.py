@@ -13,6 +13,7 @@ from featurepipe.errors import FeaturepipeError, ManifestError, ProbeError
 from featurepipe.manifests import Sample
 from featurepipe.probes.kinds import mlp
 from featurepipe.protocols import PROTOCOLS
+from featurepipe.sources import Files
 from featurepipe.stores import Row, Store, Writer
 
 KINDS, NAMES = tuple(probes.KINDS), tuple(PROTOCOLS)
@@ -45,7 +46,7 @@ def stored(tmp_path):
         writer.append(digests, np.asarray(X, np.float32), {})
         writer.commit()
         samples = [Sample(f"{n:03}", f"{n:03}.png", *of) for n, of in enumerate(zip(labels, splits, strict=True))]
-        store.write_rows(tmp_path / "gone", [Row(*pair) for pair in zip(samples, digests, strict=True)])
+        store.write_rows(Files(str(tmp_path / "gone")), [Row(*pair) for pair in zip(samples, digests, strict=True)])
         return store.path
 
     return make

@@ -17,6 +17,7 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
+    ("sources",),
     ("manifests",),
     ("media",),
     ("images",),

@@ -136,3 +136,16 @@ def test_samples_hold_their_groups():
     given_ = [Sample("a", "a", "x", None, "p"), Sample("b", "c", None, "train"), Sample("d", "d", "x", None, "p")]
     assert list(Samples(given_)) == given_
     assert Samples(given_)[2].group == "p"
+
+
+def test_parts_of_one_file_on_two_sides_are_refused():
+    one, other = (Sample(f"a.png#{n}", "a.png", "x", "train", None, str(n)) for n in range(2))
+    check_groups([one, other, Sample("a.png", "a.png", "x", "train")])
+    for odd in (other, other._replace(id="a.png", part=None)):  # the whole file is no other picture
+        with pytest.raises(
+            ManifestError, match=r"file 'a\.png' is in train \(a\.png#0\) and in test \(a\.png.*\); give"
+        ):
+            check_groups([one, odd._replace(split="test")])
+    check_groups(
+        [one._replace(part=None), other._replace(part=None, split="test")]
+    )  # files twice are refused elsewhere

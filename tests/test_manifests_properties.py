@@ -162,4 +162,4 @@ def test_a_quote_too_many_or_too_few_swallows_no_row(folder, rows, data):
         assert refused
         assert "\n" not in refused
     else:
-        assert [sample.path for sample in manifest.samples] == sorted(f"{number} é.png" for number, *_ in rows)
+        assert [sample.place for sample in manifest.samples] == sorted(f"{number} é.png" for number, *_ in rows)

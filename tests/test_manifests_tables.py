@@ -151,7 +151,8 @@ def test_columns_that_are_not_used_are_named(images):
         "note: the column 'subset' is not used; if it holds the splits, to use it call it 'split'",
         "note: the column 'patient_id' is not used: images of one patient_id may be in train and in test; "
         "to keep them together say --group patient_id",
-        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; crop the images to use them",
+        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; to embed the boxes, write "
+        "each as x0,y0,x1,y1 into a column 'part'",
     ]
 
 
@@ -199,7 +200,7 @@ def test_jsonl_rows_may_have_other_columns_and_none_twice(images):
 def test_ids_and_paths_keep_every_character_that_counts(images):
     (images / " 7.png").write_bytes(b"")
     text = "id,path,label\n a ,1.png, cat\nb, 7.png,dog\nc, 2.png,dog\n"
-    assert [(s.id, s.path) for s in read(written(images, text)).samples] == [
+    assert [(s.id, s.place) for s in read(written(images, text)).samples] == [
         (" a ", "1.png"),
         ("b", " 7.png"),
         ("c", "2.png"),
@@ -267,3 +268,16 @@ def test_damaged_tables_raise_nothing_but_manifest_errors(tmp_path, suffix):
             list(read(path).samples)
         except ManifestError as error:
             assert path.name in str(error)  # noqa: PT017  # most of them raise, and some do not
+
+
+def test_a_column_part_names_parts_of_files(images):
+    name, other = (sample.place for sample in read(images).samples[:2])
+    table = images / "t.csv"
+    table.write_text(f'path,part,label\n{name},"0,0,9,9",a\n{name},,b\n{other}," 1,1,2,2 ",a\n')
+    found = read(table).samples
+    assert [(one.id, one.place, one.part) for one in found] == sorted(
+        [(f"{name}#0,0,9,9", name, "0,0,9,9"), (name, name, None), (f"{other}#1,1,2,2", other, "1,1,2,2")]
+    )
+    table.write_text(f'path,part,label\n{name},"0,0,9,9",a\n{name},"0,0,9,9",b\n')
+    with pytest.raises(ManifestError, match=r"id '.*#0,0,9,9' is in rows 1 and 2, with different cells in 'label'"):
+        read(table)

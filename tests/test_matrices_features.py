@@ -10,6 +10,7 @@ from featurepipe import matrices
 from featurepipe.backbones import Pixels
 from featurepipe.errors import ShardCorrupt, StoreError
 from featurepipe.manifests import Sample
+from featurepipe.sources import Files
 from featurepipe.stores import Row, Store, Writer
 
 PIXELS = Pixels()
@@ -44,7 +45,7 @@ def write(store, numbers, ids=None):
     ids = ids or [f"{i:02}" for i in range(len(numbers))]
     labels, splits = [None, "cat", "dog"], ["train", None]
     samples = [Sample(name, name, labels[i % 3], splits[i % 2]) for i, name in enumerate(ids)]
-    store.write_rows(store.path, [Row(s, digest(n)) for s, n in zip(samples, numbers, strict=True)])
+    store.write_rows(Files(str(store.path)), [Row(s, digest(n)) for s, n in zip(samples, numbers, strict=True)])
 
 
 def load(store):
@@ -71,7 +72,7 @@ def test_rows_are_aligned_in_manifest_order(store, numbers):
 
 def test_rejected_and_unreadable_samples_have_no_row(store):
     rows = [Row(Sample(str(n), str(n), None, None), digest(n)) for n in (3, 4, 5)]
-    store.write_rows(store.path, [*rows, Row(Sample("unread", "unread", None, None), "")])
+    store.write_rows(Files(str(store.path)), [*rows, Row(Sample("unread", "unread", None, None), "")])
     assert load(store).ids.tolist() == ["3", "5"]
 
 

@@ -13,6 +13,7 @@ from featurepipe.cli import texts
 from featurepipe.manifests import Sample
 from featurepipe.matrices.parts import arrange, cut, with_copies
 from featurepipe.models.candidates import find
+from featurepipe.sources import Files
 from featurepipe.stages import probe_tasks
 from featurepipe.stores import Row, Store, Writer
 
@@ -32,7 +33,7 @@ def stored(tmp_path):
         writer.append(list(first), np.array(list(first.values()), np.float32), {})
         writer.commit()
         samples = [Sample(f"{n:03}", f"{n:03}.png", *of) for n, of in enumerate(zip(labels, splits, strict=True))]
-        store.write_rows(tmp_path / "gone", [Row(*pair) for pair in zip(samples, digests, strict=True)])
+        store.write_rows(Files(str(tmp_path / "gone")), [Row(*pair) for pair in zip(samples, digests, strict=True)])
         return store.path
 
     return make

@@ -1,5 +1,7 @@
 """A new member of a seam is one definition: toys, defined here and used through public functions."""
 
+import io
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,10 +13,10 @@ import pytest
 from ears import Ear
 from PIL import Image, ImageOps
 
-from featurepipe import backbones, evaluate, extract, models, predict, probe, probes, report, stages
+from featurepipe import backbones, evaluate, extract, matrices, models, predict, probe, probes, report, stages
 from featurepipe.backbones.specs import make_spec
-from featurepipe.digests import sha256_file, sha256_json
-from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, OutOfMemory, SampleError
+from featurepipe.digests import sha256_bytes, sha256_file, sha256_json
+from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, OutOfMemory, SampleError, StoreError
 from featurepipe.estimators import FeatureExtractor, TransferClassifier
 from featurepipe.extraction import Memory, Outcome, Processes, Settings, fill
 from featurepipe.finetuning import Examples, Network, Recipe, random_head, tune
@@ -22,12 +24,15 @@ from featurepipe.finetuning.batches import PixelBatches, in_order
 from featurepipe.finetuning.peers import Peers
 from featurepipe.images import DECODERS, Decoder
 from featurepipe.listeners import Listener
+from featurepipe.manifests import Manifest, Sample
+from featurepipe.matrices.parts import choose_splits
 from featurepipe.media import Transform
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.reports import pages
 from featurepipe.reports.markup import Html, section, tag
-from featurepipe.stores import Pending
+from featurepipe.sources import SOURCES, Files, Source
+from featurepipe.stores import Pending, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ def test_a_new_objective_is_one_class(tmp_path, small):
     files = [tmp_path / f"{n:02}.png" for n in range(24)]
     for n, path in enumerate(files):
         Image.fromarray(np.full((32, 32, 3), 40 * (n % 6), np.uint8)).save(path)
-    images = [Pending(sha256_file(path), path) for path in files]
+    images = [Pending(sha256_file(path), Files(), str(path)) for path in files]
     samples = Examples(images, np.arange(24) % 6)
     recipe = Recipe(tune="all", epochs=4, batch_size=8, augment="none", lr=3e-2, patience=9)
     backbone = small()
@@ -118,7 +123,7 @@ class Backwards:
     def fill(self, plan, extractor, sink, settings, listener):
         with listener.progress("backwards", len(plan)) as advance:
             for pending in reversed(plan):
-                pixels = extractor.transform.decode(pending.source.read_bytes())[None]
+                pixels = extractor.transform.decode(pending.read(), pending.part)[None]
                 sink.append([pending.digest], extractor.embed(pixels), {})
                 advance(1)
         sink.commit()
@@ -349,3 +354,73 @@ def test_a_store_of_a_family_that_is_unknown_here_can_be_read(photos, tmp_path):
     assert 0 <= evaluate(probe(store, path, kind="ridge", baselines="none")["model"], store)["top1"] <= 1
     with pytest.raises(BackboneError, match=r"m.safetensors: no family of backbones is called 'toy'.*timm"):
         predict(path, photos(name="new"))
+
+
+@dataclass(frozen=True)
+class Painted(Source):
+    """Pictures painted from the text that is their place: nothing is on any disk."""
+
+    root: str = "a painter"
+    kind = "painted"
+
+    def read(self, place):
+        label, seed = place.split()
+        rng = np.random.default_rng(int(seed))
+        picture = rng.integers(0, 60, (24, 24, 3), np.uint8)
+        picture[..., ["red", "green"].index(label)] += 150
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        return file.getvalue()
+
+
+def test_a_new_source_is_one_class(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, Painted.kind, lambda root: Painted(root))
+    samples = [Sample(f"{label}/{n:02}", f"{label} {n}", label, None) for label in ("green", "red") for n in range(20)]
+    manifest = Manifest(Painted(), samples)
+    assert extract(manifest, tmp_path / "st", backbone="bundled")["computed"] == 40
+    assert extract(manifest, tmp_path / "st", backbone="bundled")["computed"] == 0
+    result = probe(tmp_path / "st", tmp_path / "m.safetensors", kind="ridge", baselines="simple")
+    assert result["test"]["top1"] == 1.0
+    assert result["baselines"]["pixels"] == 1.0  # for which the pictures were painted again
+    store = Store.open(tmp_path / "st")
+    assert json.loads((store.path / "store.json").read_text())["source"] == "painted"
+    assert (store.source, str(store.root)) == (Painted(), "a painter")
+    wanted = [row.digest for row in store.rows()][3:5]
+    assert [one.read() for one in store.pending(wanted)] == [Painted().read(f"green {n}") for n in (3, 4)]
+    assert stages.verify(store.path)["ok"]
+    monkeypatch.delitem(SOURCES, Painted.kind)
+    assert evaluate(tmp_path / "m.safetensors", tmp_path / "st")["top1"] == 1.0  # which needs no picture
+    with pytest.raises(StoreError, match="samples of a 'painted' source, which cannot be opened from here"):
+        store.source  # noqa: B018
+
+
+def test_boxes_of_one_photo_are_samples(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["path,part,label"]
+    for n in range(12):
+        photo = rng.integers(0, 60, (32, 64, 3), np.uint8)
+        photo[:, :32, 0] += 150
+        photo[:, 32:, 1] += 150
+        Image.fromarray(photo).save(tmp_path / f"{n:02}.png")
+        lines += [f'{n:02}.png,"0,0,32,32",red', f'{n:02}.png,"32,0,64,32",green']
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    result = extract(tmp_path / "boxes.csv", tmp_path / "st", backbone="pixels")
+    assert (result["samples"], result["computed"], result["rejected"]) == (24, 24, 0)
+    assert probe(tmp_path / "st", tmp_path / "m.safetensors", kind="ridge", baselines="none")["test"]["top1"] == 1.0
+    store = Store.open(tmp_path / "st")
+    rows = list(store.rows())
+    assert rows[0].sample == Sample("00.png#0,0,32,32", "00.png", "red", None, None, "0,0,32,32")
+    content = sha256_file(tmp_path / "00.png")
+    assert (rows[0].content, rows[0].digest) == (content, sha256_bytes(bytes.fromhex(content) + b"0,0,32,32"))
+    matrix = matrices.load(store, store.choose())
+    cut = np.asarray(Image.open(tmp_path / "00.png"))[:, :32]
+    np.testing.assert_array_equal(matrix.X[0], cut.transpose(2, 0, 1).reshape(-1).astype(np.float32) / 255)
+    assert matrix.units.tolist() == [row.content for row in rows]
+    split, _ = choose_splits(matrix, 0)
+    assert all(one == other for one, other in zip(split[::2], split[1::2], strict=True))
+    answers = predict(tmp_path / "m.safetensors", tmp_path / "boxes.csv")["predictions"]
+    assert [(one["path"], one["part"]) for one in answers[:2]] == [
+        ("00.png", "0,0,32,32"),
+        ("00.png", "32,0,64,32"),
+    ]
+    assert all(one["label"] == one["true_label"] for one in answers)

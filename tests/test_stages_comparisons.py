@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from featurepipe import backbones, compare, comparisons, extract, manifests, matrices, probe, probes, reports, shards
 from featurepipe.errors import ComparisonError, ManifestError, ProbeError, StoreError
 from featurepipe.extraction import codebooks
+from featurepipe.sources import Files
 from featurepipe.stages import Listener, probe_layers, probe_protocol
 from featurepipe.stages import comparisons as stage
 from featurepipe.statistics import wilson
@@ -340,7 +341,7 @@ def test_with_the_libraries_there_are_hog_and_sift(store):
 
 
 def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store, tmp_path):
-    network_store.write_rows(tmp_path / "moved", network_store.rows())
+    network_store.write_rows(Files(str(tmp_path / "moved")), network_store.rows())
     result = plainly(network_store, baselines="simple")
     assert len(result["rows"]) == 2
     assert (
@@ -443,7 +444,7 @@ def test_words_from_elsewhere_are_taken_as_weights_are(store, tmp_path):
 @needs_cv2
 def test_no_training_image_to_learn_words_from(store, tmp_path):
     train, _ = sample(store, 0)
-    store.write_rows(tmp_path / "moved", store.rows())
+    store.write_rows(Files(str(tmp_path / "moved")), store.rows())
     with pytest.raises(StoreError, match="none of the training images can be read"):
         codebooks.learn_sift(store, train, 0, 1, Listener())
 
@@ -592,7 +593,7 @@ def test_one_row_is_nothing_to_compare(store):
 
 def test_the_advice_fits_what_was_asked(store, network_store, tmp_path):
     shutil.rmtree(next(entry.folder for entry in network_store.entries() if entry.layer == "stage2"))
-    network_store.write_rows(tmp_path / "moved", network_store.rows())
+    network_store.write_rows(Files(str(tmp_path / "moved")), network_store.rows())
     with pytest.raises(ComparisonError, match="nothing to compare it with") as raised:
         compare(network_store.path, kinds=["ridge"], baselines="simple")
     said = str(raised.value)

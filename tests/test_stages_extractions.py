@@ -18,6 +18,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from doubles import eventful_manifest
 from PIL import Image
 
 from featurepipe import backbones, matrices, stages
@@ -33,9 +34,9 @@ from featurepipe.errors import (
 )
 from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
+from featurepipe.sources import Stamp
 from featurepipe.stages import extractions
-from featurepipe.stores import Store, digest_rows, plans
-from featurepipe.stores.rows import Stamp
+from featurepipe.stores import Store, digest_rows
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -375,7 +376,7 @@ def forge(data, store, name, seed):
     rows = opened.rows()
     stamps = rows.stamps.copy()
     stamps[rows.samples.ids.index(name)] = Stamp.of((data / name).stat())
-    opened.write_rows(opened.root, replace(rows, stamps=stamps))
+    opened.write_rows(opened.source, replace(rows, stamps=stamps))
 
 
 def test_files_of_one_size_and_time_that_swap_names_keep_their_own_vectors(data, tmp_path):
@@ -415,12 +416,13 @@ def test_a_forged_file_is_never_filed_under_its_old_digest_and_the_next_run_mend
     assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
 
 
-def test_a_second_extraction_reads_no_file_and_writes_no_manifest(data, tmp_path, monkeypatch):
+def test_a_second_extraction_reads_no_file_and_writes_no_manifest(data, tmp_path):
     age(data)
     extract(data, tmp_path / "s")
     before = (tmp_path / "s" / "manifest.csv").stat()
-    monkeypatch.setattr(plans, "sha256_file", None)
-    assert extract(data, tmp_path / "s") == (0, 10, 0)
+    listed = eventful_manifest(data)
+    assert extract(listed, tmp_path / "s") == (0, 10, 0)
+    assert listed.source.digested == []
     after = (tmp_path / "s" / "manifest.csv").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -735,9 +737,11 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
     store, images = shutil.copytree(archive, tmp_path / "digits.store"), tmp_path / "data" / "digits"
     rows = Store.open(store).rows()
     for row in rows:
-        (images / row.sample.path).parent.mkdir(parents=True, exist_ok=True)
-        content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.path)
-        (images / row.sample.path).write_bytes((digits / row.sample.path).read_bytes() if content is None else content)
+        (images / row.sample.place).parent.mkdir(parents=True, exist_ok=True)
+        content = {"train/0/broken.png": b"", "train/2/broken.png": b"not an image"}.get(row.sample.place)
+        (images / row.sample.place).write_bytes(
+            (digits / row.sample.place).read_bytes() if content is None else content
+        )
     assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
     before = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
     result = stages.extract(images, store, device="cpu", workers=1)
@@ -1018,7 +1022,7 @@ def pictures(folder, seeds):
     return folder
 
 
-def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path, monkeypatch):
+def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path):
     pictures(tmp_path / "A" / "img", range(4))
     for place in (tmp_path / "A").rglob("*.png"):
         os.utime(place, (1e9, 1e9))
@@ -1027,9 +1031,10 @@ def test_a_project_that_was_moved_goes_on_and_reads_no_file_again(tmp_path, monk
     moved = Store.open(tmp_path / "B" / "s")
     assert moved.recorded_root == tmp_path / "A" / "img"
     assert moved.root == tmp_path / "B" / "img"
-    monkeypatch.setattr(plans, "sha256_file", None)  # stamps are still true
-    result, notes = extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")
+    listed = eventful_manifest(tmp_path / "B" / "img")
+    result, notes = extract_pixels(listed, tmp_path / "B" / "s")
     assert (result["computed"], result["reused"]) == (0, 4)
+    assert listed.source.digested == []  # stamps are still true
     assert len(notes) == 1
     assert f"described {tmp_path / 'A' / 'img'}, which is gone; it now describes {tmp_path / 'B' / 'img'}" in notes[0]
     assert extract_pixels(tmp_path / "B" / "img", tmp_path / "B" / "s")[1] == []

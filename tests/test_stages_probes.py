@@ -13,6 +13,7 @@ from featurepipe import backbones, compare, evaluate, extract, matrices, models,
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.probes import shots
 from featurepipe.solvers import paths
+from featurepipe.sources import Files
 from featurepipe.stages import Listener, probe_layers
 from featurepipe.stores import Store
 
@@ -289,7 +290,7 @@ def test_pixels_are_not_compared_with_themselves(stored):
 def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store, tmp_path):
     extract(network_store / "data", tmp_path / "fresh", backbone="test_resnet", seed=7, **TINY)
     store = Store.open(tmp_path / "fresh")
-    store.write_rows(tmp_path / "moved", store.rows())  # the root it looks in
+    store.write_rows(Files(str(tmp_path / "moved")), store.rows())  # the root it looks in
     result = probe(store.path, kind="ridge", baselines="simple")
     assert result["baselines"]["pixels"] is None
     assert result["baselines"]["majority"] == 13 / 37

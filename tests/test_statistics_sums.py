@@ -9,6 +9,7 @@ from featurepipe import matrices
 from featurepipe.backbones import Pixels
 from featurepipe.errors import ProbeError
 from featurepipe.manifests import Sample
+from featurepipe.sources import Files
 from featurepipe.statistics import gather, ridge_path, sums
 from featurepipe.stores import Row, Store, Writer
 
@@ -158,7 +159,7 @@ def test_a_store_streamed_is_the_store_loaded(tmp_path):
     writer.commit()
     order = [*rng.permutation(23), 4, 4, 9]  # some pictures stand in the data set several times
     rows = [Row(Sample(f"{i:02}", f"{i:02}", CLASSES[n % 3], None), f"{n:064x}") for i, n in enumerate(order)]
-    store.write_rows(store.path, rows)
+    store.write_rows(Files(str(store.path)), rows)
     entry = store.entry(pixels)
     matrix = matrices.load(store, entry)
     loaded = gather([(matrix.X, matrix.y)], CLASSES)

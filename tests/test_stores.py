@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles import Eventful
 
 from featurepipe import files, shards, stores
 from featurepipe.backbones import Pixels
-from featurepipe.digests import sha256_file
+from featurepipe.digests import sha256_bytes, sha256_file, sha256_part
 from featurepipe.errors import (
     FingerprintMismatch,
     FormatTooNew,
@@ -31,9 +33,9 @@ from featurepipe.errors import (
 )
 from featurepipe.images import ImageTransform
 from featurepipe.manifests import SPLITS, Manifest, Sample
-from featurepipe.stores import Pending, Row, Store, Writer, manifest, plans
+from featurepipe.sources import Files, Stamp
+from featurepipe.stores import Pending, Row, Store, Writer, manifest
 from featurepipe.stores.headers import Header, State
-from featurepipe.stores.rows import Stamp
 
 PIXELS = Pixels()
 OTHER = Pixels(
@@ -190,7 +192,7 @@ def test_a_header_that_is_no_file_of_its_size_is_not_read(store, make):
 @pytest.mark.parametrize("gone", [[], ["store.json"], [".lock", ".gitignore"]])
 def test_a_store_whose_header_is_damaged_is_made_anew_next_to_other_files(store, gone):
     put(store, range(4))
-    store.write_rows(store.path, [Row(Sample("a", "a", None, None), digest(1))])
+    store.write_rows(Files(str(store.path)), [Row(Sample("a", "a", None, None), digest(1))])
     (store.path / "store.json").write_text("{")
     (store.path / "model.safetensors").write_text("a file that may lie there")
     for name in gone:
@@ -326,7 +328,7 @@ def test_rows_come_back_as_they_went_in(store):
         for n, (name, split) in enumerate(zip(NASTY, [*SPLITS, None, *SPLITS], strict=True))
     ]
     rows += [Row(Sample("unread", "unread", None, None), "")]
-    store.write_rows(Path("/some/where"), rows)
+    store.write_rows(Files("/some/where"), rows)
     assert list(store.rows()) == rows
     assert store.root == Path("/some/where")
 
@@ -334,7 +336,7 @@ def test_rows_come_back_as_they_went_in(store):
 def test_the_root_may_have_any_name(store, tmp_path):
     root = tmp_path / os.fsdecode(b'"\xff\n\xc3\xbc')
     root.mkdir()
-    store.write_rows(root, [])
+    store.write_rows(Files(str(root)), [])
     assert Store.open(store.path).root == root
 
 
@@ -358,7 +360,7 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").symlink_to("nowhere")
     (tmp_path / "c").mkdir()
-    manifest = Manifest(tmp_path, tuple(Sample(name, name, None, None) for name in "abc"))
+    manifest = Manifest(Files(str(tmp_path)), tuple(Sample(name, name, None, None) for name in "abc"))
     done = []
     rows, unreadable = stores.digest_rows(manifest, 2, done.append)
     assert [row.digest for row in rows] == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "", ""]
@@ -369,18 +371,17 @@ def test_digests_are_of_the_content_and_unreadable_files_have_a_reason(tmp_path)
     assert sum(done) == 3
 
 
-def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
+def test_an_interrupted_check_does_not_wait_for_the_other_files(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    manifest = Manifest(tmp_path, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
-    seen, real = [], plans.sha256_file
-    monkeypatch.setattr(plans, "sha256_file", lambda path: (seen.append(path), real(path))[1])
+    source = Eventful(str(tmp_path))
+    manifest = Manifest(source, tuple(Sample(str(n), "a", None, None) for n in range(5_000)))
 
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         stores.digest_rows(manifest, 2, interrupt)
-    assert len(seen) < 5_000
+    assert len(source.digested) < 5_000
 
 
 # -- what need not be read
@@ -399,32 +400,34 @@ def restamp(store, id_, path):
     rows = store.rows()
     stamps = rows.stamps.copy()
     stamps[rows.samples.ids.index(id_)] = Stamp.of(path.stat())
-    store.write_rows(store.root, replace(rows, stamps=stamps))
+    store.write_rows(store.source, replace(rows, stamps=stamps))
 
 
 class Data:
     """A flat folder and its store; `check` takes the digests as an extraction does."""
 
-    def __init__(self, base, monkeypatch):
-        self.root, self.store, self.seen = base / "data", Store.create(base / "a.store"), []
+    def __init__(self, base):
+        self.root, self.store = base / "data", Store.create(base / "a.store")
         self.root.mkdir()
-        real = plans.sha256_file
-        monkeypatch.setattr(plans, "sha256_file", lambda path: (self.seen.append(Path(path).name), real(path))[1])
 
-    def check(self, *, rehash=False, samples=None):
+    @property
+    def source(self):
+        return Eventful(str(self.root))
+
+    def check(self, *, rehash=False, samples=None, after=lambda place: None):
         """Digests by id, and the names of the files that were read for them."""
         names = sorted(path.name for path in self.root.iterdir())
-        manifest = Manifest(self.root, samples or tuple(Sample(name, name, None, None) for name in names))
-        self.seen.clear()
-        rows, _ = stores.digest_rows(manifest, 2, known=() if rehash else self.store.known(self.root))
-        self.store.write_rows(self.root, rows)
+        source = Eventful(str(self.root), after=after)
+        manifest = Manifest(source, samples or tuple(Sample(name, name, None, None) for name in names))
+        rows, _ = stores.digest_rows(manifest, 2, known=() if rehash else self.store.known(source))
+        self.store.write_rows(source, rows)
         assert list(self.store.rows()) == list(rows)
-        return {sample.id: digest for sample, digest in rows}, sorted(self.seen)
+        return {row.sample.id: row.digest for row in rows}, sorted(source.digested)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    made = Data(tmp_path, monkeypatch)
+def folder(tmp_path):
+    made = Data(tmp_path)
     for name in "abc":
         put_file(made.root / name, name.encode())
     return made
@@ -504,7 +507,7 @@ def test_a_link_that_leads_elsewhere_now_is_read(folder, tmp_path, folders):
     assert first != second
 
 
-def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder, monkeypatch):
+def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder):
     for place in ("x", "y"):
         (folder.root / place).mkdir()
         put_file(folder.root / place / "a", place.encode())
@@ -517,20 +520,82 @@ def test_folders_that_swap_names_are_read_though_no_file_in_them_changes(folder,
     assert second == {"x/a": first["y/a"], "y/a": first["x/a"]}
 
 
-def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder, monkeypatch):
-    real = plans.sha256_file
+def test_a_file_that_changes_while_it_is_read_gets_no_stamp(folder):
+    def rewrite(place):
+        if place == "b":
+            put_file(folder.root / place, b"2", age=30)
 
-    def rewrite(path):
-        found = real(path)
-        if Path(path).name == "b":
-            put_file(Path(path), b"2", age=30)
-        return found
-
-    monkeypatch.setattr(plans, "sha256_file", rewrite)
-    folder.check()
-    monkeypatch.setattr(plans, "sha256_file", real)
+    folder.check(after=rewrite)
     with open(folder.store.path / "manifest.csv", newline="") as file:
         assert {line[0] for line in csv.reader(file) if not line[5]} == {"b"}
+
+
+def test_parts_of_one_file_share_one_reading(folder):
+    parts = [Sample(f"{n}", "b" if n % 2 else "a", None, None, None, f"{n}") for n in range(6)]
+    whole, gone = Sample("whole", "b", None, None), [Sample(f"x{n}", "gone", None, None, None, str(n)) for n in (1, 2)]
+    digests, read = folder.check(samples=(*parts, whole, *gone))
+    assert read == ["a", "b", "b"]  # once more for the whole file, which is no part
+    a, b = sha256_bytes(b"a"), sha256_bytes(b"b")
+    assert digests.pop("whole") == b
+    assert [digests.pop(f"x{n}") for n in (1, 2)] == ["", ""]
+    assert digests == {f"{n}": sha256_part(bytes.fromhex(b if n % 2 else a), f"{n}") for n in range(6)}
+    again, read = folder.check(
+        samples=(*parts[:3], *(one._replace(part=f"new {one.part}") for one in parts[3:]), whole)
+    )
+    assert read == []  # the stamps are the files'
+    assert [again[f"{n}"] == digests[f"{n}"] for n in range(6)] == [True] * 3 + [False] * 3
+    assert again["3"] == sha256_part(bytes.fromhex(b), "new 3")
+
+
+def test_every_part_of_an_unreadable_file_is_said_to_be(tmp_path):
+    samples = [Sample(f"{n}", "gone", None, None, None, f"{n}") for n in range(3)]
+    done = []
+    rows, unreadable = stores.digest_rows(Manifest(Files(str(tmp_path)), samples), 1, done.append)
+    assert unreadable == dict.fromkeys("012", "cannot be read: No such file or directory")
+    assert [row.digest for row in rows] == [""] * 3
+    assert sum(done) == 3
+
+
+def test_contents_are_found_by_their_digests_with_places(folder):
+    samples = (Sample("1", "a", None, None), Sample("2", "a", None, None, None, "p"), Sample("3", "gone", None, None))
+    digests, _ = folder.check(samples=(*samples, Sample("4", str(folder.root / "a"), None, None)))
+    source = Files(str(folder.root.resolve()))
+    wanted = [digests["2"], digests["1"], digests["2"]]
+    part, whole = Pending(digests["2"], source, "a", "p"), Pending(digests["1"], source, "a")
+    assert folder.store.pending(wanted) == [part, whole, part]  # of copies, the first
+    assert [one.read() for one in (part, whole)] == [b"a", b"a"]
+    assert (part.size, pickle.loads(pickle.dumps(part))) == (1, part)
+    assert folder.store.pending([]) == []
+    for unknown in (digest(77), "0" * 64, "f" * 64):
+        with pytest.raises(StoreError, match=rf"manifest\.csv has no sample of the content {unknown}"):
+            folder.store.pending([digests["1"], unknown])
+    put_file(folder.root / "a", b"other")
+    for one in (part, whole):
+        with pytest.raises(OSError, match="its content has just changed; run again"):
+            one.read()
+
+
+def test_a_store_of_files_does_not_mention_its_source(folder):
+    folder.check()
+    header = json.loads((folder.store.path / "store.json").read_text())
+    assert [*header] == ["encoding-type", "encoding-version", "root", "relative", "manifest", "digest"]
+    assert folder.store.source == Files(str(folder.root.resolve()))
+
+
+def test_what_is_known_of_files_is_not_known_of_another_source(folder):
+    folder.check()
+    assert len(list(folder.store.known(folder.source))) == 3
+
+    class Other(Files):
+        kind = "other"
+
+    assert list(folder.store.known(Other(str(folder.root)))) == []
+    folder.store.write_rows(Other(str(folder.root)), folder.store.rows())
+    assert json.loads((folder.store.path / "store.json").read_text())["source"] == "other"
+    with pytest.raises(StoreError, match=r"'other' source, which cannot be opened from here \(only files can\)"):
+        folder.store.pending([])
+    assert folder.store.accept_edits() == 3
+    assert (len(folder.store.rows()), folder.store.root) == (3, folder.root.resolve())
 
 
 def test_a_file_that_looks_as_it_did_is_read_by_rehash_alone(folder):
@@ -666,7 +731,7 @@ def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_rea
     assert (found["ok"], len(found["problems"]), "\n" in found["problems"][0]) == (False, 1, False)
     assert "manifest.csv was edited or damaged" in found["problems"][0]
     notes = []
-    assert list(folder.store.known(folder.root, notes.append)) == []
+    assert list(folder.store.known(folder.source, notes.append)) == []
     assert ["edited or damaged; every file is read again" in note for note in notes] == [True]
     assert folder.check() == (first, ["a", "b", "c"])
     assert folder.store.verify()["ok"]
@@ -796,7 +861,7 @@ def test_a_manifest_that_a_writer_replaces_again_and_again_is_not_called_damaged
 
 
 def labelled(folder, label):
-    folder.store.write_rows(folder.root, [Row(Sample("a", "a", label, None), digest(1))])
+    folder.store.write_rows(folder.source, [Row(Sample("a", "a", label, None), digest(1))])
 
 
 def test_a_manifest_that_is_replaced_and_put_back_is_not_called_damaged(folder, monkeypatch):
@@ -870,7 +935,7 @@ def test_an_unknown_split_is_named_with_its_row(folder, version):
 
 
 def with_column(folder, column, value):
-    """A store of a later featurepipe, which knows parts of files or groups."""
+    """The same value in all rows of a column, by a writer that knows what it does."""
     table = [line.split(",") for line in (folder.store.path / "manifest.csv").read_text("utf-8").splitlines()]
     at = table[0].index(column)
     for line in table[1:]:
@@ -881,15 +946,19 @@ def with_column(folder, column, value):
     Header("1.2", state).write(folder.store.path)
 
 
-def test_a_part_of_a_file_is_refused_and_a_group_ignored(folder):
+def test_a_group_changes_no_key_and_a_part_does(folder):
     first, _ = folder.check()
     with_column(folder, "group", "patient 7")
     assert {row.sample.id: row.digest for row in folder.store.rows()} == first
     with_column(folder, "part", "12.0-16.0")
-    for ask in (folder.store.rows, lambda: list(folder.store.known(folder.root)), folder.store.accept_edits):
-        with pytest.raises(FormatTooNew, match=r"row 2, 'a', .* is a part of a file \('12.0-16.0'\);.*upgrade it"):
-            ask()
-    assert "upgrade it" in folder.store.verify()["problems"][0]
+    rows = list(folder.store.rows())
+    assert {row.sample.id: row.content for row in rows} == first
+    assert [row.sample.part for row in rows] == ["12.0-16.0"] * 3
+    for row in rows:
+        assert row.digest == sha256_bytes(bytes.fromhex(row.content) + b"12.0-16.0")
+    assert [known.digest.hex() for known in folder.store.known(folder.source)] == list(first.values())
+    assert folder.store.accept_edits() == 3
+    assert list(folder.store.rows()) == rows
 
 
 def test_the_writer_leaves_part_and_group_empty(folder):
@@ -907,22 +976,22 @@ def test_a_kill_at_any_boundary_leaves_the_manifest_of_before_or_of_after(tmp_pa
     store, old, new = Store.create(tmp_path / "s"), tmp_path / "old", tmp_path / "new"
     one, two = ([Row(Sample(f"{place}/{n}", "p", "x", None), digest(n)) for n in range(3)] for place in "ab")
     if start != "no manifest":
-        store.write_rows(old, one)
+        store.write_rows(Files(str(old)), one)
     if start == "1.1":
         age_store(store, "1.1", 9)
     if start == "half done":
-        killed(lambda: store.write_rows(old, two), "replace", 2, False)
+        killed(lambda: store.write_rows(Files(str(old)), two), "replace", 2, False)
         one = two
         two = [Row(Sample("c", "p", "x", None), digest(9))]
     was = None if start == "no manifest" else (one, old)
-    killed(lambda: store.write_rows(new, two), name, call if name == "replace" else 2 * call, before)
+    killed(lambda: store.write_rows(Files(str(new)), two), name, call if name == "replace" else 2 * call, before)
     opened = Store.open(store.path)
     found = None if opened.root is None else (list(opened.rows()), opened.root)
     assert found in (was, (two, new))
     assert (name, call, before) != ("replace", 3, False) or found == (two, new)
     assert opened.verify()["ok"] or found is None
     with opened.lock():
-        opened.write_rows(new, two)
+        opened.write_rows(Files(str(new)), two)
     assert (list(opened.rows()), opened.root, opened.verify()["ok"]) == (two, new, True)
     assert "next" not in json.loads((store.path / "store.json").read_text())
     assert not list(store.path.glob("*.partial"))
@@ -955,7 +1024,7 @@ def test_a_reader_next_to_a_writer_is_right_however_they_meet(folder, monkeypatc
 
     def meet(path, fits, **options):
         monkeypatch.setattr(manifest, "read", real)
-        folder.store.write_rows(folder.root, new)
+        folder.store.write_rows(folder.source, new)
         return real(path, fits, **options)
 
     monkeypatch.setattr(manifest, "read", meet)
@@ -964,7 +1033,7 @@ def test_a_reader_next_to_a_writer_is_right_however_they_meet(folder, monkeypatc
 
 def test_a_manifest_that_changes_while_an_extraction_reads_it_stops_the_extraction(folder):
     folder.check(samples=tuple(Sample(f"{n:04}", "a", None, None) for n in range(1000)))  # more than is read ahead
-    known = folder.store.known(folder.root)
+    known = folder.store.known(folder.source)
     next(known)
     with open(folder.store.path / "manifest.csv", "r+b") as file:
         file.seek(-3, 2)
@@ -981,12 +1050,12 @@ def test_the_plan_is_what_is_missing_in_order_once_and_retries_last(store):
     numbers = [9, 2, 0, 9, 7, 3, 8]
     rows = [Row(Sample(f"{i}", f"f{i}", None, None), digest(n)) for i, n in enumerate(numbers)]
     rows.append(Row(Sample("gone", "gone", None, None), ""))
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert list(plan) == [
-        Pending(digest(9), Path("/r/f0")),
-        Pending(digest(7), Path("/r/f4")),
-        Pending(digest(8), Path("/r/f6")),
-        Pending(digest(2), Path("/r/f1"), retried=True),
+        Pending(digest(9), Files("/r"), "f0"),
+        Pending(digest(7), Files("/r"), "f4"),
+        Pending(digest(8), Files("/r"), "f6"),
+        Pending(digest(2), Files("/r"), "f1", retried=True),
     ]
     assert (plan[-1], plan[1:3]) == (plan[3], [plan[1], plan[2]])
     assert (len(plan), plan.samples) == (4, 5)
@@ -1006,16 +1075,18 @@ def test_the_plan_is_that_of_a_plain_loop(store):
     held, refused, expected, samples = store.entry(PIXELS).places(), store.entry(PIXELS).rejects(), {}, 0
     for row in rows:
         if row.digest and row.digest not in held:
-            expected.setdefault(row.digest, Pending(row.digest, Path("/r", row.sample.path), row.digest in refused))
+            expected.setdefault(
+                row.digest, Pending(row.digest, Files("/r"), row.sample.place, retried=row.digest in refused)
+            )
             samples += 1
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert list(plan) == sorted(expected.values(), key=lambda pending: pending.retried)
     assert plan.samples == samples
 
 
 @pytest.mark.parametrize("rows", [[], [Row(Sample("a", "a", None, None), "")]])
 def test_nothing_to_plan(store, rows):
-    plan = stores.plan(rows, Path("/r"), store.entry(PIXELS))
+    plan = stores.plan(rows, Files("/r"), store.entry(PIXELS))
     assert (list(plan), plan.samples) == ([], 0)
 
 
@@ -1024,8 +1095,8 @@ def test_rows_and_plan_take_little_room(store):
     rows = stores.Rows.gather((Sample(f"a/{n}.jpg", f"a/{n}.jpg", "a", None), digest(n), None) for n in range(count))
     entry = store.entry(PIXELS)
     tracemalloc.start()
-    plan = stores.plan(rows, Path("/r"), entry)
-    store.write_rows(Path("/r"), rows)
+    plan = stores.plan(rows, Files("/r"), entry)
+    store.write_rows(Files("/r"), rows)
     _, peak = tracemalloc.get_traced_memory()
     assert len(plan) == count
     del plan
@@ -1388,10 +1459,10 @@ def test_a_partial_that_is_a_link_goes_and_its_target_stays(store, tmp_path):
 
 
 def test_a_manifest_that_is_a_pipe_is_none(store):
-    store.write_rows(store.path, [])
+    store.write_rows(Files(str(store.path)), [])
     (store.path / "manifest.csv").unlink()
     os.mkfifo(store.path / "manifest.csv")
     with pytest.raises(StoreError, match="has no manifest"):
         store.rows()
-    assert list(store.known(store.path)) == []
+    assert list(store.known(Files(str(store.path)))) == []
     assert "is gone" in store.verify()["problems"][0]

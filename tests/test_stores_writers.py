@@ -1,7 +1,6 @@
 """Writing several layers, whose shards are committed one after another."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +11,7 @@ from featurepipe.backbones.specs import make_spec
 from featurepipe.digests import sha256_json
 from featurepipe.images import ImageTransform
 from featurepipe.manifests import Sample
+from featurepipe.sources import Files
 from featurepipe.stores import Row, Store, Writer, Writers, plan
 
 WIDTHS = (2, 1, 3)
@@ -61,12 +61,12 @@ def store(tmp_path):
 
 
 def describe(store, numbers=range(COUNT)):
-    store.write_rows(Path("/r"), [Row(Sample(f"{n:02}", f"{n:02}", None, None), digest(n)) for n in numbers])
+    store.write_rows(Files("/r"), [Row(Sample(f"{n:02}", f"{n:02}", None, None), digest(n)) for n in numbers])
 
 
 def sink_and_plan(store, layers=LAYERS):
     entries = [store.entry(layer) for layer in layers]
-    todo = plan(store.rows(), Path("/r"), *entries)
+    todo = plan(store.rows(), Files("/r"), *entries)
     writers = [Writer(entry, {"name": "net", "source": LAYERS[0].source}, ROWS) for entry in entries]
     widths = [WIDTHS[LAYERS.index(layer)] for layer in layers]
     return Writers(writers, widths, todo.held), todo
@@ -227,7 +227,7 @@ def entry(held=(), refused=()):
 
 def planned(*entries):
     rows = [Row(Sample(str(n), str(n), None, None), digest(n)) for n in range(8)]
-    return plan(rows, Path("/r"), *entries)
+    return plan(rows, Files("/r"), *entries)
 
 
 def test_what_any_layer_lacks_is_planned_and_what_all_have_refused_comes_last():

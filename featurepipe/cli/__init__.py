@@ -119,7 +119,7 @@ def main() -> None:
     """Embed images once with a frozen pretrained backbone, then train classifiers on them in seconds.
 
     DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, or a
-    CSV, TSV, JSONL or Parquet table with the columns path, label, split and group.
+    CSV, TSV, JSONL or Parquet table with the columns path, label, split, group and part (a box x0,y0,x1,y1).
 
     \b
       $ featurepipe run data/digits

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 
 from featurepipe import backbones, extraction, matrices, models
 from featurepipe.errors import FingerprintMismatch, ImageError
-from featurepipe.estimators.images import check_images, image_tags, listed, named
+from featurepipe.estimators.images import check_images, image_tags, listed, titled
 from featurepipe.listeners import Bars, Listener
 from featurepipe.stores import Pending, Store, Writer
 from featurepipe.surroundings import guarded
@@ -261,7 +261,7 @@ def fill(
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
     if outcome.rejects:
         index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)
-        raise ImageError(f"{named(index, item.source)}: {outcome.rejects[item.digest]}; leave it out of X")
+        raise ImageError(f"{titled(index, item)}: {outcome.rejects[item.digest]}; leave it out of X")
 
 
 def make_extractor(

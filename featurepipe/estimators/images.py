@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featurepipe import inputs, models
-from featurepipe.digests import sha256_bytes, sha256_file
+from featurepipe import models
 from featurepipe.errors import ImageError
 from featurepipe.images import ImageTransform, convert, from_array
+from featurepipe.sources import Content, Files, InMemory
 from featurepipe.stores import Pending
 
 WANTED = "a path, encoded bytes, a PIL image, or a uint8 array (H, W) or (H, W, 3)"
 LONGEST_PATH = 4096  # bytes; longer ones are an image
+FILES = Files()
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -60,35 +61,38 @@ def check_images(X: Any) -> Sequence[Any]:
 
 
 def listed(X: Any, transform: ImageTransform) -> list[Pending]:
-    """Each image of X with the digest of its content."""
-    images = check_images(X)
-    # a torch Dataset may go on beyond its length for ever
-    items = images if hasattr(images, "__iter__") else (images[i] for i in range(len(images)))
-    return [pending(item, index, transform) for index, item in enumerate(items)]
-
-
-def pending(item: Any, index: int, transform: ImageTransform) -> Pending:
-    """One image with the digest of its content; files keep the digest of their bytes, so that stores agree.
+    """Each image of X with the digest of its content; files keep the digest of their bytes, so that stores agree.
 
     Raises
     ------
     ImageError
-        It is not an image, or cannot be read.
+        One is not an image, or cannot be read.
     """
+    images = check_images(X)
+    # a torch Dataset may go on beyond its length for ever
+    items = images if hasattr(images, "__iter__") else (images[i] for i in range(len(images)))
+    contents = dict[str, Content]()
+    memory = InMemory(contents)  # grows as they are listed
+    return [_pending(item, index, transform, memory, contents) for index, item in enumerate(items)]
+
+
+def _pending(
+    item: Any, index: int, transform: ImageTransform, memory: InMemory, contents: dict[str, Content]
+) -> Pending:
+    """One image, which is kept in memory unless it is a file."""
     try:
-        content = _content(item)
+        content: Path | Image.Image | Content = _content(item)
         if isinstance(content, Path):
-            inputs.status(content, inputs.IMAGE_BYTES)
-            return Pending(sha256_file(content), content)
-        if isinstance(content, bytes):
-            return Pending(sha256_bytes(content), content)
-        image = convert(content, transform.input_size[0])
+            FILES.stamp(str(content))  # which refuses what is no file
+            return Pending(FILES.digest(str(content)), FILES, str(content))
+        if isinstance(content, Image.Image):
+            content = np.asarray(convert(content, transform.input_size[0]))
+        contents[str(index)] = content
+        return Pending(memory.digest(str(index)), memory, str(index))
     except OSError as error:
         raise ImageError(f"{named(index, item)} cannot be read: {error.strerror or error}") from error
     except ImageError as error:
         raise ImageError(f"{named(index, item)}: {error}") from error
-    header = f"{image.mode} {image.width}x{image.height}\n".encode()
-    return Pending(sha256_bytes(header + image.tobytes()), image)
 
 
 def named(index: int, item: Any) -> str:
@@ -97,9 +101,18 @@ def named(index: int, item: Any) -> str:
     return f"image {index} ({os.fsdecode(item)})" if is_path else f"image {index}"
 
 
+def titled(index: int, item: Pending) -> str:
+    """What `named` calls an image that has been listed."""
+    return named(index, None if isinstance(item.source, InMemory) else item.place)
+
+
 def keys_of_files(items: Sequence[Pending]) -> np.ndarray:
     """What a model file remembers of those images that are files or their bytes, uint64."""
-    return models.digest_keys([item.digest for item in items if isinstance(item.source, (Path, bytes))])
+    return models.digest_keys([item.digest for item in items if not _is_decoded(item)])
+
+
+def _is_decoded(item: Pending) -> bool:
+    return isinstance(item.source, InMemory) and not isinstance(item.source.contents[item.place], bytes)
 
 
 def image_tags(tags: Any) -> Any:

@@ -1,19 +1,15 @@
-"""The first third: files → inputs of a network."""
+"""The first third: what sources give → inputs of a network."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from featurepipe import inputs
 from featurepipe.backbones.networks import is_out_of_memory
-from featurepipe.digests import sha256_bytes
 from featurepipe.errors import BackboneError, SampleError
 from featurepipe.files import check_scarce
 from featurepipe.media import Transform, file_turn
@@ -51,7 +47,7 @@ class Batch:
 
 
 def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
-    """Read, check and decode planned files, in this thread.
+    """Read, check and decode what is planned, in this thread.
 
     Raises
     ------
@@ -66,12 +62,12 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
     data: Any
     for pending in plan:
         try:
-            with file_turn(_size(pending)):
+            with file_turn(pending.size):
                 started, started_cpu = time.perf_counter(), time.thread_time()
-                data = _load(pending)
+                data = pending.read()
                 load_seconds += time.perf_counter() - started
                 load_cpu += time.thread_time() - started_cpu
-                decoded = transform.decode(data)
+                decoded = transform.decode(data, pending.part)
         except SampleError as error:
             rejects[pending.digest] = _printable(str(error))
         except OSError as error:
@@ -129,21 +125,6 @@ def _check(decoded: np.ndarray, transform: Transform) -> None:
             f"the transform of {transform.medium}s gave {decoded.dtype} {decoded.shape}, "
             f"not {transform.dtype} {transform.shape}; this is a mistake in it"
         )
-
-
-def _size(pending: Pending) -> int:
-    """Bytes of its file; OSError where that is not to be read."""
-    return inputs.status(pending.source, inputs.IMAGE_BYTES).st_size if isinstance(pending.source, Path) else 0
-
-
-def _load(pending: Pending) -> bytes | Image.Image:
-    """A file's bytes, or the image itself."""
-    if not isinstance(pending.source, Path):
-        return pending.source
-    data = inputs.content(pending.source, inputs.IMAGE_BYTES)
-    if sha256_bytes(data) != pending.digest:  # its vector would be filed under the old content
-        raise OSError("its content has just changed; run again")
-    return data
 
 
 def _printable(text: str) -> str:

@@ -13,7 +13,7 @@ from featurepipe.errors import StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.stores import Entry, Pending, Store
+from featurepipe.stores import Entry, Store
 
 IMAGES = 1000  # that a codebook is learned from, at most
 FILE = "codebook.safetensors"
@@ -44,11 +44,8 @@ def learn_sift(store: Store, train: FeatureMatrix, seed: int, workers: int | Non
     for path in sorted(store.path.glob(f"{SIFT}-*/{FILE}")):
         if backbones.learned_from(path) == origin:
             return Sift.load(path)
-    rows, root = store.rows(), store.root  # read from its file each time it is asked for
-    assert root is not None  # a store of rows has one
-    places = {row.digest: root / row.sample.path for row in rows}
     memory = extraction.Memory()
-    todo, settings = [Pending(digest, places[digest]) for digest in drawn], Settings(workers=workers)
+    todo, settings = store.pending(drawn), Settings(workers=workers)
     extraction.fill(todo, patches, memory, settings, label="learning a codebook", listener=Quiet(listener))
     found = [memory.vectors[digest] for digest in drawn if digest in memory.vectors]
     if not found:

@@ -14,7 +14,6 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, overload
 
 from featurepipe import backbones
@@ -25,6 +24,8 @@ from featurepipe.extraction.loop import fill
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.interrupts import Interrupts
 from featurepipe.listeners import SILENT, Listener
+from featurepipe.manifests.samples import Rare, Texts
+from featurepipe.sources import Source
 from featurepipe.stores import Pending, Writer, Writers
 from featurepipe.surroundings import guarded
 
@@ -52,7 +53,7 @@ def fill_together(
     compile: str = "auto",
     listener: Listener = SILENT,
 ) -> Outcome:
-    """Embed what is planned on several devices; the arguments are those of `fill`, and the plan is of files.
+    """Embed what is planned on several devices; the arguments are those of `fill`.
 
     The plan is cut into slices of ``writer.rows_per_shard`` samples. The first device takes the first, the second the
     second, and so on in turn, each under the shard number that it would have had on one device. So nothing has to be
@@ -147,7 +148,7 @@ def _results(
 
 
 class Share(Sequence[Pending]):
-    """A part of a plan of files, packed to be sent: forty bytes an image, and its path.
+    """A part of a plan, packed to be sent: fifty bytes an image, and its place.
 
     A `Pending` is made when it is asked for; as objects, or pickled ones, all of them would need many times as much.
 
@@ -157,19 +158,24 @@ class Share(Sequence[Pending]):
 
     Examples
     --------
-    >>> share = Share([Pending("ab" * 32, Path("a.jpg")), Pending("cd" * 32, Path("b.jpg"), retried=True)])
-    >>> len(share), share[1].source.name, share[1].retried
+    >>> from featurepipe.sources import Files
+    >>> share = Share([Pending("ab" * 32, Files(), "a.jpg"), Pending("cd" * 32, Files(), "b.jpg", retried=True)])
+    >>> len(share), share[1].place, share[1].retried
     (2, 'b.jpg', True)
     """
 
     def __init__(self, plan: Iterable[Pending]) -> None:
-        self._digests, self._paths, self._retried, self._ends = bytearray(), bytearray(), bytearray(), array("q", [0])
+        self._digests, self._places, self._parts, self._retried = bytearray(), Texts(), Rare(), bytearray()
+        self._sources, self._codes = list[Source](), array("i")
+        codes: dict[int, int] = {}  # a source need not be hashable; mostly there is but one
         for pending in plan:
             self._digests += bytes.fromhex(pending.digest)
-            assert isinstance(pending.source, Path)
-            self._paths += os.fsencode(pending.source)
-            self._ends.append(len(self._paths))
+            self._places.append(pending.place)
+            self._parts.append(pending.part)
             self._retried.append(pending.retried)
+            code = codes.setdefault(id(pending.source), len(self._sources))
+            self._sources += [pending.source] if code == len(self._sources) else []
+            self._codes.append(code)
 
     def __len__(self) -> int:
         return len(self._retried)
@@ -184,8 +190,8 @@ class Share(Sequence[Pending]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
-        path = os.fsdecode(bytes(self._paths[self._ends[i] : self._ends[i + 1]]))
-        return Pending(self._digests[32 * i : 32 * i + 32].hex(), Path(path), bool(self._retried[i]))
+        digest, source = self._digests[32 * i : 32 * i + 32].hex(), self._sources[self._codes[i]]
+        return Pending(digest, source, self._places[i], self._parts[i], bool(self._retried[i]))
 
 
 def _begin(stop: Any, done: Any, begun: Any) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, held_notes
 from featurepipe.models.candidates import Prepared
 from featurepipe.probes.parts import fit_parts, hold
-from featurepipe.stores import Pending
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,10 @@ class Start:
     seen: np.ndarray
     notes: list[str]
 
-    @cached_property
-    def files(self) -> dict[str, Path]:
-        """Content digest → file."""
-        rows, root = self.found.store.rows(), self.found.store.root  # read from its file each time it is asked for
-        assert root is not None  # a store of rows has one
-        return {row.digest: root / row.sample.path for row in rows if row.digest}
-
     def samples(self, part: FeatureMatrix) -> Examples:
         """Rows as images and class numbers."""
-        images = [Pending(digest, self.files[digest]) for digest in part.digests]
-        return Examples(images, np.searchsorted(self.head.classes, part.y).astype(np.int64))
+        targets = np.searchsorted(self.head.classes, part.y).astype(np.int64)
+        return Examples(self.found.store.pending(part.digests), targets)
 
 
 def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: int | None, listener: Listener) -> Start:

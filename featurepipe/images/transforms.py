@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from featurepipe.errors import BackboneError
 from featurepipe.images.augmentations import augment
+from featurepipe.images.boxes import cut
 from featurepipe.images.decoders import DECODERS
 from featurepipe.images.frames import Frame, Picture
 from featurepipe.images.limits import turn
-from featurepipe.images.pictures import check_kind, opened, simplify
+from featurepipe.images.pictures import check_kind, from_array, opened, simplify
 from featurepipe.images.switches import unswayed
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
+Encoded: TypeAlias = bytes | bytearray | np.ndarray | Image.Image  # a file, or pixels
 MEDIUM, PIXEL = "image", np.dtype(np.uint8)
 
 
@@ -74,9 +76,9 @@ class ImageTransform:
         """Itself alone; of `Views` there are several."""
         return (self,)
 
-    def decode(self, data: bytes | bytearray | Image.Image, /) -> np.ndarray:
+    def decode(self, data: Encoded, part: str | None = None, /) -> np.ndarray:
         """See `featurepipe.images.decode`."""
-        return decode(data, self)
+        return decode(data, self, part)
 
     def crop(self, picture: Picture) -> np.ndarray:
         """Resize and crop a whole picture; returns uint8 of shape (C, H, W)."""
@@ -218,9 +220,9 @@ class Views:
         """Pixels of one view: they go through the network one by one."""
         return self.members[0].cost
 
-    def decode(self, data: bytes | bytearray | Image.Image, /) -> np.ndarray:
+    def decode(self, data: Encoded, part: str | None = None, /) -> np.ndarray:
         """See `featurepipe.images.decode`."""
-        return decode(data, self)
+        return decode(data, self, part)
 
     def trial(self, count: int, /) -> np.ndarray:
         """Pictures to try a network on, the same in each view; uint8 (count, C, H, W)."""
@@ -228,15 +230,17 @@ class Views:
 
 
 @unswayed
-def decode(data: bytes | bytearray | Image.Image, transform: ImageTransform | Views) -> np.ndarray:
+def decode(data: Encoded, transform: ImageTransform | Views, part: str | None = None) -> np.ndarray:
     """Decode one image, once, and resize and crop it.
 
     Parameters
     ----------
-    data : bytes or bytearray or PIL.Image.Image
-        A file in any format that Pillow reads, or an image that is held in memory.
+    data : bytes, bytearray, ndarray or PIL.Image.Image
+        A file in any format that Pillow reads, pixels as `from_array` takes them, or an image that is held in memory.
     transform : ImageTransform or Views
         Transform of the backbone that the pixels are for; its ``decoder`` says how.
+    part : str, optional
+        A box ``x0,y0,x1,y1`` in pixels of the upright image, which is cut out before anything else.
 
     Returns
     -------
@@ -246,18 +250,22 @@ def decode(data: bytes | bytearray | Image.Image, transform: ImageTransform | Vi
     Raises
     ------
     ImageError
-        Empty, unreadable, truncated or suspiciously large data, or samples that have no black and white.
+        Empty, unreadable, truncated or suspiciously large data, samples that have no black and white, or a box that is
+        not inside the image.
     """
     first = transform.members[0]
     channels, decoder = first.input_size[0], DECODERS[first.decoder]
+    if isinstance(data, np.ndarray):
+        data = from_array(data)
     if isinstance(data, Image.Image):
         with turn(data.size):
-            return _cropped(simplify(data, channels), transform.members)
+            return _cropped(cut(simplify(data, channels), part), transform.members)
     with opened(data) as image:
         check_kind(image, data)
-        decoder.prepare(image, first.frame)
+        if part is None:  # a box may need every pixel
+            decoder.prepare(image, first.frame)
         with turn(image.size):
-            return _cropped(decoder.read(image, data, channels), transform.members)
+            return _cropped(cut(decoder.read(image, data, channels), part), transform.members)
 
 
 def _cropped(picture: Picture, members: Iterable[ImageTransform]) -> np.ndarray:

@@ -5,7 +5,8 @@ A manifest is read from one of
 - a folder of class folders (``cats/1.jpg``),
 - a folder with ``train/ val/ test/`` above class folders (``train/cats/1.jpg``),
 - a flat folder of images (no labels),
-- a CSV, TSV, JSONL or Parquet table with the column ``path`` and optionally ``id``, ``label`` and ``split``;
+- a CSV, TSV, JSONL or Parquet table with the column ``path`` and optionally ``id``, ``label``, ``split``, ``group`` and
+  ``part`` (of an image, a box ``x0,y0,x1,y1``);
   relative paths start at the table's own folder. A CSV may be separated by commas, semicolons or tabs.
 
 Splits may also be called training, valid, validation, dev, development and testing, in any case.
@@ -14,7 +15,8 @@ What a folder or a table holds and the manifest does not is counted in its `Left
 
 Where images have several labels, the cell holds them between semicolons: ``cat;dog``, or ``;`` for none of them.
 
-Samples are sorted by id, which is the relative POSIX path unless the table has a column ``id``.
+Samples are sorted by id, which is the relative POSIX path unless the table has a column ``id``; of a part, the path, a
+``#`` and the part.
 """
 
 from featurepipe.manifests.columns import check_columns

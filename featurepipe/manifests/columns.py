@@ -75,7 +75,10 @@ def remarks(unused: Sequence[str], used: Collection[str]) -> list[str]:
     boxes = next((corners for corners in CORNERS if corners <= plain.keys()), BOXES & plain.keys())
     if boxes:
         named = ", ".join(plain[name] for name in plain if name in boxes)
-        said.append(f"boxes are not used ({named}): the whole image is embedded; crop the images to use them")
+        said.append(
+            f"boxes are not used ({named}): the whole image is embedded; to embed the boxes, write each "
+            "as x0,y0,x1,y1 into a column 'part'"
+        )
     return said
 
 

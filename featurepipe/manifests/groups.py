@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests.samples import Sample
+from featurepipe.manifests.samples import Sample, Samples
 
 
 def check_pattern(pattern: str) -> re.Pattern[str]:
@@ -51,7 +51,7 @@ def units(digests: Sequence[str] | np.ndarray, groups: Sequence[str | None] | np
     Parameters
     ----------
     digests : sequence of str, shape (n,)
-        Digests of the samples' contents.
+        Digests of the samples' contents; of parts, that of the whole file.
     groups : sequence of str or None, shape (n,)
 
     Returns
@@ -78,22 +78,29 @@ def units(digests: Sequence[str] | np.ndarray, groups: Sequence[str | None] | np
     return names[smallest[component[contents]]].astype(object)
 
 
-def check_groups(samples: Collection[Sample]) -> None:
-    """Check that no group is divided by the splits that samples have.
+def check_groups(samples: Sequence[Sample]) -> None:
+    """Check that no group, and no file of which there are parts, is divided by the splits that samples have.
 
     Raises
     ------
     ManifestError
         One is; the message names it and a sample on each side.
     """
+    _check_undivided("group", ((sample.group, sample) for sample in samples))
+    if Samples.of(samples).parts.any:
+        parted = {sample.place for sample in samples if sample.part is not None}
+        _check_undivided("file", ((sample.place, sample) for sample in samples if sample.place in parted))
+
+
+def _check_undivided(what: str, named: Iterable[tuple[str | None, Sample]]) -> None:
     first: dict[str, Sample] = {}
-    for sample in samples:
-        if sample.group is None or sample.split is None:
+    for name, sample in named:
+        if name is None or sample.split is None:
             continue
-        other = first.setdefault(sample.group, sample)
+        other = first.setdefault(name, sample)
         if other.split != sample.split:
             raise ManifestError(
-                f"group {sample.group!r} is in {other.split} ({other.id}) and in {sample.split} ({sample.id}); give "
+                f"{what} {name!r} is in {other.split} ({other.id}) and in {sample.split} ({sample.id}); give "
                 "its samples one split, or leave out the splits to have them made here"
             )
 

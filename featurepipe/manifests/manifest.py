@@ -16,34 +16,40 @@ from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
+from featurepipe.sources import Files, Source
 
-ROLES = ("id", "path", "label", "split", "group")  # of a table's columns
+ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Samples in a stable order, below one root folder.
+    """Samples in a stable order, all of one source.
 
     Attributes
     ----------
-    root : Path
-        Folder that relative sample paths start from.
+    source : Source
+        Where their places are.
     samples : sequence of Sample
         Sorted by id; ids are unique.
     left_out : LeftOut
         What else there was.
     """
 
-    root: Path
+    source: Source
     samples: Sequence[Sample]
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def root(self) -> Path:
+        """The source's root: where it has files, the folder that relative paths start from."""
+        return Path(self.source.root)
+
     def file(self, sample: Sample) -> Path:
         """The sample's file."""
-        return self.root / sample.path
+        return self.root / sample.place
 
 
 def read(
@@ -87,7 +93,7 @@ def read(
     found = _read(path, path_column, label_column, group_column)
     if group_from is not None:
         pattern = check_pattern(group_from)
-        grouped = Samples(one._replace(group=group_of(one.path, pattern)) for one in found.samples)
+        grouped = Samples(one._replace(group=group_of(one.place, pattern)) for one in found.samples)
         found = replace(found, samples=grouped)
     check_groups(found.samples)
     return found
@@ -99,7 +105,7 @@ def _read(path: Path, path_column: str | None, label_column: str | None, group_c
             raise ManifestError(
                 f"{path} is a folder, which has no columns; leave out --path-column, --label-column and --group"
             )
-        return Manifest(path, *read_folder(path))
+        return Manifest(Files(str(path)), *read_folder(path))
     if not path.exists():
         raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
     if path.suffix.lower() not in TABLE_SUFFIXES:
@@ -111,17 +117,16 @@ def _read(path: Path, path_column: str | None, label_column: str | None, group_c
 
 
 def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:
-    columns = ("id", path_column, label_column or "label", "split", group_column or "group")
+    columns = ("id", path_column, label_column or "label", "split", group_column or "group", "part")
     needed = [path_column, *(name for name in (label_column, group_column) if name is not None)]
     table = Table(path, needed, columns, keys=("id", path_column, "split"))
     samples, missing = Samples(), []
     for number, cells in table:
         if path_column not in cells:  # JSONL
             check_columns(path, [*table.used, *table.unused], [path_column])
-        id_, file, label, split, group = map(cells.get, columns)
-        sample = _sample(path, number, id_, file, label, split, group, path_column)
-        if not os.path.isfile(os.path.join(path.parent, sample.path)):
-            missing.append(sample.path)
+        sample = _sample(path, number, [cells.get(name) for name in columns], path_column)
+        if not os.path.isfile(os.path.join(path.parent, sample.place)):
+            missing.append(sample.place)
         samples.append(sample)
     if not samples:
         raise ManifestError(f"{path} has no rows")
@@ -134,19 +139,12 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
     used = [role for role, name in zip(ROLES, columns, strict=True) if name in table.used]
     left_out = LeftOut(columns=table.unused, remarks=remarks(table.unused, used), doubles=len(samples) - len(folded))
     left_out.blank_rows, left_out.missing = table.blank_rows, table.missing
-    return Manifest(path.parent, folded, left_out)
+    return Manifest(Files(str(path.parent)), folded, left_out)
 
 
-def _sample(
-    path: Path,
-    number: int,
-    id_: str | None,
-    file: str | None,
-    label: str | None,
-    split: str | None,
-    group: str | None,
-    path_column: str,
-) -> Sample:
+def _sample(path: Path, number: int, cells: Sequence[str | None], path_column: str) -> Sample:
+    """A row's sample; its cells are in the order of `ROLES`."""
+    id_, file, label, split, group, part = cells
     if file is None or not file.strip():
         raise ManifestError(f"{path}: row {number} has no {path_column!r}")
     if file != file.strip() and not os.path.isfile(os.path.join(path.parent, file)):
@@ -157,7 +155,13 @@ def _sample(
         raise ManifestError(
             f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test, or leave it empty"
         )
-    return Sample(id_ or file.replace(os.sep, "/"), file, label, known, group)
+    return Sample(id_ or _own_id(file, part), file, label, known, group, part)
+
+
+def _own_id(file: str, part: str | None) -> str:
+    """The id of a row that has none."""
+    id_ = file.replace(os.sep, "/")
+    return id_ if part is None else f"{id_}#{part}"
 
 
 def _sorted(samples: Samples) -> Samples:
@@ -186,7 +190,7 @@ def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str
     rows = [
         str(number)
         for number, cells in table
-        if one.id in (cells.get(id_column), (cells[path_column] or "").strip().replace(os.sep, "/"))
+        if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), cells.get("part")))
     ]
     differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=True) if mine != its}
     name, (mine, its) = next(iter(differing.items()))

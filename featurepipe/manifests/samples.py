@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, overload
 
 
 class Sample(NamedTuple):
-    """One image: its key, its file, and what is known about it.
+    """One image: its key, where it is, and what is known about it.
 
-    `path` is relative to the manifest's root, or absolute. Samples of one `group` (a patient, a video, a burst) are
-    alike, and stay on one side of every split.
+    `place` says where the manifest's source has its bytes: for files, the path relative to the root, or absolute.
+    `part` says which part of them it is, such as the box ``10,20,200,180``; None for the whole. Samples of one `group`
+    (a patient, a video, a burst) are alike, and stay on one side of every split; so do the parts of one file.
     """
 
     id: str
-    path: str
+    place: str
     label: str | None
     split: str | None
     group: str | None = None
+    part: str | None = None
 
 
 class Samples(Sequence[Sample]):
@@ -30,6 +32,11 @@ class Samples(Sequence[Sample]):
     samples : iterable of Sample
         In their order.
 
+    Attributes
+    ----------
+    parts : Rare
+        Their parts alone.
+
     Examples
     --------
     >>> samples = Samples([Sample("cats/1.jpg", "cats/1.jpg", "cats", None)])
@@ -38,19 +45,26 @@ class Samples(Sequence[Sample]):
     """
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
-        self._ids, self._paths = Texts(), Texts()
+        self._ids, self._places = Texts(), Texts()
         self._labels, self._splits, self._groups = _Repeated(), _Repeated(), _Repeated()
+        self.parts = Rare()
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> None:
         """Add one at the end."""
-        id_, path, label, split, group = sample
+        id_, place, label, split, group, part = sample
         self._ids.append(id_)
-        self._paths.append("" if path == id_ else path)  # as nearly everywhere; a path is never empty
+        self._places.append("" if place == id_ else place)  # as nearly everywhere; a place is never empty
         self._labels.append(label)
         self._splits.append(split)
         self._groups.append(group)
+        self.parts.append(part)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Samples:
+        """The samples themselves, or in columns if they are not yet."""
+        return samples if isinstance(samples, Samples) else cls(samples)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -70,12 +84,13 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         id_ = self._ids[index]
-        return Sample(id_, self._paths[index] or id_, self._labels[index], self._splits[index], self._groups[index])
+        known = self._labels[index], self._splits[index], self._groups[index], self.parts[index]
+        return Sample(id_, self._places[index] or id_, *known)
 
     def __iter__(self) -> Iterator[Sample]:  # thrice as fast as one by one
-        columns = self._ids, self._paths, self._labels, self._splits, self._groups
-        for id_, path, label, split, group in zip(*columns, strict=True):
-            yield Sample(id_, path or id_, label, split, group)
+        columns = self._ids, self._places, self._labels, self._splits, self._groups, self.parts
+        for id_, place, label, split, group, part in zip(*columns, strict=True):
+            yield Sample(id_, place or id_, label, split, group, part)
 
 
 class Texts(Sequence[str]):
@@ -112,6 +127,44 @@ class Texts(Sequence[str]):
         for end in islice(self._bounds, 1, None):
             yield self._buffer[start:end].decode("utf-8", "surrogatepass")
             start = end
+
+
+class Rare(Sequence[str | None]):
+    """Texts of which there are none in most data; they need no room before the first one."""
+
+    def __init__(self) -> None:
+        self._texts, self._count = Texts(), 0
+
+    def append(self, text: str | None) -> None:
+        """Add one at the end, which is not empty, or None."""
+        if text is not None:
+            for _ in range(self._count - len(self._texts)):
+                self._texts.append("")
+            self._texts.append(text)
+        self._count += 1
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return len(self._texts) > 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str | None]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str | None] | None:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(self._count)[index]
+        return (self._texts[at] or None) if at < len(self._texts) else None
+
+    def __iter__(self) -> Iterator[str | None]:
+        return chain((text or None for text in self._texts), repeat(None, self._count - len(self._texts)))
 
 
 class _Repeated:

@@ -11,6 +11,7 @@ from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.tables import TABLE_SUFFIXES
+from featurepipe.sources import Files
 
 
 def gather(
@@ -55,8 +56,9 @@ def gather(
         left_out.add(manifest.left_out)
         for sample in manifest.samples:
             path = str(manifest.file(sample))
-            found[path] = sample._replace(id=path, path=path)
-    return Manifest(Path(), Samples(found[id_] for id_ in sorted(found)), left_out)
+            id_ = path if sample.part is None else f"{path}#{sample.part}"
+            found[id_] = sample._replace(id=id_, place=path)
+    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out)
 
 
 def _is_image(place: str | os.PathLike[str]) -> bool:

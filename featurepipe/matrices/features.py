@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,11 @@ class FeatureMatrix:
     split : ndarray of object (str or None), shape (n,)
         ``train``, ``val``, ``test``.
     digests : ndarray of object (str), shape (n,)
-        Hexadecimal sha256 of each file.
+        Hexadecimal sha256 of each file, or of a part of it (`featurepipe.digests.sha256_part`).
     groups : ndarray of object (str or None), shape (n,), or None
         What each belongs to together with others, such as a patient; None where no sample has a group.
+    contents : ndarray of object (str), shape (n,), or None
+        Hexadecimal sha256 of each file as a whole; None where no sample is a part of one.
     """
 
     ids: np.ndarray
@@ -42,21 +44,26 @@ class FeatureMatrix:
     split: np.ndarray
     digests: np.ndarray
     groups: np.ndarray | None = None
+    contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, which: np.ndarray | slice) -> FeatureMatrix:
         """The rows that a boolean mask or an index array picks, copied, or those of a slice, where they are."""
-        groups = None if self.groups is None else self.groups[which]
-        return FeatureMatrix(
-            self.ids[which], self.X[which], self.y[which], self.split[which], self.digests[which], groups
-        )
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: one[which] for name, one in columns.items() if one is not None})
 
     @property
     def units(self) -> np.ndarray:
-        """What must stay together, as the digest of one of its images, (n,): see `featurepipe.manifests.units`."""
-        return self.digests if self.groups is None else units(self.digests, self.groups)
+        """What must stay together, as the digest of one of its files, (n,): see `featurepipe.manifests.units`."""
+        files = self.digests if self.contents is None else self.contents
+        return files if self.groups is None else units(files, self.groups)
+
+    @property
+    def has_units(self) -> bool:
+        """Whether more must stay together than exact copies: groups, or parts of one file."""
+        return self.groups is not None or self.contents is not None
 
 
 def load(store: Store, entry: Entry) -> FeatureMatrix:
@@ -172,6 +179,7 @@ def _placed(store: Store, entry: Entry) -> tuple[Rows, np.ndarray, np.ndarray]:
 def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
     """The matrix of manifest rows and their embeddings X (n, width), in the same order."""
     groups = _objects([row.sample.group for row in rows])
+    contents = _objects([row.digest if row.content is None else row.content for row in rows])
     return FeatureMatrix(
         ids=_objects([row.sample.id for row in rows]),
         X=X,
@@ -179,6 +187,7 @@ def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
         split=_objects([row.sample.split for row in rows]),
         digests=_objects([row.digest for row in rows]),
         groups=groups if any(group is not None for group in groups) else None,
+        contents=contents if any(row.content is not None for row in rows) else None,
     )
 
 

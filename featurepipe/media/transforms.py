@@ -30,8 +30,8 @@ class Transform(Protocol):
         """Work of the network for one input, in pixels of an image that takes as long: it decides on batch sizes."""
         ...
 
-    def decode(self, data: bytes, /) -> np.ndarray:
-        """One input, of this shape and type, from the content of a file.
+    def decode(self, data: Any, part: str | None = None, /) -> np.ndarray:
+        """One input, of this shape and type, from the content of a file, or from the part of it that is named.
 
         Raises
         ------

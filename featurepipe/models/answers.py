@@ -96,16 +96,18 @@ def answer(answers: Answers, take: Taker) -> Count:
     """Give all rows to `take`, a block at a time."""
     model, count = answers.model, Count()
     truths = known_truths(model, answers.samples)
+    has_parts = any(sample.part is not None for sample in answers.samples)
     step = max(1, BLOCK // max(1, len(model.classes)))
     for start in range(0, len(answers.samples), step):
         rows = slice(start, start + step)
         proba = model.predict_proba(answers.matrix.X[rows])  # (rows, K)
-        before = {"path": [sample.path for sample in answers.samples[rows]]}
+        before = {"path": [sample.place for sample in answers.samples[rows]]}
         before |= _multiple(model, proba, count) if model.is_multi_label else _single(model, proba, count)
         after = {} if truths is None else {"true_label": truths[rows]}
         for label, truth in zip(before["label"], after.get("true_label", ()), strict=bool(after)):
             count.labelled += bool(truth)
             count.right += bool(truth) and str(label) == truth
+        after |= {"part": [sample.part for sample in answers.samples[rows]]} if has_parts else {}
         after["file"] = list(answers.files[rows])
         take(Block(before, proba if answers.probabilities else proba[:, :0], after))
     return count
@@ -200,7 +202,7 @@ def _parquet(temporary: Path, path: Path, answers: Answers) -> Iterator[Taker]:
     pyarrow = manifests.require_pyarrow()
     label = pyarrow.array([] if answers.model.is_multi_label else answers.model.classes.tolist()).type
     kinds = {"path": pyarrow.string(), "label": pyarrow.string() if answers.model.is_multi_label else label}
-    kinds |= {"true_label": pyarrow.string(), "file": pyarrow.string()}
+    kinds |= dict.fromkeys(("true_label", "part", "file"), pyarrow.string())
     writers: list[Any] = []
 
     def take(block: Block) -> None:

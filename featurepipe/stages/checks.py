@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, extraction, inputs, matrices
+from featurepipe import backbones, extraction, matrices
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, Listener, Quiet
-from featurepipe.stores import Entry, Pending, Store
+from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 
 
@@ -94,16 +94,9 @@ def _drift(
     store: Store, entries: Sequence[Entry], count: int, how: Mapping[str, Any], listener: Listener
 ) -> list[dict[str, Any]]:
     """The drift of each of a network's layers, of the same images."""
-    first, rows, root = (
-        entries[0],
-        store.rows(),
-        store.root,
-    )  # read from its file each time it is asked for, as places are
-    assert root is not None  # a store of rows has one
-    places = [entry.places() for entry in entries]
-    held = {row.digest: root / row.sample.path for row in rows if all(row.digest in one for one in places)}
-    digests = list(held)
-    some = [digests[i] for i in np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).astype(int))]
+    first, places = entries[0], [entry.places() for entry in entries]  # made each time they are asked for
+    digests = list(dict.fromkeys(row.digest for row in store.rows() if all(row.digest in one for one in places)))
+    some = [digests[i] for i in np.unique(np.linspace(0, len(digests) - 1, min(count, len(digests))).astype(int))]
     layers = [entry.layer for entry in entries]
     spec = {**first.spec, "layer": layers if len(layers) > 1 else first.layer}
     try:
@@ -117,7 +110,7 @@ def _drift(
         return []
     exact = made.adapted(precision="fp32", decoder="pillow")
     memory = extraction.Memory()
-    todo, settings = [Pending(digest, held[digest]) for digest in some], Settings(compile="off")
+    todo, settings = store.pending(some), Settings(compile="off")
     extraction.fill(todo, exact, memory, settings, label="measuring the drift", listener=Quiet(listener))
     found = [digest for digest in some if digest in memory.vectors]
     if not found:
@@ -125,8 +118,8 @@ def _drift(
             f"no image of {first.folder.name} is still readable and unchanged, so its drift cannot be measured"
         )
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
-    files = (inputs.content(held[digest], inputs.IMAGE_BYTES) for digest in found)
-    pairs = ((made.transform.decode(file), exact.transform.decode(file)) for file in files)
+    files = ((one.read(), one.part) for one in todo if one.digest in memory.vectors)
+    pairs = ((made.transform.decode(file, part), exact.transform.decode(file, part)) for file, part in files)
     pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
     return [
         _layer_drift(entry, [of[digest] for digest in found], wanted, pixels)

@@ -145,7 +145,7 @@ def compare(
     notes += copy_notes(parts)
     rows, rights, selected = _measure(contenders, kinds, samples, published, seed, notes, listener)
     place = _reference(rows, selected, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
-    _test(rows, rights, place, None if parts.report.groups is None else parts.report.units)
+    _test(rows, rights, place, parts.report.units if parts.report.has_units else None)
     result = {
         "stores": [str(store.path) for store in opened],
         "root": str(opened[0].root),

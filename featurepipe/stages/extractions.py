@@ -20,6 +20,7 @@ from featurepipe.errors import StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
+from featurepipe.sources import Source, lasting_root
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
@@ -121,18 +122,18 @@ def extract(
     target = Store.create(place)
     with target.lock():
         checking = time.perf_counter()
-        known = () if rehash else target.known(manifest.root, listener.note)
+        known = () if rehash else target.known(manifest.source, listener.note)
         rows, unreadable = digest(manifest, workers, listener, known)
         check_seconds = time.perf_counter() - checking
-        _check_root(target, manifest.root, rows, force, listener)
-        target.write_rows(manifest.root, rows)
+        _check_root(target, manifest.source, rows, force, listener)
+        target.write_rows(manifest.source, rows)
         contradictory = manifests.contradictions(rows.keys, rows.samples)
         for note in manifests.contradiction_notes(contradictory):
             listener.note(f"note: {note}")
         target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
         result = fill(
             target,
-            manifest.root,
+            manifest.source,
             rows,
             unreadable,
             extractor,
@@ -153,17 +154,17 @@ def default_name(data: str | Path, suffix: str) -> Path:
     return Path((path.name if path.is_dir() else path.stem) + suffix)
 
 
-def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Listener) -> None:
+def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener: Listener) -> None:
     """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
 
     A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
     folder it also is if some paths are: the images behind them may all have been made again.
     """
-    before, now = store.recorded_root, root.resolve()
+    before, now = store.recorded_root, Path(lasting_root(source))
     if before is None:
         return
     if before == now:
-        if not force and not _continues(store, root, rows):
+        if not force and not _continues(store, source, rows):
             raise StoreError(
                 f"{store.path} describes other images of {now}, none of which is among these; give another place (-o "
                 "of run, -s of extract), or replace what it describes with --force"
@@ -180,15 +181,23 @@ def _check_root(store: Store, root: Path, rows: Rows, force: bool, listener: Lis
     listener.note(f"note: {store.path} described {before}; it now describes {now}")
 
 
-def _continues(store: Store, root: Path, rows: Rows) -> bool:
+def _continues(store: Store, source: Source, rows: Rows) -> bool:
     """Whether a store's manifest lists contents or paths that are among `rows`, or none whose file is still there."""
-    some = [known.digest for known in islice(store.known(root), FEW)]
+    some = [known.digest for known in islice(store.known(source), FEW)]
     contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
     if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
         return True
-    paths = {sample.path for sample in rows.samples}
-    before = [sample.path for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
-    return not paths.isdisjoint(before) or not any(os.path.exists(root / path) for path in before)
+    places = {sample.place for sample in rows.samples}
+    before = [sample.place for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
+    return not places.isdisjoint(before) or not any(_is_there(source, place) for place in before)
+
+
+def _is_there(source: Source, place: str) -> bool:
+    try:
+        source.stamp(place)
+    except OSError:
+        return False
+    return True
 
 
 def _shares(store: Store, rows: Rows) -> bool:
@@ -213,15 +222,14 @@ def complete(
     StoreError
         It lacks some, and the store may not be written, or another process writes it.
     """
-    rows, entry, root = store.rows(), store.entry(extractor), store.root
-    assert root is not None  # a store of rows has one
-    lacked = plan(rows, root, entry)
+    rows, entry, source = store.rows(), store.entry(extractor), store.source
+    lacked = plan(rows, source, entry)
     if not lacked:
         listener.note(said or first_line(extractor, len(rows), len(rows)))
         return entry
     try:
         with store.lock():
-            fill(store, root, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
+            fill(store, source, rows, {}, extractor, Settings(workers=workers), said=said, listener=listener)
     except StoreError:
         if not lacked[0].retried:
             raise
@@ -307,7 +315,7 @@ def digest(
 
 def fill(
     store: Store,
-    root: Path,
+    source: Source,
     rows: Sequence[Row],
     unreadable: Mapping[str, str],
     extractor: Extractor,
@@ -324,7 +332,7 @@ def fill(
     """
     started = time.perf_counter()
     entries = [store.entry(member) for member in extractor.members]
-    todo = plan(rows, root, *entries)
+    todo = plan(rows, source, *entries)
     listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
     made_by = extraction.provenance(extractor, settings.batch_size)
     writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
@@ -334,7 +342,7 @@ def fill(
     outcome.check_seconds = check_seconds
     doubtful = outcome.rejects.keys() - sink.rejects.keys()  # not broken, but gone or changed since it was hashed
     if doubtful:
-        store.write_rows(root, Rows.of(rows).without_stamps(doubtful))
+        store.write_rows(source, Rows.of(rows).without_stamps(doubtful))
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     several = not isinstance(extractor.spec["layer"], str)
     return {
@@ -387,5 +395,5 @@ def rejected_samples(rows: Sequence[Row], unreadable: Mapping[str, str], reasons
     """Sample id → reason, in manifest order."""
     if not unreadable and not reasons:
         return {}
-    found = ((sample.id, unreadable.get(sample.id) or reasons.get(digest)) for sample, digest in rows)
+    found = ((row.sample.id, unreadable.get(row.sample.id) or reasons.get(row.digest)) for row in rows)
     return {id_: reason for id_, reason in found if reason}

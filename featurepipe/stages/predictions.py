@@ -161,7 +161,7 @@ def _embed(
 ) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
     """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
     rows, unreadable = digest(manifest, workers, listener)
-    todo = list({row.digest: Pending(row.digest, manifest.file(row.sample)) for row in rows if row.digest}.values())
+    todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows)))
     memory = extraction.Memory()
     settings = Settings(batch_size, workers, compile)

@@ -361,10 +361,9 @@ def _cached(
     }
 
     def made(backbone: Backbone) -> finetuning.Cache | None:
-        parts, rows, root = (task.train, task.validation, task.recipe), store.rows(), store.root
-        assert root is not None  # a store of rows has one
+        parts, rows, where = (task.train, task.validation, task.recipe), store.rows(), store.source
         try:
-            kept = finetuning.make_cache(backbone, *parts, rows, root, store.path / ACTIVATIONS, **options)
+            kept = finetuning.make_cache(backbone, *parts, rows, where, store.path / ACTIVATIONS, **options)
         except (FinetuningError, OSError) as error:  # StoreError is one; and folders that cannot be written
             if cache == "on":
                 raise

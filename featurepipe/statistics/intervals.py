@@ -20,7 +20,7 @@ def interval(part: FeatureMatrix, right: np.ndarray) -> dict[str, Any]:
     right : ndarray of bool, shape (n,)
         Whether the answer to each of its rows is right.
     """
-    if part.groups is None:
+    if not part.has_units:
         return {}
     units = part.units
     return {"groups": len(np.unique(units)), "interval": list(bootstrap(right, units))}

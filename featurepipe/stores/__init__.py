@@ -21,8 +21,9 @@ The format's version is 1.2.
   modified when it was read.
 - Since 1.2 the header has the manifest's digest and its own, and every reader compares them. While the manifest is
   being replaced the header describes the old and the new one, so that a kill at any moment leaves one of the two. An
-  edit by hand has to be accepted (`Store.accept_edits`). The column ``group`` is new, and so is ``part``, which is
-  empty as yet: a row with a part is refused, because it is not the whole file that its vector would be of.
+  edit by hand has to be accepted (`Store.accept_edits`). The columns ``group`` and ``part`` are new: the vector of a
+  part is not that of the file's digest, but of the digest and the part (`featurepipe.digests.sha256_part`). Where the
+  samples are not files, the header has the kind of their source.
 
 Stores of 1.0 and 1.1 are read as they were, unchecked, and become 1.2 at the next extraction. Readers of 1.0 and 1.1
 read 1.2, for which these are more columns and keys.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from featurepipe import shards
 from featurepipe.backbones import Described, check_same, stage_of
@@ -23,12 +25,14 @@ from featurepipe.errors import (
     StoreError,
 )
 from featurepipe.files import atomic, remove_partials, write_text
+from featurepipe.sources import SOURCES, Source, lasting_root
 from featurepipe.stores import headers, locks, manifest
 from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers
 from featurepipe.stores.headers import HEADER, Header, State
 from featurepipe.stores.locks import LOCK
 from featurepipe.stores.manifest import Known
-from featurepipe.stores.rows import Row, Rows
+from featurepipe.stores.plans import Pending
+from featurepipe.stores.rows import Row, Rows, keys
 
 INSIDE = "store"  # of a folder of results
 OWN_FILES = (LOCK, ".gitignore", HEADER, "manifest.csv", "rejects.csv")  # and what starts so: *.partial
@@ -129,7 +133,7 @@ class Store:
 
     @property
     def root(self) -> Path | None:
-        """The folder that relative sample paths start from; None in a store without manifest.
+        """The source's root, such as the folder that relative paths start from; None in a store without manifest.
 
         Where it is gone, and one lies where it lay as seen from the store, both have been moved together.
 
@@ -138,7 +142,8 @@ class Store:
         StoreError
             The header was edited or damaged.
         """
-        return self._place(self._state(self._trusted()))
+        root = self._place(self._state(self._trusted()))
+        return None if root is None else Path(root)
 
     def rows(self, *, checked: bool = True) -> Rows:
         """The manifest, in order.
@@ -153,8 +158,6 @@ class Store:
         ------
         StoreError
             There is no manifest, or it is refused; the message says how to accept an edit, and how to make it again.
-        FormatTooNew
-            It lists parts of files.
         """
         path, failed = self._manifest, None
         while True:
@@ -171,8 +174,46 @@ class Store:
                     raise StoreError(self._edited(path, str(error))) from error
                 failed = header
 
-    def known(self, root: Path, note: Callable[[str], object] = lambda text: None) -> Iterator[Known]:
-        """What the manifest knows of the files below `root`, in its order; nothing if it is of another folder.
+    @property
+    def source(self) -> Source:
+        """Where the samples' bytes are.
+
+        Raises
+        ------
+        StoreError
+            There is no manifest, the header was edited or damaged, or the source cannot be made from what it says.
+        """
+        state = self._state(self._trusted())
+        root = self._place(state)
+        if root is None:
+            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
+        if state.source not in SOURCES:
+            raise StoreError(
+                f"{self.path} describes samples of a {state.source!r} source, which cannot be opened from here (only "
+                f"{', '.join(SOURCES)} can); do without what reads them again, such as baselines"
+            )
+        return SOURCES[state.source](root)
+
+    def pending(self, digests: Iterable[str]) -> list[Pending]:
+        """Contents of the manifest, each with a place that holds it.
+
+        Raises
+        ------
+        StoreError
+            The manifest does not have one; and as for `rows` and `source`.
+        """
+        rows, source, wanted = self.rows(), self.source, list(digests)
+        numbers = np.flatnonzero(rows.readable)
+        held, sought = rows.keys[numbers], keys(shards.digest_array(wanted))
+        order = np.argsort(held, kind="stable")  # of copies, the first comes first
+        at = np.searchsorted(held, sought, sorter=order)
+        known = np.isin(sought, held)
+        if not known.all():
+            raise StoreError(f"{self._manifest} has no sample of the content {wanted[int(known.argmin())]}")
+        return [Pending.of(rows[row], source) for row in numbers[order[at]].tolist()]
+
+    def known(self, source: Source, note: Callable[[str], object] = lambda text: None) -> Iterator[Known]:
+        """What the manifest knows of the files of `source`, in its order; nothing if it is of another one.
 
         Nothing, either, if the manifest or the header was edited or damaged, of which `note` hears.
 
@@ -180,8 +221,6 @@ class Store:
         ------
         StoreError
             The manifest changed while it was read.
-        FormatTooNew
-            It lists parts of files.
         """
         if not self._manifest.is_file():
             return
@@ -189,18 +228,25 @@ class Store:
         if not header.fits or digest is None or not _judge(header)(digest):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
-        elif self.root == root.resolve():
+        elif self._is_of(source):
             yield from manifest.known(self._manifest, None if header.digests is None else digest)
 
-    def write_rows(self, root: Path, rows: Sequence[Row]) -> None:
+    def _is_of(self, source: Source) -> bool:
+        """Whether the manifest describes samples of a source; an existing folder is the same by any of its names."""
+        state = self._state(self._trusted())
+        return (state.source, self._place(state)) == (source.kind, lasting_root(source))
+
+    def write_rows(self, source: Source, rows: Sequence[Row]) -> None:
         """Replace the manifest, unless it says just this already.
 
         The header describes the old and the new manifest while one takes the other's place.
         """
-        table, header, place = Rows.of(rows), self._header(), str(root.resolve())
-        after = Header(
-            headers.ENCODING_VERSION, State(place, self._relative(place), manifest.written(self._manifest, table))
-        )
+        self._write_rows(lasting_root(source), source.kind, rows)
+
+    def _write_rows(self, root: str, kind: str, rows: Sequence[Row]) -> None:
+        table, header = Rows.of(rows), self._header()
+        state = State(root, self._relative(root), manifest.written(self._manifest, table), kind)
+        after = Header(headers.ENCODING_VERSION, state)
         if after.state.manifest is None:
             coming: list[State] = []
 
@@ -229,7 +275,8 @@ class Store:
             The manifest has a row that cannot be used; the message names it.
         """
         header, path = self._header(), self._manifest
-        root = self._place(self._state(header))
+        state = self._state(header)
+        root = self._place(state)
         if root is None or not path.is_file():
             raise StoreError(
                 f"{self.path} has nothing to accept; fill it with: featurepipe extract DATA -s {self.path}"
@@ -242,7 +289,7 @@ class Store:
                 f"{path} cannot be accepted: {error}; correct that, or make it again with: "
                 f"featurepipe extract DATA -s {self.path}"
             ) from error
-        self.write_rows(root, rows)
+        self._write_rows(os.path.realpath(root) if os.path.exists(root) else root, state.source, rows)
         return len(rows)
 
     def write_rejects(self, rejects: Mapping[str, str]) -> None:
@@ -355,7 +402,9 @@ class Store:
         return self.path / "manifest.csv"
 
     def _relative(self, root: str) -> str | None:
-        """The way from the store to a folder; None where there is none, as from one drive of Windows to another."""
+        """The way from the store to a root; None where there is none, as from one drive of Windows to another."""
+        if not os.path.isabs(root):  # it is no path
+            return None
         try:
             return os.path.relpath(root, os.path.realpath(self.path))
         except ValueError:
@@ -418,14 +467,12 @@ class Store:
             f"--accept-edits; or make it again with: featurepipe extract DATA -s {self.path}"
         )
 
-    def _place(self, state: State) -> Path | None:
-        """The folder of a state, where it is now."""
-        if state.root is None:
-            return None
-        if state.relative is not None and not os.path.isdir(state.root):
-            moved = os.path.realpath(self.path / state.relative)
-            return Path(moved) if os.path.isdir(moved) else Path(state.root)
-        return Path(state.root)
+    def _place(self, state: State) -> str | None:
+        """The root of a state, where it is now."""
+        if state.root is None or state.relative is None or os.path.exists(state.root):
+            return state.root
+        moved = os.path.realpath(self.path / state.relative)
+        return moved if os.path.exists(moved) else state.root
 
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.

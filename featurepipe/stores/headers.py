@@ -12,6 +12,7 @@ from featurepipe import inputs, jsons
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FormatTooNew, StoreError
 from featurepipe.files import write_text
+from featurepipe.sources import Files
 
 ENCODING_TYPE = "featurepipe-store"
 ENCODING_VERSION = "1.2"
@@ -19,7 +20,7 @@ SEALED = (1, 2)  # the first version whose header has digests
 HEADER = "store.json"
 MOST = 2**20  # bytes of one; it takes less than a thousandth, unless a path is very long
 PATH = jsons.Type("a path", lambda value: isinstance(value, str) and "\0" not in value)
-STATE = {"root": (PATH, None), "relative?": (PATH, None), "manifest?": (jsons.TEXT, None)}
+STATE = {"root": (PATH, None), "relative?": (PATH, None), "manifest?": (jsons.TEXT, None), "source?": jsons.TEXT}
 KIND = {"encoding-type": jsons.TEXT, "encoding-version": jsons.TEXT}
 
 
@@ -29,26 +30,33 @@ class Damaged(StoreError):
 
 @dataclass(frozen=True)
 class State:
-    """A manifest and the folder that its paths start from.
+    """A manifest and the source of its samples.
 
     Attributes
     ----------
     root : str or None
-        The folder; None in a store without manifest.
+        The source's root, such as the folder that paths start from; None in a store without manifest.
     relative : str or None
         The way from the store to that folder.
     manifest : str or None
         The sha256 of ``manifest.csv``; None where there is none yet, and before 1.2.
+    source : str
+        The kind of the source. The header does not mention files.
     """
 
     root: str | None = None
     relative: str | None = None
     manifest: str | None = None
+    source: str = Files.kind
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> State:
         """From a header's keys, which have been checked."""
-        return cls(keys["root"], keys.get("relative"), keys.get("manifest"))
+        return cls(keys["root"], keys.get("relative"), keys.get("manifest"), keys.get("source", Files.kind))
+
+    def to_json(self) -> dict[str, str | None]:
+        """The header's keys."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("source", Files.kind)}
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,13 @@ class Header:
 
     def write(self, store: Path) -> None:
         """Write it, with the digest that fits it."""
-        keys = {"encoding-type": ENCODING_TYPE, "encoding-version": self.version, **asdict(self.state)}
+        keys: dict[str, Any] = {
+            "encoding-type": ENCODING_TYPE,
+            "encoding-version": self.version,
+            **self.state.to_json(),
+        }
         if self.next is not None:
-            keys["next"] = asdict(self.next)
+            keys["next"] = self.next.to_json()
         keys["digest"] = sha256_json(keys)
         write_text(store / HEADER, json.dumps(keys, indent=2, ensure_ascii=False) + "\n")
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from featurepipe import inputs
-from featurepipe.errors import FormatTooNew, StoreError
+from featurepipe.errors import StoreError
 from featurepipe.manifests import SPLITS, Sample
+from featurepipe.sources import Stamp
 from featurepipe.stores.headers import HEADER
-from featurepipe.stores.rows import BLOCK, Rows, Stamp
+from featurepipe.stores.rows import BLOCK, Rows
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 FIRST_COLUMNS = ("id", "path", "label", "split", "digest")  # since 1.0
 STAMP_COLUMNS = Stamp._fields  # since 1.1
-LATER_COLUMNS = ("part", "group")  # since 1.2; the former is empty as yet
+LATER_COLUMNS = ("part", "group")  # since 1.2
 COLUMNS = (*FIRST_COLUMNS, *STAMP_COLUMNS, *LATER_COLUMNS)
 MOST = 2**35  # bytes of a manifest: of more than a hundred million images
 LONGEST = 2**21  # characters of a line: csv takes no cell of more than a sixteenth
@@ -34,10 +35,10 @@ WRONG = (ValueError, IndexError, TypeError, OverflowError, csv.Error)  # what a 
 
 
 class Known(NamedTuple):
-    """What the manifest says of a file whose stamp can be trusted; the digest as bytes."""
+    """What the manifest says of a file whose stamp can be trusted; the file's digest as bytes."""
 
     id: str
-    path: str
+    place: str
     digest: bytes
     stamp: Stamp
 
@@ -71,8 +72,6 @@ def read(path: Path, fits: Callable[[str], bool], *, is_earlier: bool = False, i
     ------
     Damaged
         It is not a manifest, or does not fit.
-    FormatTooNew
-        It fits, and lists parts of files.
     """
     problem: Exception | None = None
     with _opened(path) as raw:
@@ -85,8 +84,6 @@ def read(path: Path, fits: Callable[[str], bool], *, is_earlier: bool = False, i
         digest = hashed.rest()
     if not fits(digest):
         raise Damaged(problem or f"it does not match the digest in {HEADER}") from problem
-    if isinstance(problem, FormatTooNew):
-        raise problem
     if problem is not None:
         raise Damaged(problem) from problem
     return Found(rows, digest)
@@ -107,22 +104,14 @@ def known(path: Path, digest: str | None) -> Iterator[Known]:
         It is no file, or too large.
     StoreError
         The file has changed since.
-    FormatTooNew
-        It lists parts of files.
     """
     with _opened(path) as raw:
         hashed = _Hashed(raw)
         try:
-            for number, (id_, file, _, _, sha, *stamp, part, _) in enumerate(
-                _cells(hashed, "utf-8", digest is None), 2
-            ):
-                if part:
-                    raise _part(number, id_, part)
+            for id_, file, _, _, sha, *stamp, _, _ in _cells(hashed, "utf-8", digest is None):
                 content, known_by = bytes.fromhex(sha), _stamp(stamp)
                 if known_by is not None and len(content) == 32:
                     yield Known(id_, file, content, known_by)
-        except FormatTooNew:
-            raise
         except WRONG:
             if digest is None:
                 return
@@ -221,15 +210,13 @@ def _cells(hashed: _Hashed, encoding: str, is_earlier: bool) -> Iterator[list[st
 def _checked(lines: Iterable[Sequence[str]], is_edited: bool) -> Iterator[tuple[Sample, str, Stamp | None]]:
     """What `Rows.gather` takes, of rows that can be used; without stamps of rows that were edited."""
     for number, (id_, file, label, split, digest, *stamp, part, group) in enumerate(lines, 2):
-        if part:
-            raise _part(number, id_, part)
         if split not in SPLITS_OR_NONE or not IS_SHA256(digest) or not file or "\0" in file or "\0" in id_:
             raise ValueError(f"row {number}, {id_!r}: {_fault(split, digest)}")
         try:
             known_by = None if is_edited else _stamp(stamp)
         except (ValueError, TypeError) as error:
             raise ValueError(f"row {number}, {id_!r}: {error}") from error
-        yield Sample(id_, file, label or None, split or None, group or None), digest, known_by
+        yield Sample(id_, file, label or None, split or None, group or None, part or None), digest, known_by
 
 
 def _in_order(lines: Iterable[tuple[Sample, str, Stamp | None]]) -> list[tuple[Sample, str, Stamp | None]]:
@@ -247,14 +234,6 @@ def _fault(split: str, digest: str) -> str:
     if not IS_SHA256(digest):
         return f"{digest!r} is not a sha256"
     return "its path or id is empty or has a NUL character"
-
-
-def _part(number: int, id_: str, part: str) -> FormatTooNew:
-    """Of a row that another reader would give other vectors."""
-    return FormatTooNew(
-        f"row {number}, {id_!r}, of the manifest is a part of a file ({part!r}); this featurepipe reads whole files "
-        "only; upgrade it"
-    )
 
 
 def _stamp(cells: Sequence[str]) -> Stamp | None:

@@ -1,42 +1,70 @@
-"""What is missing: files by the digest of their content, against what an entry holds."""
+"""What is missing: samples by the digest of their content, against what an entry holds."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
-from PIL import Image
 
-from featurepipe import inputs, shards
-from featurepipe.digests import sha256_file
+from featurepipe import shards
+from featurepipe.digests import sha256_bytes, sha256_part
 from featurepipe.files import check_scarce
-from featurepipe.manifests import Manifest, Sample
+from featurepipe.manifests import Manifest, Sample, Samples
+from featurepipe.sources import NO_STAMP, Content, Source, Stamp
 from featurepipe.stores.entries import Entry
 from featurepipe.stores.manifest import Known
-from featurepipe.stores.rows import BLOCK, NO_STAMP, Row, Rows, Stamp, keys
+from featurepipe.stores.rows import BLOCK, Row, Rows, keys
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+Task = tuple[int, tuple[str, Known | None]]  # a row, its place, and what is known of it
 
 
 class Pending(NamedTuple):
-    """A content still to be embedded, and where it is: one file that holds it, its bytes, or an image in memory.
+    """A content still to be embedded, and one place that holds it; where it is a part of that, which part.
 
     `retried` contents were rejected before; they never share a batch with new ones.
     """
 
     digest: str
-    source: Path | bytes | Image.Image
+    source: Source
+    place: str
+    part: str | None = None
     retried: bool = False
+
+    @classmethod
+    def of(cls, row: Row, source: Source, *, retried: bool = False) -> Pending:
+        """A manifest's row, which could be read."""
+        return cls(row.digest, source, row.sample.place, row.sample.part, retried)
+
+    @property
+    def size(self) -> int:
+        """How many bytes `read` gives; 0 where that is not known before. OSError where it is not to be read."""
+        stamp = self.source.stamp(self.place)
+        return 0 if stamp is None else stamp.size
+
+    def read(self) -> Content:
+        """All that its place holds.
+
+        Raises
+        ------
+        OSError
+            It cannot be read, or is not what it was when the digest was taken.
+        """
+        data = self.source.read(self.place)
+        if isinstance(data, bytes):  # an array in memory is not expected to change
+            digest = sha256_bytes(data)
+            if self.digest != (digest if self.part is None else sha256_part(bytes.fromhex(digest), self.part)):
+                raise OSError("its content has just changed; run again")  # its vector would have the old one's key
+        return data
 
 
 class Plan(Sequence[Pending]):
@@ -45,8 +73,8 @@ class Plan(Sequence[Pending]):
     Parameters
     ----------
     rows : Rows
-    root : Path
-        Where relative paths start.
+    source : Source
+        Where the rows' places are.
     numbers : ndarray of int
         The row that represents each content.
     new : int
@@ -59,9 +87,9 @@ class Plan(Sequence[Pending]):
     """
 
     def __init__(
-        self, rows: Rows, root: Path, numbers: np.ndarray, new: int, samples: int, held: tuple[np.ndarray, ...]
+        self, rows: Rows, source: Source, numbers: np.ndarray, new: int, samples: int, held: tuple[np.ndarray, ...]
     ) -> None:
-        self._rows, self._root, self._numbers, self._new = rows, root, numbers, new
+        self._rows, self._source, self._numbers, self._new = rows, source, numbers, new
         self.samples, self.held = samples, held
 
     def __len__(self) -> int:
@@ -76,9 +104,8 @@ class Plan(Sequence[Pending]):
     def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        number = int(self._numbers[index])
-        row = self._rows[number]
-        return Pending(row.digest, self._root / row.sample.path, index % len(self) >= self._new)
+        row = self._rows[int(self._numbers[index])]
+        return Pending.of(row, self._source, retried=index % len(self) >= self._new)
 
 
 def digest_rows(
@@ -87,7 +114,7 @@ def digest_rows(
     progress: Callable[[int], object] = lambda n: None,
     known: Iterable[Known] = (),
 ) -> tuple[Rows, dict[str, str]]:
-    """Take the sha256 of every file of a manifest, reading those that are not `known`.
+    """Take the sha256 of every file of a manifest, reading those that are not `known`; of several parts of one, once.
 
     A file keeps its known digest if its path and `Stamp` are still the same: size, modification and change time, inode,
     which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
@@ -111,43 +138,54 @@ def digest_rows(
     unreadable : dict
         Sample id → reason.
     """
-    count, root = len(manifest), str(manifest.root)
+    samples = Samples.of(manifest.samples)
     rows = Rows(
-        manifest.samples,
-        digests=np.zeros((count, 32), np.uint8),
-        readable=np.zeros(count, bool),
-        stamps=np.zeros((count, len(NO_STAMP)), np.int64),
+        samples,
+        contents=np.zeros((len(samples), 32), np.uint8),
+        readable=np.zeros(len(samples), bool),
+        stamps=np.zeros((len(samples), len(NO_STAMP)), np.int64),
     )
     unreadable: dict[str, str] = {}
-    number = 0
+    first = _first_parts(samples)
+    tasks = (task for task in enumerate(_beside(samples, known)) if task[0] not in first)
     with ThreadPoolExecutor(workers) as pool:
-        tasks = _parts(_beside(manifest.samples, known), FILES_PER_TASK)
-        for found in _in_order(pool, lambda part: [_check(root, *pair) for pair in part], tasks, 4 * workers):
-            digests, stamps, reasons = zip(*found, strict=True)
-            part = slice(number, number + len(found))
-            rows.digests[part] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-            rows.readable[part] = [not reason for reason in reasons]
-            rows.stamps[part] = stamps
-            unreadable |= {manifest.samples[number + i].id: reason for i, reason in enumerate(reasons) if reason}
-            number += len(found)
+        for found in _in_order(pool, partial(_check, manifest.source), _pieces(tasks, FILES_PER_TASK), 4 * workers):
+            numbers, contents, stamps, reasons = map(list, zip(*found, strict=True))
+            rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
+            rows.readable[numbers] = [not reason for reason in reasons]
+            rows.stamps[numbers] = stamps
+            unreadable |= {samples[i].id: reason for i, reason in zip(numbers, reasons, strict=True) if reason}
             progress(len(found))
+    for column in (rows.contents, rows.readable, rows.stamps):
+        column[list(first)] = column[list(first.values())]
+    unreadable |= {samples[i].id: unreadable[samples[one].id] for i, one in first.items() if not rows.readable[i]}
+    progress(len(first))
     return rows, unreadable
 
 
+def _first_parts(samples: Samples) -> dict[int, int]:
+    """Each row that is a part of a file, except the first one of that file: row → first row."""
+    if not samples.parts.any:
+        return {}
+    firsts: dict[str, int] = {}
+    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples) if one.part is not None)
+    return {row: first for row, first in rows if row != first}
+
+
 def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple[str, Known | None]]:
-    """Each sample's path and what is known of it: one pass over two tables that are sorted by id."""
+    """Each sample's place and what is known of it: one pass over two tables that are sorted by id."""
     records = iter(known)
     record = next(records, None)
     for sample in samples:
         while record is not None and record.id < sample.id:
             record = next(records, None)
-        same = record is not None and record.id == sample.id and record.path == sample.path
-        yield sample.path, record if same else None
+        same = record is not None and record.id == sample.id and record.place == sample.place
+        yield sample.place, record if same else None
     for _ in records:  # at its end it says whether it was read as it was written
         pass
 
 
-def _parts(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+def _pieces(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while part := list(islice(items, size)):
         yield part
 
@@ -169,23 +207,27 @@ def _in_order(
             future.cancel()
 
 
-def _check(root: str, path: str, known: Known | None) -> tuple[bytes, Stamp, str]:
-    """A file's digest and stamp, and why it cannot be read."""
-    file = os.path.join(root, path)
+def _check(source: Source, tasks: Sequence[Task]) -> list[tuple[int, bytes, Stamp, str]]:
+    """Of each task the row, the digest and stamp of what is there, and why that cannot be read."""
+    return [(row, *_checked(source, place, known)) for row, (place, known) in tasks]
+
+
+def _checked(source: Source, place: str, known: Known | None) -> tuple[bytes, Stamp, str]:
     try:
         now = time.time_ns()
-        stamp = Stamp.of(inputs.status(file, inputs.IMAGE_BYTES))
+        stamp = source.stamp(place)
         if known is not None and known.stamp == stamp:
-            return known.digest, stamp, ""
-        digest = bytes.fromhex(sha256_file(file))
-        settled = stamp.mtime_ns < now - RACY_NS and Stamp.of(os.stat(file)) == stamp
+            return known.digest, known.stamp, ""
+        digest = bytes.fromhex(source.digest(place))
+        if stamp is None or stamp.mtime_ns >= now - RACY_NS or source.stamp(place) != stamp:
+            return digest, NO_STAMP, ""
     except OSError as error:
         check_scarce(error)
         return bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}"
-    return digest, stamp if settled else NO_STAMP, ""
+    return digest, stamp, ""
 
 
-def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:
+def plan(rows: Sequence[Row], source: Source, *entries: Entry) -> Plan:
     """The distinct contents that any entry lacks, in manifest order; those rejected before come last, to be retried.
 
     If one forward pass fills several entries, those that are behind get the batches that they would have got
@@ -202,7 +244,7 @@ def plan(rows: Sequence[Row], root: Path, *entries: Entry) -> Plan:
     copies = np.add.reduceat(table.readable[order], leads, dtype=np.int64) if len(leads) else np.zeros(0, np.int64)
     new, retried = np.sort(first[missing & ~tried]), np.sort(first[missing & tried])
     ahead = tuple(table.keys[first[missing & has]] for has in held)
-    return Plan(table, root, np.concatenate([new, retried]), len(new), int(copies[missing].sum()), ahead)
+    return Plan(table, source, np.concatenate([new, retried]), len(new), int(copies[missing].sum()), ahead)
 
 
 def _leads(values: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.sources import Files
+
 from . import mutators
 
 ARCHIVES = Path(__file__).parents[1] / "archives"  # of formats without digests, which stop nothing that was changed
@@ -112,7 +114,7 @@ def store(bench: Path, rng: random.Random, folder: Path) -> None:
     (folder / "store.json").write_bytes(header)
     (folder / "manifest.csv").write_bytes(rows)
     str(Store.open(folder).root)
-    list(Store.open(folder).known(Path("/tmp")))
+    list(Store.open(folder).known(Files("/tmp")))
     Store.open(folder).verify()
     list(Store.open(folder).rows())
 

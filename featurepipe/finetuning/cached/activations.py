@@ -27,6 +27,7 @@ from featurepipe.errors import StoreError
 from featurepipe.finetuning.cached.cuts import CUT, Split
 from featurepipe.images import ImageTransform, Views
 from featurepipe.listeners import SILENT, Listener, Within
+from featurepipe.sources import Source
 from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
 from featurepipe.stores.rows import keys
 
@@ -261,7 +262,7 @@ def open_store(path: str | Path) -> Store:
 def cache(
     path: str | Path,
     rows: Sequence[Row],
-    root: Path,
+    source: Source,
     backbone: Backbone,
     split: Split,
     views: Sequence[ImageTransform],
@@ -276,8 +277,8 @@ def cache(
     ----------
     path : path
         Folder of a store that holds nothing else; it is made if it is missing.
-    rows, root : sequence of Row, Path
-        The images, and the folder that their paths start from. Those without digest are left out.
+    rows, source : sequence of Row, Source
+        The images, and where their places are. Those without digest are left out.
     backbone : Backbone
     split : Split
         Split of the backbone's network.
@@ -304,7 +305,7 @@ def cache(
     >>> cut = split(backbone.module, trainable(backbone.module, "last-1", "test_resnet"), (3, 32, 32), "test_resnet")
     >>> manifest = manifests.read("data/digits/train/0")
     >>> rows = digest_rows(manifest, 1)[0][:8]
-    >>> held = cache(tempfile.mkdtemp(), rows, manifest.root, backbone, cut, [backbone.transform])
+    >>> held = cache(tempfile.mkdtemp(), rows, manifest.source, backbone, cut, [backbone.transform])
     >>> [part.shape for part in held.rows(0, [row.digest for row in rows])] == [(8, *shape) for shape in cut.shapes]
     True
     """
@@ -314,7 +315,7 @@ def cache(
     rejects: dict[str, str] = {}
     with store.lock():
         entries = [store.entry(bottom) for bottom in bottoms]
-        plans = [plan(rows, root, entry) for entry in entries]
+        plans = [plan(rows, source, entry) for entry in entries]
         missing, groups = sum(map(len, plans)), _together(plans)
         _check_room(store.path, missing * (4 * bottoms[0].width + ROW_BYTES), missing, len(views))
         settings = extraction.Settings(batch_size, workers)

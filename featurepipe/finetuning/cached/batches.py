@@ -23,6 +23,7 @@ from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
 from featurepipe.images import ImageTransform, View
 from featurepipe.listeners import SILENT, Listener
+from featurepipe.sources import Source
 from featurepipe.stores import Row
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def make_cache(
     validation: Examples,
     recipe: Recipe,
     rows: Sequence[Row],
-    root: Path,
+    source: Source,
     folder: Path,
     *,
     checkpoint: Path | None = None,
@@ -130,7 +131,7 @@ def make_cache(
         Whose network is to be tuned.
     train, validation : Examples
     recipe : Recipe
-    rows, root : sequence of Row, Path
+    rows, source : sequence of Row, Source
         The same images, as a store's manifest has them.
     folder : Path
         Folder of the store of activations.
@@ -155,7 +156,7 @@ def make_cache(
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
         options: dict[str, Any] = {"workers": workers, "listener": listener}
-        held = cache(folder, own, root, backbone, parts, views, **options)
+        held = cache(folder, own, source, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
     views, store = _views(backbone.transform, recipe), open_store(folder)

@@ -1,0 +1,73 @@
+"""The seam that every kind of source plugs into."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias
+
+from featurepipe.digests import sha256_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Content: TypeAlias = "bytes | np.ndarray"  # a file's bytes, or what is decoded already
+
+
+class Stamp(NamedTuple):
+    """What an unchanged content is known by.
+
+    Size and modification time alone would take a file for the one that had its name before, where both are of one size
+    and their times have been normalised: files that were renamed, folders too, and links that now lead elsewhere.
+    `size` is the number of bytes that reading the place gives; 0 where that is not known before.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Of the file itself, where its path leads over links."""
+        inode = status.st_ino & (2**63 - 1)  # so that it fits a signed column, whatever the file system counts in
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
+
+
+NO_STAMP = Stamp(-1, 0, 0, 0)  # of a content of which nothing could be trusted
+
+
+class Source(Protocol):
+    """Gives the content of places; derive from it for the two members that most sources need not write.
+
+    Its methods raise OSError where a place cannot be read. Threads call them at the same time, and processes get a
+    pickled copy.
+
+    Attributes
+    ----------
+    kind : str
+        The name of its class in `SOURCES`, which a store records.
+    root : str
+        What all places are in, such as a folder: text from which ``SOURCES[kind]`` makes the source again.
+    """
+
+    kind: ClassVar[str]
+    root: str
+
+    def stamp(self, place: str) -> Stamp | None:
+        """What an unchanged content is known by, found out without reading it; None where nothing tells."""
+        return None
+
+    def digest(self, place: str) -> str:
+        """Hexadecimal sha256 of a content."""
+        data = self.read(place)
+        assert isinstance(data, bytes)  # a source of arrays says what their digest is
+        return sha256_bytes(data)
+
+    def read(self, place: str) -> Content:
+        """A content: bytes as of a file, or an array if there never was a file."""
+        ...
+
+
+def lasting_root(source: Source) -> str:
+    """A source's root, as it names the same place in every working directory."""
+    return os.path.realpath(source.root) if os.path.exists(source.root) else source.root

@@ -1,0 +1,42 @@
+"""Sources that stand in for files, so that a test need not change what the package does with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from featurepipe.manifests import read
+from featurepipe.sources import Files
+
+
+def _nothing(place):
+    pass
+
+
+@dataclass(frozen=True)
+class Eventful(Files):
+    """Files of which something happens before each is read, and after its digest is taken; it knows whose it took."""
+
+    before: Callable[[str], object] = field(default=_nothing, compare=False)
+    after: Callable[[str], object] = field(default=_nothing, compare=False)
+    digested: list = field(default_factory=list, compare=False)
+
+    def digest(self, place):
+        self.digested.append(Path(place).name)
+        found = super().digest(place)
+        self.after(place)
+        return found
+
+    def read(self, place):
+        self.before(place)
+        return super().read(place)
+
+
+def eventful_manifest(folder):
+    """The manifest of a folder, whose source knows which digests it took."""
+    return replace(read(folder), source=Eventful(str(folder)))
+
+
+def eventful(plan, before):
+    """The same plan, with what happens before a place is read."""
+    source = Eventful(before=before)
+    return [pending._replace(source=source) for pending in plan]
