@@ -70,7 +70,7 @@ def decoding():
 
     def make(function):
         transform = Pixels().transform
-        own = {"decode": lambda _, data: function(data, transform.decode)}
+        own = {"decode": lambda _, data, part=None: function(data, transform.decode)}
         return type("Decoding", (type(transform),), own)(**asdict(transform))
 
     return make

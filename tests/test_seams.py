@@ -172,7 +172,7 @@ class ToyTransform:
 
     medium, shape, dtype, cost = "toy", (4,), np.dtype(np.float32), 4
 
-    def decode(self, data, /):
+    def decode(self, data, part=None, /):
         numbers = data.decode().split()
         if len(numbers) != 4:
             raise SampleError(f"a toy has 4 numbers; this one has {len(numbers)}")
