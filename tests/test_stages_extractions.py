@@ -78,8 +78,6 @@ def _one_thread():
 def net():
     transform = {"input_size": (3, 32, 32)}
     return backbones.create("test_resnet", random_weights=True, transform=transform, precision="fp32", device="cpu")
-        "test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, precision="fp32", device="cpu"
-    )
 
 
 @pytest.fixture
