@@ -361,8 +361,10 @@ def test_parameters_are_checked_before_anything_is_embedded(tmp_path, options, s
 
 
 @pytest.fixture
-def embedded(monkeypatch):
-    """Counts the images that go through a network."""
+def embedded(monkeypatch, machine):
+    """Counts the images that go through a network; none does to choose a precision."""
+    backbones.forget()  # what a machine with bf16 has made
+    machine(bf16=False)
     from featurepipe.backbones import Backbone
 
     counts = []
@@ -470,7 +472,7 @@ def opened(monkeypatch):
     """Counts the networks that are made; none of before is left."""
     backbones.forget()
     calls, make = [], backbones.create
-    monkeypatch.setattr(backbones.shelf, "create", lambda *a, **options: calls.append(a) or make(*a, **options))
+    monkeypatch.setattr(backbones.shelf.SHELF, "_create", lambda *a, **options: calls.append(a) or make(*a, **options))
     yield calls
     backbones.forget()
 

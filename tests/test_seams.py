@@ -206,7 +206,7 @@ def test_a_new_medium_is_one_transform(tmp_path, device):
     for n, text in enumerate(texts):
         path = tmp_path / f"{n:02}.toy"
         path.write_text(text)
-        plan.append(Pending(sha256_file(path), path))
+        plan.append(Pending(sha256_file(path), Files(str(tmp_path)), path.name))
     found, heard = Memory(), []
 
     class Ears(Listener):

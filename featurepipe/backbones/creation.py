@@ -48,12 +48,14 @@ def create(
 
     Parameters
     ----------
-    name : str or path, optional
+    name : str, path or torch.nn.Module, optional
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
         inside the package), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
         ``'sift'`` (a bag of visual words, whose codebook `weights` gives). Or a model file (``tuned.safetensors``) that
         holds its backbone, as those of tuned networks do. Weights, architecture, arguments, transform and pooling then
-        come from the file, unless others are given; layer and precision do not.
+        come from the file, unless others are given; layer and precision do not. ``'FAMILY:NAME'`` names the family:
+        ``'torchvision:resnet50'`` is a classifier of torchvision, and ``'module:package.file:function'`` whatever torch
+        module that function returns. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
     weights : path, optional
         A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm
         can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,

@@ -134,24 +134,18 @@ def check_size(
             f"{who} describes a network that takes more than {size_text(most)} of memory, the most that its "
             f"weights explain; {ALLOW}"
         )
-    if module is not None:
-        check_activations(module, input_size, who)
-
-
-def check_input(input_size: Sequence[int], who: str) -> None:
-    """Refuse images larger than any network takes."""
-    if prod(input_size[1:]) > LARGEST_INPUT:
-        size = "×".join(map(str, input_size))
-        raise BackboneError(f"{who} wants to compute on images of {size}, more than any network takes; {ALLOW}")
-
-
-def check_activations(module: torch.nn.Module, input_size: Sequence[int], who: str) -> None:
-    """Refuse a network, without numbers yet, that takes gigabytes for one step on one image."""
-    if (taken := largest_activation(module, input_size)) > ROOM:
+    if module is not None and (taken := largest_activation(module, input_size)) > ROOM:
         raise BackboneError(
             f"{who} describes a network that takes {size_text(taken)} for one step on one image, more than "
             f"{size_text(ROOM)}; {ALLOW}"
         )
+
+
+def check_input(input_size: Sequence[int], who: str, most: int = LARGEST_INPUT) -> None:
+    """Refuse images of more pixels than any network takes, or than `most`."""
+    if prod(input_size[1:]) > most:
+        size = "×".join(map(str, input_size))
+        raise BackboneError(f"{who} wants to compute on images of {size}, more than any network takes; {ALLOW}")
 
 
 def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) -> int:

@@ -118,7 +118,8 @@ TRUST = options(
         "--trust",
         is_flag=True,
         help="Trust what a file says about its backbone. The file may then have weights downloaded, name a "
-        "hub, pass any arguments to timm, and ask for a network of any size. Code in the file is never run.",
+        "hub, pass any arguments to timm, ask for a network of any size, and import the function that makes a module: "
+        "backbone. Code in the file itself is never run.",
     ),
     group="Backbone",
 )
@@ -148,8 +149,9 @@ GROUPING = options(
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; or a model file that holds its "
-    "own backbone, such as tuned.safetensors.  [default: bundled]",
+    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; torchvision:NAME; "
+    "module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its own backbone, such as "
+    "tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: bundled]",
 )
 ARCHITECTURE = options(
     click.option(

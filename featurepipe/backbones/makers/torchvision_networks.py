@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.assembly import assemble
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
-from featurepipe.backbones.trust import DOWNLOAD, GIVE, check_activations, check_input
+from featurepipe.backbones.trust import DOWNLOAD, GIVE, check_input
 from featurepipe.backbones.weights import OPTION, check_finite, first_line, load_weights, read_weights
 from featurepipe.errors import BackboneError, WeightsUnavailable
 from featurepipe.images import DEFAULT_DECODER, ImageTransform
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featurepipe.backbones.plain import Plain
 
 AUXILIARY = ("AuxLogits", "aux1", "aux2")  # classifiers that only training needs
+ENLARGED = 16  # times the pixels that a network was trained on: then no step of any takes gigabytes
 # Ported from TensorFlow: they turn ImageNet's normalisation into their own, if they are told to. They are given their
 # own instead.
 HALVED = ("googlenet", "inception_v3")
@@ -79,11 +80,8 @@ class TorchvisionNetworks(Maker):
         seed = None if origin.weights else origin.source["random_seed"]
         base, tag = _split(name.removeprefix("torchvision:"))
         if not origin.trust:
-            import torch
-
-            check_input(spec["transform"]["input_size"], origin.who)
-            with torch.device("meta"):
-                check_activations(_network(base, None, 0), spec["transform"]["input_size"], origin.who)
+            _, height, width = _transform(_weights(base, tag), base)["input_size"]
+            check_input(spec["transform"]["input_size"], origin.who, ENLARGED * height * width)
         elif not origin.weights and seed is None:
             origin.note(f"weights of {name}: from torchvision's cache, or downloaded from {_weights(base, tag).url}")
         return {
