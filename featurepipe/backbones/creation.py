@@ -16,7 +16,6 @@ from featurepipe.backbones.descriptors import ColorHistogram, Descriptor, Hog, P
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.networks import (
     BUNDLED,
-    PRECISIONS,
     freeze,
     make_network,
     probe_widths,
@@ -27,7 +26,6 @@ from featurepipe.backbones.networks import (
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision, sample_pixels
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import (
-    DECODERS,
     PENULTIMATE,
     TimmModule,
     Transform,
@@ -56,6 +54,7 @@ from featurepipe.backbones.weights import (
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError, FingerprintMismatch
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary.names import DECODERS, PRECISIONS
 
 STAGES = "stages"  # all stages of a network, and its penultimate embedding
 DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift)}

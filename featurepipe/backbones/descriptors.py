@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from featurepipe.backbones.specs import DECODERS, Transform, make_spec
+from featurepipe.backbones.specs import Transform, make_spec
 from featurepipe.digests import sha256_json
 from featurepipe.errors import DependencyMissing
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary.names import DECODERS
 
 PIXELS = "pixels"
 HOG = "hog"

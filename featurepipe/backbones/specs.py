@@ -13,12 +13,11 @@ import numpy as np
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
 from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
+from featurepipe.vocabulary.names import CROP_MODES, DECODERS
 
 SPEC_FORMAT = 1
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
 CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
-DECODERS = ("torchvision", "pillow", "draft")
 PENULTIMATE = "penultimate"
 # The shapes of what files say of a backbone.
 SPEC = {

@@ -37,7 +37,7 @@ from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import BASELINES
+from featurepipe.vocabulary.names import BASELINES
 
 SUFFIXES = (".html", ".csv")
 ABSENT = "no row for "  # how a note on a baseline begins that cannot be made

@@ -22,8 +22,8 @@ from featurepipe.stages.advice import advise
 from featurepipe.stages.extractions import extract
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary.names import SWITCH
 
-CACHES = ("auto", "on", "off")
 ACTIVATIONS = "activations"  # in the store's folder, a store by itself
 REFIT, SCRATCH = "refit.pt", "scratch.pt"
 
@@ -140,8 +140,8 @@ def finetune(
         As for `featurepipe.probe`.
     """
     started = time.perf_counter()
-    if cache not in CACHES:
-        raise FinetuningError(f"cache {cache!r} is unknown; use {', '.join(CACHES)}")
+    if cache not in SWITCH:
+        raise FinetuningError(f"cache {cache!r} is unknown; use {', '.join(SWITCH)}")
     plan, limit = _recipe(recipe, seed), parse_size(memory)
     with finetuning.joined(device) as (peers, device), ExitStack() as claims:
         if peers.rank:  # the first process prepares, writes and talks; the others only learn
