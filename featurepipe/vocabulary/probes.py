@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from featurepipe.vocabulary.backbones import OriginOptions
 from featurepipe.vocabulary.flags import Flag, option
 from featurepipe.vocabulary.names import BASELINES, KINDS, METRICS, PROTOCOLS
 
+Extractor: TypeAlias = Any  # one that is ready-made; rooms further up know what it is
 CHOSEN = "  [default: chosen on validation data]"
 SEED = Flag(("--seed",), "Seed for every random draw.", kind="integer", least=0, shown=True)
 
@@ -145,7 +148,7 @@ class ProbeOptions:
 class EntryOptions(OriginOptions):
     """Which of a store's entries is probed, and what goes into the model file."""
 
-    backbone: str | None = option(
+    backbone: str | PathLike[str] | Extractor | None = option(
         None,
         "Which backbone of the store to use, if it holds several.",
         Flag(("-b", "--backbone"), "Backbone to use, if the store holds several."),
