@@ -122,7 +122,8 @@ def _shape(one: Field[Any]) -> str:
     flags = one.metadata.get("flags", ())
     if flags and flags[0].choices and one.default is not None:
         return "{" + ", ".join(map(repr, flags[0].choices)) + "}"
-    plain, optional, _ = str(one.type).partition(" | None")
+    given = one.type.__name__ if isinstance(one.type, type) else str(one.type)
+    plain, optional, _ = given.partition(" | None")
     plain = (
         re.sub(r"Sequence\[(.+)\]", r"sequence of \1", plain).replace("PathLike[str]", "path").replace("Path", "path")
     )

@@ -162,8 +162,8 @@ def test_the_line_of_the_backbone_says_how_many_layers(data, tmp_path, net):
             TypeError,
             "options work only with a backbone's name",
         ),
-        ({"backbon": "pixels"}, TypeError, "unknown option 'backbon'"),
-        ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "unknown option 'layr'"),
+        ({"backbon": "pixels"}, TypeError, "has no parameter 'backbon'; did you mean 'backbone'"),
+        ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "has no parameter 'layr'; did you mean 'layer'"),
     ],
 )
 def test_what_cannot_be_makes_no_store(data, tmp_path, options, error, message):

@@ -22,7 +22,10 @@ from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.listeners import SILENT
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import option
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +97,28 @@ class _Run:
     updates: int = 0  # of the average
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of a tuning, and where it is kept to go on with."""
+
+    checkpoint: Path | None = option(
+        None, "File to write checkpoints to, and to go on from if it is this very run's.", shape="Path, optional"
+    )
+    progress: Callable[[str, int], Any] = option(
+        SILENT.progress, "As `featurepipe.listeners.Listener.progress`.", shape="callable, optional"
+    )
+    note: Callable[[str], object] = option(SILENT.note, "Hears a line after each epoch.", shape="callable, optional")
+
+
+@dataclass(frozen=True)
+class Session(Watch):
+    """What goes on around a tuning."""
+
+    peers: Peers = option(Peers(), "The processes that share each batch.", shape="Peers, optional")
+
+
 @guarded
+@spread(session=Session)
 def tune(
     network: Network,
     train: Batches,
@@ -102,11 +126,8 @@ def tune(
     recipe: Recipe,
     *,
     objective: Objective | None = None,
-    checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
-    peers: Peers = Peers(),  # noqa: B008  # frozen
-    progress: Callable[[str, int], Any] | None = None,
-    note: Callable[[str], object] = lambda text: None,
+    session: Session,
 ) -> Course:
     """Tune a network.
 
@@ -123,16 +144,9 @@ def tune(
     recipe : Recipe
     objective : Objective, optional
         By default `Classes`, as the recipe has it.
-    checkpoint : Path, optional
-        File to write checkpoints to, and to go on from if it is this very run's.
     identity : mapping, optional
         JSON of all that decides the run, apart from the recipe.
-    peers : Peers, optional
-        The processes that share each batch.
-    progress : callable, optional
-        As `featurepipe.listeners.Listener.progress`.
-    note : callable, optional
-        Hears a line after each epoch.
+    session
 
     Returns
     -------
@@ -150,8 +164,7 @@ def tune(
     """
     if objective is None:
         objective = Classes.of(recipe, train.samples.targets, network.head.weight)
-    identity = identity or {}
-    return _Tuning(network, train, validation, recipe, objective, checkpoint, identity, peers, progress, note).run()
+    return _Tuning(network, train, validation, recipe, objective, identity or {}, session).run()
 
 
 class _Tuning:
@@ -162,18 +175,15 @@ class _Tuning:
         validation: Callable[[], Iterator[Step]],
         recipe: Recipe,
         objective: Objective,
-        checkpoint: Path | None,
         identity: Mapping[str, Any],
-        peers: Peers,
-        progress: Callable[[str, int], Any] | None,
-        note: Callable[[str], object],
+        session: Session,
     ) -> None:
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
-        self.checkpoint, self.identity = checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
-        self.peers, self.progress, self.note = peers, progress, note
+        self.checkpoint, self.identity = session.checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
+        self.peers, self.progress, self.note = session.peers, session.progress, session.note
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.objective, self.gradients = objective, Gradients(network, objective, recipe, peers, note)
+        self.objective, self.gradients = objective, Gradients(network, objective, recipe, self.peers, self.note)
         self.saved = time.perf_counter()
         self.lost = ""  # why the first of the images that cannot be read any more cannot
 
@@ -259,7 +269,7 @@ class _Tuning:
     def _epoch(self, run: _Run, optimizer: torch.optim.Optimizer) -> None:
         """The rest of an epoch, its validation, and a checkpoint."""
         started, before = time.perf_counter(), run.seconds
-        with self._bar(f"epoch {run.epoch} of {self.epochs}", len(self.train)) as advance:
+        with self.progress(f"epoch {run.epoch} of {self.epochs}", len(self.train)) as advance:
             advance(self._done(run))
             for step in self.train.epoch(run.epoch, run.step):
                 done = self._done(run)
@@ -401,9 +411,6 @@ class _Tuning:
             why, _, _ = str(error).partition("; ")  # what to do is for the end, when the model file is written
             self.note(f"note: training continues without a checkpoint: {why}")
         self.saved = time.perf_counter()
-
-    def _bar(self, label: str, total: int) -> Any:
-        return self.progress(label, total) if self.progress is not None else nullcontext(lambda done: None)
 
     def _tell(self, run: _Run) -> None:
         row = run.curve[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_order
 from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
-from featurepipe.finetuning.loop import Batches, Course, tune
+from featurepipe.finetuning.loop import Batches, Course, Session, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 
 
@@ -91,6 +91,7 @@ def check_tunable(extractor: Extractor, tune: str) -> Backbone:
 
 
 @guarded
+@spread(session=Session)
 def promote(
     backbone: Backbone,
     head: Head,
@@ -100,11 +101,8 @@ def promote(
     *,
     name: str,
     cached: Cached | None = None,
-    checkpoint: Path | None = None,
     workers: int | None = None,
-    peers: Peers = Peers(),  # noqa: B008  # frozen
-    progress: Callable[[str, int], Any] | None = None,
-    note: Callable[[str], object] = lambda text: None,
+    session: Session,
 ) -> Promoted:
     """Tune a copy of a backbone together with a head.
 
@@ -119,16 +117,16 @@ def promote(
         What to call the tuned backbone.
     cached : callable, optional
         Given the copy, makes a `Cache` of these samples; or None.
-    checkpoint, peers, progress, note
-        As for `featurepipe.finetuning.tune`.
     workers : int, optional
         Threads that decode; one per core by default.
+    session
 
     Raises
     ------
     FinetuningError
         A depth or trick that this network has not, or a head of another width.
     """
+    peers = session.peers
     module: TimmModule = copy.deepcopy(backbone.module)
     copied = replace(backbone, module=module)
     kept = cached(copied) if cached is not None else None
@@ -149,14 +147,7 @@ def promote(
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
         "cached": kept is not None,
     }
-    options: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "identity": identity,
-        "peers": peers,
-        "progress": progress,
-        "note": note,
-    }
-    outcome = tune(network, batches, validating, recipe, **options)
+    outcome = tune(network, batches, validating, recipe, identity=identity, **vars(session))
     network.load(outcome.state)
     if recipe.checkpointing:
         module.set_grad_checkpointing(False)

@@ -72,6 +72,10 @@ def compare(
     wanted
     seed : int
         Seed for splits, folds, random weights and the codebook.
+    device : str
+        Device that computes the baselines' embeddings.
+    workers : int, optional
+        Threads that read images; one per core by default.
     trust : bool
         Let the stores have untrained copies made of whatever they ask for; see `featurepipe.backbones.trust`.
     safe_csv : bool

@@ -9,7 +9,7 @@ from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, Ext
 from featurepipe.vocabulary.flags import Flag, flags_of, option
 from featurepipe.vocabulary.pipelines import RunOptions
 from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, ProbeOptions, ProtocolOptions
-from featurepipe.vocabulary.training import PromotionOptions, TuneOptions
+from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
 
 __all__ = [
     "BackboneOptions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from featurepipe.finetuning.cached.activations import Activations, Bottom, cache
 from featurepipe.finetuning.cached.cuts import split
 from featurepipe.finetuning.claims import claim
 from featurepipe.finetuning.depths import ALL, HEAD, trainable
+from featurepipe.finetuning.loop import Watch
 from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.signatures import spread
 from featurepipe.stores import Row
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ def why_not(recipe: Recipe, precision: str, peers: Peers) -> str | None:
     return "several processes train" if peers.world > 1 else None
 
 
+@spread(watch=Watch)
 def make_cache(
     backbone: Backbone,
     train: Examples,
@@ -114,14 +117,13 @@ def make_cache(
     root: Path,
     folder: Path,
     *,
-    checkpoint: Path | None = None,
     workers: int | None = None,
-    progress: Callable[[str, int], Any],
-    note: Callable[[str], object],
+    watch: Watch,
 ) -> Cache:
     """Split a network, cache what its frozen part makes of images, and give batches of that.
 
-    What the store of activations holds that no run uses any more goes: see `featurepipe.finetuning.claims`.
+    What the store of activations holds that no run uses any more goes: see `featurepipe.finetuning.claims`. While this
+    run's checkpoint exists, what it needs is kept.
 
     Parameters
     ----------
@@ -133,10 +135,9 @@ def make_cache(
         The same images, as a store's manifest has them.
     folder : Path
         Folder of the store of activations.
-    checkpoint : Path, optional
-        Checkpoint of this run. While it exists, what it needs is kept.
-    workers, progress, note
-        As for `featurepipe.finetuning.cached.activations.cache`.
+    workers : int, optional
+        Threads that decode; one per core by default.
+    watch
 
     Raises
     ------
@@ -153,13 +154,13 @@ def make_cache(
     def kept(samples: Examples, views: Sequence[Transform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
-        options: dict[str, Any] = {"workers": workers, "progress": progress, "note": note}
+        options: dict[str, Any] = {"workers": workers, "progress": watch.progress, "note": watch.note}
         held = cache(folder, own, root, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
     views, store = _views(backbone.transform, recipe), open_store(folder)
     bottoms = [Bottom(backbone, parts, view) for view in {*views, backbone.transform}]
-    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], checkpoint, note)
+    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], watch.checkpoint, watch.note)
     try:
         of_train, of_validation = kept(train, views), kept(validation, [backbone.transform])
     except BaseException:
