@@ -180,9 +180,10 @@ def test_several_devices_fill_several_layers(data, tmp_path, net):
 
 
 def test_run_refuses_several_layers_before_anything_is_embedded(data, tmp_path, net):
-    for options in ({"backbone": net}, {**TINY, "layers": "stages"}):
-        with pytest.raises(BackboneError, match="run takes one layer; for several use extract and probe"):
-            stages.run(data, tmp_path / "out", **options)
+    with pytest.raises(BackboneError, match="run takes one layer; for several use extract and probe"):
+        stages.run(data, tmp_path / "out", backbone=net)
+    with pytest.raises(TypeError, match=r"run\(\) has no parameter 'layers'; did you mean 'layer'\?"):
+        stages.run(data, tmp_path / "out", **TINY, layers="stages")
     assert not (tmp_path / "out").exists()
 
 
