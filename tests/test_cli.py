@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 import featurepipe
-from featurepipe import cli, matrices, probes, protocols, stages, stores
+from featurepipe import cli, matrices, probes, stages, stores
 from featurepipe.backbones.makers import BUNDLED_WEIGHTS
 from featurepipe.probes.kinds import mlp
 
@@ -438,10 +438,6 @@ def test_options_reach_the_backbone_and_the_probe(here):
     assert spec["arguments"] == {"act_layer": "gelu"}
     assert model["backbone"]["source"]["random_seed"] == 5
     assert (model["card"]["selection"]["chosen"], model["card"]["seed"]) == (0.25, 6)
-
-
-def test_the_protocols_on_offer_are_those_there_are():
-    assert list(cli.options.PROTOCOLS) == list(protocols.PROTOCOLS)
 
 
 def test_protocols_say_what_was_chosen_and_how_they_differ(here):

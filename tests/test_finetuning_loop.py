@@ -868,7 +868,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, t
 
 def test_the_identity_of_a_run_is_made_once_of_all_that_decides_it(tuning):
     network, _ = tuning()
-    made = loop._Tuning(network, batches(network), None, Recipe(), Classes(), None, {"a": 1}, Peers(), None, print)
+    made = loop._Tuning(network, batches(network), None, Recipe(), Classes(), {"a": 1}, loop.Session())
     assert made.identity == sha256_json({"a": 1, "recipe": asdict(Recipe())})
 
 

@@ -15,7 +15,7 @@ import featurepipe
 PACKAGE = Path(featurepipe.__file__).parent
 # DESIGN's table, lowest first; modules of one row may not import each other.
 ROWS = (
-    ("characters", "errors", "inputs", "vocabulary"),
+    ("characters", "errors", "inputs", "signatures", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
     ("sources",),
     ("manifests",),

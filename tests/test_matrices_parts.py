@@ -16,6 +16,7 @@ from featurepipe.models.candidates import find
 from featurepipe.sources import Files
 from featurepipe.stages import probe_tasks
 from featurepipe.stores import Row, Store, Writer
+from featurepipe.vocabulary import EntryOptions
 
 COPIES, FRESH = 6, 10  # test images: copies of training images, all easy; and new ones, of which half are mislabelled
 
@@ -319,5 +320,5 @@ def test_protocols_without_figures_of_the_selection_have_no_such_note(stored):
 
 
 def test_a_backbone_may_be_named_by_a_path(stored):
-    options = {"layer": None, "weights": None, "include_backbone": False, "device": "cpu"}
-    assert find(stored(*leaking()[:3]), None, backbone=Path("pixels"), **options).entry.name == "pixels"
+    wanted = EntryOptions(backbone=Path("pixels"), device="cpu")
+    assert find(stored(*leaking()[:3]), None, wanted).entry.name == "pixels"

@@ -13,7 +13,6 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.validation import has_fit_parameter
 
 from featurepipe import probes
-from featurepipe.cli.options import PROBES
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds import mlp
 
@@ -46,10 +45,6 @@ def uneven(kind=None):
 
 
 # -- the same as scikit-learn -------------------------------------------------------------------------------------
-
-
-def test_the_command_line_knows_the_kinds_and_their_strengths():
-    assert {name: kind.parameter for name, kind in probes.KINDS.items()} == PROBES
 
 
 @pytest.mark.parametrize("shape", SHAPES)

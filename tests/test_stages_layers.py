@@ -163,8 +163,8 @@ def test_the_line_of_the_backbone_says_how_many_layers(data, tmp_path, net):
             TypeError,
             "options work only with a backbone's name",
         ),
-        ({"backbon": "pixels"}, TypeError, "unknown option 'backbon'"),
-        ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "unknown option 'layr'"),
+        ({"backbon": "pixels"}, TypeError, "has no parameter 'backbon'; did you mean 'backbone'"),
+        ({**TINY, "layers": "stages", "layr": "stage1"}, TypeError, "has no parameter 'layr'; did you mean 'layer'"),
     ],
 )
 def test_what_cannot_be_makes_no_store(data, tmp_path, options, error, message):
@@ -181,9 +181,10 @@ def test_several_devices_fill_several_layers(data, tmp_path, net):
 
 
 def test_run_refuses_several_layers_before_anything_is_embedded(data, tmp_path, net):
-    for options in ({"backbone": net}, {**TINY, "layers": "stages"}):
-        with pytest.raises(BackboneError, match="run takes one layer; for several use extract and probe"):
-            stages.run(data, tmp_path / "out", **options)
+    with pytest.raises(BackboneError, match="run takes one layer; for several use extract and probe"):
+        stages.run(data, tmp_path / "out", backbone=net)
+    with pytest.raises(TypeError, match=r"run\(\) has no parameter 'layers'; did you mean 'layer'\?"):
+        stages.run(data, tmp_path / "out", **TINY, layers="stages")
     assert not (tmp_path / "out").exists()
 
 

@@ -42,6 +42,7 @@ from featurepipe.finetuning import records, starts
 from featurepipe.finetuning.objectives import Classes
 from featurepipe.stages import Listener, finetune, promotions
 from featurepipe.stores import Store
+from featurepipe.vocabulary import EntryOptions
 
 CLASSES = ("ant", "bee", "cat")
 SPLITS = ("train", "val", "test")
@@ -326,8 +327,7 @@ def test_what_is_held_back_is_a_fifth_of_each_class_by_content(store):
     from featurepipe.models.candidates import divide, find
 
     _, path = store(("train", "test"), per_class=10)
-    options = {"backbone": None, "layer": None, "weights": None, "include_backbone": False, "device": "cpu"}
-    parts = divide(find(path, None, **options), seed=0).parts
+    parts = divide(find(path, None, EntryOptions(device="cpu")), seed=0).parts
     held = {}
     for seed in (0, 0, 1):
         train, out, _ = starts._hold_out(parts, seed)
@@ -608,7 +608,7 @@ def test_what_cannot_be_done_is_said_in_one_line(store, options, error, says):
 
 
 def test_a_parameter_that_there_is_not_is_a_type_error(store):
-    with pytest.raises(TypeError, match="learning_rate: no such parameter; a recipe has tune, head"):
+    with pytest.raises(TypeError, match="has no parameter 'learning_rate'"):
         finetune(store()[1], learning_rate=1, **QUICK)
 
 

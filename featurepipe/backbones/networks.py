@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 BUNDLED = "bundled"
-PRECISIONS = ("fp32", "bf16", "fp16")
 POOLINGS = ("avg", "max", "token")
 UNPOOLED = ("none", "tokens", "patches")  # what people write who want all tokens
 # What the CPU's allocator, MPS, oneDNN, cuBLAS and cuDNN say in a plain RuntimeError. oneDNN's primitives and cuDNN's

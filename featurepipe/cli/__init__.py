@@ -19,6 +19,7 @@ from featurepipe import __version__
 from featurepipe.characters import shown
 from featurepipe.cli import texts
 from featurepipe.cli.application import evaluate, predict, report
+from featurepipe.cli.flags import flag, flags
 from featurepipe.cli.help import Group
 from featurepipe.cli.options import (
     ARCHITECTURE,
@@ -29,7 +30,6 @@ from featurepipe.cli.options import (
     FORCE,
     GROUPING,
     HELD,
-    KINDS,
     LAYERS,
     MEMORY,
     OUTPUT,
@@ -46,7 +46,6 @@ from featurepipe.cli.options import (
     WEIGHTS,
     WORKERS,
     WRITING,
-    parse_depth,
     split_options,
     task_options,
 )
@@ -55,6 +54,7 @@ from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
+from featurepipe.vocabulary import CompareOptions, RunOptions
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
@@ -136,12 +136,7 @@ def main() -> None:
 @WEIGHTS
 @TRUST
 @PROBE
-@click.option(
-    "--promote",
-    metavar="DEPTH",
-    callback=parse_depth,
-    help="Also fine-tune this much of the network: head, last-N, stageK+ or all; auto tunes only if the advice is to.",
-)
+@flag(RunOptions, "promote")
 @DEVICE
 @SEED
 @ARCHITECTURE
@@ -268,22 +263,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 @main.command()
 @click.argument("stores", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File to write the table to: FILE.html or FILE.csv.")
-@KINDS
-@click.option(
-    "--baselines",
-    type=click.Choice(["none", "simple", "full"]),
-    default="simple",
-    show_default=True,
-    help="Baselines to add as rows. simple: raw pixels. full: also HOG, colour histogram, SIFT words, and the same "
-    "networks untrained.",
-)
-@click.option("--reference", help="Backbone that the others are compared with.  [default: the best on selection data]")
-@click.option(
-    "--imagenet",
-    type=click.Path(),
-    metavar="CSV",
-    help="Also report how well the ranking agrees with ImageNet's. CSV is timm's results-imagenet.csv.",
-)
+@flags(CompareOptions)
 @TRUST
 @DEVICE
 @WORKERS

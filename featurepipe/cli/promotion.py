@@ -6,173 +6,20 @@ from typing import Any
 
 import click
 
+from featurepipe.cli.flags import flag, flags
 from featurepipe.cli.help import Command, options
-from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, TRUST, WEIGHTS, WORKERS, parse_depth
+from featurepipe.cli.options import DEVICE, FORCE, HELD, MEMORY, SEED, TOLD, TRUST, WEIGHTS, WORKERS
 from featurepipe.cli.process import INTERRUPTED
 from featurepipe.cli.promotion_texts import advise_text, finetune_text
 from featurepipe.cli.terminal import Talk, load_stages, show
+from featurepipe.vocabulary import PromotionOptions, TuneOptions
 
-RECIPE = options(
-    click.option(
-        "--tune",
-        default="all",
-        show_default=True,
-        callback=parse_depth,
-        help="Part of the network to tune: head, last-N (blocks), stageK+ or all; auto follows featurepipe advise.",
-    ),
-    click.option(
-        "--epochs",
-        type=click.IntRange(1),
-        help="Number of passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
-    ),
-    click.option(
-        "--lr",
-        type=click.FloatRange(0, min_open=True),
-        help="Peak learning rate.  [default: 3e-3 with adamw, 3e-2 with sgd, for 256 images per step; lower for fewer]",
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Number of images per step."
-    ),
-    click.option(
-        "--augment",
-        type=click.Choice(["standard", "crop", "none"]),
-        default="standard",
-        show_default=True,
-        help="How training images are varied. standard crops and mirrors. crop does not mirror: choose it for letters, "
-        "digits, and whatever has a left and a right.",
-    ),
-)
+RECIPE = flags(TuneOptions, first=("tune", "epochs", "lr"), without=("seed",))
 DETAILS = options(
-    options(
-        click.option(
-            "--head",
-            type=click.Choice(["probe", "random"]),
-            default="probe",
-            show_default=True,
-            help="What the head starts from: the probe, or random weights.",
-        ),
-        click.option(
-            "--head-epochs",
-            type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            help="Epochs that train the head alone before the network.",
-        ),
-        click.option(
-            "--refit/--no-refit",
-            default=True,
-            show_default=True,
-            help="Whether to train a kept network once more, this time also on the held-back images.",
-        ),
-        click.option(
-            "--from-scratch", is_flag=True, help="Also train the same network from random weights, for comparison."
-        ),
-        group="Start",
-    ),
-    options(
-        click.option(
-            "--optimizer",
-            type=click.Choice(["adamw", "sgd"]),
-            default="adamw",
-            show_default=True,
-            help="Optimizer to train with; sgd uses momentum.",
-        ),
-        click.option(
-            "--layer-decay",
-            type=click.FloatRange(0, 1, min_open=True),
-            help="Factor that lowers the learning rate from each layer to the one before it.  [default: rates fall "
-            "evenly to a tenth in the first layer]",
-        ),
-        click.option(
-            "--warmup",
-            type=click.FloatRange(0, 1, max_open=True),
-            help="Share of the steps during which the learning rate rises to its peak.  [default: 0.1]",
-        ),
-        click.option(
-            "--weight-decay",
-            type=click.FloatRange(0),
-            help="Weight decay of everything except biases and norms.  [default: 0.05 with adamw, 0 with sgd]",
-        ),
-        click.option(
-            "--clip-grad",
-            type=click.FloatRange(0),
-            help="Largest norm of the gradients; larger ones are scaled down. 0 sets no limit.  [default: 1]",
-        ),
-        click.option(
-            "--patience",
-            type=click.IntRange(0),
-            help="Stop after this many epochs without improvement and keep the best epoch. 0 trains all epochs and "
-            "keeps the last.  [default: 0]",
-        ),
-        group="Optimisation",
-    ),
-    options(
-        click.option(
-            "--label-smoothing",
-            type=click.FloatRange(0, 1, max_open=True),
-            help="Share of each label that is spread over all classes.  [default: 0, none]",
-        ),
-        click.option(
-            "--mixup",
-            type=click.FloatRange(0),
-            help="Mix pairs of images, in shares drawn from a Beta distribution with this alpha.  [default: 0, none]",
-        ),
-        click.option(
-            "--ema",
-            type=click.FloatRange(0, 1, max_open=True),
-            help="Average the weights over the steps with this decay.  [default: none]",
-        ),
-        click.option(
-            "--l2-sp", type=click.FloatRange(0), help="Strength of the pull back to the starting weights.  [default: 0]"
-        ),
-        click.option(
-            "--batch-norm",
-            type=click.Choice(["eval", "train"]),
-            default="eval",
-            show_default=True,
-            help="Statistics that batch norms use: eval keeps those of the pretraining, train follows the batches.",
-        ),
-        click.option(
-            "--class-weight",
-            type=click.Choice(["balanced"]),
-            help="Give every class the same weight, however many images it has.",
-        ),
-        group="Regularisation",
-    ),
-    options(
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
-            default="auto",
-            show_default=True,
-            help="Number format of the training forward pass.",
-        ),
-        click.option(
-            "--accumulate",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Number of pieces that each batch is computed in. More pieces need less memory.",
-        ),
-        click.option(
-            "--checkpointing",
-            is_flag=True,
-            help="Save memory: compute activations again in the backward pass instead of keeping them.",
-        ),
-        click.option(
-            "--cache",
-            type=click.Choice(["auto", "on", "off"]),
-            default="auto",
-            show_default=True,
-            help="Whether to compute the activations of the frozen layers once and keep them on disk.",
-        ),
-        click.option(
-            "--views",
-            type=click.IntRange(1),
-            help="Number of augmented views of each image in the cache of activations.  [default: 4]",
-        ),
-        group="Compute",
-    ),
+    flags(TuneOptions, PromotionOptions, panel="Start"),
+    flags(TuneOptions, panel="Optimisation", first=("optimizer", "layer_decay", "warmup")),
+    flags(TuneOptions, panel="Regularisation"),
+    flags(TuneOptions, PromotionOptions, panel="Compute", first=("precision",), last=("cache", "views")),
 )
 
 
@@ -204,7 +51,7 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @click.option(
     "-o", "--output", type=click.Path(), help="Model file to write.  [default: in the backbone's folder of the store]"
 )
-@click.option("-b", "--backbone", help="Backbone to use, if the store holds several.")
+@flag(PromotionOptions, "backbone")
 @WEIGHTS
 @TRUST
 @RECIPE

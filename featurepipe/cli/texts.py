@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featurepipe.cli.options import MULTI_LABEL, PROBES
+from featurepipe.vocabulary.names import KINDS, MULTI_LABEL
 
 SHOWN = 20  # predictions that are printed
 WIDTH = 80  # columns that most terminals have
@@ -130,7 +130,7 @@ def probe_text(result: dict[str, Any]) -> str:
     if result["kind"] == MULTI_LABEL:
         chosen = f", {_chosen(result)}{on_what}"
     else:
-        parameter = PROBES[result["kind"]]
+        parameter = KINDS[result["kind"]]
         chosen = f", {parameter}={result[parameter]:g}{on_what}" if parameter else ""
     on = result["evaluated_on"]
     return "\n".join(
@@ -229,7 +229,7 @@ def _protocol_text(result: dict[str, Any]) -> str:
 def _chosen(result: dict[str, Any]) -> str:
     """What was chosen, of one classifier or of several."""
     chosen = result["selection"]["chosen"]
-    parameter = (PROBES.get(result["kind"], "C") or "").replace("n_neighbors", "k")
+    parameter = (KINDS.get(result["kind"], "C") or "").replace("n_neighbors", "k")
     if not isinstance(chosen, dict):
         return "" if chosen is None else f"{parameter}={chosen:g}"
     shown = ", ".join(f"{value:g} of {label}" for label, value in list(chosen.items())[:5])

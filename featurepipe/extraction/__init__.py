@@ -10,13 +10,12 @@ calling thread writes them while the lanes go on. Several devices are several pr
 from featurepipe.extraction.batches import Batch, read_batch
 from featurepipe.extraction.crews import Crew, Lanes, Processes, Settings, fill
 from featurepipe.extraction.devices import check_main
-from featurepipe.extraction.engines import COMPILE, Engine, default_workers
+from featurepipe.extraction.engines import Engine, default_workers
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
 
 __all__ = [
-    "COMPILE",
     "ROWS_PER_SHARD",
     "Batch",
     "Crew",

@@ -17,8 +17,8 @@ import numpy as np
 
 from featurepipe.backbones import Compilable, Embedder
 from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.vocabulary.names import SWITCH
 
-COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 17.0  # all others wait; measured: 11 (MobileNetV2) to 16 (ViT-tiny), 18 to 25 the first time
 # Measured (benchmarks/README.md): 1.2 (ResNet-50) to 1.65 (MobileNetV2) times with batch norms, which are folded into
 # convolutions, and 1.14 to 1.21 (ViT-tiny) without any. It must repay itself.
@@ -115,8 +115,8 @@ class Engine:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        if compile not in COMPILE:
-            raise ValueError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
+        if compile not in SWITCH:
+            raise ValueError(f"compile is one of {', '.join(SWITCH)}, not {compile!r}")
         self.extractor: Embedder = extractor
         self._eager: Any = extractor  # a network where it can be compiled
         self.own_device = not extractor.device.startswith("cpu")

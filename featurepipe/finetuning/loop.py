@@ -23,7 +23,9 @@ from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.listeners import SILENT, Listener
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import option
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +97,25 @@ class _Run:
     updates: int = 0  # of the average
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of a tuning, and where it is kept to go on with."""
+
+    checkpoint: Path | None = option(
+        None, "File to write checkpoints to, and to go on from if it is this very run's.", shape="Path, optional"
+    )
+    listener: Listener = option(SILENT, "Hears a line after each epoch, too.", shape="Listener, optional")
+
+
+@dataclass(frozen=True)
+class Session(Watch):
+    """What goes on around a tuning."""
+
+    peers: Peers = option(Peers(), "The processes that share each batch.", shape="Peers, optional")
+
+
 @guarded
+@spread(session=Session)
 def tune(
     network: Network,
     train: Batches,
@@ -103,10 +123,8 @@ def tune(
     recipe: Recipe,
     *,
     objective: Objective | None = None,
-    checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
-    peers: Peers = Peers(),  # noqa: B008  # frozen
-    listener: Listener = SILENT,
+    session: Session,
 ) -> Course:
     """Tune a network.
 
@@ -123,14 +141,9 @@ def tune(
     recipe : Recipe
     objective : Objective, optional
         By default `Classes`, as the recipe has it.
-    checkpoint : Path, optional
-        File to write checkpoints to, and to go on from if it is this very run's.
     identity : mapping, optional
         JSON of all that decides the run, apart from the recipe.
-    peers : Peers, optional
-        The processes that share each batch.
-    listener : Listener
-        Hears a line after each epoch, too.
+    session
 
     Returns
     -------
@@ -148,8 +161,7 @@ def tune(
     """
     if objective is None:
         objective = Classes.of(recipe, train.samples.targets, network.head.weight)
-    identity = identity or {}
-    return _Tuning(network, train, validation, recipe, objective, checkpoint, identity, peers, listener).run()
+    return _Tuning(network, train, validation, recipe, objective, identity or {}, session).run()
 
 
 class _Tuning:
@@ -160,17 +172,16 @@ class _Tuning:
         validation: Callable[[], Iterator[Step]],
         recipe: Recipe,
         objective: Objective,
-        checkpoint: Path | None,
         identity: Mapping[str, Any],
-        peers: Peers,
-        listener: Listener,
+        session: Session,
     ) -> None:
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
-        self.checkpoint, self.identity = checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
-        self.peers, self.listener = peers, listener
+        self.checkpoint, self.identity = session.checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
+        self.peers, self.listener = session.peers, session.listener
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.objective, self.gradients = objective, Gradients(network, objective, recipe, peers, listener)
+        self.objective = objective
+        self.gradients = Gradients(network, objective, recipe, self.peers, self.listener)
         self.saved = time.perf_counter()
         self.lost = ""  # why the first of the images that cannot be read any more cannot
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,11 +16,11 @@ from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_order
 from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
-from featurepipe.finetuning.loop import Batches, Course, tune
+from featurepipe.finetuning.loop import Batches, Course, Session, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 
 
@@ -98,6 +97,7 @@ def check_tunable(extractor: Extractor, tune: str) -> Backbone:
 
 
 @guarded
+@spread(session=Session)
 def promote(
     backbone: Backbone,
     head: Head,
@@ -107,10 +107,8 @@ def promote(
     *,
     name: str,
     cached: Cached | None = None,
-    checkpoint: Path | None = None,
     workers: int | None = None,
-    peers: Peers = Peers(),  # noqa: B008  # frozen
-    listener: Listener = SILENT,
+    session: Session,
 ) -> Promoted:
     """Tune a copy of a backbone together with a head.
 
@@ -125,16 +123,16 @@ def promote(
         What to call the tuned backbone.
     cached : callable, optional
         Given the copy, makes a `Cache` of these samples; or None.
-    checkpoint, peers, listener
-        As for `featurepipe.finetuning.tune`.
     workers : int, optional
         Threads that decode; one per core by default.
+    session
 
     Raises
     ------
     FinetuningError
         A depth or trick that this network has not, or a head of another width.
     """
+    peers = session.peers
     module: TimmModule = copy.deepcopy(backbone.module)
     copied = replace(backbone, module=module)
     kept = cached(copied) if cached is not None else None
@@ -155,13 +153,7 @@ def promote(
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
         "cached": kept is not None,
     }
-    options: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "identity": identity,
-        "peers": peers,
-        "listener": listener,
-    }
-    outcome = tune(network, batches, validating, recipe, **options)
+    outcome = tune(network, batches, validating, recipe, identity=identity, **vars(session))
     network.load(outcome.state)
     if recipe.checkpointing:
         module.set_grad_checkpointing(False)

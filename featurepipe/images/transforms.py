@@ -18,9 +18,9 @@ from featurepipe.images.frames import Frame, Picture
 from featurepipe.images.limits import turn
 from featurepipe.images.pictures import check_kind, from_array, opened, simplify
 from featurepipe.images.switches import unswayed
+from featurepipe.vocabulary.names import CROP_MODES
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
 CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
 Encoded: TypeAlias = bytes | bytearray | np.ndarray | Image.Image  # a file, or pixels
 MEDIUM, PIXEL = "image", np.dtype(np.uint8)

@@ -20,9 +20,10 @@ from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, labelled, samples_of, sizes
 from featurepipe.stores import Entry, Store
+from featurepipe.vocabulary import EntryOptions
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @dataclass(frozen=True)
@@ -111,23 +112,15 @@ class Prepared(Candidate):
         )
 
 
-def find(
-    store: str | Path,
-    output: str | Path | None,
-    *,
-    backbone: str | PathLike[str] | torch.nn.Module | Extractor | None,
-    layer: str | None,
-    weights: str | Path | None,
-    trust: bool = False,
-    include_backbone: bool,
-    device: str,
-) -> Candidate:
+def find(store: str | Path, output: str | Path | None, where: EntryOptions) -> Candidate:
     """Find an entry, check where its model file goes, and list its rows.
 
     Parameters
     ----------
-    store, output, backbone, layer, weights, trust, include_backbone, device
+    store, output : path
         As for `featurepipe.stages.probe`.
+    where : EntryOptions
+        Which entry, and where its weights are.
 
     Raises
     ------
@@ -136,21 +129,23 @@ def find(
     """
     source = Store.open(store)
     ready: Extractor | None = None
+    backbone = where.backbone
     if backbone is None or isinstance(backbone, str | PathLike):
-        entry = source.choose(None if backbone is None else os.fspath(backbone), layer)
+        entry = source.choose(None if backbone is None else os.fspath(backbone), where.layer)
         origin = entry.provenance["source"]
-    elif layer is not None:
+    elif where.layer is not None:
         raise TypeError("layer works only with a backbone's name; a ready-made backbone has its own layer")
     else:
-        ready = backbone if backbones.is_ready(backbone) else backbones.create(cast(Any, backbone), device=device)
+        ready = backbone if backbones.is_ready(backbone) else backbones.create(cast(Any, backbone), device=where.device)
         entry, origin = source.entry(ready), ready.source
     path = Path(output) if output is not None else entry.folder / "model.safetensors"
     models.check_suffix(path)  # whether it may be written is for those to ask that write there
     module = None
-    if weights is not None or include_backbone:
-        how: dict[str, Any] = {"weights": weights, "device": device, "trust": trust, "who": str(source.path)}
+    if where.weights is not None or where.include_backbone:
+        how: dict[str, Any] = {"weights": where.weights, "device": where.device, "trust": where.trust}
+        how["who"] = str(source.path)
         made = backbones.recreate(entry.spec, origin, **how) if ready is None else ready
-        origin, module = made.source, models.portable(made) if include_backbone else None
+        origin, module = made.source, models.portable(made) if where.include_backbone else None
     return Candidate(source, entry, path, origin, module, matrices.outline(source, entry))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featurepipe.errors import ProbeError
@@ -12,23 +11,20 @@ from featurepipe.probes.labels import ONE
 from featurepipe.probes.parts import fit_parts
 from featurepipe.probes.selection import Probe
 from featurepipe.probes.shots import check_few
-from featurepipe.vocabulary import BASELINES
+from featurepipe.signatures import documented
+from featurepipe.vocabulary import ProbeOptions
+from featurepipe.vocabulary.names import BASELINES
 
 
+@documented(fields=ProbeOptions)
 @dataclass(frozen=True)
-class Options:
-    """How a probe is fitted, and what it is compared with; the fields are parameters of `featurepipe.probe`."""
+class Options(ProbeOptions):
+    """How a probe is fitted, and what it is compared with.
 
-    kind: str = "logistic"
-    value: float | None = None
-    class_weight: str | None = None
-    multi_label: bool = False
-    shots: Sequence[int] = ()
-    repeats: int = 10
-    semi: bool = False
-    baselines: str = "simple"
-    seed: int = 0
-    probe_device: str = "cpu"
+    Parameters
+    ----------
+    fields
+    """
 
     def check(self) -> None:
         """Raise ProbeError for what cannot be done, before anything is read."""

@@ -11,8 +11,10 @@ import numpy as np
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
+from featurepipe.signatures import spread
 from featurepipe.solvers import CPU, Certificate, Matrix, Stack
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import option
 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
@@ -73,7 +75,39 @@ class Probe:
         return probabilities(self.estimator, X, self.temperature)
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How a probe is fitted."""
+
+    value: float | None = option(None, "The strength to use without any selection.")
+    measure: bool = option(
+        True,
+        "Whether a logistic probe of a given strength is measured by cross-validation where there are no selection "
+        "data. Without it nothing but the final fit runs: there are no scores, and the temperature is 1. Other kinds "
+        "are always measured.",
+    )
+    class_weight: str | None = option(
+        None,
+        "``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the "
+        "standardisation, too); not for centroid and knn.",
+        shape="{None, 'balanced'}",
+    )
+    seed: int = option(0, "Seed for the folds, and for an mlp's initialisation and batches.")
+    keep: bool = option(
+        True,
+        "Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in "
+        "every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.",
+    )
+    device: str = option(
+        CPU,
+        "Where logistic and svm are fitted: ``cpu``, or torch's name of a device with float64, such as ``cuda`` or "
+        "``cuda:1``. Each fit's X and its working copy lie there, whatever `keep` is. Never run on a GPU, and tested "
+        "with torch on a CPU only; each certificate says in float64 how good a fit is, wherever it was made.",
+    )
+
+
 @guarded
+@spread(how=FitOptions)
 def fit(
     kind: str,
     X: np.ndarray,
@@ -81,13 +115,8 @@ def fit(
     X_val: np.ndarray | None = None,
     y_val: np.ndarray | None = None,
     *,
-    value: float | None = None,
-    measure: bool = True,
-    class_weight: str | None = None,
     groups: np.ndarray | None = None,
-    seed: int = 0,
-    keep: bool = True,
-    device: str = CPU,
+    how: FitOptions,
 ) -> Probe:
     """Choose the strength and fit a probe.
 
@@ -100,26 +129,9 @@ def fit(
         At least two classes.
     X_val, y_val : ndarray, optional
         Selection data. Without them, stratified cross-validation inside X.
-    value : float, optional
-        The strength to use without any selection.
-    measure : bool
-        Whether a logistic probe of a given strength is measured by cross-validation where there are no selection data.
-        Without it nothing but the final fit runs: there are no scores, and the temperature is 1. Other kinds are
-        always measured.
-    class_weight : {None, 'balanced'}
-        ``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the
-        standardisation, too); not for centroid and knn.
     groups : ndarray, shape (n,), optional
         Rows of the same class and group, such as exact copies of an image, stay in the same fold.
-    seed : int
-        Seed for the folds, and for an mlp's initialisation and batches.
-    keep : bool
-        Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in
-        every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.
-    device : str
-        Where logistic and svm are fitted: ``cpu``, or torch's name of a device with float64, such as ``cuda`` or
-        ``cuda:1``. Each fit's X and its working copy lie there, whatever `keep` is. Never run on a GPU, and tested with
-        torch on a CPU only; each certificate says in float64 how good a fit is, wherever it was made.
+    how
 
     Returns
     -------
@@ -145,33 +157,34 @@ def fit(
     >>> fit("centroid", X, y).estimator.predict([[4, 4]]).tolist()
     ['b']
     """
-    check_kind(kind, class_weight, device)
+    check_kind(kind, how.class_weight, how.device)
+    value = how.value
     member = KINDS[kind]
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
     classes = np.unique(y)
-    candidates, folds = member.candidates(value, len(y)), assign_folds(y, seed, groups)
-    how: dict[str, Any] = {"class_weight": class_weight, "seed": seed, "keep": keep, "device": device}
+    candidates, folds = member.candidates(value, len(y)), assign_folds(y, how.seed, groups)
+    own: dict[str, Any] = {name: getattr(how, name) for name in ("class_weight", "seed", "keep", "device")}
     rows: Matrix
     scores: Iterator[np.ndarray]
     if X_val is not None and y_val is not None:
         truth, selected_on = y_val, "val"
-        fitted = member.fit_path(X, y, candidates, **how)
+        fitted = member.fit_path(X, y, candidates, **own)
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val), np.concatenate([y, truth])
-    elif (folds >= 0).any() and (measure or value is None or not member.is_dear):
+    elif (folds >= 0).any() and (how.measure or value is None or not member.is_dear):
         rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
-        scores, converged = _cross_validate(member, X, y, candidates, folds, **how)
+        scores, converged = _cross_validate(member, X, y, candidates, folds, **own)
     else:
         middle = candidates[len(candidates) // 2]
-        ((estimator, certificate),) = member.fit_path(X, y, [middle], **how)
+        ((estimator, certificate),) = member.fit_path(X, y, [middle], **own)
         why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
     temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
     best = choose(right, [f["log_loss"] for f in found])
-    ((estimator, certificate),) = member.fit_path(rows, y, candidates[best : best + 1], **how)
+    ((estimator, certificate),) = member.fit_path(rows, y, candidates[best : best + 1], **own)
     return Probe(
         kind=kind,
         estimator=estimator,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,28 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import option
 
 LEVEL = 0.95
 
 
+@dataclass(frozen=True)
+class DrawOptions:
+    """How often labels are drawn, and what learns from them."""
+
+    repeats: int = option(10, "Draws for each of `shots`.")
+    semi: bool = option(
+        False,
+        "Also learn from the rows of X that were not drawn, without their labels: `pseudolabels.fit_self_training` and "
+        "`pseudolabels.LabelSpreader`.",
+    )
+    seed: int = option(0, "Repeat r draws under ``[seed, r]``.")
+
+
 @guarded
+@spread(draws=DrawOptions)
 def fit_few_shot(
     kind: str,
     X: np.ndarray,
@@ -26,10 +43,8 @@ def fit_few_shot(
     y_test: np.ndarray,
     *,
     shots: Sequence[int],
-    repeats: int = 10,
     groups: np.ndarray | None = None,
-    semi: bool = False,
-    seed: int = 0,
+    draws: DrawOptions,
     progress: Callable[[int], object] = lambda draws: None,
 ) -> list[dict[str, Any]]:
     """Top-1 of probes with few labels, over seeded draws of these labels.
@@ -47,16 +62,10 @@ def fit_few_shot(
         Labels; each class in y_test must be in y.
     shots : sequence of int
         Labelled images per class.
-    repeats : int
-        Draws for each of `shots`.
     groups : ndarray, shape (n,), optional
         Groups of rows, such as exact copies of an image. A draw takes one row of each class and group, as long as the
         class has other groups left.
-    semi : bool
-        Also learn from the rows of X that were not drawn, without their labels: `pseudolabels.fit_self_training` and
-        `pseudolabels.LabelSpreader`.
-    seed : int
-        Repeat r draws under ``[seed, r]``.
+    draws
     progress : callable, optional
         Called after each draw with the number of draws just done, 1.
 
@@ -84,6 +93,7 @@ def fit_few_shot(
     """
     X, y, X_test, y_test = check(X, y, X_test, y_test)
     check_groups(groups, len(y))
+    repeats, semi, seed = draws.repeats, draws.semi, draws.seed
     check_few(shots, repeats, semi)
     check_enough(y, shots)
     classes, codes = np.unique(y, return_inverse=True)

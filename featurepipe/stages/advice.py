@@ -23,6 +23,7 @@ from featurepipe.probes import FOLDS
 from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions
 
 MOST = 5000  # images to train on, and to select on: of more a draw is measured, so that advice takes seconds
 
@@ -82,7 +83,7 @@ def advise(
     ('linear', None, 'large')
     """
     started = time.perf_counter()
-    source = find(store, None, backbone=backbone, layer=layer, weights=None, include_backbone=False, device="cpu")
+    source = find(store, None, EntryOptions(backbone=backbone, layer=layer, device="cpu"))
     _check(source)
     entries = _layers(source)
     common = set.intersection(*(set(entry.places()) for entry in entries))

@@ -14,11 +14,14 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, Listener, Quiet
+from featurepipe.signatures import spread
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import OriginOptions
 
 
 @guarded
+@spread(origin=OriginOptions)
 def verify(
     store: str | Path,
     *,
@@ -26,9 +29,7 @@ def verify(
     accept_edits: bool = False,
     drift: bool = False,
     images: int = 64,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    device: str = "auto",
+    origin: OriginOptions,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Check a store's manifest and every row against its checksum; see `featurepipe.stores.Store.verify`.
@@ -45,10 +46,7 @@ def verify(
         Also embed some images again in fp32 from Pillow's pixels, and compare the stored vectors with these.
     images : int
         Number of images for each backbone, evenly spaced over the manifest.
-    weights : path, optional
-        Path of a backbone's weights, if they have moved.
-    trust : bool
-        Trust what the store says about its backbones; see `featurepipe.backbones.trust`.
+    origin
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -65,7 +63,7 @@ def verify(
         accepted = {"accepted": target.accept_edits()} if accept_edits else {}
         result = {**target.verify(repair=repair), **accepted}
     if drift and not result["problems"]:
-        how = {"weights": weights, "trust": trust, "device": device, "who": str(store), "note": listener.note}
+        how = {**vars(origin), "who": str(store), "note": listener.note}
         entries = target.entries()
         measured = {
             one["folder"]: one for layers in _networks(entries) for one in _drift(target, layers, images, how, listener)

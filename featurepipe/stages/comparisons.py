@@ -32,26 +32,26 @@ from featurepipe.memory import available
 from featurepipe.models.candidates import tuned_on
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.parts import fit_parts
+from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
 from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import BASELINES
+from featurepipe.vocabulary import CompareOptions
+from featurepipe.vocabulary.names import BASELINES
 
 SUFFIXES = (".html", ".csv")
 ABSENT = "no row for "  # how a note on a baseline begins that cannot be made
 
 
 @guarded
+@spread(wanted=CompareOptions)
 def compare(
     stores: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
-    kinds: Sequence[str] = ("logistic",),
-    baselines: str = "simple",
-    reference: str | None = None,
-    imagenet: str | Path | None = None,
+    wanted: CompareOptions,
     seed: int = 0,
     device: str = "auto",
     workers: int | None = None,
@@ -69,21 +69,13 @@ def compare(
         samples that all of them hold with the same id and content count. The stores must agree on labels and splits.
     output : path, optional
         Also write the table, as ``.html`` or ``.csv``.
-    kinds : sequence of str
-        Probes, as `probe` takes them; C or alpha is chosen on selection data as there.
-    baselines : {'none', 'simple', 'full'}
-        Baselines to add to the first store, if it lacks them. ``simple``: raw pixels. ``full``: also HOG, a
-        colour histogram, a bag of SIFT words (where scikit-image and OpenCV are installed), and for each backbone an
-        untrained copy of it.
-    reference : str, optional
-        Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection
-        data counts. By default the reference is chosen as C is: among the rows that cannot be told apart from the
-        best (paired comparison on the same images), the lowest log-loss wins (`featurepipe.probes.choose`).
-    imagenet : path, optional
-        Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see
-        `featurepipe.comparisons.read_imagenet`.
+    wanted
     seed : int
         Seed for splits, folds, random weights and the codebook.
+    device : str
+        Device that computes the baselines' embeddings.
+    workers : int, optional
+        Threads that read images; one per core by default.
     trust : bool
         Let the stores have untrained copies made of whatever they ask for; see `featurepipe.backbones.trust`.
     safe_csv : bool
@@ -122,6 +114,7 @@ def compare(
     >>> result["rows"][1]["p_holm"] < 0.001
     True
     """
+    kinds, baselines, reference, imagenet = wanted.kinds, wanted.baselines, wanted.reference, wanted.imagenet
     started = time.perf_counter()
     _check_arguments(kinds, baselines, output)
     opened = _open(stores)

@@ -15,6 +15,10 @@ from featurepipe.surroundings import guarded
 def info(path: str | Path) -> dict[str, Any]:
     """Show what a store or a model file holds; for a folder of results, its store or its model file.
 
+    Parameters
+    ----------
+    path : path
+
     Returns
     -------
     dict

@@ -14,28 +14,26 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import check_finite, headline, labelled
+from featurepipe.signatures import spread
 from featurepipe.stages.extractions import rejected_samples
 from featurepipe.stages.predictions import _embed
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
 
 UNSEEN = "unseen"
 
 
 @guarded
+@spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def evaluate(
     model: str | Path,
     data: str | Path,
     *,
     split: str = "auto",
-    path_column: str | None = None,
-    label_column: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    compile: str = "auto",
+    columns: ColumnOptions,
+    origin: OriginOptions,
+    compute: ComputeOptions,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
     """Measure a model file on labelled images.
@@ -47,13 +45,9 @@ def evaluate(
         Folder, table, or a store that holds the model's backbone.
     split : {'auto', 'train', 'val', 'test', 'all'}
         ``auto``: test, else val, else the images that the model has not been trained or selected on.
-    path_column, label_column : str, optional
-        As for `extract`.
-    weights : path, optional
-        Path of the backbone's weights, if they have moved.
-    trust : bool
-        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
-        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
+    columns
+    origin
+    compute
     listener : Listener
         Hears notes and progress; see `extract`.
 
@@ -84,13 +78,12 @@ def evaluate(
         check_finite(matrix, entry)
         models.check_width(loaded, matrix.X.shape[1], model)
     else:
-        manifest = manifests.read_aloud(data, listener, path_column=path_column, label_column=label_column)
+        manifest = manifests.read_aloud(data, listener, **vars(columns))
         found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
-        options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
-        extractor = models.open_backbone(loaded, model, **options)
+        extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
         models.check_width(loaded, extractor.width, model)
-        matrix, _, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
+        matrix, _, rejects = _embed(manifest, extractor, compute, listener)
     matrix, notes = labelled(matrix)
     if "task" in (of := loaded.card.get("data", {})):
         notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 import time
@@ -20,10 +19,12 @@ from featurepipe.errors import StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
+from featurepipe.signatures import spread
 from featurepipe.sources import Source, lasting_root
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import BackboneOptions, ExtractOptions, TableOptions
 
 if TYPE_CHECKING:
     import torch
@@ -33,22 +34,16 @@ FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data
 
 
 @guarded
+@spread(table=TableOptions, compute=ExtractOptions, options=BackboneOptions)
 def extract(
     data: str | Path | Manifest,
     store: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
     layers: str | Sequence[str] | None = None,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
-    group_from: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    compile: str = "auto",
-    devices: Sequence[str] = (),
+    table: TableOptions,
+    compute: ExtractOptions,
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
-    rehash: bool = False,
     force: bool = False,
     listener: Listener = BARS,
     **options: Any,
@@ -68,26 +63,17 @@ def extract(
     layers : str or sequence of str, optional
         Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
-    path_column, label_column : str, optional
-        The table's columns of files and of labels, if they are not called ``path`` and ``label``.
-    group_column, group_from : str, optional
-        Where the groups come from: a column of the table, by default ``group``; or a regular expression for the paths,
-        see `featurepipe.manifests.group_of`. No split, fold or validation set divides one.
-    batch_size, workers, rows_per_shard : int
-        Images per forward pass (None: chosen automatically), threads (None: one per core), and samples per shard.
-    compile : {'auto', 'on', 'off'}
-        Whether to compile the network; ``auto`` does so if that pays, in runs of minutes.
-    devices : sequence of str
-        Devices to use, each in a process of its own. With more than one, a script must guard its main part by
-        ``if __name__ == "__main__":``, as for every use of Python's multiprocessing.
-    rehash : bool
-        Read every file again, even if its size, times and inode are what the store knows.
+    table
+    compute
+    rows_per_shard : int
+        Samples per shard.
     force : bool
         Let the store describe this data set, even if it describes another one that is still there.
     listener : Listener
         Hears notes and progress. By default bars show progress in a terminal or a notebook, and nothing is shown where
         stderr is a file or a pipe; ``featurepipe.listeners.Bars(verbose=True)`` shows all there is, and
         ``Bars(verbose=False)`` nothing.
+    options
 
     Returns
     -------
@@ -110,11 +96,9 @@ def extract(
     (1797, 0)
     """
     started = time.perf_counter()
-    if len(devices) > 1:
+    if len(compute.devices) > 1:
         extraction.check_main()
-    columns = {"path_column": path_column, "label_column": label_column}
-    columns |= {"group_column": group_column, "group_from": group_from}
-    manifest = data if isinstance(data, Manifest) else manifests.read_aloud(data, listener, **columns)
+    manifest = data if isinstance(data, Manifest) else manifests.read_aloud(data, listener, **vars(table))
     if layers is not None:
         options = {**options, "layers": layers}
     place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
@@ -122,8 +106,8 @@ def extract(
     target = Store.create(place)
     with target.lock():
         checking = time.perf_counter()
-        known = () if rehash else target.known(manifest.source, listener.note)
-        rows, unreadable = digest(manifest, workers, listener, known)
+        known = () if compute.rehash else target.known(manifest.source, listener.note)
+        rows, unreadable = digest(manifest, compute.workers, listener, known)
         check_seconds = time.perf_counter() - checking
         _check_root(target, manifest.source, rows, force, listener)
         target.write_rows(manifest.source, rows)
@@ -137,7 +121,7 @@ def extract(
             rows,
             unreadable,
             extractor,
-            Settings.of(batch_size, workers, compile, devices),
+            Settings.of(compute.batch_size, compute.workers, compute.compile, compute.devices),
             rows_per_shard=rows_per_shard,
             check_seconds=check_seconds,
             listener=listener,
@@ -247,7 +231,7 @@ def make_extractor(
     Raises
     ------
     TypeError
-        Options together with a ready-made backbone, or one that is unknown.
+        Options together with a ready-made backbone.
     """
     if backbones.is_ready(backbone):
         if options:
@@ -257,9 +241,6 @@ def make_extractor(
         return backbone
     name: Any = backbone
     create = backbones.create_layers if "layers" in options else backbones.create
-    known = {*inspect.signature(backbones.create).parameters, *inspect.signature(create).parameters}
-    if unknown := options.keys() - known:
-        raise TypeError(f"unknown option {min(unknown)!r}; the function's help() lists what it takes")
     given = options.get("weights") is not None or options.get("random_weights")
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {name}; they are downloaded once"])
     if not given and backbones.fetches(name):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,28 @@ from featurepipe.memory import parse_size
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
+from featurepipe.signatures import spread
 from featurepipe.stages.probes import probe
 from featurepipe.statistics import wilson
 from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions
 
 
 @guarded
+@spread(where=EntryOptions, recipe=Options)
 def probe_layers(
     store: str | Path,
     output: str | Path | None = None,
     *,
     layers: str | Sequence[str] = "all",
-    backbone: str | None = None,
-    kind: str = "logistic",
-    value: float | None = None,
-    class_weight: str | None = None,
-    seed: int = 0,
-    probe_device: str = "cpu",
+    where: EntryOptions,
+    recipe: Options,
+    workers: int | None = None,
     memory: int | str | None = None,
     force: bool = False,
     listener: Listener = BARS,
-    **options: Any,
 ) -> dict[str, Any]:
     """Train the same probe on each of several layers, and write a model file for the one that validation data choose.
 
@@ -56,9 +55,9 @@ def probe_layers(
         Model file; by default in the chosen layer's folder of the store.
     layers : str or sequence of str
         ``'all'`` that the store holds, or names, as a list or separated by commas.
-    backbone : str, optional
-        Which backbone of the store to use, if it holds several.
-    kind, value, class_weight, seed, probe_device, memory, force, listener, **options
+    where
+    recipe
+    workers, memory, force, listener
         As for `probe`, which is run on the chosen layer.
 
     Returns
@@ -84,33 +83,26 @@ def probe_layers(
     [('stage2', False), ('penultimate', True)]
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    if options.get("multi_label"):
+    if recipe.multi_label:
         raise ProbeError(
             "several layers are compared by top-1, which multi-label probes do not have; choose one with --layer"
         )
-    known = {field.name for field in fields(Options)} & options.keys()
-    how: dict[str, Any] = {
-        "kind": kind,
-        "value": value,
-        "class_weight": class_weight,
-        "seed": seed,
-        "probe_device": probe_device,
-    }
-    recipe = Options(**how, **{name: options[name] for name in known})
+    if where.layer is not None:
+        raise ProbeError("layer is for one layer and layers for several; give only one of them")
     recipe.check()
     source = Store.open(store)
-    entries = source.choose_layers(backbone, layers)
-    read = [options.get("weights"), *(entry.provenance["source"]["weights"] for entry in entries)]
+    entries = source.choose_layers(None if where.backbone is None else os.fspath(where.backbone), layers)
+    read = [where.weights, *(entry.provenance["source"]["weights"] for entry in entries)]
     models.check_output(Path(output or entries[-1].folder / "model.safetensors"), read, force=force)  # not after hours
     common = _common(entries)
-    listener.note(f"{kind} probe on {len(entries)} layers of {entries[0].name}")
+    listener.note(f"{recipe.kind} probe on {len(entries)} layers of {entries[0].name}")
     table, rights = [], []
     with listener.progress("probing layers", len(entries)) as advance:
         for entry in entries:
             samples, _ = labelled(matrices.outline(source, entry), common)
-            samples = arrange(samples, choose_splits(samples, seed)[0])
+            samples = arrange(samples, choose_splits(samples, recipe.seed)[0])
             probes.check_enough(cut(samples).learned.y, recipe.shots)
-            parts = hold(entry, samples, kind, limit)
+            parts = hold(entry, samples, recipe.kind, limit)
             row, right = _row(entry, parts, recipe)
             table.append(row)
             rights.append(right)
@@ -121,14 +113,14 @@ def probe_layers(
     result = probe(
         store,
         output,
-        backbone=entries[best].folder.name,
-        **how,
+        **{**vars(where), "backbone": entries[best].folder.name},
+        **vars(recipe),
+        workers=workers,
         memory=limit,
         force=force,
         among=common,
         compared=table,
         listener=listener,
-        **options,
     )
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 

@@ -19,14 +19,17 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
+from featurepipe.signatures import spread
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @guarded
+@spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def predict(
     model: str | Path,
     data: str | Path | Sequence[str | Path],
@@ -34,14 +37,9 @@ def predict(
     *,
     probabilities: bool = False,
     safe_csv: bool = False,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    compile: str = "auto",
+    columns: ColumnOptions,
+    origin: OriginOptions,
+    compute: ComputeOptions,
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
@@ -67,13 +65,9 @@ def predict(
     safe_csv : bool
         In CSV, put an apostrophe before cells that a spreadsheet would run as a formula: those that begin with =, +, -,
         @, a tab or a line break and are not a number. Other readers of the table have to remove it.
-    path_column, label_column : str, optional
-        As for `extract`.
-    weights : path, optional
-        Path of the backbone's weights, if they have moved.
-    trust : bool
-        Trust what the model file says about its backbone. It may then ask for a hub's repository, unusual arguments or
-        more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
+    columns
+    origin
+    compute
     force : bool
         Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
@@ -107,18 +101,17 @@ def predict(
     loaded = models.load(model)
     places = [data] if isinstance(data, str | PathLike) else list(data)
     if path is not None:
-        inputs = [model, *places, weights, loaded.backbone["source"]["weights"]]
+        inputs = [model, *places, origin.weights, loaded.backbone["source"]["weights"]]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
-    manifest = manifests.gather(places, path_column=path_column, label_column=label_column)
+    manifest = manifests.gather(places, **vars(columns))
     if path is not None and path.exists():
         images = map(manifest.file, manifest.samples)
         check_output(path, "table of predictions", is_prediction, images, force=force)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
-    options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
-    extractor = models.open_backbone(loaded, model, **options)
+    extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
     models.check_width(loaded, extractor.width, model)
-    matrix, samples, rejects = _embed(manifest, extractor, batch_size, workers, compile, listener)
+    matrix, samples, rejects = _embed(manifest, extractor, compute, listener)
     answers = Answers(
         loaded,
         matrix,
@@ -152,19 +145,14 @@ def predict(
 
 
 def _embed(
-    manifest: Manifest,
-    extractor: Extractor,
-    batch_size: int | None,
-    workers: int | None,
-    compile: str,
-    listener: Listener,
+    manifest: Manifest, extractor: Extractor, compute: ComputeOptions, listener: Listener
 ) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
     """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
-    rows, unreadable = digest(manifest, workers, listener)
+    rows, unreadable = digest(manifest, compute.workers, listener)
     todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows)))
     memory = extraction.Memory()
-    settings = Settings(batch_size, workers, compile)
+    settings = Settings(**vars(compute))
     outcome = extraction.fill(todo, extractor, memory, settings, listener=listener)
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     held = [row for row in rows if row.digest in memory.vectors]

@@ -34,10 +34,12 @@ from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
+from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
 from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions, OriginOptions
 
 BASELINE_NAMES = {"pixels": "raw pixels", "random_backbone": "the same network untrained"}
 # The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
@@ -45,26 +47,13 @@ Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 
 @guarded
+@spread(where=EntryOptions, recipe=Options)
 def probe(
     store: str | Path,
     output: str | Path | None = None,
     *,
-    backbone: str | Extractor | None = None,
-    layer: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    kind: str = "logistic",
-    value: float | None = None,
-    class_weight: str | None = None,
-    multi_label: bool = False,
-    shots: Sequence[int] = (),
-    repeats: int = 10,
-    semi: bool = False,
-    baselines: str = "simple",
-    include_backbone: bool = False,
-    seed: int = 0,
-    probe_device: str = "cpu",
-    device: str = "auto",
+    where: EntryOptions,
+    recipe: Options,
     workers: int | None = None,
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
@@ -83,42 +72,10 @@ def probe(
     store : path
     output : path, optional
         Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
-    backbone : str, Backbone or Descriptor, optional
-        Which backbone of the store to use, if it holds several.
-    layer : str, optional
-        Which layer to use, if the store holds several; by default the penultimate embedding.
-    weights : path, optional
-        Path of the backbone's weights, if they have moved since the store was filled.
-    trust : bool
-        Trust what the store says about its backbone; see `featurepipe.backbones.trust`.
-    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
-        See `featurepipe.probes`.
-    value : float, optional
-        C, alpha, shrinkage or number of neighbours, instead of selection. Without a val split a logistic probe then
-        runs no cross-validation: ``val`` has no figures, and the probabilities are not calibrated, which a note says.
-    class_weight : {None, 'balanced'}
-        See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.
-    multi_label : bool
-        Labels are sets: ``cat;dog``, or ``;`` for the empty one. The probe is logistic and has a C for each label.
-        Splits that are made here are not stratified. All figures are mean average precision.
-    shots : sequence of int
-        Also report top-1 with only this many labels per class, over `repeats` seeded draws: see
-        `featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.
-    semi : bool
-        For each of `shots`, also report self-training and label spreading. They also use all other images that are
-        not reported, without their labels.
-    baselines : {'none', 'simple', 'full'}
-        ``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy
-        of the backbone, which costs another extraction.
-    include_backbone : bool
-        Store the backbone's weights in the model file.
-    seed : int
-        Seed for splits, folds, draws and random weights.
-    probe_device : str
-        Device that fits a logistic, svm or multi-label probe; see `featurepipe.probes.fit`. Never run on a GPU.
-        The many small fits of `shots` stay on the CPU.
-    device, workers
-        Device and threads that compute the baselines' embeddings, as for `featurepipe.extract`.
+    where
+    recipe
+    workers : int, optional
+        Threads that compute the baselines' embeddings; one per core by default.
     among : collection of str, optional
         Digests (hexadecimal sha256) of the images to use; by default all.
     compared : sequence of mapping
@@ -171,16 +128,14 @@ def probe(
     ('multi-label', True)
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    recipe = Options(kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device)
     recipe.check()
-    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
-    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    source = find(store, output, where)
     source.check_output(source.path, force=force)
-    found = divide(source, seed=seed, among=among, multi_label=multi_label)
+    found = divide(source, seed=recipe.seed, among=among, multi_label=recipe.multi_label)
     result = probe_prepared(
         found,
         recipe,
-        lambda: load_baselines(found, recipe, device, workers, listener, trust=trust),
+        lambda: load_baselines(found, recipe, where, workers, listener),
         compared=compared,
         limit=limit,
         listener=listener,
@@ -339,14 +294,14 @@ def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[st
 
 
 def load_baselines(
-    source: Candidate, recipe: Options, device: str, workers: int | None, listener: Listener, *, trust: bool = False
+    source: Candidate, recipe: Options, where: OriginOptions, workers: int | None, listener: Listener
 ) -> tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]:
     """The baselines' entries and rows, by their names in the result; and why some are absent.
 
     Embeddings that the store does not hold yet are computed.
     """
     store, held, absent = source.store, {}, []
-    for name, make in _baseline_extractors(source.entry, recipe.baselines, recipe.seed, device, trust).items():
+    for name, make in _baseline_extractors(source.entry, recipe, where).items():
         try:
             extractor = make()
             said = f"baseline: {BASELINE_NAMES[name]}"
@@ -357,16 +312,15 @@ def load_baselines(
     return held, absent
 
 
-def _baseline_extractors(
-    entry: Entry, which: str, seed: int, device: str, trust: bool
-) -> dict[str, Callable[[], Extractor]]:
+def _baseline_extractors(entry: Entry, recipe: Options, where: OriginOptions) -> dict[str, Callable[[], Extractor]]:
     """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
-    if which == "none" or entry.spec["architecture"] == backbones.PIXELS:
+    if recipe.baselines == "none" or entry.spec["architecture"] == backbones.PIXELS:
         return {}
     found: dict[str, Callable[[], Extractor]] = {"pixels": backbones.Pixels}
-    if which == "full" and not entry.is_handmade:
+    if recipe.baselines == "full" and not entry.is_handmade:
         name = entry.provenance["source"]["name"]
-        found["random_backbone"] = partial(backbones.twin, entry.spec, name, seed=seed, device=device, trust=trust)
+        how: dict[str, Any] = {"seed": recipe.seed, "device": where.device, "trust": where.trust}
+        found["random_backbone"] = partial(backbones.twin, entry.spec, name, **how)
     return found
 
 

@@ -22,12 +22,14 @@ from featurepipe.finetuning.verdicts import Verdict, judge, measure, rate, untun
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import divide, find
+from featurepipe.signatures import spread
 from featurepipe.stages.advice import advise
 from featurepipe.stages.extractions import extract
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions, PromotionOptions
+from featurepipe.vocabulary.names import SWITCH
 
-CACHES = ("auto", "on", "off")
 ACTIVATIONS = "activations"  # in the store's folder, a store by itself
 REFIT, SCRATCH = "refit.pt", "scratch.pt"
 
@@ -59,23 +61,18 @@ class Task:
 
 
 @guarded
+@spread(how=PromotionOptions, recipe=Recipe)
 def finetune(
     source: str | Path,
     data: str | Path | None = None,
     output: str | Path | None = None,
     *,
-    backbone: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    from_scratch: bool = False,
-    cache: str = "auto",
-    seed: int = 0,
-    device: str = "auto",
+    how: PromotionOptions,
+    recipe: Recipe,
     workers: int | None = None,
     memory: int | str | None = None,
     force: bool = False,
     listener: Listener = BARS,
-    **recipe: Any,
 ) -> dict[str, Any]:
     """Promote a probe to a tuned network, and write it as a model file that holds its backbone.
 
@@ -95,24 +92,8 @@ def finetune(
     output : path, optional
         Model file; by default ``tuned.safetensors`` in the backbone's folder of the store, or
         ``NAME-tuned.safetensors`` next to the model file.
-    backbone : str, optional
-        Which backbone of the store to use, if it holds several.
-    weights : path, optional
-        Path of the backbone's weights, if they have moved.
-    trust : bool
-        Trust what the model file or the store says about its backbone. It may then ask for a hub's repository, unusual
-        arguments or more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.
-    from_scratch : bool
-        Also train the same network from random weights with the same recipe, except for what protects pretrained
-        weights: no layer-wise decay, batch norms that learn, no early end. Its curve and figures are next to the tuned
-        network's.
-    cache : {'auto', 'on', 'off'}
-        Whether to cache the activations of the frozen bottom in ``activations/`` of the store. ``auto`` does so if a
-        part of the network is frozen and the recipe allows it. The activations are kept until a run with different
-        ones begins; see `featurepipe.finetuning.claims`.
-    seed : int
-        Seed for splits, if they have to be made, and for the recipe.
-    device : str
+    how
+    recipe
     workers : int, optional
         Threads that decode; one per core by default.
     memory : int or str, optional
@@ -121,9 +102,6 @@ def finetune(
         Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener
         Hears notes and progress; see `extract`.
-    **recipe
-        The fields of `featurepipe.finetuning.Recipe`: ``tune, epochs, lr, augment``, …; with ``tune="auto"`` `advise`
-        chooses the depth, or that nothing is tuned.
 
     Returns
     -------
@@ -144,10 +122,11 @@ def finetune(
         As for `featurepipe.probe`.
     """
     started = time.perf_counter()
-    if cache not in CACHES:
-        raise FinetuningError(f"cache {cache!r} is unknown; use {', '.join(CACHES)}")
-    plan, limit = _recipe(recipe, seed), parse_size(memory)
-    with finetuning.joined(device) as (peers, device), ExitStack() as claims:
+    if how.cache not in SWITCH:
+        raise FinetuningError(f"cache {how.cache!r} is unknown; use {', '.join(SWITCH)}")
+    recipe.check()
+    plan, limit = recipe, parse_size(memory)
+    with finetuning.joined(how.device) as (peers, device), ExitStack() as claims:
         if peers.rank:  # the first process prepares, writes and talks; the others only learn
             stopped = None
             while (task := peers.share(None)) is not None:
@@ -155,19 +134,16 @@ def finetune(
             return {"stopped": stopped} if stopped == finetuning.INTERRUPTED else {}
         if not Store.is_store(source) and models.find(source):
             source = models.locate(source)
-        path = _output(source, output, backbone)
-        models.check_output(path, [source, data, weights], force=force)  # before anything is embedded
+        path = _output(source, output, how.backbone)
+        models.check_output(path, [source, data, how.weights], force=force)  # before anything is embedded
         work = path.with_suffix(".tuning")
-        options: dict[str, Any] = {"weights": weights, "trust": trust, "device": device, "note": listener.note}
-        store, extractor, loaded = _open(source, data, backbone, options, plan.tune, workers, work, listener)
+        options: dict[str, Any] = {"weights": how.weights, "trust": how.trust, "device": device, "note": listener.note}
+        store, extractor, loaded = _open(source, data, how.backbone, options, plan.tune, workers, work, listener)
         models.check_output(path, [extractor.source["weights"]], force=force)
-        found = divide(
-            find(store, path, backbone=extractor, layer=None, weights=None, include_backbone=False, device=device),
-            seed=seed,
-        )
+        found = divide(find(store, path, EntryOptions(backbone=extractor, device=device)), seed=recipe.seed)
         advised = None
         if plan.tune == finetuning.AUTO:
-            advised = advise(store, backbone=extractor, seed=seed, listener=listener)
+            advised = advise(store, backbone=extractor, seed=recipe.seed, listener=listener)
             listener.note("\n  - ".join([f"advice: {advice.in_words(advised)}", *advised["reasons"]]))
             plan = replace(plan, tune=advised["tune"] or finetuning.HEAD)
         start = begin(found, loaded, plan, limit, listener)
@@ -177,19 +153,19 @@ def finetune(
             nothing = untuned(start, extractor)
             return _told(_write(path, start, plan, extractor, nothing, Verdict(False, start.figures), **said), listener)
         task = _task(start, extractor, plan, work / "checkpoint.pt")
-        cached = _cached(start, task, cache, peers, workers, claims, listener)
+        cached = _cached(start, task, how.cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)
         verdict, finished = judge(start, plan, made, workers, listener), made.outcome.finished
         refit = scratch = None
         again = finished and verdict.promoted and plan.refits
-        if again or (from_scratch and finished):  # which may take as long again, and go wrong
+        if again or (how.from_scratch and finished):  # which may take as long again, and go wrong
             with _kept(task.checkpoint):
                 _write(path, start, plan, extractor, made, verdict, **said)
         if again:
             listener.note(f"training once more, on the {len(start.validation)} held-back images too")
-            made, refit = _refit(task, made, extractor, cache, start, device, workers, peers, claims, listener)
+            made, refit = _refit(task, made, extractor, how.cache, start, device, workers, peers, claims, listener)
             finished = refit.stopped != finetuning.INTERRUPTED
-        if from_scratch and finished:
+        if how.from_scratch and finished:
             scratch = _from_scratch(start, task, device, workers, peers, listener)
             finished = scratch.stopped != finetuning.INTERRUPTED
         peers.share(None)
@@ -267,14 +243,6 @@ def _told(result: dict[str, Any], listener: Listener) -> dict[str, Any]:
     for note in result["notes"]:
         listener.note(f"note: {note}")
     return result
-
-
-def _recipe(values: Mapping[str, Any], seed: int) -> Recipe:
-    if unknown := values.keys() - set(finetuning.SWITCHES):
-        raise TypeError(f"{unknown.pop()}: no such parameter; a recipe has {', '.join(finetuning.SWITCHES)}")
-    recipe = Recipe(**{"seed": seed, **values})
-    recipe.check()
-    return recipe
 
 
 def _output(source: str | Path, output: str | Path | None, name: str | None) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from featurepipe import models, probes, protocols
-from featurepipe.backbones import Extractor
 from featurepipe.cards import Card, Figures, Followed, Part, Selection
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import ProbeError
@@ -23,25 +22,23 @@ from featurepipe.memory import available
 from featurepipe.models.candidates import divide, find
 from featurepipe.probes.notes import edge_note, optimum_notes
 from featurepipe.protocols import Protocol, Result
+from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions
 
 NO_FILE = "has no linear classifier of raw embeddings, which is what a model file holds"
 
 
 @guarded
+@spread(where=EntryOptions)
 def probe_protocol(
     store: str | Path,
     output: str | Path | None = None,
     *,
     protocol: str,
     metric: str | None = None,
-    backbone: str | Extractor | None = None,
-    layer: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    include_backbone: bool = False,
+    where: EntryOptions,
     seed: int = 0,
-    device: str = "auto",
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
@@ -60,16 +57,7 @@ def probe_protocol(
         A name in `featurepipe.protocols.PROTOCOLS`.
     metric : {'top1', 'balanced_accuracy', 'map'}, optional
         One of the protocol's metrics; by default its first.
-    backbone : str, Backbone or Descriptor, optional
-        Which backbone of the store to use, if it holds several.
-    layer : str, optional
-        Which layer to use, if the store holds several; by default the penultimate embedding.
-    weights : path, optional
-        Path of the backbone's weights, if they have moved since the store was filled.
-    trust : bool
-        Trust what the store says about its backbone; see `featurepipe.backbones.trust`.
-    include_backbone : bool
-        Store the backbone's weights in the model file.
+    where
     seed : int
         Seed for splits, rows held out, folds, draws and the solver.
     force : bool
@@ -100,10 +88,9 @@ def probe_protocol(
     started = time.perf_counter()
     chosen = protocols.named(protocol)
     metric = protocols.choose_metric(chosen, metric)
-    if not chosen.linear and (output is not None or include_backbone):
+    if not chosen.linear and (output is not None or where.include_backbone):
         raise ProbeError(f"protocol {protocol} {NO_FILE}; leave out the output and the backbone's weights")
-    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
-    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    source = find(store, output, where)
     if chosen.linear:
         source.check_output(source.path, force=force)
     ready = divide(source, seed=seed)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from featurepipe import manifests, probes
-from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
@@ -22,30 +21,28 @@ from featurepipe.matrices.parts import is_unsplit, split_by_content
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes.options import Options
+from featurepipe.signatures import spread
 from featurepipe.stages.probes import load_baselines, probe_prepared
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import EntryOptions
 
 KEYS = ("id", "path")  # columns that say which sample a row is of
 
 
 @guarded
+@spread(where=EntryOptions, recipe=Options)
 def probe_tasks(
     store: str | Path,
     output: str | Path | None = None,
     *,
     labels: str | Path,
     tasks: str | Sequence[str],
-    backbone: str | Extractor | None = None,
-    layer: str | None = None,
-    weights: str | Path | None = None,
-    trust: bool = False,
-    include_backbone: bool = False,
-    device: str = "auto",
+    where: EntryOptions,
+    recipe: Options,
     workers: int | None = None,
     memory: int | str | None = None,
     force: bool = False,
     listener: Listener = BARS,
-    **recipe: Any,
 ) -> dict[str, Any]:
     """Train a classifier for each of several tasks, whose labels are in the columns of a table.
 
@@ -64,13 +61,12 @@ def probe_tasks(
         task. A sample with an empty cell, or with no row, is unlabelled in that task and left out of it.
     tasks : str or sequence of str
         Columns, as a list or separated by commas.
-    backbone, layer, weights, include_backbone, device, workers, memory, force
+    where
+    recipe
+    workers, memory, force
         As for `probe`.
     listener : Listener
         Hears notes and progress; see `extract`.
-    **recipe
-        ``kind, value, class_weight, multi_label, shots, repeats, semi, baselines, seed, probe_device``, as
-        for `probe`, of each.
 
     Returns
     -------
@@ -96,12 +92,10 @@ def probe_tasks(
     True
     """
     started, limit = time.perf_counter(), parse_size(memory)
-    settings = Options(**recipe)
-    settings.check()
+    recipe.check()
     names = _names(tasks)
     columns, left_out = _read(Path(labels), names)
-    where: dict[str, Any] = {"backbone": backbone, "layer": layer, "weights": weights, "trust": trust}
-    source = find(store, output, **where, include_backbone=include_backbone, device=device)
+    source = find(store, output, where)
     paths = _paths(source.path, names)
     for path in paths.values():
         source.check_output(path, force=force)
@@ -109,21 +103,21 @@ def probe_tasks(
     for note in notes:
         listener.note(f"note: {note}")
     samples = {name: _relabelled(source.samples, columns, number) for number, name in enumerate(names)}
-    samples, split_source = _split(samples, settings.seed) if len(names) > 1 else (samples, None)
+    samples, split_source = _split(samples, recipe.seed) if len(names) > 1 else (samples, None)
     ready = {}
     for name, mine in samples.items():  # the labels of all, before anything is fitted
         if split_source is not None:
             _check_held_out(name, mine)
-        found = _divide(name, replace(source, samples=mine, path=paths[name]), settings)
+        found = _divide(name, replace(source, samples=mine, path=paths[name]), recipe)
         ready[name] = replace(found, split_source=split_source or found.split_source)
-        probes.check_enough(found.parts.learned.y, settings.shots)
-    others = cache(lambda: load_baselines(source, settings, device, workers, listener, trust=trust))
+        probes.check_enough(found.parts.learned.y, recipe.shots)
+    others = cache(lambda: load_baselines(source, recipe, where, workers, listener))
     results = {}
     for name, found in ready.items():
         begun = time.perf_counter()
         listener.note(f"task {name}")
         about = {"labels": str(labels), "task": name}
-        result = probe_prepared(found, settings, others, about=about, limit=limit, listener=listener)
+        result = probe_prepared(found, recipe, others, about=about, limit=limit, listener=listener)
         results[name] = {**result, "seconds": round(time.perf_counter() - begun, 3)}
     seconds = round(time.perf_counter() - started, 3)
     return {"tasks": results, "labels": str(labels), "notes": notes, "seconds": seconds}

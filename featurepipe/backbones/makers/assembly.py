@@ -7,13 +7,14 @@ from typing import Any
 
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.maker import Request
-from featurepipe.backbones.networks import PRECISIONS, freeze, probe_widths
+from featurepipe.backbones.networks import freeze, probe_widths
 from featurepipe.backbones.precisions import choose_precision
 from featurepipe.backbones.specs import TimmModule, make_spec
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
+from featurepipe.vocabulary.names import PRECISIONS
 
 
 def assemble(

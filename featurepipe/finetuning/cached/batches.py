@@ -17,12 +17,13 @@ from featurepipe.finetuning.cached.activations import Activations, Bottom, cache
 from featurepipe.finetuning.cached.cuts import split
 from featurepipe.finetuning.claims import claim
 from featurepipe.finetuning.depths import ALL, HEAD, trainable
+from featurepipe.finetuning.loop import Watch
 from featurepipe.finetuning.networks import SCORED, training_precision
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
 from featurepipe.images import ImageTransform, View
-from featurepipe.listeners import SILENT, Listener
+from featurepipe.signatures import spread
 from featurepipe.sources import Source
 from featurepipe.stores import Row
 
@@ -108,6 +109,7 @@ def why_not(recipe: Recipe, precision: str, peers: Peers) -> str | None:
     return "several processes train" if peers.world > 1 else None
 
 
+@spread(watch=Watch)
 def make_cache(
     backbone: Backbone,
     train: Examples,
@@ -117,13 +119,13 @@ def make_cache(
     source: Source,
     folder: Path,
     *,
-    checkpoint: Path | None = None,
     workers: int | None = None,
-    listener: Listener = SILENT,
+    watch: Watch,
 ) -> Cache:
     """Split a network, cache what its frozen part makes of images, and give batches of that.
 
-    What the store of activations holds that no run uses any more goes: see `featurepipe.finetuning.claims`.
+    What the store of activations holds that no run uses any more goes: see `featurepipe.finetuning.claims`. While this
+    run's checkpoint exists, what it needs is kept.
 
     Parameters
     ----------
@@ -135,10 +137,9 @@ def make_cache(
         The same images, as a store's manifest has them.
     folder : Path
         Folder of the store of activations.
-    checkpoint : Path, optional
-        Checkpoint of this run. While it exists, what it needs is kept.
-    workers, listener
-        As for `featurepipe.finetuning.cached.activations.cache`.
+    workers : int, optional
+        Threads that decode; one per core by default.
+    watch
 
     Raises
     ------
@@ -155,13 +156,13 @@ def make_cache(
     def kept(samples: Examples, views: Sequence[ImageTransform]) -> CachedBatches:
         wanted = {one.digest for one in samples.images}
         own = [row for row in rows if row.digest in wanted]
-        options: dict[str, Any] = {"workers": workers, "listener": listener}
+        options: dict[str, Any] = {"workers": workers, "listener": watch.listener}
         held = cache(folder, own, source, backbone, parts, views, **options)
         return CachedBatches(_without(samples, held.rejects), held, recipe, backbone.device)
 
     views, store = _views(backbone.transform, recipe), open_store(folder)
     bottoms = [Bottom(backbone, parts, view) for view in {*views, backbone.transform}]
-    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], checkpoint, listener.note)
+    claimed = claim(store, [store.entry(bottom).folder for bottom in bottoms], watch.checkpoint, watch.listener.note)
     try:
         of_train, of_validation = kept(train, views), kept(validation, [backbone.transform])
     except BaseException:

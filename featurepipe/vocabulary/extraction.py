@@ -1,0 +1,115 @@
+"""What a user may ask of reading images and embedding them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurepipe.vocabulary.flags import Flag, option
+from featurepipe.vocabulary.names import SWITCH
+
+TABLE, COMPUTE = "Table", "Compute"  # panels
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Where a table has its files and labels."""
+
+    path_column: str | None = option(
+        None,
+        "The table's column of files, if it is not called ``path``.",
+        Flag(("--path-column",), "Column that names the files.  [default: path]", TABLE, metavar="NAME"),
+    )
+    label_column: str | None = option(
+        None,
+        "The table's column of labels, if it is not called ``label``.",
+        Flag(("--label-column",), "Column that holds the labels.  [default: label]", TABLE, metavar="NAME"),
+    )
+
+
+@dataclass(frozen=True)
+class TableOptions(ColumnOptions):
+    """Where a table has its files and labels, and where the groups come from."""
+
+    group_column: str | None = option(
+        None,
+        "The table's column of groups, by default ``group``. No split, fold or validation set divides one.",
+        Flag(
+            ("--group", "group_column"),
+            "Column that names a group, such as a patient or a video. No split divides a group.  [default: group]",
+            metavar="NAME",
+        ),
+    )
+    group_from: str | None = option(
+        None,
+        "A regular expression that takes the group from each path instead; see `featurepipe.manifests.group_of`.",
+        Flag(
+            ("--group-from",),
+            "Take the group from each path instead, with a pattern such as (patient\\d+). The group is what the first "
+            "parentheses match, or the whole match if there are none.",
+            TABLE,
+            metavar="REGEX",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How embeddings are computed."""
+
+    workers: int | None = option(
+        None,
+        "Threads that read images; one per core by default.",
+        Flag(
+            ("-j", "--workers"),
+            "Number of threads that read images.  [default: one per core]",
+            COMPUTE,
+            "integer",
+            least=1,
+        ),
+    )
+    batch_size: int | None = option(
+        None,
+        "Images per forward pass; chosen automatically by default.",
+        Flag(
+            ("--batch-size",),
+            "Number of images per forward pass.  [default: chosen automatically]",
+            COMPUTE,
+            "integer",
+            least=1,
+        ),
+    )
+    compile: str = option(
+        "auto",
+        "Whether to compile the network; ``auto`` does so if that pays, in runs of minutes.",
+        Flag(
+            ("--compile",),
+            "Whether to compile the network. auto compiles only in long runs.",
+            COMPUTE,
+            choices=SWITCH,
+            shown=True,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ExtractOptions(ComputeOptions):
+    """How a data set is embedded into a store."""
+
+    devices: Sequence[str] = option(
+        (),
+        "Devices to use, each in a process of its own. With more than one, a script must guard its main part by "
+        '``if __name__ == "__main__":``, as for every use of Python\'s multiprocessing.',
+        Flag(
+            ("--devices",),
+            "Several devices to use at once, each in its own process, such as cuda:0,cuda:1.",
+            COMPUTE,
+            metavar="D,D,…",
+            parse="devices",
+        ),
+    )
+    rehash: bool = option(
+        False,
+        "Read every file again, even if its size, times and inode are what the store knows.",
+        Flag(("--rehash",), "Read every file again, even if it looks unchanged.", COMPUTE),
+    )

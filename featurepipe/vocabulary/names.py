@@ -1,0 +1,32 @@
+"""Names that the command line offers and the rooms below know; tests compare these lists with what there is."""
+
+KINDS = {  # kind of probe → the name of its strength
+    "logistic": "C",
+    "ridge": "alpha",
+    "svm": "C",
+    "lda": "shrinkage",
+    "centroid": None,
+    "knn": "n_neighbors",
+    "mlp": "alpha",
+}
+ON_DEVICES = ("logistic", "svm")  # kinds that are fitted on a GPU too
+MULTI_LABEL = "multi-label"  # what a probe of sets of labels is called
+PROTOCOLS = (
+    "featurepipe",
+    "clip",
+    "dinov2-logreg",
+    "dinov2-knn",
+    "kornblith",
+    "vissl-svm",
+    "vissl-lowshot-svm",
+    "bigvision-fewshot",
+    "lpft",
+)
+METRICS = ("top1", "balanced_accuracy", "map")
+BASELINES = ("none", "simple", "full")
+DECODERS = ("torchvision", "pillow", "draft")
+CROP_MODES = ("center", "squash", "border")
+PRECISIONS = ("fp32", "bf16", "fp16")
+SWITCH = ("auto", "on", "off")  # of compiling, and of caching activations
+OPTIMIZERS = ("adamw", "sgd")
+AUGMENTATIONS = ("standard", "crop", "none")

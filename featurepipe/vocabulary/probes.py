@@ -1,0 +1,243 @@
+"""What a user may ask of a probe, of a protocol and of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from featurepipe.vocabulary.backbones import OriginOptions
+from featurepipe.vocabulary.flags import Flag, option
+from featurepipe.vocabulary.names import BASELINES, KINDS, METRICS, PROTOCOLS
+
+Extractor: TypeAlias = Any  # one that is ready-made; rooms further up know what it is
+CHOSEN = "  [default: chosen on validation data]"
+SEED = Flag(("--seed",), "Seed for every random draw.", kind="integer", least=0, shown=True)
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How a probe is fitted, and what it is compared with."""
+
+    kind: str = option(
+        "logistic",
+        "See `featurepipe.probes`.",
+        Flag(
+            ("--kind",),
+            "Kind of probe. centroid is the nearest class mean; mlp has one hidden layer.",
+            choices=tuple(KINDS),
+            shown=True,
+        ),
+    )
+    value: float | None = option(
+        None,
+        "C, alpha, shrinkage or number of neighbours, instead of selection. Without a val split a logistic probe then "
+        "runs no cross-validation: ``val`` has no figures, and the probabilities are not calibrated, which a note "
+        "says.",
+        Flag(
+            ("--C", "c"),
+            f"Inverse regularisation strength of a logistic or svm probe.{CHOSEN}",
+            "Probe",
+            "number",
+            least=0,
+            above=True,
+        ),
+        Flag(
+            ("--alpha",),
+            f"Regularisation strength of a ridge or mlp probe.{CHOSEN}",
+            "Probe",
+            "number",
+            least=0,
+            above=True,
+        ),
+        Flag(
+            ("--shrinkage",),
+            f"Shrinkage of the covariance of an lda probe, from 0 to 1.{CHOSEN}",
+            "Probe",
+            "number",
+            least=0,
+            most=1,
+        ),
+        Flag(("-k", "--neighbors", "k"), f"Number of neighbours of a knn probe.{CHOSEN}", "Probe", "integer", least=1),
+    )
+    class_weight: str | None = option(
+        None,
+        "See `featurepipe.probes.fit`, and `featurepipe.probes.fit_labels`.",
+        Flag(
+            ("--class-weight",),
+            "Give every class the same weight, however many images it has. Not for centroid and knn.",
+            "Probe",
+            choices=("balanced",),
+        ),
+        shape="{None, 'balanced'}",
+    )
+    multi_label: bool = option(
+        False,
+        "Labels are sets: ``cat;dog``, or ``;`` for the empty one. The probe is logistic and has a C for each label. "
+        "Splits that are made here are not stratified. All figures are mean average precision.",
+        Flag(
+            ("--multi-label",),
+            "Read labels as sets, such as cat;dog. A single ; is the empty set. The probe is logistic and has a C for "
+            "each label.",
+            "Probe",
+        ),
+    )
+    shots: Sequence[int] = option(
+        (),
+        "Also report top-1 with only this many labels per class, over `repeats` seeded draws: see "
+        "`featurepipe.probes.fit_few_shot`. The strength is chosen inside each draw, whatever `value` is.",
+        Flag(
+            ("--shots",),
+            "Also report accuracy with only N labelled images per class. Give one or more numbers, such as 1,5,10.",
+            metavar="N,N,…",
+            parse="shots",
+        ),
+    )
+    repeats: int = option(
+        10,
+        "Draws for each of `shots`.",
+        Flag(
+            ("--repeats",),
+            "Number of random draws of labelled images for each number in --shots.",
+            "Few labels",
+            "integer",
+            least=1,
+            shown=True,
+        ),
+    )
+    semi: bool = option(
+        False,
+        "For each of `shots`, also report self-training and label spreading. They also use all other images that are "
+        "not reported, without their labels.",
+        Flag(
+            ("--semi",),
+            "Also report self-training and label spreading. They use the remaining training images without their "
+            "labels, which can help or hurt.",
+            "Few labels",
+        ),
+    )
+    baselines: str = option(
+        "simple",
+        "``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy of "
+        "the backbone, which costs another extraction.",
+        Flag(
+            ("--baselines",),
+            "What to compare the probe with. simple: always answering the most common class, and raw pixels. full: "
+            "also the same network untrained.",
+            choices=BASELINES,
+            shown=True,
+        ),
+    )
+    seed: int = option(0, "Seed for splits, folds, draws and random weights.", SEED)
+    probe_device: str = option(
+        "cpu",
+        "Device that fits a logistic, svm or multi-label probe; see `featurepipe.probes.fit`. Never run on a GPU. The "
+        "many small fits of `shots` stay on the CPU.",
+        Flag(
+            ("--probe-device",),
+            "Device that fits a logistic or svm probe: cpu, cuda or cuda:1. Not tested on a GPU yet.",
+            "Probe",
+            shown=True,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class EntryOptions(OriginOptions):
+    """Which of a store's entries is probed, and what goes into the model file."""
+
+    backbone: str | PathLike[str] | Extractor | None = option(
+        None,
+        "Which backbone of the store to use, if it holds several.",
+        Flag(("-b", "--backbone"), "Backbone to use, if the store holds several."),
+        shape="str, Backbone or Descriptor, optional",
+    )
+    layer: str | None = option(
+        None,
+        "Which layer to use, if the store holds several; by default the penultimate embedding.",
+        Flag(("--layer",), "Layer to use, if the store holds several.  [default: penultimate]"),
+    )
+    include_backbone: bool = option(
+        False,
+        "Store the backbone's weights in the model file.",
+        Flag(("--include-backbone",), "Store the backbone's weights in the model file.", "Output"),
+    )
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """Which published recipe is followed, instead of a probe's options."""
+
+    protocol: str | None = option(
+        None,
+        "A name in `featurepipe.protocols.PROTOCOLS`.",
+        Flag(
+            ("--protocol",),
+            "Follow a published recipe, which fixes everything except --metric and --seed. The recipes are "
+            f"{', '.join(PROTOCOLS)}.",
+            "Probe",
+            choices=PROTOCOLS,
+            metavar="NAME",  # the list of names is wider than a terminal
+        ),
+    )
+    metric: str | None = option(
+        None,
+        "One of the protocol's metrics; by default its first.",
+        Flag(
+            ("--metric",),
+            "Metric that --protocol selects by and reports.  [default: the protocol's first]",
+            "Probe",
+            choices=METRICS,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared."""
+
+    kinds: Sequence[str] = option(
+        ("logistic",),
+        "Probes, as `probe` takes them; C or alpha is chosen on selection data as there.",
+        Flag(
+            ("--kind", "kinds"),
+            f"Kind of probe ({', '.join(KINDS)}). Repeat the option to give several.",
+            many=True,
+            metavar="KIND",
+            parse="kinds",
+            shown=True,
+        ),
+    )
+    baselines: str = option(
+        "simple",
+        "Baselines to add to the first store, if it lacks them. ``simple``: raw pixels. ``full``: also HOG, a colour "
+        "histogram, a bag of SIFT words (where scikit-image and OpenCV are installed), and for each backbone an "
+        "untrained copy of it.",
+        Flag(
+            ("--baselines",),
+            "Baselines to add as rows. simple: raw pixels. full: also HOG, colour histogram, SIFT words, and the same "
+            "networks untrained.",
+            choices=BASELINES,
+            shown=True,
+        ),
+    )
+    reference: str | None = option(
+        None,
+        "Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection "
+        "data counts. By default the reference is chosen as C is: among the rows that cannot be told apart from the "
+        "best (paired comparison on the same images), the lowest log-loss wins (`featurepipe.probes.choose`).",
+        Flag(("--reference",), "Backbone that the others are compared with.  [default: the best on selection data]"),
+    )
+    imagenet: str | Path | None = option(
+        None,
+        "Table of ImageNet top-1 by timm name, with which the rows' top-1 is then correlated; see "
+        "`featurepipe.comparisons.read_imagenet`.",
+        Flag(
+            ("--imagenet",),
+            "Also report how well the ranking agrees with ImageNet's. CSV is timm's results-imagenet.csv.",
+            kind="path",
+            metavar="CSV",
+        ),
+    )
