@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurepipe import backbones, cli, extraction, finetuning, images, probes, protocols, stages, vocabulary
-from featurepipe.backbones import Transform
+from featurepipe.images import ImageTransform
 from featurepipe.vocabulary import BackboneOptions, ProbeOptions, TransformOptions, flags_of, names
 
 HELP = Path(__file__).parent / "help"
@@ -102,7 +102,7 @@ def test_a_backbones_options_are_those_of_create():
 
 
 def test_a_transforms_options_are_its_fields():
-    assert {field.name for field in fields(TransformOptions)} == {field.name for field in fields(Transform)}
+    assert {field.name for field in fields(TransformOptions)} == {field.name for field in fields(ImageTransform)}
 
 
 def test_settings_are_computed_as_the_options_say():
