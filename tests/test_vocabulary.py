@@ -55,7 +55,7 @@ def test_a_probe_option_is_added_in_one_place_and_reaches_every_verb():
 
 @pytest.mark.parametrize("command", ["", *cli.main.commands])
 def test_the_help_says_what_it_said(command):
-    """A change of help is made on purpose: COLUMNS=100 featurepipe COMMAND --help > tests/help/COMMAND.txt."""
+    """A change of help is made on purpose: the files are what CliRunner shows here."""
     arguments = [command, "--help"] if command else ["--help"]
     shown = CliRunner(env={"COLUMNS": "100"}).invoke(cli.main, arguments).stdout
     kept = (HELP / f"{command or 'featurepipe'}.txt").read_text("utf-8")
