@@ -19,6 +19,7 @@ from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
 from featurepipe.finetuning.loop import Batches, Course, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
+from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.surroundings import guarded
@@ -99,6 +100,7 @@ def promote(
     recipe: Recipe,
     *,
     name: str,
+    objective: Objective | None = None,
     cached: Cached | None = None,
     checkpoint: Path | None = None,
     workers: int | None = None,
@@ -119,7 +121,7 @@ def promote(
         What to call the tuned backbone.
     cached : callable, optional
         Given the copy, makes a `Cache` of these samples; or None.
-    checkpoint, peers, progress, note
+    objective, checkpoint, peers, progress, note
         As for `featurepipe.finetuning.tune`.
     workers : int, optional
         Threads that decode; one per core by default.
@@ -150,6 +152,7 @@ def promote(
         "cached": kept is not None,
     }
     options: dict[str, Any] = {
+        "objective": objective,
         "checkpoint": checkpoint,
         "identity": identity,
         "peers": peers,
