@@ -133,15 +133,18 @@ def test_the_curve_finds_the_law_that_errors_follow(monkeypatch):
     """Errors of exactly 0.1 + 2/√n, by a stand-in for the probe."""
     y, held = np.arange(6400) % 2, np.arange(1600, 6400)
 
-    def fit_path(X, labels, alphas):
-        return [(len(labels), None) for _ in alphas]
+    class Lawful:
+        def __init__(self, n):
+            self.n = n
 
-    def predict(n, X):
-        wrong = np.arange(len(X)) < round((0.1 + 2 / np.sqrt(n)) * len(X))
-        return np.where(wrong, 1 - y[held], y[held])
+        def predict(self, X):
+            wrong = np.arange(len(X)) < round((0.1 + 2 / np.sqrt(self.n)) * len(X))
+            return np.where(wrong, 1 - y[held], y[held])
+
+    def fit_path(X, labels, alphas):
+        return [(Lawful(len(labels)), None) for _ in alphas]
 
     monkeypatch.setitem(probes.KINDS, "ridge", SimpleNamespace(fit_path=fit_path))
-    monkeypatch.setattr(curves, "predict", predict)
     rounds = [(np.arange(1600), held)] * 3
     found = advice.label_curve(np.zeros((6400, 2)), y, rounds, labels=1600)
     assert [point["images"] for point in found["curve"]] == [400, 800, 1600]

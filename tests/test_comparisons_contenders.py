@@ -9,6 +9,8 @@ import pytest
 from featurepipe import backbones, extract, matrices
 from featurepipe.comparisons.contenders import gather
 from featurepipe.errors import ComparisonError, ManifestError, StoreError
+from featurepipe.listeners import SILENT
+from featurepipe.stages.extractions import complete
 from featurepipe.stores import Store
 
 NETWORK = {
@@ -111,16 +113,15 @@ def test_a_sample_whose_content_differs_is_not_the_same_sample(photos, tmp_path)
     assert len(samples) == 5
 
 
-def test_what_one_entry_rejects_no_other_is_measured_on(photos, tmp_path, monkeypatch):
-    data, real = photos(), backbones.ColorHistogram.embed
+def test_what_one_entry_rejects_no_other_is_measured_on(photos, tmp_path):
+    class HalfBlind(backbones.ColorHistogram):
+        def embed(self, pixels):
+            vectors = super().embed(pixels)
+            vectors[vectors.argmax(axis=1) == vectors.argmax(axis=1)[0]] = np.nan
+            return vectors
 
-    def half_blind(self, pixels):
-        vectors = real(self, pixels)
-        vectors[vectors.argmax(axis=1) == vectors.argmax(axis=1)[0]] = np.nan
-        return vectors
-
-    monkeypatch.setattr(backbones.ColorHistogram, "embed", half_blind)
-    store = stored(data, tmp_path / "s")
+    store = stored(photos(), tmp_path / "s", "pixels")
+    complete(store, HalfBlind(), workers=1, listener=SILENT)
     lost = sum(len(entry.rejects()) for entry in store.entries())
     assert 0 < lost < 6
     contenders, samples, notes = gather([store])

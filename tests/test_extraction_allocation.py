@@ -1,6 +1,5 @@
 """Memory that is kept for the next batch while a network runs."""
 
-import ctypes
 import subprocess
 import sys
 
@@ -22,13 +21,11 @@ class Libc:
         self.told.append(("trim", pad))
 
 
-def test_memory_is_kept_within_and_given_back_after_whatever_happens(monkeypatch):
+def test_memory_is_kept_within_and_given_back_after_whatever_happens():
     libc = Libc()
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
 
     def fail():
-        with allocation.reuse_memory():
+        with allocation.reuse_memory(libc):
             assert dict(libc.told) == {-3: 2**25, -1: 2**31 - 1, -2: 2**27}
             libc.told.clear()
             raise KeyError
@@ -38,40 +35,30 @@ def test_memory_is_kept_within_and_given_back_after_whatever_happens(monkeypatch
     assert libc.told == [(-1, 2**26), (-2, 2**17), ("trim", 0)]
 
 
-def test_the_last_of_several_gives_memory_back(monkeypatch):
+def test_the_last_of_several_gives_memory_back():
     libc = Libc()
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
-    with allocation.reuse_memory():
-        with allocation.reuse_memory():
+    with allocation.reuse_memory(libc):
+        with allocation.reuse_memory(libc):
             libc.told.clear()
         assert not libc.told
     assert libc.told[-1] == ("trim", 0)
 
 
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_another_systems_memory_is_left_alone(monkeypatch, platform):
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("loaded"))
-    with allocation.reuse_memory():
+def test_only_linux_is_asked_for_its_c_library():
+    assert (allocation.LIBC is not None) == (sys.platform == "linux")
+
+
+@pytest.mark.parametrize("libc", [None, object()])
+def test_a_c_library_without_the_settings_is_left_alone(libc):
+    with allocation.reuse_memory(libc):
         pass
 
 
-def test_a_c_library_without_the_settings_is_left_alone(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    with allocation.reuse_memory():
-        pass
-
-
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_glibc_takes_the_settings(monkeypatch):
-    libc, taken = ctypes.CDLL(None), []
-    real = libc.mallopt
-    spy = Libc()
-    spy.mallopt = lambda *pair: taken.append(real(*pair))
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: spy)
-    with allocation.reuse_memory():
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(allocation.LIBC, "mallopt"), reason="needs glibc")
+def test_glibc_takes_the_settings():
+    spy, taken = Libc(), []
+    spy.mallopt = lambda *pair: taken.append(allocation.LIBC.mallopt(*pair))
+    with allocation.reuse_memory(spy):
         pass
     assert taken == [1] * 5
 
@@ -106,7 +93,7 @@ with CONTEXT:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(allocation.LIBC, "mallopt"), reason="needs glibc")
 def test_threads_get_the_memory_again_that_they_have_freed():
     def faults(context):
         command = [sys.executable, "-c", WORK.replace("CONTEXT", context)]

@@ -7,17 +7,17 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from ears import Ear
 
 from featurepipe import backbones
-from featurepipe.backbones import Backbone, Pixels, extractors
+from featurepipe.backbones import Backbone, Pixels
 from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.extraction import Engine, Memory, engines
-from featurepipe.extraction.engines import BatchSize, lane_batch
+from featurepipe.extraction.engines import BatchSize, lane_batch, lanes_for
 from featurepipe.extraction.loop import fill
 from featurepipe.images import ImageTransform
 
@@ -45,6 +45,16 @@ class Greedy:
         if len(pixels) > self.most:
             raise OutOfMemory(f"no memory for {len(pixels)} images")
         return self.inner.embed(pixels)
+
+
+def doing(net, **methods):
+    """The same network, as a kind of backbone that has methods of its own."""
+    kind = type("Doing", (Backbone,), methods)
+    return kind(**{field.name: getattr(net, field.name) for field in fields(net)})
+
+
+def untried(*_):
+    pytest.fail("tried")
 
 
 def noise(count, size=(3, 32, 32)):
@@ -122,9 +132,10 @@ def test_one_lane_per_core_that_this_process_may_use():
     assert Engine(PIXELS, workers=40).lanes == 40
 
 
-def test_lanes_that_only_read_are_as_many_as_there_are_cores(monkeypatch):
-    monkeypatch.setattr(engines, "default_workers", lambda: 100)
-    assert (Engine(Greedy(1, "cpu")).lanes, Engine(Greedy(1, "cuda")).lanes) == (engines.MAX_LANES, 100)
+def test_lanes_that_only_read_are_as_many_as_there_are_cores():
+    assert (lanes_for(own_device=False, cores=100), lanes_for(own_device=True, cores=100)) == (engines.MAX_LANES, 100)
+    assert lanes_for(own_device=False, cores=3) == lanes_for(own_device=True, cores=3) == 3
+    assert Engine(Greedy(1, "cuda")).lanes == engines.default_workers()
 
 
 @pytest.mark.parametrize(("device", "threads"), [("cuda", 2), ("cuda:1", 2), ("mps", 1), ("mps:0", 1), ("xpu", 1)])
@@ -348,30 +359,27 @@ def test_what_compiling_repays_is_counted_by_the_clock_however_many_threads_shar
     assert engine.wants_compiling(int(1.1 * enough))
 
 
-def test_nobody_infers_while_a_network_is_compiled(planned, net, monkeypatch):
+def test_nobody_infers_while_a_network_is_compiled(planned, net):
     """torch's tracing replaces Module.__call__ for every thread: another's forward pass then fails."""
     inside, overlaps, compiled = [], [], threading.Event()
-    embed = Backbone.embed
 
-    def spied_embed(self, pixels):
+    def embed(self, pixels):
         inside.append(None)
         time.sleep(0.01)
         try:
-            return embed(self, pixels)
+            return Backbone.embed(self, pixels)
         finally:
             inside.pop()
 
-    def spied_compile(self, size):
+    def compile_(self, size):
         for _ in range(20):
             overlaps.append(len(inside))
             time.sleep(0.01)
         compiled.set()
         return self
 
-    monkeypatch.setattr(Backbone, "embed", spied_embed)
-    monkeypatch.setattr(Backbone, "compile", spied_compile)
     sink = Memory()
-    fill(planned(10), net, sink, batch_size=2, workers=4, compile="on")
+    fill(planned(10), doing(net, embed=embed, compile=compile_), sink, batch_size=2, workers=4, compile="on")
     assert len(sink.vectors) == 10
     assert compiled.is_set()
     assert set(overlaps) == {0}
@@ -403,15 +411,15 @@ def test_compiling_waits_for_the_batch_size_that_it_is_made_for(net, compiler):
     assert engine.wants_compiling(10**9)
 
 
-def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_compiled(planned, net, monkeypatch):
-    monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
-    found, notes = vectors_of(planned, replace(net, device="cuda"), compile="on", batch_size=None)
+def test_a_run_that_is_over_before_its_batch_size_is_found_says_that_it_was_not_compiled(planned, net):
+    on_cuda = doing(replace(net, device="cuda"), compile=untried)
+    found, notes = vectors_of(planned, on_cuda, compile="on", batch_size=None)
     assert len(found) == 10
     assert notes == [
         "note: not compiled, because the run ended before a batch size was found; set the batch size to compile"
     ]
-    assert vectors_of(planned, replace(net, device="cuda"), compile="auto", batch_size=None)[1] == []
-    fill([], replace(net, device="cuda"), Memory(), compile="on", listener=Ear(notes.append))
+    assert vectors_of(planned, on_cuda, compile="auto", batch_size=None)[1] == []
+    fill([], on_cuda, Memory(), compile="on", listener=Ear(notes.append))
     assert len(notes) == 1
 
 
@@ -425,8 +433,8 @@ def test_nothing_is_compiled_on_mps(net, compile, said):
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """A C++ compiler, whether there is one or not."""
-    monkeypatch.setattr(engines, "_has_compiler", lambda: True)
+    """What is taken for a C++ compiler, whether there is one or not."""
+    monkeypatch.setenv("CXX", sys.executable)
 
 
 def vectors_of(planned, net, **options):
@@ -436,13 +444,12 @@ def vectors_of(planned, net, **options):
     return np.stack(list(sink.vectors.values())), notes
 
 
-def test_a_network_that_cannot_be_compiled_goes_on_without(planned, net, compiler, monkeypatch):
+def test_a_network_that_cannot_be_compiled_goes_on_without(planned, net, compiler):
     def fail(*_):
         raise BackboneError("test_resnet cannot be compiled: no reason")
 
     wanted, _ = vectors_of(planned, net, compile="off")
-    monkeypatch.setattr(Backbone, "compile", fail)
-    found, notes = vectors_of(planned, net, compile="on")
+    found, notes = vectors_of(planned, doing(net, compile=fail), compile="on")
     assert found.tobytes() == wanted.tobytes()
     assert notes == ["note: test_resnet cannot be compiled: no reason; continuing uncompiled"]
 
@@ -451,8 +458,7 @@ def test_without_a_compiler_nothing_is_tried_and_it_is_said_once(planned, net, m
     wanted, _ = vectors_of(planned, net, compile="off")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(Backbone, "compile", lambda *_: pytest.fail("tried"))
-    found, notes = vectors_of(planned, net, compile="on")
+    found, notes = vectors_of(planned, doing(net, compile=untried), compile="on")
     assert found.tobytes() == wanted.tobytes()
     assert notes == ["note: no C++ compiler found (g++, or the environment's CXX); not compiled"]
 
@@ -474,21 +480,23 @@ class Compiled:
 
 
 @pytest.fixture
-def compiles(compiler, monkeypatch):
-    """Lets compiling make a `Compiled`; returns the list of all that were made."""
-    made = []
+def compiles(compiler, net):
+    """Factory of a network of which compiling makes a `Compiled`, and the list of all that were made."""
 
-    def compile_(self, batch_size, most=10**9):
-        made.append((Compiled(self, compiles_most[0]), batch_size))
-        return made[-1][0]
+    def make(most=10**9):
+        made = []
 
-    compiles_most = [10**9]
-    monkeypatch.setattr(Backbone, "compile", compile_)
-    return made, compiles_most
+        def compile_(self, batch_size):
+            made.append((Compiled(self, most), batch_size))
+            return made[-1][0]
+
+        return doing(net, compile=compile_), made
+
+    return make
 
 
-def test_the_compiled_network_takes_over_at_the_size_of_the_time(net, compiles):
-    made, _ = compiles
+def test_the_compiled_network_takes_over_at_the_size_of_the_time(compiles):
+    net, made = compiles()
     engine = Engine(net, batch_size=3, workers=1, compile="on")
     engine.compile()
     ((compiled, size),) = made
@@ -501,8 +509,8 @@ def test_the_compiled_network_takes_over_at_the_size_of_the_time(net, compiles):
     assert engine.notes.popleft().startswith("compiled in ")
 
 
-def test_a_compiled_network_gets_no_more_than_it_was_made_for(net, compiles):
-    made, _ = compiles
+def test_a_compiled_network_gets_no_more_than_it_was_made_for(compiles):
+    net, made = compiles()
     engine = Engine(net, batch_size=4, workers=1, compile="on")
     engine.compile()
     engine.size.current = 16
@@ -510,21 +518,21 @@ def test_a_compiled_network_gets_no_more_than_it_was_made_for(net, compiles):
     assert made[0][0].tried == [4, 4, 2]
 
 
-def test_a_network_that_was_compiled_for_what_is_too_many_by_then_is_not_used(net, compiler, monkeypatch):
-    engine = Engine(net, batch_size=8, workers=1, compile="on")
-
+def test_a_network_that_was_compiled_for_what_is_too_many_by_then_is_not_used(net, compiler):
     def compile_(self, batch_size):
         engine.back_off(8)  # another thread, meanwhile
         return Compiled(self)
 
-    monkeypatch.setattr(Backbone, "compile", compile_)
+    eager = doing(net, compile=compile_)
+    engine = Engine(eager, batch_size=8, workers=1, compile="on")
     engine.compile()
-    assert engine.extractor is net
+    assert engine.extractor is eager
     assert list(engine.notes)[1:] == ["note: compiled for 8 images at once, which is too many; continuing uncompiled"]
 
 
 @pytest.mark.parametrize(("before", "stays"), [(1e-9, False), (1e9, True)])
-def test_a_compiled_network_that_is_slower_is_left_again(net, compiles, before, stays):
+def test_a_compiled_network_that_is_slower_is_left_again(compiles, before, stays):
+    net, _ = compiles()
     engine = Engine(net, batch_size=2, workers=1)
     engine._times.extend([before] * 10)
     engine.compile()
@@ -534,9 +542,8 @@ def test_a_compiled_network_that_is_slower_is_left_again(net, compiles, before, 
     assert list(engine.notes) == ([] if stays else ["note: the compiled network is slower here; continuing uncompiled"])
 
 
-def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compiles):
-    _, most = compiles
-    most[0] = 0
+def test_a_compiled_network_without_memory_is_left_for_the_eager_one(compiles):
+    net, _ = compiles(most=0)
     engine = Engine(net, batch_size=4, workers=1, compile="on")
     engine.compile()
     pixels = noise(4)
@@ -547,31 +554,28 @@ def test_a_compiled_network_without_memory_is_left_for_the_eager_one(net, compil
     assert not engine.wants_compiling(10**9)
 
 
-def test_what_a_compiled_network_fails_of_the_eager_one_says(net, compiles, monkeypatch):
-    _, most = compiles
-    most[0] = 0
-    engine = Engine(net, batch_size=4, workers=1, compile="on")
-    engine.compile()
-
-    def embed(*_, **__):
+def test_what_a_compiled_network_fails_of_the_eager_one_says(compiler, small):
+    def fail(*_):
         raise RuntimeError("an operation is missing")
 
-    monkeypatch.setattr(extractors, "embed", embed)
+    net = doing(small(), compile=lambda self, batch_size: Compiled(self, most=0))
+    engine = Engine(net, batch_size=4, workers=1, compile="on")
+    engine.compile()
+    next(net.module.children()).register_forward_pre_hook(fail)
     with pytest.raises(BackboneError, match="an operation is missing"):
         engine.infer(noise(4))
 
 
-def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler, monkeypatch):
-    engine, pixels = Engine(net, batch_size=4, workers=2, compile="on"), noise(4)
-    begun = threading.Event()
+def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler):
+    begun, pixels = threading.Event(), noise(4)
 
     def slow(self, size):
         begun.set()
         time.sleep(0.5)
         raise BackboneError("it takes too long")
 
-    monkeypatch.setattr(Backbone, "compile", slow)
-    net.embed(pixels)
+    engine = Engine(doing(net, compile=slow), batch_size=4, workers=2, compile="on")
+    engine.extractor.embed(pixels)
     with ThreadPoolExecutor(2) as pool:
         compiling = pool.submit(engine.compile)
         assert begun.wait(10)
@@ -581,21 +585,21 @@ def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_error_of_compiling_ends_a_run(planned, net, compiler, monkeypatch, workers):
+def test_no_error_of_compiling_ends_a_run(planned, net, compiler, workers):
     def fail(*_):
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(Backbone, "compile", fail)
     sink, notes = Memory(), []
-    fill(planned(10), net, sink, batch_size=4, workers=workers, compile="on", listener=Ear(notes.append))
+    failing, listener = doing(net, compile=fail), Ear(notes.append)
+    fill(planned(10), failing, sink, batch_size=4, workers=workers, compile="on", listener=listener)
     assert len(sink.vectors) == 10
     assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
 
 
-def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, monkeypatch):
+def test_an_extraction_compiles_on_its_way_and_says_so(planned, compiles, monkeypatch):
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 2)
-    made, _ = compiles
+    net, made = compiles()
     plan, plain, sink, notes = planned(60), Memory(), Memory(), []
     fill(plan, net, plain, batch_size=2, workers=2, compile="off")
     outcome = fill(plan, net, sink, batch_size=2, workers=2, listener=Ear(notes.append))
@@ -608,11 +612,14 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, m
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
-def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(net, monkeypatch):
-    engine, pixels, ways, make = Engine(net, batch_size=4, workers=1), noise(11), [], Backbone._compile
-    monkeypatch.setattr(
-        Backbone, "_compile", lambda self, some, *, from_c: ways.append(from_c) or make(self, some, from_c=from_c)
-    )
+def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(net):
+    ways, pixels = [], noise(11)
+
+    def compile_(self, some, *, from_c):
+        ways.append(from_c)
+        return Backbone._compile(self, some, from_c=from_c)
+
+    engine = Engine(doing(net, _compile=compile_), batch_size=4, workers=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's compiler
         engine.compile()

@@ -154,22 +154,22 @@ def test_a_checkpoint_runs_no_code(saved):
     assert checkpoints.load(saved, "this run") is None
 
 
-def test_one_that_may_not_be_read_is_named(saved, monkeypatch):
-    def refused(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(checkpoints, "open", refused, raising=False)
-    with pytest.raises(FinetuningError, match=r"checkpoint\.pt cannot be read \(Permission denied\); get the rights"):
+def test_one_that_may_not_be_read_is_named(saved, as_nobody):
+    saved.chmod(0)
+    with (
+        as_nobody(saved.parent),
+        pytest.raises(FinetuningError, match=r"checkpoint\.pt cannot be read \(Permission denied\); get the rights"),
+    ):
         checkpoints.load(saved, "this run")
 
 
-def test_writing_that_fails_leaves_the_last_one(saved, monkeypatch):
-    def full(*_):
-        raise OSError("no space left on device")
+def test_writing_that_fails_leaves_the_last_one(saved):
+    class Full:
+        def __reduce__(self):
+            raise OSError("no space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
-        checkpoints.save(saved, "this run", {**PROGRESS, "epoch": 9}, TENSORS)
+        checkpoints.save(saved, "this run", {**PROGRESS, "epoch": 9}, {**TENSORS, "best": Full()})
     assert checkpoints.load(saved, "this run")[0] == PROGRESS
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
 

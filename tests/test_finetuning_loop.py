@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ears import Ear
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FinetuningError, OutOfMemory, TrainingDiverged
@@ -21,6 +22,7 @@ from featurepipe.finetuning import (
     PixelBatches,
     Recipe,
     better,
+    checkpoints,
     loop,
     random_head,
     tune,
@@ -54,6 +56,17 @@ def tuning(small, tinted):
         return network, run
 
     return make
+
+
+class Judging(Classes):
+    """Has a judgement of its own of which epoch is better, given the number of the last."""
+
+    def __init__(self, judge):
+        super().__init__()
+        self.judge = judge
+
+    def better(self, curve, best):
+        return self.judge(len(curve) - 1)
 
 
 @pytest.fixture
@@ -150,26 +163,25 @@ def test_a_seed_decides_all_and_another_decides_otherwise(tuned):
 # -- the schedule -------------------------------------------------------------------------------------------------
 
 
-def rates(tuning, monkeypatch, **recipe):
+def rates(tuning, **recipe):
     """The learning rates of the head, step by step."""
     seen = []
-    before_steps(monkeypatch, lambda one, *_: seen.append([group["lr"] for group in one.param_groups]))
-    return seen, tuning(**recipe)[1]()
+    with before_steps(lambda one, *_: seen.append([group["lr"] for group in one.param_groups])):
+        return seen, tuning(**recipe)[1]()
 
 
-def before_steps(monkeypatch, hook):
-    make = loop._Tuning._make_optimizer
+@contextmanager
+def before_steps(hook):
+    """Within, the hook is called with each optimizer before it steps."""
+    handle = register_optimizer_step_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
-    def made(self):
-        optimizer = make(self)
-        optimizer.register_step_pre_hook(hook)
-        return optimizer
 
-    monkeypatch.setattr(loop._Tuning, "_make_optimizer", made)
-
-
-def test_the_rate_warms_up_and_falls_along_a_cosine(tuning, monkeypatch):
-    seen, outcome = rates(tuning, monkeypatch, epochs=4, warmup=0.25, lr=1e-3, layer_decay=0.5)
+def test_the_rate_warms_up_and_falls_along_a_cosine(tuning):
+    seen, outcome = rates(tuning, epochs=4, warmup=0.25, lr=1e-3, layer_decay=0.5)
     head = [groups[-1] for groups in seen]
     assert len(head) == 12
     np.testing.assert_allclose(head[:4], [2.5e-4, 5e-4, 7.5e-4, 1e-3])
@@ -179,14 +191,14 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(tuning, monkeypatch):
         assert set(np.round(np.array(groups) / groups[-1], 6)) == {0.0625, 0.125, 0.25, 0.5, 1}
 
 
-def test_without_warm_up_the_first_step_has_the_full_rate(tuning, monkeypatch):
-    seen, _ = rates(tuning, monkeypatch, epochs=1, warmup=0.0, lr=1e-3)
+def test_without_warm_up_the_first_step_has_the_full_rate(tuning):
+    seen, _ = rates(tuning, epochs=1, warmup=0.0, lr=1e-3)
     assert seen[0][-1] == pytest.approx(1e-3)
     assert seen[-1][-1] > 0
 
 
-def test_the_head_alone_has_epochs_with_a_schedule_of_its_own_before_the_others(tuning, monkeypatch):
-    seen, outcome = rates(tuning, monkeypatch, epochs=2, head_epochs=2, warmup=0.0, lr=1e-3)
+def test_the_head_alone_has_epochs_with_a_schedule_of_its_own_before_the_others(tuning):
+    seen, outcome = rates(tuning, epochs=2, head_epochs=2, warmup=0.0, lr=1e-3)
     assert [len(groups) for groups in seen] == [2] * 6 + [len(seen[-1])] * 6
     assert len(seen[-1]) > 2
     alone, whole = [groups[-1] for groups in seen[:6]], [groups[-1] for groups in seen[6:]]
@@ -325,18 +337,18 @@ def test_l2_sp_pulls_by_its_strength_times_the_distance(tuning):
         torch.testing.assert_close(value.grad - plain[name], torch.full_like(value, 0.005), rtol=1e-3, atol=1e-5)
 
 
-def test_a_gradient_is_clipped_to_a_norm(tuning, monkeypatch):
+def test_a_gradient_is_clipped_to_a_norm(tuning):
     norms = []
 
     def measure(optimizer, *_):
         values = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.cat([value.flatten() for value in values]).norm()))
 
-    before_steps(monkeypatch, measure)
-    tuning(clip_grad=0.0, epochs=1)[1]()
-    free, least = list(norms), min(norms)
-    norms.clear()
-    tuning(clip_grad=least / 2, epochs=1)[1]()
+    with before_steps(measure):
+        tuning(clip_grad=0.0, epochs=1)[1]()
+        free, least = list(norms), min(norms)
+        norms.clear()
+        tuning(clip_grad=least / 2, epochs=1)[1]()
     assert norms == pytest.approx([least / 2] * 3, rel=1e-4)
     assert len(free) == 3
 
@@ -348,8 +360,7 @@ def test_weight_decay_shrinks_what_it_may(tuning):
     assert float(decayed["layer4.0.conv1.weight"].norm()) < 0.9 * float(start["layer4.0.conv1.weight"].norm())
 
 
-def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning, monkeypatch):
-    monkeypatch.setattr(Classes, "better", lambda self, found, best: True)
+def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning):
     network, run = tuning(ema=0.9, epochs=1)
     states, step = [network.state()], network.logits
     network.logits = lambda inputs: states.append(network.state()) or step(inputs)
@@ -368,12 +379,12 @@ def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning, monkeyp
     assert validated == outcome.curve[1]["log_loss"]
 
 
-def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning, monkeypatch):
+def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning):
     """Later steps go on to change the average itself."""
     network, run = tuning(ema=0.5, epochs=4, patience=9)
     kept = []
-    monkeypatch.setattr(Classes, "better", lambda self, found, best: len(found) == 3)  # epoch 2 is
-    outcome = run(listener=Ear(lambda text: kept.append(network.predict(pixels()))))
+    objective = Judging(lambda epoch: epoch == 2)
+    outcome = run(objective=objective, listener=Ear(lambda text: kept.append(network.predict(pixels()))))
     assert outcome.best_epoch == 2
     network.load(outcome.state)
     validated = float(validation_loss(network, tuning))
@@ -446,14 +457,23 @@ def test_what_is_kept_is_no_worse_than_the_start_by_the_rule():
         assert best == 0 or better(rows(figures[0], figures[best]), 0)
 
 
+class Scripted(Classes):
+    """Finds the figures that it was given, whatever a network says."""
+
+    def __init__(self, figures):
+        super().__init__()
+        self.figures = iter(rows(*figures))
+
+    def validate(self, outputs, targets):
+        return next(self.figures)
+
+
 @pytest.fixture
-def scripted(tuning, monkeypatch):
+def scripted(tuning):
     """Factory of a run whose validation figures are given."""
 
     def make(figures, **recipe):
-        told = iter(rows(*figures))
-        monkeypatch.setattr(loop._Tuning, "_validate", lambda self: {**next(told), "seconds": 0.0})
-        return tuning(epochs=len(figures) - 1, **recipe)[1]()
+        return tuning(epochs=len(figures) - 1, **recipe)[1](objective=Scripted(figures))
 
     return make
 
@@ -483,11 +503,10 @@ def test_with_patience_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
     assert "after all epochs" in outcome.stopped
 
 
-def test_the_start_that_is_kept_is_as_it_was(tuning, monkeypatch):
-    monkeypatch.setattr(Classes, "better", lambda self, *_: False)
+def test_the_start_that_is_kept_is_as_it_was(tuning):
     network, run = tuning(patience=9)
     before = network.state()
-    assert_same_state(run().state, before)
+    assert_same_state(run(objective=Judging(lambda epoch: False)).state, before)
 
 
 def test_it_ends_early_when_neither_figure_gets_better(scripted):
@@ -531,7 +550,7 @@ def test_a_validation_loss_that_is_not_finite_ends_it_too(tuned, tinted):
     assert len(outcome.curve) == 1
 
 
-def test_later_divergence_keeps_the_epochs_before(tuning, monkeypatch):
+def test_later_divergence_keeps_the_epochs_before(tuning):
     network, run = tuning(epochs=4)
     forward, steps = network.trained, []
 
@@ -574,20 +593,19 @@ def test_where_memory_runs_out_batches_are_cut_and_the_curve_stays(tuning, tuned
     ]
 
 
-def test_memory_that_runs_out_in_the_backward_pass_leaves_no_half_gradient(tuning, tuned, monkeypatch):
+def test_memory_that_runs_out_in_the_backward_pass_leaves_no_half_gradient(tuning, tuned):
     options = {"optimizer": "sgd", "clip_grad": 0.0, "lr": 3e-2}
-    _, run = tuning(**options)
-    backward, seen = torch.Tensor.backward, []
+    network, run = tuning(**options)
+    seen = []
 
-    def limited(self, *arguments, **options):
-        backward(self, *arguments, **options)  # the gradients have been added to
-        seen.append(1)
+    def limited(_):
+        seen.append(float(network.head.weight.grad.abs().sum()))  # has been added to
         if len(seen) == 1:
             raise torch.OutOfMemoryError("out of memory")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "backward", limited)
-        outcome = run()
+    next(network.module.parameters()).register_post_accumulate_grad_hook(limited)
+    outcome = run()
+    assert seen[0] > 0
     assert_same_curve(outcome, tuned(**options), tolerance=1e-5)
 
 
@@ -663,12 +681,12 @@ def test_if_another_process_cannot_go_on_this_one_leaves_too(tuning, at):
     assert (str(outcome.error) == "no memory there") is (at == "memory")
 
 
-def test_no_memory_for_the_optimizer_ends_it_with_the_best_so_far(tuning, monkeypatch):
+def test_no_memory_for_the_optimizer_ends_it_with_the_best_so_far(tuning):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    before_steps(monkeypatch, full)
-    outcome = tuning()[1]()
+    with before_steps(full):
+        outcome = tuning()[1]()
     assert isinstance(outcome.error, OutOfMemory)
     assert (outcome.stopped, outcome.best_epoch) == (FAILED, 0)
 
@@ -694,14 +712,14 @@ def test_images_that_are_gone_are_left_out_and_said_once(tuning, planned):
     )
 
 
-def test_a_batch_of_which_nothing_is_left_is_no_step(tuning, planned, monkeypatch):
+def test_a_batch_of_which_nothing_is_left_is_no_step(tuning, planned):
     plan = planned(5)
     samples = Examples(plan, np.arange(5) % 3)
     steps = []
-    before_steps(monkeypatch, lambda *_: steps.append(1))  # it would decay weights
     _, run = tuning(samples=samples, batch_size=1)
     Path(plan[3].place).unlink()
-    outcome = run()
+    with before_steps(lambda *_: steps.append(1)):  # one would decay weights
+        outcome = run()
     assert len(steps) == 3 * 4
     assert outcome.finished
     assert math.isfinite(outcome.curve[-1]["train_loss"])
@@ -772,11 +790,11 @@ def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path
 
 
 @pytest.mark.parametrize("part", ["progress", "tensors"])
-def test_a_checkpoint_of_something_else_under_the_same_identity_is_one_line(tuning, tmp_path, monkeypatch, part):
+def test_a_checkpoint_of_something_else_under_the_same_identity_is_one_line(tuning, tmp_path, part):
     network, run = tuning()
     tensors = {"state": network.state(), "best": network.state(), "average": {}, "optimizer": {}}
     held = ({"epoch": 1}, tensors) if part == "progress" else ({}, {"state": {}})
-    monkeypatch.setattr(loop.checkpoints, "load", lambda *_: held)
+    checkpoints.save(tmp_path / "c.pt", sha256_json({"recipe": asdict(Recipe(**QUICK))}), *held)
     with pytest.raises(FinetuningError, match=r"c\.pt holds something else than a checkpoint of this run; remove it"):
         run(checkpoint=tmp_path / "c.pt")
 
@@ -802,29 +820,28 @@ def test_interrupted_in_the_first_epoch_the_start_stands(tuning):
     assert_same_state(outcome.state, before)
 
 
-def test_interrupted_while_an_average_is_validated_the_best_stands(tuning, monkeypatch):
-    _network, run = tuning(ema=0.9)
-    validate, calls = loop._Tuning._validate, []
+def test_interrupted_while_an_average_is_validated_the_best_stands(tuning):
+    calls = []
 
-    def failing(self):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return validate(self)
+    class Stopped(Classes):
+        def validate(self, outputs, targets):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return super().validate(outputs, targets)
 
-    monkeypatch.setattr(loop._Tuning, "_validate", failing)
-    outcome = run()
+    outcome = tuning(ema=0.9)[1](objective=Stopped())
     assert (outcome.stopped, len(outcome.curve)) == (INTERRUPTED, 2)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=str)
-def test_a_finished_run_is_not_learned_again(tuning, tmp_path, monkeypatch, options):
-    monkeypatch.setattr(Classes, "better", lambda self, *_: False)  # the last epoch is kept all the same
+def test_a_finished_run_is_not_learned_again(tuning, tmp_path, options):
     path = tmp_path / "c.pt"
-    first = tuning(**options)[1](checkpoint=path)
+    judging = Judging(lambda epoch: False)  # the last epoch is kept all the same
+    first = tuning(**options)[1](checkpoint=path, objective=judging)
     network, run = tuning(**options)
     network.logits = None
-    again = run(checkpoint=path)
+    again = run(checkpoint=path, objective=judging)
     assert again.best_epoch == first.best_epoch == len(first.curve) - 1
     assert_same_curve(again, first)
     assert_same_state(again.state, first.state)

@@ -26,12 +26,23 @@ def embedded(backbone, samples):
 def promoted(small, tinted):
     """Factory of what becomes of a probe on a few pictures, and what it was made of."""
 
-    def make(name="test_vit", *, kind="logistic", arguments=None, width=None, checkpoint=None, note=print, **recipe):
+    def make(
+        name="test_vit",
+        *,
+        kind="logistic",
+        arguments=None,
+        width=None,
+        checkpoint=None,
+        objective=None,
+        note=print,
+        **recipe,
+    ):
         backbone, train, validation = small(name, **(arguments or {})), tinted(24), tinted(15, seed=1)
         probe = probes.fit(kind, *embedded(backbone, train), *embedded(backbone, validation))
         weight, bias = linear_head(kind, probe.estimator, probe.temperature, CLASSES)
         head = Head(weight[:, :width], bias, CLASSES, 0.5)
-        options = {"name": "tuned", "checkpoint": checkpoint, "workers": 1, "listener": Ear(note)}
+        talk = {"objective": objective, "listener": Ear(note)}
+        options = {"name": "tuned", "checkpoint": checkpoint, "workers": 1, **talk}
         made = promote(backbone, head, train, validation, Recipe(**{**QUICK, **recipe}), **options)
         return made, backbone, probe, train, validation
 
@@ -52,11 +63,12 @@ def test_epoch_0_has_the_probes_validation_figures(promoted, name, kind):
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"tune": "last-2"}, {"checkpointing": True}], ids=str)
 @pytest.mark.parametrize(("name", "patience", "epoch"), [("test_resnet", 9, 2), ("test_vit", 9, 2), ("test_vit", 0, 3)])
-def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(
-    promoted, monkeypatch, name, patience, epoch, options
-):
-    monkeypatch.setattr(Classes, "better", lambda self, curve, best: len(curve) == 3)  # epoch 2 is
-    made, _, _, _, validation = promoted(name, patience=patience, **options)
+def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(promoted, name, patience, epoch, options):
+    class Second(Classes):
+        def better(self, curve, best):
+            return len(curve) == 3  # epoch 2 is
+
+    made, _, _, _, validation = promoted(name, objective=Second(), patience=patience, **options)
     assert made.outcome.best_epoch == epoch
     figures = probes.evaluate(made.estimator, *embedded(made.backbone, validation), made.temperature)
     kept = made.outcome.curve[epoch]
@@ -66,8 +78,7 @@ def test_backbone_and_classifier_are_the_network_of_the_epoch_that_was_kept(
     assert made.estimator.C == 0.5
 
 
-def test_the_backbone_that_is_given_stays_as_it_is_and_the_tuned_one_is_another(promoted, monkeypatch):
-    monkeypatch.setattr(Classes, "better", lambda self, curve, best: True)
+def test_the_backbone_that_is_given_stays_as_it_is_and_the_tuned_one_is_another(promoted):
     made, backbone, *_ = promoted(checkpointing=True)
     assert sha256_state_dict(backbone.module.state_dict()) == backbone.spec["weights"]
     assert made.backbone.spec["weights"] == sha256_state_dict(made.backbone.module.state_dict())

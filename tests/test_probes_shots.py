@@ -55,21 +55,20 @@ def test_copies_are_drawn_together_only_where_nothing_else_is_left():
             assert set(shots.draw(y, 1, groups, seed=seed)) <= set(drawn)
 
 
-def test_the_probe_is_fitted_to_the_draw_and_knows_its_copies(monkeypatch):
-    X, y = clusters()
-    X[:, 0] = np.arange(60)  # names the row
-    groups = np.arange(60).astype(str).astype(object)
-    fitted, fit = [], probes.fit
+def test_the_probe_is_fitted_to_the_draw_and_knows_its_copies():
+    X, y = clusters(60, spread=2)
+    T, t = clusters(300, spread=2, seed=1)
+    groups = np.array([str(number // 6) for number in range(60)], object)  # two of each class are one image
 
-    def spy(kind, X, y, groups, seed):
-        fitted.append(X[:, 0].astype(int).tolist())
-        assert groups.tolist() == X[:, 0].astype(int).astype(str).tolist()
-        return fit(kind, X, y, value=1.0)
+    def top1(rows, seed, groups):
+        return float(np.mean(probes.fit("ridge", X[rows], y[rows], groups=groups, seed=seed).estimator.predict(T) == t))
 
-    monkeypatch.setattr(shots, "fit", spy)
-    probes.fit_few_shot("ridge", X, y, X, y, shots=[2, 4], repeats=3, groups=groups, seed=7)
-    expected = [shots.draw(y, size, groups, seed=[7, repeat]).tolist() for size in (2, 4) for repeat in range(3)]
-    assert fitted == expected
+    few = probes.fit_few_shot("ridge", X, y, T, t, shots=[8, 14], repeats=3, groups=groups, seed=7)
+    drawn = [[shots.draw(y, size, groups, seed=[7, repeat]) for repeat in range(3)] for size in (8, 14)]
+    found = [one["top1"] for one in few]
+    assert found == [[top1(rows, 7, groups[rows]) for rows in some] for some in drawn]
+    assert found != [[top1(rows, 7, None) for rows in some] for some in drawn]  # copies in several folds
+    assert found != [[top1(rows, 8, groups[rows]) for rows in some] for some in drawn]
 
 
 # -- figures ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,11 @@ def matrices():
     return [rng.normal(size=(n, 3)).astype(np.float32) for n in (5, 1, 0, 7)]
 
 
+def wide(rows, *, rows_at_once):
+    """A matrix so wide that a chunk holds no more rows."""
+    return np.random.default_rng(0).normal(size=(rows, stacks.CHUNK_BYTES // 8 // rows_at_once)).astype(np.float32)
+
+
 def test_a_stack_is_its_parts_one_below_the_other():
     parts = matrices()
     stack, whole = Stack(*parts), np.concatenate(parts)
@@ -33,18 +38,16 @@ def test_a_stack_is_its_parts_one_below_the_other():
 
 
 @pytest.mark.parametrize("make", [lambda X: X, Stack])
-def test_chunks_are_all_rows_once_in_float64(make, monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK_BYTES", 8 * 3 * 2)
-    X = matrices()[0]
+def test_chunks_are_all_rows_once_in_float64(make):
+    X = wide(5, rows_at_once=2)
     pieces = list(chunks(make(X)))
     assert [at.stop - at.start for at, _ in pieces] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in pieces]), X.astype(float))
     assert {chunk.dtype for _, chunk in pieces} == {np.dtype(float)}
 
 
-def test_weighted_moments(monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK_BYTES", 100)
-    X, w = matrices()[3], np.arange(7.0)
+def test_weighted_moments():
+    X, w = wide(7, rows_at_once=3), np.arange(7.0)
     mean, deviation = weighted_moments(X, w)
     np.testing.assert_allclose(mean, np.average(X.astype(float), axis=0, weights=w))
     np.testing.assert_allclose(deviation**2, np.average((X - mean) ** 2, axis=0, weights=w))

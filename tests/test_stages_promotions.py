@@ -35,7 +35,6 @@ from featurepipe.errors import (
     ModelFileError,
     OutOfMemory,
     OutputError,
-    StoreError,
     TrainingDiverged,
 )
 from featurepipe.finetuning import records, starts
@@ -49,6 +48,13 @@ SPLITS = ("train", "val", "test")
 QUICK = {"epochs": 2, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0, "device": "cpu", "workers": 1}
 FIGURES = ("n", "top1", "log_loss", "per_class", "confusion", "classes")
 SMALL = {"random_weights": True, "transform": {"input_size": (3, 32, 32)}, "precision": "fp32", "device": "cpu"}
+
+
+class Early(Listener):
+    """Fails where anything takes long."""
+
+    def progress(self, label, total):
+        pytest.fail(f"{label}: too late")
 
 
 class Notes(Listener):
@@ -392,22 +398,18 @@ def test_a_model_that_has_seen_them_starts_from_its_probe_fitted_without_them(st
     assert result["finetuning"]["curve"][0]["n"] == from_store["finetuning"]["curve"][0]["n"] == 18
 
 
-def test_a_run_that_was_begun_with_a_cache_is_not_begun_anew_without(store, tmp_path, monkeypatch, always):
-    def busy(*_, **__):
-        raise StoreError("the store is busy")
-
+def test_a_run_that_was_begun_with_a_cache_is_not_begun_anew_without(store, tmp_path, always):
     _, path = store()
-    monkeypatch.setattr(finetuning, "make_cache", busy)
-    notes = []
-    listener = Listener()
-    listener.note = notes.append
-    output = tmp_path / "t.safetensors"
-    assert not finetune(path, output=output, tune="last-1", listener=listener, **QUICK)["finetuning"]["cached_bottom"]
-    assert "note: the store is busy; trained without a cache" in notes
+    heard, output = Notes(), tmp_path / "t.safetensors"
+    busy = Store.create(path / promotions.ACTIVATIONS)
+    with busy.lock():
+        told = finetune(path, output=output, tune="last-1", listener=heard, **QUICK)
+    assert not told["finetuning"]["cached_bottom"]
+    assert any(str(busy.path) in note and note.endswith("; trained without a cache") for note in heard.notes)
     begun = output.with_suffix(".tuning") / "checkpoint.pt"
     begun.parent.mkdir(exist_ok=True)
     begun.write_bytes(b"of an earlier run")
-    with pytest.raises(FinetuningError, match=r"the store is busy; try again later, or start again .*--cache off"):
+    with busy.lock(), pytest.raises(FinetuningError, match=r"; try again later, or start again .*--cache off"):
         finetune(path, output=output, tune="last-1", **QUICK)
     assert begun.read_bytes() == b"of an earlier run"
 
@@ -547,17 +549,15 @@ def test_one_class_and_no_labels_are_refused_before_anything_is_embedded(store, 
 
 
 @pytest.mark.parametrize("as_store", [True, False])
-def test_a_class_of_the_model_that_the_data_lack_is_named(store, photos, tmp_path, monkeypatch, as_store):
+def test_a_class_of_the_model_that_the_data_lack_is_named(store, photos, tmp_path, as_store):
     _, path = store()
     probed = probe(path, tmp_path / "m.safetensors", baselines="none")
     if as_store:
         data = store(classes=("ant", "cat"), name="fewer")[1]
     else:
         data = photos(("ant", "cat"), 4, name="fewer")
-        monkeypatch.setattr("featurepipe.stages.promotions.extract", None)
-    monkeypatch.setattr("featurepipe.finetuning.promote", None)
     with pytest.raises(FinetuningError) as caught:
-        finetune(probed["model"], data, **QUICK)
+        finetune(probed["model"], data, listener=Early(), **QUICK)
     assert_one_line(caught, "no image shows 'bee', which the model knows and tuning would unlearn; add some")
 
 
@@ -569,11 +569,10 @@ def test_a_model_file_without_data_is_refused(store, tmp_path, no_embedding):
 
 
 @pytest.mark.parametrize("splits", [(), ("train", "test")])
-def test_single_images_cannot_be_held_back(store, monkeypatch, splits):
-    monkeypatch.setattr("featurepipe.finetuning.promote", None)
+def test_single_images_cannot_be_held_back(store, splits):
     _, path = store(splits, per_class=1)
     with pytest.raises(FeaturepipeError) as caught:
-        finetune(path, **QUICK)
+        finetune(path, listener=Early(), **QUICK)
     assert_one_line(caught, "classes are too small" if not splits else "every class has only one training image")
 
 

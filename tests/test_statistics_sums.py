@@ -10,7 +10,7 @@ from featurepipe.backbones import Pixels
 from featurepipe.errors import ProbeError
 from featurepipe.manifests import Sample
 from featurepipe.sources import Files
-from featurepipe.statistics import gather, ridge_path, sums
+from featurepipe.statistics import gather, ridge_path
 from featurepipe.stores import Row, Store, Writer
 
 CLASSES = np.array(["ant", "bee", "cow"])
@@ -64,22 +64,21 @@ def test_what_follows_from_them():
     np.testing.assert_allclose(found.variances(), X.var(axis=0), 1e-12)
 
 
-def test_chunks_make_no_difference(monkeypatch):
-    monkeypatch.setattr(sums, "BLOCK_BYTES", 8 * 6 * 32)  # blocks of 32 rows
+def test_chunks_make_no_difference():
     X, y, folds = sample()
-    whole = gather([(X, y, folds)], CLASSES, folds=3)
+    how = {"folds": 3, "block_bytes": 8 * 6 * 32}  # blocks of 32 rows
+    whole = gather([(X, y, folds)], CLASSES, **how)
     for sizes in [(1,), (32, 32), (31, 1, 0, 100), (7,) * 28]:
-        other = gather(cut(X, y, folds, *sizes), CLASSES, folds=3)
+        other = gather(cut(X, y, folds, *sizes), CLASSES, **how)
         for of in ("shift", "counts", "sums", "grams"):
             assert getattr(other, of).tobytes() == getattr(whole, of).tobytes()
 
 
-def test_neither_the_order_nor_the_size_of_blocks_matters(monkeypatch):
+def test_neither_the_order_nor_the_size_of_blocks_matters():
     X, y, folds = sample(mean=100)
     one = gather([(X, y, folds)], CLASSES, folds=3)
     order = np.argsort(X[:, 0])  # the first rows are then nothing like the others
-    monkeypatch.setattr(sums, "BLOCK_BYTES", 8 * 6 * 8)
-    other = gather([(X[order], y[order], folds[order])], CLASSES, folds=3)
+    other = gather([(X[order], y[order], folds[order])], CLASSES, folds=3, block_bytes=8 * 6 * 8)
     assert np.abs(one.shift - other.shift).max() > 1
     assert_same(one, other)
     for fold in range(3):
@@ -134,16 +133,14 @@ def test_a_feature_that_is_constant_is_told_from_one_that_hardly_varies():
     np.testing.assert_allclose(found.scales(), [np.inf, np.inf, X[:, 2].std(), np.inf], 1e-6)
 
 
-def test_memory_does_not_grow_with_the_rows(monkeypatch):
-    monkeypatch.setattr(sums, "BLOCK_BYTES", 2**18)
-
+def test_memory_does_not_grow_with_the_rows():
     def chunks():
         for seed in range(150):
             yield sample(1000, 32, seed=seed)[:2]  # 19 MB in all
 
     tracemalloc.start()
     try:
-        assert gather(chunks(), CLASSES).rows == 150_000
+        assert gather(chunks(), CLASSES, block_bytes=2**18).rows == 150_000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -175,10 +172,9 @@ def with_value(value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_name_their_row(value, monkeypatch):
-    monkeypatch.setattr(sums, "BLOCK_BYTES", 8 * 6 * 64)
+def test_values_that_are_not_finite_name_their_row(value):
     with pytest.raises(ProbeError, match=rf"row 130 has {value} in feature 4; .*featurepipe verify"):
-        gather(with_value(value), CLASSES, folds=3)
+        gather(with_value(value), CLASSES, folds=3, block_bytes=8 * 6 * 64)
 
 
 X, Y, FOLDS = sample(4)

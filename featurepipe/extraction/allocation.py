@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Of glibc's mallopt: https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
@@ -15,21 +16,21 @@ LARGEST = 32 * 2**20  # bytes, the most that it takes for a threshold between he
 # Bytes. A thread's arena consists of heaps of 64 MB, and one that is free goes back whatever the threshold is, unless
 # more than a whole heap is wanted to spare.
 SPARE, USUAL_SPARE = 2**27, 2**17
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 _USERS = [0]  # extractions that run in this process
 _CHANGING = threading.Lock()
 
 
 @contextmanager
-def reuse_memory() -> Iterator[None]:
+def reuse_memory(libc: Any = LIBC) -> Iterator[None]:
     """Within, freed memory is kept for the next batch; when the last of those inside leaves, it is given back.
 
     glibc otherwise returns every large tensor to the system as soon as it is freed, which then has to clear the pages
     of the next one: a fifth of MobileNetV2's time on two cores (benchmarks/README.md). Afterwards glibc's settings are
     what it comes to by itself once large blocks have been freed. Where the C library is another one, nothing is done.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "malloc_trim"):
+    if not hasattr(libc, "malloc_trim"):
         yield
         return
     with _CHANGING:

@@ -36,6 +36,11 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def lanes_for(*, own_device: bool, cores: int) -> int:
+    """Threads that read; on a CPU they infer too, and more than some of them hinder each other."""
+    return cores if own_device else min(cores, MAX_LANES)
+
+
 class BatchSize:
     """How many inputs go through the network at once.
 
@@ -120,7 +125,7 @@ class Engine:
         self.extractor: Embedder = extractor
         self._eager: Any = extractor  # a network where it can be compiled
         self.own_device = not extractor.device.startswith("cpu")
-        self.lanes = workers or (default_workers() if self.own_device else min(default_workers(), MAX_LANES))
+        self.lanes = workers or lanes_for(own_device=self.own_device, cores=default_workers())
         kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
         if self.own_device:
             self.infer_threads = THREADS_PER_DEVICE if kind == "cuda" else 1

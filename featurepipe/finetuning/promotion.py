@@ -18,6 +18,7 @@ from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
 from featurepipe.finetuning.loop import Batches, Course, Session, tune
 from featurepipe.finetuning.networks import SCORED, Forward, Network
+from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
 from featurepipe.signatures import spread
@@ -106,6 +107,7 @@ def promote(
     recipe: Recipe,
     *,
     name: str,
+    objective: Objective | None = None,
     cached: Cached | None = None,
     workers: int | None = None,
     session: Session,
@@ -123,6 +125,8 @@ def promote(
         What to call the tuned backbone.
     cached : callable, optional
         Given the copy, makes a `Cache` of these samples; or None.
+    objective
+        As for `featurepipe.finetuning.tune`.
     workers : int, optional
         Threads that decode; one per core by default.
     session
@@ -153,7 +157,7 @@ def promote(
         "validation": [[one.digest for one in validation.images], validation.targets.tolist()],
         "cached": kept is not None,
     }
-    outcome = tune(network, batches, validating, recipe, identity=identity, **vars(session))
+    outcome = tune(network, batches, validating, recipe, objective=objective, identity=identity, **vars(session))
     network.load(outcome.state)
     if recipe.checkpointing:
         module.set_grad_checkpointing(False)

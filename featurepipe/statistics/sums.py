@@ -13,7 +13,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
 
 Chunk = tuple[Any, ...]  # X (n, D), labels (n,), and optionally the fold of each row (n,)
-BLOCK_BYTES = 2**25  # of rows in float64 that are worked on at once
+BLOCK_BYTES = 2**25
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -191,6 +191,7 @@ def gather(
     *,
     folds: int = 0,
     class_weight: np.ndarray | None = None,
+    block_bytes: int | None = None,
 ) -> Statistics:
     """Take the statistics of rows in one pass; memory is O(folds × width²), whatever the number of rows.
 
@@ -205,6 +206,8 @@ def gather(
         How many folds to keep apart.
     class_weight : ndarray, shape (K,), optional
         What a row of each class (sorted) weighs, above 0; by default 1.
+    block_bytes : int, optional
+        Size of the rows in float64 that are worked on at once; by default `BLOCK_BYTES`.
 
     Returns
     -------
@@ -234,7 +237,7 @@ def gather(
     parts, known = folds + 1, len(labels)
     counts = np.zeros(parts * known, np.int64 if class_weight is None else np.float64)
     shift: np.ndarray | None = None
-    for X, cells in blocks(chunks, labels, folds):
+    for X, cells in blocks(chunks, labels, folds, block_bytes=block_bytes):
         if shift is None:
             shift = X.mean(axis=0)
             sums = np.zeros((parts * known, X.shape[1]))
@@ -268,13 +271,13 @@ def sum_cells(X: np.ndarray, cells: np.ndarray, weights: np.ndarray | None, coun
 
 
 def blocks(
-    chunks: Iterable[Chunk], classes: np.ndarray, folds: int, *, made: int = 0
+    chunks: Iterable[Chunk], classes: np.ndarray, folds: int, *, made: int = 0, block_bytes: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The same rows, checked, in float64 and in blocks of equal size, each sorted by fold and class.
 
     Parameters
     ----------
-    chunks, classes, folds
+    chunks, classes, folds, block_bytes
         See `gather`; the classes are sorted.
     made : int
         How many numbers the caller will make of each row, so that blocks become small enough for these too.
@@ -292,7 +295,7 @@ def blocks(
     for chunk in chunks:
         X, places = _check(chunk, codes, folds, seen)
         if block is None:
-            size = max(1, BLOCK_BYTES // (8 * max(X.shape[1], made)))
+            size = max(1, (block_bytes or BLOCK_BYTES) // (8 * max(X.shape[1], made)))
             block, cells = np.empty((size, X.shape[1])), np.empty(size, np.int64)
         if X.shape[1] != block.shape[1]:
             raise ProbeError(f"row {seen} has {X.shape[1]} features, those before have {block.shape[1]}")
