@@ -75,6 +75,14 @@ def test_the_readmes_links_and_files_exist():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_reference_has_each_room_with_public_names():
+    listed = re.findall(r"^   (featurepipe\S*)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE)
+    elsewhere = {"featurepipe.estimators", "featurepipe.stages"}  # all of theirs are names of the package
+    rooms = [name for name in MODULES if name.count(".") == 1 and hasattr(importlib.import_module(name), "__all__")]
+    assert listed == sorted(listed)
+    assert {"featurepipe", *rooms} - elsewhere <= set(listed)
+
+
 @pytest.mark.parametrize(
     "file", [*PAGES, *sorted(Path(featurepipe.__file__).parent.rglob("*.py"))], ids=lambda p: p.name
 )

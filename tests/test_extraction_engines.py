@@ -552,11 +552,13 @@ def test_what_a_compiled_network_fails_of_the_eager_one_says(net, compiles, monk
 
 def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler, monkeypatch):
     engine, pixels = Engine(net, batch_size=4, workers=2, compile="on"), noise(4)
-    begun = threading.Event()
+    begun, late, clock = threading.Event(), [0], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
 
     def slow(self, size):
         begun.set()
-        time.sleep(0.5)
+        time.sleep(0.1)  # who infers has time to wait for this
+        late[0] = 1000
         raise BackboneError("it takes too long")
 
     monkeypatch.setattr(Backbone, "compile", slow)
@@ -566,7 +568,7 @@ def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler
         assert begun.wait(10)
         pool.submit(engine.infer, pixels).result()
         compiling.result()
-    assert 0 < engine.infer_seconds < 0.4 < engine.compile_seconds
+    assert 0 < engine.infer_seconds < 1000 <= engine.compile_seconds
 
 
 @pytest.mark.parametrize("workers", [1, 2])
