@@ -488,6 +488,7 @@ print(json.dumps(out[7:]))
 """
 
 
+@pytest.mark.processes
 def test_nothing_else_is_opened_run_or_asked_for(tmp_path, network, photos):
     folder, images = tmp_path / "models", photos(("a", "b"), 3)
     folder.mkdir()

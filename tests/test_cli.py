@@ -59,6 +59,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.processes
 def test_python_m_featurepipe_is_the_command_line():
     done = subprocess.run([sys.executable, "-m", "featurepipe", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"featurepipe, version {featurepipe.__version__}\n")
@@ -93,6 +94,7 @@ def examples_of(command):
     return re.findall(r"^\s*\$ (featurepipe .*)$", command.help, re.MULTILINE)
 
 
+@pytest.mark.processes
 def test_help_loads_no_torch():
     code = (
         "import sys\nfrom featurepipe.cli import main\n"
@@ -741,6 +743,7 @@ def test_an_interrupt_exits_130_and_says_how_to_resume(here, monkeypatch):
     assert "run the same command again to go on from there" in done.stderr
 
 
+@pytest.mark.processes
 def test_ctrl_c_in_the_middle_of_extract_keeps_what_is_finished(here):
     arguments = ["extract", str(DIGITS / "test"), "-s", "s", *TINY, "--json"]
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
@@ -811,6 +814,7 @@ def test_a_note_stands_on_a_line_of_its_own_and_the_bar_goes_on_below(monkeypatc
         assert stream.getvalue() == "before any image\ncompiled\ndone\n"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
 def test_names_that_the_terminal_cannot_show_do_not_fail(here):
     odd = here / "data/digits/test/3" / b"caf\xe9.png".decode("utf-8", "surrogateescape")

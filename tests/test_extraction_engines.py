@@ -291,6 +291,7 @@ print(np.abs(a - b).max() <= 1e-4 * np.abs(a).max(), len(notes), notes[0] if not
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits address space, and reads /proc")
 def test_a_process_that_really_runs_out_of_memory_goes_on_with_less():
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=300)
@@ -598,6 +599,7 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, m
     assert all(np.array_equal(sink.vectors[pending.digest], plain.vectors[pending.digest]) for pending in plan)
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(net, monkeypatch):
     engine, pixels, ways, make = Engine(net, batch_size=4, workers=1), noise(11), [], Backbone._compile

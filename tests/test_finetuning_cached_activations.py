@@ -224,6 +224,7 @@ activations.cache({kept!r}, rows, manifest.root, backbone, cut, [backbone.transf
 """
 
 
+@pytest.mark.processes
 def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     rows, root = data
     kept = tmp_path / "kept"

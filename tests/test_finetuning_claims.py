@@ -92,6 +92,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.processes
 def test_another_process_keeps_its_own_until_it_is_killed(store):
     with subprocess.Popen(
         [sys.executable, "-c", OTHER, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

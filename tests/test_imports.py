@@ -154,6 +154,7 @@ def test_only_the_command_line_prints_or_exits_and_only_listeners_draw_progress(
     assert "print" not in loud
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("statement", ["import featurepipe", "import featurepipe.cli", "import featurepipe.errors"])
 def test_importing_loads_nothing_heavy(statement):
     heavy = "{'torch', 'timm', 'sklearn', 'scipy', 'h5py', 'PIL', 'numpy'}"

@@ -518,6 +518,7 @@ def crashed(tmp_path_factory, net):
     return base
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, moment):
     store, whole = crashed / moment, crashed / "whole"
@@ -537,6 +538,7 @@ def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, mom
     assert stages.verify(store)["ok"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_ctrl_c_keeps_finished_batches_and_the_next_run_goes_on(crashed, tmp_path, net, batch):
     def interrupt(number):
@@ -551,6 +553,7 @@ def test_ctrl_c_keeps_finished_batches_and_the_next_run_goes_on(crashed, tmp_pat
     assert load(tmp_path / "s", net).X.tobytes() == load(crashed / "whole", net).X.tobytes()
 
 
+@pytest.mark.processes
 def test_a_vector_rejected_before_the_crash_does_not_shift_the_batches_after_it(crashed, tmp_path, net):
     """What is retried is decoded again; in a batch with new images it would change the batch's size, and so bits."""
 

@@ -229,6 +229,7 @@ with Store.open(sys.argv[1]).lock():
 """
 
 
+@pytest.mark.processes
 def test_a_second_writer_gets_one_clear_error_until_the_first_is_gone(store):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -896,6 +897,7 @@ def test_the_writer_leaves_part_and_group_empty(folder):
     assert [line[9:] for line in rest] == [["", ""]] * 3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("start", ["no manifest", "1.1", "1.2", "half done"])
 @pytest.mark.parametrize("call", range(1, 4))
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

@@ -343,6 +343,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
 def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # Python warns of forks beside threads, rightly
@@ -350,6 +351,7 @@ def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
     assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
 
 
+@pytest.mark.processes
 def test_the_guard_loads_nothing_and_hides_no_interrupt_of_loading():
     code = """
 import sys
