@@ -142,7 +142,7 @@ def _enter(stack: ExitStack) -> None:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in AUTOCAST:
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # torch 2.4 has none of mps
+            if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if _makes_elsewhere(torch):
             stack.enter_context(torch.device("cpu"))
