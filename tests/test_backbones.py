@@ -204,6 +204,7 @@ def features_only(module, name, index, **arguments):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 def test_stages_equal_timms_features_only_pooled(saved, name, pooling):

@@ -45,6 +45,7 @@ def tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back afterwards
 
 
+@pytest.mark.slow
 @pytest.mark.compile
 @pytest.mark.parametrize("from_c", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -134,6 +134,7 @@ def test_every_command_and_option_is_explained(command):
     assert all(example in " ".join(text.split()) for example in examples_of(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["main", *COMMANDS])
 def test_the_examples_in_the_help_run(command, here, monkeypatch):
     monkeypatch.setitem(
@@ -202,6 +203,7 @@ def test_talk_goes_to_stderr_and_starts_with_what_was_found_and_what_runs(here):
     assert done.stdout.splitlines()[1:] == ["store → s"]
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     names = ("checking files", "reading", "inferring", "writing")
     spent, limit = "  " + ", ".join(rf"{name} \d+\.\d s" for name in names), f"  limited by ({'|'.join(names)}); "
@@ -213,6 +215,7 @@ def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     assert re.fullmatch(limit + "the run was too short to compare it with this machine's ceiling", short[3])
 
 
+@pytest.mark.slow
 def test_the_json_says_it_too(here):
     result = result_of("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1")
     assert result["limited_by"] in ("checking files", "reading", "inferring", "writing")
@@ -224,6 +227,7 @@ def test_the_json_says_it_too(here):
     assert (result["decoder"], result["precision"]) == ("torchvision", "fp32")
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
     lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
@@ -586,6 +590,7 @@ def broken(here):
     assert call("extract", "data/digits", "-s", "s", "-b", "pixels").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", failing())
 def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
     plain = call(*failing()[what])
@@ -714,6 +719,7 @@ def test_a_damaged_store_exits_1_and_repair_mends_it(here):
     assert result_of("extract", "data/digits", "-s", "s", "-b", "pixels")["computed"] == 160
 
 
+@pytest.mark.slow
 def test_an_edited_manifest_exits_1_in_one_line_until_it_is_accepted(here):
     result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
     manifest = here / "s" / "manifest.csv"

@@ -37,6 +37,7 @@ def test_there_are_examples():
     } <= {example.name for example in EXAMPLES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_docstring_example(example, tmp_path, monkeypatch):
     if not (ROOT / "data" / "digits" / "train").is_dir():

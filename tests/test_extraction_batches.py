@@ -142,6 +142,7 @@ def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatc
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
 
 
+@pytest.mark.slow
 def test_large_files_are_held_by_turns_and_one_at_a_time(planned, monkeypatch):
     monkeypatch.setattr(batches.inputs, "IMAGE_BYTES", 2**26)
     monkeypatch.setattr(limits, "READING", limits.Turns(2**26))

@@ -196,6 +196,7 @@ def test_a_share_is_sent_in_little_more_than_its_paths():
     assert len(pickle.dumps(Share(plan))) < len(plan) * (len(str(path)) + 45)
 
 
+@pytest.mark.slow
 def test_no_process_is_sent_what_the_entry_holds_already(tmp_path, plan, net):
     store = Store.create(tmp_path / "a.store")
     fill(plan, net, writer(store, net), batch_size=4, workers=1, compile="off")

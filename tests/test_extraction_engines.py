@@ -584,6 +584,7 @@ def test_no_error_of_compiling_ends_a_run(planned, net, compiler, monkeypatch, w
     assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
 
 
+@pytest.mark.slow
 def test_an_extraction_compiles_on_its_way_and_says_so(planned, net, compiles, monkeypatch):
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 2)

@@ -50,6 +50,7 @@ def pixels(rows, root, transform):
     return np.stack([decode((root / row.sample.path).read_bytes(), transform) for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tune", "precision"),
     [
@@ -193,6 +194,7 @@ def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, mon
     assert passes(rows, views) == (0, 0)
 
 
+@pytest.mark.slow
 def test_together_views_give_what_each_gives_alone(data, tmp_path):
     rows, root = data
     backbone, cut = make("dla34")  # two tensors

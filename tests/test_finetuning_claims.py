@@ -130,6 +130,7 @@ def test_a_store_that_lost_its_header_is_still_one(store):
     assert held(store) == ["a"]
 
 
+@pytest.mark.slow
 def test_every_changed_bit_of_a_claim_is_named_or_harmless(store):
     begin(store, "ab", store.path / "checkpoint.pt").release()
     (path,) = store.path.glob(".lock.*.json")

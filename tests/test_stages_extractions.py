@@ -256,6 +256,7 @@ def test_names_of_any_kind_survive(tmp_path):
 # -- several backbones
 
 
+@pytest.mark.slow
 def test_backbones_share_a_store_and_never_a_vector(data, tmp_path, net):
     other_mean = backbones.recreate(
         net.spec | {"transform": net.spec["transform"] | {"mean": [0.1, 0.2, 0.3]}}, net.source
@@ -912,6 +913,7 @@ def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, n
     assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
 
 
+@pytest.mark.slow
 def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, auto):
     def run(precision):
         result = stages.run(
@@ -960,6 +962,7 @@ def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monk
     assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_drift_is_of_the_vectors_held_and_reads_the_header_no_more_often_for_more_rows(data, tmp_path, monkeypatch):
     exact = {"precision": "fp32", "transform": {"input_size": (3, 32, 32), "decoder": "pillow"}}
     net, reads, real = backbones.create("test_resnet", random_weights=True, device="cpu", **exact), [], Store._header
@@ -1123,6 +1126,7 @@ def read_only(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_absent(tmp_path, read_only):
     data, store = pictures(tmp_path / "img", range(20)), tmp_path / "s"
     net = backbones.create("test_resnet", random_weights=True, device="cpu", transform={"input_size": (3, 32, 32)})

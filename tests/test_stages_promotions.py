@@ -43,6 +43,8 @@ from featurepipe.finetuning.objectives import Classes
 from featurepipe.stages import Listener, finetune, promotions
 from featurepipe.stores import Store
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 SPLITS = ("train", "val", "test")
 QUICK = {"epochs": 2, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0, "device": "cpu", "workers": 1}

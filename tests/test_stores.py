@@ -671,6 +671,7 @@ def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_rea
     assert folder.check() == (first, [])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_manifest_and_header_is_found_or_changes_nothing(folder):
     samples = tuple(Sample(name, name, "ant", "train") for name in "abc")
     folder.check(samples=samples)
@@ -1018,6 +1019,7 @@ def test_nothing_to_plan(store, rows):
     assert (list(plan), plan.samples) == ([], 0)
 
 
+@pytest.mark.slow
 def test_rows_and_plan_take_little_room(store):
     count = 20_000
     rows = stores.Rows.gather((Sample(f"a/{n}.jpg", f"a/{n}.jpg", "a", None), digest(n), None) for n in range(count))

@@ -185,6 +185,7 @@ def outcome(name, made, folder):
     return CALLS[name](SimpleNamespace(**vars(made), new=folder / "new", file=folder / "made.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_whatever_is_called_works_under_any_settings_and_leaves_them(made, tmp_path, name):
     wanted = outcome(name, made, tmp_path / "friendly")
