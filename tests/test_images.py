@@ -539,6 +539,7 @@ def test_torchvision_is_within_two_grey_levels_of_pillow(interpolation, crop_mod
         assert cosine >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("options", JPEGS.values(), ids=list(JPEGS))
 def test_a_draft_of_a_large_jpeg_drifts_by_a_few_grey_levels(interpolation, options):

@@ -153,6 +153,7 @@ def test_who_wants_much_is_not_overtaken_for_ever():
     assert got[0] == "all"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(limits._libc(), "malloc_trim"), reason="memory can be given back with glibc only")
 def test_threads_keep_nothing_of_huge_pictures(monkeypatch):
     monkeypatch.setattr(limits, "HUGE", 2**22)

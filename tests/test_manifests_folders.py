@@ -170,6 +170,7 @@ def nested():
     subprocess.run(["rm", "-rf", place], check=True)  # shutil.rmtree is recursive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", ["top", "@eaDir"])
 def test_folders_may_be_two_thousand_deep(nested, top, monkeypatch):
     root, entered, scandir = touch(nested(1990, top), "a/0.png"), [], os.scandir
@@ -180,6 +181,7 @@ def test_folders_may_be_two_thousand_deep(nested, top, monkeypatch):
     assert manifest.left_out.rubbish == ({top: 1} if top == "@eaDir" else {})
 
 
+@pytest.mark.slow
 def test_folders_deeper_than_a_path_can_be_are_refused_by_name(nested):
     with pytest.raises(ManifestError, match=r"folder .*/d/d cannot be read \(File name too long\)"):
         read(nested(2500))
