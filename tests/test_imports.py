@@ -64,6 +64,7 @@ def test_there_are_files_to_check():
     assert len(FILES) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_file_stands_in_a_room_and_imports_from_rows_above(path):
     here = room(path)
@@ -109,6 +110,7 @@ def circle(package):
     return []
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle():
     assert circle(PACKAGE) == []
 

@@ -151,6 +151,7 @@ def test_a_shard_of_1_1_without_digest_is_corrupt_and_one_of_1_0_is_not(written)
     check_equal(shards.read(written), example())
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_anywhere_gives_another_vector(written):
     whole, found = written.read_bytes(), 0
     for position in range(0, len(whole), 19):
