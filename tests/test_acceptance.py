@@ -8,6 +8,8 @@ from PIL import Image
 
 from featurepipe import stages
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).parents[1] / "data" / "digits"
 
 

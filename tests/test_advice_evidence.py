@@ -39,6 +39,7 @@ def test_masking_is_read_from_whole_words_of_names_and_tags(names, masked):
     assert advice.is_masked(*names) is masked
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_houses_probes():
     X, y = clusters(apart=1.5)
     found = advice.measure({"stage1": X[:, :2], "penultimate": X}, y)
@@ -66,6 +67,7 @@ def test_selection_data_are_measured_on_and_not_learned_from():
     assert advice.measure({"penultimate": X}, other, val=val)["knn"] < 0.5 < found["knn"]
 
 
+@pytest.mark.slow
 def test_similarity_is_what_neighbours_know_beyond_what_comes_without_pretraining():
     X, y = clusters(apart=6.0)
     noise = np.random.default_rng(1).normal(size=X.shape)
@@ -79,6 +81,7 @@ def test_similarity_is_what_neighbours_know_beyond_what_comes_without_pretrainin
     assert advice.measure({"penultimate": X}, y, baselines={"raw pixels": X})["similarity"] == 0
 
 
+@pytest.mark.slow
 def test_an_earlier_layer_counts_only_beyond_chance():
     X, y = clusters(apart=2.0)
     noisy = X + np.random.default_rng(1).normal(size=X.shape) * 3
@@ -95,6 +98,7 @@ def test_an_earlier_layer_counts_only_beyond_chance():
     assert advice.measure(layers, y)["best_layer"] == "stage3"  # the latest of those that are as good as the best
 
 
+@pytest.mark.slow
 def test_copies_of_an_image_are_never_on_both_sides():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 30)), np.arange(60) % 2

@@ -54,6 +54,7 @@ def assert_members_are_the_single_backbones(several, name, **settings):
 # -- the right vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 def test_each_layer_is_what_the_backbone_of_that_layer_gives(name, pooling):
@@ -68,6 +69,9 @@ def test_layers_of_a_network_that_keeps_channels_last():
     assert_members_are_the_single_backbones(layers_of(name, arguments=SWIN), name, arguments=SWIN, precision="fp32")
 
 
+@pytest.mark.skipif(
+    not hasattr(timm.models.CrossVit, "forward_intermediates"), reason="this timm gives no stages of such networks"
+)
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -80,6 +84,7 @@ def test_layers_of_a_network_that_ends_in_several_scales(name, arguments):
     assert_members_are_the_single_backbones(several, name, arguments=arguments, precision="fp32")
 
 
+@pytest.mark.slow
 def test_layers_in_bf16_too():
     several = layers_of("test_vit", precision="bf16")
     assert_members_are_the_single_backbones(several, "test_vit", precision="bf16")
@@ -93,6 +98,7 @@ def test_the_network_runs_once_for_all_of_them():
     assert calls == ["first", "last"]
 
 
+@pytest.mark.slow
 def test_some_layers_with_and_without_the_penultimate():
     for layers in (["stage2"], ["stage2", "stage4"], ["stage4", "penultimate"], ["penultimate"]):
         several = layers_of(layers=layers)

@@ -106,6 +106,7 @@ def test_a_header_that_no_reader_could_take_is_a_damaged_one(tmp_path, header):
     assert "damaged header" in reason(tmp_path / "w.safetensors", data)
 
 
+@pytest.mark.slow
 def test_an_archive_that_becomes_far_larger_is_refused_before_it_is_unpacked(tmp_path):
     with (tmp_path / "w.npz").open("wb") as file:
         np.savez_compressed(file, weight=np.zeros(2**25, np.float32))

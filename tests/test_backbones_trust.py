@@ -386,6 +386,7 @@ def test_images_larger_than_any_network_takes_are_refused(tmp_path, network):
             make(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "swin_tiny_patch4_window7_224"])
 def test_the_size_of_a_network_is_known_before_it_is_made(name):
     import timm
@@ -493,6 +494,7 @@ print(json.dumps(out[7:]))
 """
 
 
+@pytest.mark.processes
 def test_nothing_else_is_opened_run_or_asked_for(tmp_path, network, photos):
     folder, images = tmp_path / "models", photos(("a", "b"), 3)
     folder.mkdir()

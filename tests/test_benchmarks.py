@@ -45,6 +45,8 @@ def tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back afterwards
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 @pytest.mark.parametrize("from_c", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_ceilings_compile_as_featurepipe_does(precision, from_c, monkeypatch, tf32):

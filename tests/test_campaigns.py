@@ -12,6 +12,7 @@ from campaigns import NAMES, disks, mutators, results, sandbox
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="campaigns look into /proc")
 
 
+@pytest.mark.processes
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_escapes(name, tmp_path):
@@ -66,6 +67,7 @@ def test_a_result_counts_and_says_how_to_see_an_escape_again(toy):
     assert result.lines()[0].startswith("toy: 4 tried, 3 hit, 2 held, 1 escaped")
 
 
+@pytest.mark.processes
 def test_a_child_that_dies_or_hangs_is_told_from_one_that_returns(tmp_path):
     assert sandbox.call(os.getcwd, folder=tmp_path / "a").value == os.getcwd()
     assert sandbox.call(os._exit, 9, folder=tmp_path / "b").code == 9
@@ -95,6 +97,7 @@ def counting(folder):
     return write(folder, lambda *moment: None)
 
 
+@pytest.mark.processes
 def test_a_disk_counts_every_change_of_a_file_and_kills_or_fails_at_one(tmp_path):
     calls = {name: tmp_path / name for name in ("counting", "killing", "refusing")}
     for folder in calls.values():

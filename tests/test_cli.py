@@ -59,6 +59,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.processes
 def test_python_m_featurepipe_is_the_command_line():
     done = subprocess.run([sys.executable, "-m", "featurepipe", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"featurepipe, version {featurepipe.__version__}\n")
@@ -93,6 +94,7 @@ def examples_of(command):
     return re.findall(r"^\s*\$ (featurepipe .*)$", command.help, re.MULTILINE)
 
 
+@pytest.mark.processes
 def test_help_loads_no_torch():
     code = (
         "import sys\nfrom featurepipe.cli import main\n"
@@ -132,6 +134,7 @@ def test_every_command_and_option_is_explained(command):
     assert all(example in " ".join(text.split()) for example in examples_of(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["main", *COMMANDS])
 def test_the_examples_in_the_help_run(command, here, monkeypatch):
     monkeypatch.setitem(
@@ -200,6 +203,7 @@ def test_talk_goes_to_stderr_and_starts_with_what_was_found_and_what_runs(here):
     assert done.stdout.splitlines()[1:] == ["store → s"]
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     names = ("checking files", "reading", "inferring", "writing")
     spent, limit = "  " + ", ".join(rf"{name} \d+\.\d s" for name in names), f"  limited by ({'|'.join(names)}); "
@@ -211,6 +215,7 @@ def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     assert re.fullmatch(limit + "the run was too short to compare it with this machine's ceiling", short[3])
 
 
+@pytest.mark.slow
 def test_the_json_says_it_too(here):
     result = result_of("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1")
     assert result["limited_by"] in ("checking files", "reading", "inferring", "writing")
@@ -222,6 +227,7 @@ def test_the_json_says_it_too(here):
     assert (result["decoder"], result["precision"]) == ("torchvision", "fp32")
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
     lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
@@ -580,6 +586,7 @@ def broken(here):
     assert call("extract", "data/digits", "-s", "s", "-b", "pixels").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", failing())
 def test_what_fails_says_why_in_one_line_and_exits_1(broken, what):
     plain = call(*failing()[what])
@@ -708,6 +715,7 @@ def test_a_damaged_store_exits_1_and_repair_mends_it(here):
     assert result_of("extract", "data/digits", "-s", "s", "-b", "pixels")["computed"] == 160
 
 
+@pytest.mark.slow
 def test_an_edited_manifest_exits_1_in_one_line_until_it_is_accepted(here):
     result_of("extract", "data/digits", "-s", "s", "-b", "pixels")
     manifest = here / "s" / "manifest.csv"
@@ -737,6 +745,7 @@ def test_an_interrupt_exits_130_and_says_how_to_resume(here, monkeypatch):
     assert "run the same command again to go on from there" in done.stderr
 
 
+@pytest.mark.processes
 def test_ctrl_c_in_the_middle_of_extract_keeps_what_is_finished(here):
     arguments = ["extract", str(DIGITS / "test"), "-s", "s", *TINY, "--json"]
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
@@ -807,6 +816,7 @@ def test_a_note_stands_on_a_line_of_its_own_and_the_bar_goes_on_below(monkeypatc
         assert stream.getvalue() == "before any image\ncompiled\ndone\n"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
 def test_names_that_the_terminal_cannot_show_do_not_fail(here):
     odd = here / "data/digits/test/3" / b"caf\xe9.png".decode("utf-8", "surrogateescape")

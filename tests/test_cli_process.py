@@ -33,6 +33,7 @@ def broken():
     os.close(writing)
 
 
+@pytest.mark.processes
 @POSIX
 def test_sigterm_in_the_middle_of_extract_keeps_what_is_finished_and_exits_143(photos, tmp_path):
     data, store = photos(per_class=300, size=(33, 32)), tmp_path / "s"
@@ -111,12 +112,14 @@ def test_a_terminal_that_goes_away_does_not_end_a_run(monkeypatch):
         advance(1)
 
 
+@pytest.mark.processes
 @POSIX
 def test_whoever_stops_reading_ends_a_command_quietly(broken):
     done = run("backbones", "res*", stdout=broken, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
 
 
+@pytest.mark.processes
 @POSIX
 @pytest.mark.parametrize("closed", [(1, 2), (0, 1, 2)])
 def test_files_never_get_the_numbers_of_streams_that_are_closed(tmp_path, closed):
@@ -127,6 +130,7 @@ def test_files_never_get_the_numbers_of_streams_that_are_closed(tmp_path, closed
     assert done.returncode == 3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["--help", "probe --help"])
 def test_help_is_shown_by_a_terminal_that_knows_ascii_only(command):
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
@@ -163,6 +167,7 @@ cli.main(["info", "nowhere", "--json"], prog_name="featurepipe")
 """
 
 
+@pytest.mark.processes
 @POSIX
 @pytest.mark.parametrize(("program", "code"), [(LOADING, 143), (IN_EXEC, 130)], ids=["loading", "in exec"])
 def test_a_signal_while_libraries_load_ends_a_command_as_any_other(program, code):
@@ -200,6 +205,7 @@ call("backbones", "test_vit*")
 """
 
 
+@pytest.mark.processes
 @POSIX
 @pytest.mark.parametrize("streams", ["ascii", "closed"])
 def test_every_command_runs_in_the_c_locale_on_one_thread_with_warnings_as_errors(photos, tmp_path, streams):

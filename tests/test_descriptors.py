@@ -240,6 +240,7 @@ def test_patches_are_every_eighth_descriptor_of_the_grid():
     assert "sift-patches" not in backbones.names()
 
 
+@pytest.mark.slow
 def test_a_codebook_is_learned_from_descriptors_and_a_seed():
     descriptors = np.random.default_rng(0).random((3000, 128), np.float32)
     one, again, other = (backbones.learn_codebook(descriptors, seed) for seed in (0, 0, 1))
@@ -296,6 +297,7 @@ def test_the_store_holds_what_embed_gives(create, photos, tmp_path, name):
         np.testing.assert_array_equal(vector, made.embed(pixels[None])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_the_whole_pipeline_takes_a_descriptor_by_name(codebook, photos, tmp_path, name):
     data = photos(per_class=5, splits=("train", "test"))
@@ -320,6 +322,7 @@ def test_full_baselines_of_a_descriptor_have_no_untrained_twin(photos, tmp_path)
     assert found["random_backbone"] is None
 
 
+@pytest.mark.slow
 @needs_cv2
 def test_a_model_file_may_carry_the_codebook(codebook, photos, tmp_path):
     data, path = photos(per_class=5), codebook()

@@ -37,6 +37,7 @@ def test_there_are_examples():
     } <= {example.name for example in EXAMPLES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_docstring_example(example, tmp_path, monkeypatch):
     if not (ROOT / "data" / "digits" / "train").is_dir():
@@ -73,6 +74,14 @@ def test_the_readmes_links_and_files_exist():
     for page in (README, *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_has_each_room_with_public_names():
+    listed = re.findall(r"^   (featurepipe\S*)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE)
+    elsewhere = {"featurepipe.estimators", "featurepipe.stages"}  # all of theirs are names of the package
+    rooms = [name for name in MODULES if name.count(".") == 1 and hasattr(importlib.import_module(name), "__all__")]
+    assert listed == sorted(listed)
+    assert {"featurepipe", *rooms} - elsewhere <= set(listed)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class RowClassifier(RowsAsImages, TransferClassifier):
         return super().predict_proba(self.images(X, reset=False))
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [RowExtractor("pixels", workers=1), RowClassifier("pixels", kind="ridge", value=1.0)],
     expected_failed_checks=lambda estimator: {},  # none
@@ -115,6 +116,7 @@ def test_init_only_stores(make):
     assert copy.store == "s"
 
 
+@pytest.mark.slow
 def test_the_probes_device_reaches_the_probe(monkeypatch):
     used, fit = [], probes.fit
     monkeypatch.setattr(probes, "fit", lambda *a, **options: used.append(options["device"]) or fit(*a, **options))
@@ -176,6 +178,7 @@ def test_fit_learns_nothing_from_the_images():
     np.testing.assert_array_equal(a.transform(IMAGES), b.transform(IMAGES))
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_and_a_grid_search():
     dark = IMAGES // 2
     X, y = np.concatenate([dark, 255 - dark]), ["dark"] * 8 + ["bright"] * 8
@@ -477,6 +480,7 @@ def opened(monkeypatch):
     backbones.forget()
 
 
+@pytest.mark.slow
 def test_many_fits_make_one_network(opened):
     X, y = np.concatenate([IMAGES // 2, 255 - IMAGES // 2]), ["dark"] * 8 + ["bright"] * 8
     cross_val_score(make_pipeline(network(), LogisticRegression()), X, y, cv=4)
@@ -503,6 +507,7 @@ def test_none_is_made_where_all_rows_are_in_the_store(opened, tmp_path, monkeypa
     assert len(opened) == before + 1
 
 
+@pytest.mark.slow
 def test_tuning_leaves_the_kept_network_as_it_was(monkeypatch):
     X, y = labelled_images()
     monkeypatch.setattr(finetuning, "pays", lambda *_: True)
@@ -522,6 +527,7 @@ def test_tuning_leaves_the_kept_network_as_it_was(monkeypatch):
 # -- what is shown -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [
@@ -543,6 +549,7 @@ def test_long_work_shows_a_bar_to_who_asks_for_it_and_none_to_a_pipe(work, capfd
     assert "image" in capfd.readouterr().err  # the bar's unit
 
 
+@pytest.mark.slow
 def test_a_tuner_that_is_verbose_tells_of_its_epochs(capfd):
     FineTuner(verbose=True, **OPTIONS).fit(*labelled_images())
     shown = capfd.readouterr()
@@ -553,6 +560,7 @@ def test_a_tuner_that_is_verbose_tells_of_its_epochs(capfd):
 # -- model files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "ridge", "svm", "lda", "centroid", "knn", "mlp"])
 def test_a_saved_classifier_loads_and_predicts_as_before(tmp_path, kind):
     X, y = labelled_images()
@@ -578,6 +586,7 @@ def test_backbones_without_a_weights_file_of_ones_own_load_too(tmp_path, backbon
     np.testing.assert_array_equal(TransferClassifier.load(tmp_path / "m.safetensors").predict(X), model.predict(X))
 
 
+@pytest.mark.slow
 def test_a_file_with_its_backbone_needs_no_other(tmp_path):
     X, y = labelled_images()
     weights = tmp_path / "w.safetensors"
@@ -596,6 +605,7 @@ def test_a_file_with_its_backbone_needs_no_other(tmp_path):
     np.testing.assert_allclose(found.predict_proba(X), model.predict_proba(X), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_tuned_network_loads_as_a_classifier(saved):
     data, tuner, path = saved(True)
     assert tuner.promoted_
@@ -645,6 +655,7 @@ def test_relative_places_stay_the_same_places_in_a_pickle(tmp_path, monkeypatch)
 # -- tuning --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fine_tuner_predicts_with_what_it_has_kept(tuner):
     X, y = labelled_images(seed=1)
     assert tuner.predict(X).tolist() == y.tolist()
@@ -665,6 +676,7 @@ def test_a_fine_tuner_travels_by_pickle_and_by_model_file(tuner, tmp_path):
     assert clone(tuner).get_params()["recipe"] == {"lr": 1e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, False])
 def test_the_card_of_a_fine_tuner_says_on_how_many_images_it_was_trained_again(monkeypatch, tmp_path, refit):
     monkeypatch.setattr(finetuning, "pays", lambda *given: True)
@@ -676,6 +688,7 @@ def test_the_card_of_a_fine_tuner_says_on_how_many_images_it_was_trained_again(m
     assert told == ({"images": len(X), "epochs": 2, "stopped": "after all epochs"} if refit else None)
 
 
+@pytest.mark.slow
 def test_a_fitted_probe_can_be_promoted_and_stands_where_nothing_is_better():
     X, y = labelled_images()
     model = TransferClassifier().fit(X, y)
@@ -741,6 +754,7 @@ def noisy(folder):
     return paths, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [False, True])
 def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, promotions, kept):
     """On the images that are held back, of which neither has learned."""
@@ -765,6 +779,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, p
         assert right.tolist() == (tuner.predict(paths[out]) == y[out]).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [2, None])
 def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkeypatch, promotions, lost):
     paths, y = noisy(photos(per_class=30))
@@ -783,6 +798,7 @@ def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkey
         assert right.tolist() == (tuner.predict([one.place for one in left]) == wanted).tolist()
 
 
+@pytest.mark.slow
 def test_what_is_beaten_is_the_probe_without_the_rows_that_are_held_back(monkeypatch):
     X, y = labelled_images()
     heads, features = [], []
@@ -802,6 +818,7 @@ def spied(function, calls):
     return spy
 
 
+@pytest.mark.slow
 def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(promotions):
     heard = promotions()
     options = {**OPTIONS, "recipe": {"augment": "none", "head": "random", "seed": 5}}
@@ -812,6 +829,7 @@ def test_a_fine_tuner_starts_from_a_random_head_if_it_is_told_to(promotions):
     np.testing.assert_array_equal(head.bias, bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ended", "raised"),
     [
@@ -831,6 +849,7 @@ def test_what_was_best_before_an_error_or_an_interrupt_is_kept(monkeypatch, prom
     assert tuner.predict(X).shape == y.shape
 
 
+@pytest.mark.slow
 def test_a_network_that_is_kept_learns_from_the_held_back_images_too(monkeypatch):
     X, y = labelled_images()
     promote, learned, made = finetuning.promote, [], []
@@ -849,6 +868,7 @@ def test_a_network_that_is_kept_learns_from_the_held_back_images_too(monkeypatch
     assert (tuner.curve_, tuner.temperature_) == (first.outcome.curve, first.temperature)
 
 
+@pytest.mark.slow
 def test_where_the_start_is_the_best_the_probe_predicts(monkeypatch, promotions):
     X, y = labelled_images()
     monkeypatch.setattr(finetuning, "pays", lambda *_: pytest.fail("there is no network to compare"))
@@ -875,6 +895,7 @@ def saved(photos, tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(saved, tmp_path, monkeypatch):
     data, _, path = saved(True)
     assert models.load(path).backbone["source"]["weights"] == str(path.resolve())
@@ -885,6 +906,7 @@ def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(s
         probe(tmp_path / "s", tmp_path / "p.safetensors", baselines="none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "says"), [(True, "fine-tuned from the probe: last-1, "), (False, "did not beat the probe")]
 )
@@ -906,6 +928,7 @@ def test_a_fine_tuner_needs_something_to_validate_on():
         FineTuner().fit(X, y)
 
 
+@pytest.mark.slow
 def test_a_strategy_asks_for_advice_and_follows_it(monkeypatch):
     X, y = labelled_images()
     plain = TransferClassifier(strategy="auto").fit(X, y)

@@ -93,6 +93,7 @@ with CONTEXT:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(allocation.LIBC, "mallopt"), reason="needs glibc")
 def test_threads_get_the_memory_again_that_they_have_freed():
     def faults(context):

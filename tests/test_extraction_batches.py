@@ -168,6 +168,7 @@ def test_the_cores_time_of_reading_is_not_taken_for_decoding(planned, monkeypatc
     assert batch.decode_seconds > batch.decode_cpu_seconds == 0.0
 
 
+@pytest.mark.slow
 def test_large_files_are_held_by_turns_and_one_at_a_time(planned, decoding, monkeypatch):
     monkeypatch.setattr(inputs, "IMAGE_BYTES", 2**26)
     monkeypatch.setattr(turns, "READING", turns.Turns(2**26))

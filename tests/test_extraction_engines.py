@@ -313,6 +313,7 @@ print(np.abs(a - b).max() <= 1e-4 * np.abs(a).max(), len(notes), notes[0] if not
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits address space, and reads /proc")
 def test_a_process_that_really_runs_out_of_memory_goes_on_with_less():
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=300)
@@ -566,12 +567,14 @@ def test_what_a_compiled_network_fails_of_the_eager_one_says(compiler, small):
         engine.infer(noise(4))
 
 
-def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler):
-    begun, pixels = threading.Event(), noise(4)
+def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler, monkeypatch):
+    begun, late, clock, pixels = threading.Event(), [0], time.perf_counter, noise(4)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
 
     def slow(self, size):
         begun.set()
-        time.sleep(0.5)
+        time.sleep(0.1)  # who infers has time to wait for this
+        late[0] = 1000
         raise BackboneError("it takes too long")
 
     engine = Engine(doing(net, compile=slow), batch_size=4, workers=2, compile="on")
@@ -581,7 +584,7 @@ def test_the_networks_time_does_not_count_waiting_for_the_compiler(net, compiler
         assert begun.wait(10)
         pool.submit(engine.infer, pixels).result()
         compiling.result()
-    assert 0 < engine.infer_seconds < 0.4 < engine.compile_seconds
+    assert 0 < engine.infer_seconds < 1000 <= engine.compile_seconds
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -596,6 +599,7 @@ def test_no_error_of_compiling_ends_a_run(planned, net, compiler, workers):
     assert notes == ["note: cannot be compiled: KeyError('a mistake'); continuing uncompiled"]
 
 
+@pytest.mark.slow
 def test_an_extraction_compiles_on_its_way_and_says_so(planned, compiles, monkeypatch):
     monkeypatch.setattr(engines, "COMPILE_SECONDS", 0.0)
     monkeypatch.setattr(engines, "TRIALS", 2)
@@ -611,6 +615,7 @@ def test_an_extraction_compiles_on_its_way_and_says_so(planned, compiles, monkey
     assert all(np.array_equal(sink.vectors[pending.digest], plain.vectors[pending.digest]) for pending in plan)
 
 
+@pytest.mark.compile
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 def test_a_really_compiled_network_gives_the_same_vectors_for_whole_batches_and_rests(net):
     ways, pixels = [], noise(11)

@@ -160,6 +160,7 @@ with files.atomic(Path(sys.argv[1])) as temporary:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_what_a_killed_writer_left_goes_when_the_same_file_is_written(tmp_path):
     for name in ("f", "f", "f.g"):
@@ -200,6 +201,7 @@ def test_what_only_looks_alike_stays(tmp_path, name):
     assert listing(tmp_path) == sorted(["f", name])
 
 
+@pytest.mark.processes
 def test_a_process_is_gone_only_if_it_has_run_here():
     if os.name != "nt":
         ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)

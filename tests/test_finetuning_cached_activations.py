@@ -47,6 +47,7 @@ def pixels(rows, source, transform):
     return np.stack([decode(source.read(row.sample.place), transform) for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tune", "precision"),
     [
@@ -199,6 +200,7 @@ def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, mon
     assert passes(rows, views) == (0, 0)
 
 
+@pytest.mark.slow
 def test_together_views_give_what_each_gives_alone(data, tmp_path):
     rows, source = data
     backbone, cut = make("dla34")  # two tensors
@@ -230,6 +232,7 @@ activations.cache({kept!r}, rows, manifest.source, backbone, cut, [backbone.tran
 """
 
 
+@pytest.mark.processes
 def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     rows, source = data
     kept = tmp_path / "kept"

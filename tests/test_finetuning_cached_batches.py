@@ -12,6 +12,8 @@ from featurepipe.finetuning import Examples, Head, Network, Peers, Recipe, make_
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.stores import Pending, digest_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

@@ -53,6 +53,7 @@ def whole(module, x):
     return module.forward_head(module.forward_features(x), pre_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tune", "size"), CASES)
 def test_both_parts_give_what_the_network_gives_and_the_same_gradients(name, tune, size):
     module, trained, made = cut(name, tune, size)
@@ -101,6 +102,7 @@ def test_under_autocast_tensors_kept_as_float32_give_the_same(name, tune):
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_what_is_cut_is_named_and_is_little():
     assert cut("test_resnet", "last-1")[2].layer == "input of layer4 (192×4×4)"
     assert cut("test_vit", "last-2", (3, 160, 160))[2].layer == "input of blocks.4 (101×64)"

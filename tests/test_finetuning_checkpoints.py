@@ -119,6 +119,7 @@ def test_another_content_with_a_right_digest_is_damaged(saved, content):
     assert "is damaged and was renamed" in notes[0]
 
 
+@pytest.mark.processes
 def test_neither_writing_nor_reading_holds_the_bytes_next_to_the_tensors(tmp_path):
     code = """
 import resource, sys, torch

@@ -92,6 +92,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.processes
 def test_another_process_keeps_its_own_until_it_is_killed(store):
     with subprocess.Popen(
         [sys.executable, "-c", OTHER, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -129,6 +130,7 @@ def test_a_store_that_lost_its_header_is_still_one(store):
     assert held(store) == ["a"]
 
 
+@pytest.mark.slow
 def test_every_changed_bit_of_a_claim_is_named_or_harmless(store):
     begin(store, "ab", store.path / "checkpoint.pt").release()
     (path,) = store.path.glob(".lock.*.json")

@@ -107,6 +107,7 @@ def distance(one, other):
 # -- a run --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_network_learns(tuned, name, optimizer):
@@ -117,6 +118,7 @@ def test_a_network_learns(tuned, name, optimizer):
     assert (outcome.stopped, outcome.error, outcome.finished) == ("after all epochs", None, True)
 
 
+@pytest.mark.slow
 def test_epoch_0_is_measured_before_any_step(tuning):
     network, run = tuning()
     before = network.state()
@@ -141,6 +143,7 @@ def test_frozen_parameters_do_not_change_by_a_bit_and_others_do(tuning, tune):
         assert torch.equal(value, before[name]) != trains, name
 
 
+@pytest.mark.slow
 def test_a_seed_decides_all_and_another_decides_otherwise(tuned):
     options = {
         "name": "test_vit",
@@ -307,6 +310,7 @@ def test_mixup_mixes_pixels_and_losses_alike(tuning):
     assert (gradients["head.weight"] != 0).any()
 
 
+@pytest.mark.slow
 def test_a_class_weight_lets_a_rare_class_count(tuned, tinted):
     many = tinted(24)
     few = Examples([*many.images[:21], *many.images[22:23]], np.r_[np.arange(21) % 2, 2])
@@ -315,6 +319,7 @@ def test_a_class_weight_lets_a_rare_class_count(tuned, tinted):
     assert curve(plain)[1][0] != pytest.approx(curve(balanced)[1][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_l2_sp_holds_the_weights_where_they_were(tuning):
     start = tuning()[0].state()
     free, held = (after(tuning, l2_sp=strength, optimizer="sgd", lr=3e-2, epochs=8) for strength in (0.0, 10.0))
@@ -353,6 +358,7 @@ def test_a_gradient_is_clipped_to_a_norm(tuning):
     assert len(free) == 3
 
 
+@pytest.mark.slow
 def test_weight_decay_shrinks_what_it_may(tuning):
     start = tuning()[0].state()
     plain, decayed = (after(tuning, weight_decay=decay) for decay in (0.0, 30.0))
@@ -379,6 +385,7 @@ def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning):
     assert validated == outcome.curve[1]["log_loss"]
 
 
+@pytest.mark.slow
 def test_the_average_of_the_best_epoch_is_kept_as_it_was_then(tuning):
     """Later steps go on to change the average itself."""
     network, run = tuning(ema=0.5, epochs=4, patience=9)
@@ -402,6 +409,7 @@ def validation_loss(network, tuning):
     return run().curve[0]["log_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"ema": 0.5}, {"batch_norm": "train"}])
 def test_what_is_kept_is_the_very_network_of_that_epoch(tuning, options):
     _network, run = tuning(epochs=4, lr=1e-2, **options)
@@ -496,6 +504,7 @@ def test_the_last_epoch_that_is_kept_is_the_network_as_the_last_step_has_made_it
         assert_same_state(outcome.state, made)
 
 
+@pytest.mark.slow
 def test_with_patience_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
     assert scripted([(0.5, 1.0), (0.9, 0.4), (0.8, 0.5), (0.9, 0.6)], patience=9).best_epoch == 1
     outcome = scripted([(0.9, 0.4), (0.8, 0.1), (0.85, 0.5), (0.9, 0.4)], patience=9)
@@ -509,6 +518,7 @@ def test_the_start_that_is_kept_is_as_it_was(tuning):
     assert_same_state(run(objective=Judging(lambda epoch: False)).state, before)
 
 
+@pytest.mark.slow
 def test_it_ends_early_when_neither_figure_gets_better(scripted):
     figures = [(0.5, 1.0), (0.6, 0.9), (0.6, 0.9), (0.6, 0.95), (0.9, 0.1)]
     outcome = scripted(figures, patience=2)
@@ -518,6 +528,7 @@ def test_it_ends_early_when_neither_figure_gets_better(scripted):
     assert len(scripted(figures, patience=0).curve) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("improving", [(0.6, 0.8), (0.7, 0.9)])
 def test_a_better_figure_of_either_kind_gives_it_more_time(scripted, improving):
     figures = [(0.5, 1.0), (0.6, 0.9), (0.6, 0.95), improving, (0.5, 1.0), (0.5, 1.0), (0.9, 0.1)]
@@ -579,6 +590,7 @@ def limit(network, most, of="trained"):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"mixup": 0.3, "label_smoothing": 0.1, "augment": "standard", "ema": 0.9}])
 def test_where_memory_runs_out_batches_are_cut_and_the_curve_stays(tuning, tuned, options):
     network, run = tuning(**options)
@@ -593,6 +605,7 @@ def test_where_memory_runs_out_batches_are_cut_and_the_curve_stays(tuning, tuned
     ]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_the_backward_pass_leaves_no_half_gradient(tuning, tuned):
     options = {"optimizer": "sgd", "clip_grad": 0.0, "lr": 3e-2}
     network, run = tuning(**options)
@@ -770,6 +783,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "seconds", "at"), STOPS, ids=str)
 def test_an_interrupted_run_goes_on_along_the_same_curve(tuning, tuned, tmp_path, monkeypatch, options, seconds, at):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
@@ -799,6 +813,7 @@ def test_a_checkpoint_of_something_else_under_the_same_identity_is_one_line(tuni
         run(checkpoint=tmp_path / "c.pt")
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_from_a_damaged_checkpoint(tuning, tuned, tmp_path):
     path, notes = tmp_path / "checkpoint.pt", []
     tuning()[1](checkpoint=path, listener=Ear(progress=interrupting(48)))
@@ -834,6 +849,7 @@ def test_interrupted_while_an_average_is_validated_the_best_stands(tuning):
     assert (outcome.stopped, len(outcome.curve)) == (INTERRUPTED, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=str)
 def test_a_finished_run_is_not_learned_again(tuning, tmp_path, options):
     path = tmp_path / "c.pt"
@@ -854,6 +870,7 @@ def test_a_run_that_ended_early_ends_there_again(tuning, tmp_path):
     assert_same_curve(tuning(**options)[1](checkpoint=path), first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"lr": 1e-4}, {"seed": 1}, {"epochs": 4}, {"ema": 0.9}])
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tuning, tmp_path, other):
     path, notes = tmp_path / "c.pt", []
@@ -862,6 +879,7 @@ def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tuning, tmp_path, ot
     assert notes[0].startswith("before tuning")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     path, notes = tmp_path / "c.pt", []
     tuning()[1](checkpoint=path, identity={"data": "a"})
@@ -872,6 +890,7 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     assert notes[0].startswith("continuing")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_a_note_and_not_the_end(tuning, tmp_path, limited_file_size):
     notes, (_, run) = [], tuning()
     with limited_file_size(4096):

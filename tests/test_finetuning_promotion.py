@@ -14,6 +14,8 @@ from featurepipe.finetuning import Cache, Examples, Head, Peers, PixelBatches, R
 from featurepipe.finetuning.batches import in_order
 from featurepipe.finetuning.objectives import Classes
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0}
 CLASSES = np.array(["ant", "bee", "cat"], object)
 

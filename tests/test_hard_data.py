@@ -89,6 +89,7 @@ def refusal(who, store):
     return raised.type, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", FOLLOWERS)
 def test_a_class_with_one_sample(stored, who):
     X, labels, splits = clusters()
@@ -107,6 +108,7 @@ def test_a_class_with_one_sample(stored, who):
         assert any("some class has fewer training images" in note for note in result["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", FOLLOWERS)
 def test_constant_features(stored, who):
     X, labels, splits = clusters()
@@ -114,6 +116,7 @@ def test_constant_features(stored, who):
     assert follow(who, stored(X, labels, splits))[1] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", FOLLOWERS)
 def test_nothing_but_constant_features(stored, who):
     _, labels, splits = clusters()
@@ -146,6 +149,7 @@ def test_evaluate_refuses_them_too(stored):
         evaluate(moved, stored(X, labels, splits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", FOLLOWERS)
 def test_labels_missing_for_some_rows(stored, who):
     X, labels, splits = clusters()
@@ -180,6 +184,7 @@ def test_more_classes_than_training_rows(stored, who):
     assert (error, "class 'c' occurs in test only, never in train" in said) == (ManifestError, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", FOLLOWERS)
 @pytest.mark.parametrize("shape", [{"width": 120}, {"width": 2, "classes": "abcdefg"}])
 def test_more_features_than_rows_and_more_classes_than_features(stored, who, shape):

@@ -1,7 +1,6 @@
 import io
 import random
 import struct
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -323,13 +322,12 @@ def test_what_is_no_image_is_refused_with_its_reason(data, reason, decoder):
 
 
 @DECODERS
-def test_a_complete_bomb_is_refused_before_it_is_unpacked(decoder):
+def test_a_bomb_is_refused_before_it_is_unpacked(decoder):
     packer = zlib.compressobj(1)
-    data = b"".join(packer.compress(bytes(2501 * 1000)) for _ in range(20)) + packer.flush()
-    started = time.perf_counter()
-    with pytest.raises(ImageError, match="too large"):
-        images.decode(png(20_000, 20_000, data=data), of(decoder))
-    assert time.perf_counter() - started < 1
+    complete = b"".join(packer.compress(bytes(2501 * 1000)) for _ in range(20)) + packer.flush()
+    for data in (complete, b"what unpacks this finds that it is broken"):
+        with pytest.raises(ImageError, match="too large"):
+            images.decode(png(20_000, 20_000, data=data), of(decoder))
 
 
 @pytest.mark.parametrize("shape", [(100_000, 1), (1, 100_000)])
@@ -408,11 +406,11 @@ def test_importing_everything_has_not_allowed_truncated_images():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
 @DECODERS
-def test_flipped_bytes_give_pixels_or_an_image_error_and_never_hang(kind, decoder):
+def test_flipped_bytes_give_pixels_or_an_image_error(kind, decoder):
     if kind == "WEBP" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
     data, chooser = encode(noise(24, 20), kind), random.Random(kind)
-    outcomes, started = set(), time.perf_counter()
+    outcomes = set()
     for round_ in range(250):
         broken = bytearray(data)
         for _ in range(chooser.randint(1, 6)):
@@ -427,7 +425,6 @@ def test_flipped_bytes_give_pixels_or_an_image_error_and_never_hang(kind, decode
         except ImageError:
             outcomes.add("error")
     assert outcomes == {"pixels", "error"}
-    assert time.perf_counter() - started < 30
 
 
 @DECODERS
@@ -542,6 +539,7 @@ def test_torchvision_is_within_two_grey_levels_of_pillow(interpolation, crop_mod
         assert cosine >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("options", JPEGS.values(), ids=list(JPEGS))
 def test_a_draft_of_a_large_jpeg_drifts_by_a_few_grey_levels(interpolation, options):

@@ -87,6 +87,7 @@ def expected(kind, mode, orientation):
     return images.decode(image, WANTED).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of formats and data that Pillow frowns at
 def test_every_image_that_pillow_writes_gives_the_same_pixels_by_all_decoders_or_is_refused_by_all():
     different, far, seen = [], [], set()

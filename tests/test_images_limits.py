@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,10 +55,9 @@ def separate(times):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_jpeg_of_repeated_scans_is_refused_before_it_is_decoded(decoder, mode):
     data = repeated(encoded(picture(mode), progressive=True), 20_000)
-    started = time.perf_counter()
-    with pytest.raises(ImageError, match="a JPEG of more than 100 scans, which takes very long"):
-        images.decode(data, wanted(decoder))
-    assert time.perf_counter() - started < 2
+    for file in (data, data[:-2]):  # who decodes the second finds that it is truncated
+        with pytest.raises(ImageError, match="a JPEG of more than 100 scans, which takes very long"):
+            images.decode(file, wanted(decoder))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -93,19 +91,12 @@ def test_broken_ends_are_left_to_the_decoder(options, end):
         check_scans(image, data[:end])
 
 
-def test_counting_costs_an_ordinary_photo_next_to_nothing():
-    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).resize((1600, 1200))
-    for options, share in (({}, 0.005), ({"progressive": True}, 0.05)):
-        data = encoded(big, quality=90, **options)
-        decode, check = [], []
-        for _ in range(5):
-            image = Image.open(io.BytesIO(data))
-            started = time.thread_time()
-            check_scans(image, data)
-            check.append(time.thread_time() - started)
-            image.load()
-            decode.append(time.thread_time() - started)
-        assert min(check) < share * min(decode)
+def test_of_an_ordinary_photo_nothing_is_counted():
+    """Its one scan follows the header, so what comes then is not searched, which would take as long as decoding."""
+    data = encoded(picture())
+    pixels = data.index(b"\xff\xda") + 14
+    with Image.open(io.BytesIO(data)) as image:
+        check_scans(image, data[:pixels] + b"\xff\xda\x00\x08" * 5000)
 
 
 # -- pixels that are decoded at once
@@ -116,6 +107,7 @@ def test_large_pictures_take_turns_and_small_ones_do_not():
     assert limits.turn((5000, 5000)) is not FREE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(turns._libc(), "malloc_trim"), reason="memory can be given back with glibc only")
 def test_threads_keep_nothing_of_huge_pictures(monkeypatch):
     monkeypatch.setattr(limits, "TURNS", Turns(2**24 + 10**6, huge=2**22))

@@ -67,6 +67,7 @@ def test_there_are_files_to_check():
     assert len(FILES) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_file_stands_in_a_room_and_imports_from_rows_above(path):
     here = room(path)
@@ -112,6 +113,7 @@ def circle(package):
     return []
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle():
     assert circle(PACKAGE) == []
 
@@ -157,6 +159,7 @@ def test_only_the_command_line_prints_or_exits_and_only_listeners_draw_progress(
     assert "print" not in loud
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("statement", ["import featurepipe", "import featurepipe.cli", "import featurepipe.errors"])
 def test_importing_loads_nothing_heavy(statement):
     heavy = "{'torch', 'timm', 'sklearn', 'scipy', 'h5py', 'PIL', 'numpy'}"

@@ -91,6 +91,7 @@ print("alive")
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a process at once there")
 def test_sigterm_is_heard_first_and_then_ends_a_process_that_it_would_have_ended():
     done = subprocess.run([sys.executable, "-c", SIGTERM_KEEPS], capture_output=True, text=True, timeout=60)

@@ -356,6 +356,7 @@ def test_tables_that_cannot_be_used_are_refused_by_name(tmp_path, name, text, me
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -29,6 +29,7 @@ samples = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(samples, st.integers(0, 3))
 def test_no_split_fold_or_validation_set_divides_a_group_or_copies(drawn, seed):
@@ -48,6 +49,7 @@ def test_no_split_fold_or_validation_set_divides_a_group_or_copies(drawn, seed):
         assert all((folds[mine] != fold).any() for fold in range(5))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(samples, st.integers(0, 3), st.sampled_from(["dinov2-logreg", "featurepipe"]))
 def test_no_protocol_selects_on_what_shares_a_group_with_what_is_fitted(drawn, seed, name):

@@ -36,6 +36,7 @@ FILES = st.sampled_from(["1.png", "2.JPG", "3.heic", "notes.txt", "plain", ".DS_
 PATHS = st.tuples(st.lists(FOLDERS, max_size=3), FILES).map(lambda pair: "/".join([*pair[0], pair[1]]))
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.sets(PATHS, min_size=1, max_size=12), st.lists(st.sampled_from(list(SPLITS)), max_size=3, unique=True))
 def test_every_file_of_a_folder_is_a_sample_or_left_out_by_name(paths, splits):

@@ -88,6 +88,7 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.KINDS)
 @pytest.mark.parametrize(
     "names", [("yes", "no"), ("ant", "bee", "cat"), (3, 1), (10, 20, 5, -1), (False, True), HOSTILE]
@@ -238,6 +239,7 @@ def test_another_suffix_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_card_that_is_no_json_leaves_the_old_file(file):
     old = file.read_bytes()
     model, _ = trained()
@@ -321,6 +323,7 @@ def test_a_truncated_file_is_refused(file, keep):
         models.load(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -381,6 +384,7 @@ def test_a_header_that_does_not_fit_its_tensors_is_refused(file, damage):
         models.load(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names", "damage"),
     [
@@ -417,6 +421,7 @@ def test_neighbours_that_are_not_of_unit_length_are_refused(tmp_path):
         models.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.HEADS)
 @pytest.mark.parametrize("temperature", [1e-100, 1e100])
 def test_a_head_of_the_largest_numbers_that_are_read_still_gives_probabilities(tmp_path, kind, temperature):
@@ -470,11 +475,13 @@ def same(made, backbone):
     return made.fingerprint == backbone.fingerprint
 
 
+@pytest.mark.slow
 def test_weights_that_stayed_are_found(file, network):
     model, _ = trained(backbone=network[1])
     assert same(models.open_backbone(model, file, device="cpu"), network[1])
 
 
+@pytest.mark.slow
 def test_weights_that_moved_are_asked_for_and_taken(file, network, tmp_path):
     model, _ = trained(backbone=network[1])
     model.backbone["source"] = {**network[1].source, "weights": str(tmp_path / "gone.safetensors")}
@@ -483,6 +490,7 @@ def test_weights_that_moved_are_asked_for_and_taken(file, network, tmp_path):
     assert same(models.open_backbone(model, file, weights=network[0], device="cpu"), network[1])
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused_by_the_field_that_differs(file, network, tmp_path):
     model, _ = trained(backbone=network[1])
     state = {k: v + 1e-3 if v.dtype == np.float32 else v for k, v in load_all(network[0]).items()}
@@ -491,6 +499,7 @@ def test_other_weights_are_refused_by_the_field_that_differs(file, network, tmp_
         models.open_backbone(model, file, weights=tmp_path / "other.safetensors", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_backbone_inside_the_file_needs_no_other(tmp_path, network):
     model, _ = trained(backbone=network[1])
     model.backbone["source"] = {**network[1].source, "weights": str(tmp_path / "gone.safetensors")}
@@ -532,6 +541,7 @@ def test_a_network_that_is_not_the_specs_is_not_written(tmp_path, network):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_random_weights_are_made_again(file):
     backbone = backbones.create("test_resnet", **TINY, seed=3)
     model, _ = trained(backbone=backbone)
@@ -544,6 +554,7 @@ def test_pixels_need_no_weights(file):
     assert models.open_backbone(models.load(file), file) == backbones.Pixels()
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_are_refused(file, network, tmp_path):
     model, _ = trained(backbone=network[1])
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")

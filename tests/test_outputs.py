@@ -82,6 +82,7 @@ FOREIGNERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "output"), READ)
 def test_what_is_read_is_never_replaced(made, command, output):
     if output.endswith("named.csv"):  # an image, whatever it is called
@@ -152,6 +153,7 @@ def test_a_page_of_before_pages_said_who_wrote_them_is_replaced(made):
     assert (made / "r.html").read_text() == page
 
 
+@pytest.mark.slow
 def test_a_models_own_backbone_is_not_replaced_by_its_probe(made, small):
     model = models.load("m.safetensors")
     network = small()
@@ -187,6 +189,7 @@ def test_a_backbones_weights_are_not_replaced_by_the_probe_of_its_layers(made, s
             stages.probe_layers("t", "w.safetensors", kind="ridge", baselines="none", force=force)
 
 
+@pytest.mark.slow
 def test_estimators_do_not_replace_their_backbone_or_what_is_somebody_elses(made, small):
     saved_weights(small())
     images = sorted((made / "photos").rglob("*.*"))
@@ -208,6 +211,7 @@ def test_estimators_do_not_replace_their_backbone_or_what_is_somebody_elses(made
         (made / "mine.safetensors").write_bytes(FOREIGN)
 
 
+@pytest.mark.slow
 def test_another_table_in_the_same_folder_does_not_replace_what_results_describe(made):
     """Its root is the same; nothing else is."""
     lines = (made / "table.csv").read_text().splitlines()
@@ -237,6 +241,7 @@ def test_images_that_are_gone_are_no_other_data_set(made, photos):
     assert extract("photos", "p", backbone="pixels", workers=1)["samples"] == 6
 
 
+@pytest.mark.slow
 def test_run_takes_an_empty_folder_one_of_before_and_with_force_any(made):
     (made / "empty").mkdir()
     for _ in range(2):
@@ -276,6 +281,7 @@ def test_what_is_tuned_from_is_not_written_over(made):
 # -- places that stand for others
 
 
+@pytest.mark.slow
 def test_a_folder_of_results_stands_for_its_store(made):
     stages.run("photos", "r", backbone="pixels", **QUICK)
     for stage in (stages.info, stages.verify):
@@ -291,6 +297,7 @@ def compare_of(store):
     return stages.compare(store, kinds=["ridge", "centroid"], baselines="none")
 
 
+@pytest.mark.slow
 def test_a_folder_of_results_stands_for_its_only_model(made):
     stages.run("photos", "r", backbone="pixels", **QUICK)
     model = made / "r" / "pixels-02b0404d" / "model.safetensors"
@@ -304,6 +311,7 @@ def test_a_folder_of_results_stands_for_its_only_model(made):
     assert stages.report("r/pixels")["report"] == "r/pixels-02b0404d/report.html"
 
 
+@pytest.mark.slow
 def test_of_several_models_one_has_to_be_named(made):
     stages.run("photos", "r", backbone="pixels", **QUICK)
     stages.run("photos", "r", backbone="color-histogram", **QUICK)

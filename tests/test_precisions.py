@@ -124,6 +124,7 @@ def several(change, layer="stage2"):
     return made
 
 
+@pytest.mark.slow
 def test_one_layer_that_does_not_bear_bf16_keeps_all_in_fp32(native):
     assert choose_precision(several(lambda maps: maps)) == "bf16"
     assert choose_precision(several(torch.neg)) == "fp32"

@@ -448,6 +448,7 @@ def test_figures_are_the_same_in_blocks():
     assert blocks == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_memory_of_figures_does_not_grow_with_rows_times_classes():
     rng = np.random.default_rng(0)
     classes, rows = np.arange(3000), 20_000

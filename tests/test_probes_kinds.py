@@ -384,6 +384,7 @@ def test_duplicated_rows(kind):
     assert kind == "mlp" or (guess == y).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "width", "classes"), [(40, 3, 20), (30, 200, 3)])
 def test_more_classes_than_features_and_more_features_than_rows(kind, n, width, classes):
@@ -402,6 +403,7 @@ def test_values_that_are_not_finite(kind, bad):
         probes.fit(kind, X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svm", "lda", "centroid", "knn"])
 def test_few_shots_of_every_kind(kind):
     X, y = clusters(60, spread=0.5)

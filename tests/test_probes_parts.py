@@ -194,6 +194,7 @@ def test_a_full_disk_is_found_before_it_is_written_to(stored):
 # -- results ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
 @pytest.mark.parametrize("backbone", ["color-histogram", "pixels"])  # fewer features than rows, and more
@@ -218,12 +219,14 @@ def test_results_are_those_in_memory(stored, kind, splits, backbone):
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-2, atol=2e-3 * np.abs(weights[0]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 def test_class_weights_out_of_core(stored, kind):
     results = [probe(stored(), kind=kind, class_weight="balanced", memory=m, baselines="none") for m in (None, TINY)]
     assert results[0]["test"]["log_loss"] == pytest.approx(results[1]["test"]["log_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_baselines_keep_to_the_memory_that_the_features_leave(stored):
     store = stored()
     width = matrices.load(*samples_of(store)[:2]).X.shape[1]
@@ -239,6 +242,7 @@ def test_baselines_keep_to_the_memory_that_the_features_leave(stored):
     assert any("no figure for pixels: the features and a working copy take" in note for note in result["notes"])
 
 
+@pytest.mark.slow
 def test_layers_keep_to_the_memory(photos, tmp_path):
     data = photos(("ant", "bee"), 6)
     store = extract(data, tmp_path / "s.store", layers="stage2,penultimate", device="cpu", workers=1)["store"]
@@ -262,6 +266,7 @@ def test_nothing_is_left_after_a_failure(stored):
     assert maps() == []
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_size(stored):
     done = CliRunner().invoke(main, ["probe", stored(), "--memory", TINY, "--kind", "ridge", "--json"])
     assert done.exit_code == 0

@@ -26,6 +26,7 @@ def blobs(n=120, width=6, classes=3, *, seed=0, spread=0.6, shots=4):
 # -- self-training ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_self_training_is_scikit_learns_round_the_same_probe():
     X, _, known = blobs(spread=1.5)
     probe = probes.fit("logistic", X[known >= 0], known[known >= 0])
@@ -45,6 +46,7 @@ def test_self_training_is_scikit_learns_round_the_same_probe():
     np.testing.assert_allclose(mine.predict_proba(X), truth.predict_proba(X), atol=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.KINDS)
 def test_every_kind_trains_on_its_own_predictions(kind):
     X, y, known = blobs()
@@ -68,6 +70,7 @@ def test_without_unlabelled_images_self_training_is_the_probe():
     assert fit_self_training(probe, X, y).predict(X).tolist() == probe.estimator.predict(X).tolist()
 
 
+@pytest.mark.slow
 def test_an_mlp_is_trained_again_under_its_seed():
     X, _, known = blobs(spread=2)
     probe = probes.fit("mlp", X[known >= 0], known[known >= 0], value=1.0, seed=3)

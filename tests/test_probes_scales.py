@@ -19,6 +19,7 @@ def with_a_rare_channel(n, active, size, seed):
     return X.astype(np.float32), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SCALED)
 def test_a_channel_active_in_3_of_400_rows_does_no_harm_where_it_is_active_more_often(kind, monkeypatch):
     X, y = with_a_rare_channel(400, [11, 111, 211], 0.2, seed=0)  # all three of one class, by chance
@@ -35,6 +36,7 @@ def test_a_channel_active_in_3_of_400_rows_does_no_harm_where_it_is_active_more_
     assert new_log_loss() > 3 * found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SCALED)
 def test_a_few_huge_features_do_not_flatten_the_others(kind):
     rng = np.random.default_rng(0)

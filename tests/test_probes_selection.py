@@ -186,6 +186,7 @@ def test_at_999_in_1000_right_a_small_c_does_not_win_by_one_row():
 # -- calibration of logistic regression ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("on_val", [False, True])
 def test_a_logistic_probe_never_does_worse_on_held_out_rows_than_at_temperature_1(classes, on_val):
@@ -209,6 +210,7 @@ def test_a_logistic_probe_never_does_worse_on_held_out_rows_than_at_temperature_
         np.testing.assert_array_equal(probe.right, scores.argmax(axis=1) == truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_logistic_probe_that_is_too_sure_is_cooled_and_one_that_doubts_is_not(classes):
     X, y = overlapping(90, classes, width=30)
@@ -225,6 +227,7 @@ def test_a_logistic_probe_that_is_too_sure_is_cooled_and_one_that_doubts_is_not(
         )
 
 
+@pytest.mark.slow
 def test_strengths_are_compared_after_their_temperatures():
     """Before it the log-loss would be that of a scale, which the temperature mends."""
     X, y = overlapping(90, 3)

@@ -74,6 +74,7 @@ def test_the_probe_is_fitted_to_the_draw_and_knows_its_copies():
 # -- figures ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("semi", [False, True])
 def test_the_figures_are_those_of_the_draws(semi):
     X, y = clusters(90, spread=2)
@@ -110,6 +111,7 @@ def test_intervals_of_one_of_equal_and_of_extreme_figures():
     assert [line["interval"] for line in lines_of(one)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_more_labels_help_and_unlabelled_images_help_where_classes_are_clusters():
     X, y = clusters(300, 8, spread=0.3)
     T, t = clusters(300, 8, spread=0.3, seed=1)
@@ -121,6 +123,7 @@ def test_more_labels_help_and_unlabelled_images_help_where_classes_are_clusters(
 # -- what may decide ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ridge", "centroid"])
 def test_no_reported_label_decides_anything(kind):
     X, y = clusters(60, spread=3)
@@ -134,6 +137,7 @@ def test_no_reported_label_decides_anything(kind):
     np.testing.assert_allclose(np.sum([one["top1"] for one in turned], axis=0), 1)
 
 
+@pytest.mark.slow
 def test_no_reported_image_decides_anothers_class():
     X, y = clusters(60, spread=2)
     T, t = clusters(60, spread=2, seed=1)

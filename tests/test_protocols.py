@@ -96,6 +96,7 @@ def test_normalisation_splits_refit_and_metric():
     assert {n for n, p in PROTOCOLS.items() if p.linear} == {*LOGISTIC, "featurepipe"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_no_published_protocol_has_our_scales(name, monkeypatch):
     """What features are divided by is our own protocol's alone: with other scales the others give the same."""
@@ -115,6 +116,7 @@ def test_no_published_protocol_has_our_scales(name, monkeypatch):
     assert (figures() == before) is (name != "featurepipe")
 
 
+@pytest.mark.slow
 def test_our_own_protocol_is_calibrated_and_the_others_are_not():
     X, y = clusters()
     ours = protocols.run(PROTOCOLS["featurepipe"], X, y)
@@ -467,6 +469,7 @@ def test_the_interval_of_the_mean_over_draws_is_students():
     assert {(one["std"], one["interval"]) for one in alone} == {(None, None)}
 
 
+@pytest.mark.slow
 def test_vissl_lowshot_selects_inside_each_draw():
     X, y = clusters(60)
     Z, truth = clusters(40, seed=1)
@@ -534,6 +537,7 @@ def test_copies_do_not_flatter_the_selection(name):
     assert max(step[key] for step in together.path) < 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "dinov2-knn", "vissl-svm", "featurepipe"])
 def test_groups_of_single_rows_change_nothing(name):
     X, y = clusters(60, spread=2)
@@ -593,6 +597,7 @@ def test_groups_are_one_for_each_row():
 # -- nothing is selected on what is reported ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_permuted_test_labels_change_no_few_shot_classifier():
     X, y = clusters(40)
     Z, truth = clusters(30, seed=1)

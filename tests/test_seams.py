@@ -92,6 +92,7 @@ class Brightness:
         return f"squared error {row['error']:.3f}"
 
 
+@pytest.mark.slow
 def test_a_new_objective_is_one_class(tmp_path, small):
     files = [tmp_path / f"{n:02}.png" for n in range(24)]
     for n, path in enumerate(files):

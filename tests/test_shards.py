@@ -151,6 +151,7 @@ def test_a_shard_of_1_1_without_digest_is_corrupt_and_one_of_1_0_is_not(written)
     check_equal(shards.read(written), example())
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_anywhere_gives_another_vector(written):
     whole, found = written.read_bytes(), 0
     for position in range(0, len(whole), 19):
@@ -354,6 +355,7 @@ def test_a_width_that_no_embedding_bears_out_is_refused(tmp_path):
     check_refused(path)
 
 
+@pytest.mark.processes
 def test_external_storage_in_a_pipe_does_not_hang(written, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with h5py.File(written, "r+") as file:
@@ -406,6 +408,7 @@ def test_a_shard_that_another_program_has_locked_is_not_corrupt(written):
     check_equal(shards.read(written), example())
 
 
+@pytest.mark.processes
 def test_a_shard_that_a_writer_has_marked_as_its_own_is_not_corrupt(written):
     content = written.read_bytes()
     code = f"import h5py, os; file = h5py.File({str(written)!r}, 'r+'); os._exit(0)"

@@ -61,6 +61,7 @@ def float64():
 CASES = [softmax, two_classes, labels, weighted_labels, margins, weights, more_features_than_rows, float64]
 
 
+@pytest.mark.slow
 @DEVICES
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_a_device_gives_numpys_answers_and_certificates(case, device):
@@ -113,6 +114,7 @@ def test_features_of_other_types_are_taken_exactly(dtype):
     np.testing.assert_allclose(other.coef, fit.coef, rtol=0, atol=1e-4 * np.abs(fit.coef).max())
 
 
+@pytest.mark.slow
 @DEVICES
 @pytest.mark.parametrize("kind", probes.names("on_devices"))
 def test_a_probe_is_chosen_and_fitted_on_a_device(kind, device):
@@ -124,6 +126,7 @@ def test_a_probe_is_chosen_and_fitted_on_a_device(kind, device):
     assert [step["top1"] for step in there.path] == [step["top1"] for step in here.path]
 
 
+@pytest.mark.slow
 @DEVICES
 def test_sets_of_labels_are_fitted_on_a_device(device):
     X, y = features(120, 8, 4)

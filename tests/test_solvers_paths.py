@@ -40,6 +40,7 @@ def scikit_learns(X, y, C, **options):
         return model.fit(X.astype(float), y, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "width", "classes"), SHAPES)
 def test_every_objective_is_as_low_as_scikit_learns_and_the_certificate_true(n, width, classes):
     X, y = features(n, width, classes)
@@ -181,6 +182,7 @@ def test_constant_features_leave_the_class_shares(classes):
         np.testing.assert_allclose(fit.intercept, fit.intercept.mean(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rare_class_among_many_rows():
     X, y = features(3000, 10, 2)
     y = np.where(y == 1, 1, 0)

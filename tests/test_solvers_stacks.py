@@ -65,6 +65,7 @@ def test_what_is_finite_is_not_copied(tmp_path):
             finite(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 def test_no_probe_copies_the_features_in_float64(kind, monkeypatch):
     monkeypatch.setattr(stacks, "CHUNK_BYTES", 2**16)
@@ -102,6 +103,7 @@ def test_folds_added_up_are_folds_fitted_one_by_one(kind):
     assert fold == kinds.FOLDS - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.names("is_copied", without=True))
 def test_a_memory_map_gives_what_memory_gives(kind, tmp_path):
     rng = np.random.default_rng(0)

@@ -17,6 +17,8 @@ from featurepipe.errors import ProbeError
 from featurepipe.stages import advice
 from featurepipe.stores import Store
 
+pytestmark = pytest.mark.slow
+
 NET = {"backbone": "test_resnet", "transform": {"input_size": (3, 32, 32)}, "device": "cpu", "workers": 1}
 SOME = {**NET, "layers": "stage2,stage4,penultimate", "precision": "fp32"}
 

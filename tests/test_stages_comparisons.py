@@ -21,6 +21,8 @@ from featurepipe.stages import comparisons as stage
 from featurepipe.statistics import wilson
 from featurepipe.stores import Store
 
+pytestmark = pytest.mark.slow
+
 try:
     import cv2
 except ImportError:

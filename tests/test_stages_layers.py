@@ -272,6 +272,7 @@ def crashed(tmp_path_factory, data, net):
     return base
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_after_kill_9_between_layers_the_next_run_ends_as_if_nothing_had_been(crashed, data, net, moment):
@@ -287,6 +288,7 @@ def test_after_kill_9_between_layers_the_next_run_ends_as_if_nothing_had_been(cr
     assert counts(extract(data, store, backbone=net, **SMALL)) == (0, 26, 2)
 
 
+@pytest.mark.processes
 def test_another_run_of_one_layer_in_between_is_no_trouble(crashed, data, net, tmp_path):
     def interrupt(number):
         if number == 4:

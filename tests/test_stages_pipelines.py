@@ -14,6 +14,7 @@ QUICK = {"kind": "ridge", "baselines": "none", "device": "cpu", "workers": 1}
 TINY = {"backbone": "test_resnet", "random_weights": True, "transform": {"input_size": (3, 32, 32)}}
 
 
+@pytest.mark.slow
 def test_run_merges_the_stages_results(photos, tmp_path):
     result = run(photos(per_class=5), tmp_path / "out", backbone="pixels", **QUICK)
     assert {"extract", "probe", "evaluate", "report", "seconds"} <= set(result)
@@ -44,6 +45,7 @@ def test_rejects_of_the_extraction_stay_in_the_merged_result(photos, tmp_path):
     assert (result["rejected"], list(result["rejects"])) == (1, ["ant/bad.jpg"])
 
 
+@pytest.mark.slow
 def test_the_seed_reaches_every_draw(photos, tmp_path):
     data = photos(per_class=5)
     one, two = (run(data, tmp_path / "out", **TINY, **QUICK, seed=seed) for seed in (1, 2))

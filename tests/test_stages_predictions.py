@@ -295,6 +295,7 @@ def test_nothing_readable_is_an_error_and_leaves_the_old_file(trained, tmp_path)
 # -- the model file alone -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_with_its_backbone_inside_outlives_the_weights(photos, tmp_path):
     data = photos(("ant", "bee"), 5)
     options = {"transform": {"input_size": (3, 32, 32)}, "device": "cpu"}
@@ -347,6 +348,7 @@ def tuned(photos, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_model_that_carries_its_backbone_is_one_beside_others(tuned):
     data, store, model = tuned()
     with pytest.raises(
@@ -371,6 +373,7 @@ def test_a_model_that_carries_its_backbone_is_one_beside_others(tuned):
     assert probed["baselines"]["random_backbone"] is not None
 
 
+@pytest.mark.slow
 def test_run_takes_a_model_as_a_backbone(tuned, tmp_path):
     data, _, model = tuned()
     result = run(data, tmp_path / "r", backbone=str(model), baselines="none", device="cpu")
@@ -379,6 +382,7 @@ def test_run_takes_a_model_as_a_backbone(tuned, tmp_path):
     assert models.load(result["model"]).backbone["source"]["weights"] == str(model)
 
 
+@pytest.mark.slow
 def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
     data, store, model = tuned((), 20)
     extract(data, store, backbone=model, device="cpu")
@@ -393,6 +397,7 @@ def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
     assert any(re.search(r"left out: .*tuned-\w{8} was tuned on \d of the images", note) for note in others["notes"])
 
 
+@pytest.mark.slow
 def test_a_probe_that_carries_its_backbone_has_not_shaped_it(tuned, tmp_path):
     data, store, _ = tuned((), 20)
     whole = probe(store, tmp_path / "whole.safetensors", include_backbone=True, baselines="none", device="cpu")["model"]
@@ -416,6 +421,7 @@ def many_classes(tmp_path, monkeypatch, count=40, block=100):
     return probe(store, tmp_path / "m.safetensors", kind="centroid", baselines="none")["model"]
 
 
+@pytest.mark.slow
 def test_blocks_give_what_one_gives(tmp_path, monkeypatch):
     model = many_classes(tmp_path, monkeypatch)
     found = {}
@@ -450,6 +456,7 @@ def test_csv_has_six_decimals_and_the_other_formats_all(trained, tmp_path):
             assert suffix != ".csv" or all(len(row[name]) <= 8 for name in numbers)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_images_times_classes(tmp_path, monkeypatch):
     classes = np.array([f"c{number}" for number in range(2000)], object)
     rows, scored = 3000, []

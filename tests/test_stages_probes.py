@@ -96,6 +96,7 @@ def test_each_part_is_what_its_name_says(stored):
         assert model.has_seen(part.digests).tolist() == [seen] * len(part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
 def test_test_labels_change_nothing_but_the_test_figures(stored, splits):
     store = stored(splits)
@@ -131,6 +132,7 @@ def test_a_val_set_that_prefers_another_alpha_changes_the_choice(stored):
     assert probe(store, kind="ridge", baselines="none")["alpha"] != easy["alpha"]
 
 
+@pytest.mark.slow
 def test_made_splits_are_seeded_and_stratified(stored):
     store = stored(per_class=10)
     one, again, other = (probe(store, kind="ridge", baselines="none", seed=seed) for seed in (1, 1, 2))
@@ -251,6 +253,7 @@ def by_hand(matrix, kind="ridge"):
     return float(np.mean(fitted.estimator.predict(test.X) == test.y)), train, test
 
 
+@pytest.mark.slow
 def test_baselines_are_what_they_say(network_store, tmp_path):
     store = Store.open(network_store / "store")
     result = probe(store.path, tmp_path / "m.safetensors", kind="ridge", baselines="full", shots=[3], repeats=2)
@@ -298,6 +301,7 @@ def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store
     assert result["test"]["n"] == 37
 
 
+@pytest.mark.slow
 def test_an_untrained_copy_that_needs_trust_is_absent_with_a_note_or_made_with_it(photos, tmp_path):
     data = photos(("ant", "bee"), 5, ("train", "test"))
     state = backbones.create("test_resnet", **TINY).module.state_dict()
@@ -315,6 +319,7 @@ def test_an_untrained_copy_that_needs_trust_is_absent_with_a_note_or_made_with_i
     assert not any("no_jit" in note for note in compare(tmp_path / "s", **compared, seed=1, trust=True)["notes"])
 
 
+@pytest.mark.slow
 def test_run_trusts_the_backbone_that_was_asked_for(photos, tmp_path):
     data = photos(("ant", "bee"), 5, ("train", "test"))
     options = {"backbone": "test_resnet", "arguments": {"no_jit": True}, "baselines": "full", "kind": "ridge"}
@@ -322,6 +327,7 @@ def test_run_trusts_the_backbone_that_was_asked_for(photos, tmp_path):
     assert result["baselines"]["random_backbone"] is not None
 
 
+@pytest.mark.slow
 def test_a_rejected_image_takes_no_part(photos, tmp_path):
     data = photos(("ant", "bee"), 5, ("train", "test"))
     (data / "train/ant/bad.jpg").write_bytes(b"no image")
@@ -362,6 +368,7 @@ def test_a_given_c_without_val_is_not_calibrated_and_a_note_says_so(stored, spli
     assert (note in result["notes"]) is not calibrated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", probes.KINDS)
 def test_every_kind_is_probed_evaluated_and_reported(stored, kind, tmp_path):
     result = probe(stored(("train", "test")), tmp_path / "m.safetensors", kind=kind, baselines="none")
@@ -462,6 +469,7 @@ def test_the_end_of_the_grid_and_no_convergence_are_noted(stored, monkeypatch):
     assert any("the optimum was not reached at C=10, 20" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):
     store = stored(("train", "val", "test"))
     options = {"shots": [2, 10], "repeats": 3, "semi": True, "seed": 4}
@@ -475,6 +483,7 @@ def test_few_shots_are_drawn_from_what_may_be_learnt_from(stored):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+@pytest.mark.slow
 def test_a_copy_is_no_second_label(stored):
     store = stored(("train", "test"), ("ant", "bee"), 4)
     folder = Store.open(store).root / "train" / "ant"
@@ -510,6 +519,7 @@ def test_few_shots_that_cannot_be_are_refused_before_anything_is_fitted(stored, 
         probe(store, kind="ridge", baselines="none", **options)
 
 
+@pytest.mark.slow
 def test_reported_labels_and_images_change_no_semi_supervised_guess(stored):
     store = stored(("train", "test"))
     options = {"kind": "ridge", "shots": [1, 3], "repeats": 3, "semi": True, "baselines": "none"}

@@ -43,6 +43,8 @@ from featurepipe.stages import Listener, finetune, promotions
 from featurepipe.stores import Store
 from featurepipe.vocabulary import EntryOptions
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 SPLITS = ("train", "val", "test")
 QUICK = {"epochs": 2, "batch_size": 8, "lr": 3e-3, "augment": "none", "patience": 0, "device": "cpu", "workers": 1}
@@ -700,6 +702,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 def test_killed_in_the_middle_of_an_epoch_it_goes_on_along_the_same_curve(store, tmp_path):
     _, path = store()
     options = {**QUICK, "epochs": 3, "ema": 0.9, "head_epochs": 1, "augment": "standard", "mixup": 0.3}
@@ -839,6 +842,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 def test_two_processes_learn_what_one_does(store, tmp_path):
     _, path = store(per_class=7)
     tricks = {"augment": "standard", "ema": 0.9, "class_weight": "balanced", "from_scratch": True}
@@ -897,6 +901,7 @@ def two(command):
             process.stdout.close()
 
 
+@pytest.mark.processes
 def test_two_processes_that_are_interrupted_leave_together_and_the_first_writes_the_best(store, tmp_path):
     _, path = store(per_class=2)
     script, output = tmp_path / "script.py", tmp_path / "m.safetensors"

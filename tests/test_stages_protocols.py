@@ -56,6 +56,7 @@ def relabel_test(store):
     Store.open(store).accept_edits()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_protocol_follows_the_splits_and_ignores_test_labels(stored, name):
     store = stored()
@@ -104,6 +105,7 @@ def test_without_val_it_selects_inside_train_and_without_test_val_is_reported(st
     assert result["selection"]["on"] == "3 of 15 training rows held out"
 
 
+@pytest.mark.slow
 def test_copies_among_the_training_images_do_not_flatter_the_selection(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 6)):
@@ -126,6 +128,7 @@ def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, mon
     assert result["test"] is None
 
 
+@pytest.mark.slow
 def test_few_shots_say_what_is_fixed_and_what_each_draw_chooses(stored):
     store = stored()
     fixed = probe_protocol(store, protocol="bigvision-fewshot")
@@ -166,6 +169,7 @@ def test_what_cannot_be_followed(stored, tmp_path):
         probe_protocol(store, protocol="vissl-svm")
 
 
+@pytest.mark.slow
 def test_run_follows_a_protocol(photos, tmp_path):
     data = photos(("ant", "bee", "cat"), 5, SPLITS)
     linear = run(data, tmp_path / "out", backbone="pixels", protocol="lpft", workers=1)

@@ -13,6 +13,8 @@ from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.stages import Listener, extractions, tasks
 from featurepipe.stores import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stored(photos, tmp_path):

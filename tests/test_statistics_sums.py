@@ -133,6 +133,7 @@ def test_a_feature_that_is_constant_is_told_from_one_that_hardly_varies():
     np.testing.assert_allclose(found.scales(), [np.inf, np.inf, X[:, 2].std(), np.inf], 1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows():
     def chunks():
         for seed in range(150):
@@ -147,6 +148,7 @@ def test_memory_does_not_grow_with_the_rows():
     assert peak < 2e6
 
 
+@pytest.mark.slow
 def test_a_store_streamed_is_the_store_loaded(tmp_path):
     pixels, rng = Pixels(), np.random.default_rng(0)
     store = Store.create(tmp_path / "a.store")

@@ -234,6 +234,7 @@ with Store.open(sys.argv[1]).lock():
 """
 
 
+@pytest.mark.processes
 def test_a_second_writer_gets_one_clear_error_until_the_first_is_gone(store):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -738,6 +739,7 @@ def test_a_manifest_that_is_not_the_one_that_was_written_is_refused_by_every_rea
     assert folder.check() == (first, [])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_manifest_and_header_is_found_or_changes_nothing(folder):
     samples = tuple(Sample(name, name, "ant", "train") for name in "abc")
     folder.check(samples=samples)
@@ -968,6 +970,7 @@ def test_the_writer_leaves_part_and_group_empty(folder):
     assert [line[9:] for line in rest] == [["", ""]] * 3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("start", ["no manifest", "1.1", "1.2", "half done"])
 @pytest.mark.parametrize("call", range(1, 4))
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
@@ -1090,6 +1093,7 @@ def test_nothing_to_plan(store, rows):
     assert (list(plan), plan.samples) == ([], 0)
 
 
+@pytest.mark.slow
 def test_rows_and_plan_take_little_room(store):
     count = 20_000
     rows = stores.Rows.gather((Sample(f"a/{n}.jpg", f"a/{n}.jpg", "a", None), digest(n), None) for n in range(count))

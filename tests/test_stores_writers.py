@@ -115,6 +115,7 @@ def whole(tmp_path):
     return content(made)
 
 
+@pytest.mark.slow
 def test_each_layer_gets_its_columns_all_rows_and_all_rejects(store, whole):
     assert extract(store) == list(range(COUNT))
     assert content(store) == whole
@@ -142,6 +143,7 @@ class Stop(BaseException):
     """Ends a run without a word, as kill -9 does: no handler sees it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 8, 17])  # of 18 shards in all
 @pytest.mark.parametrize("renamed", [False, True], ids=["before the rename", "after the rename"])
 def test_killed_between_the_commits_of_layers_the_next_run_ends_as_if_nothing_had_been(
@@ -173,6 +175,7 @@ def test_killed_between_the_commits_of_layers_the_next_run_ends_as_if_nothing_ha
     assert content(store) == whole
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_between_two_layers_neither_loses_nor_repeats_rows(store, monkeypatch):
     sink, _ = sink_and_plan(store)
     real, calls = Writer.append, []
@@ -197,6 +200,7 @@ def test_after_ctrl_c_between_two_layers_neither_loses_nor_repeats_rows(store, m
     assert store.verify()["ok"]
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_complete_gets_nothing(store, whole):
     extract(store, LAYERS[2:])
     before = {path: path.stat().st_mtime_ns for path in store.path.glob("*/shard-*.h5")}
@@ -206,6 +210,7 @@ def test_a_layer_that_is_complete_gets_nothing(store, whole):
     assert store.verify()["ok"]
 
 
+@pytest.mark.slow
 def test_layers_that_hold_different_halves_are_both_completed(store):
     extract(store, LAYERS[:1], until=8)
     describe(store, range(1, COUNT, 2))

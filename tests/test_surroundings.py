@@ -185,6 +185,7 @@ def outcome(name, made, folder):
     return CALLS[name](SimpleNamespace(**vars(made), new=folder / "new", file=folder / "made.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_whatever_is_called_works_under_any_settings_and_leaves_them(made, tmp_path, name):
     wanted = outcome(name, made, tmp_path / "friendly")
@@ -343,6 +344,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
 def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # Python warns of forks beside threads, rightly
@@ -350,6 +352,7 @@ def test_a_forked_child_uses_and_makes_networks_after_its_parent_has_used_one():
     assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
 
 
+@pytest.mark.processes
 def test_the_guard_loads_nothing_and_hides_no_interrupt_of_loading():
     code = """
 import sys

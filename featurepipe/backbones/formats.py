@@ -217,8 +217,8 @@ def _read_torch(path: Path) -> Content:
     harmless = [argparse.Namespace, np.dtype, scalar, *kinds]
     if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch that takes names beside classes
         harmless.append((scalar, "numpy.core.multiarray.scalar"))  # as NumPy before 2 called it
-    allowed = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)(harmless)
-    with allowed, path.open("rb") as file:  # given the path, torch would go by the suffix
+    # Given the path, torch would go by the suffix.
+    with torch.serialization.safe_globals(harmless), path.open("rb") as file:
         try:
             values = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:

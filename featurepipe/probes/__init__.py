@@ -54,7 +54,6 @@ from featurepipe.probes.metrics import (
 )
 from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, strength_of, tied
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
-from featurepipe.solvers import Certificate
 
 __all__ = [
     "ALPHA_GRID",
@@ -66,7 +65,6 @@ __all__ = [
     "KINDS",
     "MULTI_LABEL",
     "ONE",
-    "Certificate",
     "Kind",
     "Probe",
     "average_precision",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featurepipe import probes
+from featurepipe.solvers import Certificate
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
@@ -35,7 +36,7 @@ def edge_note(name: str, chosen: float, tried: Sequence[float]) -> str:
 def optimum_notes(
     name: str | None,
     path: Sequence[Mapping[str, Any]],
-    certificate: probes.Certificate | Mapping[str, probes.Certificate] | None,
+    certificate: Certificate | Mapping[str, Certificate] | None,
 ) -> list[str]:
     """A note on the fits of a path of strengths called `name`, and final ones, that did not reach their optimum."""
     stalled = [] if name is None else [f"{step[name]:g}" for step in path if not step.get("converged", True)]
