@@ -246,7 +246,8 @@ def test_the_decoder_may_be_chosen_and_is_in_the_fingerprint(here, decoder):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_the_precision_may_be_chosen(here, precision):
+def test_the_precision_may_be_chosen(here, precision, machine):
+    machine(bf16=False)
     done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", precision, "--json")
     wanted = precision.replace("auto", "fp32")
     assert json.loads(done.stdout)["precision"] == wanted
@@ -272,7 +273,8 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
     assert asked == ["auto", "off", "on"]
 
 
-def test_layers_are_extracted_listed_and_probed(here):
+def test_layers_are_extracted_listed_and_probed(here, machine):
+    machine(bf16=False)
     called = call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,penultimate")
     assert called.stderr.splitlines()[1].startswith(
         "160 images · test_resnet (random weights, seed 0), 2 layers on cpu"
@@ -311,7 +313,8 @@ def test_the_table_of_layers_says_what_the_json_says(here):
     assert [row["layer"] for row in some] == ["stage2", "stage3"]
 
 
-def test_the_bundled_backbone_is_named_as_such(here):
+def test_the_bundled_backbone_is_named_as_such(here, machine):
+    machine(bf16=False)
     if not BUNDLED_WEIGHTS.is_file():
         pytest.skip("needs the bundled weights")
     assert "demo network (bundled) on cpu · none in the store yet. For real work: -b resnet50" in call(

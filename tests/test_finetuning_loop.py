@@ -654,7 +654,7 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
                     tensor *= 2
 
     notes = []
-    made = loop.Gradients(network, Classes(), Recipe(batch_size=8), Other(0, 2), notes.append)
+    made = loop.Gradients(network, Classes(), Recipe(batch_size=8), Other(0, 2), Ear(notes.append))
     assert made.piece == 4  # its share of the batch
     loss, weight = made.fill(step, [0, 1, 0])
     assert (made.piece, weight, len(notes)) == (1, 16, 2)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from featurepipe import images
-from featurepipe.backbones import Transform
 from featurepipe.errors import ImageError
+from featurepipe.images import ImageTransform
 from featurepipe.images.boxes import box_of
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)  # (48, 64, 3)
@@ -17,7 +17,7 @@ CUT = PICTURE[16:48, 8:40]
 
 
 def wanted(decoder, size=32):
-    return Transform((3, size, size), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash", decoder)
+    return ImageTransform((3, size, size), "bilinear", (0.0,) * 3, (1.0,) * 3, 1.0, "squash", decoder)
 
 
 def encoded(array, format, **options):

@@ -138,7 +138,7 @@ def test_round_trip_of_sets_of_labels(tmp_path, names):
 
 def test_a_reader_that_does_not_know_sets_of_labels_says_so(tmp_path, monkeypatch):
     models.save(tmp_path / "m.safetensors", labelled()[0])
-    monkeypatch.setattr(models, "HEADS", probes.KINDS)
+    monkeypatch.setattr(models.files, "HEADS", probes.KINDS)
     with pytest.raises(ModelFileError, match="probe kind 'multi-label' is unknown to this featurepipe; upgrade it"):
         models.load(tmp_path / "m.safetensors")
 
