@@ -74,11 +74,11 @@ def test_the_compiler_has_weights_as_constants_and_takes_any_number_of_networks(
         return inductor.freezing, inductor.cpp_wrapper, separate
 
     with inductor.patch(cpp_wrapper=not from_c):  # as a variable of the environment may have it
-        before, limit = chosen(), dynamo.recompile_limit
+        before, limit = chosen(), dynamo.cache_size_limit
         with networks.frozen_compiler(from_c=from_c):
             assert chosen() == (True, from_c, from_c)
-            assert dynamo.recompile_limit > 10**6
-        assert (chosen(), dynamo.recompile_limit) == (before, limit)
+            assert dynamo.cache_size_limit > 10**6
+        assert (chosen(), dynamo.cache_size_limit) == (before, limit)
 
 
 # -- TF32

@@ -51,7 +51,7 @@ CASES = {
 
 
 @pytest.mark.skipif(
-    tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9), reason="this scikit-learn scales `scalings_` otherwise"
+    tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9), reason="`scalings_` had another scale"
 )
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_discriminant_analysis(case):
