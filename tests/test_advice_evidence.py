@@ -55,6 +55,7 @@ def test_figures_are_those_of_the_houses_probes():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+@pytest.mark.slow
 def test_selection_data_are_measured_on_and_not_learned_from():
     X, y = clusters(apart=1.5)
     val = np.arange(len(y)) >= 120

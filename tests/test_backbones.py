@@ -898,6 +898,7 @@ def test_a_mismatch_names_each_field_old_and_new_and_no_other(saved):
         backbones.check_same({**wanted.spec, "new_field": 1}, wanted.spec)
 
 
+@pytest.mark.slow
 def test_the_twin_differs_in_its_weights_alone(saved):
     settings = {"layer": "stage3", "pooling": "max", "transform": {"mean": 0.3}, "arguments": {"act_layer": "silu"}}
     backbone = backbones.create("test_resnet", weights=saved()[1], **settings)
@@ -1106,6 +1107,7 @@ def test_pixels_are_the_squashed_image():
     assert ours(pixels, jpegs(2)).shape == (2, 3072)
 
 
+@pytest.mark.slow
 def test_the_bundled_backbone_is_the_default_and_can_be_made_again():
     bundled = backbones.create()
     assert bundled.source == {"name": "bundled", "weights": None, "random_seed": None}

@@ -68,6 +68,7 @@ def test_its_name_makes_the_network_that_the_file_describes(file, kind):
     assert made.source == {"name": NAME, "weights": str(file.resolve()), "random_seed": None}
 
 
+@pytest.mark.slow
 def test_it_can_be_made_again_from_what_a_store_keeps_and_has_a_twin(file, tmp_path):
     made = backbones.create(str(file), device="cpu")
     spec, source = json.loads(json.dumps([made.spec, made.source]))
@@ -99,6 +100,7 @@ def test_a_file_of_a_stage_gives_the_penultimate_embedding_unless_asked(tmp_path
     assert same.fingerprint == models.load(tmp_path / "m.safetensors").backbone["fingerprint"]
 
 
+@pytest.mark.slow
 def test_layers_of_it_are_its_own(file):
     several = backbones.create_layers(str(file), "stage2,penultimate", device="cpu")
     assert several.name == NAME

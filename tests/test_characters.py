@@ -18,6 +18,7 @@ def test_what_steers_a_terminal_is_written_out():
     assert shown("a\nb\x1bc", lines=True) == "a\nb\\x1bc"
 
 
+@pytest.mark.slow
 def test_every_control_character_and_mark_of_direction_is():
     marks = ("LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI")
     for code in range(sys.maxunicode + 1):

@@ -192,6 +192,7 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
     assert {"extract", "probe", "evaluate", "report", "samples", "model", "top1", "baselines"} <= set(keys)
 
 
+@pytest.mark.slow
 def test_talk_goes_to_stderr_and_starts_with_what_was_found_and_what_runs(here):
     for cached in (0, 160):
         done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", "fp32")
@@ -237,6 +238,7 @@ def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     assert result_of("extract", "data/digits", "-s", "u", *TINY, "--profile")["profile"]["infer"]["seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["torchvision", "pillow", "draft", "auto"])
 def test_the_decoder_may_be_chosen_and_is_in_the_fingerprint(here, decoder):
     made = result_of("extract", "data/digits", "-s", "s", *TINY, "--decoder", decoder)
@@ -273,6 +275,7 @@ def test_how_to_compile_reaches_the_extraction(here, monkeypatch, command):
     assert asked == ["auto", "off", "on"]
 
 
+@pytest.mark.slow
 def test_layers_are_extracted_listed_and_probed(here, machine):
     machine(bf16=False)
     called = call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,penultimate")
@@ -297,6 +300,7 @@ def test_layers_are_extracted_listed_and_probed(here, machine):
     ).stdout  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_of_layers_says_what_the_json_says(here):
     call("extract", "data/digits", "-s", "s", *TINY, "--layers", "stage2,stage3,penultimate")
     arguments = ["probe", "s", "--layers", "all", "--kind", "ridge", "--baselines", "none"]
@@ -313,6 +317,7 @@ def test_the_table_of_layers_says_what_the_json_says(here):
     assert [row["layer"] for row in some] == ["stage2", "stage3"]
 
 
+@pytest.mark.slow
 def test_the_bundled_backbone_is_named_as_such(here, machine):
     machine(bf16=False)
     if not BUNDLED_WEIGHTS.is_file():
@@ -393,6 +398,7 @@ def test_sets_of_labels_and_tasks_say_what_their_json_says(here, monkeypatch):
     assert "lowest AP      big 100.0 %" in call("evaluate", "m-tags.safetensors", "sets.csv", "--split", "all").stdout
 
 
+@pytest.mark.slow
 def test_a_comparison_says_what_its_json_says(here):
     result_of("extract", "data/digits", "-s", "s", "-b", "color-histogram")
     (here / "i.csv").write_text("model,top1\nresnet50,80\n")
@@ -427,6 +433,7 @@ def test_a_comparison_says_what_its_json_says(here):
     assert len(Path("c.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.slow
 def test_the_first_of_equal_kinds_counts_and_logistic_is_the_default(here):
     result_of("extract", "data/digits", "-s", "s", "-b", "color-histogram")
     twice = result_of("compare", "s", "--kind", "ridge", "--kind", "ridge", "--reference", "pixels")
@@ -435,6 +442,7 @@ def test_the_first_of_equal_kinds_counts_and_logistic_is_the_default(here):
     assert {row["kind"] for row in result_of("compare", "s")["rows"]} == {"logistic"}
 
 
+@pytest.mark.slow
 def test_options_reach_the_backbone_and_the_probe(here):
     options = ["--mean", "0.1", "0.2", "0.3", "--crop-pct", "0.5", "--interpolation", "nearest", "--pooling", "max"]
     result_of("extract", "data/digits", "-s", "s", *TINY, *options, "--seed", "5", "--backbone-arg", "act_layer=gelu")
@@ -467,6 +475,7 @@ def test_protocols_say_what_was_chosen_and_how_they_differ(here):
     assert "report →" not in text
 
 
+@pytest.mark.slow
 def test_the_table_of_few_labels_says_what_the_json_says(here):
     assert call("extract", "data/digits", "-s", "s", *TINY).exit_code == 0
     options = (

@@ -54,6 +54,7 @@ def test_every_entry_takes_part_with_its_own_vectors_in_one_order(photos, tmp_pa
         assert mine.ids.tolist() == whole.ids[[4, 0]].tolist()
 
 
+@pytest.mark.slow
 def test_layers_are_told_from_each_other(photos, tmp_path):
     data = photos()
     for layer in ("stage1", "stage2", "penultimate"):
@@ -74,6 +75,7 @@ def test_layers_are_told_from_each_other(photos, tmp_path):
     assert one.is_called(one.entry.fingerprint[:12])
 
 
+@pytest.mark.slow
 def test_layers_of_one_pass_are_the_entries_of_as_many_passes(photos, tmp_path):
     data = photos()
     layers = ["stage1", "stage2", "penultimate"]

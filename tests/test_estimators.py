@@ -435,6 +435,7 @@ def test_parallel_cross_validation_shares_a_store(files, tmp_path):
 # -- model files --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "value"), [("logistic", 0.1), ("svm", 0.1), ("centroid", None), ("knn", 3)])
 @pytest.mark.parametrize("named", [str, int])
 def test_a_saved_model_predicts_the_same_from_its_file(photos, tmp_path, kind, value, named):
@@ -488,6 +489,7 @@ def test_many_fits_make_one_network(opened):
     assert len(opened) == 1
 
 
+@pytest.mark.slow
 def test_none_is_made_where_all_rows_are_in_the_store(opened, tmp_path, monkeypatch):
     store = tmp_path / "s"
     model = TransferClassifier(network(store=store), value=1.0).fit(IMAGES, LABELS)
@@ -578,6 +580,7 @@ def test_a_saved_classifier_loads_and_predicts_as_before(tmp_path, kind):
     assert models.load(tmp_path / "again.safetensors").backbone == models.load(tmp_path / "m.safetensors").backbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [None, "pixels"])
 def test_backbones_without_a_weights_file_of_ones_own_load_too(tmp_path, backbone):
     X, y = labelled_images()
@@ -632,6 +635,7 @@ def test_what_no_classifier_can_be_made_of_is_refused(tmp_path):
         TransferClassifier.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.slow
 def test_relative_places_stay_the_same_places_in_a_pickle(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -84,6 +84,7 @@ def test_each_view_is_kept_by_itself(data, tmp_path):
     assert not np.array_equal(*(held.rows(number, digests(rows))[0] for number in range(2)))
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice_and_nothing_mixes(data, tmp_path):
     rows, source = data
     backbone, cut = make()
@@ -175,6 +176,7 @@ def test_pixels_that_do_not_fit():
         Bottom(backbone, cut, backbone.transform).embed(np.zeros((1, 3, 16, 16), np.uint8))
 
 
+@pytest.mark.slow
 def test_an_image_is_decoded_once_for_all_views_that_lack_it(data, tmp_path, monkeypatch):
     rows, source = data
     backbone, cut = make()
@@ -251,6 +253,7 @@ def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     assert held.rows(0, digests(rows))[0].shape == (6, *cut.shapes[0])
 
 
+@pytest.mark.slow
 def test_every_changed_bit_of_cached_activations_is_noticed_or_harmless(data, tmp_path):
     rows, source = data
     backbone, cut = make("test_resnet")

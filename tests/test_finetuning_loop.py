@@ -183,6 +183,7 @@ def before_steps(hook):
         handle.remove()
 
 
+@pytest.mark.slow
 def test_the_rate_warms_up_and_falls_along_a_cosine(tuning):
     seen, outcome = rates(tuning, epochs=4, warmup=0.25, lr=1e-3, layer_decay=0.5)
     head = [groups[-1] for groups in seen]
@@ -200,6 +201,7 @@ def test_without_warm_up_the_first_step_has_the_full_rate(tuning):
     assert seen[-1][-1] > 0
 
 
+@pytest.mark.slow
 def test_the_head_alone_has_epochs_with_a_schedule_of_its_own_before_the_others(tuning):
     seen, outcome = rates(tuning, epochs=2, head_epochs=2, warmup=0.0, lr=1e-3)
     assert [len(groups) for groups in seen] == [2] * 6 + [len(seen[-1])] * 6
@@ -366,6 +368,7 @@ def test_weight_decay_shrinks_what_it_may(tuning):
     assert float(decayed["layer4.0.conv1.weight"].norm()) < 0.9 * float(start["layer4.0.conv1.weight"].norm())
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_is_what_is_validated_and_kept(tuning):
     network, run = tuning(ema=0.9, epochs=1)
     states, step = [network.state()], network.logits
@@ -420,6 +423,7 @@ def test_what_is_kept_is_the_very_network_of_that_epoch(tuning, options):
     assert again().curve[0]["log_loss"] == pytest.approx(outcome.curve[outcome.best_epoch]["log_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bf16_is_near_fp32_and_validation_stays_in_the_backbones_own(tuned):
     exact, rough = tuned(epochs=1), tuned(epochs=1, precision="bf16")
     assert curve(exact)[0] == curve(rough)[0]
@@ -491,6 +495,7 @@ def test_the_last_epoch_is_kept_whatever_validation_says_of_the_others(scripted)
     assert (outcome.best_epoch, outcome.stopped) == (3, "after all epochs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"ema": 0.5}])
 def test_the_last_epoch_that_is_kept_is_the_network_as_the_last_step_has_made_it(tuning, options):
     network, run = tuning(epochs=3, lr=1e-2, **options)
@@ -512,6 +517,7 @@ def test_with_patience_the_best_epoch_is_kept_and_it_may_be_the_start(scripted):
     assert "after all epochs" in outcome.stopped
 
 
+@pytest.mark.slow
 def test_the_start_that_is_kept_is_as_it_was(tuning):
     network, run = tuning(patience=9)
     before = network.state()
@@ -725,6 +731,7 @@ def test_images_that_are_gone_are_left_out_and_said_once(tuning, planned):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_nothing_is_left_is_no_step(tuning, planned):
     plan = planned(5)
     samples = Examples(plan, np.arange(5) % 3)

@@ -404,6 +404,7 @@ def test_importing_everything_has_not_allowed_truncated_images():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
 @DECODERS
 def test_flipped_bytes_give_pixels_or_an_image_error(kind, decoder):
@@ -560,6 +561,7 @@ def test_a_jpeg_that_is_hardly_larger_than_wanted_is_not_drafted(size):
     assert cosine >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["torchvision", "draft"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(400, 300), (1200, 900)])

@@ -110,6 +110,7 @@ def expected(rows):
     return sorted((path, *meant) for path, meant in found.items())
 
 
+@pytest.mark.slow
 @QUICK
 @given(ROWS, st.data())
 def test_every_row_of_a_table_is_a_sample_or_left_out(folder, rows, data):

@@ -99,6 +99,7 @@ def test_one_copy_is_not_several(stored):
     assert "with one exact copy of a training image: 54.5 % of 11\n" in texts.probe_text(result)
 
 
+@pytest.mark.slow
 def test_baselines_and_few_labels_are_measured_without_copies_too(stored):
     result = plainly(stored(*leaking()), shots=[5], repeats=2, baselines="simple")
     assert result["few_shot"][0]["top1"] == [0.5, 0.5]
@@ -285,6 +286,7 @@ def from_elsewhere(splits=("train", "test")):
     return X, labels, np.array([splits[0]] * 80 + [splits[-1]] * 40, object)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reported", ["val", "test"])
 def test_a_selection_that_is_better_than_chance_explains_is_noted(stored, reported):
     store = stored(*from_elsewhere(("train", reported)))
@@ -313,6 +315,7 @@ def test_a_small_gap_is_chance(stored):
     assert not [note for note in plainly(stored(X[few], labels[few], split[few]))["notes"] if "chance" in note]
 
 
+@pytest.mark.slow
 def test_protocols_without_figures_of_the_selection_have_no_such_note(stored):
     store = stored(*from_elsewhere())
     for name in ("bigvision-fewshot", "vissl-svm"):

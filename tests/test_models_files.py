@@ -121,6 +121,7 @@ def labelled(names=("ant", "bee", "cat")):
     return replace(model, kind="multi-label", estimator=estimator, temperature=1.0, card=card), X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("yes", "no"), ("ant", "bee", "cat"), HOSTILE])
 def test_round_trip_of_sets_of_labels(tmp_path, names):
     model, X = labelled(names)
@@ -143,6 +144,7 @@ def test_a_reader_that_does_not_know_sets_of_labels_says_so(tmp_path, monkeypatc
         models.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [0.1, None, {"ant": 1.0, "bee": 1.0}, {"ant": "many", "bee": 1.0, "cat": 1.0}])
 def test_labels_without_a_c_are_refused(tmp_path, chosen):
     models.save(tmp_path / "m.safetensors", labelled()[0])
@@ -173,6 +175,7 @@ SCIKIT_LEARNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "type_"), SCIKIT_LEARNS.items())
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
 def test_the_estimator_is_scikit_learns_own(tmp_path, kind, type_, names):
@@ -287,6 +290,7 @@ def test_classes_that_could_not_be_read_again_are_not_written(tmp_path, classes)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_head_of_another_width_than_its_backbone_is_one_line(file, photos):
     with pytest.raises(ModelFileError, match=r"its head takes embeddings of 5 numbers, and its backbone gives 3072"):
         featurepipe.predict(file, photos())
@@ -315,6 +319,7 @@ def test_other_safetensors_files_are_refused(tmp_path):
         models.load(tmp_path / "w.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(file, keep):
     data = file.read_bytes()
@@ -450,6 +455,7 @@ def test_more_neighbours_than_rows_are_refused(tmp_path, chosen):
         models.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.slow
 def test_has_seen(file):
     known = ["ff" * 32, "0123456789abcdef" + "9" * 48]
     assert models.load(file).has_seen([*known, "ab" * 32]).tolist() == [True, True, False]
@@ -515,6 +521,7 @@ def test_a_backbone_inside_the_file_needs_no_other(tmp_path, network):
     assert same(models.open_backbone(loaded, tmp_path / "m.safetensors", device="cpu"), network[1])
 
 
+@pytest.mark.slow
 def test_a_damaged_backbone_inside_the_file_is_noticed(tmp_path, network):
     model, _ = trained(backbone=network[1])
     models.save(tmp_path / "m.safetensors", model, module=network[1].module)
@@ -533,6 +540,7 @@ def test_a_damaged_backbone_inside_an_older_file_is_noticed_by_its_fingerprint(t
         models.open_backbone(models.load(path), path, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_the_specs_is_not_written(tmp_path, network):
     model, _ = trained(backbone=network[1])
     other = backbones.create("test_resnet", **TINY, seed=1)

@@ -99,6 +99,7 @@ def test_what_is_read_is_never_replaced(made, command, output):
     assert content(made) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "output"), FOREIGNERS)
 def test_what_is_somebody_elses_stays_unless_forced(made, command, output):
     if not (made / output).exists():
@@ -121,6 +122,7 @@ def test_another_name_of_what_is_read_is_the_same_file(made, link):
         predict("predictions.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "output"),
     [
@@ -180,6 +182,7 @@ def saved_weights(network):
     save_file({name: value.contiguous() for name, value in network.module.state_dict().items()}, "w.safetensors")
 
 
+@pytest.mark.slow
 def test_a_backbones_weights_are_not_replaced_by_the_probe_of_its_layers(made, small):
     saved_weights(small())
     network = {"backbone": "test_resnet", "weights": "w.safetensors", "transform": {"input_size": (3, 32, 32)}}

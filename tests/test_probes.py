@@ -246,6 +246,7 @@ def test_folds_are_stratified_and_leave_every_class_in_every_training_part(sizes
     assert max(sizes) < 10 or selection.assign_folds(y, 1).tolist() != folds.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiny_classes_are_taken(kind):
     X, y = clusters(30, classes=2)

@@ -339,6 +339,7 @@ def check(probe, X):
     return probe.estimator.predict(np.asarray(X, float))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_class_of_one_sample(kind):
     X, y = clusters(30, classes=2, spread=0.3)

@@ -169,6 +169,7 @@ def test_semi_supervised_lines_need_the_features_in_memory(stored):
         probe(stored(), kind="ridge", shots=[2], semi=True, memory=TINY)
 
 
+@pytest.mark.slow
 def test_a_baseline_that_fits_nowhere_costs_its_figure_and_not_the_probe(stored, limited_file_size):
     store = stored()
     memory = probe(store, kind="ridge") and 10**6  # too little for the pixels, which are there now

@@ -114,6 +114,7 @@ def test_the_file_is_what_the_specification_says(tmp_path, dtype):
 PROTECTED = ["embeddings", "digests", "checksums", "reject_digests", "reject_reasons"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTECTED)
 def test_every_flipped_byte_is_found(written, name):
     with h5py.File(written) as file:

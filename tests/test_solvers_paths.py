@@ -100,6 +100,7 @@ def test_standardised_features_are_penalised_but_the_coefficients_are_for_those_
     np.testing.assert_allclose(found, model.decision_function(scaler.transform(X.astype(float))), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_order_of_strengths_changes_no_answer():
     X, y = features(150, 30, 4)
     up = {fit.certificate.C: fit for fit in LogisticPath(X, y, tolerance=1e-10).fit(STRENGTHS)}
@@ -132,6 +133,7 @@ def test_the_path_is_lazy():
     assert list(strengths) == [1.0, 10.0]
 
 
+@pytest.mark.slow
 def test_products_may_read_the_features_instead_of_keeping_a_copy(tmp_path):
     X, y = features(300, 40, 5)
     np.save(tmp_path / "X.npy", X)
@@ -143,6 +145,7 @@ def test_products_may_read_the_features_instead_of_keeping_a_copy(tmp_path):
         assert read.certificate.objective == pytest.approx(kept.certificate.objective, rel=2 * paths.TOLERANCE)
 
 
+@pytest.mark.slow
 def test_rows_in_many_chunks_give_the_same(monkeypatch):
     X, y = features(300, 40, 5)
     whole = [fit.certificate.objective for fit in LogisticPath(X, y).fit(STRENGTHS)]

@@ -760,6 +760,7 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
     assert len(before.X) == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "foreign", "delete"])
 def test_repair_sets_broken_shards_aside_and_extract_computes_just_those_rows(data, tmp_path, net, damage):
     store = tmp_path / "s"
@@ -862,6 +863,7 @@ def counts(data, store, *, precision="auto", **transform):
     return result["computed"], result["reused"], result["precision"], result["decoder"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [("fp32", "pillow"), ("bf16", "torchvision"), ("fp32", "draft")])
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
 def test_a_store_is_followed_where_nothing_else_was_asked_for(data, tmp_path, machine, stored, chosen):
@@ -1150,6 +1152,7 @@ def test_a_store_that_may_only_be_read_keeps_its_baselines_and_says_which_are_ab
     assert [note for note in table["notes"] if note.startswith("no row for pixels: ")]
 
 
+@pytest.mark.slow
 def test_a_store_that_another_process_writes_is_probed_with_the_baselines_that_it_holds(tmp_path):
     data, store = pictures(tmp_path / "img", range(20)), tmp_path / "s"
     extract_pixels(data, store)

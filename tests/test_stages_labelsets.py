@@ -73,6 +73,7 @@ def head(result):
     return [(one.coef_.tolist(), one.intercept_.tolist(), one.C) for one in estimator.estimators_]
 
 
+@pytest.mark.slow
 def test_it_is_the_probe_of_the_same_rows(stored):
     store = stored(splits=THREE)
     m = matrix_of(store)
@@ -108,6 +109,7 @@ def test_test_labels_change_nothing_but_the_test_figures(table, tmp_path, splits
     assert after["test"]["map"] != before["test"]["map"]
 
 
+@pytest.mark.slow
 def test_splits_are_made_by_content_and_seed(stored):
     store = stored(count=100)
     one, again, other = (probe(store, multi_label=True, baselines="none", seed=seed) for seed in (1, 1, 2))
@@ -124,6 +126,7 @@ def test_unlabelled_samples_are_left_out_and_empty_sets_are_not(stored):
     assert (matrix_of(store).y == ";").any()
 
 
+@pytest.mark.slow
 def test_baselines_are_chance_and_the_same_probe_on_pixels(stored):
     store = stored(splits=THREE)
     found = probe(store, multi_label=True)["baselines"]
@@ -188,6 +191,7 @@ def test_run_refuses_labels_before_it_embeds(table, tmp_path):
 # -- the model file at work ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_gives_what_probe_reported(table, tmp_path):
     source = table()
     done = run(source, tmp_path / "r", backbone="color-histogram", multi_label=True, baselines="none")
@@ -205,6 +209,7 @@ def test_labels_unknown_to_the_model_are_named_before_anything_is_embedded(table
         evaluate(model, table(change=lambda i, row: {**row, "label": "red; emu"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_predictions_are_sets_that_can_be_read_again(table, tmp_path, suffix):
     from featurepipe import manifests
@@ -227,6 +232,7 @@ def test_predictions_are_sets_that_can_be_read_again(table, tmp_path, suffix):
     assert [sample.label for sample in again.samples] == sets
 
 
+@pytest.mark.slow
 def test_the_page_shows_map_and_every_label_but_no_confusion(table, tmp_path):
     done = run(table(), tmp_path / "r", backbone="color-histogram", multi_label=True)
     page = (tmp_path / report(done["model"], tmp_path / "p.html")["report"]).read_text("utf-8")

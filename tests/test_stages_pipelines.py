@@ -31,6 +31,7 @@ def test_run_merges_the_stages_results(photos, tmp_path):
     assert "<html" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_says_the_same(photos, tmp_path):
     data = photos(per_class=5)
     first, second = (run(data, tmp_path / "out", backbone="pixels", **QUICK) for _ in range(2))
@@ -63,6 +64,7 @@ def test_without_an_output_the_folder_has_the_datas_name(photos, tmp_path, monke
     assert (tmp_path / "birds.featurepipe" / "store" / "manifest.csv").is_file()
 
 
+@pytest.mark.slow
 def test_the_first_things_said_are_what_was_found_and_device_precision_backbone_samples_cached(photos, tmp_path):
     heard = []
 

@@ -50,6 +50,7 @@ def rows_of(path):
 # -- evaluate -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 @pytest.mark.parametrize(
     ("splits", "taken"),
@@ -181,6 +182,7 @@ def test_predictions_are_written_in_manifest_order(trained, photos, tmp_path, su
     assert sum(result["labels"].values()) == 9
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_probe_on_its_store(trained, tmp_path):
     data, _, probed = trained(("train", "test"))
     predict(probed["model"], data / "test", tmp_path / "p.csv", probabilities=True)
@@ -479,6 +481,7 @@ def test_memory_does_not_grow_with_images_times_classes(tmp_path, monkeypatch):
     assert len(rows_of(tmp_path / "p.csv")) == rows
 
 
+@pytest.mark.slow
 def test_cells_that_are_formulas_are_made_safe_if_asked(photos, tmp_path):
     data = photos(("=1+1", "-5", "@x", "plain"), 3)
     store = extract(data, tmp_path / "s", backbone="pixels", workers=1)["store"]

@@ -80,6 +80,7 @@ def test_splits_are_used_as_the_docstring_says(stored, splits, source, selected_
         assert result["val"]["n"] == (sizes[1] or sizes[0])
 
 
+@pytest.mark.slow
 def test_each_part_is_what_its_name_says(stored):
     store = stored(("train", "val", "test"))
     m = matrix_of(store)
@@ -117,6 +118,7 @@ def test_test_labels_change_nothing_but_the_test_figures(stored, splits):
     assert after["test"]["top1"] < before["test"]["top1"]
 
 
+@pytest.mark.slow
 def test_test_images_change_nothing_but_the_test_figures(stored):
     store = stored(("train", "val", "test"))
     before = head(probe(store, baselines="none", kind="ridge"))
@@ -124,6 +126,7 @@ def test_test_images_change_nothing_but_the_test_figures(stored):
     assert head(probe(store, baselines="none", kind="ridge")) == before
 
 
+@pytest.mark.slow
 def test_a_val_set_that_prefers_another_alpha_changes_the_choice(stored):
     store = stored(("train", "val", "test"), ("ant", "bee"), 8)
     easy = probe(store, kind="ridge", baselines="none")
@@ -274,6 +277,7 @@ def test_baselines_are_what_they_say(network_store, tmp_path):
     assert result["test"]["top1"] == by_hand(matrix_of(store.path, result["backbone"]))[0]
 
 
+@pytest.mark.slow
 def test_simple_and_none_do_less(network_store, tmp_path):
     name = "test_resnet (random weights, seed 7)"
     run = {"backbone": name, "kind": "ridge", "value": 10.0}
@@ -290,6 +294,7 @@ def test_pixels_are_not_compared_with_themselves(stored):
     assert found["pixels"] is found["random_backbone"] is None
 
 
+@pytest.mark.slow
 def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store, tmp_path):
     extract(network_store / "data", tmp_path / "fresh", backbone="test_resnet", seed=7, **TINY)
     store = Store.open(tmp_path / "fresh")

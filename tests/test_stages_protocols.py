@@ -77,6 +77,7 @@ def test_every_protocol_follows_the_splits_and_ignores_test_labels(stored, name)
         np.testing.assert_array_equal(models.load(after["model"]).estimator.coef_, old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_classifier_becomes_a_model_file_that_evaluates_and_reports(stored, name, tmp_path):
     store = stored()
@@ -140,6 +141,7 @@ def test_few_shots_say_what_is_fixed_and_what_each_draw_chooses(stored):
     assert "95 % of the mean" in probe_text(each)
 
 
+@pytest.mark.slow
 def test_the_featurepipe_protocol_is_probe_without_one(stored, tmp_path):
     store = stored()
     one = probe_protocol(store, tmp_path / "a.safetensors", protocol="featurepipe")
@@ -187,6 +189,7 @@ def test_run_follows_a_protocol(photos, tmp_path):
         run(tmp_path / "nowhere", protocol="lpft", probe_device="cpu:0")
 
 
+@pytest.mark.slow
 def test_a_protocol_is_for_one_layer_which_may_be_chosen(photos, tmp_path):
     from click.testing import CliRunner
 

@@ -92,7 +92,7 @@ def test_alpha_zero_is_least_squares_of_least_norm():
         X, y = sample(n, width, known=3, dtype=np.float64)
         (ours,) = ridge_path(gather([(X, y)], y), [0.0])
         Y = np.where(y[:, None] == ours.classes_, 1.0, -1.0)
-        truth = np.linalg.lstsq(X - X.mean(axis=0), Y - Y.mean(axis=0))[0].T
+        truth = np.linalg.lstsq(X - X.mean(axis=0), Y - Y.mean(axis=0), rcond=None)[0].T
         np.testing.assert_allclose(ours.coef_, truth, 1e-7, 1e-9)
 
 

@@ -214,9 +214,8 @@ def _read_torch(path: Path) -> Content:
     # Settings of a training script and scores in NumPy's scalars, next to the weights in many checkpoints.
     kinds = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name != "ObjectDType"]
     scalar = np.float64(0).__reduce__()[0]
-    harmless = [argparse.Namespace, np.dtype, scalar, *kinds]
-    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # torch that takes names beside classes
-        harmless.append((scalar, "numpy.core.multiarray.scalar"))  # as NumPy before 2 called it
+    before = (scalar, "numpy.core.multiarray.scalar")  # as NumPy before 2 called it
+    harmless = [argparse.Namespace, np.dtype, scalar, before, *kinds]
     # Given the path, torch would go by the suffix.
     with torch.serialization.safe_globals(harmless), path.open("rb") as file:
         try:

@@ -34,7 +34,7 @@ class Figures(Part):
     Attributes
     ----------
     source : str
-        Of selection data only: what they are.
+        What they are; only figures of selection data say it.
     confusion : list of list of int or None
         Rows are true classes; None where there are too many of them.
     with_copies : Headline or None
