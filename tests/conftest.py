@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -128,6 +129,17 @@ def _one_thread():
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
     torch.set_num_threads(1)
     with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_packages():
+    """Packages of weights are not seen, so that the default backbone is the same wherever tests run."""
+    from featurepipe.backbones.packages import PACKAGES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for package in PACKAGES.values():
+            patch.setitem(sys.modules, package.module, None)
         yield
 
 

@@ -27,6 +27,7 @@ from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
 from featurepipe.backbones.makers.assembly import resolve_device
 from featurepipe.backbones.networks import BUNDLED, check_name, freeze, is_out_of_memory, with_tag
+from featurepipe.backbones.packages import licence_of
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
@@ -97,6 +98,7 @@ __all__ = [
     "is_tunable",
     "learn_codebook",
     "learned_from",
+    "licence_of",
     "maker_of",
     "names",
     "recreate",

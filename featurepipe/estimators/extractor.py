@@ -33,9 +33,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     Parameters
     ----------
     backbone : str, path or torch.nn.Module, optional
-        timm name, ``'bundled'`` (the default), ``'pixels'``, ``'hog'``, …, a model file with its backbone, or a module;
-        see `featurepipe.backbones.create`, which explains `weights`, `arguments`, `random_weights`, `seed`, `layer`,
-        `pooling`, `precision` and `device` too.
+        timm name, ``'bundled'``, ``'pixels'``, ``'hog'``, …, a model file with its backbone, or a module; see
+        `featurepipe.backbones.create`, which says what the default is. It explains `weights`, `arguments`,
+        `random_weights`, `seed`, `layer`, `pooling`, `precision` and `device`, too.
     image_transform : dict, optional
         Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
     trust : bool

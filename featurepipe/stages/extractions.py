@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
+OFFLINE = "pip install 'featurepipe[offline]'"
 FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
 
 
@@ -368,7 +369,7 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None) ->
     if cached is None:
         return said
     held = "none" if not cached else "all" if cached == samples else f"{cached:,}"
-    hint = f". For real work: -b {EXAMPLE}" if bundled else ""
+    hint = f". For real work: -b {EXAMPLE}; without a model hub: {OFFLINE}" if bundled else ""
     return f"{said} · {held} in the store yet{hint}" if not cached else f"{said} · {held} in the store already{hint}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import models, probes, protocols
+from featurepipe import backbones, models, probes, protocols
 from featurepipe.cards import Card, Figures, Followed, Part, Selection
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import ProbeError
@@ -115,7 +115,7 @@ def probe_protocol(
         },
         majority_class=str(probes.commonest(parts.train.y)),
         protocol=_described(chosen, metric),
-        licence=None,  # as in `probe`
+        licence=backbones.licence_of(ready.entry.provenance["source"]),
         seed=seed,
         notes=notes,
         versions=versions(),

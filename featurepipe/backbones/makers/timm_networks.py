@@ -16,6 +16,7 @@ from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.assembly import assemble
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.networks import BUNDLED, check_name, make_network, repository_arguments, set_pooling
+from featurepipe.backbones.packages import package_of
 from featurepipe.backbones.specs import PENULTIMATE, TimmModule, plain
 from featurepipe.backbones.trust import (
     GIVE,
@@ -100,10 +101,11 @@ class TimmNetworks(Maker):
         if not origin.trust:
             _check_described(spec, origin)
         seed = None if file else source["random_seed"]
-        if origin.trust and not file and seed is None and source["name"] != BUNDLED:
-            origin.note(f"weights of {source['name']}: from timm's cache, or downloaded from where timm has them")
+        name = spec["architecture"] if file else source["name"]
+        if origin.trust and not file and seed is None and name != BUNDLED and package_of(name) is None:
+            origin.note(f"weights of {name}: from timm's cache, or downloaded from where timm has them")
         return {
-            "name": spec["architecture"] if file else source["name"],
+            "name": name if ":" in name else f"{self.family}:{name}",  # without it, another family may know the name
             "weights": file,
             "arguments": spec["arguments"],
             "random_weights": seed is not None,
@@ -147,7 +149,8 @@ def _check_described(spec: Mapping[str, Any], origin: Origin) -> None:
     size, arguments = spec["transform"]["input_size"], spec["arguments"]
     if file is None and is_model_name(source["name"]):
         raise BackboneError(f"{who} names another file, {source['name']!a}, for its backbone; {GIVE}")
-    name = spec["architecture"] if file else source["name"]
+    package = package_of(source["name"])
+    name = spec["architecture"] if file else source["name"] if package is None else package.architecture
     if name == BUNDLED:
         own = read_weights(BUNDLED_WEIGHTS)[1]
         check_arguments(own["architecture"], arguments, who)
