@@ -113,7 +113,9 @@ class _Group(Group):
         ctx.exit(code)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    name="featurepipe", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="featurepipe")
 def main() -> None:
     """Embed images once with a frozen pretrained backbone, then train classifiers on them in seconds.
@@ -150,7 +152,7 @@ def main() -> None:
 @FORCE
 @OUTPUT
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Extract, probe, evaluate and report in one go.
+    """Embed images, train a probe, measure it and write a report, in one command.
 
     DATA is a folder of images or a table; featurepipe --help describes both. All results go into one folder.
 
@@ -215,8 +217,8 @@ def extract(
 @click.option(
     "--layers",
     metavar="L,L,…",
-    help="Probe several layers: all, or a list of names. The last one is kept, unless another is better on validation "
-    "data by more than chance explains.",
+    help="Probe several layers: all, or a list of names. The model file uses the deepest layer, unless another is "
+    "better on validation images by more than chance explains.",
 )
 @WEIGHTS
 @TRUST
@@ -274,8 +276,9 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
 def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compare backbones, layers and classifiers on the same images.
 
-    The best row is chosen on selection data (val, or cross-validation). The other rows are tested against it on the
-    reported images, by McNemar's exact test with Holm's correction for the number of tests.
+    The result is a table with one row for each backbone, layer and classifier. The best row is chosen on validation
+    images, or by cross-validation. The other rows are tested against it on the test images (on val, if there are no
+    test images), by McNemar's exact test with Holm's correction for the number of tests.
 
     \b
       $ featurepipe extract data/digits -s digits.store --layers stages
@@ -310,15 +313,21 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path())
-@click.option("--repair", is_flag=True, help="Set broken shards aside. The next extract computes their rows again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Rename broken shards, so that they are no longer read. The next extract computes their rows again.",
+)
 @click.option(
     "--accept-edits",
     is_flag=True,
-    help="First accept manifest.csv and store.json as you edited them by hand. An edit cannot be told from damage, so "
-    "look through labels and splits before.",
+    help="Before checking, take your manual edits of manifest.csv and store.json as correct. An edit looks like damage "
+    "to featurepipe, so check the labels and splits first.",
 )
 @click.option(
-    "--drift", is_flag=True, help="Also compare stored vectors with fp32 vectors of images that Pillow decodes."
+    "--drift",
+    is_flag=True,
+    help="Also compute some embeddings again in fp32 with Pillow, and show how far the stored ones differ.",
 )
 @click.option(
     "--images",
@@ -357,7 +366,7 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 @FORCE
 @TOLD
 def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Write embeddings with ids, labels, splits and digests, in manifest order.
+    """Write embeddings with ids, labels, splits and checksums, one row for each image, in the order of manifest.csv.
 
     \b
       $ featurepipe extract data/digits -s digits.store

@@ -24,7 +24,8 @@ STDOUT = "-"
     type=click.Choice(["auto", "train", "val", "test", "all"]),
     default="auto",
     show_default=True,
-    help="Images to measure on. auto takes test; without test, val; without both, images that the model has not seen.",
+    help="Images to measure on. auto takes test if there is one, otherwise val, otherwise all images that the model has "
+    "not seen.",
 )
 @WEIGHTS
 @TRUST
@@ -56,7 +57,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @click.option(
     "--probabilities",
     is_flag=True,
-    help="With -o, also write a column for each class. With sets of labels this is always on.",
+    help="With -o, also write a column for each class. Models of several labels per image always do.",
 )
 @WEIGHTS
 @TRUST

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 COMPLETION = (
-    'Completion of commands and options by Tab: eval "$(_FEATUREPIPE_COMPLETE=bash_source featurepipe)" in ~/.bashrc; '
-    "zsh_source for zsh, and for fish: _FEATUREPIPE_COMPLETE=fish_source featurepipe | source."
+    "To complete commands and options with Tab, add this line to ~/.bashrc: "
+    'eval "$(_FEATUREPIPE_COMPLETE=bash_source featurepipe)". For zsh, write zsh_source and add it to ~/.zshrc. '
+    "For fish, run: _FEATUREPIPE_COMPLETE=fish_source featurepipe | source."
 )
 
 

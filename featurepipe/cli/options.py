@@ -40,7 +40,9 @@ def _parse_memory(_: click.Context, __: click.Parameter, value: str | None) -> i
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
 STRICT = click.option(
-    "--strict", is_flag=True, help="Exit with code 3 if any image was rejected, or an image or link left out."
+    "--strict",
+    is_flag=True,
+    help="Exit with code 3 if any image could not be read, or if any image or symbolic link was skipped.",
 )
 FORCE = options(
     click.option(
@@ -71,8 +73,8 @@ CHOSEN = click.option(
     "--backbone",
     help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; torchvision:NAME; "
     "module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its own backbone, such as "
-    "tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: efficientnet_lite0 if "
-    "the extra offline is installed, else bundled]",
+    "tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  [default: "
+    "efficientnet_lite0 if the extra offline is installed, else bundled]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")
@@ -102,8 +104,8 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Number of images per shard file. A crash loses the shard being filled and several batches for each "
-        "thread. With small shards, that is more than one shard.",
+        help="Number of rows per shard file. A crash loses the shard being filled and several batches for each "
+        "thread. If shards are small, more than one may be lost.",
     ),
     click.option("--profile", is_flag=True, help="Also print where the time went and what limited the speed."),
     group="Output",

@@ -27,12 +27,13 @@ DETAILS = options(
 @click.argument("store", type=click.Path())
 @HELD
 @SEED
-@options(click.option("--why", is_flag=True, help="Also print the reasons and figures behind the advice."), TOLD)
+@options(click.option("--why", is_flag=True, help="Also print the reasons and numbers behind the advice."), TOLD)
 def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """Recommend what to do next: keep the probe, fine-tune, or label more images.
 
-    Nothing is trained. The advice uses only the embeddings in the store, and never the split that probe reports.
-    It is better informed if the store holds all stages and raw pixels: run extract --layers stages, then probe.
+    Nothing is trained. The advice uses only the embeddings in the store, and never the images on which probe reports
+    accuracy. It is more reliable if the store also holds earlier layers (extract --layers stages) and the baseline of
+    raw pixels (which probe adds).
 
     \b
       $ featurepipe extract data/digits -s digits.store --layers stages
@@ -63,15 +64,16 @@ def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> N
 @FORCE
 @TOLD
 def finetune(source: str, data: str | None, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Fine-tune the network, starting from the probe, and keep it if it should beat the probe.
+    """Fine-tune the network, starting from the probe. Keep it only if it is expected to be more accurate.
 
-    SOURCE is a store or a model file. DATA is the images to learn from: a folder or a table, or with a model file a
-    store. If you leave DATA out, a store's own images are used.
+    SOURCE is a store or a model file. DATA holds the images to learn from: a folder or a table. With a model
+    file, DATA must be given, and it may be a store. With a store, its own images are the default.
 
     The tuned network is kept if its expected accuracy on new images is more than one percentage point above the
-    probe's. Held-out images, and what tuning gained on other data, decide that. Otherwise the file keeps the probe.
+    probe's. This is estimated from held-out images, and from the gains that were measured on other data sets when
+    featurepipe was made. Otherwise the file keeps the probe.
 
-    After an interruption, run the same command again to go on. On several GPUs:
+    After an interruption, run the same command again to continue. To use several GPUs (not tested yet):
 
     \b
       $ torchrun --nproc-per-node N --no-python featurepipe finetune …

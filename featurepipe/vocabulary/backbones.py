@@ -32,9 +32,9 @@ class OriginOptions:
         "unusual arguments or more memory. Without this, only what is safe is done; see `featurepipe.backbones.trust`.",
         Flag(
             ("--trust",),
-            "Trust what a file says about its backbone. The file may then have weights downloaded, name a hub, pass "
-            "any arguments to timm, ask for a network of any size, and import the function that makes a module: "
-            "backbone. Code in the file itself is never run.",
+            "Trust what a file says about its backbone. The file can then make featurepipe download weights, load "
+            "from a model hub, pass any argument to timm, build a network of any size, and import the Python function "
+            "that a backbone of the family module names. Code in the file itself is never run.",
             BACKBONE,
         ),
     )
@@ -76,7 +76,7 @@ class BackboneOptions(OriginOptions):
         "Make an untrained network, as a baseline, initialised with `seed`.",
         Flag(
             ("--random-weights",),
-            "Use the network untrained, as a baseline. --seed draws its weights.",
+            "Use the network untrained, as a baseline. --seed decides its random weights.",
             BACKBONE,
         ),
     )
@@ -102,8 +102,8 @@ class BackboneOptions(OriginOptions):
         "fp32 at least 0.999, tried on a few images), otherwise fp32.",
         Flag(
             ("--precision",),
-            "Number format of the forward pass. auto is bf16 if the device supports it and the vectors stay the same, "
-            "and fp32 otherwise.",
+            "Number format of the forward pass. auto is bf16 if the device supports it and the vectors of a few trial "
+            "images are nearly those of fp32. Otherwise it is fp32.",
             BACKBONE,
             choices=("auto", *PRECISIONS),
             shown=True,
@@ -195,7 +195,7 @@ class TransformOptions:
         "How an image becomes square.",
         Flag(
             ("--crop-mode",),
-            "How an image becomes square: center cuts, squash squeezes, border adds a border.",
+            "How an image is fitted to the input size: center crops it, squash stretches it, border adds a border.",
             TRANSFORM,
             choices=CROP_MODES,
         ),

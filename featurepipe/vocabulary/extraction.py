@@ -36,7 +36,8 @@ class TableOptions(ColumnOptions):
         "The table's column of groups, by default ``group``. No split, fold or validation set divides one.",
         Flag(
             ("--group", "group_column"),
-            "Column that names a group, such as a patient or a video. No split divides a group.  [default: group]",
+            "Column that names a group, such as a patient or a video. All images of a group go into the same split.  "
+            "[default: group]",
             metavar="NAME",
         ),
     )
@@ -45,7 +46,7 @@ class TableOptions(ColumnOptions):
         "A regular expression that takes the group from each path instead; see `featurepipe.manifests.group_of`.",
         Flag(
             ("--group-from",),
-            "Take the group from each path instead, with a pattern such as (patient\\d+). The group is what the first "
+            "Take the group from each file's path, with a pattern such as (patient\\d+). The group is what the first "
             "parentheses match, or the whole match if there are none.",
             TABLE,
             metavar="REGEX",

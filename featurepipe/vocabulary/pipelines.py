@@ -19,8 +19,8 @@ class RunOptions(ProtocolOptions):
         "was tuned, or tuning did not pay, that file holds the probe.",
         Flag(
             ("--promote",),
-            "Also fine-tune this much of the network: head, last-N, stageK+ or all; auto tunes only if the advice is "
-            "to.",
+            "Also fine-tune this part of the network: head, last-N, stageK+ or all. auto fine-tunes only if "
+            "featurepipe advise recommends it.",
             metavar="DEPTH",
             parse="depth",
         ),

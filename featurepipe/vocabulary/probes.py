@@ -187,7 +187,7 @@ class ProtocolOptions:
         "One of the protocol's metrics; by default its first.",
         Flag(
             ("--metric",),
-            "Metric that --protocol selects by and reports.  [default: the protocol's first]",
+            "Metric that --protocol selects by and reports.  [default: the recipe's first metric]",
             "Probe",
             choices=METRICS,
         ),
@@ -236,7 +236,8 @@ class CompareOptions:
         "`featurepipe.comparisons.read_imagenet`.",
         Flag(
             ("--imagenet",),
-            "Also report how well the ranking agrees with ImageNet's. CSV is timm's results-imagenet.csv.",
+            "Also report how well the ranking agrees with the ranking by ImageNet accuracy. CSV is timm's table of "
+            "results.",
             kind="path",
             metavar="CSV",
         ),

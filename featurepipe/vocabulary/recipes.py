@@ -43,7 +43,7 @@ class TuneOptions:
         "Passes over the images. By default 20, or as many as make 500 steps, but no more than 100.",
         Flag(
             ("--epochs",),
-            "Number of passes over the images.  [default: 20, or as many as 500 steps take, at most 100]",
+            "Number of passes over the images.  [default: 20, or more until 500 steps are done, but at most 100]",
             kind="integer",
             least=1,
         ),
@@ -72,7 +72,7 @@ class TuneOptions:
         "dropout, and batch norms in training.",
         Flag(
             ("--accumulate",),
-            "Number of pieces that each batch is computed in. More pieces need less memory.",
+            "Split each batch into this many pieces, to save memory.",
             COMPUTE,
             "integer",
             least=1,
@@ -98,7 +98,8 @@ class TuneOptions:
         'Algorithms").',
         Flag(
             ("--lr",),
-            "Peak learning rate.  [default: 3e-3 with adamw, 3e-2 with sgd, for 256 images per step; lower for fewer]",
+            "Peak learning rate.  [default: 1.1e-3 with adamw and 3.75e-3 with sgd for batches of 32; more for larger "
+            "ones]",
             kind="number",
             least=0,
             above=True,
@@ -110,8 +111,8 @@ class TuneOptions:
         "rates fall evenly from the head's to a tenth of it in the first layer, however many layers there are.",
         Flag(
             ("--layer-decay",),
-            "Factor that lowers the learning rate from each layer to the one before it.  [default: rates fall evenly "
-            "to a tenth in the first layer]",
+            "Each layer learns at this factor times the rate of the layer after it.  [default: the first layer learns "
+            "at a tenth of the rate of the head]",
             OPTIMISATION,
             "number",
             least=0,
@@ -185,7 +186,7 @@ class TuneOptions:
         "Largest norm of the gradient; 0 sets no limit.",
         Flag(
             ("--clip-grad",),
-            "Largest norm of the gradients; larger ones are scaled down. 0 sets no limit.  [default: 1]",
+            "Scale gradients down to this norm if theirs is larger. 0 sets no limit.  [default: 1]",
             OPTIMISATION,
             "number",
             least=0,
@@ -210,7 +211,7 @@ class TuneOptions:
         "Strength of the pull to the weights that tuning started from (L2-SP), the head's included; 0 is none.",
         Flag(
             ("--l2-sp",),
-            "Strength of the pull back to the starting weights.  [default: 0]",
+            "Strength of the penalty on the distance from the starting weights (L2-SP).  [default: 0]",
             REGULARISATION,
             "number",
             least=0,
