@@ -141,7 +141,9 @@ class _Level:
 
 
 def _find_files(root: str | Path, wanted: Collection[str], left_out: LeftOut) -> Iterator[str]:
-    """Relative POSIX paths of files below `root` whose suffix is wanted, sorted; hidden names are skipped, links are followed.
+    """Relative POSIX paths of files below `root` whose suffix is wanted, sorted.
+
+    Hidden names are skipped, links are followed.
 
     A folder is entered under its own name, and once more through a link: both names are meant. Further links to it are
     left out, as paths through links that branch have no end, and so is a link that leads back up.
@@ -180,9 +182,7 @@ def _key(folder: str) -> Key:
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)  # some systems number none
 
 
-def _enter(
-    folder: str, prefix: str, key: Key, linked: bool, wanted: Collection[str], left_out: LeftOut
-) -> _Level:
+def _enter(folder: str, prefix: str, key: Key, linked: bool, wanted: Collection[str], left_out: LeftOut) -> _Level:
     before = left_out.files.total()
     return _Level(folder, prefix, key, linked, _names(folder, wanted, left_out), before)
 

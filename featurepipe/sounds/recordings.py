@@ -219,7 +219,9 @@ def _is_whole_ogg(data: bytes | bytearray) -> bool:
 
 def _line(error: Exception) -> str:
     """What a library says of a file, without naming the object that held it."""
-    return re.sub(r"(Error opening )?<[^>]*>: |: '<none>'|\[Errno \d+\] ", "", str(error)).partition("\n")[0].strip(" .")
+    return (
+        re.sub(r"(Error opening )?<[^>]*>: |: '<none>'|\[Errno \d+\] ", "", str(error)).partition("\n")[0].strip(" .")
+    )
 
 
 def duration(data: bytes | bytearray) -> float:
