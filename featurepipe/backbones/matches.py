@@ -88,7 +88,7 @@ class Target:
         homes = [type(self.module).__module__]
         if timm.is_model(architecture := self.module.pretrained_cfg.get("architecture", "")):
             homes.append(timm.model_entrypoint(architecture).__module__)
-        found = {}
+        found: dict[Any, list[Any]] = {}
         for home in homes:
             kinds = inspect.getmembers(sys.modules[home], inspect.isfunction)
             filters = [one for name, one in kinds if "filter_fn" in name or name.startswith("_filter_")]

@@ -24,8 +24,8 @@ STDOUT = "-"
     type=click.Choice(["auto", "train", "val", "test", "all"]),
     default="auto",
     show_default=True,
-    help="Images to measure on. auto takes test if there is one, otherwise val, otherwise all images that the model has "
-    "not seen.",
+    help="Images to measure on. auto takes test if there is one, otherwise val, otherwise all images that the model "
+    "has not seen.",
 )
 @WEIGHTS
 @TRUST

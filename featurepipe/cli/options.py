@@ -66,15 +66,15 @@ OUTPUT = options(STRICT, TOLD)
 SEED = flag(ProbeOptions, "seed")
 DEVICE, WEIGHTS, TRUST = (flag(OriginOptions, name) for name in ("device", "weights", "trust"))
 WORKERS = flag(ComputeOptions, "workers")
-COLUMNS = flags(ColumnOptions, panel="Table")
+COLUMNS = options(flags(ColumnOptions, panel="Table"), flags(ColumnOptions, panel="Medium"))
 GROUPING = options(flag(TableOptions, "group_column"), flag(TableOptions, "group_from"))
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; torchvision:NAME; "
-    "module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its own backbone, such as "
-    "tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  [default: "
-    "efficientnet_lite0 if the extra offline is installed, else bundled]",
+    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift, and mfcc for sounds; "
+    "torchvision:NAME; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
+    "own backbone, such as tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  "
+    "[default: efficientnet_lite0 if the extra offline is installed, else bundled]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")

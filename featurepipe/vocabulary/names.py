@@ -22,6 +22,8 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
+MEDIA = ("image", "sound")  # what a sample is made of
+HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC"}  # the hand-made baseline of each medium, and what it is in prose
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")
