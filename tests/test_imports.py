@@ -35,6 +35,7 @@ ROWS = (
     ("finetuning",),
     ("advice",),
     ("comparisons",),
+    ("audits",),
     ("reports",),
     ("estimators",),
     ("stages",),
