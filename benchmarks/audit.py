@@ -71,7 +71,8 @@ def plant(data: Path, strangers: Path, out: Path, seed: int) -> dict[str, Any]:
     planted["near"] = [again(folder, path, n) for n, path in enumerate(folder.draw(NEAR))]
     planted["leaked"] = [folder.copy(path, split="test") for path in folder.draw(LEAKED, "train")]
     planted["two labels"] = [folder.copy(path, label=folder.other(path.parts[1])) for path in folder.draw(TWICE)]
-    planted["flipped"] = [flip(folder, path) for path in folder.draw(round(FLIPPED * folder.size))]
+    planted["was"] = dict(flip(folder, path) for path in folder.draw(round(FLIPPED * folder.size)))
+    planted["flipped"] = list(planted["was"])
     photos = [path for path in sorted(strangers.iterdir()) if path.name.startswith(("n03", "n04"))]  # things
     planted["off-topic"] = []
     for n in folder.rng.permutation(len(photos))[:STRANGERS]:
@@ -105,11 +106,11 @@ def again(folder: Folder, path: Path, number: int) -> list[str]:
     return [path.as_posix(), to.as_posix()]
 
 
-def flip(folder: Folder, path: Path) -> str:
-    """Move an image to another class; its new name."""
+def flip(folder: Folder, path: Path) -> tuple[str, str]:
+    """Move an image to another class; its new name and its old one."""
     to = folder.name(path.parts[0], folder.other(path.parts[1]), path.suffix)
     (folder.root / path).rename(folder.root / to)
-    return to.as_posix()
+    return to.as_posix(), path.as_posix()
 
 
 def square(image: Image.Image, side: int = 224) -> Image.Image:
@@ -128,14 +129,17 @@ def found(result: dict[str, Any], *checks: str) -> list[set[str]]:
 def judge(result: dict[str, Any], planted: dict[str, Any], natural: Sequence[set[str]]) -> Iterator[str]:
     """What was found of each fault; `natural` copies were there before."""
     exact, near = found(result, "exact-copies"), found(result, "near-copies")
+    before = [{planted["was"].get(name, name) for name in one} for one in near]
     for kind in ("exact", "leaked", "two labels"):
         hit = sum(any(set(pair) <= one for one in exact) for pair in planted[kind])
         yield f"{kind} copies: {hit} of {len(planted[kind])} found"
     pairs = [set(pair) for pair in planted["near"]]
     yield f"near copies: {sum(any(pair <= one for one in near) for pair in pairs)} of {len(pairs)} found"
-    new = [one for one in near if any(pair <= one for pair in pairs)]
-    new += [one for one in near if one not in new and not any(len(one & other) > 1 for other in natural)]
-    yield f"near copies that were not there before: {len(new)} findings"
+    old = [any(len(one & other) > 1 for other in natural) for one in before]
+    false = [
+        sorted(one) for one, is_old in zip(near, old, strict=True) if not is_old and not any(p <= one for p in pairs)
+    ]
+    yield f"near copies: {len(near)} findings, {sum(old)} of them of copies that were there before, others: {false}"
     truths = {"labels": planted["flipped"], "outliers": planted["off-topic"]}
     doubtful = {name for pair in planted["two labels"] for name in pair}
     for check, names in truths.items():
@@ -147,8 +151,8 @@ def judge(result: dict[str, Any], planted: dict[str, Any], natural: Sequence[set
             f"{check}: {len(ranked)} findings, {sum(hits)} of {budget} planted found; among the first {budget}: "
             f"{sum(hits[:budget])} planted, {sum(fair[:budget])} planted or copies with two labels"
         )
-    given = [one["suggested_label"] for one in result["findings"] if one["check"] == "shortcuts"]
-    yield f"shortcuts: {given}, the watermark is on {planted['watermark']}"
+    yield f"the watermark is on {planted['watermark']}; shortcuts found:"
+    yield from (f"  {one['reason']}" for one in result["findings"] if one["check"] == "shortcuts")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ needs what is not known of these samples.
 
 from featurepipe.audits.checks import CHECKS, COPIES, Check, Checked, check
 from featurepipe.audits.evidence import Evidence
-from featurepipe.audits.findings import Finding, Unknown
+from featurepipe.audits.findings import Finding, Unknown, kinds
 from featurepipe.audits.fixes import Fix, fix
 from featurepipe.audits.leaks import Leak, leaked, measure
 from featurepipe.audits.pictures import Pictures, look
@@ -25,6 +25,7 @@ __all__ = [
     "Unknown",
     "check",
     "fix",
+    "kinds",
     "leaked",
     "look",
     "measure",

@@ -17,6 +17,6 @@ def small_classes(evidence: Evidence) -> Iterator[Finding]:
     largest, most = counts.most_common(1)[0]
     for label, count in counts.items():
         if count < FEW * most:
-            yield Finding(
-                "small classes", 1 - count / most, (), f"{label} has {count} images, {largest} has {most}", str(label)
-            )
+            rows = evidence.labelled[evidence.samples.y[evidence.labelled] == label]
+            reason = f"{label} has {count} image{'s' * (count > 1)}, {largest} has {most}"
+            yield Finding("small classes", 1 - count / most, tuple(rows.tolist()), reason)

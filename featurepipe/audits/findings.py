@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,11 +25,11 @@ class Finding:
     score : float
         How sure, or how grave, from 0 to 1; comparable within a check only.
     rows : tuple of int
-        The samples, as rows of `featurepipe.audits.Evidence.samples`; none where the finding is about all of a class.
+        The samples, as rows of `featurepipe.audits.Evidence.samples`; none where the finding is about all of them.
     reason : str
         A sentence.
     label : str or None
-        The label that they may have instead, or the class that the finding is about.
+        The label that they may have instead.
     """
 
     kind: str
@@ -38,9 +39,22 @@ class Finding:
     label: str | None = None
 
 
+LABELS, SPLITS = " with different labels", " in different splits"
+
+
 def copies_kind(word: str, samples: FeatureMatrix, rows: Iterable[int]) -> str:
-    """What copies are called: the worst that is true of them comes last."""
+    """What copies are called: the worst that is true of them is said."""
     rows = list(rows)
     if len({meaning(samples.y[row]) for row in rows if samples.y[row] is not None}) > 1:
-        return f"{word} with different labels"
-    return f"{word} in different splits" if len({samples.split[row] for row in rows}) > 1 else word
+        return f"{word}{LABELS}"
+    return f"{word}{SPLITS}" if len({samples.split[row] for row in rows}) > 1 else word
+
+
+def kinds(findings: Iterable[Finding]) -> dict[str, int]:
+    """Kind → how many findings; copies that contradict each other come first, then those in different splits."""
+    counts = Counter(finding.kind for finding in findings)
+    return {kind: counts[kind] for kind in sorted(counts, key=_harmlessness)}
+
+
+def _harmlessness(kind: str) -> int:
+    return 0 if kind.endswith(LABELS) else 1 if kind.endswith(SPLITS) else 2

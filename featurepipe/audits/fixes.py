@@ -69,12 +69,13 @@ def fix(samples: FeatureMatrix, exact: Sequence[Finding], near: Sequence[Finding
     """
     made = Fix(np.ones(len(samples), bool), samples.split.copy())
     _, units = np.unique(samples.units.astype(str), return_inverse=True)
-    places = np.array([_place(name) for name in samples.split.tolist()])
-    for finding in [*exact, *near]:
-        rows = list(finding.rows)
-        if places[rows].min() < places[rows].max():
-            late = np.isin(units, units[rows]) & (places > places[rows].min())
-            made.split[late], places[late] = SPLITS[places[rows].min()], places[rows].min()
+    places = np.array(list(map(_place, samples.split)))
+    apart = [list(finding.rows) for finding in [*exact, *near]]
+    while apart := [rows for rows in apart if places[rows].min() < places[rows].max()]:  # moving one may part others
+        for rows in apart:
+            first = places[rows].min()
+            late = np.isin(units, units[rows]) & (places > first)
+            made.split[late], places[late] = SPLITS[first], first
     for finding in exact:
         if len({meaning(samples.y[row]) for row in finding.rows if samples.y[row] is not None}) < 2:
             stays = min(finding.rows, key=lambda row: (samples.y[row] is None, _place(samples.split[row]), row))

@@ -10,8 +10,9 @@ labels from them alone, and is measured out of fold. A cue is reported in one of
 
 Colours tell flowers apart, too. A cue that is good everywhere by a little is no finding.
 
-Geirhos et al. 2020, "Shortcut Learning in Deep Neural Networks"; Torralba and Efros 2011, "Unbiased Look at Dataset
-Bias"; Lapuschkin et al. 2019, "Unmasking Clever Hans Predictors and Assessing What Machines Really Learn" (a watermark).
+Torralba and Efros 2011, "Unbiased Look at Dataset Bias"; Geirhos et al. 2020, "Shortcut Learning in Deep Neural
+Networks"; Lapuschkin et al. 2019, "Unmasking Clever Hans Predictors and Assessing What Machines Really Learn" (of a
+watermark on one class).
 """
 
 from __future__ import annotations
@@ -104,7 +105,6 @@ def _given_away(cue: Cue, found: OutOfFold, rows: np.ndarray) -> Iterator[Findin
                 f"{cue.name} alone gives {found.classes[number]} away: it finds {100 * shares[1]:.0f} % of its images, "
                 f"and is right {100 * shares[0]:.0f} % of the time; of other classes it finds "
                 f"{100 * np.median(np.delete(hits / np.maximum(true, 1), number)):.0f} % (median)",
-                str(found.classes[number]),
             )
 
 

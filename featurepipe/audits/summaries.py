@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from featurepipe.audits.findings import kinds
 from featurepipe.audits.leaks import Leak
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def summarise(found: Mapping[str, Checked], leak: Leak | None) -> list[str]:
     >>> summarise({}, Leak("test", 240, 12, 0.982, 0.979))[0]
     '12 of 240 test images are copies of images that a probe learns from; its accuracy is 98.2 %, without them 97.9 %'
     """
-    counts = Counter(finding.kind for one in found.values() for finding in one.findings)
+    counts = {kind: count for one in found.values() for kind, count in kinds(one.findings).items()}
     lines = [] if leak is None or not leak.copies else [_told(leak)]
     return [*lines, *(f"{kind}: {count}" for kind, count in counts.items())] or ["nothing was found"]
 

@@ -56,7 +56,8 @@ def audit_text(result: dict[str, Any]) -> str:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for finding in result["findings"]:
         by_kind.setdefault(finding["kind"], []).append(finding)
-    for kind, findings in by_kind.items():
+    kinds = [kind for one in result["checks"].values() for kind in one["kinds"]]
+    for kind, findings in ((kind, by_kind[kind]) for kind in kinds):
         lines += ["", kind, *(line for finding in findings[:SHOWN] for line in _finding(finding))]
         lines += [f"  … and {len(findings) - SHOWN:,} more"] if len(findings) > SHOWN else []
     skipped = [f"not checked: {name} ({one['skipped']})" for name, one in result["checks"].items() if one["skipped"]]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featurepipe.reports.markup import PICTURES, Html, document, join, picture, section, tag
 
-FINDINGS = 24  # of each check that are shown
+FINDINGS = 24  # of each kind that are shown
 SAMPLES = 4  # of each finding
 
 
@@ -37,8 +36,8 @@ def audit_page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
 
 
 def pictured(result: Mapping[str, Any]) -> list[str]:
-    """Ids of the samples that the page shows, the first findings of each check first."""
-    shown = [_of(result, name)[:FINDINGS] for name in result["checks"]]
+    """Ids of the samples that the page shows, the first findings of each kind first."""
+    shown = [_first(_of(result, name), kind) for name, one in result["checks"].items() for kind in one["kinds"]]
     by_rank = [findings[rank] for rank in range(FINDINGS) for findings in shown if rank < len(findings)]
     return list(dict.fromkeys(one["id"] for finding in by_rank for one in finding["samples"][:SAMPLES]))
 
@@ -55,13 +54,19 @@ def _check(
         return section(title, tag("p", f"Not checked: {told['skipped']}."))
     if not findings:
         return section(title, tag("p", "Nothing was found."))
-    counts: dict[str, int] = defaultdict(int)
-    for finding in findings:
-        counts[finding["kind"]] += 1
-    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    more = f"; the first {FINDINGS} are shown" if len(findings) > FINDINGS else ""
-    cards = [_card(finding, pictures) for finding in findings[:FINDINGS]]
-    return section(title, tag("small", f"{said}{more}"), tag("div", *cards, class_="sheet"))
+    return section(title, *(_kind(kind, count, findings, pictures) for kind, count in told["kinds"].items()))
+
+
+def _kind(kind: str, count: int, findings: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> Html:
+    """The surest findings of a kind."""
+    mine = _first(findings, kind)
+    more = f" (the first {FINDINGS} are shown)" if count > FINDINGS else ""
+    cards = [_card(finding, pictures) for finding in mine]
+    return join(tag("h3", f"{kind.capitalize()}: {count:,}{more}"), tag("div", *cards, class_="sheet"))
+
+
+def _first(findings: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    return [finding for finding in findings if finding["kind"] == kind][:FINDINGS]
 
 
 def _card(finding: Mapping[str, Any], pictures: Mapping[str, str]) -> Html:
@@ -71,7 +76,7 @@ def _card(finding: Mapping[str, Any], pictures: Mapping[str, str]) -> Html:
     names = [tag("small", _name(one)) for one in samples]
     more = len(finding["samples"]) - len(samples)
     rest = tag("small", f"and {more} more") if more else ""
-    caption = tag("figcaption", tag("b", finding["kind"]), tag("small", finding["reason"]), *names, rest)
+    caption = tag("figcaption", finding["reason"], *names, rest)
     return tag("figure", tag("div", *images), caption)
 
 

@@ -66,7 +66,7 @@ svg .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 rect.wrong { fill: var(--wrong) } rect.right { fill: var(--probe) } rect.field { fill: var(--panel) }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); gap: 0 1rem }
 .sheet img { width: 6rem; height: 6rem; margin: 0 .25rem .25rem 0; border-radius: .25rem }
-.sheet b { color: var(--ink) }
+.sheet figcaption small { color: var(--ink) }
 @media print { body { max-width: none; padding: 0; font-size: 11pt } .matrix { max-width: 100%; height: auto } }
 """
 

@@ -69,11 +69,13 @@ def audit(
     Returns
     -------
     dict
-        ``store, backbone, layer, samples, summary`` (in words), ``checks`` (name → ``findings``, how many, and
-        ``skipped``, why it could not tell), ``findings`` (each with ``check, kind, score, samples, suggested_label,
-        reason``; the surest of each check first), ``leak`` (``split, n, copies, top1, without``: the accuracy of a
-        logistic probe with and without held-out copies; None where no splits are given), ``fixed`` (``table, rows,
-        dropped, moved, listed``), ``output, seed, seconds``.
+        - ``store, root, backbone, layer, samples, output, seed, seconds``
+        - ``summary``: what was found, in words
+        - ``checks``: name → ``findings`` (how many), ``kinds`` (how many of each), ``skipped`` (why it could not tell)
+        - ``findings``: each with ``check, kind, score, samples, suggested_label, reason``; the surest of a check first
+        - ``leak``: the accuracy of a logistic probe with and without held-out copies of what it learns (``split, n,
+          copies, top1, without``); None where no splits are given
+        - ``fixed``: ``table, rows, dropped, moved, listed``; None without `fix`
 
     Raises
     ------
@@ -88,7 +90,7 @@ def audit(
     >>> store = extract("data/digits", "/tmp/audited.store")["store"]
     >>> found = audit(store)
     >>> found["samples"], found["checks"]["exact-copies"]
-    (1797, {'findings': 0, 'skipped': None})
+    (1797, {'findings': 0, 'kinds': {}, 'skipped': None})
     """
     started = time.perf_counter()
     path, table = (None if name is None else Path(name) for name in (output, fix))
@@ -148,7 +150,10 @@ def _told(samples: FeatureMatrix, found: Mapping[str, Checked], leak: Leak | Non
     return {
         "samples": len(samples),
         "summary": audits.summarise(found, leak),
-        "checks": {name: {"findings": len(one.findings), "skipped": one.skipped} for name, one in found.items()},
+        "checks": {
+            name: {"findings": len(one.findings), "kinds": audits.kinds(one.findings), "skipped": one.skipped}
+            for name, one in found.items()
+        },
         "findings": [_finding(samples, name, each) for name, one in found.items() for each in one.findings],
         "leak": None if leak is None else dict(vars(leak)),
     }
