@@ -5,10 +5,10 @@ import pytest
 from PIL import Image, ImageFilter
 from test_audits_evidence import matrix
 
-from featurepipe.audits import Evidence, look
+from featurepipe.audits import Evidence, Pictures, look
 from featurepipe.audits.exact import exact_copies
 from featurepipe.audits.findings import Finding, kinds
-from featurepipe.audits.near import fence, find_pairs, near_copies
+from featurepipe.audits.near import fence, find_pairs, most_bits, near_copies
 from featurepipe.audits.pictures import perceptual_hashes
 from featurepipe.digests import sha256_file
 from featurepipe.sources import Files
@@ -114,3 +114,15 @@ def test_a_hash_is_a_second_opinion_on_neighbours(tmp_path):
     (found,) = near_copies(evidence)
     assert found.rows == (0, 1)
     assert "perceptual hashes differ in" in found.reason
+
+
+def test_where_all_hashes_are_similar_they_are_no_opinion():
+    """The same bar on each, a little higher or lower, as digits are: no two are copies."""
+    small = np.zeros((60, 64, 64), np.uint8)
+    for n in range(60):
+        small[n, 4 + n % 30 : 30 + n % 30, 20:44] = 200 + n // 2
+    hashes = np.stack([perceptual_hashes(np.stack([one] * 3)) for one in small])
+    seen = Pictures(np.full((60, 2), 64), np.ones(60, int), np.zeros((60, 32, 32, 3), np.uint8), hashes)
+    evidence = Evidence(matrix(spread(60)), seen)
+    assert most_bits(seen, evidence.nearest) < 0
+    assert not list(near_copies(evidence))

@@ -69,7 +69,8 @@ def fix(samples: FeatureMatrix, exact: Sequence[Finding], near: Sequence[Finding
     """
     made = Fix(np.ones(len(samples), bool), samples.split.copy())
     _, units = np.unique(samples.units.astype(str), return_inverse=True)
-    places = np.array(list(map(_place, samples.split)))
+    given = np.array([-1 if name is None else SPLITS.index(name) for name in samples.split])
+    places = given.copy()
     apart = [list(finding.rows) for finding in [*exact, *near]]
     while apart := [rows for rows in apart if places[rows].min() < places[rows].max()]:  # moving one may part others
         for rows in apart:
@@ -78,7 +79,7 @@ def fix(samples: FeatureMatrix, exact: Sequence[Finding], near: Sequence[Finding
             made.split[late], places[late] = SPLITS[first], first
     for finding in exact:
         if len({meaning(samples.y[row]) for row in finding.rows if samples.y[row] is not None}) < 2:
-            stays = min(finding.rows, key=lambda row: (samples.y[row] is None, _place(samples.split[row]), row))
+            stays = min(finding.rows, key=lambda row: (samples.y[row] is None, given[row], row))
             made.kept[[row for row in finding.rows if row != stays]] = False
     for finding in [*exact, *near, *others]:
         for row in finding.rows:
@@ -123,10 +124,6 @@ def _cells(sample: Sample, made: Fix, number: int | None, way: str) -> list[str]
     if number is not None:
         split, said, label = made.split[number], "; ".join(made.said.get(number, ())), made.labels.get(number)
     return [cell or "" for cell in (sample.id, place, sample.label, split, sample.group, sample.part, said, label)]
-
-
-def _place(split: str | None) -> int:
-    return -1 if split is None else SPLITS.index(split)
 
 
 def is_table(path: Path) -> bool:

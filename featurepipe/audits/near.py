@@ -6,8 +6,8 @@ Of each image its ten nearest neighbours by embedding are considered. A pair is 
   logarithms, the lower quartile less three times the distance between the quartiles (Tukey 1977, "Exploratory Data
   Analysis", section 2D).
 - It is no farther than tenth neighbours usually are, and the perceptual hashes agree: they differ in no more than ten
-  of 63 bits, and in fewer than hashes of tenth neighbours do, of which nearly all are merely similar. Digits on white,
-  say, all have similar hashes.
+  of 63 bits, and in so few that it is an outlier among tenth neighbours, most of which are merely similar (a modified
+  z-score of -3.5; see `featurepipe.audits.outliers`). Digits on white, say, all have similar hashes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from featurepipe.audits.evidence import Evidence
 from featurepipe.audits.findings import Finding, copies_kind
 from featurepipe.audits.neighbours import Nearest
+from featurepipe.audits.outliers import FAR, TO_SIGMA
 from featurepipe.audits.pictures import Pictures
 
 BITS = 10  # in which hashes of copies differ at most
-MISTAKEN = 0.005  # share of tenth neighbours whose hashes may agree by chance
 LEAST = 1e-6  # distance, of what float32 tells from 0
 
 
@@ -86,9 +86,11 @@ def fence(distances: np.ndarray) -> float:
 
 
 def most_bits(pictures: Pictures, near: Nearest) -> int:
-    """In how many bits hashes of copies may differ: fewer than nearly all of those of the last neighbours."""
+    """In how many bits hashes of copies may differ: in far fewer than those of the last neighbours do."""
     chance = pictures.differences(np.arange(len(near.rows)), near.rows[:, -1])
-    return min(BITS, int(np.quantile(chance, MISTAKEN, method="lower")) - 1)
+    middle = np.median(chance)
+    spread = np.median(np.abs(chance - middle)) / TO_SIGMA
+    return min(BITS, int(np.floor(middle - FAR * spread)))
 
 
 def _linked(pairs: Pairs, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
