@@ -63,7 +63,9 @@ def test_few_images_have_no_outliers():
 
 def pictures(small, sizes):
     count = len(small)
-    return Pictures(np.array(sizes), np.full(count, 1000), np.asarray(small, np.uint8), np.zeros((count, 4), np.uint64))
+    return Pictures(
+        np.array(sizes), np.full(count, 1000), np.asarray(small, np.uint8), np.zeros((count, 4, 8), np.uint8)
+    )
 
 
 def test_odd_images_are_told_from_others():

@@ -19,7 +19,7 @@ def evidence(small=None, nbytes=None, sizes=None, ids=None):
         np.full((count, 2), 64) if sizes is None else sizes,
         rng.integers(900, 1100, count) if nbytes is None else nbytes,
         rng.integers(0, 256, (count, 32, 32, 3), np.uint8) if small is None else small,
-        np.zeros((count, 4), np.uint64),
+        np.zeros((count, 4, 8), np.uint8),
     )
     samples = matrix(X, Y.tolist())
     if ids is not None:

@@ -26,11 +26,11 @@ class Leak:
     split : str
         ``test``, or ``val`` where there is no test.
     n, copies : int
-        Images of it, and how many of them are copies, exact or near.
+        How many images it has, and how many of them are copies, exact or near.
     top1 : float
-        Of all of them.
+        Accuracy on all of them.
     without : float or None
-        Of those that are no copies; None where all are.
+        Accuracy on those that are no copies; None where all are.
     """
 
     split: str

@@ -21,6 +21,7 @@ from featurepipe.stores import Pending
 SIDE = 32  # pixels of a small copy
 SCALES = (1.0, 0.9, 0.8, 0.7)  # of the middle that a hash is taken of, so that crops are known again
 LOW = 8  # frequencies of a hash in each direction
+BITS_OF = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # set in a byte
 AT_ONCE = 512  # images that are waited for
 SIGHT = ImageTransform((3, 2 * SIDE, 2 * SIDE), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "squash", "draft")
 
@@ -43,9 +44,10 @@ class Pictures:
     sizes : ndarray of int64, shape (n, 2)
         Width and height.
     nbytes : ndarray of int64, shape (n,)
-        Of the files.
+        Sizes of the files.
     small : ndarray of uint8, shape (n, 32, 32, 3)
-    hashes : ndarray of uint64, shape (n, 4)
+    hashes : ndarray of uint8, shape (n, 4, 8)
+        64 bits of each middle.
     """
 
     sizes: np.ndarray
@@ -60,7 +62,7 @@ class Pictures:
             np.empty((count, 2), np.int64),
             np.empty(count, np.int64),
             np.empty((count, SIDE, SIDE, 3), np.uint8),
-            np.empty((count, len(SCALES)), np.uint64),
+            np.empty((count, len(SCALES), LOW), np.uint8),
         )
         for n, one in enumerate(pictures):
             made.sizes[n], made.nbytes[n], made.small[n], made.hashes[n] = one
@@ -71,9 +73,9 @@ class Pictures:
 
         Each as a whole is compared with the other's middles, so that a crop is as near as the image that it is of.
         """
-        a, b = self.hashes[one], self.hashes[other]  # (m, scales)
-        forth, back = (np.bitwise_count(x[:, :1] ^ y).min(axis=1) for x, y in ((a, b), (b, a)))
-        return np.minimum(forth, back).astype(np.int64)
+        a, b = self.hashes[one], self.hashes[other]  # (m, scales, 8)
+        forth, back = (BITS_OF[x[:, :1] ^ y].sum(axis=2, dtype=np.int64).min(axis=1) for x, y in ((a, b), (b, a)))
+        return np.minimum(forth, back)
 
 
 def look(images: Sequence[Pending], listener: Listener = SILENT) -> Pictures:
@@ -132,7 +134,8 @@ def perceptual_hashes(pixels: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of uint64, shape (4,)
+    ndarray of uint8, shape (4, 8)
+        The bits of each.
 
     References
     ----------
@@ -149,4 +152,4 @@ def perceptual_hashes(pixels: np.ndarray) -> np.ndarray:
     ]
     low = waves.reshape(len(SCALES), -1)[:, 1:]  # without the mean
     bits = low > np.median(low, axis=1, keepdims=True)  # (scales, 63)
-    return np.packbits(np.pad(bits, ((0, 0), (1, 0))), axis=1).view(np.uint64)[:, 0]
+    return np.packbits(bits, axis=1)
