@@ -30,6 +30,7 @@ _HOMES = {
     "compare": "stages",
     "finetune": "stages",
     "advise": "stages",
+    "audit": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

@@ -34,6 +34,7 @@ ROWS = (
     ("finetuning",),
     ("advice",),
     ("comparisons",),
+    ("audits",),
     ("reports",),
     ("estimators",),
     ("stages",),

@@ -13,7 +13,21 @@ import pytest
 from ears import Ear
 from PIL import Image, ImageOps
 
-from featurepipe import backbones, evaluate, extract, matrices, models, predict, probe, probes, report, stages
+from featurepipe import (
+    audit,
+    audits,
+    backbones,
+    evaluate,
+    extract,
+    matrices,
+    models,
+    predict,
+    probe,
+    probes,
+    report,
+    stages,
+)
+from featurepipe.audits import Finding
 from featurepipe.backbones.specs import make_spec
 from featurepipe.digests import sha256_bytes, sha256_file, sha256_json
 from featurepipe.errors import BackboneError, FinetuningError, ModelFileError, OutOfMemory, SampleError, StoreError
@@ -246,6 +260,23 @@ def test_a_new_section_is_one_function(photos, tmp_path, monkeypatch):
     shutil.rmtree(root)
     page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
     assert "photos lies in None" in page
+
+
+def test_a_new_check_is_one_function(photos, tmp_path, monkeypatch):
+    def names(evidence):
+        for row, id_ in enumerate(evidence.samples.ids):
+            if id_.endswith("2.png"):
+                yield Finding("names that end in 2", 0.7, (row,), f"{id_} ends in 2")
+
+    monkeypatch.setitem(audits.CHECKS, "names", names)
+    extract(photos(per_class=12), tmp_path / "st", backbone="pixels")
+    found = audit(tmp_path / "st", tmp_path / "a.html", fix=tmp_path / "f.csv")
+    assert found["checks"]["names"] == {"findings": 2, "kinds": {"names that end in 2": 2}, "skipped": None}
+    assert "names that end in 2: 2" in found["summary"]
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert "<h3>Names that end in 2: 2</h3>" in page
+    assert "ant/2.png ends in 2" in page
+    assert (tmp_path / "f.csv").read_text().count("names that end in 2") == 2
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ CALLS = {
     ],
     "finetune": lambda at: featurepipe.finetune(at.store, output=at.file, **EPOCH)["finetuning"]["curve"][1]["top1"],
     "advise": lambda at: featurepipe.advise(at.store)["option"],
+    "audit": lambda at: featurepipe.audit(at.store, at.file.with_suffix(".html"))["summary"],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
     "predict": lambda at: featurepipe.predict(at.model, at.data, at.file.with_suffix(".csv"))["predicted"],
     "run": lambda at: featurepipe.run(at.data, at.new, **PLAIN)["test"]["log_loss"],
@@ -79,6 +80,7 @@ CALLS = {
     "featurepipe export": lambda at: command("export", at.store, "-o", at.file.with_suffix(".csv")),
     "featurepipe backbones": lambda at: command("backbones", "test_*"),
     "featurepipe advise": lambda at: command("advise", at.store),
+    "featurepipe audit": lambda at: command("audit", at.store, "--fix", at.file.with_suffix(".csv")),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
 }
 NO_CALLS = {"__version__", "FeaturepipeError"}

@@ -19,6 +19,7 @@ from featurepipe import __version__
 from featurepipe.characters import shown
 from featurepipe.cli import texts
 from featurepipe.cli.application import evaluate, predict, report
+from featurepipe.cli.audits import audit
 from featurepipe.cli.flags import flag, flags
 from featurepipe.cli.help import Group
 from featurepipe.cli.options import (
@@ -290,6 +291,7 @@ def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: b
     show(as_json, result, texts.compare_text)
 
 
+main.add_command(audit)
 main.add_command(advise)
 main.add_command(finetune)
 main.add_command(evaluate)

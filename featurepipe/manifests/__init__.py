@@ -20,7 +20,7 @@ Samples are sorted by id, which is the relative POSIX path unless the table has 
 """
 
 from featurepipe.manifests.columns import check_columns
-from featurepipe.manifests.copies import contradiction_notes, contradictions
+from featurepipe.manifests.copies import contradiction_notes, contradictions, meaning
 from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.groups import check_groups, count_groups, units
 from featurepipe.manifests.headers import header
@@ -54,6 +54,7 @@ __all__ = [
     "gather",
     "header",
     "hold_out",
+    "meaning",
     "read",
     "read_aloud",
     "read_set",

@@ -40,7 +40,7 @@ def contradictions(digests: np.ndarray, samples: Sequence[Sample]) -> list[list[
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         copies = order[start : end + 1].tolist() if digests[order[start]] else []
         rows = [row for row in copies if samples[row].label is not None]
-        if len({_meaning(samples[row].label) for row in rows}) > 1:
+        if len({meaning(samples[row].label) for row in rows}) > 1:
             groups.append(rows)
     return [[{"id": samples[row].id, "label": samples[row].label} for row in rows] for rows in sorted(groups)]
 
@@ -67,13 +67,19 @@ def _named(group: Sequence[Mapping[str, str]]) -> str:
     """The first copy of each label, of `NAMED` labels at most."""
     firsts: dict[object, Mapping[str, str]] = {}
     for one in group:
-        firsts.setdefault(_meaning(one["label"]), one)
+        firsts.setdefault(meaning(one["label"]), one)
     shown = list(firsts.values())[:NAMED]
     more = len(group) - len(shown)
     said = "" if not more else " and 1 more copy" if more == 1 else f" and {more} more copies"
     return " = ".join(f"{one['id']} ({one['label']})" for one in shown) + said
 
 
-def _meaning(label: str) -> object:
-    """A set of labels in any order is the same."""
+def meaning(label: str) -> object:
+    """What two labels have in common if they say the same: a set of labels may be in any order.
+
+    Examples
+    --------
+    >>> meaning("cat;dog") == meaning("dog;cat")
+    True
+    """
     return read_set(label) if SEPARATOR in label else label

@@ -52,7 +52,17 @@ from featurepipe.probes.metrics import (
     predict,
     probabilities,
 )
-from featurepipe.probes.selection import Probe, choose, choose_layer, fit, fit_temperature, strength_of, tied
+from featurepipe.probes.selection import (
+    OutOfFold,
+    Probe,
+    choose,
+    choose_layer,
+    fit,
+    fit_temperature,
+    out_of_fold,
+    strength_of,
+    tied,
+)
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
 
 __all__ = [
@@ -66,6 +76,7 @@ __all__ = [
     "MULTI_LABEL",
     "ONE",
     "Kind",
+    "OutOfFold",
     "Probe",
     "average_precision",
     "candidates_of",
@@ -92,6 +103,7 @@ __all__ = [
     "majority",
     "mean_interval",
     "names",
+    "out_of_fold",
     "predict",
     "probabilities",
     "strength_of",

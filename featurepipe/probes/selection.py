@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
@@ -200,6 +201,82 @@ def fit(
         right=right[best],
         certificate=certificate,
     )
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What a probe says of rows that it has not learned from.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (m,)
+        Those that were ever held out; all, except where a class is one row, or one group.
+    codes : ndarray of int, shape (m,)
+        The place of each row's label in `classes`.
+    classes : ndarray, shape (K,)
+    probabilities : ndarray of float64, shape (m, K)
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the likeliest class of each row is its own, (m,)."""
+        return self.probabilities.argmax(axis=1) == self.codes
+
+
+@guarded
+def out_of_fold(
+    kind: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    value: float | None = None,
+    seed: int = 0,
+) -> OutOfFold:
+    """Probabilities of each row, by a probe of the other folds; strength and temperature are chosen on all of them.
+
+    Parameters
+    ----------
+    kind : str
+    X : ndarray, shape (n, width)
+    y : ndarray, shape (n,)
+        At least two classes.
+    groups : ndarray, shape (n,), optional
+        No group is in two folds.
+    value : float, optional
+        The strength; by default it is chosen as `fit` does.
+    seed : int
+        Seed of the folds.
+
+    Raises
+    ------
+    ProbeError
+        What `fit` refuses, or every class has but one row.
+
+    Examples
+    --------
+    >>> X, y = np.array([[0.0, 1], [1, 0], [3, 5], [4, 3]]), np.array(["a", "a", "b", "b"])
+    >>> found = out_of_fold("ridge", X, y, value=1.0)
+    >>> found.classes[found.probabilities.argmax(axis=1)].tolist()
+    ['a', 'a', 'b', 'b']
+    """
+    X, y, _, _ = check(X, y, None, None)
+    check_groups(groups, len(y))
+    member, folds = KINDS[kind], assign_folds(y, seed, groups)
+    rows = np.flatnonzero(folds >= 0)
+    if not len(rows):
+        raise ProbeError("every class has only one image, so nothing can be held out; add images")
+    classes = np.unique(y)
+    held, _ = _cross_validate(member, X, y, member.candidates(value, len(y)), folds, class_weight=None, seed=seed)
+    scores = list(held)
+    temperatures, found, right = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
+    best = choose(right, [one["log_loss"] for one in found])
+    return OutOfFold(rows, np.searchsorted(classes, y[rows]), classes, softmax(scores[best], temperatures[best]))
 
 
 def _cross_validate(

@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page of a model file, drawn from the model's own card, or of a comparison.
+"""Reports: one self-contained HTML page of a model file, from the model's own card, of a comparison, or of an audit.
 
 No network and no script: the style is inline and the drawings are inline SVG. What comes from outside (class names,
 paths, notes) cannot become markup, because `tag` escapes every string that is not already `Html`.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from featurepipe import models
 from featurepipe.errors import ModelFileError
+from featurepipe.reports.audits import audit_page, pictured
 from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.markup import is_page
 from featurepipe.reports.pages import SECTIONS, Page, draw
 
-__all__ = ["SECTIONS", "Page", "comparison_page", "is_page", "page"]
+__all__ = ["SECTIONS", "Page", "audit_page", "comparison_page", "is_page", "page", "pictured"]
 
 
 def page(model: models.Model) -> str:

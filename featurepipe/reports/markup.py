@@ -15,6 +15,9 @@ from featurepipe.statistics.intervals import interval_of, wilson
 LABEL = 24  # characters of a class name next to the confusion matrix
 SPACE = "\N{NO-BREAK SPACE}"
 POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+PICTURES = POLICY.replace(
+    "default-src 'none'", "default-src 'none'; img-src data:"
+)  # of a page that holds its pictures
 GENERATOR = '<meta name="generator" content="featurepipe"/>'
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b2129; --muted: #596472; --line: #d8dee6; --panel: #f4f6f9;
@@ -61,6 +64,9 @@ svg .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 .key::before { content: "■ "; color: var(--tone) }
 .matrix text { font: 12px ui-monospace, monospace; fill: var(--ink) } .matrix .full { fill: var(--on) }
 rect.wrong { fill: var(--wrong) } rect.right { fill: var(--probe) } rect.field { fill: var(--panel) }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); gap: 0 1rem }
+.sheet img { width: 6rem; height: 6rem; margin: 0 .25rem .25rem 0; border-radius: .25rem }
+.sheet figcaption small { color: var(--ink) }
 @media print { body { max-width: none; padding: 0; font-size: 11pt } .matrix { max-width: 100%; height: auto } }
 """
 
@@ -107,12 +113,12 @@ def short(name: str) -> str:
     return short
 
 
-def document(title: str, *parts: object) -> str:
-    """A whole HTML document that needs no other file."""
+def document(title: str, *parts: object, policy: str = POLICY) -> str:
+    """A whole HTML document that needs no other file; `policy` says what it may load, which is nothing by default."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"{POLICY}{GENERATOR}"
+        f"{policy}{GENERATOR}"
         f"{tag('title', title)}<style>{STYLE}</style></head>\n<body>{tag('main', *parts)}</body></html>\n"
     )
 
@@ -148,6 +154,11 @@ def tag(tag: str, *children: object, **attributes: object) -> Html:
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     start = "".join(f' {key}="{text(value)}"' for key, value in given.items())
     return Html(f"<{tag}{start}>{join(*children)}</{tag}>")
+
+
+def picture(address: str, name: str) -> Html:
+    """A picture; `name` is what is read aloud, and shown where the pointer rests."""
+    return Html(f'<img src="{text(address)}" alt="{text(name)}" title="{text(name)}"/>')
 
 
 def join(*parts: object) -> Html:

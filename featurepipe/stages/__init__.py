@@ -6,6 +6,7 @@ hears notes and progress.
 
 from featurepipe.listeners import Listener
 from featurepipe.stages.advice import advise
+from featurepipe.stages.audits import audit
 from featurepipe.stages.checks import verify
 from featurepipe.stages.comparisons import compare
 from featurepipe.stages.contents import info
@@ -24,6 +25,7 @@ from featurepipe.stages.tasks import probe_tasks
 __all__ = [
     "Listener",
     "advise",
+    "audit",
     "compare",
     "evaluate",
     "export",

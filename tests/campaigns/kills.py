@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {  # name → what it starts 
     "probe": ("store", ("probe", "store", "-o", "out.safetensors", *scenes.RIDGE)),
     "export-csv": ("store", ("export", "store", "-o", "out.csv")),
     "export-npz": ("store", ("export", "store", "-o", "out.npz")),
+    "audit": ("store", ("audit", "store", "-o", "out.html", "--fix", "out.csv")),
     "predict": ("store", ("predict", "model.safetensors", "data", "-o", "out.csv")),
     "report": ("store", ("report", "model.safetensors", "-o", "out.html")),
     "finetune": ("network", ("finetune", "net", "-o", "out.safetensors", "--tune", "all", *scenes.TUNE)),
