@@ -17,6 +17,7 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "signatures", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
+    ("tables",),
     ("sources",),
     ("manifests",),
     ("media",),
