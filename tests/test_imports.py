@@ -21,7 +21,7 @@ ROWS = (
     ("sources",),
     ("manifests",),
     ("media",),
-    ("images",),
+    ("images", "texts"),
     ("backbones",),
     ("shards",),
     ("stores",),

@@ -134,13 +134,18 @@ def make_spec(
     architecture: str,
     arguments: Mapping[str, Any],
     weights: str | None,
-    transform: ImageTransform,
+    transform: Any,
     layer: str,
     pooling: str | None,
     precision: str,
 ) -> dict[str, Any]:
-    """Everything that decides a vector, as it will be read back from JSON: lists, no tuples."""
+    """Everything that decides a vector, as it will be read back from JSON: lists, no tuples.
+
+    The transform is a `Transform` that is a dataclass.
+    """
+    medium = {} if transform.medium == ImageTransform.medium else {"medium": transform.medium}
     spec = {
+        **medium,
         "format": SPEC_FORMAT,
         "architecture": architecture,
         "arguments": dict(arguments),

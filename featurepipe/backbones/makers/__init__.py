@@ -9,14 +9,26 @@ from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
+from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
+from featurepipe.backbones.makers.static_encoders import StaticEncoders
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.backbones.makers.word_files import WordFiles
 from featurepipe.errors import BackboneError
 
 MAKERS: dict[str, Maker] = {}  # by family; of a bare name, the first that knows it has it
 MAKERS |= {
     maker.family: maker
-    for maker in (Descriptors(), Modules(), ModelFiles(MAKERS), TimmNetworks(), TorchvisionNetworks())
+    for maker in (
+        Descriptors(),
+        Modules(),
+        ModelFiles(MAKERS),
+        SentenceEncoders(),
+        TimmNetworks(),
+        TorchvisionNetworks(),
+        StaticEncoders(),
+        WordFiles(),
+    )
 }
 
 __all__ = [
