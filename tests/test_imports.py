@@ -17,11 +17,10 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "signatures", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
-    ("tables",),
+    ("tables", "media"),
     ("sources",),
     ("manifests",),
-    ("media",),
-    ("images", "texts"),
+    ("images", "sounds", "texts"),
     ("backbones",),
     ("shards",),
     ("stores",),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.folders import medium_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
@@ -20,6 +21,7 @@ def gather(
     path_column: str | None = None,
     label_column: str | None = None,
     text_column: str | None = None,
+    medium: str | None = None,
 ) -> Manifest:
     """One manifest of images, folders and tables.
 
@@ -32,6 +34,8 @@ def gather(
         A file without a table's suffix is an image, whatever its suffix: whether it can be read shows later.
     path_column, label_column, text_column : str, optional
         As for `read`, of the tables among them.
+    medium : str, optional
+        As for `read`.
 
     Raises
     ------
@@ -51,23 +55,22 @@ def gather(
                 f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
             )
     if len(places) == 1 and not _is_image(places[0]):
-        return read(places[0], **_of(places[0], columns))
+        return read(places[0], medium=medium, **_of(places[0], columns))
     found, left_out = dict[str, Sample](), LeftOut()
     for place in places:
         if _is_image(place):
             found[str(place)] = Sample(str(place), str(place), None, None)
             continue
-        manifest = read(place, **_of(place, columns))
+        manifest = read(place, medium=medium, **_of(place, columns))
         if not isinstance(manifest.source, Files):
-            raise ManifestError(
-                f"{place} is a table of texts, which cannot be read together with others; give it alone"
-            )
+            raise ManifestError(f"{place} is a table of texts; give it alone, without other places")
         left_out.add(manifest.left_out)
         for sample in manifest.samples:
             path = str(manifest.file(sample))
             id_ = path if sample.part is None else f"{path}#{sample.part}"
             found[id_] = sample._replace(id=id_, place=path)
-    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out)
+    medium = medium or medium_of((sample.place for sample in found.values()), "what is given")
+    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out, medium)
 
 
 def _is_image(place: str | os.PathLike[str]) -> bool:

@@ -22,6 +22,7 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
+MEDIA = ("image", "sound", "text")  # what a sample is made of
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")
