@@ -87,8 +87,8 @@ def read(
     Raises
     ------
     ManifestError
-        Nothing there, no samples, several media, a layout that mixes two kinds, rows that contradict each other, missing files, unknown
-        splits, a group on two sides of a split, or a table that cannot be read for certain.
+        Nothing there, no samples, several media, a layout that mixes two kinds, rows that contradict each other,
+        missing files, unknown splits, a group on two sides of a split, or a table that cannot be read for certain.
     DependencyMissing
         A Parquet table without pyarrow installed.
 

@@ -23,6 +23,8 @@ PROTOCOLS = (
     "lpft",
 )
 MEDIA = ("image", "sound", "text")  # what a sample is made of
+# the hand-made baseline of each medium, and what it is in prose
+HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF"}
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")

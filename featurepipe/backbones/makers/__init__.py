@@ -10,17 +10,23 @@ from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
 from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
+from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
 from featurepipe.backbones.makers.static_encoders import StaticEncoders
+from featurepipe.backbones.makers.text_descriptors import TextDescriptors
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
 from featurepipe.backbones.makers.word_files import WordFiles
+from featurepipe.backbones.specs import medium_of
 from featurepipe.errors import BackboneError
+from featurepipe.media import IMAGE
 
 MAKERS: dict[str, Maker] = {}  # by family; of a bare name, the first that knows it has it
 MAKERS |= {
     maker.family: maker
     for maker in (
         Descriptors(),
+        SoundDescriptors(),
+        TextDescriptors(),
         Modules(),
         ModelFiles(MAKERS),
         SentenceEncoders(),
@@ -57,8 +63,8 @@ def is_handmade(spec: Mapping[str, Any]) -> bool:
 
 
 def is_tunable(spec: Mapping[str, Any]) -> bool:
-    """Whether what a spec describes can be fine-tuned; not of a family that is unknown here."""
-    return (maker := _known(spec)) is not None and maker.tunable
+    """Whether what a spec describes can be fine-tuned; not of a family that is unknown here, nor on other media."""
+    return (maker := _known(spec)) is not None and maker.tunable and medium_of(spec) == IMAGE
 
 
 def _known(spec: Mapping[str, Any]) -> Maker | None:

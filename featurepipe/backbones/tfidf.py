@@ -1,0 +1,59 @@
+"""TF-IDF: the hand-crafted descriptor of texts, for a trained encoder to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from featurepipe.backbones.descriptors import Descriptor
+from featurepipe.surroundings import guarded
+from featurepipe.texts import TextTransform
+
+TFIDF = "tfidf"
+
+
+@dataclass(frozen=True)
+class Tfidf(Descriptor):
+    """How often each word occurs in a text, in 4,096 columns that share words by their hash, and never learned.
+
+    The term frequency is 1 + log(count), and a text has length 1. The inverse document frequency is left to the probe:
+    it divides each column by its deviation over the training texts, which is small where a word is rare. So no text
+    that is tested on has a part in it.
+
+    References
+    ----------
+    Salton and Buckley 1988, "Term-weighting approaches in automatic text retrieval"; Weinberger et al. 2009, "Feature
+    hashing for large scale multitask learning".
+
+    Examples
+    --------
+    >>> Tfidf().embed(np.array(["to be", "or not to be"], object)).shape
+    (2, 4096)
+    """
+
+    name: str = TFIDF
+    transform: TextTransform = field(default_factory=TextTransform)
+    architecture: ClassVar[str] = TFIDF
+    title: ClassVar[str] = "TF-IDF"
+    parameters: ClassVar[Mapping[str, Any]] = {"columns": 4096, "sublinear": True}
+
+    @property
+    def width(self) -> int:
+        """Length of one vector: columns."""
+        return self.parameters["columns"]
+
+    @guarded
+    def embed(self, inputs: np.ndarray, /) -> np.ndarray:
+        """Texts (B,) → (B, 4096) float32."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.preprocessing import normalize
+
+        if not len(inputs):
+            return np.empty((0, self.width), np.float32)
+        hashing = HashingVectorizer(n_features=self.width, alternate_sign=False, norm=None, dtype=np.float32)
+        counts = hashing.transform(inputs.tolist())
+        counts.data = 1 + np.log(counts.data)
+        return normalize(counts).toarray()
