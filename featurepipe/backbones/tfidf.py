@@ -40,6 +40,9 @@ class Tfidf(Descriptor):
     title: ClassVar[str] = "TF-IDF"
     parameters: ClassVar[Mapping[str, Any]] = {"columns": 4096, "sublinear": True}
 
+    def __post_init__(self) -> None:
+        import sklearn.feature_extraction.text  # noqa: F401  # before threads do so at once
+
     @property
     def width(self) -> int:
         """Length of one vector: columns."""
