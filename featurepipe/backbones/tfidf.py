@@ -17,11 +17,12 @@ TFIDF = "tfidf"
 
 @dataclass(frozen=True)
 class Tfidf(Descriptor):
-    """How often each word occurs in a text, in 4,096 columns that share words by their hash, and never learned.
+    """How often each word occurs in a text, in 4,096 columns that words share by their hash, with either sign.
 
-    The term frequency is 1 + log(count), and a text has length 1. The inverse document frequency is left to the probe:
-    it divides each column by its deviation over the training texts, which is small where a word is rare. So no text
-    that is tested on has a part in it.
+    The term frequency is 1 + log(count), and a text has length 1. Nothing is learned, so no text that is tested on has
+    a part in it. The inverse document frequency is left to the probe: it divides each column by its deviation over the
+    training texts, which is small where a word is rare. That is less than TF-IDF proper, which weighs words before it
+    brings texts to one length.
 
     References
     ----------
@@ -38,7 +39,7 @@ class Tfidf(Descriptor):
     transform: TextTransform = field(default_factory=TextTransform)
     architecture: ClassVar[str] = TFIDF
     title: ClassVar[str] = "TF-IDF"
-    parameters: ClassVar[Mapping[str, Any]] = {"columns": 4096, "sublinear": True}
+    parameters: ClassVar[Mapping[str, Any]] = {"columns": 4096, "sublinear": True, "signed": True}
 
     def __post_init__(self) -> None:
         import sklearn.feature_extraction.text  # noqa: F401  # before threads do so at once
@@ -56,7 +57,8 @@ class Tfidf(Descriptor):
 
         if not len(inputs):
             return np.empty((0, self.width), np.float32)
-        hashing = HashingVectorizer(n_features=self.width, alternate_sign=False, norm=None, dtype=np.float32)
+        hashing = HashingVectorizer(n_features=self.width, alternate_sign=True, norm=None, dtype=np.float32)
         counts = hashing.transform(inputs.tolist())
-        counts.data = 1 + np.log(counts.data)
+        counts.eliminate_zeros()  # words that have taken each other away
+        counts.data = np.sign(counts.data) * (1 + np.log(np.abs(counts.data)))
         return normalize(counts).toarray()
