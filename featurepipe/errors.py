@@ -6,7 +6,8 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
     ├── SampleError (ValueError)          bytes that cannot become an input of a network, whatever their medium
     │   ├── ImageError                    bytes that cannot become pixels
-    │   └── SoundError                    bytes that cannot become a spectrogram
+    │   ├── SoundError                    bytes that cannot become a spectrogram
+    │   └── TextError                     bytes that are not a text
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
     │   └── OutOfMemory (MemoryError)     a device too small for that many images at once
@@ -46,6 +47,10 @@ class ImageError(SampleError):
 
 class SoundError(SampleError):
     """Bytes cannot be turned into a spectrogram."""
+
+
+class TextError(SampleError):
+    """Bytes cannot be read as a text."""
 
 
 class BackboneError(FeaturepipeError, ValueError):

@@ -181,7 +181,7 @@ def test_pixels_may_be_read_only_strided_or_none_and_are_not_changed():
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 3, 64, 64), np.float32), np.zeros((1, 3, 32, 32), np.uint8)])
 def test_pixels_of_another_kind_or_size_are_refused(pixels):
-    with pytest.raises(BackboneError, match="pixels are uint8 of shape"):
+    with pytest.raises(BackboneError, match="inputs are uint8 of shape"):
         random_resnet().embed(pixels)
 
 

@@ -172,7 +172,7 @@ def test_a_store_of_embeddings_is_left_alone(data, tmp_path):
 
 def test_pixels_that_do_not_fit():
     backbone, cut = make()
-    with pytest.raises(BackboneError, match="pixels are uint8 of shape"):
+    with pytest.raises(BackboneError, match="inputs are uint8 of shape"):
         Bottom(backbone, cut, backbone.transform).embed(np.zeros((1, 3, 16, 16), np.uint8))
 
 

@@ -17,9 +17,10 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "signatures", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
-    ("media", "sources"),
+    ("tables", "media"),
+    ("sources",),
     ("manifests",),
-    ("images", "sounds"),
+    ("images", "sounds", "texts"),
     ("backbones",),
     ("shards",),
     ("stores",),

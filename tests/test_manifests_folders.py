@@ -238,3 +238,23 @@ def test_a_table_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
     os.symlink(f"t{suffix}", tmp_path / f"link{suffix}")
     with pytest.raises(ManifestError, match=r"link\..* is a pipe or a device, which can be read once at most"):
         read(tmp_path / f"link{suffix}")
+
+
+def test_texts_are_samples_where_there_is_nothing_else(tmp_path):
+    for name in ("good/1.txt", "good/2.txt", "bad/1.TXT"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    manifest = read(tmp_path)
+    assert manifest.medium == "text"
+    assert [(sample.id, sample.label) for sample in manifest.samples] == [
+        ("bad/1.TXT", "bad"),
+        ("good/1.txt", "good"),
+        ("good/2.txt", "good"),
+    ]
+    (tmp_path / "good" / "1.png").write_bytes(b"")
+    (tmp_path / "README.txt").write_text("About these images.")
+    manifest = read(tmp_path)
+    assert (manifest.medium, manifest.samples.ids[:]) == ("image", ["good/1.png"])
+    assert manifest.left_out.files[".txt"] == 4
+    (tmp_path / "README.txt").unlink()
+    assert len(read(tmp_path, medium="text")) == 3

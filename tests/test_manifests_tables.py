@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests import Table, describe, read
+from featurepipe.manifests import Table, describe, gather, read
 
 
 @pytest.fixture
@@ -281,3 +281,52 @@ def test_a_column_part_names_parts_of_files(images):
     table.write_text(f'path,part,label\n{name},"0,0,9,9",a\n{name},"0,0,9,9",b\n')
     with pytest.raises(ManifestError, match=r"id '.*#0,0,9,9' is in rows 1 and 2, with different cells in 'label'"):
         read(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'text,label,split\n"I came, I saw\nI conquered",pos,train\nNA,neg,test\n'),
+        ("t.tsv", '"I came, I saw\nI conquered"\tpos\ttrain\nNA\tneg\ttest\n'),
+        ("t.jsonl", '{"text": "I came, I saw\\nI conquered", "label": "pos", "split": "train"}\n'),
+    ],
+)
+def test_texts_in_a_table_are_samples(tmp_path, name, text):
+    text = text if "text" in text else f"text\tlabel\tsplit\n{text}"
+    manifest = read(written(tmp_path, text, name))
+    first = manifest.samples[0]
+    assert first == ("0000001", "text[1]", "pos", "train", None, None)
+    assert manifest.source.read(first.place) == b"I came, I saw\nI conquered"
+    if len(manifest) > 1:
+        assert manifest.source.read(manifest.samples[1].place) == b"NA"
+
+
+def test_a_column_of_texts_may_have_another_name_and_rows_ids_and_groups(tmp_path):
+    path = written(tmp_path, "path,id,review,label,author\nx,b,Bad,neg,1\ny,a,Good,pos,1\n")
+    manifest = read(path, text_column="review", group_column="author")
+    assert [sample[:5] for sample in manifest.samples] == [
+        ("a", "review[2]", "pos", None, "1"),
+        ("b", "review[1]", "neg", None, "1"),
+    ]
+    assert manifest.left_out.columns == ["path"]
+
+
+def test_a_table_with_files_and_texts_is_of_files_unless_told(images):
+    path = written(images, "path,text\n1.png,one\n")
+    assert read(path).samples[0].place == "1.png"
+    with pytest.raises(ManifestError, match="leave out --path-column or --text-column"):
+        read(path, path_column="path", text_column="text")
+    with pytest.raises(ManifestError, match="no column 'body'"):
+        read(path, text_column="body")
+    with pytest.raises(ManifestError, match="is a folder, which has no columns"):
+        read(images, text_column="text")
+
+
+def test_a_table_of_texts_is_given_alone(images):
+    path = written(images, "text\none\n")
+    assert len(gather([path])) == 1
+    with pytest.raises(ManifestError, match="give it alone"):
+        gather([path, images / "1.png"])
+    path.write_bytes(b"text\n\xff\n")
+    with pytest.raises(ManifestError, match="is not UTF-8"):
+        read(path)

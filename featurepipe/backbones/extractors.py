@@ -162,18 +162,18 @@ def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
     """Check pixels (B, C, H, W); within, what torch says when it fails on them becomes one of the package's errors."""
     dtype, shape = extractor.transform.dtype, extractor.transform.shape
     if pixels.dtype != dtype or pixels.shape[1:] != shape:
-        raise BackboneError(f"pixels are {dtype} of shape (B, {shape}); got {pixels.dtype} {pixels.shape}")
+        raise BackboneError(f"inputs are {dtype} of shape (B, {shape}); got {pixels.dtype} {pixels.shape}")
+    many = f"{len(pixels)} {extractor.transform.medium}s"
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"{extractor.name} ran out of memory on {extractor.device} for {len(pixels)} images at once; "
+                f"{extractor.name} ran out of memory on {extractor.device} for {many} at once; "
                 "try a smaller batch size, fewer workers, or another device"
             ) from error
         raise BackboneError(  # an operation that the device lacks
-            f"{extractor.name} failed on {len(pixels)} images on {extractor.device}: {first_line(error)}; "
-            "try device cpu"
+            f"{extractor.name} failed on {many} on {extractor.device}: {first_line(error)}; try device cpu"
         ) from error
 
 

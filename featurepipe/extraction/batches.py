@@ -81,7 +81,7 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
             _check(decoded, transform)
             if room is None:
                 room = _room(len(plan), transform, decoded)
-            room[len(digests)] = decoded
+            room[len(digests), ...] = decoded  # of an array without axes, what is in it
             digests.append(pending.digest)
         data = None  # before the next one is read
     seconds, cpu_seconds = time.perf_counter() - before, time.thread_time() - before_cpu

@@ -19,9 +19,7 @@ Samples are sorted by id, which is the relative POSIX path unless the table has 
 ``#`` and the part.
 """
 
-from featurepipe.manifests.columns import check_columns
 from featurepipe.manifests.copies import contradiction_notes, contradictions, meaning
-from featurepipe.manifests.formats import require_pyarrow
 from featurepipe.manifests.groups import check_groups, count_groups, units
 from featurepipe.manifests.headers import header
 from featurepipe.manifests.labels import assign_splits, check_labels, hold_out
@@ -31,8 +29,8 @@ from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import SPLITS
 from featurepipe.manifests.summaries import describe, read_aloud, summarise
-from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
 from featurepipe.manifests.unions import gather
+from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, require_pyarrow
 
 __all__ = [
     "SPLITS",

@@ -25,11 +25,13 @@ def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut
     ManifestError
         No samples, several media, a layout that mixes two kinds, or folders that may be splits or classes.
     """
-    wanted = MEDIA[medium].suffixes | MEDIA[medium].also if medium else known_suffixes()
-    ids, left_out = Texts(), LeftOut()
-    for id_ in _find_files(root, wanted, left_out):
-        ids.append(id_)
-    if not ids:
+    for wanted in [MEDIA[medium].suffixes | MEDIA[medium].also] if medium else known_suffixes():
+        ids, left_out = Texts(), LeftOut()
+        for id_ in _find_files(root, wanted, left_out):
+            ids.append(id_)
+        if ids:
+            break
+    else:
         known = MEDIA[medium or IMAGE]
         raise ManifestError(
             "; ".join(
@@ -72,9 +74,12 @@ def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut
     return samples, left_out, medium
 
 
-def known_suffixes() -> frozenset[str]:
-    """Suffixes of the files of all media."""
-    return frozenset().union(*(medium.suffixes for medium in MEDIA.values()))
+def known_suffixes() -> list[frozenset[str]]:
+    """Suffixes of the files of all media, and of those that count only where there are no others."""
+    return [
+        frozenset().union(*(medium.suffixes for medium in MEDIA.values() if medium.aside == aside))
+        for aside in (False, True)
+    ]
 
 
 def medium_of(places: Iterable[str], where: str | os.PathLike[str]) -> str:
@@ -141,9 +146,7 @@ class _Level:
 
 
 def _find_files(root: str | Path, wanted: Collection[str], left_out: LeftOut) -> Iterator[str]:
-    """Relative POSIX paths of files below `root` whose suffix is wanted, sorted.
-
-    Hidden names are skipped, links are followed.
+    """Relative POSIX paths of wanted files below `root`, sorted; hidden names are skipped, links are followed.
 
     A folder is entered under its own name, and once more through a link: both names are meant. Further links to it are
     left out, as paths through links that branch have no end, and so is a link that leads back up.

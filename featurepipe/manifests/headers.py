@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from featurepipe.errors import DependencyMissing
-from featurepipe.manifests.formats import require_pyarrow
+from featurepipe.tables import require_pyarrow
 
 LONGEST = 2**24  # characters of a first line: of more than that nobody's table is
 

@@ -9,17 +9,18 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests.columns import check_columns, remarks
 from featurepipe.manifests.folders import medium_of, read_folder
 from featurepipe.manifests.groups import check_groups, check_pattern, group_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
-from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
 from featurepipe.media import MEDIA
-from featurepipe.sources import Files, Source
+from featurepipe.sources import Files, Source, Tables, cell
+from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
 ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
+TEXT = "text"  # the medium, and the column of texts
+DIGITS = 7  # of the number of a row that has no other id, so that rows keep their order
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def read(
     *,
     path_column: str | None = None,
     label_column: str | None = None,
+    text_column: str | None = None,
     group_column: str | None = None,
     group_from: str | None = None,
     medium: str | None = None,
@@ -73,6 +75,8 @@ def read(
         Folder of images or sounds, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
     path_column, label_column : str, optional
         The table's columns of files and of labels, if they are not called ``path`` and ``label``.
+    text_column : str, optional
+        The table's column of texts, which are then the samples; by default ``text``, in a table without files.
     group_column : str, optional
         The table's column of groups, if it is not called ``group``.
     group_from : str, optional
@@ -99,7 +103,11 @@ def read(
         raise ManifestError("groups are in a column or in the paths; leave out --group or --group-from")
     if medium not in (None, *MEDIA):
         raise ManifestError(f"medium {medium!r} is unknown; use {', '.join(MEDIA)}")
-    found = _read(path, path_column, label_column, group_column, medium)
+    if path_column is not None and text_column is not None:
+        raise ManifestError("samples are files or texts of the table; leave out --path-column or --text-column")
+    if medium not in (None, TEXT) and text_column is not None:
+        raise ManifestError(f"a column of texts holds no {MEDIA[medium].plural}; leave out --text-column or --medium")
+    found = _read(path, path_column, label_column, text_column, group_column, medium)
     if group_from is not None:
         pattern = check_pattern(group_from)
         grouped = Samples(one._replace(group=group_of(one.place, pattern)) for one in found.samples)
@@ -109,12 +117,18 @@ def read(
 
 
 def _read(
-    path: Path, path_column: str | None, label_column: str | None, group_column: str | None, medium: str | None
+    path: Path,
+    path_column: str | None,
+    label_column: str | None,
+    text_column: str | None,
+    group_column: str | None,
+    medium: str | None,
 ) -> Manifest:
     if path.is_dir():
-        if any(name is not None for name in (path_column, label_column, group_column)):
+        if any(name is not None for name in (path_column, label_column, text_column, group_column)):
             raise ManifestError(
-                f"{path} is a folder, which has no columns; leave out --path-column, --label-column and --group"
+                f"{path} is a folder, which has no columns; leave out --path-column, --label-column, --text-column and "
+                "--group"
             )
         return Manifest(Files(str(path)), *read_folder(path, medium))
     if not path.exists():
@@ -124,8 +138,29 @@ def _read(
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
+    if text_column is not None or (path_column is None and medium in (None, TEXT) and _has_texts(path)):
+        return _read_texts(path, text_column or TEXT, label_column, group_column)
     found = _read_table(path, path_column or "path", label_column, group_column)
     return replace(found, medium=medium or medium_of((one.place for one in found.samples), path))
+
+
+def _has_texts(path: Path) -> bool:
+    """Whether the samples of a table are texts in it: it has a column for them, and none for files."""
+    table = Table(path, [], ["path", TEXT], prose=[TEXT])
+    next(iter(table), None)
+    return table.used == [TEXT]
+
+
+def _read_texts(path: Path, text_column: str, label_column: str | None, group_column: str | None) -> Manifest:
+    columns = ("id", text_column, label_column or "label", "split", group_column or "group")
+    needed = [text_column, *(name for name in (label_column, group_column) if name is not None)]
+    table = Table(path, needed, columns, keys=("id", "split"), prose=[text_column])
+    samples = Samples()
+    for number, cells in table:
+        id_, _, label, split, group = (cells.get(name) for name in columns)
+        place = cell(text_column, number)
+        samples.append(Sample(id_ or f"{number:0{DIGITS}}", place, label, _split(path, number, split, ""), group))
+    return replace(_manifest(Tables(str(path)), table, samples, columns), medium=TEXT)
 
 
 def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:
@@ -140,18 +175,23 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
         if not os.path.isfile(os.path.join(path.parent, sample.place)):
             missing.append(sample.place)
         samples.append(sample)
-    if not samples:
-        raise ManifestError(f"{path} has no rows")
     if missing:
         raise ManifestError(
             f"{path}: {len(missing)} of its {len(samples)} files cannot be found, first {missing[0]!r}; correct the "
             f"paths (relative ones start at {path.parent})"
         )
-    folded = _folded(_sorted(samples), path, columns)
-    used = [role for role, name in zip(ROLES, columns, strict=True) if name in table.used]
+    return _manifest(Files(str(path.parent)), table, samples, columns)
+
+
+def _manifest(source: Source, table: Table, samples: Samples, columns: Sequence[str]) -> Manifest:
+    """What a table that has been read gives; its columns are in the order of `ROLES`."""
+    if not samples:
+        raise ManifestError(f"{table.path} has no rows")
+    folded = _folded(_sorted(samples), table.path, columns)
+    used = [role for role, name in zip(ROLES, columns, strict=False) if name in table.used]
     left_out = LeftOut(columns=table.unused, remarks=remarks(table.unused, used), doubles=len(samples) - len(folded))
     left_out.blank_rows, left_out.missing = table.blank_rows, table.missing
-    return Manifest(Files(str(path.parent)), folded, left_out)
+    return Manifest(source, folded, left_out)
 
 
 def _sample(path: Path, number: int, cells: Sequence[str | None], path_column: str) -> Sample:
@@ -161,13 +201,18 @@ def _sample(path: Path, number: int, cells: Sequence[str | None], path_column: s
         raise ManifestError(f"{path}: row {number} has no {path_column!r}")
     if file != file.strip() and not os.path.isfile(os.path.join(path.parent, file)):
         file = file.strip()  # as after ", "
-    split = (split or "").strip()
-    known = split_named(split)
-    if split and known is None:
+    return Sample(id_ or _own_id(file, part), file, label, _split(path, number, split, f" ({file})"), group, part)
+
+
+def _split(path: Path, number: int, split: str | None, where: str) -> str | None:
+    """The split that a row's cell names."""
+    named = (split or "").strip()
+    known = split_named(named)
+    if named and known is None:
         raise ManifestError(
-            f"{path}: row {number} ({file}) has unknown split {split!r}; use train, val or test, or leave it empty"
+            f"{path}: row {number}{where} has unknown split {named!r}; use train, val or test, or leave it empty"
         )
-    return Sample(id_ or _own_id(file, part), file, label, known, group, part)
+    return known
 
 
 def _own_id(file: str, part: str | None) -> str:
@@ -204,7 +249,7 @@ def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str
         for number, cells in table
         if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), cells.get("part")))
     ]
-    differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=True) if mine != its}
+    differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=False) if mine != its}
     name, (mine, its) = next(iter(differing.items()))
     advice = "keep one of them"
     if name == path_column:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
@@ -11,8 +11,8 @@ from featurepipe.manifests.folders import medium_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
-from featurepipe.manifests.tables import TABLE_SUFFIXES
 from featurepipe.sources import Files
+from featurepipe.tables import TABLE_SUFFIXES
 
 
 def gather(
@@ -20,6 +20,7 @@ def gather(
     *,
     path_column: str | None = None,
     label_column: str | None = None,
+    text_column: str | None = None,
     medium: str | None = None,
 ) -> Manifest:
     """One manifest of images, folders and tables.
@@ -31,7 +32,7 @@ def gather(
     ----------
     places : sequence of path
         A file without a table's suffix is an image, whatever its suffix: whether it can be read shows later.
-    path_column, label_column : str, optional
+    path_column, label_column, text_column : str, optional
         As for `read`, of the tables among them.
     medium : str, optional
         As for `read`.
@@ -47,19 +48,22 @@ def gather(
     >>> len(manifest), gather([manifest.file(manifest.samples[0])]).samples[0].label
     (62, None)
     """
+    columns = {"path_column": path_column, "label_column": label_column, "text_column": text_column}
     for place in places:
         if not Path(place).exists():
             raise ManifestError(
                 f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
             )
     if len(places) == 1 and not _is_image(places[0]):
-        return read(places[0], medium=medium, **_columns(places[0], path_column, label_column))
+        return read(places[0], medium=medium, **_of(places[0], columns))
     found, left_out = dict[str, Sample](), LeftOut()
     for place in places:
         if _is_image(place):
             found[str(place)] = Sample(str(place), str(place), None, None)
             continue
-        manifest = read(place, medium=medium, **_columns(place, path_column, label_column))
+        manifest = read(place, medium=medium, **_of(place, columns))
+        if not isinstance(manifest.source, Files):
+            raise ManifestError(f"{place} is a table of texts; give it alone, without other places")
         left_out.add(manifest.left_out)
         for sample in manifest.samples:
             path = str(manifest.file(sample))
@@ -74,5 +78,6 @@ def _is_image(place: str | os.PathLike[str]) -> bool:
     return path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES
 
 
-def _columns(place: str | os.PathLike[str], path_column: str | None, label_column: str | None) -> dict[str, str | None]:
-    return {} if Path(place).is_dir() else {"path_column": path_column, "label_column": label_column}
+def _of(place: str | os.PathLike[str], columns: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Columns of a table; a folder has none."""
+    return {} if Path(place).is_dir() else columns

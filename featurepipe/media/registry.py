@@ -19,11 +19,15 @@ class Medium:
         Files that are taken for this medium.
     also : frozenset of str
         Files that hold it among other things: taken only where the medium is asked for by its name.
+    aside : bool
+        Such files also lie next to those of other media, as a README does: by themselves they are taken only where
+        there are no others.
     """
 
     name: str
     suffixes: frozenset[str]
     also: frozenset[str] = frozenset()
+    aside: bool = False
 
     @property
     def plural(self) -> str:
@@ -40,6 +44,7 @@ MEDIA = {
     for medium in (
         Medium("image", _suffixes("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico")),
         Medium("sound", _suffixes("wav flac ogg mp3 m4a opus"), _suffixes("mp4 mkv webm mov avi aac aiff aif wma")),
+        Medium("text", _suffixes("txt"), aside=True),
     )
 }
 IMAGE = "image"  # what files of unknown suffix are taken for

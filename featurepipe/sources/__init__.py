@@ -10,7 +10,9 @@ from collections.abc import Callable
 from featurepipe.sources.files import Files
 from featurepipe.sources.memory import InMemory
 from featurepipe.sources.source import NO_STAMP, Content, Source, Stamp, lasting_root
+from featurepipe.sources.tables import Tables, cell
 
-SOURCES: dict[str, Callable[[str], Source]] = {Files.kind: Files}  # what makes a source of its root, by its kind
+# what makes a source of its root, by its kind
+SOURCES: dict[str, Callable[[str], Source]] = {Files.kind: Files, Tables.kind: Tables}
 
-__all__ = ["NO_STAMP", "SOURCES", "Content", "Files", "InMemory", "Source", "Stamp", "lasting_root"]
+__all__ = ["NO_STAMP", "SOURCES", "Content", "Files", "InMemory", "Source", "Stamp", "Tables", "cell", "lasting_root"]

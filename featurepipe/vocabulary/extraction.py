@@ -25,6 +25,16 @@ class ColumnOptions:
         "The table's column of labels, if it is not called ``label``.",
         Flag(("--label-column",), "Column that holds the labels.  [default: label]", TABLE, metavar="NAME"),
     )
+    text_column: str | None = option(
+        None,
+        "The table's column of texts, which are then the samples; by default ``text``, in a table without files.",
+        Flag(
+            ("--text-column",),
+            "Column of texts, which are then the samples.  [default: text, if no column names files]",
+            TABLE,
+            metavar="NAME",
+        ),
+    )
     medium: str | None = option(
         None,
         "What the samples are; by default what the suffixes of the files say. Named, it also takes the sound tracks of "

@@ -22,8 +22,9 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
-MEDIA = ("image", "sound")  # what a sample is made of
-HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC"}  # the hand-made baseline of each medium, and what it is in prose
+MEDIA = ("image", "sound", "text")  # what a sample is made of
+# the hand-made baseline of each medium, and what it is in prose
+HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF"}
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")

@@ -10,9 +10,13 @@ from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
 from featurepipe.backbones.makers.packaged_networks import PackagedNetworks
+from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
 from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
+from featurepipe.backbones.makers.static_encoders import StaticEncoders
+from featurepipe.backbones.makers.text_descriptors import TextDescriptors
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.backbones.makers.word_files import WordFiles
 from featurepipe.backbones.specs import medium_of
 from featurepipe.errors import BackboneError
 from featurepipe.media import IMAGE
@@ -24,11 +28,15 @@ MAKERS |= {
     for maker in (
         Descriptors(),
         SoundDescriptors(),
+        TextDescriptors(),
         Modules(),
         ModelFiles(MAKERS),
+        SentenceEncoders(),
         PackagedNetworks(TIMM),  # before timm, which has the same names
         TIMM,
         TorchvisionNetworks(),
+        StaticEncoders(),
+        WordFiles(),
     )
 }
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests.cells import MISSING, cell_text
-from featurepipe.manifests.columns import check_columns, match_columns
-from featurepipe.manifests.formats import read_csv, read_jsonl, read_parquet
+from featurepipe.tables.cells import MISSING, cell_text
+from featurepipe.tables.columns import check_columns, match_columns
+from featurepipe.tables.formats import read_csv, read_jsonl, read_parquet
 
 READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
 TABLE_SUFFIXES = frozenset(READERS)
@@ -28,6 +28,8 @@ class Table:
         Columns to read. `needed` ones must be there.
     keys : collection of str
         Those of them whose cells are not labels: ids, paths, splits.
+    prose : collection of str
+        Those of them whose cells may be texts of several lines, and are taken as they are.
 
     Attributes
     ----------
@@ -48,9 +50,14 @@ class Table:
     """
 
     def __init__(
-        self, path: Path, needed: Collection[str], others: Collection[str] = (), keys: Collection[str] = ("id", "path")
+        self,
+        path: Path,
+        needed: Collection[str],
+        others: Collection[str] = (),
+        keys: Collection[str] = ("id", "path"),
+        prose: Collection[str] = (),
     ) -> None:
-        self.path, self.needed, self.keys = path, list(needed), frozenset(keys)
+        self.path, self.needed, self.keys, self.prose = path, list(needed), frozenset(keys), frozenset(prose)
         self.wanted = list(dict.fromkeys([*needed, *others]))
         self.used: list[str] = []
         self.unused: list[str] = []
@@ -59,7 +66,7 @@ class Table:
     def __iter__(self) -> Iterator[tuple[int, dict[str, str | None]]]:
         places: dict[tuple[str, ...], dict[str, int]] = {}  # of each set of columns; in JSONL there may be several
         try:
-            lines = READERS[self.path.suffix.lower()](self.path, self.wanted, self.needed)
+            lines = READERS[self.path.suffix.lower()](self.path, self.wanted, self.needed, self.prose)
             for number, (columns, cells) in enumerate(lines, start=1):
                 if not cells:
                     self.blank_rows += 1
@@ -86,7 +93,7 @@ class Table:
             text = cell_text(value)
         except ValueError as error:
             raise ManifestError(f"{self.path}: row {number}: {name} {error}") from error
-        if text is None or name in self.keys:
+        if text is None or name in self.keys | self.prose:
             return text
         text = text.strip()
         if text in MISSING:

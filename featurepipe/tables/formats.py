@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from featurepipe.errors import DependencyMissing, ManifestError
-from featurepipe.manifests.columns import check_columns, match_columns, places_of
+from featurepipe.tables.columns import check_columns, match_columns, places_of
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # of equally good ones the first
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -21,7 +21,9 @@ UNREADABLE = (ArithmeticError, LookupError, NotImplementedError, TypeError, Valu
 Line = tuple[tuple[str, ...], Sequence[object]]  # columns, and the cells of the first of them
 
 
-def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+def read_csv(
+    path: Path, wanted: Collection[str], needed: Collection[str], prose: Collection[str] = ()
+) -> Iterator[Line]:
     """Rows of a table whose separator its header shows (a comma, a semicolon or a tab); of blank ones no cells.
 
     Raises
@@ -32,7 +34,7 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
     with _open(path) as file:
         reader, row = csv.reader(file, delimiter=_separator(file, path.suffix.lower(), wanted), strict=True), 0
         columns: tuple[str, ...] = ()
-        places: set[int] = set()
+        places, texts = set[int](), set[int]()
         while True:
             line = reader.line_num
             try:
@@ -50,6 +52,7 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
                 columns, row = tuple(cells), 1
                 check_columns(path, columns, needed)
                 places = set(match_columns(path, columns, wanted).values())
+                texts = set(match_columns(path, columns, prose).values())
                 continue
             if any(cell.strip() for cell in cells[len(columns) :]):
                 raise ManifestError(
@@ -57,7 +60,7 @@ def read_csv(path: Path, wanted: Collection[str], needed: Collection[str]) -> It
                     f"{_NAMES[reader.dialect.delimiter]} in them"
                 )
             if reader.line_num > line + 1:
-                _check_lines(path, row, cells, len(columns), places, reader.dialect.delimiter)
+                _check_lines(path, row, cells, len(columns), places, texts, reader.dialect.delimiter)
             yield columns, cells[: len(columns)] if any(map(str.strip, cells)) else []
             row += 1
 
@@ -94,10 +97,21 @@ def _separator(file: TextIO, suffix: str, wanted: Collection[str]) -> str:
 
 
 def _check_lines(
-    path: Path, row: int, cells: Sequence[str], width: int, places: Collection[int], separator: str
+    path: Path,
+    row: int,
+    cells: Sequence[str],
+    width: int,
+    places: Collection[int],
+    texts: Collection[int],
+    separator: str,
 ) -> None:
-    """Refuse a cell that seems to have swallowed rows: a quote was not closed, and another one ended it."""
+    """Refuse a cell that seems to have swallowed rows: a quote was not closed, and another one ended it.
+
+    Texts may have lines of any kind.
+    """
     for i, cell in enumerate(cells[:width]):
+        if i in texts:
+            continue
         lines = [line.split(separator) for line in re.split("\r\n|\r|\n", cell)]
         if len(lines) > 1 and _are_rows(lines, i, cells, width, places):
             raise ManifestError(
@@ -134,7 +148,9 @@ def _ending(cell: str) -> str:
     return found[0].lower() if found else ""
 
 
-def read_jsonl(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+def read_jsonl(
+    path: Path, wanted: Collection[str], needed: Collection[str], prose: Collection[str] = ()
+) -> Iterator[Line]:
     """Rows of a file with a JSON object on every line, which may each have other columns.
 
     Raises
@@ -165,7 +181,9 @@ class _Object(dict[str, object]):
         self.pairs = pairs
 
 
-def read_parquet(path: Path, wanted: Collection[str], needed: Collection[str]) -> Iterator[Line]:
+def read_parquet(
+    path: Path, wanted: Collection[str], needed: Collection[str], prose: Collection[str] = ()
+) -> Iterator[Line]:
     """Rows of a Parquet file; columns that are not wanted come last, and without cells.
 
     Raises
