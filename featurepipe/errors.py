@@ -5,7 +5,8 @@ The tree (each member also inherits the standard type a caller would guess)::
     FeaturepipeError
     ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
     ├── SampleError (ValueError)          bytes that cannot become an input of a network, whatever their medium
-    │   └── ImageError                    bytes that cannot become pixels
+    │   ├── ImageError                    bytes that cannot become pixels
+    │   └── VideoError                    bytes that cannot become frames
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
     │   └── OutOfMemory (MemoryError)     a device too small for that many images at once
@@ -41,6 +42,10 @@ class SampleError(FeaturepipeError, ValueError):
 
 class ImageError(SampleError):
     """Bytes cannot be turned into pixels."""
+
+
+class VideoError(SampleError):
+    """Bytes cannot be turned into the frames of a video."""
 
 
 class BackboneError(FeaturepipeError, ValueError):
