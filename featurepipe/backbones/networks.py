@@ -284,8 +284,8 @@ def embed(
     device = device_of(module)
     if not ready or module.training:
         make_ready(module, precision)
-    if not pixels.transpose(0, 2, 3, 1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
-        pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    if not np.moveaxis(pixels, -3, -1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
+        pixels = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, -3, -1)), -1, -3)
     x = torch.from_numpy(np.require(pixels, requirements="W"))  # a view that torch may hold
     with torch.inference_mode():
         if device.type != "cuda":
