@@ -6,6 +6,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── ManifestError (ValueError)        samples, labels or splits that cannot be used
     ├── SampleError (ValueError)          bytes that cannot become an input of a network, whatever their medium
     │   ├── ImageError                    bytes that cannot become pixels
+    │   ├── SoundError                    bytes that cannot become a spectrogram
     │   └── VideoError                    bytes that cannot become frames
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
@@ -42,6 +43,10 @@ class SampleError(FeaturepipeError, ValueError):
 
 class ImageError(SampleError):
     """Bytes cannot be turned into pixels."""
+
+
+class SoundError(SampleError):
+    """Bytes cannot be turned into a spectrogram."""
 
 
 class VideoError(SampleError):

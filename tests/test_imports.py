@@ -17,10 +17,10 @@ PACKAGE = Path(featurepipe.__file__).parent
 ROWS = (
     ("characters", "errors", "inputs", "signatures", "vocabulary"),
     ("digests", "files", "interrupts", "jsons", "listeners", "memory", "surroundings"),
-    ("sources",),
+    ("media", "sources"),
     ("manifests",),
-    ("media",),
-    ("images",),
+    ("images", "sounds"),
+    ("videos",),
     ("backbones",),
     ("shards",),
     ("stores",),

@@ -26,10 +26,13 @@ from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, Colo
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
 from featurepipe.backbones.makers.assembly import resolve_device
+from featurepipe.backbones.media import FURTHER, SIMPLE, made_for
+from featurepipe.backbones.mfcc import MFCC, Mfcc
 from featurepipe.backbones.networks import BUNDLED, check_name, freeze, is_out_of_memory, with_tag
 from featurepipe.backbones.precisions import cosines, drifting
 from featurepipe.backbones.shelf import Identity, fetch, forget, identify
 from featurepipe.backbones.sift import SIFT, SIFT_LENGTH, Patches, Sift, learn_codebook, learned_from, save_codebook
+from featurepipe.backbones.sound_networks import SoundNetwork
 from featurepipe.backbones.specs import (
     PENULTIMATE,
     Described,
@@ -38,6 +41,7 @@ from featurepipe.backbones.specs import (
     TimmModule,
     check_description,
     check_same,
+    medium_of,
     stage_of,
 )
 from featurepipe.backbones.trust import check_place, unechoed
@@ -48,12 +52,15 @@ __all__ = [
     "CARRIED",
     "COLOR_HISTOGRAM",
     "DESCRIPTORS",
+    "FURTHER",
     "HOG",
     "MAKERS",
+    "MFCC",
     "PENULTIMATE",
     "PIXELS",
     "SIFT",
     "SIFT_LENGTH",
+    "SIMPLE",
     "STAGES",
     "Adaptable",
     "Backbone",
@@ -67,12 +74,14 @@ __all__ = [
     "Identity",
     "Layers",
     "Maker",
+    "Mfcc",
     "Origin",
     "Patches",
     "Pixels",
     "Portable",
     "Request",
     "Sift",
+    "SoundNetwork",
     "TimmModule",
     "carried_backbone",
     "check_description",
@@ -97,7 +106,9 @@ __all__ = [
     "is_tunable",
     "learn_codebook",
     "learned_from",
+    "made_for",
     "maker_of",
+    "medium_of",
     "names",
     "recreate",
     "resolve_device",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from featurepipe.backbones.extractors import Backbone, Layers
-from featurepipe.backbones.makers import MAKERS, Origin, Request, find, is_module, maker_of
+from featurepipe.backbones.makers import MAKERS, Maker, Origin, Request, find, is_module, maker_of
+from featurepipe.backbones.media import made_for
 from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, check_same, check_shapes
@@ -43,6 +44,7 @@ def create(
     transform: Mapping[str, Any] | ImageTransform | None = None,
     trust: bool = False,
     download: bool = True,
+    medium: str | None = None,
 ) -> Extractor:
     """Make a frozen backbone.
 
@@ -51,9 +53,10 @@ def create(
     name : str, path or torch.nn.Module, optional
         Any timm name (``resnet50.a1_in1k``, ``hf-hub:timm/…``), ``'bundled'`` (the default: the small network
         inside the package), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
-        ``'sift'`` (a bag of visual words, whose codebook `weights` gives). Or a model file (``tuned.safetensors``) that
-        holds its backbone, as those of tuned networks do. Weights, architecture, arguments, transform and pooling then
-        come from the file, unless others are given; layer and precision do not. ``'FAMILY:NAME'`` names the family:
+        ``'sift'`` (a bag of visual words, whose codebook `weights` gives), ``'mfcc'`` (of sounds). Or a model file
+        (``tuned.safetensors``) that holds its backbone, as those of tuned networks do. Weights, architecture,
+        arguments, transform and pooling then come from the file, unless others are given; layer and precision do not.
+        ``'FAMILY:NAME'`` names the family:
         ``'torchvision:resnet50'`` is a classifier of torchvision, and ``'module:package.file:function'`` whatever torch
         module that function returns. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
     weights : path, optional
@@ -85,6 +88,9 @@ def create(
         `featurepipe.backbones.trust`.
     download : bool
         False: take timm's own weights from this machine's caches, and ask no host for them.
+    medium : str, optional
+        What it shall embed, one of `featurepipe.media.MEDIA`, by default what it was made for. A network of images is
+        shown sounds as windows of their log-mel spectrogram: see `featurepipe.backbones.sound_networks`.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def create(
         trust,
         download,
     )
-    return maker.create(known, request)
+    return made_for(medium, maker.create(known, request), request.transform)
 
 
 def _check_kinds(name: object, weights: object) -> None:
@@ -136,8 +142,9 @@ def create_layers(
     *,
     pooling: str | None = None,
     precision: str = "auto",
+    medium: str | None = None,
     **options: Any,
-) -> Layers:
+) -> Extractor:
     """Make a frozen backbone that gives several of its layers in one forward pass.
 
     Parameters
@@ -148,12 +155,14 @@ def create_layers(
         ``'stages'``: all of them and the penultimate embedding. Or names of layers, as a list or separated by commas.
     pooling, precision
         As for `create`, the same for all layers: ``auto`` is bf16 only if every layer tolerates it.
+    medium : str, optional
+        As for `create`.
     **options
         As for `create`; not `layer`.
 
     Returns
     -------
-    Layers
+    Layers, or what they become for another medium
         The same vectors, except for rounding, as the backbones that `create` makes with each `layer`; so are their
         fingerprints.
 
@@ -202,7 +211,11 @@ def create_layers(
         widths=widths,
     )
     _check_penultimate(made)
-    return made if precision == tried else made.adapted(precision=choose_precision(made))
+    return made_for(
+        medium,
+        made if precision == tried else made.adapted(precision=choose_precision(made)),
+        _chosen(options.get("transform")),
+    )
 
 
 def _in_order(named: Sequence[str], backbone: Backbone) -> list[str]:
@@ -310,7 +323,16 @@ def described(
         maker = maker_of(spec["architecture"])
     except BackboneError as error:
         raise BackboneError(f"{who}: {error}") from error
-    return maker.recall(spec, origin), named
+    return _recalled(maker, spec, origin), named
+
+
+def _recalled(maker: Maker, spec: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+    """What its family recalls of a spec, and its medium."""
+    try:
+        options = maker.recall(spec, origin)
+    except KeyError as error:  # of another medium than images it may lack what this family needs
+        raise BackboneError(f"{origin.who} does not describe a backbone: its spec lacks {error}") from error
+    return {**options, **({"medium": spec["medium"]} if "medium" in spec else {})}
 
 
 @guarded
@@ -334,7 +356,7 @@ def twin(spec: Mapping[str, Any], name: str, *, seed: int = 0, device: str = "au
         Its family has no untrained networks.
     """
     source = {"name": spec["architecture"], "weights": None, "random_seed": None}
-    options = maker_of(spec["architecture"]).recall(spec, Origin(source, None, trust, name))
+    options = _recalled(maker_of(spec["architecture"]), spec, Origin(source, None, trust, name))
     made = create(**{**options, "random_weights": True, "seed": seed}, device=device)
     return replace(made, name=f"{name} (random weights, seed {seed})")
 

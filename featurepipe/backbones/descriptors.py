@@ -40,13 +40,13 @@ class Descriptor(ABC):
         What to call it.
     device : str
         They run on the CPU.
-    transform : ImageTransform
+    transform : ImageTransform, or one of another medium
         From bytes to pixels.
     """
 
     name: str
     device: str = "cpu"
-    transform: ImageTransform = SQUASHED
+    transform: Any = SQUASHED  # an ImageTransform, or of another medium
     architecture: ClassVar[str]
     title: ClassVar[str]  # in prose
     parameters: ClassVar[Mapping[str, Any]] = {}

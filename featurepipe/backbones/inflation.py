@@ -121,7 +121,9 @@ def inflate(module: TimmModule, input_size: Sequence[int], frames: int, strides:
     if not 0 <= strides <= len(heights):
         raise BackboneError(f"{name} halves its pictures {len(heights)} times; strides is at most that, not {strides}")
     if frames % 2**strides:
-        raise BackboneError(f"{frames} frames cannot be halved {strides} times; choose frames={2**strides} times a number")
+        raise BackboneError(
+            f"{frames} frames cannot be halved {strides} times; choose frames={2**strides} times a number"
+        )
     halved, mixing = heights[:strides], 0
     for part, one in seen.items():
         left = frames // 2 ** sum(height > one.height for height in halved)

@@ -5,39 +5,46 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
-from featurepipe.images import ImageTransform
 from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
-from featurepipe.media import Transform
+from featurepipe.media import IMAGE, Transform
 
 SPEC_FORMAT = 1
 PENULTIMATE = "penultimate"
 # The shapes of what files say of a backbone.
+PIXELS = {
+    "input_size": [COUNT],
+    "interpolation": TEXT,
+    "mean": [NUMBER],
+    "std": [NUMBER],
+    "crop_pct": NUMBER,
+    "crop_mode?": TEXT,
+    "decoder?": TEXT,
+}
 SPEC = {
     "format?": COUNT,
     "architecture": TEXT,
     "arguments": Each(ANYTHING),
     "weights": (DIGEST, None),
-    "transform": {
-        "input_size": [COUNT],
-        "interpolation": TEXT,
-        "mean": [NUMBER],
-        "std": [NUMBER],
-        "crop_pct": NUMBER,
-        "crop_mode?": TEXT,
-        "decoder?": TEXT,
-    },
+    "transform": PIXELS,
     "layer": TEXT,
     "pooling": (TEXT, None),
     "precision": TEXT,
 }
+# Of other media: the transform is of the pictures that a network is shown, or says how a descriptor hears.
+OTHER = {
+    **SPEC,
+    "medium": TEXT,
+    "transform": {f"{key.removesuffix('?')}?": shape for key, shape in PIXELS.items()},
+    "windows?": Each(ANYTHING),
+}
 SOURCE = {"name": TEXT, "weights": (TEXT, None), "random_seed": (COUNT, None)}
-DESCRIPTION = {"name": TEXT, "fingerprint": DIGEST, "spec": SPEC, "source": SOURCE}
+DESCRIPTION = {"name": TEXT, "fingerprint": DIGEST, "source": SOURCE}
 
 
 TimmModule = Any  # a timm network: a torch.nn.Module with more methods, which torch does not declare
@@ -134,21 +141,25 @@ def make_spec(
     architecture: str,
     arguments: Mapping[str, Any],
     weights: str | None,
-    transform: ImageTransform,
+    transform: Transform,
     layer: str,
     pooling: str | None,
     precision: str,
 ) -> dict[str, Any]:
-    """Everything that decides a vector, as it will be read back from JSON: lists, no tuples."""
+    """Everything that decides a vector, as it will be read back from JSON: lists, no tuples.
+
+    It has a key ``medium`` where that is not images.
+    """
     spec = {
         "format": SPEC_FORMAT,
         "architecture": architecture,
         "arguments": dict(arguments),
         "weights": weights,
-        "transform": asdict(transform),
+        "transform": asdict(cast(Any, transform)),  # all of them are dataclasses
         "layer": layer,
         "pooling": pooling,
         "precision": precision,
+        **({} if transform.medium == IMAGE else {"medium": transform.medium}),
     }
     return plain(spec)
 
@@ -163,13 +174,24 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_description(described: Any) -> None:
     """Raise ValueError, naming the first value that does not fit, unless a file describes a backbone in this way."""
-    check(described, DESCRIPTION, "the backbone")
+    check(described, {**DESCRIPTION, "spec": Each(ANYTHING)}, "the backbone")
+    check(described["spec"], _shape(described["spec"]), "the backbone.spec")
 
 
 def check_shapes(spec: Any, source: Any) -> None:
     """Raise ValueError unless these are a spec, of one layer or of several, and a source."""
-    check(spec, {**SPEC, "layer": (TEXT, [TEXT])}, "the spec")
+    check(spec, {**_shape(spec), "layer": (TEXT, [TEXT])}, "the spec")
     check(source, SOURCE, "the source")
+
+
+def _shape(spec: Any) -> dict[str, Any]:
+    """The shape that a spec must have."""
+    return OTHER if isinstance(spec, dict) and "medium" in spec else SPEC
+
+
+def medium_of(spec: Mapping[str, Any]) -> str:
+    """What the backbone of a spec embeds."""
+    return spec.get("medium", IMAGE)
 
 
 def stage_of(spec: Mapping[str, Any]) -> str | None:

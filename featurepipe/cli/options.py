@@ -64,7 +64,7 @@ OUTPUT = options(STRICT, TOLD)
 SEED = flag(ProbeOptions, "seed")
 DEVICE, WEIGHTS, TRUST = (flag(OriginOptions, name) for name in ("device", "weights", "trust"))
 WORKERS = flag(ComputeOptions, "workers")
-COLUMNS = flags(ColumnOptions, panel="Table")
+COLUMNS = options(flags(ColumnOptions, panel="Table"), flags(ColumnOptions, panel="Medium"))
 GROUPING = options(flag(TableOptions, "group_column"), flag(TableOptions, "group_from"))
 CHOSEN = click.option(
     "-b",

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from featurepipe.vocabulary.names import KINDS, MULTI_LABEL
+from featurepipe.vocabulary.names import HANDMADE, KINDS, MULTI_LABEL
 
 SHOWN = 20  # predictions that are printed
 WIDTH = 80  # columns that most terminals have
-NAMES = {"pixels": "raw pixels", "random_backbone": "random backbone", "chance": "chance"}  # of baselines
+NAMES = {**HANDMADE, "random_backbone": "random backbone", "chance": "chance"}  # of baselines
 NO_REFERENCE = "No data were left to select on, so no row is named the best."
 MORE_COLUMNS = "widths, sizes, speeds and uncorrected p: -o FILE.html or FILE.csv"
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +12,36 @@ from featurepipe.errors import ManifestError
 from featurepipe.manifests.leftovers import RUBBISH, LeftOut
 from featurepipe.manifests.samples import Sample, Samples, Texts
 from featurepipe.manifests.splits import SPLITS, resembles_split, split_named
+from featurepipe.media import IMAGE, MEDIA, count_media
 
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico".split()  # noqa: SIM905
-)
 SAY_IT = "name them train/ val/ test/, or list the samples in a table with columns 'label' and 'split'"
 
 
-def read_folder(root: Path) -> tuple[Samples, LeftOut]:
-    """The samples of a folder, sorted, and what else is in it.
+def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut, str]:
+    """The samples of a folder, sorted, what else is in it, and their medium, which may be given.
 
     Raises
     ------
     ManifestError
-        No images, a layout that mixes two kinds, or folders that may be splits or classes.
+        No samples, several media, a layout that mixes two kinds, or folders that may be splits or classes.
     """
+    wanted = MEDIA[medium].suffixes | MEDIA[medium].also if medium else known_suffixes()
     ids, left_out = Texts(), LeftOut()
-    for id_ in _find_images(root, left_out):
+    for id_ in _find_files(root, wanted, left_out):
         ids.append(id_)
     if not ids:
-        known = " ".join(sorted(IMAGE_SUFFIXES))
+        known = MEDIA[medium or IMAGE]
         raise ManifestError(
             "; ".join(
-                [f"no images under {root}; name the folder that holds them (looked for {known})", *left_out.lines()[:2]]
+                [
+                    f"no {known.plural} under {root}; name the folder that holds them "
+                    f"(looked for {' '.join(sorted(known.suffixes))})",
+                    *left_out.lines()[:2],
+                ]
             )
         )
+    medium = medium or medium_of(ids, root)
+    what = MEDIA[medium].plural
     folders: dict[str, str] = {}  # top folder -> its first image
     loose = None
     for id_ in ids:
@@ -48,8 +52,8 @@ def read_folder(root: Path) -> tuple[Samples, LeftOut]:
             loose = id_
     if folders and loose is not None:
         raise ManifestError(
-            f"{root} mixes images ({loose}) with folders of images ({next(iter(folders))}/); "
-            "move the loose images away, or list the samples in a table"
+            f"{root} mixes {what} ({loose}) with folders of {what} ({next(iter(folders))}/); "
+            f"move the loose {what} away, or list the samples in a table"
         )
     is_split = _are_splits(root, list(folders))
     depth = 1 if is_split else 0  # where the class folder is in an id
@@ -59,13 +63,33 @@ def read_folder(root: Path) -> tuple[Samples, LeftOut]:
         split = split_named(parts[0]) if is_split else None
         label = parts[depth] if len(parts) > depth + 1 else None
         samples.append(Sample(id_, id_, label, split))
-    _check_mixed_labels(root, samples)
+    _check_mixed_labels(root, samples, what)
     left_out.barren = {
         name: count
         for name, count in left_out.barren.items()
         if name.count("/") == 1 or (is_split and name.partition("/")[0] in folders)
     }
-    return samples, left_out
+    return samples, left_out, medium
+
+
+def known_suffixes() -> frozenset[str]:
+    """Suffixes of the files of all media."""
+    return frozenset().union(*(medium.suffixes for medium in MEDIA.values()))
+
+
+def medium_of(places: Iterable[str], where: str | os.PathLike[str]) -> str:
+    """The one medium of files, by their suffixes; image where none of them is known.
+
+    Raises
+    ------
+    ManifestError
+        There are several.
+    """
+    counts = count_media(os.path.splitext(place)[1].lower() for place in places)
+    if len(counts) > 1:
+        held = " and ".join(f"{count:,} {MEDIA[name].plural if count > 1 else name}" for name, count in counts.items())
+        raise ManifestError(f"{where} holds {held}; choose which are meant with --medium {' or '.join(counts)}")
+    return next(iter(counts), IMAGE)
 
 
 def _are_splits(root: Path, folders: Sequence[str]) -> bool:
@@ -116,15 +140,17 @@ class _Level:
     found: bool = False
 
 
-def _find_images(root: str | Path, left_out: LeftOut) -> Iterator[str]:
-    """Relative POSIX paths of image files below `root`, sorted; hidden names are skipped, links are followed.
+def _find_files(root: str | Path, wanted: Collection[str], left_out: LeftOut) -> Iterator[str]:
+    """Relative POSIX paths of files below `root` whose suffix is wanted, sorted.
+
+    Hidden names are skipped, links are followed.
 
     A folder is entered under its own name, and once more through a link: both names are meant. Further links to it are
     left out, as paths through links that branch have no end, and so is a link that leads back up.
 
     With a slash at the end of what is a folder, sorting folder by folder gives the same order as sorting whole paths.
     """
-    levels = [_enter(str(root), "", _key(str(root)), False, left_out)]
+    levels = [_enter(str(root), "", _key(str(root)), False, wanted, left_out)]
     above, entered = {levels[0].key}, set[tuple[Key, bool]]()
     while levels:
         level = levels[-1]
@@ -145,7 +171,7 @@ def _find_images(root: str | Path, left_out: LeftOut) -> Iterator[str]:
             continue
         above.add(key)
         entered.add((key, linked))
-        levels.append(_enter(folder, level.prefix + name, key, linked, left_out))
+        levels.append(_enter(folder, level.prefix + name, key, linked, wanted, left_out))
 
 
 def _key(folder: str) -> Key:
@@ -156,9 +182,9 @@ def _key(folder: str) -> Key:
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)  # some systems number none
 
 
-def _enter(folder: str, prefix: str, key: Key, linked: bool, left_out: LeftOut) -> _Level:
+def _enter(folder: str, prefix: str, key: Key, linked: bool, wanted: Collection[str], left_out: LeftOut) -> _Level:
     before = left_out.files.total()
-    return _Level(folder, prefix, key, linked, _names(folder, left_out), before)
+    return _Level(folder, prefix, key, linked, _names(folder, wanted, left_out), before)
 
 
 def _leave(level: _Level, above: Sequence[_Level], left_out: LeftOut) -> None:
@@ -169,8 +195,8 @@ def _leave(level: _Level, above: Sequence[_Level], left_out: LeftOut) -> None:
         left_out.barren[level.prefix] = left_out.files.total() - level.before
 
 
-def _names(folder: str, left_out: LeftOut) -> Iterator[str]:
-    """Sorted names of the images and, with a slash, of the folders in a folder; counts what else there is."""
+def _names(folder: str, wanted: Collection[str], left_out: LeftOut) -> Iterator[str]:
+    """Sorted names of the wanted files and, with a slash, of the folders in a folder; counts what else there is."""
     names = []
     try:
         for entry in os.scandir(folder):
@@ -184,7 +210,7 @@ def _names(folder: str, left_out: LeftOut) -> Iterator[str]:
                 names.append(name + "/")
             elif not _is_file(entry):
                 left_out.special += 1
-            elif suffix in IMAGE_SUFFIXES:
+            elif suffix in wanted:
                 names.append(name)
             else:
                 left_out.files[suffix] += 1
@@ -216,14 +242,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file()
 
 
-def _check_mixed_labels(root: Path, samples: Sequence[Sample]) -> None:
-    """Refuse a split folder that holds both loose images and class folders."""
+def _check_mixed_labels(root: Path, samples: Sequence[Sample], what: str) -> None:
+    """Refuse a split folder that holds both loose files and class folders."""
     first: dict[tuple[str | None, bool], str] = {}
     for sample in samples:
         first.setdefault((sample.split, sample.label is None), sample.id)
     for split in SPLITS:
         if (split, True) in first and (split, False) in first:
             raise ManifestError(
-                f"{root} mixes loose images ({first[split, True]}) with class folders ({first[split, False]}); "
-                "move the loose images into class folders"
+                f"{root} mixes loose {what} ({first[split, True]}) with class folders ({first[split, False]}); "
+                f"move the loose {what} into class folders"
             )

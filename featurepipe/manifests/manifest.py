@@ -10,12 +10,13 @@ from pathlib import Path
 
 from featurepipe.errors import ManifestError
 from featurepipe.manifests.columns import check_columns, remarks
-from featurepipe.manifests.folders import read_folder
+from featurepipe.manifests.folders import medium_of, read_folder
 from featurepipe.manifests.groups import check_groups, check_pattern, group_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.manifests.tables import TABLE_SUFFIXES, Table
+from featurepipe.media import MEDIA
 from featurepipe.sources import Files, Source
 
 ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
@@ -33,11 +34,14 @@ class Manifest:
         Sorted by id; ids are unique.
     left_out : LeftOut
         What else there was.
+    medium : str or None
+        What the samples are; None where nobody has said it.
     """
 
     source: Source
     samples: Sequence[Sample]
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    medium: str | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -59,25 +63,28 @@ def read(
     label_column: str | None = None,
     group_column: str | None = None,
     group_from: str | None = None,
+    medium: str | None = None,
 ) -> Manifest:
     """Read the manifest of a folder or a table.
 
     Parameters
     ----------
     source : path
-        Folder of images, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+        Folder of images or sounds, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
     path_column, label_column : str, optional
         The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     group_column : str, optional
         The table's column of groups, if it is not called ``group``.
     group_from : str, optional
         A regular expression that finds each sample's group in its path; see `featurepipe.manifests.group_of`.
+    medium : str, optional
+        What the samples are, one of `featurepipe.media.MEDIA`; by default by the suffixes of their files.
 
     Raises
     ------
     ManifestError
-        Nothing there, no images, a layout that mixes two kinds, rows that contradict each other, missing files, unknown
-        splits, a group on two sides of a split, or a table that cannot be read for certain.
+        Nothing there, no samples, several media, a layout that mixes two kinds, rows that contradict each other,
+        missing files, unknown splits, a group on two sides of a split, or a table that cannot be read for certain.
     DependencyMissing
         A Parquet table without pyarrow installed.
 
@@ -90,7 +97,9 @@ def read(
     path = Path(source)
     if group_column is not None and group_from is not None:
         raise ManifestError("groups are in a column or in the paths; leave out --group or --group-from")
-    found = _read(path, path_column, label_column, group_column)
+    if medium not in (None, *MEDIA):
+        raise ManifestError(f"medium {medium!r} is unknown; use {', '.join(MEDIA)}")
+    found = _read(path, path_column, label_column, group_column, medium)
     if group_from is not None:
         pattern = check_pattern(group_from)
         grouped = Samples(one._replace(group=group_of(one.place, pattern)) for one in found.samples)
@@ -99,13 +108,15 @@ def read(
     return found
 
 
-def _read(path: Path, path_column: str | None, label_column: str | None, group_column: str | None) -> Manifest:
+def _read(
+    path: Path, path_column: str | None, label_column: str | None, group_column: str | None, medium: str | None
+) -> Manifest:
     if path.is_dir():
         if any(name is not None for name in (path_column, label_column, group_column)):
             raise ManifestError(
                 f"{path} is a folder, which has no columns; leave out --path-column, --label-column and --group"
             )
-        return Manifest(Files(str(path)), *read_folder(path))
+        return Manifest(Files(str(path)), *read_folder(path, medium))
     if not path.exists():
         raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
     if path.suffix.lower() not in TABLE_SUFFIXES:
@@ -113,7 +124,8 @@ def _read(path: Path, path_column: str | None, label_column: str | None, group_c
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
-    return _read_table(path, path_column or "path", label_column, group_column)
+    found = _read_table(path, path_column or "path", label_column, group_column)
+    return replace(found, medium=medium or medium_of((one.place for one in found.samples), path))
 
 
 def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:

@@ -13,6 +13,7 @@ from featurepipe.manifests.leftovers import shortened
 from featurepipe.manifests.lookalikes import look_alike, name_alike
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.splits import SPLITS
+from featurepipe.media import IMAGE
 
 NAMED = 8  # classes that a line names
 
@@ -63,12 +64,12 @@ def describe(manifest: Manifest) -> list[str]:
         notes.append(
             f"classes that look alike: {name_alike(found['look_alike'])}; write them in one way if they are one"
         )
-    return [_found(found), *(f"note: {note}" for note in notes)]
+    return [_found(found, manifest.medium or IMAGE), *(f"note: {note}" for note in notes)]
 
 
-def _found(found: dict[str, Any]) -> str:
+def _found(found: dict[str, Any], medium: str) -> str:
     classes, images = found["classes"], found["images"]
-    parts = [f"found {images:,} image{'s' * (images != 1)}"]
+    parts = [f"found {images:,} {medium}{'s' * (images != 1)}"]
     if classes:
         one, several = ("label", "labels") if found["is_sets"] else ("class", "classes")
         named = shortened([f"{label} ({count:,})" for label, count in classes.items()], NAMED)

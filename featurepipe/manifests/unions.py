@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.folders import medium_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
@@ -15,7 +16,11 @@ from featurepipe.sources import Files
 
 
 def gather(
-    places: Sequence[str | os.PathLike[str]], *, path_column: str | None = None, label_column: str | None = None
+    places: Sequence[str | os.PathLike[str]],
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    medium: str | None = None,
 ) -> Manifest:
     """One manifest of images, folders and tables.
 
@@ -28,6 +33,8 @@ def gather(
         A file without a table's suffix is an image, whatever its suffix: whether it can be read shows later.
     path_column, label_column : str, optional
         As for `read`, of the tables among them.
+    medium : str, optional
+        As for `read`.
 
     Raises
     ------
@@ -46,19 +53,20 @@ def gather(
                 f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
             )
     if len(places) == 1 and not _is_image(places[0]):
-        return read(places[0], **_columns(places[0], path_column, label_column))
+        return read(places[0], medium=medium, **_columns(places[0], path_column, label_column))
     found, left_out = dict[str, Sample](), LeftOut()
     for place in places:
         if _is_image(place):
             found[str(place)] = Sample(str(place), str(place), None, None)
             continue
-        manifest = read(place, **_columns(place, path_column, label_column))
+        manifest = read(place, medium=medium, **_columns(place, path_column, label_column))
         left_out.add(manifest.left_out)
         for sample in manifest.samples:
             path = str(manifest.file(sample))
             id_ = path if sample.part is None else f"{path}#{sample.part}"
             found[id_] = sample._replace(id=id_, place=path)
-    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out)
+    medium = medium or medium_of((sample.place for sample in found.values()), "what is given")
+    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out, medium)
 
 
 def _is_image(place: str | os.PathLike[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Spans: parts of what lasts, such as a video, as ``START-STOP`` in seconds."""
+"""Spans: parts of a sound or a video, as ``START-STOP`` in seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from featurepipe.errors import SampleError
 
 SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)-([0-9]{1,9}(?:\.[0-9]{1,9})?)")
-SLACK = 0.001  # seconds: lengths are rounded in names
+DECIMALS = 3  # of a second, in names
 
 
 def span_of(part: str, length: float) -> tuple[float, float]:
@@ -35,6 +35,17 @@ def span_of(part: str, length: float) -> tuple[float, float]:
     start, stop = map(float, found.groups())
     if start >= stop:
         raise SampleError(f"the span {part} is empty; its end must come after its start")
-    if stop > length + SLACK:
+    if stop > length + 10**-DECIMALS:
         raise SampleError(f"the span {part} reaches beyond the end, which is at {length:.3f} seconds")
     return start, min(stop, length)
+
+
+def span_name(start: float, stop: float) -> str:
+    """The text that `span_of` reads; whole seconds have one decimal.
+
+    Examples
+    --------
+    >>> span_name(12, 14.25)
+    '12.0-14.25'
+    """
+    return f"{round(float(start), DECIMALS)}-{round(float(stop), DECIMALS)}"

@@ -6,9 +6,10 @@ from featurepipe import models
 from featurepipe.cards import Card, ClassFigures, Figures
 from featurepipe.reports.drawings import bars, curves
 from featurepipe.reports.markup import Html, join, percent, section, table, tag
-from featurepipe.reports.sections import LOWEST, OPEN, copies, no_test, what_it_is
+from featurepipe.reports.sections import LOWEST, OPEN, compared, copies, no_test, what_it_is
+from featurepipe.vocabulary.names import HANDMADE
 
-FOR_SETS = {"chance": "chance", "pixels": "raw pixels", "random_backbone": "random backbone"}
+FOR_SETS = {"chance": "chance", **HANDMADE, "random_backbone": "random backbone"}
 
 
 def headline(model: models.Model, title: str, data: str, figures: Figures) -> Html:
@@ -26,7 +27,7 @@ def headline(model: models.Model, title: str, data: str, figures: Figures) -> Ht
 
 def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card.baselines[key] for key, name in FOR_SETS.items()}
+    found = {name: card.baselines[key] for key, name in compared(card, FOR_SETS).items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
     what = f"mAP on {card.evaluated_on}. Chance is the mean share of images that have a label."

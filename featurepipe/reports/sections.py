@@ -24,8 +24,9 @@ from featurepipe.reports.markup import (
     wilson_text,
 )
 from featurepipe.statistics.intervals import interval_of
+from featurepipe.vocabulary.names import HANDMADE
 
-BASELINE_LABELS = {"majority": "majority class", "pixels": "raw pixels", "random_backbone": "random backbone"}
+BASELINE_LABELS = {"majority": "majority class", **HANDMADE, "random_backbone": "random backbone"}
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 ROOM = 1.3  # between the last number of shots and all labels, so that both can be written below a curve
 OPEN = 30  # classes up to which the whole per-class table lies open
@@ -92,9 +93,14 @@ def warnings(model: models.Model) -> Html:
     )
 
 
+def compared(card: Card, labels: Mapping[str, str]) -> dict[str, str]:
+    """The names of baselines, without the hand-made ones of other media."""
+    return {key: name for key, name in labels.items() if key not in HANDMADE or key in card.baselines}
+
+
 def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card.baselines.get(key) for key, name in BASELINE_LABELS.items()}
+    found = {name: card.baselines.get(key) for key, name in compared(card, BASELINE_LABELS).items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
     what, commonest = "model" if card.tuned else "probe", card.majority_class  # which files of before lack
@@ -142,7 +148,7 @@ def few_labels(card: Card, figures: Figures) -> Html:
         [f"{one.shots:,}", f"{one.shots * classes:,}", *map(_span_text, spans)]
         for one, *spans in zip(few, *lines.values(), strict=True)
     ]
-    end = {mine: top1, **{name: card.baselines.get(key) for key, name in BASELINE_LABELS.items()}}
+    end = {mine: top1, **{name: card.baselines.get(key) for key, name in compared(card, BASELINE_LABELS).items()}}
     ends = [end.get(name) for name in lines]
     rows.append(["all", f"{whole:,}", *("" if top1 is None else percent(top1) for top1 in ends)])
     what = (

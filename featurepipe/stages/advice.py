@@ -24,6 +24,7 @@ from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import EntryOptions
+from featurepipe.vocabulary.names import HANDMADE
 
 MOST = 5000  # images to train on, and to select on: of more a draw is measured, so that advice takes seconds
 
@@ -187,8 +188,8 @@ def _baselines(ready: Prepared, digests: np.ndarray) -> dict[str, np.ndarray]:
     found = {}
     for entry in ready.store.entries():
         random = entry.spec["architecture"] == ready.entry.spec["architecture"] and entry.layer == ready.entry.layer
-        if entry.is_baseline and (random or entry.spec["architecture"] == backbones.PIXELS):
-            name = "untrained copy" if random else "raw pixels"
+        if entry.is_baseline and (random or entry.spec["architecture"] in HANDMADE):
+            name = "untrained copy" if random else HANDMADE[entry.spec["architecture"]]
             if set(digests) <= entry.places().keys() and entry.fingerprint != ready.entry.fingerprint:
                 found[name] = _embeddings(entry, digests)
     return found

@@ -118,7 +118,7 @@ def _drift(
     vectors = exact.split(np.stack([memory.vectors[digest] for digest in found]))  # (n, D) of each layer
     files = ((one.read(), one.part) for one in todo if one.digest in memory.vectors)
     pairs = ((made.transform.decode(file, part), exact.transform.decode(file, part)) for file, part in files)
-    pixels = max(int(np.abs(one.astype(np.int16) - other).max()) for one, other in pairs)
+    pixels = max(int(np.nanmax(np.abs(one.astype(np.float32) - other))) for one, other in pairs)
     return [
         _layer_drift(entry, [of[digest] for digest in found], wanted, pixels)
         for entry, of, wanted in zip(entries, places, vectors, strict=True)

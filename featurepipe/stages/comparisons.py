@@ -28,6 +28,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, sizes
 from featurepipe.matrices.scratch import check_scores
+from featurepipe.media import IMAGE
 from featurepipe.memory import available
 from featurepipe.models.candidates import tuned_on
 from featurepipe.probes.notes import fit_notes
@@ -39,7 +40,7 @@ from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import CompareOptions
-from featurepipe.vocabulary.names import BASELINES
+from featurepipe.vocabulary.names import BASELINES, HANDMADE
 
 SUFFIXES = (".html", ".csv")
 ABSENT = "no row for "  # how a note on a baseline begins that cannot be made
@@ -218,7 +219,7 @@ def _check_rows(
             raise ComparisonError(
                 f"{here} ({why}); name another --kind, or extract another backbone where the images are"
             )
-        more = "simple" if baselines == "none" and known != backbones.PIXELS else "full"
+        more = "simple" if baselines == "none" and known not in HANDMADE else "full"
         raise ComparisonError(
             f"{here}; extract another backbone into the store, name another --kind, or add --baselines {more}"
         )
@@ -233,10 +234,11 @@ def _wanted(
     contenders: Sequence[Contender], which: str, seed: int, device: str, trust: bool, learn: Callable[[], Extractor]
 ) -> dict[str, Callable[[], Extractor]]:
     """Baselines by name, each to be made when its turn comes."""
-    wanted: dict[str, Callable[[], Extractor]] = {backbones.PIXELS: backbones.Pixels}
+    medium = backbones.medium_of(contenders[0].entry.spec)
+    wanted = dict(backbones.SIMPLE[medium])
     if which == "full":
-        wanted |= {backbones.HOG: backbones.Hog, backbones.COLOR_HISTOGRAM: backbones.ColorHistogram}
-        wanted[backbones.SIFT] = learn
+        wanted |= backbones.FURTHER.get(medium, {})
+        wanted |= {backbones.SIFT: learn} if medium == IMAGE else {}
         for entry in (contender.entry for contender in contenders):
             if not entry.is_baseline and entry.layer == PENULTIMATE:
                 name = entry.provenance["source"]["name"]

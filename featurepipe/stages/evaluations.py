@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import manifests, matrices, models, probes
+from featurepipe import backbones, manifests, matrices, models, probes
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import check_finite, headline, labelled
 from featurepipe.signatures import spread
+from featurepipe.stages import clips
 from featurepipe.stages.extractions import rejected_samples
 from featurepipe.stages.predictions import _embed
 from featurepipe.stores import Entry, Store
@@ -78,7 +79,9 @@ def evaluate(
         check_finite(matrix, entry)
         models.check_width(loaded, matrix.X.shape[1], model)
     else:
-        manifest = manifests.read_aloud(data, listener, **vars(columns))
+        medium = backbones.medium_of(loaded.backbone["spec"])
+        manifest = clips.read(data, columns, listener, medium)
+        clips.check_medium(medium, manifest, str(model))
         found = {"found": manifests.summarise(manifest)}
         _check_labels(manifest, loaded)
         extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)

@@ -1,4 +1,4 @@
-"""The stage `extract`: images → shards."""
+"""The stage `extract`: samples → shards."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.signatures import spread
 from featurepipe.sources import Source, lasting_root
+from featurepipe.stages import clips
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
@@ -98,11 +99,12 @@ def extract(
     started = time.perf_counter()
     if len(compute.devices) > 1:
         extraction.check_main()
-    manifest = data if isinstance(data, Manifest) else manifests.read_aloud(data, listener, **vars(table))
+    manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
         options = {**options, "layers": layers}
     place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
-    extractor = make_extractor(backbone, options, listener, place)
+    extractor = make_extractor(backbone, options, listener, place, manifest.medium)
+    clips.check_medium(extractor.transform.medium, manifest, extractor.name)
     target = Store.create(place)
     with target.lock():
         checking = time.perf_counter()
@@ -225,8 +227,11 @@ def make_extractor(
     options: Mapping[str, Any],
     listener: Listener,
     store: str | Path,
+    medium: str | None = None,
 ) -> Extractor:
-    """The backbone itself, or the one of that name, as `store` holds it; a download that takes its time is announced.
+    """The backbone itself, or the one of that name for a medium, as `store` holds it.
+
+    A download that takes its time is announced.
 
     Raises
     ------
@@ -246,7 +251,7 @@ def make_extractor(
     if not given and backbones.fetches(name):
         waiting.start()
     try:
-        made = create(name, **options)
+        made = create(name, medium=medium, **options)
         for note in getattr(made, "notes", ()):
             listener.note(note)
         return follow_store(store, made, options, listener)
@@ -363,7 +368,9 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None) ->
     stage = backbones.stage_of(extractor.members[0].spec)
     which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
     name = f"demo network ({extractor.name})" if bundled else extractor.name
-    said = f"{samples:,} image{'' if samples == 1 else 's'} · {name}{which} on {extractor.device}"
+    said = (
+        f"{samples:,} {extractor.transform.medium}{'' if samples == 1 else 's'} · {name}{which} on {extractor.device}"
+    )
     said += f" in {extractor.spec['precision']}" if extractor.spec["precision"] != "fp32" else ""
     if cached is None:
         return said

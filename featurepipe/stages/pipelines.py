@@ -15,6 +15,7 @@ from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.probes.options import Options
 from featurepipe.signatures import spread
+from featurepipe.stages import clips
 from featurepipe.stages.evaluations import evaluate
 from featurepipe.stages.extractions import default_name, extract, make_extractor
 from featurepipe.stages.probes import probe
@@ -91,10 +92,10 @@ def run(
     else:
         options |= {"device": wanted.device, "seed": recipe.seed}
     listener = Once(listener)  # stages say the same of the same images
-    manifest = manifests.read_aloud(data, listener, **vars(table))
+    manifest = clips.read(data, table, listener)
     check = manifests.check_label_sets if recipe.multi_label else manifests.check_labels
     check(manifest.samples)  # here, not after an hour of embedding
-    extractor = make_extractor(backbone, options, listener, store)
+    extractor = make_extractor(backbone, options, listener, store, manifest.medium)
     if not isinstance(extractor.spec["layer"], str):
         raise BackboneError("run takes one layer; for several use extract and probe, each with --layers")
     if wanted.promote is not None:

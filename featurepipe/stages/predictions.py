@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from featurepipe import extraction, manifests, matrices, models
+from featurepipe import backbones, extraction, manifests, matrices, models
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError
 from featurepipe.extraction import Settings
@@ -20,6 +20,7 @@ from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
 from featurepipe.signatures import spread
+from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
@@ -103,7 +104,9 @@ def predict(
     if path is not None:
         inputs = [model, *places, origin.weights, loaded.backbone["source"]["weights"]]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
-    manifest = manifests.gather(places, **vars(columns))
+    medium = backbones.medium_of(loaded.backbone["spec"])
+    manifest = clips.gather(places, columns, listener, medium)
+    clips.check_medium(medium, manifest, str(model))
     if path is not None and path.exists():
         images = map(manifest.file, manifest.samples)
         check_output(path, "table of predictions", is_prediction, images, force=force)
@@ -160,8 +163,8 @@ def _embed(
         id_, reason = next(iter(rejects.items()))
         if len(rows) == 1:
             raise ManifestError(f"{manifest.file(rows[0].sample)} cannot be read: {reason}")
-        where = "these images" if manifest.root == Path() else manifest.root
-        raise ManifestError(f"no image of {where} can be read; first reason: {reason} ({id_})")
+        where = f"these {extractor.transform.medium}s" if manifest.root == Path() else manifest.root
+        raise ManifestError(f"no {extractor.transform.medium} of {where} can be read; first reason: {reason} ({id_})")
     matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
     return matrix, [row.sample for row in held], rejects
 

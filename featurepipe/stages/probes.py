@@ -40,8 +40,9 @@ from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import EntryOptions, OriginOptions
+from featurepipe.vocabulary.names import HANDMADE
 
-BASELINE_NAMES = {"pixels": "raw pixels", "random_backbone": "the same network untrained"}
+BASELINE_NAMES = {**HANDMADE, "random_backbone": "the same network untrained"}
 # The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
 Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
@@ -194,7 +195,8 @@ def probe_prepared(
         for means, other in zip(means_beside, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
             means[name] = other["mean"]
     notes += absent
-    names = ("chance" if recipe.multi_label else "majority", "pixels", "random_backbone")
+    simple = backbones.SIMPLE[backbones.medium_of(found.entry.spec)]
+    names = ("chance" if recipe.multi_label else "majority", *simple, "random_backbone")
     told: dict[str, Any] = {"layers": list(compared)} if compared else {}
     card = Card(
         data=found.data(len(fitted.classes), **(about or {})),
@@ -314,9 +316,10 @@ def load_baselines(
 
 def _baseline_extractors(entry: Entry, recipe: Options, where: OriginOptions) -> dict[str, Callable[[], Extractor]]:
     """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
-    if recipe.baselines == "none" or entry.spec["architecture"] == backbones.PIXELS:
+    simple = backbones.SIMPLE[backbones.medium_of(entry.spec)]
+    if recipe.baselines == "none" or entry.spec["architecture"] in simple:
         return {}
-    found: dict[str, Callable[[], Extractor]] = {"pixels": backbones.Pixels}
+    found = dict(simple)
     if recipe.baselines == "full" and not entry.is_handmade:
         name = entry.provenance["source"]["name"]
         how: dict[str, Any] = {"seed": recipe.seed, "device": where.device, "trust": where.trust}

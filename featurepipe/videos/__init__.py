@@ -5,6 +5,7 @@ Frames are turned upright as the file says. What decodes counts, if all the fram
 of which one is missing or broken is refused, and no frame is ever replaced by its neighbour.
 """
 
+from featurepipe.videos.files import duration, require_av
 from featurepipe.videos.transforms import VideoTransform
 
-__all__ = ["VideoTransform"]
+__all__ = ["VideoTransform", "duration", "require_av"]

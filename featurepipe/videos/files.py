@@ -120,6 +120,11 @@ def frames_of(data: bytes) -> Frames:
     return Frames(*ordered, unit, end, end if whole else promised, size)
 
 
+def duration(data: bytes) -> float:
+    """Seconds of a video; a VideoError where it is broken."""
+    return frames_of(data).promised
+
+
 def _promised(container: Any, stream: Any) -> float:
     """Seconds that the header says; 0 where it says nothing."""
     if stream.duration is not None:

@@ -34,8 +34,8 @@ class VideoTransform(ImageTransform):
     fps : float or None
         Frames a second within a clip. None: the frames of all clips are evenly spaced over the whole.
     resize : tuple of int or None
-        Height and width to which frames are resized before the crop, without antialiasing, where a network wants that
-        instead of `crop_pct`.
+        Height and width, or the short side, to which frames are resized before the crop, without antialiasing, where a
+        network wants that instead of `crop_pct`.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class VideoTransform(ImageTransform):
     clips: int = 8
     length: int = 1
     fps: float | None = None
-    resize: tuple[int, int] | None = None
+    resize: tuple[int, ...] | None = None
     medium: ClassVar[str] = "video"
 
     @classmethod
@@ -60,7 +60,9 @@ class VideoTransform(ImageTransform):
     def from_mapping(cls, values: Mapping[str, Any]) -> VideoTransform:
         """As `ImageTransform.from_mapping`, with the values that say which frames there are."""
         frame = ImageTransform.from_mapping(values)
-        own = {one.name: values[one.name] for one in fields(cls) if one.name not in asdict(frame) and one.name in values}
+        own = {
+            one.name: values[one.name] for one in fields(cls) if one.name not in asdict(frame) and one.name in values
+        }
         if own.get("resize") is not None:
             own["resize"] = tuple(own["resize"])
         made = cls(**asdict(frame), **own)

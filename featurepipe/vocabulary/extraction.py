@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featurepipe.vocabulary.flags import Flag, option
-from featurepipe.vocabulary.names import SWITCH
+from featurepipe.vocabulary.names import MEDIA, SWITCH
 
-TABLE, COMPUTE = "Table", "Compute"  # panels
+TABLE, COMPUTE, MEDIUM = "Table", "Compute", "Medium"  # panels
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,46 @@ class ColumnOptions:
         None,
         "The table's column of labels, if it is not called ``label``.",
         Flag(("--label-column",), "Column that holds the labels.  [default: label]", TABLE, metavar="NAME"),
+    )
+    medium: str | None = option(
+        None,
+        "What the samples are; by default what the suffixes of the files say. Named, it also takes the sound tracks of "
+        "videos, and leaves out files of other media.",
+        Flag(
+            ("--medium",),
+            "What the samples are. sound also takes the sound tracks of videos.  [default: what the files' suffixes "
+            "say]",
+            MEDIUM,
+            choices=MEDIA,
+        ),
+        shape="str, optional",
+    )
+    clip_seconds: float | None = option(
+        None,
+        "Make a sample of each clip of this many seconds, instead of one of each file. Clips of one file have its "
+        "label, and stay on one side of every split.",
+        Flag(
+            ("--clip-seconds",),
+            "Make a sample of each clip of this length, instead of one of each file.",
+            MEDIUM,
+            "number",
+            least=0,
+            above=True,
+            metavar="S",
+        ),
+    )
+    hop_seconds: float | None = option(
+        None,
+        "Seconds from the start of one clip to that of the next; by default clips follow each other without a gap.",
+        Flag(
+            ("--hop-seconds",),
+            "Seconds from the start of one clip to that of the next.  [default: as --clip-seconds]",
+            MEDIUM,
+            "number",
+            least=0,
+            above=True,
+            metavar="S",
+        ),
     )
 
 

@@ -22,6 +22,8 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
+MEDIA = ("image", "sound", "video")  # what a sample is made of
+HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "color-motion": "colours and motion"}  # in prose, of each medium
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")

@@ -6,17 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
+from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.backbones.specs import medium_of
 from featurepipe.errors import BackboneError
+from featurepipe.media import IMAGE
 
 MAKERS: dict[str, Maker] = {}  # by family; of a bare name, the first that knows it has it
 MAKERS |= {
     maker.family: maker
-    for maker in (Descriptors(), Modules(), ModelFiles(MAKERS), TimmNetworks(), TorchvisionNetworks())
+    for maker in (
+        Descriptors(),
+        SoundDescriptors(),
+        Modules(),
+        ModelFiles(MAKERS),
+        TimmNetworks(),
+        TorchvisionNetworks(),
+        InflatedNetworks(),
+    )
 }
 
 __all__ = [
@@ -45,8 +57,8 @@ def is_handmade(spec: Mapping[str, Any]) -> bool:
 
 
 def is_tunable(spec: Mapping[str, Any]) -> bool:
-    """Whether what a spec describes can be fine-tuned; not of a family that is unknown here."""
-    return (maker := _known(spec)) is not None and maker.tunable
+    """Whether what a spec describes can be fine-tuned; not of a family that is unknown here, nor on other media."""
+    return (maker := _known(spec)) is not None and maker.tunable and medium_of(spec) == IMAGE
 
 
 def _known(spec: Mapping[str, Any]) -> Maker | None:
