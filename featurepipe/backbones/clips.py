@@ -55,7 +55,7 @@ class Clips(Backbone):
 
     @cached_property
     def members(self) -> tuple[Clips, ...]:
-        """This alone, or the same with each of several layers."""
+        """Itself alone, or the same with each of several layers."""
         each = zip(self.layers, self.widths, strict=bool(self.widths))
         several = (replace(self, spec={**self.spec, "layer": one}, width=width, widths=()) for one, width in each)
         return tuple(several) or (self,)
