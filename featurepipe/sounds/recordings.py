@@ -19,6 +19,7 @@ CHANNELS = 16  # at most
 RATES = (1_000, 768_000)  # samples per second, from and to
 TAIL = 0.1  # seconds that may be missing at the end, as lengths in headers are not always exact
 BLOCK = 2**16  # frames that are read at a time, where a length has to be counted
+ROLL = Fraction(1, 2)  # seconds before a span where FFmpeg begins: what comes first after a jump is not right yet
 UNKNOWN = 2**60  # frames: libsndfile says more than this of a stream whose length it does not know
 # What FFmpeg may take a file for: nothing that names other files, as playlists do.
 FORMATS = "mov,mp4,m4a,matroska,webm,aac,avi,asf,ogg,mp3,flac,wav,aiff,mpegts,mpeg,flv,caf,amr"
@@ -148,7 +149,8 @@ class _FFmpeg(Recording):
         from av.audio.resampler import AudioResampler
 
         base, plain = self._stream.time_base, AudioResampler(format="fltp")
-        self._container.seek(int((Fraction(start, self.rate) + self._begin) / base), stream=self._stream)
+        begin = max(Fraction(start, self.rate) - ROLL, 0) + self._begin
+        self._container.seek(int(begin / base), stream=self._stream)
         at = start
         for frame in self._container.decode(self._stream):
             if frame.pts is not None:
@@ -177,9 +179,9 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except (soundfile.SoundFileError, TypeError) as error:
-        with _of_ffmpeg(data, _line(error)) as recording:
-            recording.check()
-            yield recording
+        with _of_ffmpeg(data, _line(error)) as track:
+            track.check()
+            yield track
         return
     try:
         with file:
