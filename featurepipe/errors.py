@@ -7,7 +7,8 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── SampleError (ValueError)          bytes that cannot become an input of a network, whatever their medium
     │   ├── ImageError                    bytes that cannot become pixels
     │   ├── SoundError                    bytes that cannot become a spectrogram
-    │   └── TextError                     bytes that are not a text
+    │   ├── TextError                     bytes that are not a text
+    │   └── VideoError                    bytes that cannot become frames
     ├── BackboneError (ValueError)        an architecture, weights file or transform that does not fit
     │   ├── WeightsUnavailable (OSError)  weights that could not be downloaded or found
     │   └── OutOfMemory (MemoryError)     a device too small for that many images at once
@@ -51,6 +52,10 @@ class SoundError(SampleError):
 
 class TextError(SampleError):
     """Bytes cannot be read as a text."""
+
+
+class VideoError(SampleError):
+    """Bytes cannot be turned into the frames of a video."""
 
 
 class BackboneError(FeaturepipeError, ValueError):

@@ -21,6 +21,7 @@ ROWS = (
     ("sources",),
     ("manifests",),
     ("images", "sounds", "texts"),
+    ("videos",),
     ("backbones",),
     ("shards",),
     ("stores",),

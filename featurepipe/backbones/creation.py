@@ -127,7 +127,7 @@ def create(
         trust,
         download,
     )
-    return made_for(medium, maker.create(known, request))
+    return made_for(medium, maker.create(known, request), request.transform)
 
 
 def _check_kinds(name: object, weights: object) -> None:
@@ -215,7 +215,11 @@ def create_layers(
         widths=widths,
     )
     _check_penultimate(made)
-    return made_for(medium, made if precision == tried else made.adapted(precision=choose_precision(made)))
+    return made_for(
+        medium,
+        made if precision == tried else made.adapted(precision=choose_precision(made)),
+        _chosen(options.get("transform")),
+    )
 
 
 def _in_order(named: Sequence[str], backbone: Backbone) -> list[str]:

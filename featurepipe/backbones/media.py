@@ -5,8 +5,11 @@ A new medium is a line in each of the tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from featurepipe.backbones.clips import over_frames
+from featurepipe.backbones.color_motion import COLOR_MOTION, ColorMotion
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.sentence_encoders import PACKAGED
@@ -16,17 +19,25 @@ from featurepipe.backbones.specs import Extractor
 from featurepipe.backbones.tfidf import TFIDF, Tfidf
 from featurepipe.errors import BackboneError
 from featurepipe.media import IMAGE, MEDIA
+from featurepipe.videos import VideoTransform
 
+VIDEO = VideoTransform.medium
 Makes = dict[str, Callable[[], Extractor]]  # name → what makes it
 # medium → its hand-made baseline
-SIMPLE: dict[str, Makes] = {IMAGE: {PIXELS: Pixels}, "sound": {MFCC: Mfcc}, "text": {TFIDF: Tfidf}}
+SIMPLE: dict[str, Makes] = {
+    IMAGE: {PIXELS: Pixels},
+    "sound": {MFCC: Mfcc},
+    "text": {TFIDF: Tfidf},
+    VIDEO: {COLOR_MOTION: ColorMotion},
+}
 FURTHER: dict[str, Makes] = {IMAGE: {HOG: Hog, COLOR_HISTOGRAM: ColorHistogram}}  # others, which a comparison may add
 OWN = {"text": (PACKAGED, "sentence-transformers:NAME", "word2vec:FILE", "model2vec:NAME")}  # networks of its own
 DEFAULT = {"text": PACKAGED}  # the backbone of a medium, where none is named
-SHOWN: dict[str, Callable[[Backbone], Extractor]] = {"sound": hear}  # medium → what makes an image network one for it
+# medium → what makes an image network one for it, with the values of the transform that are the caller's own choice
+SHOWN: dict[str, Callable[[Backbone, Mapping[str, Any]], Extractor]] = {"sound": hear, VIDEO: over_frames}
 
 
-def made_for(medium: str | None, extractor: Extractor) -> Extractor:
+def made_for(medium: str | None, extractor: Extractor, chosen: Mapping[str, Any] | None = None) -> Extractor:
     """A backbone for a medium: itself, or what an image network becomes for another one.
 
     Raises
@@ -35,6 +46,8 @@ def made_for(medium: str | None, extractor: Extractor) -> Extractor:
         It cannot embed that medium.
     """
     own = extractor.transform.medium
+    if own != VIDEO and medium != VIDEO and (unfit := [key for key in ("clips", "fps") if key in (chosen or {})]):
+        raise BackboneError(f"{unfit[0]} is for videos; {extractor.name} is given {medium or own}s, so leave it out")
     if medium in (None, own):
         return extractor
     if own != IMAGE or medium not in SHOWN or not isinstance(extractor, Backbone):
@@ -42,4 +55,4 @@ def made_for(medium: str | None, extractor: Extractor) -> Extractor:
         fitting = ", ".join([*OWN.get(medium, ()), *SIMPLE.get(medium, ())])
         such = f", such as {fitting}" if fitting else ""
         raise BackboneError(f"{extractor.name} is for {own}s, not for {plural}; choose a backbone for them{such}")
-    return SHOWN[medium](extractor)
+    return SHOWN[medium](extractor, chosen or {})

@@ -163,7 +163,10 @@ def freeze(module: TimmModule, device: str) -> TimmModule:
     """Evaluation mode, no parameter that wants a gradient, on its device in the layout that is fastest there."""
     import torch
 
-    return module.eval().requires_grad_(False).to(device, memory_format=memory_format(torch.device(device)))
+    frozen = module.eval().requires_grad_(False)
+    if any(parameter.ndim == 5 for parameter in module.parameters()):  # of volumes, which have another such layout
+        return frozen.to(device)
+    return frozen.to(device, memory_format=memory_format(torch.device(device)))
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
@@ -285,8 +288,8 @@ def embed(
     device = device_of(module)
     if not ready or module.training:
         make_ready(module, precision)
-    if not pixels.transpose(0, 2, 3, 1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
-        pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    if not np.moveaxis(pixels, -3, -1).flags.c_contiguous:  # as read_batch gives them; torch holds no reversed view
+        pixels = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, -3, -1)), -1, -3)
     x = torch.from_numpy(np.require(pixels, requirements="W"))  # a view that torch may hold
     with torch.inference_mode():
         if device.type != "cuda":
@@ -416,7 +419,7 @@ def probe_widths(
         return found[0]
 
     try:
-        embed(forward, module, np.zeros((1, *transform.input_size), np.uint8), precision)
+        embed(forward, module, np.zeros((transform.length, *transform.input_size), np.uint8), precision)
     except Exception as error:  # whatever a network says to input that does not fit
         size = "×".join(map(str, transform.input_size))
         raise BackboneError(
@@ -432,7 +435,7 @@ def probe_widths(
             )
     widths = tuple(part.shape[1] for part in found)
     if not all(part.isfinite().all() for part in found):  # black alone may be too much for it
-        embed(forward, module, transform.trial(TRIALS), precision)
+        embed(forward, module, transform.trial(TRIALS).reshape(-1, *transform.input_size), precision)
         for layer, part in zip(layers, found, strict=True):
             if not part.isfinite().all(dim=1).any():
                 other = "compute in --precision fp32 (precision='fp32' in Python)"

@@ -52,6 +52,26 @@ class Plain(torch.nn.Module):
         return self.network.load_state_dict(*args, **kwargs)
 
 
+class PlainClips(Plain):
+    """A module that takes clips (B, C, T, H, W), behind the methods of one that takes their frames.
+
+    Parameters
+    ----------
+    network, classifiers
+        As for `Plain`; its output is the embedding (B, D).
+    length : int
+        Frames of a clip.
+    """
+
+    def __init__(self, network: torch.nn.Module, length: int, classifiers: Sequence[str] = ()) -> None:
+        super().__init__(network, classifiers)
+        self._length = length
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B·T, C, H, W) → (B, D)."""
+        return self.network(x.unflatten(0, (-1, self._length)).transpose(1, 2))
+
+
 def check_output(module: Plain, transform: ImageTransform, name: str) -> bool:
     """Try a module on its device; whether it gives a map of features, of which the mean is taken.
 

@@ -9,7 +9,7 @@ Palanisamy, Singhania and Yao 2020, "Rethinking CNN models for audio classificat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -119,7 +119,7 @@ class SoundNetwork:
         return np.add.reduceat(found, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
 
 
-def hear(network: Backbone) -> SoundNetwork:
+def hear(network: Backbone, chosen: Mapping[str, Any]) -> SoundNetwork:
     """A network of images, for sounds."""
     _, height, width = network.transform.input_size
     return SoundNetwork(network.name, network, SoundTransform((height, width)))

@@ -55,9 +55,10 @@ class ImageTransform:
     decoder: str = "pillow"
     medium: ClassVar[str] = MEDIUM
     dtype: ClassVar[np.dtype[Any]] = PIXEL
+    length: ClassVar[int] = 1  # pictures that a network sees together
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """As `input_size`."""
         return self.input_size
 

@@ -7,7 +7,8 @@ by turns.
 """
 
 from featurepipe.media.registry import IMAGE, MEDIA, Medium, count_media
+from featurepipe.media.spans import span_name, span_of
 from featurepipe.media.transforms import Transform
 from featurepipe.media.turns import FREE, Turns, file_turn
 
-__all__ = ["FREE", "IMAGE", "MEDIA", "Medium", "Transform", "Turns", "count_media", "file_turn"]
+__all__ = ["FREE", "IMAGE", "MEDIA", "Medium", "Transform", "Turns", "count_media", "file_turn", "span_name", "span_of"]

@@ -9,7 +9,6 @@ more than 16 channels, rates that no recorder has. A part is a span of seconds, 
 """
 
 from featurepipe.sounds.recordings import Recording, duration, opened
-from featurepipe.sounds.spans import span_name, span_of
 from featurepipe.sounds.spectrograms import RATE, log_mel, mfcc
 from featurepipe.sounds.transforms import MfccTransform, SoundTransform
 
@@ -22,6 +21,4 @@ __all__ = [
     "log_mel",
     "mfcc",
     "opened",
-    "span_name",
-    "span_of",
 ]

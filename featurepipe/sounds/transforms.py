@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from featurepipe.media.spans import span_of
 from featurepipe.sounds.rates import resampled
 from featurepipe.sounds.recordings import Recording, opened, require_soundfile
-from featurepipe.sounds.spans import span_of
 from featurepipe.sounds.spectrograms import COEFFICIENTS, FRAME, HOP, MELS, RATE, log_mel, mfcc
 from featurepipe.sources import Content
 

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featurepipe import extraction, manifests, sounds
+from featurepipe import extraction, manifests, sounds, videos
 from featurepipe.errors import BackboneError, ManifestError, SampleError
 from featurepipe.listeners import Listener
 from featurepipe.manifests import Manifest, Sample, Samples
-from featurepipe.media import MEDIA
+from featurepipe.media import MEDIA, span_name
 from featurepipe.sources import Content
 from featurepipe.vocabulary import ColumnOptions
 
 CLIPS = 100_000  # of one file, at most
-DURATIONS: dict[str, Callable[[Any], float]] = {"sound": sounds.duration}  # medium → seconds of a content
+DURATIONS: dict[str, Callable[[Any], float]] = {
+    "sound": sounds.duration,
+    "video": videos.duration,
+}  # medium → seconds of a content
 
 
 def read(data: str | Path, table: ColumnOptions, listener: Listener, medium: str | None = None) -> Manifest:
@@ -101,7 +104,7 @@ def _clips(sample: Sample, length: float, seconds: float, step: float) -> Iterat
         )
     for number in range(count):
         start = number * step
-        part = sounds.span_name(start, min(start + seconds, length))
+        part = span_name(start, min(start + seconds, length))
         yield sample._replace(id=f"{sample.id}@{part}", part=part)
 
 

@@ -200,3 +200,27 @@ class TransformOptions:
             choices=CROP_MODES,
         ),
     )
+    clips: int | None = option(
+        None,
+        "Clips of a video, evenly spaced; for a network of images, single frames. The embedding is their mean.",
+        Flag(
+            ("--clips",),
+            "Number of evenly spaced clips of a video (frames, for a network of images) whose mean is the embedding.  "
+            "[default: 8 frames; clips: the network's own]",
+            TRANSFORM,
+            "integer",
+            least=1,
+        ),
+    )
+    fps: float | None = option(
+        None,
+        "Frames a second within the clips of a video.",
+        Flag(
+            ("--fps",),
+            "Frames a second within each clip of a video.  [default: the network's own]",
+            TRANSFORM,
+            "number",
+            least=0,
+            above=True,
+        ),
+    )

@@ -22,9 +22,9 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
-MEDIA = ("image", "sound", "text")  # what a sample is made of
+MEDIA = ("image", "sound", "text", "video")  # what a sample is made of
 # the hand-made baseline of each medium, and what it is in prose
-HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF"}
+HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF", "color-motion": "colours and motion"}
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
 DECODERS = ("torchvision", "pillow", "draft")

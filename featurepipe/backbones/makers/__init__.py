@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
@@ -37,6 +38,7 @@ MAKERS |= {
         TorchvisionNetworks(),
         StaticEncoders(),
         WordFiles(),
+        InflatedNetworks(),
     )
 }
 

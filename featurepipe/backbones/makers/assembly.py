@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from featurepipe.backbones.clips import Clips
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.maker import Request
 from featurepipe.backbones.networks import freeze, probe_widths
@@ -14,6 +15,7 @@ from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
+from featurepipe.videos import VideoTransform
 from featurepipe.vocabulary.names import PRECISIONS
 
 
@@ -34,7 +36,7 @@ def assemble(
     ----------
     module : torch.nn.Module
         A timm network without classifier, or a `featurepipe.backbones.plain.Plain`.
-    transform : ImageTransform
+    transform : ImageTransform, or a VideoTransform
     request : Request
         Its layer, pooling, precision and device count here.
     name : str
@@ -52,7 +54,8 @@ def assemble(
     tried = "fp32" if request.precision == "auto" else request.precision
     (width,) = probe_widths(module, transform, [request.layer], request.pooling, tried, name)
     weights = sha256_state_dict(module.state_dict())
-    made = Backbone(
+    kind: type[Backbone] = Clips if isinstance(transform, VideoTransform) else Backbone
+    made = kind(
         name=name,
         module=module,
         spec=make_spec(architecture, arguments, weights, transform, request.layer, request.pooling, tried),

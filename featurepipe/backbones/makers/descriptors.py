@@ -9,18 +9,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from featurepipe.backbones.color_motion import ColorMotion
 from featurepipe.backbones.descriptors import ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.sift import SIFT, Sift
 from featurepipe.backbones.specs import Extractor
 from featurepipe.errors import BackboneError
-from featurepipe.images import ImageTransform
 
-DESCRIPTORS: dict[str, type[Descriptor]] = {kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift)}
+DESCRIPTORS: dict[str, type[Descriptor]] = {
+    kind.architecture: kind for kind in (Pixels, Hog, ColorHistogram, Sift, ColorMotion)
+}
 
 
 class Descriptors(Maker):
-    """``pixels``, ``hog``, ``color-histogram``, ``sift``."""
+    """``pixels``, ``hog``, ``color-histogram``, ``sift``; of videos ``color-motion``."""
 
     family = "descriptor"
     handmade = True
@@ -38,7 +40,8 @@ class Descriptors(Maker):
         made = self._make(name, request.weights)
         if decoder is None:
             return made
-        return replace(made, transform=ImageTransform.from_mapping({**asdict(made.transform), "decoder": decoder}))
+        kind = type(made.transform)
+        return replace(made, transform=kind.from_mapping({**asdict(made.transform), "decoder": decoder}))
 
     def _make(self, name: str, weights: str | PathLike[str] | None) -> Descriptor:
         if name == SIFT:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from featurepipe.backbones.specs import PENULTIMATE, Extractor
 from featurepipe.errors import BackboneError
-from featurepipe.images import ImageTransform
+from featurepipe.videos import VideoTransform
 
 # What the options of `create` are called in messages, and what they are if nobody has asked for anything.
 WORDS = {
@@ -50,9 +50,9 @@ class Request:
     download: bool = True
 
     def __post_init__(self) -> None:
-        if unknown := self.transform.keys() - {one.name for one in fields(ImageTransform)}:
-            known = ", ".join(one.name for one in fields(ImageTransform))
-            raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {known}")
+        known = [one.name for one in fields(VideoTransform)]  # an image's, and what frames there are
+        if unknown := self.transform.keys() - {*known}:
+            raise BackboneError(f"a transform has no {unknown.pop()!r}; it has {', '.join(known)}")
 
     def allow(self, name: str, *taken: str) -> None:
         """Refuse options that a backbone does not take, except those in `taken`."""

@@ -1,6 +1,7 @@
-"""torchvision's image classifiers as a family: ``torchvision:resnet50``, ``torchvision:resnet50.IMAGENET1K_V1``.
+"""torchvision's classifiers as a family: ``torchvision:resnet50``, ``torchvision:resnet50.IMAGENET1K_V1``.
 
-The last linear layer is taken out. The transform is that of the weights.
+The last linear layer is taken out. The transform is that of the weights. Classifiers of videos, such as
+``torchvision:r3d_18``, see clips at the rate that they were trained with; the embedding is the mean over clips.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from featurepipe.backbones.trust import DOWNLOAD, GIVE, check_input
 from featurepipe.backbones.weights import OPTION, check_finite, first_line, load_weights, read_weights
 from featurepipe.errors import BackboneError, WeightsUnavailable
 from featurepipe.images import DEFAULT_DECODER, ImageTransform
+from featurepipe.videos import VideoTransform
 
 if TYPE_CHECKING:
     from featurepipe.backbones.plain import Plain
@@ -28,6 +30,8 @@ ENLARGED = 16  # times the pixels that a network was trained on: then no step of
 # Ported from TensorFlow: they turn ImageNet's normalisation into their own, if they are told to. They are given their
 # own instead.
 HALVED = ("googlenet", "inception_v3")
+# Clips of the classifiers of videos as torchvision evaluates them: their number, frames, and frames a second.
+CLIPS = {"s3d": (1, 128, 15.0), "mvit": (5, 16, 7.5), "swin3d": (12, 32, 15.0), "": (5, 16, 15.0)}
 
 
 class TorchvisionNetworks(Maker):
@@ -61,7 +65,7 @@ class TorchvisionNetworks(Maker):
         seed = request.seed if request.random_weights else None
         return assemble(
             network,
-            ImageTransform.from_mapping({**_transform(own, base), **request.transform}),
+            _made_transform(own, base, request.transform),
             request,
             name=called if seed is None else f"{called} (random weights, seed {seed})",
             architecture=f"torchvision:{base}",
@@ -96,7 +100,7 @@ class TorchvisionNetworks(Maker):
         """torchvision's, with the names of their weights if they are to have some."""
         import torchvision.models
 
-        bases = torchvision.models.list_models(module=torchvision.models)
+        bases = _classifiers()
         tagged = [f"{base}.{one.name}" for base in bases for one in torchvision.models.get_model_weights(base)]
         found = (f"torchvision:{name}" for name in (tagged if pretrained else bases))
         return [name for name in found if fnmatch(name, pattern)]
@@ -113,15 +117,29 @@ class TorchvisionNetworks(Maker):
 
 def _split(name: str) -> tuple[str, str]:
     """The architecture and the name of the weights, which may be empty; BackboneError for an unknown architecture."""
-    import torchvision.models
-
     base, _, tag = name.partition(".")
-    known = torchvision.models.list_models(module=torchvision.models)
+    known = _classifiers()
     if base not in known:
         near = difflib.get_close_matches(base, known, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "list names with: featurepipe backbones 'torchvision:*'"
-        raise BackboneError(f"torchvision has no image classifier {base!r}; {hint}")
+        raise BackboneError(f"torchvision has no classifier {base!r}; {hint}")
     return base, tag
+
+
+def _classifiers() -> list[str]:
+    """What torchvision has of images and of videos."""
+    import torchvision.models
+
+    return [
+        *torchvision.models.list_models(module=torchvision.models),
+        *torchvision.models.list_models(module=torchvision.models.video),
+    ]
+
+
+def _is_of_videos(base: str) -> bool:
+    import torchvision.models
+
+    return base in torchvision.models.list_models(module=torchvision.models.video)
 
 
 def _weights(base: str, tag: str) -> Any:
@@ -147,7 +165,7 @@ def _network(base: str, weights: Any, seed: int) -> Plain:
     import torch
     import torchvision.models
 
-    from featurepipe.backbones.plain import Plain
+    from featurepipe.backbones.plain import Plain, PlainClips
 
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -162,16 +180,48 @@ def _network(base: str, weights: Any, seed: int) -> Plain:
         setattr(network, name, None)
     if base in HALVED:
         network.transform_input = network.aux_logits = False
-    linear = [name for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)]
+    last = (torch.nn.Linear, torch.nn.Conv3d) if base == "s3d" else torch.nn.Linear
+    linear = [name for name, part in network.named_modules() if isinstance(part, last)]
     if not linear:
         raise BackboneError(f"torchvision:{base} does not end in a linear layer that could be taken out; use another")
     parent, _, leaf = linear[-1].rpartition(".")
     setattr(network.get_submodule(parent), leaf, torch.nn.Identity())
-    return Plain(network, (linear[-1], *AUXILIARY))
+    classifiers = (linear[-1], *AUXILIARY)
+    return PlainClips(network, _clips(base)[1], classifiers) if _is_of_videos(base) else Plain(network, classifiers)
+
+
+def _made_transform(weights: Any, base: str, chosen: Mapping[str, Any]) -> ImageTransform:
+    """The transform of some weights, with the values that a caller chose."""
+    kind = VideoTransform if _is_of_videos(base) else ImageTransform
+    return kind.from_mapping({**_transform(weights, base), **chosen})
+
+
+def _clips(base: str) -> tuple[int, int, float]:
+    """Clips of a video, frames of a clip and frames a second, of a classifier of videos."""
+    return next(value for begin, value in CLIPS.items() if base.startswith(begin))
+
+
+def _video_transform(weights: Any, base: str) -> dict[str, Any]:
+    """As `_transform`, of a classifier of videos."""
+    own, (clips, length, fps) = weights.transforms(), _clips(base)
+    return {
+        "input_size": (3, *own.crop_size),
+        "interpolation": own.interpolation.value,
+        "mean": own.mean,
+        "std": own.std,
+        "crop_pct": 1.0,  # `resize` takes its place
+        "resize": tuple(own.resize_size),
+        "decoder": DEFAULT_DECODER,
+        "clips": clips,
+        "length": length,
+        "fps": fps,
+    }
 
 
 def _transform(weights: Any, base: str) -> dict[str, Any]:
     """The transform of some weights in timm's words, which resize to the same pixels."""
+    if _is_of_videos(base):
+        return _video_transform(weights, base)
     own = weights.transforms()
     (size,), (resized,) = own.crop_size, own.resize_size
     mean, std = ((0.5,) * 3, (0.5,) * 3) if base in HALVED else (own.mean, own.std)

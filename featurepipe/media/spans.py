@@ -1,10 +1,10 @@
-"""Spans: parts of a sound, as ``START-STOP`` in seconds."""
+"""Spans: parts of a sound or a video, as ``START-STOP`` in seconds."""
 
 from __future__ import annotations
 
 import re
 
-from featurepipe.errors import SoundError
+from featurepipe.errors import SampleError
 
 SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)-([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 DECIMALS = 3  # of a second, in names
@@ -17,11 +17,11 @@ def span_of(part: str, length: float) -> tuple[float, float]:
     ----------
     part : str
     length : float
-        Seconds of the whole sound.
+        Seconds of the whole.
 
     Raises
     ------
-    SoundError
+    SampleError
         It is not a span, is empty, or reaches beyond the end.
 
     Examples
@@ -31,12 +31,12 @@ def span_of(part: str, length: float) -> tuple[float, float]:
     """
     found = SPAN.fullmatch(part)
     if found is None:
-        raise SoundError(f"the part {part!r} is not a span of seconds; write START-STOP, such as 12.0-16.0")
+        raise SampleError(f"the part {part!r} is not a span of seconds; write START-STOP, such as 12.0-16.0")
     start, stop = map(float, found.groups())
     if start >= stop:
-        raise SoundError(f"the span {part} is empty; its end must come after its start")
+        raise SampleError(f"the span {part} is empty; its end must come after its start")
     if stop > length + 10**-DECIMALS:
-        raise SoundError(f"the span {part} reaches beyond the end of the sound, which has {length:.3f} s")
+        raise SampleError(f"the span {part} reaches beyond the end, which is at {length:.3f} seconds")
     return start, min(stop, length)
 
 
