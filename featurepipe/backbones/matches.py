@@ -96,8 +96,8 @@ class Target:
                 found[one] = [self._conversion(one)]
                 if "adapt_layer_scale" in inspect.signature(one).parameters:  # DeiT III
                     found[one].append(self._conversion(partial(one, adapt_layer_scale=True)))
-        found[efficientnets.renamed] = [self._conversion(efficientnets.renamed)]
-        return [conversion for pair in found.values() for conversion in pair]
+        of_timm = [conversion for pair in found.values() for conversion in pair]
+        return [*of_timm, self._conversion(efficientnets.renamed)]
 
     def _conversion(self, function: Callable[..., dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         wants_module = "model" in inspect.signature(function).parameters
