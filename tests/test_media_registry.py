@@ -18,4 +18,4 @@ def test_no_suffix_is_of_two_media_unless_it_is_asked_for():
 
 
 def test_files_of_no_medium_do_not_count():
-    assert count_media([".txt", "", ".wav", ".jpg", ".wav"]) == {"sound": 2, "image": 1}
+    assert count_media([".md", "", ".wav", ".jpg", ".wav"]) == {"sound": 2, "image": 1}

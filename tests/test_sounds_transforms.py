@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recorded import noise, tone, written
 
-from featurepipe.errors import SoundError
+from featurepipe.errors import SampleError
 from featurepipe.sounds import MfccTransform, SoundTransform, mfcc, opened
 from featurepipe.sounds.transforms import cut, standardised
 
@@ -56,7 +56,7 @@ def test_a_part_is_what_a_file_of_its_own_would_be():
     transform, signal = SoundTransform((32, 32)), noise(4)
     part = transform.decode(written(signal, subtype="FLOAT"), "1.0-2.5")
     assert np.array_equal(part, transform.decode(written(signal[16_000:40_000], subtype="FLOAT")), equal_nan=True)
-    with pytest.raises(SoundError, match="reaches beyond the end"):
+    with pytest.raises(SampleError, match="reaches beyond the end"):
         transform.decode(written(signal), "3.0-4.5")
 
 
