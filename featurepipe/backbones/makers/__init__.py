@@ -11,12 +11,20 @@ from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.backbones.makers.transformers_networks import TransformersNetworks
 from featurepipe.errors import BackboneError
 
 MAKERS: dict[str, Maker] = {}  # by family; of a bare name, the first that knows it has it
 MAKERS |= {
     maker.family: maker
-    for maker in (Descriptors(), Modules(), ModelFiles(MAKERS), TimmNetworks(), TorchvisionNetworks())
+    for maker in (
+        Descriptors(),
+        Modules(),
+        ModelFiles(MAKERS),
+        TimmNetworks(),
+        TorchvisionNetworks(),
+        TransformersNetworks(),
+    )
 }
 
 __all__ = [
