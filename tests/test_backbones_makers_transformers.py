@@ -222,7 +222,7 @@ def test_what_cannot_be_made_is_one_line(saved, tmp_path):
     folder = saved(transformers.ViTModel(vit()), PROCESSORS["vit"](), "good")
     refused(folder, "takes no weights, arguments, random weights or layer", layer="stage1")
     refused(folder, "cannot be pooled by 'max'; choose pooled, cls, mean", pooling="max")
-    refused(folder, "does not run on 3×48×48 input", transform={"input_size": (3, 48, 48)})
+    refused(folder, "fails on 3×48×48 input", transform={"input_size": (3, 48, 48)})
     text = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     refused(saved(transformers.BertModel(text), PROCESSORS["vit"](), "text"), "is not a model of images: it takes inp")
     for file in folder.glob("*.safetensors"):

@@ -132,7 +132,7 @@ def check_size(
 
 
 def check_room(make: Callable[[], TimmModule], input_size: Sequence[int], room: int, who: str) -> None:
-    """As `check_size`, of a network that any function makes, which has timm's methods; `room` is that of its weights."""
+    """As `check_size`, of a network with timm's methods that any function makes; `room` is that of its weights."""
     most = ROOM + 2 * room
     module, taken = _on_meta(make, most)
     if taken > most:

@@ -189,9 +189,7 @@ def _pooled(network: Any, transform: ImageTransform, wanted: str | None, called:
         offered = poolings_of(network, transform.input_size)
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         size = "×".join(map(str, transform.input_size))
-        raise BackboneError(
-            f"{called} does not run on {size} input: {first_line(error)}; check --input-size"
-        ) from error
+        raise BackboneError(f"{called} fails on {size} input: {first_line(error)}; check --input-size") from error
     offered = [one for one in offered if is_trained or one != "pooled"]
     if wanted is not None and wanted not in offered:
         lost = "; its pooled output has no trained weights" if wanted == "pooled" and not is_trained else ""
