@@ -214,6 +214,9 @@ def test_what_cannot_be_made_is_one_line(saved, tmp_path):
     refused(bare, "cannot be loaded by transformers: .*; a folder has config.json, preprocessor_config.json")
     siglip = transformers.Siglip2ImageProcessor()
     refused(saved(transformers.ViTModel(vit()), siglip, "naflex"), "does not resize to one size; say what it does with")
+    own = {"input_size": (3, 32, 32), "mean": 0.5, "std": 0.5, "interpolation": "bicubic", "crop_pct": 1.0}
+    how = {"transform": {**own, "crop_mode": "squash"}, **OPTIONS}
+    assert backbones.create(f"transformers:{tmp_path / 'naflex'}", **how).width == 32
     levit = transformers.LevitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     refused(
         saved(transformers.ResNetModel(RESNET), levit, "levit"),

@@ -9,6 +9,7 @@ from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
+from featurepipe.backbones.makers.onnx_files import OnnxFiles
 from featurepipe.backbones.makers.open_clip_towers import OpenClipTowers
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
@@ -26,6 +27,7 @@ MAKERS |= {
         TorchvisionNetworks(),
         TransformersNetworks(),
         OpenClipTowers(),
+        OnnxFiles(),
     )
 }
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -66,14 +66,14 @@ class TransformersNetworks(Maker):
             made, transform, source = _loaded(name, called, request)
         check_finite(made, called)
         check_output(made, transform, called)
-        seed = source["random_seed"]
+        seed, config = source["random_seed"], cast(Any, made.network).config
         return assemble(
             made,
             transform,
             replace(request, pooling=made.pooling),
             name=called if seed is None else f"{called} (random weights, seed {seed})",
-            architecture=f"transformers:{made.network.config.model_type}",
-            arguments=request.arguments or _configuration(made.network.config),
+            architecture=f"transformers:{config.model_type}",
+            arguments=request.arguments or _configuration(config),
             source=source,
             notes=[f"{called}: the embedding is {WORDS[made.pooling]}"] if request.pooling is None else [],
         )
@@ -227,47 +227,48 @@ def _transform(processor: Any, called: str, given: Mapping[str, Any]) -> ImageTr
     BackboneError
         The processor does something else.
     """
+    chosen = {**given, "decoder": given.get("decoder", DEFAULT_DECODER)}
+    if chosen.keys() >= {field.name for field in fields(ImageTransform)}:
+        return ImageTransform.from_mapping(chosen)
     values = {**_values(processor, called), "decoder": DEFAULT_DECODER}
     transform = ImageTransform.from_mapping(values)
     if not {*given} - {"decoder"}:
         _check_pixels(processor, transform, called)
-    return ImageTransform.from_mapping({**values, **given})
+    return ImageTransform.from_mapping({**values, **chosen})
 
 
 def _values(processor: Any, called: str) -> dict[str, Any]:
     """What an image processor says, in timm's words."""
-    size = _sizes(getattr(processor, "size", None))
-    crop = _sizes(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else None
-    if not getattr(processor, "do_resize", False) or size is None:
+    size = _sides(processor.size) if getattr(processor, "do_resize", False) else None
+    if size is None:
         raise BackboneError(f"the image processor of {called} does not resize to one size; {SAY}")
-    squash, (height, width) = isinstance(size, tuple), size if isinstance(size, tuple) else (size, size)
+    squash, resized = len(size) == 2, (size[0], size[-1])
+    crop = _sides(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
     share = getattr(processor, "crop_pct", None)
-    if share is not None and not squash and crop is None:  # of ConvNeXT: at 384 and above without a crop
-        squash, crop = height >= 384, (height, width)
-        height = width = height if squash else int(height / share)
-    crop = crop or (height, width)
-    if not squash and min(crop) != max(crop):
-        raise BackboneError(f"the image processor of {called} crops to {crop}, which is not square; {SAY}")
+    if share is not None and not squash and crop is None:  # ConvNeXT's, which does not crop at 384 and above
+        crop, squash = resized, resized[0] >= 384
+        resized = resized if squash else (int(resized[0] / share),) * 2
+    height, width = (crop[0], crop[-1]) if crop else resized
+    if not squash and height != width:
+        raise BackboneError(f"the image processor of {called} crops to {height}×{width}, which is not square; {SAY}")
     top = 255.0 * processor.rescale_factor if processor.do_rescale else 255.0  # what white becomes
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
     return {
-        "input_size": (3, *crop),
+        "input_size": (3, height, width),
         "interpolation": INTERPOLATIONS[int(processor.resample)],
         "mean": [value / top for value in np.broadcast_to(mean, 3).tolist()],
         "std": [value / top for value in np.broadcast_to(std, 3).tolist()],
-        "crop_pct": crop_share(crop[0], height),
+        "crop_pct": crop_share(height, resized[0]),
         "crop_mode": "squash" if squash else "center",
     }
 
 
-def _sizes(size: Any) -> int | tuple[int, int] | None:
-    """The short side, or height and width; None of what has another rule."""
-    if size is None:
-        return None
-    values = {key: size[key] for key in ("shortest_edge", "height", "width", "longest_edge") if size.get(key)}
-    if values.keys() == {"shortest_edge"}:
-        return int(values["shortest_edge"])
-    return (int(values["height"]), int(values["width"])) if values.keys() == {"height", "width"} else None
+def _sides(size: Any) -> tuple[int, ...] | None:
+    """Height and width, or the short side alone; None where another rule decides."""
+    size, keys = size or {}, ("shortest_edge", "longest_edge", "height", "width")
+    known = {key: int(size[key]) for key in keys if size.get(key)}
+    wanted = ("shortest_edge",) if len(known) == 1 else ("height", "width")
+    return tuple(known[key] for key in wanted) if known.keys() == {*wanted} else None
 
 
 def crop_share(size: int, resized: int) -> float:
