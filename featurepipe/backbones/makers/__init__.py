@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.keras_files import KerasFiles
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
 from featurepipe.backbones.makers.onnx_files import OnnxFiles
 from featurepipe.backbones.makers.open_clip_towers import OpenClipTowers
+from featurepipe.backbones.makers.tensorflow_folders import TensorflowFolders
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
 from featurepipe.backbones.makers.transformers_networks import TransformersNetworks
@@ -28,6 +30,8 @@ MAKERS |= {
         TransformersNetworks(),
         OpenClipTowers(),
         OnnxFiles(),
+        KerasFiles(),
+        TensorflowFolders(),
     )
 }
 
