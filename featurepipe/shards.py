@@ -29,6 +29,7 @@ external storage is followed, and only a regular file is opened.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -107,7 +108,7 @@ def write(path: Path, shard: Shard) -> None:
         What the disk gave back is not what was written.
     """
     with atomic(path, verify=partial(_read_back, path)) as temporary:
-        temporary.write_bytes(_image(path.name, shard))
+        temporary.write_bytes(_image(shard))
 
 
 def _read_back(path: Path, temporary: Path) -> None:
@@ -119,11 +120,15 @@ def _read_back(path: Path, temporary: Path) -> None:
         ) from error
 
 
-def _image(name: str, shard: Shard) -> bytes:
-    """The file's bytes. HDF5 makes them in memory: writing to a disk that is full, it may lose some and not say so."""
+def _image(shard: Shard) -> memoryview:
+    """The file's bytes. HDF5 makes them in memory: writing to a disk that is full, it may lose some and not say so.
+
+    Its own way to do that, a file image, has a wrong checksum before HDF5 2.0.
+    """
     import h5py
 
-    with h5py.File(name, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+    made = io.BytesIO()
+    with h5py.File(made, "w", libver=("v110", "v110")) as file:
         json_texts = (canonical_json(shard.spec), canonical_json(shard.provenance))
         values = (ENCODING_TYPE, ENCODING_VERSION, shard.fingerprint, *json_texts)
         for name, value in zip(ATTRIBUTES, values, strict=True):
@@ -134,8 +139,7 @@ def _image(name: str, shard: Shard) -> bytes:
         file["reject_digests"] = digest_array(shard.rejects)
         file["reject_reasons"] = _texts(list(shard.rejects.values()))
         file.attrs[DIGEST] = _texts(Parts.of(_attributes(file), file).digest())
-        file.flush()
-        return file.id.get_file_image()
+    return made.getbuffer()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Target:
         """Compare tensors with the network's; `spare` forgives what only training needs, not the classifier alone."""
         own = self.own
         kept = {key: value for key, value in state.items() if key in own}
-        unknown = [key for key in state if key not in own and not key.startswith(self.classifiers)]
+        unknown = [key for key in state if key not in own and not f"{key}.".startswith(self.classifiers)]
         return Attempt(
             place,
             kept,

@@ -19,8 +19,9 @@ import inspect
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import prod
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, cast
@@ -127,8 +128,13 @@ def check_size(
     check_input(input_size, who)
     if room is None:
         room = network_bytes(architecture, {}, sys.maxsize)
+    check_room(_maker(architecture, arguments), input_size, room, who)
+
+
+def check_room(make: Callable[[], TimmModule], input_size: Sequence[int], room: int, who: str) -> None:
+    """As `check_size`, of a network with timm's methods that any function makes; `room` is that of its weights."""
     most = ROOM + 2 * room
-    module, taken = _on_meta(architecture, arguments, most)
+    module, taken = _on_meta(make, most)
     if taken > most:
         raise BackboneError(
             f"{who} describes a network that takes more than {size_text(most)} of memory, the most that its "
@@ -158,20 +164,25 @@ def network_bytes(architecture: str, arguments: Mapping[str, Any], most: int) ->
     >>> network_bytes("test_resnet", {}, 10**9)
     1499192
     """
-    return _on_meta(architecture, arguments, most)[1]
+    return _on_meta(_maker(architecture, arguments), most)[1]
 
 
-def _on_meta(architecture: str, arguments: Mapping[str, Any], most: int) -> tuple[torch.nn.Module | None, int]:
-    """A network without its numbers, where it can be made, and `network_bytes`."""
+def _maker(architecture: str, arguments: Mapping[str, Any]) -> Callable[[], TimmModule]:
     import timm
+
+    return partial(timm.create_model, architecture, pretrained=False, num_classes=0, **arguments)
+
+
+def _on_meta(make: Callable[[], TimmModule], most: int) -> tuple[torch.nn.Module | None, int]:
+    """A network without its numbers, where it can be made, and `network_bytes`."""
     import torch
 
     with torch.device("meta"), _counter(most) as counted:
         try:
-            module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+            module = make()
         except _TooMuch:
             return None, most + 1
-        except Exception:  # timm's constructors raise anything on arguments that do not fit
+        except Exception:  # constructors raise anything on arguments that do not fit
             return None, counted.bytes
     return module, sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
@@ -255,6 +266,34 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a weights file; {GIVE}")
     return path
+
+
+def check_local(place: str, suffix: str | None, digest: str | None, who: str) -> None:
+    """Refuse a folder, or a file with a suffix, that a file names, unless it is here and its digest is known.
+
+    Whoever opens it compares its content with that digest.
+
+    Raises
+    ------
+    BackboneError
+        It may not be opened for a file's sake.
+    """
+    fits = os.path.isdir if suffix is None else os.path.isfile
+    if digest is None or _is_remote(place) or not fits(place) or not place.lower().endswith(suffix or ""):
+        raise BackboneError(f"{who} wants to open {_shown(place)}, which is not on this machine; {ALLOW}, or {GIVE}")
+
+
+def check_plain(values: Mapping[str, Any], known: Container[str], who: str) -> None:
+    """Refuse settings of a network that are not known, or are no number, word or short list of them.
+
+    Raises
+    ------
+    BackboneError
+        It says which.
+    """
+    for name, value in values.items():
+        if name not in known or not _is_plain(value):
+            raise BackboneError(f"{who} gives the setting {_shown(name)} the value {_shown(value)}; {ALLOW}")
 
 
 def cached_weights(name: str) -> Path | None:

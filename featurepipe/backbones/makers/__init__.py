@@ -7,16 +7,21 @@ from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
 from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
+from featurepipe.backbones.makers.keras_files import KerasFiles
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
 from featurepipe.backbones.makers.model_files import ModelFiles
 from featurepipe.backbones.makers.modules import Modules, is_module
+from featurepipe.backbones.makers.onnx_files import OnnxFiles
+from featurepipe.backbones.makers.open_clip_towers import OpenClipTowers
 from featurepipe.backbones.makers.packaged_networks import PackagedNetworks
 from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
 from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
 from featurepipe.backbones.makers.static_encoders import StaticEncoders
+from featurepipe.backbones.makers.tensorflow_folders import TensorflowFolders
 from featurepipe.backbones.makers.text_descriptors import TextDescriptors
 from featurepipe.backbones.makers.timm_networks import BUNDLED_WEIGHTS, TimmNetworks
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
+from featurepipe.backbones.makers.transformers_networks import TransformersNetworks
 from featurepipe.backbones.makers.word_files import WordFiles
 from featurepipe.backbones.specs import medium_of
 from featurepipe.errors import BackboneError
@@ -39,6 +44,11 @@ MAKERS |= {
         StaticEncoders(),
         WordFiles(),
         InflatedNetworks(),
+        TransformersNetworks(),
+        OpenClipTowers(),
+        OnnxFiles(),
+        KerasFiles(),
+        TensorflowFolders(),
     )
 }
 
