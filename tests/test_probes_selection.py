@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from featurepipe import probes
+from featurepipe.errors import ProbeError
 from featurepipe.probes import metrics, selection
 
 ROWS = 20_000
@@ -241,3 +242,23 @@ def test_strengths_are_compared_after_their_temperatures():
     stay = [step for step in probe.path if step["tied"]]
     assert 1 < len(stay) < len(probe.path)
     assert probe.chosen == min(stay, key=lambda step: step["log_loss"])["C"]
+
+
+def test_out_of_fold_probabilities_are_those_of_probes_that_know_neither_row_nor_group():
+    """Rows come in pairs of one group, and each pair has labels of its own that only its members could tell."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(60, 100)), 2, axis=0)
+    y = np.repeat(rng.permutation(["a", "b"] * 30), 2)
+    alone = probes.out_of_fold("ridge", X, y, values=[1e-3])
+    paired = probes.out_of_fold("ridge", X, y, groups=np.repeat(np.arange(60), 2), values=[1e-3])
+    assert alone.right.mean() > 0.8
+    assert paired.right.mean() < 0.7
+    np.testing.assert_allclose(paired.probabilities.sum(axis=1), 1)
+    assert (paired.classes[paired.codes] == y[paired.rows]).all()
+
+
+def test_out_of_fold_leaves_out_what_is_never_held_out():
+    X, y = np.eye(5), np.array(["a", "a", "b", "b", "c"])
+    assert probes.out_of_fold("ridge", X, y, values=[1.0]).rows.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ProbeError, match="every class has only one image"):
+        probes.out_of_fold("ridge", np.eye(2), np.array(["a", "b"]))

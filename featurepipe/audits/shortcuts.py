@@ -68,7 +68,7 @@ def shortcuts(evidence: Evidence) -> Iterator[Finding]:
         X = cue.measure(evidence, places)
         X = X[:, X.std(axis=0) > 0]
         if X.shape[1]:
-            found = out_of_fold(KIND, X, labels, groups=units, value=STRENGTH, seed=evidence.seed)
+            found = out_of_fold(KIND, X, labels, groups=units, values=[STRENGTH], seed=evidence.seed)
             yield from _good(evidence, cue, found, labels)
             yield from _given_away(cue, found, rows)
 

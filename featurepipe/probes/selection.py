@@ -235,7 +235,7 @@ def out_of_fold(
     y: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    value: float | None = None,
+    values: Sequence[float] | None = None,
     seed: int = 0,
 ) -> OutOfFold:
     """Probabilities of each row, by a probe of the other folds; strength and temperature are chosen on all of them.
@@ -248,8 +248,8 @@ def out_of_fold(
         At least two classes.
     groups : ndarray, shape (n,), optional
         No group is in two folds.
-    value : float, optional
-        The strength; by default it is chosen as `fit` does.
+    values : sequence of float, optional
+        Strengths to choose from, as `fit` does; by default the kind's grid.
     seed : int
         Seed of the folds.
 
@@ -261,7 +261,7 @@ def out_of_fold(
     Examples
     --------
     >>> X, y = np.array([[0.0, 1], [1, 0], [3, 5], [4, 3]]), np.array(["a", "a", "b", "b"])
-    >>> found = out_of_fold("ridge", X, y, value=1.0)
+    >>> found = out_of_fold("ridge", X, y, values=[1.0])
     >>> found.classes[found.probabilities.argmax(axis=1)].tolist()
     ['a', 'a', 'b', 'b']
     """
@@ -272,7 +272,9 @@ def out_of_fold(
     if not len(rows):
         raise ProbeError("every class has only one image, so nothing can be held out; add images")
     classes = np.unique(y)
-    held, _ = _cross_validate(member, X, y, member.candidates(value, len(y)), folds, class_weight=None, seed=seed)
+    asked = [None] if values is None else values
+    candidates = [one for value in asked for one in member.candidates(value, len(y))]
+    held, _ = _cross_validate(member, X, y, candidates, folds, class_weight=None, seed=seed)
     scores = list(held)
     temperatures, found, right = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
     best = choose(right, [one["log_loss"] for one in found])
