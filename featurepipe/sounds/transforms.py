@@ -36,7 +36,7 @@ class SoundTransform:
     windows : int
         How many there are at most; those that a short sound lacks are NaN.
     rate, frame, hop, mels : int
-        Of the spectrogram: see `featurepipe.sounds.spectrograms`, which knows these values and no other.
+        Those of the spectrogram: see `featurepipe.sounds.spectrograms`, which knows these values and no other.
     """
 
     size: tuple[int, int]
