@@ -49,3 +49,20 @@ def test_real_weights_on_real_photos(shared, tmp_path, data, name, baselines, le
 def test_the_bundled_backbone_is_of_use_on_photos(shared, tmp_path):
     result = stages.run(shared / "datasets" / "flowers12", tmp_path, baselines="full")
     assert result["test"]["top1"] > result["baselines"]["random_backbone"] + 0.05
+
+
+@pytest.mark.shared
+def test_a_network_of_images_hears_sounds_of_a_room_that_it_was_not_trained_in(shared, tmp_path):
+    pytest.importorskip("soundfile", reason="needs featurepipe[sound]")
+    rows = ["path,label,split,group"]
+    for file in sorted((shared / "datasets" / "sound_events").rglob("*.flac")):
+        label, room, recording, _ = file.stem.split("_")
+        rows.append(f"{file},{label},{'train' if room == 'large' else 'test'},{label}_{room}_{recording}")
+    (tmp_path / "rooms.csv").write_text("\n".join(rows), "utf-8")
+    weights = shared / "weights" / "mobilenetv2_100.safetensors"
+    result = stages.run(
+        tmp_path / "rooms.csv", tmp_path / "r", backbone="mobilenetv2_100", weights=weights, precision="fp32"
+    )
+    assert result["test"]["n"] == 150
+    assert result["test"]["top1"] >= 0.8
+    assert result["baselines"]["mfcc"] <= result["test"]["top1"] - 0.05

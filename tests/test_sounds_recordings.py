@@ -49,6 +49,7 @@ def test_channels_are_mixed_by_their_mean_and_silence_lies_outside():
 CHANNELS = np.zeros((100, 30), np.float32)
 WHOLE = noise(2)
 BROKEN = {
+    "an array": (lambda: np.zeros((8, 8, 3), np.uint8), "it is an array; a sound is given as a file"),
     "nothing": (lambda: b"", "the file is empty"),
     "text": (lambda: b"this is text, whatever its suffix says\n" * 50, "not a sound that can be read"),
     "playlist": (lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "not a sound that can be read"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import DependencyMissing, SoundError
+from featurepipe.sources import Content
 
 CHANNELS = 16  # at most
 RATES = (1_000, 768_000)  # samples per second, from and to
@@ -162,7 +163,7 @@ class _FFmpeg(Recording):
 
 
 @contextmanager
-def opened(data: bytes | bytearray) -> Iterator[Recording]:
+def opened(data: Content) -> Iterator[Recording]:
     """A sound file, open and checked.
 
     Raises
@@ -171,6 +172,8 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
         The data are empty, not a sound, cut off, or of a kind that no microphone gives; also within, where reading
         fails.
     """
+    if isinstance(data, np.ndarray):
+        raise SoundError("it is an array; a sound is given as a file, or as the bytes of one")
     if not len(data):
         raise SoundError("the file is empty")
     if data[:4] == OGG and not _is_whole_ogg(data):
@@ -193,7 +196,7 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
 
 
 @contextmanager
-def _of_ffmpeg(data: bytes | bytearray, reason: str) -> Iterator[_FFmpeg]:
+def _of_ffmpeg(data: bytes, reason: str) -> Iterator[_FFmpeg]:
     """As `opened`, by PyAV."""
     try:
         import av
@@ -209,7 +212,7 @@ def _of_ffmpeg(data: bytes | bytearray, reason: str) -> Iterator[_FFmpeg]:
         raise SoundError(f"it is not a sound that can be read ({_line(error)})") from error
 
 
-def _is_whole_ogg(data: bytes | bytearray) -> bool:
+def _is_whole_ogg(data: bytes) -> bool:
     """Whether an Ogg file ends in a page that is complete and calls itself the last: libraries read on to any end."""
     page = data.rfind(OGG)
     head = data[page : page + 27]
@@ -226,7 +229,7 @@ def _line(error: Exception) -> str:
     )
 
 
-def duration(data: bytes | bytearray) -> float:
+def duration(data: Content) -> float:
     """Seconds of a sound; a SoundError where it is broken."""
     with opened(data) as recording:
         return recording.seconds
