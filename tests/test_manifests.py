@@ -199,7 +199,7 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
         (["train/a/1.png", "dogs/1.png"], ["train/", "dogs/"]),
         (["train/a/1.png", "train/loose.png"], ["train/loose.png", "train/a/1.png"]),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], ["val", "valid"]),
-        (["a/notes.txt"], ["no images"]),
+        (["a/notes.md"], ["no images"]),
         ([".hidden/1.png"], ["no images"]),
     ],
 )

@@ -46,7 +46,7 @@ class VideoTransform(ImageTransform):
     """
 
     clips: int = 8
-    length: int = 1  # type: ignore[misc]  # of images it is no choice, but always 1
+    length: int = 1  # type: ignore[misc]  # of images it is always 1
     fps: float | None = None
     resize: tuple[int, ...] | None = None
     medium: ClassVar[str] = "video"
@@ -105,7 +105,7 @@ class VideoTransform(ImageTransform):
         Parameters
         ----------
         data : bytes
-            Of a format that FFmpeg reads.
+            A file in a format that FFmpeg reads.
         part : str, optional
             Seconds ``start-end``, such as ``12.0-16.0``; frames are taken from within.
 
@@ -138,8 +138,10 @@ class VideoTransform(ImageTransform):
         """Resize and crop a whole frame; returns uint8 of shape (C, H, W)."""
         if self.resize is None:
             return super().crop(picture)
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import (
+            InterpolationMode,
+            functional,  # whose rounding is that of the networks' own transform
+        )
 
         from featurepipe.images.frames import to_tensor
 

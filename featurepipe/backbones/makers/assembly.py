@@ -54,7 +54,7 @@ def assemble(
     tried = "fp32" if request.precision == "auto" else request.precision
     (width,) = probe_widths(module, transform, [request.layer], request.pooling, tried, name)
     weights = sha256_state_dict(module.state_dict())
-    kind: type[Backbone] = Clips if isinstance(transform, VideoTransform) else Backbone
+    kind: type[Any] = Clips if isinstance(transform, VideoTransform) else Backbone
     made = kind(
         name=name,
         module=module,

@@ -62,7 +62,7 @@ class Request:
             or ("precision" in refused and self.precision not in ("auto", "fp32"))
         ):
             *most, last = (WORDS[option] for option in refused)
-            raise BackboneError(f"{name} takes no {', '.join(most)} or {last}")
+            raise BackboneError(f"{name} takes no {' or '.join(filter(None, [', '.join(most), last]))}")
 
 
 @dataclass(frozen=True)
