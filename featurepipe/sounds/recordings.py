@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import DependencyMissing, SoundError
+from featurepipe.sources import Content
 
 CHANNELS = 16  # at most
 RATES = (1_000, 768_000)  # samples per second, from and to
 TAIL = 0.1  # seconds that may be missing at the end, as lengths in headers are not always exact
 BLOCK = 2**16  # frames that are read at a time, where a length has to be counted
+ROLL = Fraction(1, 2)  # seconds before a span where FFmpeg begins: what comes first after a jump is not right yet
 UNKNOWN = 2**60  # frames: libsndfile says more than this of a stream whose length it does not know
 # What FFmpeg may take a file for: nothing that names other files, as playlists do.
 FORMATS = "mov,mp4,m4a,matroska,webm,aac,avi,asf,ogg,mp3,flac,wav,aiff,mpegts,mpeg,flv,caf,amr"
@@ -148,7 +150,8 @@ class _FFmpeg(Recording):
         from av.audio.resampler import AudioResampler
 
         base, plain = self._stream.time_base, AudioResampler(format="fltp")
-        self._container.seek(int((Fraction(start, self.rate) + self._begin) / base), stream=self._stream)
+        begin = max(Fraction(start, self.rate) - ROLL, 0) + self._begin
+        self._container.seek(int(begin / base), stream=self._stream)
         at = start
         for frame in self._container.decode(self._stream):
             if frame.pts is not None:
@@ -160,7 +163,7 @@ class _FFmpeg(Recording):
 
 
 @contextmanager
-def opened(data: bytes | bytearray) -> Iterator[Recording]:
+def opened(data: Content) -> Iterator[Recording]:
     """A sound file, open and checked.
 
     Raises
@@ -169,6 +172,8 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
         The data are empty, not a sound, cut off, or of a kind that no microphone gives; also within, where reading
         fails.
     """
+    if isinstance(data, np.ndarray):
+        raise SoundError("it is an array; a sound is given as a file, or as the bytes of one")
     if not len(data):
         raise SoundError("the file is empty")
     if data[:4] == OGG and not _is_whole_ogg(data):
@@ -177,9 +182,9 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except (soundfile.SoundFileError, TypeError) as error:
-        with _of_ffmpeg(data, _line(error)) as recording:
-            recording.check()
-            yield recording
+        with _of_ffmpeg(data, _line(error)) as track:
+            track.check()
+            yield track
         return
     try:
         with file:
@@ -191,7 +196,7 @@ def opened(data: bytes | bytearray) -> Iterator[Recording]:
 
 
 @contextmanager
-def _of_ffmpeg(data: bytes | bytearray, reason: str) -> Iterator[_FFmpeg]:
+def _of_ffmpeg(data: bytes, reason: str) -> Iterator[_FFmpeg]:
     """As `opened`, by PyAV."""
     try:
         import av
@@ -207,7 +212,7 @@ def _of_ffmpeg(data: bytes | bytearray, reason: str) -> Iterator[_FFmpeg]:
         raise SoundError(f"it is not a sound that can be read ({_line(error)})") from error
 
 
-def _is_whole_ogg(data: bytes | bytearray) -> bool:
+def _is_whole_ogg(data: bytes) -> bool:
     """Whether an Ogg file ends in a page that is complete and calls itself the last: libraries read on to any end."""
     page = data.rfind(OGG)
     head = data[page : page + 27]
@@ -224,7 +229,7 @@ def _line(error: Exception) -> str:
     )
 
 
-def duration(data: bytes | bytearray) -> float:
+def duration(data: Content) -> float:
     """Seconds of a sound; a SoundError where it is broken."""
     with opened(data) as recording:
         return recording.seconds

@@ -14,6 +14,7 @@ from featurepipe.sounds.rates import resampled
 from featurepipe.sounds.recordings import Recording, opened, require_soundfile
 from featurepipe.sounds.spans import span_of
 from featurepipe.sounds.spectrograms import COEFFICIENTS, FRAME, HOP, MELS, RATE, log_mel, mfcc
+from featurepipe.sources import Content
 
 MEDIUM, NUMBER = "sound", np.dtype(np.float32)
 FLAT = 1e-6  # decibels: a window that varies less is even
@@ -35,7 +36,7 @@ class SoundTransform:
     windows : int
         How many there are at most; those that a short sound lacks are NaN.
     rate, frame, hop, mels : int
-        Of the spectrogram: see `featurepipe.sounds.spectrograms`, which knows these values and no other.
+        Those of the spectrogram: see `featurepipe.sounds.spectrograms`, which knows these values and no other.
     """
 
     size: tuple[int, int]
@@ -61,7 +62,7 @@ class SoundTransform:
         """Pixels of all windows."""
         return self.windows * self.size[0] * self.size[1]
 
-    def decode(self, data: bytes | bytearray, part: str | None = None, /) -> np.ndarray:
+    def decode(self, data: Content, part: str | None = None, /) -> np.ndarray:
         """Windows of a file or of a span of it, float32 (windows, height, width).
 
         Raises
@@ -128,7 +129,7 @@ class MfccTransform:
         """There is no network."""
         return 1
 
-    def decode(self, data: bytes | bytearray, part: str | None = None, /) -> np.ndarray:
+    def decode(self, data: Content, part: str | None = None, /) -> np.ndarray:
         """Means, then deviations, float32 (80,); see `SoundTransform.decode`."""
         with opened(data) as recording:
             frames = [mfcc(signal) for signal in cut(recording, part, self.seconds, self.windows)]
