@@ -124,9 +124,6 @@ def _shape(one: Field[Any]) -> str:
         return "{" + ", ".join(map(repr, flags[0].choices)) + "}"
     given = one.type.__name__ if isinstance(one.type, type) else str(one.type)
     plain, optional, _ = given.partition(" | None")
-    plain = (
-        re.sub(r"Sequence\[(.+)\]", r"sequence of \1", plain).replace("PathLike[str]", "path").replace("Path", "path")
-    )
     for pattern, word in WORDS.items():
         plain = re.sub(pattern, word, plain)
     return plain + (", optional" if optional else "")

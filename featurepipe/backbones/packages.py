@@ -102,9 +102,9 @@ PACKAGES = {  # by their name in ``-b``; the first that is installed is the defa
 
 
 def default_name() -> str:
-    """The backbone where none is named: the first network of an installed package, else the bundled one."""
-    installed = (name for name, package in PACKAGES.items() if package.place() is not None)
-    return next((f"{FAMILY}:{name}" for name in installed), BUNDLED)
+    """The backbone where none is named: that of the extra ``offline`` if it is installed, else the bundled one."""
+    name = next(iter(PACKAGES))
+    return BUNDLED if PACKAGES[name].place() is None else f"{FAMILY}:{name}"
 
 
 def package_of(name: str) -> Package | None:

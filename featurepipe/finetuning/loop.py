@@ -159,9 +159,12 @@ def tune(
     KeyboardInterrupt
         Before the first validation is over; from then on the best so far is returned.
     """
-    if objective is None:
+    identity = dict(identity or {})
+    if objective is not None:  # a checkpoint of another one is not gone on with; old ones have the default's identity
+        identity["objective"] = f"{type(objective).__module__}.{type(objective).__qualname__}"
+    else:
         objective = Classes.of(recipe, train.samples.targets, network.head.weight)
-    return _Tuning(network, train, validation, recipe, objective, identity or {}, session).run()
+    return _Tuning(network, train, validation, recipe, objective, identity, session).run()
 
 
 class _Tuning:

@@ -78,7 +78,7 @@ def card(
         few_shot=[],
         finetuning=_tuning(start, recipe, made, verdict, rating, later, advised, seconds),
         protocol=None,
-        licence=None,
+        licence=None,  # of tuned weights nobody has said one
         seed=recipe.seed,
         class_weight=recipe.class_weight,
         notes=[*found.notes, *start.notes, *(start_notes(start, recipe, made) if begun else [])],

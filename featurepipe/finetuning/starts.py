@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, held_notes
 from featurepipe.models.candidates import Prepared
 from featurepipe.probes.parts import fit_parts, hold
+from featurepipe.stores import Pending
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,15 @@ class Start:
     seen: np.ndarray
     notes: list[str]
 
+    @cached_property
+    def pending(self) -> dict[str, Pending]:
+        """Digest → where the content is, as it was when tuning began: the store may be filled anew meanwhile."""
+        return {one.digest: one for one in self.found.store.pending(np.unique(self.found.samples.digests))}
+
     def samples(self, part: FeatureMatrix) -> Examples:
         """Rows as images and class numbers."""
         targets = np.searchsorted(self.head.classes, part.y).astype(np.int64)
-        return Examples(self.found.store.pending(part.digests), targets)
+        return Examples([self.pending[digest] for digest in part.digests], targets)
 
 
 def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: int | None, listener: Listener) -> Start:
@@ -88,7 +95,7 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     else:
         probe, seen = _own_probe(loaded, classes), np.union1d(seen, loaded.seen)
         notes += _seen_notes(loaded, parts)
-    own = loaded is not None and not loaded.has_seen(validation.digests).any()
+    own = loaded is not None and not loaded.has_seen_rows(validation).any()
 
     def fit(strength: float | None) -> probes.Probe:
         if own:
@@ -127,7 +134,7 @@ def _own_probe(loaded: models.Model, classes: np.ndarray) -> probes.Probe:
 
 def _seen_notes(loaded: models.Model, parts: Parts) -> list[str]:
     """A note where the model has learned from what is reported."""
-    count = int(loaded.has_seen(parts.report.digests).sum())
+    count = int(loaded.has_seen_rows(parts.report).sum())
     return (
         [f"the model has seen {count} of the {parts.reported} images before, so these figures are optimistic"]
         if count

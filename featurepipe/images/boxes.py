@@ -31,7 +31,7 @@ def box_of(part: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
     >>> box_of("10,20,200,180", (640, 480))
     (10, 20, 200, 180)
     """
-    found = BOX.fullmatch(part)
+    found = BOX.fullmatch(part.replace(" ", ""))
     if found is None:
         raise ImageError(f"the part {part!r} is not a box; write whole pixels as x0,y0,x1,y1, such as 10,20,200,180")
     x0, y0, x1, y1 = map(int, found.groups())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
@@ -18,6 +19,7 @@ from featurepipe.media import MEDIA
 from featurepipe.sources import Files, Source, Tables, cell
 from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
+PART = re.compile(r"[\d.,\s-]+")  # numbers, however a medium writes its parts
 ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
 TEXT = "text"  # the medium, and the column of texts
 DIGITS = 7  # of the number of a row that has no other id, so that rows keep their order
@@ -80,7 +82,7 @@ def read(
     group_column : str, optional
         The table's column of groups, if it is not called ``group``.
     group_from : str, optional
-        A regular expression that finds each sample's group in its path; see `featurepipe.manifests.group_of`.
+        A regular expression that finds each sample's group in its path; see `featurepipe.manifests.groups.group_of`.
     medium : str, optional
         What the samples are, one of `featurepipe.media.MEDIA`; by default by the suffixes of their files.
 
@@ -180,7 +182,18 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
             f"{path}: {len(missing)} of its {len(samples)} files cannot be found, first {missing[0]!r}; correct the "
             f"paths (relative ones start at {path.parent})"
         )
+    _check_parts(path, samples)
     return _manifest(Files(str(path.parent)), table, samples, columns)
+
+
+def _check_parts(path: Path, samples: Samples) -> None:
+    """Refuse a column ``part`` that means something else, such as a part of the body."""
+    parts = [sample.part for sample in samples if sample.part is not None]
+    if parts and not any(map(PART.fullmatch, parts)):
+        raise ManifestError(
+            f"{path}: the column part holds {parts[0]!r}, which is neither a box (10,20,200,180) nor a span of seconds "
+            "(12.0-16.0); rename the column if it means something else"
+        )
 
 
 def _manifest(source: Source, table: Table, samples: Samples, columns: Sequence[str]) -> Manifest:

@@ -55,9 +55,14 @@ class FeatureMatrix:
         return replace(self, **{name: one[which] for name, one in columns.items() if one is not None})
 
     @property
+    def files(self) -> np.ndarray:
+        """The digest of the file that each row is, or is a part of, (n,)."""
+        return self.digests if self.contents is None else self.contents
+
+    @property
     def units(self) -> np.ndarray:
         """What must stay together, as the digest of one of its files, (n,): see `featurepipe.manifests.units`."""
-        files = self.digests if self.contents is None else self.contents
+        files = self.files
         return files if self.groups is None else units(files, self.groups)
 
     @property

@@ -15,6 +15,7 @@ from featurepipe.models.files import (
     locate,
     open_backbone,
     portable,
+    row_keys,
     save,
     seen_in_tuning,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "locate",
     "open_backbone",
     "portable",
+    "row_keys",
     "save",
     "seen_in_tuning",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, labelled, samples_of, sizes
 from featurepipe.stores import Entry, Store
 from featurepipe.vocabulary import EntryOptions
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Prepared(Candidate):
                 "source": dict(self.origin),
             },
             seen=np.union1d(
-                models.digest_keys(self.parts.learned.digests), models.seen_in_tuning(self.origin, entry.spec)
+                models.row_keys(self.parts.learned).ravel(), models.seen_in_tuning(self.origin, entry.spec)
             ),
             card=card,
         )
@@ -198,6 +195,6 @@ def tuned_on(entry: Entry, parts: Parts) -> int:
 
     Copies of images that are learned from here are not counted: of them `copy_notes` speaks.
     """
-    new = sorted({*parts.report.digests} - {*parts.learned.digests})
-    seen = models.seen_in_tuning(entry.provenance["source"], entry.spec)
-    return int(np.isin(models.digest_keys(new), seen).sum())
+    learned, seen = {*parts.learned.digests}, models.seen_in_tuning(entry.provenance["source"], entry.spec)
+    tuned = parts.report.digests[np.isin(models.row_keys(parts.report), seen).any(axis=1)]
+    return len({*tuned} - learned)

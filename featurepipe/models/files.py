@@ -44,6 +44,7 @@ from featurepipe.cards import Card
 from featurepipe.digests import sha256_arrays, sha256_bytes, sha256_json, sha256_state_dict
 from featurepipe.errors import FeaturepipeError, FormatTooNew, ModelFileError
 from featurepipe.files import atomic
+from featurepipe.matrices import FeatureMatrix
 from featurepipe.probes import HEADS, MULTI_LABEL, probabilities
 from featurepipe.surroundings import guarded
 
@@ -103,10 +104,19 @@ class Model:
         """Which contents were used for training or selection; bool of shape (n,)."""
         return np.isin(digest_keys(digests), self.seen)
 
+    def has_seen_rows(self, matrix: FeatureMatrix) -> np.ndarray:
+        """Which rows, or other parts of their files, were used for training or selection; bool of shape (n,)."""
+        return np.logical_or.reduce(np.isin(row_keys(matrix), self.seen), axis=1)
+
 
 def digest_keys(digests: Sequence[str] | np.ndarray) -> np.ndarray:
     """The first 8 bytes of hexadecimal digests, as uint64 of shape (n,)."""
     return np.array([int(digest[:16], 16) for digest in digests], np.uint64)
+
+
+def row_keys(matrix: FeatureMatrix) -> np.ndarray:
+    """What rows are known by, as uint64 (n, 2): their own content, and the file that they are, or are a part of."""
+    return np.stack([digest_keys(matrix.digests), digest_keys(matrix.files)], axis=1)
 
 
 @guarded

@@ -172,7 +172,7 @@ def mean_interval(values: Sequence[float]) -> list[float] | None:
     """The 95 % confidence interval of the mean of fractions, by Student's t, cut at 0 and 1; None for a single one.
 
     It says where the mean over all possible draws of labels may lie, on the same test images. It does not say how sure
-    a figure is with this number of test images: that is `featurepipe.reports.wilson`.
+    a figure is with this number of test images: that is `featurepipe.statistics.wilson`.
 
     Examples
     --------

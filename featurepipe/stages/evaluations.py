@@ -17,7 +17,7 @@ from featurepipe.matrices.parts import check_finite, headline, labelled
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import rejected_samples
-from featurepipe.stages.predictions import _embed
+from featurepipe.stages.predictions import embed
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
@@ -86,7 +86,7 @@ def evaluate(
         _check_labels(manifest, loaded)
         extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
         models.check_width(loaded, extractor.width, model)
-        matrix, _, rejects = _embed(manifest, extractor, compute, listener)
+        matrix, _, rejects = embed(manifest, extractor, compute, listener)
     matrix, notes = labelled(matrix)
     if "task" in (of := loaded.card.get("data", {})):
         notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")
@@ -94,7 +94,7 @@ def evaluate(
         listener.note(f"note: {note}")
     which, mask = _evaluated(matrix, loaded, split)
     part = matrix.take(mask)
-    seen = loaded.has_seen(part.digests)
+    seen = loaded.has_seen_rows(part)
     if seen.any() and not seen.all():
         figures = _figures(loaded, part.take(~seen)) | {"with_seen": headline(_figures(loaded, part))}
     else:
@@ -165,7 +165,7 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
             return name, mask
     if split != "auto":
         raise ProbeError(f"no labelled sample is in {split}; use --split all, or another split")
-    mask = ~model.has_seen(matrix.digests)
+    mask = ~model.has_seen_rows(matrix)
     if not mask.any():
         raise ProbeError("the model was trained on every one of these images; use --split all to evaluate anyway")
     return UNSEEN, mask

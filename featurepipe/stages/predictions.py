@@ -114,7 +114,7 @@ def predict(
         listener.note(f"note: {note}")
     extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
     models.check_width(loaded, extractor.width, model)
-    matrix, samples, rejects = _embed(manifest, extractor, compute, listener)
+    matrix, samples, rejects = embed(manifest, extractor, compute, listener)
     answers = Answers(
         loaded,
         matrix,
@@ -138,7 +138,7 @@ def predict(
         "labels": dict(count.labels),
         "labelled": count.labelled,
         "right": count.right,
-        "seen_in_training": int(loaded.has_seen(matrix.digests).sum()),
+        "seen_in_training": int(loaded.has_seen_rows(matrix).sum()),
         **({} if output is not None else {"predictions": predictions}),
         "rejected": len(rejects),
         "rejects": rejects,
@@ -147,7 +147,7 @@ def predict(
     }
 
 
-def _embed(
+def embed(
     manifest: Manifest, extractor: Extractor, compute: ComputeOptions, listener: Listener
 ) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
     """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""

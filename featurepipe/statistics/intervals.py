@@ -10,6 +10,8 @@ import numpy as np
 
 from featurepipe.matrices import FeatureMatrix
 
+DRAWS = 2000  # of groups, with replacement
+
 
 def interval(part: FeatureMatrix, right: np.ndarray) -> dict[str, Any]:
     """Where samples have groups, how many are reported and the interval over them; else nothing.
@@ -24,9 +26,6 @@ def interval(part: FeatureMatrix, right: np.ndarray) -> dict[str, Any]:
         return {}
     units = part.units
     return {"groups": len(np.unique(units)), "interval": list(bootstrap(right, units))}
-
-
-DRAWS = 2000  # of groups, with replacement
 
 
 def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:

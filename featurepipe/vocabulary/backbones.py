@@ -111,8 +111,8 @@ class BackboneOptions(OriginOptions):
     )
     transform: Mapping[str, Any] | None = option(
         None,
-        "Overrides of the transform, by `Transform` field; None values are ignored. The decoder is ``torchvision`` "
-        "unless given here.",
+        "Overrides of the transform, by `ImageTransform` field; None values are ignored. The decoder is "
+        "``torchvision`` unless given here.",
     )
     download: bool = option(True, "False: take timm's own weights from this machine's caches; ask no host.")
 

@@ -93,7 +93,7 @@ class TableOptions(ColumnOptions):
     )
     group_from: str | None = option(
         None,
-        "A regular expression that takes the group from each path instead; see `featurepipe.manifests.group_of`.",
+        "A regular expression that takes the group from each path; see `featurepipe.manifests.groups.group_of`.",
         Flag(
             ("--group-from",),
             "Take the group from each file's path, with a pattern such as (patient\\d+). The group is what the first "
