@@ -70,6 +70,7 @@ CHOSEN = click.option(
     "-b",
     "--backbone",
     help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; torchvision:NAME; "
+    "transformers:FOLDER, open_clip:ARCH/TAG, onnx:FILE, keras:FILE or tensorflow:FOLDER; "
     "module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its own backbone, such as "
     "tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: bundled]",
 )
