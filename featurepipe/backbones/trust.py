@@ -5,8 +5,8 @@ weights were. A file may come from anybody, so none of this is believed. Without
 
 - has only arguments that timm's own networks take to shape themselves: none that names a file, a URL or a cache;
 - names no repository of a hub and no folder, from which code that reads configurations would fetch more;
-- names a weights file only together with the digest that its weights must have; it is a regular file here, of a suffix
-  of weights, and no word of its content is shown;
+- names a weights file, or an ONNX file, only together with the digest that its weights must have; it is a regular file
+  here, of a suffix of weights, and no word of its content is shown;
 - makes no network that takes much more memory than the weights that it is for, or gigabytes for one image.
 
 Weights that timm itself has for a name that it knows are those that ``extract -b NAME`` would take. Without trust they
@@ -244,7 +244,7 @@ def _counter(most: int) -> Any:
     return Counter()
 
 
-def check_place(weights: str, digest: str | None, who: str) -> Path:
+def check_place(weights: str, digest: str | None, who: str, suffixes: tuple[str, ...] = WEIGHTS_SUFFIXES) -> Path:
     """The weights file that a file names, where it may be opened: its content is compared with the digest later.
 
     Raises
@@ -257,7 +257,7 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     path = Path(weights)
     if digest is None:
         raise BackboneError(f"{who} names {_shown(weights)} for its weights, but not their digest; {GIVE}")
-    if path.suffix.lower() not in WEIGHTS_SUFFIXES or _is_remote(weights):
+    if path.suffix.lower() not in suffixes or _is_remote(weights):
         raise BackboneError(f"{who} wants to open {_shown(weights)}, whose name is not that of a weights file; {GIVE}")
     try:
         found = os.stat(path)
@@ -266,21 +266,6 @@ def check_place(weights: str, digest: str | None, who: str) -> Path:
     if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc, which may block, have no size
         raise BackboneError(f"{who} wants to open {_shown(weights)}, which is not a weights file; {GIVE}")
     return path
-
-
-def check_local(place: str, suffix: str | None, digest: str | None, who: str) -> None:
-    """Refuse a folder, or a file with a suffix, that a file names, unless it is here and its digest is known.
-
-    Whoever opens it compares its content with that digest.
-
-    Raises
-    ------
-    BackboneError
-        It may not be opened for a file's sake.
-    """
-    fits = os.path.isdir if suffix is None else os.path.isfile
-    if digest is None or _is_remote(place) or not fits(place) or not place.lower().endswith(suffix or ""):
-        raise BackboneError(f"{who} wants to open {_shown(place)}, which is not on this machine; {ALLOW}, or {GIVE}")
 
 
 def check_plain(values: Mapping[str, Any], known: Container[str], who: str) -> None:

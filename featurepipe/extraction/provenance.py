@@ -10,7 +10,10 @@ from typing import Any
 from featurepipe.backbones import Embedder
 
 LIBRARIES = ("featurepipe", "torch", "torchvision", "timm", "scikit-learn", "numpy", "h5py", "pillow")
-OPTIONAL = ("scikit-image", "opencv-python-headless", "opencv-python")  # HOG's and SIFT's
+OPTIONAL = (
+    *("scikit-image", "opencv-python-headless", "opencv-python"),  # HOG's and SIFT's
+    *("transformers", "open_clip_torch", "onnxruntime", "keras", "tensorflow", "tensorflow_cpu"),  # other families'
+)
 
 
 def provenance(extractor: Embedder, batch_size: int | None) -> dict[str, Any]:

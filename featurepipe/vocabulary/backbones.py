@@ -64,7 +64,7 @@ class BackboneOptions(OriginOptions):
         "Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.",
         Flag(
             ("--backbone-arg", "arguments"),
-            "Extra argument for the timm model, such as pad_type=same. Repeat the option to give several.",
+            "Extra argument for the network, such as pad_type=same for one of timm. Repeat the option to give several.",
             BACKBONE,
             many=True,
             metavar="KEY=VALUE",
@@ -87,14 +87,19 @@ class BackboneOptions(OriginOptions):
         "stage (for a ViT: block).",
         Flag(
             ("--layer",),
-            "Layer to keep: penultimate, or stage1, stage2, …  [default: penultimate]",
+            "Layer to keep: penultimate; stage1, stage2, … of timm; a tensor of onnx, a layer of keras, or an output "
+            "of tensorflow.  [default: penultimate]",
             BACKBONE,
         ),
     )
     pooling: str | None = option(
         None,
         "timm's global pooling (``avg``, ``max``, ``token``, …); None is the model's own. A stage takes avg or max.",
-        Flag(("--pooling",), "Global pooling in timm: avg, max, token, …  [default: the model's own]", BACKBONE),
+        Flag(
+            ("--pooling",),
+            "Global pooling: avg, max, token, … of timm; pooled, cls or mean of transformers.  [default: the model's own]",
+            BACKBONE,
+        ),
     )
     precision: str = option(
         "auto",

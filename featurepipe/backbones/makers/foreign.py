@@ -33,7 +33,7 @@ class Feed:
     last : bool
         The channels are the last axis instead of the second.
     dtype : dtype
-        What its input is made of; integers are fed with pixels themselves.
+        Type of its input's numbers; integers get the pixels themselves.
     batch : int or None
         The only number of images that it takes at once; None is any.
     reversed : bool

@@ -46,8 +46,8 @@ class KerasFiles(Maker):
         if unknown := request.arguments.keys() - {"channels"}:
             raise BackboneError(f"{called} takes the argument channels alone, not {min(unknown)!r}")
         path = Path(name)
-        config = _configuration(path)
         keras = require_keras()
+        config = _configuration(path)
         model = _loaded(keras, path)
         if len(model.inputs) != 1:
             raise BackboneError(f"{called} takes {len(model.inputs)} inputs; a backbone takes images and nothing else")

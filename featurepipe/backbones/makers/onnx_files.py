@@ -17,7 +17,7 @@ import numpy as np
 from featurepipe.backbones.makers.foreign import ForeignNetwork, feed_of, finish, resolve_transform
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.specs import PENULTIMATE
-from featurepipe.backbones.trust import check_input, check_local
+from featurepipe.backbones.trust import check_input, check_place
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_file, sha256_json
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
@@ -74,7 +74,7 @@ class OnnxFiles(Maker):
         """See `Maker.recall`; a graph can do no more than compute."""
         place = str(origin.weights or origin.source["name"].removeprefix("onnx:"))
         if not origin.trust:
-            check_local(place, ".onnx", spec["weights"], origin.who)
+            check_place(place, spec["weights"], origin.who, (".onnx",))
             check_input(spec["transform"]["input_size"], origin.who)
         arguments = {"channels": spec["arguments"].get("channels", "rgb")}
         return {"name": f"onnx:{place}", "arguments": arguments, **{key: spec[key] for key in ("layer", "transform")}}

@@ -6,6 +6,7 @@ A tower ends before its projection into the space that it shares with texts, unl
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -92,11 +93,10 @@ class OpenClipTowers(Maker):
         }
 
     def names(self, pattern: str, *, pretrained: bool) -> list[str]:
-        """open_clip's, with the tags of their weights if they are to have some; none where it is not installed."""
-        try:
-            open_clip = require_open_clip()
-        except DependencyMissing:
+        """open_clip's, with the tags of their weights if they shall have some; none unless it is there or asked for."""
+        if importlib.util.find_spec("open_clip") is None and not pattern.startswith("open_clip:"):
             return []
+        open_clip = require_open_clip()
         tagged = [f"open_clip:{base}/{tag}" for base, tag in open_clip.list_pretrained()]
         found = tagged if pretrained else [f"open_clip:{base}" for base in open_clip.list_models()]
         return [name for name in found if fnmatch(name, pattern)]

@@ -20,7 +20,7 @@ from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.assembly import assemble
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.specs import plain
-from featurepipe.backbones.trust import check_input, check_local, check_plain, check_room
+from featurepipe.backbones.trust import ALLOW, GIVE, check_input, check_plain, check_room
 from featurepipe.backbones.weights import check_finite, first_line, load_weights, read_weights
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
 from featurepipe.images import DEFAULT_DECODER, ImageTransform
@@ -84,8 +84,8 @@ class TransformersNetworks(Maker):
         source, weights = origin.source, origin.weights
         folder = str(weights or source["name"].removeprefix("transformers:"))
         if source["name"] != spec["architecture"] and not os.path.isfile(folder):
-            if not origin.trust:
-                check_local(folder, None, spec["weights"], origin.who)
+            if not (origin.trust or weights):
+                raise BackboneError(f"{origin.who} wants transformers to read {folder!a}; {ALLOW}, or {GIVE}")
             return {"name": f"transformers:{folder}", **how}
         if not origin.trust:
             _check_described(spec, weights, origin.who)
@@ -118,6 +118,8 @@ def _loaded(name: str, called: str, request: Request) -> tuple[Tokens, ImageTran
         try:
             config = transformers.AutoConfig.from_pretrained(name, **here)
             config = getattr(config, "vision_config", None) or config  # the image tower of a pair
+            if "/" in str(config._attn_implementation):
+                raise ValueError(f"its attention is code of a hub ({config._attn_implementation})")
             processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **here)
             network, report = transformers.AutoModel.from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True, **here
