@@ -70,8 +70,10 @@ CHOSEN = click.option(
     "-b",
     "--backbone",
     help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift, and mfcc for sounds; "
+    "all-minilm-l6-v2, sentence-transformers:NAME, model2vec:NAME, word2vec:FILE and tfidf for texts; "
     "torchvision:NAME; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
-    "own backbone, such as tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: bundled]",
+    "own backbone, such as tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: "
+    "bundled, and all-minilm-l6-v2 for texts]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")
