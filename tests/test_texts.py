@@ -111,3 +111,13 @@ def test_a_changed_table_is_read_again(reviews, tmp_path):
     reviews.write_text("\n".join(["{}", *lines[1:-1], lines[0]]), "utf-8")
     found = extract(reviews, tmp_path / "st", backbone="tfidf")
     assert (found["samples"], found["computed"], found["rejected"]) == (120, 0, 0)
+
+
+def test_broken_texts_of_a_folder_are_rejected_by_name(tmp_path):
+    (tmp_path / "data").mkdir()
+    contents = {"good": b"a text", "empty": b"", "latin": b"caf\xe9", "bytes": bytes(range(256)), "long": b"a " * 2**20}
+    for name, content in contents.items():
+        (tmp_path / "data" / f"{name}.txt").write_bytes(content)
+    found = extract(tmp_path / "data", tmp_path / "st", backbone="tfidf")
+    assert (found["computed"], {*found["rejects"]}) == (1, {"bytes.txt", "empty.txt", "latin.txt", "long.txt"})
+    assert found["rejects"]["latin.txt"].startswith("it is not UTF-8 (byte 0xe9 at 3)")
