@@ -36,9 +36,9 @@ def nearest(X: np.ndarray, k: int) -> Nearest:
 
     Examples
     --------
-    >>> found = nearest(np.array([[0.0, 1], [0, 2], [3, 0], [0, -4]]), 1)
+    >>> found = nearest(np.array([[1.0, 0], [2, 1], [0, 3], [-4, 3]]), 1)
     >>> found.rows.ravel().tolist()
-    [1, 0, 1, 2]
+    [1, 0, 3, 2]
     """
     k = min(k, len(X) - 1)
     Z = _directions(X)
