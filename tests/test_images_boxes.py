@@ -59,7 +59,7 @@ def test_a_draft_does_not_shrink_the_image_that_a_box_is_cut_from():
         ("12.0-16.0", r"the part '12\.0-16\.0' is not a box; write whole pixels as x0,y0,x1,y1"),
         ("1,2,3", "is not a box"),
         ("-1,0,3,4", "is not a box"),
-        ("0, 0, 3, 4", "is not a box"),
+        ("0;0;3;4", "is not a box"),
         ("٣,0,4,4", "is not a box"),
         ("0,0,65,48", "the box 0,0,65,48 reaches out of the image, which is 64×48; correct the box"),
         ("0,0,64,49", "reaches out of the image"),

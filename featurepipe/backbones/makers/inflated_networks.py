@@ -61,7 +61,8 @@ class InflatedNetworks(Maker):
         within = {**spec, "architecture": _flat(spec["architecture"]), "arguments": arguments}
         source = {**origin.source, "name": _flat(origin.source["name"])}
         options = TimmNetworks().recall(within, replace(origin, source=source))
-        return {**options, "name": f"{FAMILY}:{options['name']}", "arguments": {**options["arguments"], **own}}
+        within_timm = str(options["name"]).removeprefix("timm:")
+        return {**options, "name": f"{FAMILY}:{within_timm}", "arguments": {**options["arguments"], **own}}
 
     def names(self, pattern: str, *, pretrained: bool) -> list[str]:
         """Any of timm's convolutional networks could be named; they are listed without the family."""
