@@ -32,7 +32,7 @@ from featurepipe.backbones.weights import first_line
 from featurepipe.errors import BackboneError
 
 TAPS = ("mean", "shift")
-SHIFTED = 4  # of so many channels one is of the frame before, and one of the frame after
+SHIFTED = 4  # one in four channels is of the frame before, and one of the frame after
 LEAST = 2  # convolutions that see time
 
 

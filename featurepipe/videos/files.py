@@ -141,7 +141,7 @@ def pictures(data: bytes, frames: Frames, numbers: Sequence[int]) -> Iterator[np
     frames : Frames
         All that it has.
     numbers : sequence of int
-        Of those that are wanted, ascending, each once.
+        Those that are wanted, ascending, each once.
 
     Yields
     ------

@@ -105,7 +105,7 @@ class VideoTransform(ImageTransform):
         Parameters
         ----------
         data : bytes
-            Of a format that FFmpeg reads.
+            A file in a format that FFmpeg reads.
         part : str, optional
             Seconds ``start-end``, such as ``12.0-16.0``; frames are taken from within.
 
