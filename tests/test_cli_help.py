@@ -49,6 +49,7 @@ def test_run_begins_with_the_dozen_that_are_needed_most():
         "Backbone",
         "Input transform",
         "Table",
+        "Medium",
         "Compute",
         "Probe",
         "Few labels",

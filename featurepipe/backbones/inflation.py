@@ -103,7 +103,7 @@ def inflate(module: TimmModule, input_size: Sequence[int], frames: int, strides:
     frames : int
         Frames of a clip.
     strides : int
-        Of the steps at which the network halves its pictures, the last ones halve time as well: their number.
+        How many of the steps at which the network halves its pictures, counted from the last, halve time as well.
     taps : {'mean', 'shift'}
         How frames are mixed.
     name : str

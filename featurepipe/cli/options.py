@@ -69,9 +69,10 @@ GROUPING = options(flag(TableOptions, "group_column"), flag(TableOptions, "group
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift, mfcc for sounds, "
-    "color-motion and inflated:NAME for videos; torchvision:NAME; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
-    "own backbone, such as tuned.safetensors. FAMILY:NAME names the family of any backbone.  [default: bundled]",
+    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift, mfcc for sounds, color-motion "
+    "and inflated:NAME for videos; torchvision:NAME; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a "
+    "model file that holds its own backbone, such as tuned.safetensors. FAMILY:NAME names the family of any backbone.  "
+    "[default: bundled]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")
