@@ -2,9 +2,9 @@
 
     python benchmarks/motion.py PHOTOS --out CLIPS -b mobilenetv2_100 --weights FILE --input-size 3 128 128
 
-A window wanders over each photo from right to left (``pan``), or grows (``zoom``), and the same frames backwards are
-the other class: the mean of single frames is the same for both. Photos are never divided: both directions of one are
-on one side of the split. Embeddings are probed as `featurepipe.probe` does it; chance is 50 %.
+A window wanders over each photo (``pan``), or shrinks (``zoom``). The same frames backwards are the other class, so the
+mean of single frames is the same for both. Photos are never divided: both directions of one are on one side of the
+split. Each backbone's embeddings are probed as `featurepipe.probe` does it; chance is 50 %.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurepipe import backbones, cli, extraction, finetuning, images, probes, protocols, stages, vocabulary
-from featurepipe.images import ImageTransform
+from featurepipe.videos import VideoTransform
 from featurepipe.vocabulary import BackboneOptions, ProbeOptions, TransformOptions, flags_of, names
 
 HELP = Path(__file__).parent / "help"
@@ -103,8 +103,9 @@ def test_a_backbones_options_are_those_of_create():
 
 
 def test_a_transforms_options_are_its_fields():
-    of_images = {field.name for field in fields(ImageTransform)}
-    assert {field.name for field in fields(TransformOptions)} == of_images | {"clips", "fps"}  # which frames of a video
+    of_networks = {"length", "resize"}  # which no user chooses
+    wanted = {field.name for field in fields(VideoTransform)} - of_networks
+    assert {field.name for field in fields(TransformOptions)} == wanted
 
 
 def test_settings_are_computed_as_the_options_say():

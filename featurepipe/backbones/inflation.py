@@ -103,7 +103,7 @@ def inflate(module: TimmModule, input_size: Sequence[int], frames: int, strides:
     frames : int
         Frames of a clip.
     strides : int
-        Number of steps that halve time as well: the last ones of those at which the network halves its pictures.
+        How many of the steps at which the network halves its pictures, counted from the last, halve time as well.
     taps : {'mean', 'shift'}
         How frames are mixed.
     name : str

@@ -41,8 +41,8 @@ class ColumnOptions:
         "videos, and leaves out files of other media.",
         Flag(
             ("--medium",),
-            "What the samples are. sound also takes the sound tracks of videos.  [default: what the files' suffixes "
-            "say]",
+            "What the samples are. sound also takes the sound tracks of videos, and video takes gif.  [default: what "
+            "the files' suffixes say]",
             MEDIUM,
             choices=MEDIA,
         ),
