@@ -8,6 +8,7 @@ import pytest
 
 from featurepipe import backbones, evaluate, extract, info, predict, probe, report
 from featurepipe.errors import BackboneError, SampleError, TextError
+from featurepipe.estimators import FeatureExtractor
 from featurepipe.media import Transform
 from featurepipe.texts import TextTransform, words
 
@@ -121,3 +122,17 @@ def test_broken_texts_of_a_folder_are_rejected_by_name(tmp_path):
     found = extract(tmp_path / "data", tmp_path / "st", backbone="tfidf")
     assert (found["computed"], {*found["rejects"]}) == (1, {"bytes.txt", "empty.txt", "latin.txt", "long.txt"})
     assert found["rejects"]["latin.txt"].startswith("it is not UTF-8 (byte 0xe9 at 3)")
+
+
+def test_an_extractor_takes_a_list_of_texts_and_the_store_of_a_table(reviews, tmp_path):
+    extract(reviews, tmp_path / "st", backbone="tfidf")
+    texts = [json.loads(line)["text"] for line in reviews.read_text("utf-8").splitlines()[:5]]
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "st").rglob("shard-*")}
+    found = FeatureExtractor("tfidf", store=tmp_path / "st").fit_transform(texts)
+    wanted = backbones.create("tfidf")
+    np.testing.assert_array_equal(found, wanted.embed(np.array(texts, object)))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "st").rglob("shard-*")} == shards
+    with pytest.raises(TextError, match="text 1 is a float, not a str"):
+        FeatureExtractor("tfidf").transform(["a", float("nan")])
+    with pytest.raises(ValueError, match="the text is empty"):
+        FeatureExtractor("tfidf").transform(["a", " "])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,11 +15,15 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from featurepipe import backbones, extraction, matrices, models
 from featurepipe.errors import FingerprintMismatch, ImageError
 from featurepipe.estimators.images import check_images, image_tags, listed, titled
+from featurepipe.estimators.texts import listed_texts
 from featurepipe.listeners import Bars, Listener
+from featurepipe.media import IMAGE
 from featurepipe.stores import Pending, Store, Writer
 from featurepipe.surroundings import guarded
 
 PLACES = ("backbone", "weights", "store")  # parameters that may be relative paths
+# How X becomes what is embedded, by medium
+LISTERS: dict[str, Callable[[Any, Any], list[Pending]]] = {IMAGE: listed, "text": listed_texts}
 SCHEMES = ("local-dir:", "file:")  # before the path of timm's folder with a network, or of a model file
 
 
@@ -147,7 +151,12 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     @guarded
     def items(self, X: Sequence[Any]) -> list[Pending]:
         """Each image with the digest of its content."""
-        return listed(X, self.identity().transform)
+        transform = self.identity().transform
+        if transform.medium not in LISTERS:
+            raise ValueError(
+                f"{self.identity().name} embeds {transform.medium}s, which estimators do not take; use extract"
+            )
+        return LISTERS[transform.medium](X, transform)
 
     @guarded
     def embed(self, items: Sequence[Pending]) -> np.ndarray:
