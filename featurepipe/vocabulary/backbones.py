@@ -97,7 +97,8 @@ class BackboneOptions(OriginOptions):
         "timm's global pooling (``avg``, ``max``, ``token``, …); None is the model's own. A stage takes avg or max.",
         Flag(
             ("--pooling",),
-            "Global pooling: avg, max, token, … of timm; pooled, cls or mean of transformers.  [default: the model's own]",
+            "Global pooling: avg, max, token, … of timm; pooled, cls or mean of transformers.  "
+            "[default: the model's own]",
             BACKBONE,
         ),
     )
