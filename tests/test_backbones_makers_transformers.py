@@ -244,7 +244,8 @@ def test_from_extraction_to_a_model_file_that_carries_it(photos, saved, tmp_path
     name = f"transformers:{folder}"
     assert extract(root, store, backbone=name, **OPTIONS)["computed"] == 24
     assert extract(root, store, backbone=name, **OPTIONS)["computed"] == 0
-    probe(store, path, backbone=name, kind="ridge", baselines="full", include_backbone=True, device="cpu")
+    how = {"include_backbone": True, "trust": True, "device": "cpu"}
+    probe(store, path, backbone=name, kind="ridge", baselines="full", **how)
     with pytest.raises(FinetuningError, match="is not a network that can be tuned"):
         finetune(store, backbone=name, device="cpu")
     shutil.rmtree(folder)
