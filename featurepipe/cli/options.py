@@ -75,8 +75,8 @@ CHOSEN = click.option(
     "and inflated:NAME for videos; all-minilm-l6-v2, sentence-transformers:NAME, model2vec:NAME, word2vec:FILE "
     "and tfidf for texts; torchvision:NAME, transformers:FOLDER, open_clip:ARCH/TAG, onnx:FILE, keras:FILE or "
     "tensorflow:FOLDER; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
-    "own backbone, such as tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  [default: "
-    "efficientnet_lite0 if the extra offline is installed, else bundled; all-minilm-l6-v2 for texts]",
+    "own backbone, such as tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  "
+    "[default: efficientnet_lite0 if the extra offline is installed, else bundled; all-minilm-l6-v2 for texts]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")
