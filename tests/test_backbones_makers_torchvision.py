@@ -134,7 +134,7 @@ def test_random_weights_follow_the_seed_and_are_made_again():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("torchvision:resnet19", {}, "has no image classifier 'resnet19'; did you mean resnet18"),
+        ("torchvision:resnet19", {}, "has no classifier 'resnet19'; did you mean resnet18"),
         ("torchvision:resnet50.NOPE", {}, "has no weights 'NOPE'; it has IMAGENET1K_V1, IMAGENET1K_V2"),
         ("torchvision:squeezenet1_0", {"random_weights": True}, "does not end in a linear layer"),
         ("torchvision:resnet18", {"layer": "stage1"}, "takes no arguments, layer or pooling"),
