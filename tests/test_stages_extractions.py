@@ -994,7 +994,7 @@ def test_an_unknown_name_is_refused_before_a_download_is_announced(tmp_path, mon
     with pytest.raises(BackboneError, match="no backbone is called 'resnet5o'; did you mean resnet50"):
         extractions.make_extractor("resnet5o", {}, heard, tmp_path / "s")
     assert heard.notes == []
-    monkeypatch.setattr(backbones, "create", lambda name: Pixels())
+    monkeypatch.setattr(backbones, "create", lambda name, medium: Pixels())
     extractions.make_extractor("resnet50", {}, heard, tmp_path / "s")
     assert heard.notes == ["waiting for the weights of resnet50; they are downloaded once"]
 
