@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from featurepipe.errors import ManifestError
-from featurepipe.manifests import Table, describe, gather, read
+from featurepipe.manifests import describe, gather, read
+from featurepipe.tables import Table
 
 
 @pytest.fixture

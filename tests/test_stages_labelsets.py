@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurepipe import evaluate, extract, matrices, models, predict, probe, probe_layers, probes, report, run
+from featurepipe import evaluate, extract, matrices, models, predict, probe, probe_layers, probes, report, run, tables
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.manifests import read_set
 from featurepipe.stages import Listener
@@ -218,7 +218,7 @@ def test_predictions_are_sets_that_can_be_read_again(table, tmp_path, suffix):
     done = run(source, tmp_path / "r", backbone="color-histogram", multi_label=True, baselines="none")
     result = predict(done["model"], source, tmp_path / f"p{suffix}")
     columns = ["label", *(f"p:{name}" for name in NAMES)]
-    rows = [row for _, row in manifests.Table(tmp_path / f"p{suffix}", ["path"], columns)]
+    rows = [row for _, row in tables.Table(tmp_path / f"p{suffix}", ["path"], columns)]
     assert list(rows[0]) == ["path", "label", "p:blue", "p:green", "p:red"]
     proba = np.array([[float(row[f"p:{name}"]) for name in NAMES] for row in rows])
     sets = [";".join(name for name, p in zip(NAMES, line, strict=True) if p > 0.5) or ";" for line in proba]

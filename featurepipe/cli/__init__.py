@@ -323,8 +323,8 @@ def info(path: str, as_json: bool, quiet: bool) -> None:
 @click.option(
     "--accept-edits",
     is_flag=True,
-    help="Before checking, take your manual edits of manifest.csv and store.json as correct. An edit looks like damage "
-    "to featurepipe, so check the labels and splits first.",
+    help="Before checking, take your manual edits of manifest.csv and store.json as correct. To featurepipe, edits "
+    "look like damage, so check the labels and splits first.",
 )
 @click.option(
     "--drift",

@@ -52,12 +52,12 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
     "-o",
     "--output",
     type=click.Path(allow_dash=True),
-    help="File to write: FILE.csv, FILE.jsonl or FILE.parquet; - writes CSV to stdout.  [default: print the answers]",
+    help="File to write: FILE.csv, FILE.jsonl, FILE.parquet, or '-': CSV on stdout.  [default: print the answers]",
 )
 @click.option(
     "--probabilities",
     is_flag=True,
-    help="With -o, also write a column for each class. Models of several labels per image always do.",
+    help="With -o, also write a column for each class. Multi-label models always write them.",
 )
 @WEIGHTS
 @TRUST

@@ -25,7 +25,7 @@ NAMED = 3  # samples of a finding
         type=click.Path(),
         metavar="TABLE",
         help="Write a new table of the images, TABLE.csv: without exact copies, with leaked images moved out of the "
-        "test split, and with a column that lists everything else. No image is deleted and no label is changed.",
+        "test split, and with a column of all other findings. No image is deleted and no label is changed.",
     ),
 )
 @HELD

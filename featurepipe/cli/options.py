@@ -71,12 +71,12 @@ GROUPING = options(flag(TableOptions, "group_column"), flag(TableOptions, "group
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone to use: a timm name, bundled, pixels, hog, color-histogram or sift; mfcc for sounds; color-motion "
+    help="Backbone to use: bundled, pixels, hog, color-histogram, sift or a timm name; mfcc for sounds; color-motion "
     "and inflated:NAME for videos; all-minilm-l6-v2, sentence-transformers:NAME, model2vec:NAME, word2vec:FILE "
     "and tfidf for texts; torchvision:NAME, transformers:FOLDER, open_clip:ARCH/TAG, onnx:FILE, keras:FILE or "
     "tensorflow:FOLDER; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
     "own backbone, such as tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  "
-    "[default: efficientnet_lite0 if the extra offline is installed, else bundled; all-minilm-l6-v2 for texts]",
+    "[default: efficientnet_lite0 with featurepipe[offline], else bundled; all-minilm-l6-v2 for texts]",
 )
 ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "trust"))
 TRANSFORM = flags(TransformOptions, panel="Input transform")
@@ -106,7 +106,7 @@ WRITING = options(
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Number of rows per shard file. A crash loses the shard being filled and several batches for each "
+        help="Number of rows per shard file. A crash loses the unfinished shard and several batches per "
         "thread. If shards are small, more than one may be lost.",
     ),
     click.option("--profile", is_flag=True, help="Also print where the time went and what limited the speed."),

@@ -67,7 +67,7 @@ def finetune(source: str, data: str | None, output: str | None, as_json: bool, q
     """Fine-tune the network, starting from the probe. Keep it only if it is expected to be more accurate.
 
     SOURCE is a store or a model file. DATA holds the images to learn from: a folder or a table. With a model
-    file, DATA must be given, and it may be a store. With a store, its own images are the default.
+    file, DATA is required and can be a store too. With a store, its own images are the default.
 
     The tuned network is kept if its expected accuracy on new images is more than one percentage point above the
     probe's. This is estimated from held-out images, and from the gains that were measured on other data sets when

@@ -30,18 +30,14 @@ from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import SPLITS
 from featurepipe.manifests.summaries import describe, read_aloud, summarise
 from featurepipe.manifests.unions import gather
-from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, require_pyarrow
 
 __all__ = [
     "SPLITS",
-    "TABLE_SUFFIXES",
     "LeftOut",
     "Manifest",
     "Sample",
     "Samples",
-    "Table",
     "assign_splits",
-    "check_columns",
     "check_groups",
     "check_label_sets",
     "check_labels",
@@ -56,7 +52,6 @@ __all__ = [
     "read",
     "read_aloud",
     "read_set",
-    "require_pyarrow",
     "summarise",
     "units",
     "write_set",

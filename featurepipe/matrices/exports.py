@@ -13,8 +13,9 @@ import numpy as np
 from featurepipe.characters import safe_cell
 from featurepipe.errors import StoreError
 from featurepipe.files import atomic
-from featurepipe.manifests import header, require_pyarrow
+from featurepipe.manifests import header
 from featurepipe.matrices.features import FeatureMatrix
+from featurepipe.tables import require_pyarrow
 
 EXPORT_SUFFIXES = (".npz", ".parquet", ".csv")
 

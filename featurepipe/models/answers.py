@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from featurepipe import manifests, models
+from featurepipe import manifests, models, tables
 from featurepipe.characters import safe_cell
 from featurepipe.errors import ManifestError
 from featurepipe.manifests import Sample
@@ -199,7 +199,7 @@ def _written(proba: np.ndarray) -> list[list[str]]:
 
 @contextmanager
 def _parquet(temporary: Path, path: Path, answers: Answers) -> Iterator[Taker]:
-    pyarrow = manifests.require_pyarrow()
+    pyarrow = tables.require_pyarrow()
     label = pyarrow.array([] if answers.model.is_multi_label else answers.model.classes.tolist()).type
     kinds = {"path": pyarrow.string(), "label": pyarrow.string() if answers.model.is_multi_label else label}
     kinds |= dict.fromkeys(("true_label", "part", "file"), pyarrow.string())

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from featurepipe import backbones, extraction, manifests, matrices, models
+from featurepipe import backbones, extraction, manifests, matrices, models, tables
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError
 from featurepipe.extraction import Settings
@@ -96,7 +96,7 @@ def predict(
     if path is not None and path.suffix.lower() not in PREDICTION_SUFFIXES:
         raise ModelFileError(f"cannot write predictions to {path.name}; use one of {', '.join(PREDICTION_SUFFIXES)}")
     if path is not None and path.suffix.lower() == ".parquet":
-        manifests.require_pyarrow()
+        tables.require_pyarrow()
     check_safe_csv(safe_csv, path)
     model = models.locate(model)
     loaded = models.load(model)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import manifests, probes
+from featurepipe import manifests, probes, tables
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
@@ -146,13 +146,11 @@ def _paths(path: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
     """Sample id → its label in each task; and notes on what was left out."""
-    if not path.is_file() or path.suffix.lower() not in manifests.TABLE_SUFFIXES:
+    if not path.is_file() or path.suffix.lower() not in tables.TABLE_SUFFIXES:
         why = "is not one" if path.exists() else "does not exist"
-        raise ManifestError(
-            f"labels are read from a table ({' '.join(sorted(manifests.TABLE_SUFFIXES))}); {path} {why}"
-        )
+        raise ManifestError(f"labels are read from a table ({' '.join(sorted(tables.TABLE_SUFFIXES))}); {path} {why}")
     found: dict[str, tuple[str | None, ...]] = {}
-    table, doubles = manifests.Table(path, names, KEYS, keys=KEYS), 0
+    table, doubles = tables.Table(path, names, KEYS, keys=KEYS), 0
     for number, row in table:
         id_, file = map(row.get, KEYS)
         if not id_:

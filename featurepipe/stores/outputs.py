@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from featurepipe import manifests
+from featurepipe import manifests, tables
 from featurepipe.errors import OutputError
 from featurepipe.files import check_output
 from featurepipe.stores import Store
@@ -45,5 +45,5 @@ def _files(store: Store) -> Iterator[Path]:
 
 def _is_table_in(path: Path, folder: Path | None) -> bool:
     """Whether there is a table at `path`, directly in a folder."""
-    there = path.suffix.lower() in manifests.TABLE_SUFFIXES and path.is_file()
+    there = path.suffix.lower() in tables.TABLE_SUFFIXES and path.is_file()
     return there and folder is not None and folder.is_dir() and path.absolute().parent.samefile(folder)

@@ -34,7 +34,7 @@ class OriginOptions:
             ("--trust",),
             "Trust what a file says about its backbone. The file can then make featurepipe download weights, load "
             "from a model hub, pass any argument to timm, build a network of any size, and import the Python function "
-            "that a backbone of the family module names. Code in the file itself is never run.",
+            "that a module:… backbone names. Code in the file itself is never run.",
             BACKBONE,
         ),
     )
@@ -64,7 +64,7 @@ class BackboneOptions(OriginOptions):
         "Passed to ``timm.create_model``: what shapes the architecture, such as ``pad_type='same'``.",
         Flag(
             ("--backbone-arg", "arguments"),
-            "Extra argument for the network, such as pad_type=same for one of timm. Repeat the option to give several.",
+            "Extra argument for the network, such as pad_type=same for timm. Repeat the option to give several.",
             BACKBONE,
             many=True,
             metavar="KEY=VALUE",
@@ -211,8 +211,8 @@ class TransformOptions:
         "Clips of a video, evenly spaced; for a network of images, single frames. The embedding is their mean.",
         Flag(
             ("--clips",),
-            "Number of evenly spaced clips of a video (frames, for a network of images) whose mean is the embedding.  "
-            "[default: 8 frames; clips: the network's own]",
+            "Number of evenly spaced clips per video (frames, for an image network) whose embeddings are averaged.  "
+            "[default: 8 frames, or the network's own number of clips]",
             TRANSFORM,
             "integer",
             least=1,

@@ -30,7 +30,7 @@ class ColumnOptions:
         "The table's column of texts, which are then the samples; by default ``text``, in a table without files.",
         Flag(
             ("--text-column",),
-            "Column of texts, which are then the samples.  [default: text, if no column names files]",
+            "Column of texts, which are then the samples.  [default: text, if there are no paths]",
             TABLE,
             metavar="NAME",
         ),
@@ -54,7 +54,7 @@ class ColumnOptions:
         "label, and stay on one side of every split.",
         Flag(
             ("--clip-seconds",),
-            "Make a sample of each clip of this length, instead of one of each file.",
+            "Cut each file into clips of this length; each clip is one sample.",
             MEDIUM,
             "number",
             least=0,

@@ -187,7 +187,7 @@ class ProtocolOptions:
         "One of the protocol's metrics; by default its first.",
         Flag(
             ("--metric",),
-            "Metric that --protocol selects by and reports.  [default: the recipe's first metric]",
+            "Metric that --protocol uses to choose, and reports.  [default: the recipe's first metric]",
             "Probe",
             choices=METRICS,
         ),
@@ -228,7 +228,7 @@ class CompareOptions:
         "Backbone (or folder, or start of a fingerprint) that the others are tested against; its best row on selection "
         "data counts. By default the reference is chosen as C is: among the rows that cannot be told apart from the "
         "best (paired comparison on the same images), the lowest log-loss wins (`featurepipe.probes.choose`).",
-        Flag(("--reference",), "Backbone that the others are compared with.  [default: the best on selection data]"),
+        Flag(("--reference",), "Backbone that the others are compared with.  [default: that of the best row]"),
     )
     imagenet: str | Path | None = option(
         None,

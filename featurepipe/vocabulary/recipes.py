@@ -43,7 +43,7 @@ class TuneOptions:
         "Passes over the images. By default 20, or as many as make 500 steps, but no more than 100.",
         Flag(
             ("--epochs",),
-            "Number of passes over the images.  [default: 20, or more until 500 steps are done, but at most 100]",
+            "Number of passes over the images.  [default: 20, or up to 100 epochs to reach 500 steps]",
             kind="integer",
             least=1,
         ),

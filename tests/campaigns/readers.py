@@ -45,7 +45,7 @@ def mutated(name: str, read: Callable[[Path], object], *, root: Path | None = No
 
 def table(path: Path) -> None:
     """As a manifest, and as a table of labels."""
-    from featurepipe import manifests
+    from featurepipe import manifests, tables
 
     for name in ("a.png", "b.png", "c.png"):
         (path.parent / name).touch()
@@ -53,7 +53,7 @@ def table(path: Path) -> None:
     try:
         manifests.read(path)
     finally:
-        list(manifests.Table(path, ["label"], ("id", "path"), keys=("id", "path")))
+        list(tables.Table(path, ["label"], ("id", "path"), keys=("id", "path")))
 
 
 def parquet(paths: list[Any], labels: list[Any]) -> bytes:
