@@ -217,7 +217,8 @@ def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
 
 
 @pytest.mark.slow
-def test_the_json_says_it_too(here):
+def test_the_json_says_it_too(here, machine):
+    machine(bf16=False)
     result = result_of("extract", "data/digits", "-s", "s", *TINY, "--batch-size", "4", "-j", "1")
     assert result["limited_by"] in ("checking files", "reading", "inferring", "writing")
     assert set(result["stages"]) == {"check", "read", "infer", "write"}

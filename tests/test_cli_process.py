@@ -200,6 +200,7 @@ call("report", model)
 call("info", model)
 call("verify", store)
 call("export", store, "-o", at / "e.npz")
+call("audit", store)
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

@@ -770,7 +770,7 @@ def test_tuning_has_to_beat_the_probe_at_its_own_strength(photos, monkeypatch, p
     tuner = FineTuner(network(), tune="last-1", epochs=2, recipe=recipe).fit(paths, y)
     ((head, validation),) = heard
     assert head.strength == tuner.probe_.chosen / 100
-    out = np.isin(paths, [one.place for one in validation.images])
+    out = np.isin(paths.astype(str), [one.place for one in validation.images])
     assert out.sum() == tuner.curve_[0]["n"] > 0
     features = network().fit_transform(paths)
     alone = probes.fit("logistic", features[~out], y[~out], value=tuner.probe_.chosen).estimator
@@ -798,7 +798,7 @@ def test_images_that_go_while_a_network_is_tuned_are_not_compared(photos, monkey
     assert [len(right) for pair in compared for right in pair] == [len(left)] * 2 * len(compared)
     if lost is not None:
         ((_, right),) = compared
-        wanted = y[[paths.tolist().index(one.place) for one in left]]
+        wanted = y[[paths.astype(str).tolist().index(one.place) for one in left]]
         assert right.tolist() == (tuner.predict([one.place for one in left]) == wanted).tolist()
 
 

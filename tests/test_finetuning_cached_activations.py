@@ -238,7 +238,7 @@ activations.cache({kept!r}, rows, manifest.source, backbone, cut, [backbone.tran
 def test_what_a_killed_run_has_finished_is_kept(data, tmp_path):
     rows, source = data
     kept = tmp_path / "kept"
-    code = KILLED.format(tests=os.path.dirname(__file__), root=source.source, kept=str(kept))
+    code = KILLED.format(tests=os.path.dirname(__file__), root=source.root, kept=str(kept))
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
     while len(list(kept.glob("*/shard-*.h5"))) < 2 and child.poll() is None and time.monotonic() < deadline:

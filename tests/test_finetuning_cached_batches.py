@@ -39,7 +39,8 @@ def curves(name, recipe, pictures, folder, precision="fp32", listener=SILENT):
     head = Head(*random_head(2, backbone.width, 0), np.array(["a", "b"]), 1.0)
 
     def cached(copied):
-        return make_cache(copied, samples, samples, recipe, rows, source, folder / f"{name}-{recipe.tune}")
+        place = folder / f"{name}-{recipe.tune}"
+        return make_cache(copied, samples, samples, recipe, rows, source, place, listener=listener)
 
     options = {"name": "tuned", "workers": 1}
     plain = promote(backbone, head, samples, samples, recipe, **options)

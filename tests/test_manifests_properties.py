@@ -32,7 +32,7 @@ def read_or_refused(path):
 # Folders
 
 FOLDERS = st.sampled_from(["cat", "dog", "big dog", "ünï", "@eaDir", "lost+found", "__MACOSX", ".git"])
-FILES = st.sampled_from(["1.png", "2.JPG", "3.heic", "notes.txt", "plain", ".DS_Store", "4.tiff", "é.webp"])
+FILES = st.sampled_from(["1.png", "2.JPG", "3.heic", "notes.md", "plain", ".DS_Store", "4.tiff", "é.webp"])
 PATHS = st.tuples(st.lists(FOLDERS, max_size=3), FILES).map(lambda pair: "/".join([*pair[0], pair[1]]))
 
 

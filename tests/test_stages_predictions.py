@@ -351,7 +351,8 @@ def tuned(photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_that_carries_its_backbone_is_one_beside_others(tuned):
+def test_a_model_that_carries_its_backbone_is_one_beside_others(tuned, machine):
+    machine(bf16=False)
     data, store, model = tuned()
     with pytest.raises(
         StoreError, match=r"holds no embeddings of the model's backbone tuned \(.*, penultimate, fp32\)"

@@ -530,7 +530,7 @@ def test_descriptors_are_no_networks(photos, tmp_path, no_embedding):
     store = extract(photos(CLASSES, 4), tmp_path / "p.store", backbone="pixels", workers=1)["store"]
     with pytest.raises(FinetuningError) as caught:
         finetune(store, **QUICK)
-    assert_one_line(caught, "pixels is not a network, so there is nothing to tune")
+    assert_one_line(caught, "pixels is not a network that can be tuned")
 
 
 def test_an_earlier_stage_is_no_start(store, no_embedding):
