@@ -124,7 +124,7 @@ def test_a_head_of_another_width_is_refused(promoted):
         promoted(width=12)
 
 
-@pytest.mark.parametrize("change", ["backbone", "head", "train", "validation", "recipe"])
+@pytest.mark.parametrize("change", ["backbone", "head", "train", "validation", "recipe", "objective"])
 def test_a_checkpoint_of_anything_else_is_not_gone_on_from(small, tinted, tmp_path, change):
     def run(changed=None):
         notes = []
@@ -141,11 +141,15 @@ def test_a_checkpoint_of_anything_else_is_not_gone_on_from(small, tinted, tmp_pa
             validation,
             Recipe(**{**QUICK, "epochs": 1, "seed": int(changed == "recipe")}),
             name="x",
+            objective=Other() if changed == "objective" else None,
             checkpoint=tmp_path / "c.pt",
             workers=1,
             listener=Ear(notes.append),
         )
         return notes[0]
+
+    class Other(Classes):
+        """Loses as the default does, under a name of its own."""
 
     assert run().startswith("before tuning")
     assert run().startswith("continuing from")

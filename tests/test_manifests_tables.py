@@ -331,3 +331,13 @@ def test_a_table_of_texts_is_given_alone(images):
     path.write_bytes(b"text\n\xff\n")
     with pytest.raises(ManifestError, match="is not UTF-8"):
         read(path)
+
+
+def test_a_column_part_that_means_something_else_is_refused(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "t.csv").write_text("path,part,label\na.png,elbow,x\nb.png,wrist,y\n")
+    with pytest.raises(
+        ManifestError, match=r"the column part holds 'elbow', which is neither a box .*; rename the column"
+    ):
+        read(tmp_path / "t.csv")

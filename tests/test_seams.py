@@ -456,3 +456,6 @@ def test_boxes_of_one_photo_are_samples(tmp_path):
         ("00.png", "32,0,64,32"),
     ]
     assert all(one["label"] == one["true_label"] for one in answers)
+    (tmp_path / "whole.csv").write_text("\n".join(["path", *(f"{n:02}.png" for n in range(12))]))
+    of_train = {content for content, part in zip(matrix.files, split, strict=True) if part != "test"}
+    assert predict(tmp_path / "m.safetensors", tmp_path / "whole.csv")["seen_in_training"] == len(of_train) < 12
