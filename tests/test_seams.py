@@ -459,3 +459,5 @@ def test_boxes_of_one_photo_are_samples(tmp_path):
     (tmp_path / "whole.csv").write_text("\n".join(["path", *(f"{n:02}.png" for n in range(12))]))
     of_train = {content for content, part in zip(matrix.files, split, strict=True) if part != "test"}
     assert predict(tmp_path / "m.safetensors", tmp_path / "whole.csv")["seen_in_training"] == len(of_train) < 12
+    (tmp_path / "others.csv").write_text("\n".join(["path,part", *(f'{n:02}.png,"8,0,40,32"' for n in range(12))]))
+    assert predict(tmp_path / "m.safetensors", tmp_path / "others.csv")["seen_in_training"] == len(of_train)
