@@ -1044,3 +1044,20 @@ def test_a_disk_that_is_full_ends_it_in_one_line_that_says_what_is_kept(
 
 def refused(path, *_, **__):
     raise OutputError(f"{path} cannot be written: the disk is full (0 bytes left in it); make room")
+
+
+def test_a_store_that_gets_another_manifest_meanwhile_costs_no_tuning(store, always):
+    data, path = store()
+    few = data / "few.csv"
+    images = sorted(file for file in data.rglob("*") if file.suffix in (".png", ".jpg"))[:4]
+    few.write_text("\n".join(["path,label", *(f"{file.relative_to(data).as_posix()},x" for file in images)]))
+    heard = []
+
+    class Busy(Listener):
+        def note(self, text):
+            if text.startswith("before tuning") and not heard:
+                heard.append(extract(few, path, backbone="pixels", workers=1, force=True)["samples"])
+
+    result = finetune(path, tune="last-1", listener=Busy(), **QUICK)
+    assert heard == [4]
+    assert models.load(result["model"]).kind == "logistic"
