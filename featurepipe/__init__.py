@@ -31,6 +31,8 @@ _HOMES = {
     "finetune": "stages",
     "advise": "stages",
     "audit": "stages",
+    "search": "stages",
+    "label": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "run": "stages",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from featurepipe.audits import CHECKS, Checked, Evidence, Unknown, check
-from featurepipe.audits.neighbours import BLOCK, nearest
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.statistics.neighbours import BLOCK, nearest
 
 
 def matrix(X, y=None, split=None, digests=None, groups=None):
@@ -57,7 +57,7 @@ def test_neighbours_are_the_same_however_large_a_block_is(monkeypatch):
     X = np.random.default_rng(1).normal(size=(50, 4))
     whole = nearest(X, 3)
     assert len(X) < BLOCK
-    monkeypatch.setattr("featurepipe.audits.neighbours.BLOCK", 7)
+    monkeypatch.setattr("featurepipe.statistics.neighbours.BLOCK", 7)
     parts = nearest(X, 3)
     assert (parts.rows == whole.rows).all()
     np.testing.assert_allclose(parts.distances, whole.distances, atol=1e-6)

@@ -37,6 +37,7 @@ ROWS = (
     ("advice",),
     ("comparisons",),
     ("audits",),
+    ("acquisitions",),
     ("reports",),
     ("estimators",),
     ("stages",),

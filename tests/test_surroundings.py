@@ -48,6 +48,8 @@ CALLS = {
     "finetune": lambda at: featurepipe.finetune(at.store, output=at.file, **EPOCH)["finetuning"]["curve"][1]["top1"],
     "advise": lambda at: featurepipe.advise(at.store)["option"],
     "audit": lambda at: featurepipe.audit(at.store, at.file.with_suffix(".html"))["summary"],
+    "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
+    "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
     "predict": lambda at: featurepipe.predict(at.model, at.data, at.file.with_suffix(".csv"))["predicted"],
     "run": lambda at: featurepipe.run(at.data, at.new, **PLAIN)["test"]["log_loss"],
@@ -81,6 +83,8 @@ CALLS = {
     "featurepipe backbones": lambda at: command("backbones", "test_*"),
     "featurepipe advise": lambda at: command("advise", at.store),
     "featurepipe audit": lambda at: command("audit", at.store, "--fix", at.file.with_suffix(".csv")),
+    "featurepipe search": lambda at: command("search", at.store, at.data),
+    "featurepipe label": lambda at: command("label", at.unlabelled),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
 }
 NO_CALLS = {"__version__", "FeaturepipeError"}
@@ -123,11 +127,13 @@ def made(tmp_path_factory):
     rows = [f"{label}/{number}.png,{label}\n" for number, label in enumerate(LABELS)]
     (at / "labels.csv").write_text("id,label\n" + "".join(rows), "utf-8")
     featurepipe.extract(at / "data", at / "store", layers="stage1,stage2,penultimate")
+    featurepipe.extract(at / "data" / "ant", at / "unlabelled", backbone="pixels")
     featurepipe.probe(at / "store", at / "model.safetensors", **PLAIN)
     return SimpleNamespace(
         data=at / "data",
         table=at / "labels.csv",
         store=at / "store",
+        unlabelled=at / "unlabelled",
         model=at / "model.safetensors",
         classifier=featurepipe.TransferClassifier,
         fitted=featurepipe.TransferClassifier(kind="ridge", value=1.0).fit(IMAGES, LABELS),

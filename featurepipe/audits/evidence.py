@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from featurepipe.audits.findings import Unknown
-from featurepipe.audits.neighbours import Nearest, nearest
 from featurepipe.audits.pictures import Pictures
 from featurepipe.errors import ProbeError
 from featurepipe.manifests.labelsets import SEPARATOR
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.probes import OutOfFold, out_of_fold
+from featurepipe.statistics.neighbours import Nearest, nearest
 
 NEIGHBOURS = 10
 KIND = "logistic"

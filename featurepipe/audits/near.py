@@ -19,9 +19,9 @@ import numpy as np
 
 from featurepipe.audits.evidence import Evidence
 from featurepipe.audits.findings import Finding, copies_kind
-from featurepipe.audits.neighbours import Nearest
 from featurepipe.audits.outliers import FAR, TO_SIGMA
 from featurepipe.audits.pictures import Pictures
+from featurepipe.statistics.neighbours import Nearest
 
 BITS = 10  # in which hashes of copies differ at most
 LEAST = 1e-6  # distance, of what float32 tells from 0

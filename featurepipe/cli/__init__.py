@@ -53,6 +53,7 @@ from featurepipe.cli.options import (
 from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
+from featurepipe.cli.samples import label, search
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
 from featurepipe.vocabulary import CompareOptions, RunOptions
@@ -292,6 +293,8 @@ def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: b
 
 
 main.add_command(audit)
+main.add_command(search)
+main.add_command(label)
 main.add_command(advise)
 main.add_command(finetune)
 main.add_command(evaluate)

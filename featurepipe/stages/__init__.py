@@ -5,6 +5,7 @@ hears notes and progress.
 """
 
 from featurepipe.listeners import Listener
+from featurepipe.stages.acquisitions import label
 from featurepipe.stages.advice import advise
 from featurepipe.stages.audits import audit
 from featurepipe.stages.checks import verify
@@ -20,6 +21,7 @@ from featurepipe.stages.probes import probe
 from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
 from featurepipe.stages.reports import report
+from featurepipe.stages.searches import search
 from featurepipe.stages.tasks import probe_tasks
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "extract",
     "finetune",
     "info",
+    "label",
     "predict",
     "probe",
     "probe_layers",
@@ -39,5 +42,6 @@ __all__ = [
     "probe_tasks",
     "report",
     "run",
+    "search",
     "verify",
 ]

@@ -28,6 +28,7 @@ array(['ant'], dtype='<U3')
 
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
 from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
+from featurepipe.statistics.neighbours import Nearest, directions, nearest, search
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
@@ -38,12 +39,14 @@ from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 __all__ = [
     "ROUNDING",
     "Chunk",
+    "Nearest",
     "RidgeScores",
     "RowStatistics",
     "Statistics",
     "bootstrap",
     "centroid_classifier",
     "cross_validate_ridge",
+    "directions",
     "feature_scales",
     "gather",
     "gather_rows",
@@ -52,9 +55,11 @@ __all__ = [
     "is_constant",
     "lda_path",
     "logme",
+    "nearest",
     "ridge_classifier",
     "ridge_path",
     "row_eigenpairs",
+    "search",
     "to_centroids",
     "to_lda",
     "to_scaler",

@@ -1,0 +1,94 @@
+"""The stage label: from a store with some labels to a table that a person fills in."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from featurepipe import extract, label
+from featurepipe.cli import main
+from featurepipe.errors import OutputError, ProbeError
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A store of 30 pictures in two colours: 6 labelled, 18 not, 2 copies of labelled ones, 4 of test."""
+    at, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    rows = [("path", "label", "split")]
+    for i in range(28):
+        kind = ("red", "blue")[i % 2]
+        pixels = rng.integers(0, 60, (8, 8, 3))
+        pixels[..., 0 if kind == "red" else 2] += 150
+        Image.fromarray(pixels.astype(np.uint8)).save(at / f"={i:02}.png")
+        split = "test" if i >= 24 else "train"
+        rows.append((f"={i:02}.png", kind if i < 6 or i in (24, 25) else "", split))
+    for i in (0, 1):
+        (at / f"copy{i}.png").write_bytes((at / f"={i:02}.png").read_bytes())
+        rows.append((f"copy{i}.png", "", "train"))
+    with open(at / "table.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    extract(at / "table.csv", at / "s", backbone="pixels")
+    return at / "s"
+
+
+def test_only_unlabelled_samples_outside_test_are_listed(stored):
+    found = label(stored, count=99)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert (found["order"], found["labelled"], found["unlabelled"], found["classes"]) == ("unsure", 6, 18, 2)
+    assert sorted(one["id"] for one in found["next"]) == [f"={i:02}.png" for i in range(6, 24)]
+    guesses = {one["id"]: one["suggested_label"] for one in found["next"]}
+    assert all(guesses[f"={i:02}.png"] == ("red", "blue")[i % 2] for i in range(6, 24))
+    assert all(0.5 <= one["confidence"] <= 1 for one in found["next"])
+
+
+def test_the_table_has_a_column_to_fill_in(stored, tmp_path):
+    table = tmp_path / "next.csv"
+    found = label(stored, table, count=4, safe_csv=True)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["'" + one["id"] for one in found["next"]]
+    assert [row["label"] for row in rows] == [""] * 4
+    assert [row["suggested_label"] for row in rows] == [one["suggested_label"] for one in found["next"]]
+    label(stored, table, count=2)  # replaces its own
+    assert len(table.read_text().splitlines()) == 3
+
+
+def test_without_a_probe_there_is_no_suggestion(stored, tmp_path):
+    found = label(stored, tmp_path / "n.csv", count=2, order="typical")
+    assert [(one["suggested_label"], one["confidence"]) for one in found["next"]] == [(None, None)] * 2
+    assert (tmp_path / "n.csv").read_text().splitlines()[1].endswith(",,,")
+
+
+def test_bad_input_says_what_to_do(stored, tmp_path):
+    with pytest.raises(OutputError, match=r"n\.txt; use \.csv"):
+        label(stored, tmp_path / "n.txt")
+    with pytest.raises(ProbeError, match="give a number above 0"):
+        label(stored, count=0)
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    with pytest.raises(OutputError, match="force"):
+        label(stored, tmp_path / "mine.csv")
+    with pytest.raises(OutputError):
+        label(stored, stored / "manifest.csv", force=True)
+    for name in ("0", "1"):
+        folder = tmp_path / "all" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (int(name) * 200, 0, 0)).save(folder / "a.png")
+    extract(tmp_path / "all", tmp_path / "full", backbone="pixels")
+    with pytest.raises(ProbeError, match="nothing to label"):
+        label(tmp_path / "full")
+
+
+def test_the_command_says_the_first_and_where_the_rest_is(stored, tmp_path):
+    done = CliRunner().invoke(main, ["label", str(stored), "--next", "12", "-q"])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "label next, of 18 without a label: samples that the probe is unsure of, unlike each other"
+    assert len(lines) == 13
+    assert lines[-2:] == ["  … and 2 more", "a table to fill in: the same command with -o next.csv"]
+    done = CliRunner().invoke(
+        main, ["label", str(stored), "--order", "typical", "-o", str(tmp_path / "n.csv"), "--json"]
+    )
+    assert json.loads(done.stdout)["order"] == "typical"
