@@ -89,7 +89,8 @@ def search(
     inside = [numbers[str(one)] for one in given if str(one) in numbers]
     outside = [one for one in given if str(one) not in numbers]
     found = matrices.fill(entry, outline.take(np.array(inside, int)))
-    names, Q, rejects = [*found.ids], found.X, {}
+    names, Q = [*found.ids], found.X
+    rejects: dict[str, str] = {}
     if outside:
         medium = backbones.medium_of(entry.spec)
         manifest = clips.gather(outside, columns, listener, medium)
