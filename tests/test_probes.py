@@ -191,6 +191,19 @@ def test_one_sample_per_class_takes_the_middle_of_the_grid():
     assert probe.estimator.predict(X).tolist() == y.tolist()
 
 
+def test_a_few_rows_that_can_be_held_out_choose_nothing():
+    rng = np.random.default_rng(0)
+    y = np.array([f"c{i:02}" for i in range(11)] + ["c00"])  # two rows of twelve can be held out
+    X = rng.normal(size=(11, 20))[np.r_[0:11, 0]] * 3 + rng.normal(size=(12, 20))
+    probe = probes.fit("logistic", X, y)
+    assert probe.selected_on == "nothing: most classes have only one sample, so the middle of the grid"
+    assert probe.chosen == sorted(probes.C_GRID)[len(probes.C_GRID) // 2]
+    assert (probes.predict(probe.estimator, X) == y).all()
+    assert probes.fit("logistic", X, y, value=0.1).scores  # a strength that is given is measured on what there is
+    twice = probes.fit("logistic", np.tile(X[:11], (2, 1)), np.tile(y[:11], 2))
+    assert twice.selected_on.startswith("5-fold")
+
+
 def test_cross_validated_scores_are_those_of_a_plain_loop():
     X, y = clusters(53, classes=3, spread=4)
     folds = selection.assign_folds(y, 7)

@@ -17,6 +17,7 @@ from featurepipe.solvers import CPU, Certificate, Matrix, Stack
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import option
 
+HELD_OUT = 0.5  # share of the rows that must ever be held out, or the strength is not chosen on them
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
 
@@ -148,7 +149,7 @@ def fit(
     Notes
     -----
     The strength is chosen by `choose`. With one sample per class there is nothing to select on, and the middle of the
-    grid is used. The temperature minimises the log-loss on the same selection scores (Guo et al. 2017, "On Calibration
+    grid is used; so it is where fewer than half of the rows can be held out without leaving a class empty. The temperature minimises the log-loss on the same selection scores (Guo et al. 2017, "On Calibration
     of Modern Neural Networks"), but makes them no surer than n right of n allow: of mean confidence (n + 1)/(n + 2),
     Laplace's rule of succession. Scores without a mistake would be made certain otherwise.
 
@@ -174,13 +175,14 @@ def fit(
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val), np.concatenate([y, truth])
-    elif (folds >= 0).any() and (how.measure or value is None or not member.is_dear):
+    elif _can_test(folds, value) and (how.measure or value is None or not member.is_dear):
         rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
         scores, converged = _cross_validate(member, X, y, candidates, folds, **own)
     else:
         middle = candidates[len(candidates) // 2]
         ((estimator, certificate),) = member.fit_path(X, y, [middle], **own)
-        why = "nothing: one sample per class, so the middle of the grid" if value is None else "given"
+        few = "most classes have only one sample" if (folds >= 0).any() else "one sample per class"
+        why = f"nothing: {few}, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
     temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
@@ -294,6 +296,12 @@ def _cross_validate(
             scores[i][out] = decision_scores(estimator, held_out)
             converged[i] &= _converged(certificate)
     return (one[folds >= 0] for one in scores), converged
+
+
+def _can_test(folds: np.ndarray, value: float | None) -> bool:
+    """Whether enough rows are ever held out: to measure a given strength any, to choose one a good part of all."""
+    share = float((folds >= 0).mean())
+    return share > 0 if value is not None else share >= HELD_OUT
 
 
 def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any], np.ndarray]:
