@@ -47,13 +47,13 @@ def test_a_bunch_with_a_label_waits():
 
 
 def test_the_order_follows_from_the_known_classes():
-    samples, bunch = blobs()
+    samples, _ = blobs()
     assert order_for(pool(samples)) == order_for(pool(samples, [0, 1])) == "typical"
     assert order_for(pool(samples, [0, 89])) == "unsure"
 
 
 def test_doubtful_samples_come_first_and_are_unlike_each_other():
-    samples, bunch = blobs((30, 30))
+    samples, _ = blobs((30, 30))
     rng = np.random.default_rng(1)
     between = np.zeros((20, 8), np.float32)  # two bunches between the classes, each of near copies
     between[:10, :2], between[10:, :2] = (6, 5), (5, 6)

@@ -149,9 +149,10 @@ def fit(
     Notes
     -----
     The strength is chosen by `choose`. With one sample per class there is nothing to select on, and the middle of the
-    grid is used; so it is where fewer than half of the rows can be held out without leaving a class empty. The temperature minimises the log-loss on the same selection scores (Guo et al. 2017, "On Calibration
-    of Modern Neural Networks"), but makes them no surer than n right of n allow: of mean confidence (n + 1)/(n + 2),
-    Laplace's rule of succession. Scores without a mistake would be made certain otherwise.
+    grid is used; so it is where fewer than half of the rows can be held out without leaving a class empty. The
+    temperature minimises the log-loss on the same selection scores (Guo et al. 2017, "On Calibration of Modern Neural
+    Networks"), but makes them no surer than n right of n allow: of mean confidence (n + 1)/(n + 2), Laplace's rule of
+    succession. Scores without a mistake would be made certain otherwise.
 
     Examples
     --------
