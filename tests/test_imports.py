@@ -34,6 +34,7 @@ ROWS = (
     ("cards",),
     ("models",),
     ("finetuning",),
+    ("graphs",),
     ("advice",),
     ("comparisons",),
     ("audits",),

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from featurepipe.backbones.networks import embed, frozen_compiler, is_out_of_memory, make_forward, make_ready, quiet
+from featurepipe.backbones.networks import (
+    Normalise,
+    embed,
+    frozen_compiler,
+    is_out_of_memory,
+    make_forward,
+    make_ready,
+    quiet,
+)
 from featurepipe.backbones.precisions import bears_compiling
 from featurepipe.backbones.specs import Extractor, plain
 from featurepipe.backbones.weights import first_line
@@ -177,11 +185,16 @@ def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
         ) from error
 
 
-def embedding_forward(backbone: Backbone, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def embedding_forward(
+    backbone: Backbone, precision: str, normalise: Normalise | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """A backbone's forward pass in a precision that may not be its own, through which gradients flow where they are
     wanted: pixels, uint8 or float of 0…255, (B, C, H, W) on its device → float32 (B, width).
+
+    `normalise` is in the place of the usual normalisation; see `make_forward`.
     """
-    return make_forward(backbone.module, backbone.transform, backbone.layers, backbone.spec["pooling"], precision)
+    pooling = backbone.spec["pooling"]
+    return make_forward(backbone.module, backbone.transform, backbone.layers, pooling, precision, normalise)
 
 
 @dataclass(frozen=True)

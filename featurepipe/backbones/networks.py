@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -38,6 +38,7 @@ NO_MEMORY = re.compile(
 TRIALS = 4  # images that a network is tried on which gives no numbers for a black one
 MANY = 2**31  # compiled networks in one process
 _THREAD = threading.local()
+Normalise: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
 
 class _Switch:
@@ -205,12 +206,20 @@ def _poolings(module: TimmModule) -> str:
 
 
 def make_forward(
-    module: TimmModule, transform: ImageTransform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule,
+    transform: ImageTransform,
+    layers: Sequence[str],
+    pooling: str | None,
+    precision: str,
+    normalise: Normalise | None = None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side."""
+    """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side.
+
+    `normalise` is in the place of `make_normalisation`, where something reads the function that this cannot stand.
+    """
     import torch
 
-    parts = make_parts(module, transform, layers, pooling, precision)
+    parts = make_parts(module, transform, layers, pooling, precision, normalise)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         found = parts(pixels)
@@ -220,14 +229,19 @@ def make_forward(
 
 
 def make_parts(
-    module: TimmModule, transform: ImageTransform, layers: Sequence[str], pooling: str | None, precision: str
+    module: TimmModule,
+    transform: ImageTransform,
+    layers: Sequence[str],
+    pooling: str | None,
+    precision: str,
+    normalise: Normalise | None = None,
 ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """As `make_forward`, but each layer's vectors (B, D) by themselves; all of one forward pass.
 
     The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling.
     """
     device = device_of(module)
-    normalise = make_normalisation(transform, device)
+    normalise = normalise or make_normalisation(transform, device)
 
     def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
         x = normalise(pixels)

@@ -362,23 +362,41 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("store", type=click.Path())
+@click.argument("store", metavar="STORE|MODEL", type=click.Path())
 @click.option(
-    "-o", "--output", type=click.Path(), required=True, help="File to write: FILE.npz, FILE.parquet or FILE.csv."
+    "-o",
+    "--output",
+    type=click.Path(),
+    required=True,
+    help="File to write: FILE.npz, FILE.parquet or FILE.csv for embeddings, FILE.onnx for a model.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(),
+    metavar="DATA",
+    help="Images to compare an ONNX file with its model on, at most 64.  [default: eight made-up inputs]",
 )
 @HELD
+@WEIGHTS
+@TRUST
+@DEVICE
 @SAFE_CSV
 @FORCE
 @TOLD
 def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Write embeddings with ids, labels, splits and checksums, one row for each image, in the order of manifest.csv.
+    """Write the embeddings of a store, or a model as ONNX.
+
+    Embeddings come with ids, labels, splits and checksums, one row for each image, in the order of manifest.csv. An
+    ONNX file takes pixels of the network's input size and gives probabilities. It is written only if these agree with
+    the model's.
 
     \b
-      $ featurepipe extract data/digits -s digits.store
-      $ featurepipe export digits.store -o digits.npz
+      $ featurepipe run data/digits -o digits
+      $ featurepipe export digits/store -o digits.npz
+      $ featurepipe export digits -o digits.onnx
     """
     stages = load_stages(quiet)
-    result = stages.export(store, output, **options)
+    result = stages.export(store, output, listener=Talk(quiet), **options)
     show(as_json, result, texts.export_text)
 
 

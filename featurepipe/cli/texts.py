@@ -399,6 +399,9 @@ def _model_text(result: dict[str, Any]) -> str:
 
 def export_text(result: dict[str, Any]) -> str:
     """The result of `export`."""
+    if "model" in result:
+        close = f"at most {result['difference']:.0e} from the model's probabilities on {result['compared']} inputs"
+        return f"{result['backbone']} and its probe, {close} → {result['output']}"
     return f"{result['rows']} × {result['width']} embeddings of {_title(result)} → {result['output']}"
 
 
