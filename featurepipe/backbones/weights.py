@@ -67,7 +67,7 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
             f"{path} is not a featurepipe model file; for a file of weights alone, also name the architecture: "
             "-b NAME --weights FILE (backbone=, weights= in Python)"
         )
-    if not carries:
+    if not carries or "members" in found:  # of several backbones a file holds none
         raise BackboneError(
             f"{path} holds no backbone, only a head for {found['name']}; use the backbone's own name, "
             "or store it in the file with: featurepipe probe --include-backbone"
