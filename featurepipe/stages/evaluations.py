@@ -79,7 +79,7 @@ def evaluate(
         matrix, rejects = _load(store, loaded)
         models.check_width(loaded, matrix.X.shape[1], model)
     else:
-        data_of = {medium: clips.read(data, columns, listener, medium) for medium in media_of(loaded)}
+        data_of = clips.read_each(data, columns, listener, media_of(loaded))
         for medium, manifest in data_of.items():
             clips.check_medium(medium, manifest, str(model))
             _check_labels(manifest, loaded)

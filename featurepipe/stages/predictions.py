@@ -104,7 +104,7 @@ def predict(
     if path is not None:
         inputs = [model, *places, origin.weights, *(one["source"]["weights"] for one in loaded.backbones)]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
-    data_of = {medium: clips.gather(places, columns, listener, medium) for medium in media_of(loaded)}
+    data_of = clips.gather_each(places, columns, listener, media_of(loaded))
     for medium, held in data_of.items():
         clips.check_medium(medium, held, str(model))
     manifest = next(iter(data_of.values()))
