@@ -52,16 +52,19 @@ def matrix_of(store, *names):
 
 
 def balanced(matrix, rows):
-    """Each block by scikit-learn's scaler, and so that the variances of each add up to the same."""
+    """Each block by scikit-learn's scaler, and so that its variances add up to a multiple of the root of their sum."""
     parts = np.split(matrix.X.astype(float), np.cumsum(matrix.blocks)[:-1], axis=1)
     scaled = [StandardScaler().fit(part[rows]).transform(part) for part in parts]
     sums = [part[rows].var(axis=0).sum() for part in scaled]
-    return np.concatenate([part * np.sqrt(np.mean(sums) / total) for part, total in zip(scaled, sums, strict=True)], 1)
+    share = np.sum(sums) / np.sum(np.sqrt(sums))
+    return np.concatenate(
+        [part * np.sqrt(share / np.sqrt(total)) for part, total in zip(scaled, sums, strict=True)], axis=1
+    )
 
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 @pytest.mark.parametrize("blocks", [(30, 4), (5, 60), (3, 2, 40)])
-def test_a_joint_probe_is_scikit_learns_on_standardised_blocks_of_equal_weight(kind, blocks):
+def test_a_joint_probe_is_scikit_learns_on_standardised_and_balanced_blocks(kind, blocks):
     rng = np.random.default_rng(sum(blocks))
     y = np.arange(90) % 3
     sizes = 10.0 ** np.arange(len(blocks))  # blocks differ in size a hundredfold, features within one by a third

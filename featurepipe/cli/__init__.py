@@ -250,8 +250,8 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe export digits.store -o digits.csv
       $ featurepipe probe digits.store --labels digits.csv --task label
       $ featurepipe probe digits.store --memory 500MB
-      $ featurepipe extract data/digits -s digits.store -b hog
-      $ featurepipe probe digits.store --kind ridge --with hog
+      $ featurepipe extract data/digits -s digits.store -b color-histogram
+      $ featurepipe probe digits.store --kind ridge --with color-histogram
     """
     stages = load_stages(quiet)
     options, probe_options = split_options(options)

@@ -108,7 +108,7 @@ class FitOptions:
     blocks: Sequence[int] = option(
         (),
         "Widths of blocks of features, such as those of several backbones. Each block is standardised by itself, and "
-        "all weigh alike: see `featurepipe.statistics.feature_scales`. Not for centroid and knn.",
+        "none drowns the others: see `featurepipe.statistics.feature_scales`. Not for centroid and knn.",
     )
 
 

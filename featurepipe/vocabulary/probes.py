@@ -174,7 +174,7 @@ class JoinOptions:
         (),
         "Other backbones of the store, named as in `backbone`, whose embeddings of the same samples are further blocks "
         "of the features. A path names an entry of another store: that store, if it holds only one, or the entry's "
-        "folder in it. Each block is standardised by itself, and all blocks weigh alike "
+        "folder in it. Each block is standardised by itself, and none drowns the others "
         "(`featurepipe.statistics.feature_scales`). Without `backbone`, several names are all that is probed. Samples "
         "that one of them lacks are left out, and a note names them.",
         Flag(
