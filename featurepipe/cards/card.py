@@ -115,7 +115,7 @@ class Card(Part):
     layers : list of dict or None
         What was found on each layer before one was chosen.
     blocks : Blocks or None
-        Of several backbones: each alone.
+        Each backbone alone, where there are several.
     finetuning : Tuning or None
     protocol : Followed or None
     licence : str or None

@@ -40,9 +40,9 @@ class Candidate:
     samples : FeatureMatrix
         See `featurepipe.matrices.outline`; of several entries, those of `featurepipe.matrices.join`.
     blocks : tuple of FeatureMatrix
-        Of several entries, the rows of each of them.
+        The rows of each entry, where there are several.
     lacking : mapping
-        Of several entries, the ids of samples that each of them lacks and another one has.
+        For each of several entries the ids of samples that it lacks and another one has.
     """
 
     store: Store

@@ -72,7 +72,7 @@ def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float, bl
     >>> feature_scales(np.array([0.01, 5, 5, 5]), np.zeros(4, bool), 10).round(3).tolist()
     [0.866, 5.0, 5.0, 5.0]
     >>> feature_scales(np.array([1.0, 10, 10, 10]), np.zeros(4, bool), 10, blocks=[1, 3]).round(3).tolist()
-    [0.827, 10.874, 10.874, 10.874]
+    [0.826, 10.877, 10.877, 10.877]
     """
     if len(blocks) < 2:
         return _scales(deviations, constant, rows)

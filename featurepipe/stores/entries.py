@@ -107,7 +107,7 @@ class JointEntry:
     Attributes
     ----------
     members : tuple of Entry
-        Of one store or of several; no two of one backbone and layer.
+        They may lie in several stores; no two are of one backbone and layer.
     """
 
     members: tuple[Entry, ...]
