@@ -256,13 +256,13 @@ def test_a_card_that_is_no_json_leaves_the_old_file(file):
 def test_a_newer_format_is_refused_and_a_newer_minor_version_read(file):
     rewrite(file, lambda h: {**h, "encoding-version": "1.7", "new": 1}, new_tensor=np.zeros(3))
     assert models.load(file).kind == "logistic"
-    rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
-    with pytest.raises(FormatTooNew, match=r"model format 2\.0.*reads 1\.2.*upgrade"):
+    rewrite(file, lambda h: {**h, "encoding-version": "3.0"})
+    with pytest.raises(FormatTooNew, match=r"model format 3\.0.*reads 2\.0.*upgrade"):
         models.load(file)
 
 
 def test_a_tuned_network_of_a_later_version_does_not_stop_a_probe_of_its_embeddings(file):
-    rewrite(file, lambda h: {**h, "encoding-version": "2.0"})
+    rewrite(file, lambda h: {**h, "encoding-version": "3.0"})
     found = models.seen_in_tuning({"weights": str(file)}, {"weights": "0" * 64})
     assert (found.dtype, found.tolist()) == (np.uint64, [])
 

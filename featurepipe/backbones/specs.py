@@ -45,6 +45,7 @@ OTHER = {
 }
 SOURCE = {"name": TEXT, "weights": (TEXT, None), "random_seed": (COUNT, None)}
 DESCRIPTION = {"name": TEXT, "fingerprint": DIGEST, "source": SOURCE}
+JOINT = {"name": TEXT, "fingerprint": DIGEST, "members": [Each(ANYTHING)]}
 
 
 TimmModule = Any  # a timm network: a torch.nn.Module with more methods, which torch does not declare
@@ -173,7 +174,21 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_description(described: Any) -> None:
-    """Raise ValueError, naming the first value that does not fit, unless a file describes a backbone in this way."""
+    """Raise ValueError, naming the first value that does not fit, unless a file describes a backbone in this way.
+
+    Several backbones are ``members``, each of which is described so.
+    """
+    if isinstance(described, dict) and "members" in described:
+        check(described, JOINT, "the backbone")
+        if len(described["members"]) < 2:
+            raise ValueError("the backbone has fewer than two members")
+        for member in described["members"]:
+            _check_one(member)
+    else:
+        _check_one(described)
+
+
+def _check_one(described: Any) -> None:
     check(described, {**DESCRIPTION, "spec": Each(ANYTHING)}, "the backbone")
     check(described["spec"], _shape(described["spec"]), "the backbone.spec")
 

@@ -67,6 +67,8 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
             f"{path} is not a featurepipe model file; for a file of weights alone, also name the architecture: "
             "-b NAME --weights FILE (backbone=, weights= in Python)"
         )
+    if "members" in found:
+        raise BackboneError(f"{path} is a joint probe on {found['name']} and holds no backbone; use one of their names")
     if not carries:
         raise BackboneError(
             f"{path} holds no backbone, only a head for {found['name']}; use the backbone's own name, "

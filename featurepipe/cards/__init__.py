@@ -6,6 +6,7 @@ where the file is read. What earlier versions did not write may be missing, and 
 
 from __future__ import annotations
 
+from featurepipe.cards.blocks import Block, Blocks, BlockTest
 from featurepipe.cards.card import Card, Data, Followed, Selection, Splits, Tried
 from featurepipe.cards.figures import ClassFigures, Draws, FewShot, Figures, Headline
 from featurepipe.cards.parts import Part
@@ -26,6 +27,9 @@ from featurepipe.cards.promotions import (
 __all__ = [
     "AFTER_ALL",
     "Advice",
+    "Block",
+    "BlockTest",
+    "Blocks",
     "Card",
     "ClassFigures",
     "Data",

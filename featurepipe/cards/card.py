@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
+from featurepipe.cards.blocks import Blocks
 from featurepipe.cards.figures import FewShot, Figures
 from featurepipe.cards.parts import Absent, Anything, Count, Figure, Flag, Loss, Number, Part, Share, Text, unsaid
 from featurepipe.cards.promotions import Tuning
@@ -113,6 +114,8 @@ class Card(Part):
     few_shot : list of FewShot
     layers : list of dict or None
         What was found on each layer before one was chosen.
+    blocks : Blocks or None
+        Each backbone alone, where there are several.
     finetuning : Tuning or None
     protocol : Followed or None
     licence : str or None
@@ -137,6 +140,7 @@ class Card(Part):
     majority_class: Text | None = None
     few_shot: list[FewShot] = unsaid()
     layers: Anything = None
+    blocks: Absent[Blocks] = None
     finetuning: Tuning | None = None
     protocol: Followed | None = None
     licence: Anything = None

@@ -31,6 +31,7 @@ from featurepipe.cli.options import (
     FORCE,
     GROUPING,
     HELD,
+    JOINED,
     LAYERS,
     MEMORY,
     OUTPUT,
@@ -216,6 +217,7 @@ def extract(
     "-o", "--output", type=click.Path(), help="Model file to write.  [default: in the backbone's folder of STORE]"
 )
 @HELD
+@JOINED
 @click.option(
     "--layers",
     metavar="L,L,…",
@@ -249,6 +251,8 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe export digits.store -o digits.csv
       $ featurepipe probe digits.store --labels digits.csv --task label
       $ featurepipe probe digits.store --memory 500MB
+      $ featurepipe extract data/digits -s digits.store -b color-histogram
+      $ featurepipe probe digits.store --kind ridge --with color-histogram
     """
     stages = load_stages(quiet)
     options, probe_options = split_options(options)

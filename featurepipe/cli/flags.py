@@ -113,14 +113,15 @@ def _parse_depth(_: click.Context, __: click.Parameter, value: str | None) -> st
     return value
 
 
-def _parse_devices(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _parse_listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (value or "").split(",") if part.strip())
 
 
 PARSERS: dict[str, Callable[..., Any]] = {
     "arguments": _parse_arguments,
     "depth": _parse_depth,
-    "devices": _parse_devices,
+    "devices": _parse_listed,
     "kinds": _parse_kinds,
+    "listed": _parse_listed,
     "shots": _parse_shots,
 }

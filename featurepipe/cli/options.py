@@ -16,6 +16,7 @@ from featurepipe.vocabulary import (
     ComputeOptions,
     EntryOptions,
     ExtractOptions,
+    JoinOptions,
     OriginOptions,
     ProbeOptions,
     ProtocolOptions,
@@ -112,6 +113,7 @@ WRITING = options(
     click.option("--profile", is_flag=True, help="Also print where the time went and what limited the speed."),
     group="Output",
 )
+JOINED = flag(JoinOptions, "with_")
 HELD = options(flag(EntryOptions, "backbone"), flag(EntryOptions, "layer"))
 TASKS = options(
     click.option(
@@ -181,6 +183,10 @@ def task_options(options: dict[str, Any], probe_options: dict[str, Any]) -> bool
         raise click.UsageError("--labels names a table and --task its columns; give both options")
     if given and ("layers" in options or "protocol" in probe_options):
         raise click.UsageError("--labels cannot be combined with --layers or --protocol; leave them out")
+    if options["with_"] and (given or "layers" in options or "protocol" in probe_options):
+        raise click.UsageError("--with cannot be combined with --layers, --labels or --protocol; leave them out")
+    if not options["with_"]:
+        options.pop("with_")
     for name in ("labels", "tasks") if not given else ():
         options.pop(name)
     return bool(given)

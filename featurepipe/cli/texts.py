@@ -141,9 +141,26 @@ def probe_text(result: dict[str, Any]) -> str:
             figures_line(result[on], on),
             *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
             *baseline_lines(result),
+            *_blocks(result),
             f"model → {result['model']}",
         ]
     )
+
+
+def _blocks(result: dict[str, Any]) -> list[str]:
+    """Of several backbones: each alone, and whether they are better together; else nothing."""
+    if "blocks" not in result:
+        return []
+    from featurepipe.cards import Blocks  # here: they load NumPy, which --help does without
+    from featurepipe.comparisons.blocks import block_verdict
+
+    blocks = Blocks.of_json(result["blocks"])
+    lines = [
+        f"  {'' if number else 'each alone':<14} {one.name} ({one.width} features): {percent(one.top1)} "
+        f"({100 * one.interval[0]:.1f}–{100 * one.interval[1]:.1f})"
+        for number, one in enumerate(blocks.alone)
+    ]
+    return [*lines, f"  {block_verdict(blocks)}"]
 
 
 def _few_labels(result: dict[str, Any]) -> list[str]:
@@ -382,8 +399,11 @@ def _model_text(result: dict[str, Any]) -> str:
     backbone, tuning = result["backbone"], result["card"].get("finetuning")
     lines = [
         f"{result['model']}: {result['kind']} {'head' if tuning and tuning['promoted'] else 'probe'}, "
-        f"{len(result['classes'])} classes, on {backbone['name']} "
-        f"({backbone['spec']['architecture']}, {backbone['spec']['layer']}, {backbone['fingerprint'][:8]})"
+        f"{len(result['classes'])} classes, on "
+        + " + ".join(
+            f"{one['name']} ({one['spec']['architecture']}, {one['spec']['layer']}, {one['fingerprint'][:8]})"
+            for one in backbone.get("members", [backbone])
+        )
     ]
     if tuning and tuning["promoted"]:
         lines.append(

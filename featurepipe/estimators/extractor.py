@@ -297,6 +297,7 @@ def described_extractor(
     trust: bool = False,
 ) -> FeatureExtractor:
     """The extractor of a model file's backbone, fitted and checked to be the very same."""
+    models.check_single(model, path, "an estimator")
     about = model.backbone
     spec, source = about["spec"], about["source"]
     place: Path | None = None

@@ -85,7 +85,7 @@ def begin(found: Prepared, loaded: models.Model | None, recipe: Recipe, limit: i
     train, validation, validated_on = _hold_out(parts, recipe.seed)
     class_weight = recipe.class_weight if loaded is None else loaded.card.class_weight
     classes, notes = np.unique(train.y), held_notes(parts)
-    seen = models.seen_in_tuning(found.origin, found.entry.spec)  # where the backbone has been tuned before
+    seen = models.seen_in_tuning(found.origin, found.single.spec)  # where the backbone has been tuned before
     if np.isin(models.digest_keys(validation.digests), seen).any():
         notes.append(
             f"the backbone has been tuned on images of {validated_on}, so its validation figures are optimistic"

@@ -78,7 +78,8 @@ def read(
     path_column, label_column : str, optional
         The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     text_column : str, optional
-        The table's column of texts, which are then the samples; by default ``text``, in a table without files.
+        The table's column of texts, which are then the samples; by default ``text``, in a table without files, or
+        where `medium` is ``text`` and the files are not.
     group_column : str, optional
         The table's column of groups, if it is not called ``group``.
     group_from : str, optional
@@ -140,17 +141,23 @@ def _read(
         raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
-    if text_column is not None or (path_column is None and medium in (None, TEXT) and _has_texts(path)):
+    if text_column is not None or (
+        path_column is None and medium in (None, TEXT) and _has_texts(path, is_asked=medium == TEXT)
+    ):
         return _read_texts(path, text_column or TEXT, label_column, group_column)
     found = _read_table(path, path_column or "path", label_column, group_column)
     return replace(found, medium=medium or medium_of((one.place for one in found.samples), path))
 
 
-def _has_texts(path: Path) -> bool:
-    """Whether the samples of a table are texts in it: it has a column for them, and none for files."""
+def _has_texts(path: Path, *, is_asked: bool) -> bool:
+    """Whether the samples of a table are texts in it: it has a column for them, and none for files.
+
+    Where texts are asked for, the files may be there, too, if the first of them is no text.
+    """
     table = Table(path, [], ["path", TEXT], prose=[TEXT])
-    next(iter(table), None)
-    return table.used == [TEXT]
+    _, first = next(iter(table), (0, {}))
+    file = Path((first.get("path") or "").strip())
+    return table.used == [TEXT] or (is_asked and TEXT in table.used and file.suffix.lower() not in MEDIA[TEXT].suffixes)
 
 
 def _read_texts(path: Path, text_column: str, label_column: str | None, group_column: str | None) -> Manifest:

@@ -2,6 +2,7 @@
 
 from featurepipe.matrices.exports import check_suffix, export, is_export
 from featurepipe.matrices.features import FeatureMatrix, fill, from_rows, gather, load, outline, stream
+from featurepipe.matrices.joins import join, lacking_notes
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, cut, labelled, sizes, with_copies
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "from_rows",
     "gather",
     "is_export",
+    "join",
     "labelled",
+    "lacking_notes",
     "load",
     "outline",
     "sizes",

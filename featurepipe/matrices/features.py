@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from featurepipe import shards
 from featurepipe.errors import StoreError
 from featurepipe.manifests import units
-from featurepipe.stores import Entry, Row, Rows, Store
+from featurepipe.stores import Entry, JointEntry, Row, Rows, Store
 from featurepipe.stores.rows import keys
 
 PIECE_ROWS = 2**14  # that `stream` gives at once
@@ -36,6 +36,8 @@ class FeatureMatrix:
         What each belongs to together with others, such as a patient; None where no sample has a group.
     contents : ndarray of object (str), shape (n,), or None
         Hexadecimal sha256 of each file as a whole; None where no sample is a part of one.
+    blocks : tuple of int
+        Widths of the blocks that X consists of, one for each of several backbones; nothing of one backbone.
     """
 
     ids: np.ndarray
@@ -45,14 +47,19 @@ class FeatureMatrix:
     digests: np.ndarray
     groups: np.ndarray | None = None
     contents: np.ndarray | None = None
+    blocks: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, which: np.ndarray | slice) -> FeatureMatrix:
         """The rows that a boolean mask or an index array picks, copied, or those of a slice, where they are."""
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: one[which] for name, one in columns.items() if one is not None})
+        columns: dict[str, Any] = {name: one[which] for name, one in vars(self).items() if isinstance(one, np.ndarray)}
+        return replace(self, **columns)
+
+    def of(self, columns: slice) -> FeatureMatrix:
+        """The same rows with some of the features, which are not copied."""
+        return replace(self, X=self.X[:, columns], blocks=())
 
     @property
     def files(self) -> np.ndarray:
@@ -98,15 +105,15 @@ def outline(store: Store, entry: Entry) -> FeatureMatrix:
     return from_rows(_pick(rows, numbers), places)
 
 
-def fill(entry: Entry, outlined: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
+def fill(entry: Entry | JointEntry, outlined: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
     """The rows of an outline, or some of them, with their embeddings.
 
     Parameters
     ----------
-    entry : Entry
+    entry : Entry or JointEntry
         The outline's.
     outlined : FeatureMatrix
-        See `outline`.
+        See `outline`; of several entries, `featurepipe.matrices.join` of theirs.
     X : ndarray of float32, shape (n, width), optional
         Where to put the embeddings, such as a memory map.
 
@@ -115,7 +122,8 @@ def fill(entry: Entry, outlined: FeatureMatrix, X: np.ndarray | None = None) -> 
     ShardCorrupt
         A row fails its checksum.
     """
-    return replace(outlined, X=gather(entry, outlined.X, X))
+    widths = tuple(member.width for member in entry.members)
+    return replace(outlined, X=gather(entry, outlined.X, X), blocks=widths if len(widths) > 1 else ())
 
 
 def stream(store: Store, entry: Entry) -> Iterator[FeatureMatrix]:
@@ -196,19 +204,27 @@ def from_rows(rows: Sequence[Row], X: np.ndarray) -> FeatureMatrix:
     )
 
 
-def gather(entry: Entry, places: Sequence[tuple[int, int]] | np.ndarray, X: np.ndarray | None = None) -> np.ndarray:
+def gather(
+    entry: Entry | JointEntry, places: Sequence[tuple[int, int]] | np.ndarray, X: np.ndarray | None = None
+) -> np.ndarray:
     """Rows of an entry's shards, by (position of the shard, row), one shard in memory at a time.
+
+    Of several entries a place is the place in each of them, one behind the other.
 
     Returns
     -------
     ndarray of float32, shape (len(places), width)
         X, where it is given.
     """
-    X = np.empty((len(places), entry.indexes[0].width), np.float32) if X is None else X
-    wanted = np.array(places)  # (n, 2): shard, row
-    for number in np.unique(wanted[:, 0]):
-        mine = np.flatnonzero(wanted[:, 0] == number)
-        X[mine] = shards.read(entry.indexes[number].path).embeddings[wanted[mine, 1]]
+    X = np.empty((len(places), entry.width), np.float32) if X is None else X
+    wanted = np.array(places)  # (n, 2 × members): shard, row
+    start = 0
+    for at, member in enumerate(entry.members):
+        shard, row = wanted[:, 2 * at], wanted[:, 2 * at + 1]
+        for number in np.unique(shard):
+            mine = np.flatnonzero(shard == number)
+            X[mine, start : start + member.width] = shards.read(member.indexes[number].path).embeddings[row[mine]]
+        start += member.width
     return X
 
 

@@ -12,7 +12,7 @@ from featurepipe import manifests
 from featurepipe.errors import ManifestError, ProbeError
 from featurepipe.manifests import Sample
 from featurepipe.matrices.features import FeatureMatrix
-from featurepipe.stores import Entry
+from featurepipe.stores import Entry, JointEntry
 
 STEP = 8192  # rows that are checked at once
 
@@ -47,6 +47,18 @@ class Parts:
     elsewhere: str | None
 
     @property
+    def blocks(self) -> list[Parts]:
+        """The same rows with the features of one block alone, for each block; no copies."""
+        ends = np.cumsum(self.train.blocks).tolist()
+        columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        held = {name: one for name, one in vars(self).items() if isinstance(one, FeatureMatrix)}
+        found = []
+        for block in columns:
+            mine: dict[str, Any] = {name: one.of(block) for name, one in held.items()}
+            found.append(replace(self, **mine))
+        return found
+
+    @property
     def nbytes(self) -> int:
         """What the features take of the memory."""
         held_out = self.report if self.whole is None else self.whole
@@ -64,7 +76,7 @@ def labelled(matrix: FeatureMatrix, among: Collection[str] | None = None) -> tup
     return matrix.take(has_label), [f"{missing} samples without a label are left out"] if missing else []
 
 
-def check_finite(matrix: FeatureMatrix, entry: Entry) -> None:
+def check_finite(matrix: FeatureMatrix, entry: Entry | JointEntry) -> None:
     """Refuse embeddings that no classifier takes, which `extract` never writes.
 
     Raises

@@ -13,7 +13,7 @@ from featurepipe.errors import ProbeError, StoreError
 from featurepipe.files import size_text
 from featurepipe.matrices.features import FeatureMatrix, fill
 from featurepipe.matrices.parts import check_finite
-from featurepipe.stores import Entry
+from featurepipe.stores import Entry, JointEntry
 
 LEAST = 4  # such arrays of the rows that are selected on, at the least, whatever the kind and wherever features lie
 
@@ -47,7 +47,7 @@ def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
         )
 
 
-def read(entry: Entry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
+def read(entry: Entry | JointEntry, samples: FeatureMatrix, X: np.ndarray | None = None) -> FeatureMatrix:
     """The embeddings of samples, as `featurepipe.matrices.fill` reads them; ProbeError where one is not finite."""
     matrix = fill(entry, samples, X)
     check_finite(matrix, entry)

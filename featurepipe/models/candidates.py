@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -14,44 +14,73 @@ import numpy as np
 from featurepipe import backbones, manifests, matrices, models
 from featurepipe.backbones import Extractor
 from featurepipe.cards import Card, Data, Splits
-from featurepipe.errors import ProbeError
+from featurepipe.errors import ProbeError, StoreError
 from featurepipe.extraction.codebooks import has_learned
 from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, labelled, samples_of, sizes
-from featurepipe.stores import Entry, Store
-from featurepipe.vocabulary import EntryOptions
+from featurepipe.stores import Entry, JointEntry, Store
+from featurepipe.vocabulary import EntryOptions, JoinOptions
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An entry of a store with all of its rows, before their embeddings are read.
+    """An entry of a store, or several as one, with all of its rows, before their embeddings are read.
 
     Attributes
     ----------
     store : Store
-    entry : Entry
+    entry : Entry or JointEntry
     path : Path
         Where the model file goes.
     origin : mapping
-        The backbone's source, as of where its weights are now.
+        The (first) backbone's source, as of where its weights are now.
     module : torch.nn.Module or None
         The backbone, where it goes into the model file.
     samples : FeatureMatrix
-        See `featurepipe.matrices.outline`.
+        See `featurepipe.matrices.outline`; of several entries, those of `featurepipe.matrices.join`.
+    blocks : tuple of FeatureMatrix
+        The rows of each entry, where there are several.
+    lacking : mapping
+        For each of several entries the ids of samples that it lacks and another one has.
     """
 
     store: Store
-    entry: Entry
+    entry: Entry | JointEntry
     path: Path
     origin: Mapping[str, Any]
     module: Any
     samples: FeatureMatrix
+    blocks: tuple[FeatureMatrix, ...] = field(default=(), kw_only=True)
+    lacking: Mapping[str, list[str]] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def single(self) -> Entry:
+        """The entry, for those that take only one."""
+        (entry,) = self.entry.members
+        return entry
+
+    @property
+    def origins(self) -> list[Mapping[str, Any]]:
+        """The source of each backbone."""
+        return [self.origin, *(member.provenance["source"] for member in self.entry.members[1:])]
 
     def check_output(self, path: Path, *, force: bool) -> None:
         """Refuse a place for a model file that the backbone's own weights have, or that `models.check_output` does."""
-        weights = self.origin["weights"], self.entry.provenance["source"]["weights"]
+        weights = [source["weights"] for source in self.origins]
+        weights += [member.provenance["source"]["weights"] for member in self.entry.members]
         models.check_output(path, weights, force=force)
+
+    def rows_of(self, samples: FeatureMatrix) -> list[tuple[Entry, FeatureMatrix]]:
+        """Each entry with its own rows of some samples, in their order and with their splits."""
+        if not self.blocks:
+            return [(member, samples) for member in self.entry.members]
+        found = []
+        for member, rows in zip(self.entry.members, self.blocks, strict=True):
+            places = {id_: row for row, id_ in enumerate(rows.ids.tolist())}
+            mine = rows.take(np.array([places[id_] for id_ in samples.ids]))
+            found.append((member, replace(mine, y=samples.y, split=samples.split)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -91,22 +120,84 @@ class Prepared(Candidate):
 
     def model(self, kind: str, estimator: Any, temperature: float, card: Card) -> models.Model:
         """What the model file holds of a classifier that has learned from all but the reported rows."""
-        entry = self.entry
+        pairs = list(zip(self.entry.members, self.origins, strict=True))
+        backbones = [
+            {"name": one.name, "fingerprint": one.fingerprint, "spec": one.spec, "source": dict(origin)}
+            for one, origin in pairs
+        ]
+        seen = models.row_keys(self.parts.learned).ravel()
+        for one, origin in pairs:
+            seen = np.union1d(seen, models.seen_in_tuning(origin, one.spec))
         return models.Model(
             kind=kind,
             estimator=estimator,
             temperature=temperature,
-            backbone={
-                "name": entry.name,
-                "fingerprint": entry.fingerprint,
-                "spec": entry.spec,
-                "source": dict(self.origin),
-            },
-            seen=np.union1d(
-                models.row_keys(self.parts.learned).ravel(), models.seen_in_tuning(self.origin, entry.spec)
-            ),
+            backbone=models.joined(backbones),
+            seen=seen,
             card=card,
         )
+
+
+def find_joint(store: str | Path, output: str | Path | None, where: EntryOptions, joined: JoinOptions) -> Candidate:
+    """As `find`; where other entries are named, all of them as one.
+
+    The first is the backbone that `where` names. Without a name it is the only one that the store holds, if there is
+    but one other; several others are taken alone.
+
+    Raises
+    ------
+    StoreError
+        As `find`, or an entry is named twice.
+    ManifestError
+        The entries share no sample, or disagree on one.
+    ProbeError
+        Weights are to be found elsewhere, or to be stored in the model file, which is for one backbone only.
+    """
+    if not joined.with_:
+        return find(store, output, where)
+    if where.weights is not None or where.include_backbone:
+        what = "--weights" if where.weights is not None else "--include-backbone"
+        raise ProbeError(f"{what} is for a single backbone; leave it out, or leave out --with")
+    source = Store.open(store)
+    pairs = [_other(source, os.fspath(name)) for name in joined.with_]
+    first = None
+    if where.backbone is not None or where.layer is not None or len(pairs) == 1:
+        first = find(store, output, where)
+        pairs.insert(0, (first.store, first.entry.members[0]))
+    entries = [entry for _, entry in pairs]
+    _check_distinct(source, entries)
+    joint = JointEntry(tuple(entries))
+    outlines = [matrices.outline(of, entry) for of, entry in pairs]
+    samples, lacking = matrices.join(dict(zip(joint.titles, outlines, strict=True)))
+    path = Path(output) if output is not None else joint.folder / f"joint-{joint.fingerprint[:8]}{models.SUFFIX}"
+    models.check_suffix(path)
+    origin = entries[0].provenance["source"] if first is None else first.origin
+    return Candidate(source, joint, path, origin, None, samples, blocks=tuple(outlines), lacking=lacking)
+
+
+def _other(store: Store, name: str) -> tuple[Store, Entry]:
+    """An entry of a store that is called `name`; or of another store, whose path it is, or whose entry's folder."""
+    path = Path(name)
+    if Store.is_store(path):
+        other = Store.open(path)
+        return other, other.choose()
+    if path.is_dir() and Store.is_store(path.parent):
+        other = Store.open(path.parent)
+        return other, other.choose(path.name)
+    return store, store.choose(name)
+
+
+def _check_distinct(store: Store, entries: Sequence[Entry]) -> None:
+    """Raise StoreError where two entries are of one backbone and layer."""
+    seen = set()
+    for entry in entries:
+        if entry.fingerprint in seen:
+            held = ", ".join(one.folder.name for one in store.entries())
+            raise StoreError(
+                f"{entry.title} is named twice, and a joint probe needs different entries ({store.path} holds {held}); "
+                f"get more with: featurepipe extract DATA -s {store.path} -b NAME"
+            )
+        seen.add(entry.fingerprint)
 
 
 def find(store: str | Path, output: str | Path | None, where: EntryOptions) -> Candidate:
@@ -171,23 +262,35 @@ def divide(
     split, split_source = choose_splits(samples, seed, multi_label)
     samples = arrange(samples, split)
     parts = cut(samples)
-    if has_learned(source.entry, parts.train, samples.take(samples.split != "train")):
-        raise ProbeError(
-            f"the codebook of {source.entry.title} was learned from images that are held out now; use the seed and "
-            "splits it was learned with, or learn a new codebook: featurepipe compare --baselines full"
-        )
-    if tuned := tuned_on(source.entry, parts):
-        raise ProbeError(
-            f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
-            "the seed and splits it was tuned with, or images that it has not seen"
-        )
+    for entry, rows in source.rows_of(samples):
+        _check_untainted(entry, rows)
     return Prepared(
         **{**vars(source), "samples": samples},
         split_source=split_source,
         parts=parts,
         contradictory=contradictory,
-        notes=notes + manifests.contradiction_notes(contradictory) + copy_notes(parts),
+        notes=[
+            *matrices.lacking_notes(source.lacking),
+            *notes,
+            *manifests.contradiction_notes(contradictory),
+            *copy_notes(parts),
+        ],
     )
+
+
+def _check_untainted(entry: Entry, rows: FeatureMatrix) -> None:
+    """Raise ProbeError where an entry's backbone has learned from samples that are held out."""
+    parts = cut(rows)
+    if has_learned(entry, parts.train, rows.take(rows.split != "train")):
+        raise ProbeError(
+            f"the codebook of {entry.title} was learned from images that are held out now; use the seed and "
+            "splits it was learned with, or learn a new codebook: featurepipe compare --baselines full"
+        )
+    if tuned := tuned_on(entry, parts):
+        raise ProbeError(
+            f"{entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
+            "the seed and splits it was tuned with, or images that it has not seen"
+        )
 
 
 def tuned_on(entry: Entry, parts: Parts) -> int:

@@ -53,7 +53,9 @@ if TYPE_CHECKING:
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.2"
+JOINT_VERSION = "2.0"  # of files of several backbones
 LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
+_LATEST = {1: (1, 2), 2: (2, 0)}  # of each major version, whose tensors are all known
 SEALED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
@@ -71,7 +73,7 @@ class Model:
     temperature : float
         See `featurepipe.probes.Probe`.
     backbone : dict
-        ``name, fingerprint, spec, source``.
+        ``name, fingerprint, spec, source``; of several backbones what `joined` makes of theirs.
     seen : ndarray of uint64
         Contents used for training or selection, by the first 8 bytes of their sha256.
     card : Card
@@ -89,6 +91,11 @@ class Model:
     def classes(self) -> np.ndarray:
         """Class labels in the order of the probability columns."""
         return self.estimator.classes_
+
+    @property
+    def backbones(self) -> list[dict[str, Any]]:
+        """What is said of each backbone, in the order of their embeddings."""
+        return self.backbone.get("members", [self.backbone])
 
     @property
     def is_multi_label(self) -> bool:
@@ -147,7 +154,7 @@ def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None
     head = _dump(model)
     header = {
         "encoding-type": ENCODING_TYPE,
-        "encoding-version": ENCODING_VERSION,
+        "encoding-version": ENCODING_VERSION if len(model.backbones) == 1 else JOINT_VERSION,
         "head-sha256": _head_digest(head.values()),
         "kind": model.kind,
         "classes": model.classes.tolist(),
@@ -171,6 +178,24 @@ def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None
         temporary.write_bytes(to_bytes(tensors | carried, metadata={"featurepipe": text}))
 
 
+def joined(backbones: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a model file says of its backbone; of several, ``name``, ``fingerprint`` over theirs, and ``members``."""
+    if len(backbones) == 1:
+        return backbones[0]
+    fingerprint = sha256_json([one["fingerprint"] for one in backbones])
+    name = " + ".join(one["name"] for one in backbones)
+    return {"name": name, "fingerprint": fingerprint, "members": list(backbones)}
+
+
+def check_single(model: Model, path: str | PathLike[str], what: str) -> None:
+    """Raise ModelFileError where a model has several backbones; `what` begins the sentence that says who takes one."""
+    if len(model.backbones) > 1:
+        raise ModelFileError(
+            f"{path} is a joint probe on {model.backbone['name']}, and {what} takes one backbone; use featurepipe "
+            "predict or evaluate, or probe one of them alone"
+        )
+
+
 def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.ndarray:
     """The contents that a backbone's network was tuned on, uint64, as far as its model file is still there to say."""
     none = np.zeros(0, np.uint64)
@@ -181,7 +206,7 @@ def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.nda
     except FeaturepipeError:  # mere weights, what is not to be opened, or what a later featurepipe wrote
         return none
     tuned = model.card.tuned is not None  # what a probe has seen has not shaped its backbone
-    return model.seen if tuned and model.backbone["spec"]["weights"] == spec["weights"] else none
+    return model.seen if tuned and model.backbones[0]["spec"]["weights"] == spec["weights"] else none
 
 
 def check_suffix(path: Path) -> None:
@@ -294,8 +319,8 @@ def _check_version(header: Mapping[str, Any], path: str | PathLike[str]) -> None
     kind, version = header.get("encoding-type"), header.get("encoding-version")
     if kind != ENCODING_TYPE:
         raise ModelFileError(f"{path} is not a featurepipe model (encoding-type {kind!r})")
-    if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
-        raise FormatTooNew(f"{path} has model format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
+    if jsons.version(version)[0] > jsons.version(JOINT_VERSION)[0]:
+        raise FormatTooNew(f"{path} has model format {version}, this featurepipe reads {JOINT_VERSION}; upgrade it")
     if not isinstance(header.get("kind"), str):
         raise ValueError("it does not say its kind")
     if header["kind"] not in HEADS:
@@ -314,7 +339,7 @@ def _tensors(file: Any, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     others = {key: file.get_tensor(key) for key in own if key not in names}  # of a later minor version
     if header.get("sha256") != _digest(header, tensors | others):
         raise _Damaged("its content does not match its digest")
-    if file.metadata().keys() != {"featurepipe"} or (others and version <= jsons.version(ENCODING_VERSION)):
+    if file.metadata().keys() != {"featurepipe"} or (others and version <= _LATEST.get(version[0], version)):
         raise _Damaged("it holds more than a model file should")
     return tensors
 
@@ -359,6 +384,45 @@ def _check_classes(classes: Any) -> None:
         raise ValueError("a class occurs twice")
     if np.array(classes).tolist() != classes:
         raise ValueError("a class ends in a NUL character or is a number beyond 64 bits, and would be read as another")
+
+
+@guarded
+def open_backbones(
+    model: Model,
+    path: str | PathLike[str],
+    *,
+    weights: str | PathLike[str] | None = None,
+    **options: Any,
+) -> list[backbones.Extractor]:
+    """Make every backbone that a model file belongs to, and check that they are the same.
+
+    Parameters
+    ----------
+    model, path
+        As for `open_backbone`.
+    weights : path, optional
+        As for `open_backbone`, of the only backbone that has weights.
+    **options
+        As for `open_backbone`.
+
+    Raises
+    ------
+    BackboneError, FingerprintMismatch, WeightsUnavailable, DependencyMissing
+        As for `open_backbone`.
+    ModelFileError
+        Weights are given, and not exactly one of the backbones has any; or their widths do not fit the head.
+    """
+    of_files = [one for one in model.backbones if one["spec"]["weights"] is not None]
+    if weights is not None and len(model.backbones) > 1 and len(of_files) != 1:
+        places = ", ".join(str(one["source"]["weights"] or one["name"]) for one in of_files)
+        raise ModelFileError(f"--weights is for one backbone, and {path} has weights of {len(of_files)}: {places}")
+    opened = []
+    for one in model.backbones:
+        mine = weights if len(model.backbones) == 1 or one in of_files else None
+        who = replace(model, backbone=one)
+        opened.append(open_backbone(who, path, weights=mine, **options))
+    check_width(model, sum(one.width for one in opened), path)
+    return opened
 
 
 @guarded

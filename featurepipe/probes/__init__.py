@@ -37,6 +37,7 @@ from featurepipe.probes.kinds import (
     Head,
     Kind,
     candidates_of,
+    check_blocks,
     check_kind,
     names,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "average_precision",
     "candidates_of",
     "chance",
+    "check_blocks",
     "check_enough",
     "check_few",
     "check_kind",

@@ -16,12 +16,14 @@ from featurepipe.memory import available
 from featurepipe.probes.kinds import KINDS, names
 from featurepipe.probes.labels import MULTI_LABEL, fit_labels
 from featurepipe.probes.selection import Probe, fit
-from featurepipe.stores import Entry
+from featurepipe.stores import Entry, JointEntry
 
 SCORES = 18  # float64 arrays (n, classes): of each candidate on selection data, and of the C path
 
 
-def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *, whole: bool = False) -> Parts:
+def hold(
+    entry: Entry | JointEntry, samples: FeatureMatrix, kind: str, memory: int | None, *, whole: bool = False
+) -> Parts:
     """Read the embeddings of samples, and cut them into parts.
 
     Where the features and a working copy of them exceed the memory, they lie in a file instead: in the entry's folder,
@@ -30,7 +32,7 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
 
     Parameters
     ----------
-    entry : Entry
+    entry : Entry or JointEntry
     samples : FeatureMatrix
         Samples of `featurepipe.matrices.outline`, in the order of `featurepipe.matrices.parts.arrange`.
     kind : str
@@ -49,7 +51,7 @@ def hold(entry: Entry, samples: FeatureMatrix, kind: str, memory: int | None, *,
     ShardCorrupt
         A row fails its checksum.
     """
-    shape = len(samples), entry.indexes[0].width
+    shape = len(samples), entry.width
     size = 4 * shape[0] * shape[1]
     copies = 4 if kind == MULTI_LABEL else 2
     scores = 8 * len(samples) * len(set(samples.y)) * SCORES
@@ -108,5 +110,5 @@ def fit_parts(
     options |= {"groups": parts.train.units, "device": device}
     if multi_label:
         return fit_labels(parts.train.X, parts.train.y, *select, **options)
-    options |= {"keep": parts.elsewhere is None, "measure": measure}
+    options |= {"keep": parts.elsewhere is None, "measure": measure, "blocks": parts.train.blocks}
     return fit(kind, parts.train.X, parts.train.y, *select, **options)

@@ -10,10 +10,10 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
-from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_kind
+from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_blocks, check_kind
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.signatures import spread
-from featurepipe.solvers import CPU, Certificate, Matrix, Stack
+from featurepipe.solvers import CPU, Certificate, Matrix, Stack, stacked
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import option
 
@@ -106,6 +106,11 @@ class FitOptions:
         "``cuda:1``. Each fit's X and its working copy lie there, whatever `keep` is. Never run on a GPU, and tested "
         "with torch on a CPU only; each certificate says in float64 how good a fit is, wherever it was made.",
     )
+    blocks: Sequence[int] = option(
+        (),
+        "Widths of blocks of features, such as those of several backbones. Each block is standardised by itself, and "
+        "none drowns the others: see `featurepipe.statistics.feature_scales`. Not for centroid and knn.",
+    )
 
 
 @guarded
@@ -165,6 +170,8 @@ def fit(
     member = KINDS[kind]
     X, y, X_val, y_val = check(X, y, X_val, y_val)
     check_groups(groups, len(y))
+    check_blocks(kind, how.blocks, X.shape[1])
+    held: Matrix = Stack(X, blocks=how.blocks) if how.blocks else X
     classes = np.unique(y)
     candidates, folds = member.candidates(value, len(y)), assign_folds(y, how.seed, groups)
     own: dict[str, Any] = {name: getattr(how, name) for name in ("class_weight", "seed", "keep", "device")}
@@ -172,16 +179,16 @@ def fit(
     scores: Iterator[np.ndarray]
     if X_val is not None and y_val is not None:
         truth, selected_on = y_val, "val"
-        fitted = member.fit_path(X, y, candidates, **own)
+        fitted = member.fit_path(held, y, candidates, **own)
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
-        rows, y = Stack(X, X_val), np.concatenate([y, truth])
+        rows, y = Stack(X, X_val, blocks=how.blocks), np.concatenate([y, truth])
     elif _can_test(folds, value) and (how.measure or value is None or not member.is_dear):
-        rows, truth, selected_on = X, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
-        scores, converged = _cross_validate(member, X, y, candidates, folds, **own)
+        rows, truth, selected_on = held, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
+        scores, converged = _cross_validate(member, held, y, candidates, folds, **own)
     else:
         middle = candidates[len(candidates) // 2]
-        ((estimator, certificate),) = member.fit_path(X, y, [middle], **own)
+        ((estimator, certificate),) = member.fit_path(held, y, [middle], **own)
         few = "most classes have only one sample" if (folds >= 0).any() else "one sample per class"
         why = f"nothing: {few}, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
@@ -285,14 +292,14 @@ def out_of_fold(
 
 
 def _cross_validate(
-    kind: Kind, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+    kind: Kind, X: Matrix, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
 ) -> tuple[Iterator[np.ndarray], np.ndarray]:
     """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
     classes = np.unique(y)
     scores = [np.zeros((len(y), len(classes))) for _ in candidates]
     converged = np.ones(len(candidates), bool)
     for out, fitted in kind.fit_folds(X, y, candidates, folds, **how):
-        held_out = Stack(X).take(out)
+        held_out = stacked(X).take(out)
         for i, (estimator, certificate) in enumerate(fitted):
             scores[i][out] = decision_scores(estimator, held_out)
             converged[i] &= _converged(certificate)

@@ -31,6 +31,7 @@ class DrawOptions:
         "`pseudolabels.LabelSpreader`.",
     )
     seed: int = option(0, "Repeat r draws under ``[seed, r]``.")
+    blocks: Sequence[int] = option((), "As for `featurepipe.probes.fit`.")
 
 
 @guarded
@@ -107,7 +108,8 @@ def fit_few_shot(
         lines: dict[str, list[float]] = {}
         for repeat in range(repeats):
             drawn = draw(y, count, groups, seed=[seed, repeat])  # (K × count,)
-            probe = fit(kind, X[drawn], y[drawn], groups=None if groups is None else groups[drawn], seed=seed)
+            units = None if groups is None else groups[drawn]
+            probe = fit(kind, X[drawn], y[drawn], groups=units, seed=seed, blocks=draws.blocks)
             guesses = {"supervised": predict(probe.estimator, X_test)}
             if spreader is not None:
                 known = np.full(len(y), -1)  # unlabelled, in scikit-learn's words

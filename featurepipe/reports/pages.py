@@ -80,6 +80,11 @@ def baselines(page: Page) -> Html:
     return page.words.baselines(page.card, page.figures)
 
 
+def blocks(page: Page) -> Html:
+    """Of several backbones: each alone."""
+    return Html() if page.model.is_multi_label else sections.blocks(page.card, page.figures)
+
+
 def few_labels(page: Page) -> Html:
     """Figures with few labels."""
     return Html() if page.model.is_multi_label else sections.few_labels(page.card, page.figures)
@@ -117,6 +122,7 @@ SECTIONS: list[Section] = [
     warnings,
     finetuning,
     baselines,
+    blocks,
     few_labels,
     figures,
     selection,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from featurepipe import backbones, models, probes
 from featurepipe.cards import Card, ClassFigures, Draws, FewShot, Figures
+from featurepipe.comparisons.blocks import block_verdict
 from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
 from featurepipe.reports.markup import (
     SPACE,
@@ -65,16 +67,18 @@ def copies(figures: Figures) -> str:
 
 def what_it_is(model: models.Model, data: str) -> Html:
     """Which probe, on what, and trained on how much; or which network was tuned."""
-    card, backbone = model.card, model.backbone
-    whole_name = " ".join(filter(None, [backbone["name"], backbones.stage_of(backbone["spec"])]))
+    card = model.card
+    titles = (" ".join(filter(None, [one["name"], backbones.stage_of(one["spec"])])) for one in model.backbones)
+    whole_name = " + ".join(titles)
     if tuning := card.tuned:
         validation = tuning.validation  # which was not learned from, at first
         count = card.splits.train - (0 if validation.on == "val" else validation.n)
         count = tuning.refit.images if tuning.refit and tuning.is_refitted else count
         size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
-    seen: str = join("embeddings of the frozen backbone ", tag("b", whole_name))
-    if described := backbones.DESCRIPTORS.get(backbone["spec"]["architecture"]):
+    several = len(model.backbones) > 1
+    seen: str = join(f"embeddings of the frozen backbone{'s' if several else ''} ", tag("b", whole_name))
+    if not several and (described := backbones.DESCRIPTORS.get(model.backbone["spec"]["architecture"])):
         seen = described.title
     kinds = "labels" if model.is_multi_label else "classes"
     size = f", trained on {card.learned:,} images of {len(model.classes):,} {kinds} from "
@@ -83,7 +87,7 @@ def what_it_is(model: models.Model, data: str) -> Html:
 
 def warnings(model: models.Model) -> Html:
     """Notes, and a banner where the weights are random."""
-    seed = model.backbone["source"]["random_seed"]
+    seed = next((seed for one in model.backbones if (seed := one["source"]["random_seed"]) is not None), None)
     notes = [tag("li", note) for note in model.card.notes]
     random = tag("b", "random weights: a baseline, not a trained backbone")
     learned = f" (seed {seed}). The network has learned nothing; only the probe on top of it was fitted."
@@ -94,8 +98,9 @@ def warnings(model: models.Model) -> Html:
 
 
 def compared(card: Card, labels: Mapping[str, str]) -> dict[str, str]:
-    """The names of baselines, without the hand-made ones of other media."""
-    return {key: name for key, name in labels.items() if key not in HANDMADE or key in card.baselines}
+    """The names of baselines, without the hand-made ones of other media; of several backbones only what is there."""
+    usual = set(labels) - set(HANDMADE) if card.blocks is None else set()
+    return {key: name for key, name in labels.items() if key in usual or key in card.baselines}
 
 
 def baselines(card: Card, figures: Figures) -> Html:
@@ -103,6 +108,7 @@ def baselines(card: Card, figures: Figures) -> Html:
     found = {name: card.baselines.get(key) for key, name in compared(card, BASELINE_LABELS).items()}
     present = {name: value for name, value in found.items() if value is not None}
     absent = ", ".join(name for name in found if name not in present)
+    present |= {f"{one.name} alone": one.top1 for one in (card.blocks.alone if card.blocks else [])}
     what, commonest = "model" if card.tuned else "probe", card.majority_class  # which files of before lack
     return section(
         "Compared with baselines",
@@ -113,6 +119,22 @@ def baselines(card: Card, figures: Figures) -> Html:
         if commonest
         else "",
         tag("small", f"Not computed: {absent}.") if absent else "",
+    )
+
+
+def blocks(card: Card, figures: Figures) -> Html:
+    """Of several backbones each one alone, and whether they are better together; nothing of one backbone."""
+    found = card.blocks
+    if found is None:
+        return Html()
+    rows = [[one.name, f"{one.width:,}", percent(one.top1), interval_text(one)] for one in found.alone]
+    together = ["together", f"{sum(one.width for one in found.alone):,}", percent(figures.top1), interval_text(figures)]
+    what = f"The same kind of probe on each backbone alone, on the same {figures.n:,} {card.evaluated_on} images."
+    return section(
+        "Each backbone alone",
+        tag("p", block_verdict(found)),
+        table(["backbone", "features", "top-1", f"{NINETY_FIVE} interval"], [*rows, together]),
+        tag("small", what),
     )
 
 
@@ -329,19 +351,8 @@ def _class_row(name: str, one: ClassFigures) -> list[object]:
 
 def how_made(model: models.Model) -> Html:
     """Everything needed to make it again."""
-    card, backbone, spec = model.card, model.backbone, model.backbone["spec"]
-    source, data = backbone["source"], card.data
-    random = "random" if source["random_seed"] is not None else source["name"]
+    card, data = model.card, model.card.data
     facts = {
-        "backbone": backbone["name"],
-        "architecture": spec["architecture"] + (f" {json.dumps(spec['arguments'])}" if spec["arguments"] else ""),
-        "layer": spec["layer"],
-        "pooling": spec["pooling"] or "the model's own",
-        "precision": spec["precision"],
-        "transform": ", ".join(f"{key} {json.dumps(value)}" for key, value in spec["transform"].items()),
-        "weights": source["weights"] or random,
-        "weights digest": tag("span", spec["weights"] or "none", class_="code"),
-        "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
         "data": f"{data.root}: {data.samples:,} labelled images of {data.classes:,} classes"
         + ("" if data.task is None else f"; labels {data.task} of {data.labels}"),
         "splits": ", ".join(f"{n:,} {name}" for name, n in card.splits.items()) + f" ({card.split_source})",
@@ -351,5 +362,23 @@ def how_made(model: models.Model) -> Html:
     }
     if protocol := card.protocol:
         facts["protocol"] = f"{protocol.name}, version {protocol.version}: {protocol.source}"
-    rows = [[tag("small", name), value] for name, value in facts.items()]
+    made = [fact for backbone in model.backbones for fact in _backbone_facts(backbone).items()]
+    rows = [[tag("small", name), value] for name, value in [*made, *facts.items()]]
     return section("How it was made", table([], rows, class_="words"))
+
+
+def _backbone_facts(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is needed to make a backbone again."""
+    spec, source = backbone["spec"], backbone["source"]
+    random = "random" if source["random_seed"] is not None else source["name"]
+    return {
+        "backbone": backbone["name"],
+        "architecture": spec["architecture"] + (f" {json.dumps(spec['arguments'])}" if spec["arguments"] else ""),
+        "layer": spec["layer"],
+        "pooling": spec["pooling"] or "the model's own",
+        "precision": spec["precision"],
+        "transform": ", ".join(f"{key} {json.dumps(value)}" for key, value in spec["transform"].items()),
+        "weights": source["weights"] or random,
+        "weights digest": tag("span", spec["weights"] or "none", class_="code"),
+        "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
+    }

@@ -5,7 +5,7 @@
 
 from featurepipe.solvers.arrays import CPU, check_device
 from featurepipe.solvers.paths import TOLERANCE, Certificate, Fit, LogisticPath, SvmPath
-from featurepipe.solvers.stacks import Matrix, Stack, chunks, weighted_moments
+from featurepipe.solvers.stacks import Matrix, Stack, blocks_of, chunks, stacked, weighted_moments
 
 __all__ = [
     "CPU",
@@ -16,7 +16,9 @@ __all__ = [
     "Matrix",
     "Stack",
     "SvmPath",
+    "blocks_of",
     "check_device",
     "chunks",
+    "stacked",
     "weighted_moments",
 ]

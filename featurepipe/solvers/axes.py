@@ -6,7 +6,7 @@ import numpy as np
 
 from featurepipe.solvers.arrays import CPU, Array, blocks, double, host, namespace, put, single, zeros
 from featurepipe.solvers.losses import Product
-from featurepipe.solvers.stacks import Matrix, chunks, hold, weighted_moments
+from featurepipe.solvers.stacks import Matrix, blocks_of, chunks, hold, weighted_moments
 from featurepipe.statistics import ROUNDING, feature_scales, is_constant, row_eigenpairs
 
 
@@ -32,7 +32,9 @@ class Rotated:
         self._X, self.weight = hold(X, device), float(w.sum())
         mean, deviations = weighted_moments(self._X, w)  # (D,), (D,)
         constant = is_constant(deviations, mean)
-        spread = feature_scales(deviations, constant, len(X)) if scale else np.ones(X.shape[1])  # (D,)
+        spread = np.ones(X.shape[1])  # (D,)
+        if scale:
+            spread = feature_scales(deviations, constant, len(X), blocks_of(X))
         self._mean, self._spread = put(mean, device), put(spread, device)
         axes, squares = self._principal(w)  # (D, r), (r,)
         self._axes, self.squares = put(axes / spread[:, None], device), put(squares, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class Stack:
     ----------
     *parts : ndarray, shape (n_i, D)
         Only read; memory maps will do.
+    blocks : sequence of int
+        Widths of the blocks of features that are standardised each by itself; nothing where they are one.
 
     Attributes
     ----------
@@ -32,8 +34,9 @@ class Stack:
     [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, *parts: np.ndarray) -> None:
+    def __init__(self, *parts: np.ndarray, blocks: Sequence[int] = ()) -> None:
         self._parts = parts
+        self.blocks = tuple(blocks)
         self._starts = np.cumsum([0, *map(len, parts)])  # (parts + 1,)
         self._rows: np.ndarray = np.arange(self._starts[-1])
 
@@ -57,12 +60,22 @@ class Stack:
 
     def take(self, which: np.ndarray) -> Stack:
         """The rows that a boolean mask or an index array picks."""
-        taken = Stack(*self._parts)
+        taken = Stack(*self._parts, blocks=self.blocks)
         taken._rows = self._rows[which]
         return taken
 
 
 Matrix = np.ndarray | Stack
+
+
+def stacked(X: Matrix) -> Stack:
+    """Rows as a stack, which can be taken from without a copy."""
+    return X if isinstance(X, Stack) else Stack(X)
+
+
+def blocks_of(X: Matrix) -> tuple[int, ...]:
+    """Widths of the blocks of features that are standardised each by itself; nothing where they are one."""
+    return X.blocks if isinstance(X, Stack) else ()
 
 
 def chunks(X: Matrix | Array) -> Iterator[tuple[slice, Array]]:

@@ -100,7 +100,7 @@ def advise(
     found = advice.decide(evidence)
     return {
         "store": str(source.store.path),
-        "backbone": source.entry.name,
+        "backbone": source.single.name,
         **found,
         "next": _next(source, found),
         "cost_minutes": cost,
@@ -118,19 +118,19 @@ def _next(source: Candidate, found: Mapping[str, Any]) -> str:
         shlex.quote(str(source.store.path)),
         {one.name for one in source.store.entries() if not one.is_baseline},
     )
-    which = f" -b {source.entry.folder.name}" if len(names) > 1 else ""
+    which = f" -b {source.single.folder.name}" if len(names) > 1 else ""
     if found["tune"] is not None:
         return f"featurepipe finetune {store}{which} --tune {found['tune']}"
     if found["layer"] == backbones.PENULTIMATE:
         return f"featurepipe probe {store}{which}"
-    own = next(one for one in source.store.entries() if one.is_sibling(source.entry) and one.layer == found["layer"])
+    own = next(one for one in source.store.entries() if one.is_sibling(source.single) and one.layer == found["layer"])
     return f"featurepipe probe {store} -b {own.folder.name}"
 
 
 def _check(source: Candidate) -> None:
     """Refuse what no head can be tuned on, and sets of labels."""
-    if source.entry.is_handmade:
-        raise ProbeError(f"{source.entry.title} is not a network, so there is nothing to tune; choose one with -b")
+    if source.single.is_handmade:
+        raise ProbeError(f"{source.single.title} is not a network, so there is nothing to tune; choose one with -b")
     sets = [label for label in source.samples.y if label is not None and SEPARATOR in label]
     if sets:
         raise ProbeError(f"advice is for one class per image, not for sets of labels such as {sets[0]!r}")
@@ -138,14 +138,14 @@ def _check(source: Candidate) -> None:
 
 def _layers(source: Candidate) -> list[Entry]:
     """The entries of the backbone's layers up to the one that is meant, in the network's order."""
-    siblings = in_order([entry for entry in source.store.entries() if entry.is_sibling(source.entry)])
-    place = next(n for n, entry in enumerate(siblings) if entry.layer == source.entry.layer)
+    siblings = in_order([entry for entry in source.store.entries() if entry.is_sibling(source.single)])
+    place = next(n for n, entry in enumerate(siblings) if entry.layer == source.single.layer)
     return siblings[: place + 1]
 
 
 def _evidence(ready: Prepared, entries: Sequence[Entry], seed: int) -> dict[str, Any]:
     """All that the advice is made of."""
-    parts, entry = ready.parts, ready.entry
+    parts, entry = ready.parts, ready.single
     train = _draw(parts.train, seed)
     val = None if parts.select is None else _draw(parts.select, seed)
     kept = [train] if val is None else [train, val]
@@ -187,10 +187,10 @@ def _baselines(ready: Prepared, digests: np.ndarray) -> dict[str, np.ndarray]:
     """What comes without pretraining, as far as the store holds it for all of these images."""
     found = {}
     for entry in ready.store.entries():
-        random = entry.spec["architecture"] == ready.entry.spec["architecture"] and entry.layer == ready.entry.layer
+        random = entry.spec["architecture"] == ready.single.spec["architecture"] and entry.layer == ready.single.layer
         if entry.is_baseline and (random or entry.spec["architecture"] in HANDMADE):
             name = "untrained copy" if random else HANDMADE[entry.spec["architecture"]]
-            if set(digests) <= entry.places().keys() and entry.fingerprint != ready.entry.fingerprint:
+            if set(digests) <= entry.places().keys() and entry.fingerprint != ready.single.fingerprint:
                 found[name] = _embeddings(entry, digests)
     return found
 

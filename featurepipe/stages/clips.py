@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from featurepipe import extraction, manifests, sounds, videos
 from featurepipe.errors import BackboneError, ManifestError, SampleError
 from featurepipe.listeners import Listener
 from featurepipe.manifests import Manifest, Sample, Samples
+from featurepipe.manifests.manifest import TEXT
 from featurepipe.media import MEDIA, span_name
 from featurepipe.sources import Content
 from featurepipe.vocabulary import ColumnOptions
@@ -36,6 +37,27 @@ def read(data: str | Path, table: ColumnOptions, listener: Listener, medium: str
     """
     columns, seconds, hop = _taken_apart(table, medium)
     return clipped(manifests.read_aloud(data, listener, **columns), seconds, hop, listener)
+
+
+def read_each(data: str | Path, table: ColumnOptions, listener: Listener, media: Sequence[str]) -> dict[str, Manifest]:
+    """As `read`, for each of several media: the same samples, or a table's texts and its files."""
+    return {medium: read(data, _of_several(table, medium, media), listener, medium) for medium in media}
+
+
+def gather_each(
+    places: list[str | Path], table: ColumnOptions, listener: Listener, media: Sequence[str]
+) -> dict[str, Manifest]:
+    """As `gather`, for each of several media."""
+    return {medium: gather(places, _of_several(table, medium, media), listener, medium) for medium in media}
+
+
+def _of_several(table: ColumnOptions, medium: str, media: Sequence[str]) -> ColumnOptions:
+    """The columns for one of several media: texts are in the column of texts, everything else is in files."""
+    if len(media) == 1:
+        return table
+    if medium == TEXT:
+        return replace(table, medium=None, path_column=None)
+    return replace(table, medium=None, text_column=None)
 
 
 def gather(places: list[str | Path], table: ColumnOptions, listener: Listener, medium: str) -> Manifest:

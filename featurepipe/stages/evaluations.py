@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, manifests, matrices, models, probes
+from featurepipe import manifests, matrices, models, probes
 from featurepipe.errors import ManifestError, ProbeError, StoreError
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import check_finite, headline, labelled
+from featurepipe.matrices.scratch import read
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import rejected_samples
-from featurepipe.stages.predictions import embed
-from featurepipe.stores import Entry, Store
+from featurepipe.stages.predictions import embed, media_of
+from featurepipe.stores import Entry, JointEntry, Store
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
 
@@ -74,19 +76,16 @@ def evaluate(
     found = {}
     if Store.is_store(data):
         store = Store.open(data)
-        entry = _entry(store, loaded)
-        matrix, rejects = matrices.load(store, entry), _known_rejects(store, entry)
-        check_finite(matrix, entry)
+        matrix, rejects = _load(store, loaded)
         models.check_width(loaded, matrix.X.shape[1], model)
     else:
-        medium = backbones.medium_of(loaded.backbone["spec"])
-        manifest = clips.read(data, columns, listener, medium)
-        clips.check_medium(medium, manifest, str(model))
-        found = {"found": manifests.summarise(manifest)}
-        _check_labels(manifest, loaded)
-        extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
-        models.check_width(loaded, extractor.width, model)
-        matrix, _, rejects = embed(manifest, extractor, compute, listener)
+        data_of = clips.read_each(data, columns, listener, media_of(loaded))
+        for medium, manifest in data_of.items():
+            clips.check_medium(medium, manifest, str(model))
+            _check_labels(manifest, loaded)
+        found = {"found": manifests.summarise(next(iter(data_of.values())))}
+        extractors = models.open_backbones(loaded, model, **vars(origin), note=listener.note)
+        matrix, _, rejects = embed(data_of, extractors, compute, listener)
     matrix, notes = labelled(matrix)
     if "task" in (of := loaded.card.get("data", {})):
         notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")
@@ -116,15 +115,28 @@ def _figures(model: models.Model, part: FeatureMatrix) -> dict[str, Any]:
     return probes.evaluate(model.estimator, part.X, _truth(part, model), model.temperature)
 
 
-def _entry(store: Store, model: models.Model) -> Entry:
-    """The model's own backbone in a store."""
-    fingerprint = model.backbone["fingerprint"]
+def _load(store: Store, model: models.Model) -> tuple[FeatureMatrix, dict[str, str]]:
+    """The embeddings that a store holds of the model's own backbones, and sample id → reason of the rejects."""
+    entries = [_entry(store, one) for one in model.backbones]
+    rejects = {id_: why for entry in entries for id_, why in _known_rejects(store, entry).items()}
+    if len(entries) == 1:
+        matrix = matrices.load(store, entries[0])
+        check_finite(matrix, entries[0])
+        return matrix, rejects
+    joint = JointEntry(tuple(entries))
+    outlines = {title: matrices.outline(store, entry) for title, entry in zip(joint.titles, entries, strict=True)}
+    return read(joint, matrices.join(outlines)[0]), rejects
+
+
+def _entry(store: Store, backbone: Mapping[str, Any]) -> Entry:
+    """A backbone of the model in a store."""
+    fingerprint = backbone["fingerprint"]
     for entry in store.entries():
         if entry.fingerprint == fingerprint:
             return entry
     raise StoreError(
-        f"{store.path} holds no embeddings of the model's backbone {model.backbone['name']} ({fingerprint[:8]}, "
-        f"{model.backbone['spec']['layer']}, {model.backbone['spec']['precision']}); "
+        f"{store.path} holds no embeddings of the model's backbone {backbone['name']} ({fingerprint[:8]}, "
+        f"{backbone['spec']['layer']}, {backbone['spec']['precision']}); "
         "give the images instead, or extract them with that backbone"
     )
 

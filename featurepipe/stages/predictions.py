@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -102,19 +102,19 @@ def predict(
     loaded = models.load(model)
     places = [data] if isinstance(data, str | PathLike) else list(data)
     if path is not None:
-        inputs = [model, *places, origin.weights, loaded.backbone["source"]["weights"]]
+        inputs = [model, *places, origin.weights, *(one["source"]["weights"] for one in loaded.backbones)]
         check_output(path, "table of predictions", is_prediction, inputs, force=force)
-    medium = backbones.medium_of(loaded.backbone["spec"])
-    manifest = clips.gather(places, columns, listener, medium)
-    clips.check_medium(medium, manifest, str(model))
+    data_of = clips.gather_each(places, columns, listener, media_of(loaded))
+    for medium, held in data_of.items():
+        clips.check_medium(medium, held, str(model))
+    manifest = next(iter(data_of.values()))
     if path is not None and path.exists():
         images = map(manifest.file, manifest.samples)
         check_output(path, "table of predictions", is_prediction, images, force=force)
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
-    extractor = models.open_backbone(loaded, model, **vars(origin), note=listener.note)
-    models.check_width(loaded, extractor.width, model)
-    matrix, samples, rejects = embed(manifest, extractor, compute, listener)
+    extractors = models.open_backbones(loaded, model, **vars(origin), note=listener.note)
+    matrix, samples, rejects = embed(data_of, extractors, compute, listener)
     answers = Answers(
         loaded,
         matrix,
@@ -147,10 +147,45 @@ def predict(
     }
 
 
+def media_of(model: models.Model) -> list[str]:
+    """The media that a model's backbones embed, each once."""
+    return list(dict.fromkeys(backbones.medium_of(one["spec"]) for one in model.backbones))
+
+
 def embed(
+    data: Mapping[str, Manifest], extractors: Sequence[Extractor], compute: ComputeOptions, listener: Listener
+) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
+    """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects.
+
+    Of several extractors the embeddings of a sample lie side by side; what one of them cannot embed is rejected.
+
+    Parameters
+    ----------
+    data : mapping
+        Medium → the data set, as samples of that medium.
+    extractors : sequence of Extractor
+    compute : ComputeOptions
+    listener : Listener
+    """
+    if len(extractors) == 1:
+        return _embed(data[extractors[0].transform.medium], extractors[0], compute, listener)
+    blocks, rejects, known = dict[str, FeatureMatrix](), dict[str, str](), dict[str, Sample]()
+    for number, extractor in enumerate(extractors, 1):
+        matrix, samples, mine = _embed(data[extractor.transform.medium], extractor, compute, listener)
+        name = extractor.name if extractor.name not in blocks else f"{extractor.name} ({number})"
+        blocks[name] = matrix
+        rejects |= {id_: f"{name}: {reason}" for id_, reason in mine.items() if id_ not in rejects}
+        known = {sample.id: sample for sample in samples} | known
+    joined, lacking = matrices.join(blocks)
+    for name, ids in lacking.items():
+        rejects |= {id_: f"it has nothing for {name}" for id_ in ids if id_ not in rejects}
+    return joined, [known[id_] for id_ in joined.ids], rejects
+
+
+def _embed(
     manifest: Manifest, extractor: Extractor, compute: ComputeOptions, listener: Listener
 ) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
-    """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects."""
+    """As `embed`, by one extractor."""
     rows, unreadable = digest(manifest, compute.workers, listener)
     todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows)))

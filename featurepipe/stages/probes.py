@@ -22,7 +22,8 @@ import numpy as np
 
 from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
-from featurepipe.cards import Card, FewShot, Figures, Selection
+from featurepipe.cards import Blocks, Card, FewShot, Figures, Selection
+from featurepipe.comparisons.blocks import measure_blocks
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.extraction import now, versions
@@ -30,16 +31,16 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, held_notes, with_copies
 from featurepipe.memory import parse_size
-from featurepipe.models.candidates import Candidate, Prepared, divide, find
+from featurepipe.models.candidates import Candidate, Prepared, divide, find_joint
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
 from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
 from featurepipe.statistics.intervals import interval
-from featurepipe.stores import Entry
+from featurepipe.stores import Entry, JointEntry
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import EntryOptions, OriginOptions
+from featurepipe.vocabulary import EntryOptions, JoinOptions, OriginOptions
 from featurepipe.vocabulary.names import HANDMADE
 
 BASELINE_NAMES = {**HANDMADE, "random_backbone": "the same network untrained"}
@@ -48,12 +49,13 @@ Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 
 @guarded
-@spread(where=EntryOptions, recipe=Options)
+@spread(where=EntryOptions, joined=JoinOptions, recipe=Options)
 def probe(
     store: str | Path,
     output: str | Path | None = None,
     *,
     where: EntryOptions,
+    joined: JoinOptions,
     recipe: Options,
     workers: int | None = None,
     among: Collection[str] | None = None,
@@ -72,8 +74,10 @@ def probe(
     ----------
     store : path
     output : path, optional
-        Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``.
+        Model file; by default ``STORE/<backbone>-<fingerprint8>/model.safetensors``, or, of several backbones,
+        ``joint-<fingerprint8>.safetensors`` in the folder of the first.
     where
+    joined
     recipe
     workers : int, optional
         Threads that compute the baselines' embeddings; one per core by default.
@@ -107,6 +111,9 @@ def probe(
         interval`` (95 % of the mean, by Student's t, over draws of labels and not over test images; None for a single
         draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
         ``mean, std, interval, top1`` on the same draws) and ``baselines`` (their means on the same draws).
+        Of several backbones each one alone is a baseline: ``blocks`` is what
+        `featurepipe.comparisons.blocks.measure_blocks` returns, and ``lacking`` has for each of them the ids of the
+        samples that it lacks, which are left out.
 
     Raises
     ------
@@ -114,9 +121,10 @@ def probe(
         The labels or splits cannot be learned from.
     ProbeError
         The probe is unknown, or does not work with these labels or on that device; there are more shots than the
-        smallest class has images; `semi` is given without `shots`; or embeddings are not finite.
+        smallest class has images; `semi` is given without `shots`; or embeddings are not finite. Of several backbones:
+        the kind does not standardise features, or labels are sets.
     StoreError
-        The store has no embeddings of that backbone and layer, or not all of them.
+        The store has no embeddings of that backbone and layer, or not all of them; or a backbone is named twice.
 
     Examples
     --------
@@ -130,7 +138,8 @@ def probe(
     """
     started, limit = time.perf_counter(), parse_size(memory)
     recipe.check()
-    source = find(store, output, where)
+    source = find_joint(store, output, where, joined)
+    check_joint(source.entry, recipe)
     source.check_output(source.path, force=force)
     found = divide(source, seed=recipe.seed, among=among, multi_label=recipe.multi_label)
     result = probe_prepared(
@@ -195,9 +204,10 @@ def probe_prepared(
         for means, other in zip(means_beside, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
             means[name] = other["mean"]
     notes += absent
-    simple = backbones.SIMPLE[backbones.medium_of(found.entry.spec)]
-    names = ("chance" if recipe.multi_label else "majority", *simple, "random_backbone")
+    names = ("chance" if recipe.multi_label else "majority", *_baselines_of(found.entry))
     told: dict[str, Any] = {"layers": list(compared)} if compared else {}
+    if isinstance(found.entry, JointEntry):
+        told["blocks"] = Blocks.of_json(measure_blocks(found.entry, recipe, fitted, parts, listener))
     card = Card(
         data=found.data(len(fitted.classes), **(about or {})),
         splits=found.splits,
@@ -211,7 +221,7 @@ def probe_prepared(
         few_shot=[FewShot.of_json({**one, "baselines": means}) for one, means in zip(few, means_beside, strict=True)],
         **told,
         protocol=None,  # no named one: see the module's docstring for what is done
-        licence=backbones.licence_of(found.entry.provenance["source"]),
+        licence=_licence(found),
         seed=recipe.seed,
         probe_device=recipe.probe_device,
         class_weight=recipe.class_weight,
@@ -225,8 +235,30 @@ def probe_prepared(
     parameter = probes.KINDS[recipe.kind].parameter
     strength = {} if parameter is None else {parameter: fitted.chosen}
     identity = {"model": str(found.path), "backbone": found.entry.name, "layer": found.entry.layer}
-    beyond = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
+    beyond: dict[str, Any] = {"contradictory": found.contradictory, "out_of_core": parts.elsewhere is not None}
+    beyond |= {"lacking": dict(found.lacking)} if found.lacking else {}
     return {**identity, "kind": fitted.kind, **strength, **card.to_json(), **beyond}
+
+
+def check_joint(entry: Entry | JointEntry, recipe: Options) -> None:
+    """Raise ProbeError for what a probe of several backbones cannot do, before anything is read."""
+    probes.check_blocks(recipe.kind, [member.width for member in entry.members])
+    if len(entry.members) > 1 and (recipe.multi_label or recipe.semi):
+        what, option = ("sets of labels", "--multi-label") if recipe.multi_label else ("unlabelled images", "--semi")
+        raise ProbeError(f"a joint probe does not work with {what} yet; leave out {option}, or --with")
+
+
+def _baselines_of(entry: Entry | JointEntry) -> list[str]:
+    """Names of the baselines that are extracted: of several backbones none, as each alone is one."""
+    if isinstance(entry, JointEntry):
+        return []
+    return [*backbones.SIMPLE[backbones.medium_of(entry.spec)], "random_backbone"]
+
+
+def _licence(found: Candidate) -> str | None:
+    """The licences of the backbones' weights, as far as they are known."""
+    known = [backbones.licence_of(member.provenance["source"]) for member in found.entry.members]
+    return "; ".join(dict.fromkeys(filter(None, known))) or None
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> Figures:
@@ -268,7 +300,7 @@ def _trivial(parts: Parts, multi_label: bool) -> dict[str, float]:
     return {"majority": probes.majority(parts.train.y, parts.report.y)}
 
 
-def _layer_notes(entry: Entry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
+def _layer_notes(entry: Entry | JointEntry, compared: Sequence[Mapping[str, Any]]) -> list[str]:
     """If there are several layers: on what this one was chosen."""
     if not compared:
         return []
@@ -290,6 +322,7 @@ def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[st
         "repeats": recipe.repeats,
         "semi": recipe.semi,
         "seed": recipe.seed,
+        "blocks": known.blocks,
     }
     with listener.progress("few labels", len(recipe.shots) * recipe.repeats) as options["progress"]:
         return probes.fit_few_shot(recipe.kind, known.X, known.y, report.X, report.y, groups=known.units, **options)
@@ -314,8 +347,12 @@ def load_baselines(
     return held, absent
 
 
-def _baseline_extractors(entry: Entry, recipe: Options, where: OriginOptions) -> dict[str, Callable[[], Extractor]]:
+def _baseline_extractors(
+    entry: Entry | JointEntry, recipe: Options, where: OriginOptions
+) -> dict[str, Callable[[], Extractor]]:
     """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
+    if isinstance(entry, JointEntry):  # each of its backbones alone is a baseline
+        return {}
     simple = backbones.SIMPLE[backbones.medium_of(entry.spec)]
     if recipe.baselines == "none" or entry.spec["architecture"] in simple:
         return {}

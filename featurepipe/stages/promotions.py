@@ -279,6 +279,7 @@ def _open(
         )
     else:
         loaded = models.load(source)
+        models.check_single(loaded, source, "fine-tuning")
         if loaded.kind not in finetuning.LINEAR:
             raise FinetuningError(
                 f"{source} is a {loaded.kind} model, which has no linear head for one class per image; "

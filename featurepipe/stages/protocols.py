@@ -96,7 +96,7 @@ def probe_protocol(
     ready = divide(source, seed=seed)
     ready.announce(listener, f"protocol {protocol}")
     check_scores(ready.samples, available())
-    parts = cut(read(ready.entry, ready.samples))
+    parts = cut(read(ready.single, ready.samples))
     found = _shots(chosen, parts, seed) if chosen.shots else _follow(chosen, parts, metric, seed)
     notes = ready.notes + found.notes
     card = Card(
@@ -115,7 +115,7 @@ def probe_protocol(
         },
         majority_class=str(probes.commonest(parts.train.y)),
         protocol=_described(chosen, metric),
-        licence=backbones.licence_of(ready.entry.provenance["source"]),
+        licence=backbones.licence_of(ready.single.provenance["source"]),
         seed=seed,
         notes=notes,
         versions=versions(),
@@ -130,8 +130,8 @@ def probe_protocol(
         listener.note(f"note: {note}")
     identity = {
         "model": str(ready.path) if chosen.linear else None,
-        "backbone": ready.entry.name,
-        "layer": ready.entry.layer,
+        "backbone": ready.single.name,
+        "layer": ready.single.layer,
         "kind": chosen.method,
     }
     return {

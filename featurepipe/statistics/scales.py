@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 ROUNDING = 1e-6  # of float32 features: what is smaller than this, relative to what it is part of, holds nothing else
@@ -28,7 +30,7 @@ def is_constant(deviations: np.ndarray, means: np.ndarray) -> np.ndarray:
     return deviations <= ROUNDING * np.abs(means)
 
 
-def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) -> np.ndarray:
+def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float, blocks: Sequence[int] = ()) -> np.ndarray:
     """What standardised features are divided by: each by its own deviation, but by no less than a fifth of the common
     one; or, of fewer than ten rows, all by their root mean square.
 
@@ -41,6 +43,11 @@ def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) ->
     which the feature is active would lie tens of deviations away. Hence the floor. A fifth was found on development
     data: `docs/probes.md` has the table.
 
+    Features of several backbones are blocks, and each block has a common deviation of its own. Each block is then
+    multiplied by one number, so that the variances of its features add up to what is proportional to the root of what
+    they added up to: a block of 1,280 features weighs not 32 times as much as one of 40, but 5.7 times. The sum over
+    all blocks stays what it was, for the sake of the strengths. The root was found on development data as well.
+
     Parameters
     ----------
     deviations : ndarray, shape (D,)
@@ -49,6 +56,8 @@ def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) ->
         Marks the features that are constant, which take no part in the common scale.
     rows : float
         How many rows the deviations are of, or what these weigh together.
+    blocks : sequence of int
+        Widths of the blocks, which add up to D; nothing where the features are one block.
 
     Returns
     -------
@@ -62,7 +71,22 @@ def feature_scales(deviations: np.ndarray, constant: np.ndarray, rows: float) ->
     ([1.0, 7.0, 1.0], [5.0, 5.0, 1.0])
     >>> feature_scales(np.array([0.01, 5, 5, 5]), np.zeros(4, bool), 10).round(3).tolist()
     [0.866, 5.0, 5.0, 5.0]
+    >>> feature_scales(np.array([1.0, 10, 10, 10]), np.zeros(4, bool), 10, blocks=[1, 3]).round(3).tolist()
+    [0.826, 10.877, 10.877, 10.877]
     """
+    if len(blocks) < 2:
+        return _scales(deviations, constant, rows)
+    ends = np.cumsum(blocks)[:-1]
+    parts = list(zip(np.split(deviations, ends), np.split(constant, ends), strict=True))
+    scales = [_scales(mine, still, rows) for mine, still in parts]
+    sums = [float(((mine / scale)[~still] ** 2).sum()) for (mine, still), scale in zip(parts, scales, strict=True)]
+    roots = np.sqrt(sums)  # (blocks,)
+    factors = np.where(roots > 0, roots * roots.sum() / (sum(sums) or 1.0), 1.0)  # of the variances; 1 where none vary
+    return np.concatenate([scale * np.sqrt(one) for scale, one in zip(scales, factors, strict=True)])
+
+
+def _scales(deviations: np.ndarray, constant: np.ndarray, rows: float) -> np.ndarray:
+    """`feature_scales` of one block."""
     if constant.all():
         return np.ones_like(deviations, dtype=np.float64)
     varying = deviations[~constant]

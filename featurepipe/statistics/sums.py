@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +38,8 @@ class Statistics:
         Sums of X − shift. For one-hot targets this is X'Y.
     grams : ndarray of float64, shape (F + 1, D, D)
         (X − shift)'(X − shift).
+    blocks : tuple of int
+        Widths of the blocks of features, for `scales`; nothing where they are one.
     """
 
     classes: np.ndarray
@@ -45,6 +47,7 @@ class Statistics:
     counts: np.ndarray
     sums: np.ndarray
     grams: np.ndarray
+    blocks: tuple[int, ...] = field(default=(), kw_only=True)
 
     @property
     def folds(self) -> int:
@@ -156,7 +159,8 @@ class Statistics:
     def scales(self) -> np.ndarray:
         """What standardised features are divided by, (D,): `feature_scales`, and infinity for a constant feature."""
         constant = self.constant()
-        return np.where(constant, np.inf, feature_scales(np.sqrt(self.variances()), constant, self.rows))
+        found = feature_scales(np.sqrt(self.variances()), constant, self.rows, self.blocks)
+        return np.where(constant, np.inf, found)
 
     def for_classifier(self) -> Statistics:
         """The total without classes that have no rows.

@@ -30,10 +30,23 @@ read 1.2, for which these are more columns and keys.
 """
 
 from featurepipe.stores.directory import Store
-from featurepipe.stores.entries import Entry
+from featurepipe.stores.entries import Entry, JointEntry
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.plans import Pending, Plan, digest_rows, plan
 from featurepipe.stores.rows import Row, Rows
 from featurepipe.stores.writers import Writer, Writers
 
-__all__ = ["Entry", "Known", "Pending", "Plan", "Row", "Rows", "Store", "Writer", "Writers", "digest_rows", "plan"]
+__all__ = [
+    "Entry",
+    "JointEntry",
+    "Known",
+    "Pending",
+    "Plan",
+    "Row",
+    "Rows",
+    "Store",
+    "Writer",
+    "Writers",
+    "digest_rows",
+    "plan",
+]

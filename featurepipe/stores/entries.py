@@ -57,6 +57,16 @@ class Entry:
         return sha256_json(self.spec)
 
     @property
+    def width(self) -> int:
+        """Length of one embedding."""
+        return self.indexes[0].width
+
+    @property
+    def members(self) -> tuple[Entry, ...]:
+        """Whose embeddings are the features: this one's alone."""
+        return (self,)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether this is a hand-crafted descriptor or a network with random weights."""
         return self.is_handmade or self.provenance["source"]["random_seed"] is not None
@@ -88,6 +98,58 @@ class Entry:
     def rejects(self) -> dict[str, str]:
         """Digest → reason, of contents that were tried in vain."""
         return {digest: reason for index in self.indexes for digest, reason in index.rejects.items()}
+
+
+@dataclass(frozen=True)
+class JointEntry:
+    """Several entries, whose embeddings of the same samples lie side by side: each is a block of the features.
+
+    Attributes
+    ----------
+    members : tuple of Entry
+        They may lie in several stores; no two are of one backbone and layer.
+    """
+
+    members: tuple[Entry, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The first one's."""
+        return self.members[0].folder
+
+    @property
+    def name(self) -> str:
+        """The display names of the backbones."""
+        return " + ".join(member.name for member in self.members)
+
+    @property
+    def layer(self) -> str:
+        """The layer of each."""
+        return " + ".join(member.layer for member in self.members)
+
+    @property
+    def title(self) -> str:
+        """The title of each."""
+        return " + ".join(member.title for member in self.members)
+
+    @property
+    def titles(self) -> list[str]:
+        """What each is called: its title, or where two have the same, its folder."""
+        plain = [member.title for member in self.members]
+        return [
+            title if plain.count(title) == 1 else member.folder.name
+            for title, member in zip(plain, self.members, strict=True)
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the members', in their order."""
+        return sha256_json([member.fingerprint for member in self.members])
+
+    @property
+    def width(self) -> int:
+        """Length of all embeddings of a sample together."""
+        return sum(member.width for member in self.members)
 
 
 def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:

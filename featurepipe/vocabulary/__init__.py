@@ -8,7 +8,7 @@ from featurepipe.vocabulary.backbones import BackboneOptions, OriginOptions, Tra
 from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, ExtractOptions, TableOptions
 from featurepipe.vocabulary.flags import Flag, flags_of, option
 from featurepipe.vocabulary.pipelines import RunOptions
-from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, ProbeOptions, ProtocolOptions
+from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, JoinOptions, ProbeOptions, ProtocolOptions
 from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EntryOptions",
     "ExtractOptions",
     "Flag",
+    "JoinOptions",
     "OriginOptions",
     "ProbeOptions",
     "PromotionOptions",

@@ -167,6 +167,28 @@ class EntryOptions(OriginOptions):
 
 
 @dataclass(frozen=True)
+class JoinOptions:
+    """Which other entries are probed together with the first one."""
+
+    with_: Sequence[str | PathLike[str]] = option(
+        (),
+        "Other backbones of the store, named as in `backbone`, whose embeddings of the same samples are further blocks "
+        "of the features. A path names an entry of another store: that store, if it holds only one, or the entry's "
+        "folder in it. Each block is standardised by itself, and none drowns the others "
+        "(`featurepipe.statistics.feature_scales`). Without `backbone`, several names are all that is probed. Samples "
+        "that one of them lacks are left out, and a note names them.",
+        Flag(
+            ("--with", "with_"),
+            "Probe the embeddings of several backbones together. Give the other backbones of the store, or paths of "
+            "other stores that hold the same samples.",
+            metavar="NAME,NAME,…",
+            parse="listed",
+        ),
+        shape="sequence of str or path",
+    )
+
+
+@dataclass(frozen=True)
 class ProtocolOptions:
     """Which published recipe is followed, instead of a probe's options."""
 

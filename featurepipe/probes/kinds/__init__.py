@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.centroid import Centroid
@@ -28,6 +29,7 @@ __all__ = [
     "Kind",
     "balanced",
     "candidates_of",
+    "check_blocks",
     "check_kind",
     "describe",
     "named",
@@ -75,6 +77,20 @@ def candidates_of(kind: str, value: float | None, rows: int = sys.maxsize) -> tu
         A value that the kind cannot have.
     """
     return KINDS[kind].candidates(value, rows)
+
+
+def check_blocks(kind: str, blocks: Sequence[int], width: int | None = None) -> None:
+    """Raise ProbeError unless a kind takes features in blocks, and these add up to the width, if it is given."""
+    if len(blocks) < 2:
+        return
+    if not KINDS[kind].is_standardised:
+        able = ", ".join(names("is_standardised"))
+        raise ProbeError(
+            f"a {kind} probe takes features as they are, and those of several entries differ in size and number; use "
+            f"one of {able}, or a single entry"
+        )
+    if width not in (None, sum(blocks)):
+        raise ProbeError(f"blocks of {', '.join(map(str, blocks))} features are not the {width} that there are")
 
 
 def check_kind(kind: str, class_weight: str | None, device: str = CPU) -> None:

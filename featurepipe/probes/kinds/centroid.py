@@ -24,6 +24,7 @@ class Centroid(Quadratic):
     parameter: str | None = None
     grid: tuple[float | None, ...] = (None,)
     is_weighted: bool = False
+    is_standardised: bool = False
 
     def fit_statistics(self, found: Statistics, candidates: Sequence[float | None]) -> list[Any]:
         """See `Quadratic.fit_statistics`."""

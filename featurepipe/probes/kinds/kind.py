@@ -12,7 +12,7 @@ import numpy as np
 
 from featurepipe import jsons
 from featurepipe.errors import ProbeError
-from featurepipe.solvers import CPU, Certificate, Matrix, Stack
+from featurepipe.solvers import CPU, Certificate, Matrix, stacked
 
 Fitted = tuple[Any, Certificate | None]
 FOLDS = 5
@@ -90,6 +90,8 @@ class Kind(Head):
         Whether it is made of a copy of the features, which then have to be in memory.
     is_dear : bool
         Whether it is fitted once only, and not by cross-validation too, where its strength is given.
+    is_standardised : bool
+        Whether it standardises features, so that blocks of several backbones can be balanced.
     """
 
     parameter: str | None
@@ -100,6 +102,7 @@ class Kind(Head):
     on_devices: bool = False
     is_copied: bool = False
     is_dear: bool = False
+    is_standardised: bool = True
 
     @property
     def chosen(self) -> Any:
@@ -157,7 +160,7 @@ class Kind(Head):
             return list(self.fit(X, y, candidates, weights, seed=seed, keep=keep, device=device))
 
     def fit_folds(
-        self, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+        self, X: Matrix, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
     ) -> Iterator[tuple[np.ndarray, list[Fitted]]]:
         """Fit every candidate on all rows but those of a fold, fold after fold.
 
@@ -177,7 +180,7 @@ class Kind(Head):
         for fold in range(FOLDS):
             out = folds == fold
             if out.any():
-                yield out, self.fit_path(Stack(X).take(~out), y[~out], candidates, **how)
+                yield out, self.fit_path(stacked(X).take(~out), y[~out], candidates, **how)
 
     def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
         """The strengths to try: the given one, or the grid as far as this many rows allow.

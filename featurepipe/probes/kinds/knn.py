@@ -28,6 +28,7 @@ class Knn(Kind):
     parameter: str | None = "n_neighbors"
     grid: tuple[float | None, ...] = K_GRID
     is_weighted: bool = False
+    is_standardised: bool = False
     is_copied: bool = True
 
     def fit(

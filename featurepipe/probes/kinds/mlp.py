@@ -11,7 +11,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.kind import Fitted, Kind, check_shapes, numbers, outputs
-from featurepipe.solvers import Matrix, chunks, weighted_moments
+from featurepipe.solvers import Matrix, blocks_of, chunks, weighted_moments
 from featurepipe.statistics import feature_scales, is_constant
 
 HIDDEN, EPOCHS = 128, 50  # twice as many take twice the time, for no difference beyond chance
@@ -71,7 +71,7 @@ def _fit(
             raise ProbeError("class weights of an mlp need scikit-learn 1.7 or later; upgrade it, or leave them out")
         given = {"sample_weight": weights}
     mean, deviations = weighted_moments(X, np.ones(len(X)) if weights is None else weights)
-    scale = feature_scales(deviations, is_constant(deviations, mean), len(X))
+    scale = feature_scales(deviations, is_constant(deviations, mean), len(X), blocks_of(X))
     Z = np.empty(X.shape, np.float32)  # half the time of float64
     for at, chunk in chunks(X):
         Z[at] = (chunk - mean) / scale

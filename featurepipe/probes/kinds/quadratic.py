@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from featurepipe import statistics
 from featurepipe.probes.kinds.kind import FOLDS, Fitted, Kind, threads
-from featurepipe.solvers import Matrix, chunks
+from featurepipe.solvers import Matrix, blocks_of, chunks
 from featurepipe.statistics import Chunk, Statistics
 
 
@@ -36,7 +37,7 @@ class Quadratic(Kind):
         return [(estimator, None) for estimator in self.fit_statistics(describe(X, y, weights), candidates)]
 
     def fit_folds(
-        self, X: np.ndarray, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
+        self, X: Matrix, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
     ) -> Iterator[tuple[np.ndarray, list[Fitted]]]:
         """See `Kind.fit_folds`.
 
@@ -62,12 +63,13 @@ def describe(X: Matrix, y: np.ndarray, weights: np.ndarray | None) -> Statistics
     """
     classes, firsts = np.unique(y, return_index=True)
     take = statistics.gather if X.shape[0] > X.shape[1] else statistics.gather_rows
-    return take(_chunks(X, y), classes, class_weight=None if weights is None else weights[firsts])
+    found = take(_chunks(X, y), classes, class_weight=None if weights is None else weights[firsts])
+    return replace(found, blocks=blocks_of(X))
 
 
 def _describe_folds(X: Matrix, y: np.ndarray, folds: np.ndarray) -> Iterator[tuple[int, Statistics]]:
     """The fold and the statistics of all rows but its own, for each fold that has rows; of one pass."""
-    found = statistics.gather(_chunks(X, y, folds), np.unique(y), folds=FOLDS)
+    found = replace(statistics.gather(_chunks(X, y, folds), np.unique(y), folds=FOLDS), blocks=blocks_of(X))
     return ((fold, found.without(fold)) for fold in range(FOLDS) if found.counts[fold].any())
 
 
