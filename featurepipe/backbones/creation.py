@@ -13,7 +13,7 @@ import numpy as np
 
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.makers import MAKERS, Maker, Origin, Request, find, is_module, maker_of
-from featurepipe.backbones.media import DEFAULT, made_for
+from featurepipe.backbones.media import default_of, made_for
 from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
 from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
@@ -22,7 +22,6 @@ from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
-from featurepipe.media import IMAGE
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def create(
     True
     """
     _check_kinds(name, weights)
-    maker, known = find(MAKERS, _text(name or DEFAULT.get(medium or IMAGE)))
+    maker, known = find(MAKERS, _text(default_of(name, medium)))
     request = Request(
         weights,
         arguments or {},

@@ -14,6 +14,7 @@ from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, Colo
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.sentence_encoders import PACKAGED
 from featurepipe.backbones.mfcc import MFCC, Mfcc
+from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.sound_networks import hear
 from featurepipe.backbones.specs import Extractor
 from featurepipe.backbones.tfidf import TFIDF, Tfidf
@@ -35,6 +36,11 @@ OWN = {"text": (PACKAGED, "sentence-transformers:NAME", "word2vec:FILE", "model2
 DEFAULT = {"text": PACKAGED}  # the backbone of a medium, where none is named
 # medium → what makes an image network one for it, with the values of the transform that are the caller's own choice
 SHOWN: dict[str, Callable[[Backbone, Mapping[str, Any]], Extractor]] = {"sound": hear, VIDEO: over_frames}
+
+
+def default_of(name: Any, medium: str | None) -> Any:
+    """A backbone's name, or that of the medium's default where none is given."""
+    return name or DEFAULT.get(medium or IMAGE) or default_name()
 
 
 def made_for(medium: str | None, extractor: Extractor, chosen: Mapping[str, Any] | None = None) -> Extractor:

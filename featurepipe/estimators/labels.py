@@ -11,7 +11,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from featurepipe.estimators.images import is_missing
+from featurepipe.estimators.rows import is_missing
 
 DATES = (datetime.date, np.datetime64, np.timedelta64, datetime.timedelta)
 
