@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.i3d_networks import I3dNetworks
 from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
 from featurepipe.backbones.makers.keras_files import KerasFiles
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
@@ -38,6 +39,7 @@ MAKERS |= {
         Modules(),
         ModelFiles(MAKERS),
         SentenceEncoders(),
+        I3dNetworks(),  # before timm, which takes any name without a colon
         PackagedNetworks(TIMM),  # before timm, which has the same names
         TIMM,
         TorchvisionNetworks(),
