@@ -42,7 +42,14 @@ AVERAGED = 2  # frames of the last map that one answer is averaged over
 # Names of hassony2/kinetics_i3d_pytorch → those of piergiaj/pytorch-i3d.
 STEM = re.compile(r"(conv3d|mixed)(?=_\d)")
 BRANCH = re.compile(r"\.branch_(\d)(?:\.(\d))?(?=\.)")
-PARTS = {("0", None): "b0", ("1", "0"): "b1a", ("1", "1"): "b1b", ("2", "0"): "b2a", ("2", "1"): "b2b", ("3", "1"): "b3b"}
+PARTS = {
+    ("0", None): "b0",
+    ("1", "0"): "b1a",
+    ("1", "1"): "b1b",
+    ("2", "0"): "b2a",
+    ("2", "1"): "b2b",
+    ("3", "1"): "b3b",
+}
 
 
 class Unit(torch.nn.Module):

