@@ -17,6 +17,7 @@ from featurepipe.backbones.makers.open_clip_towers import OpenClipTowers
 from featurepipe.backbones.makers.packaged_networks import PackagedNetworks
 from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
 from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
+from featurepipe.backbones.makers.speech_embeddings import SpeechEmbeddings
 from featurepipe.backbones.makers.static_encoders import StaticEncoders
 from featurepipe.backbones.makers.tensorflow_folders import TensorflowFolders
 from featurepipe.backbones.makers.text_descriptors import TextDescriptors
@@ -45,6 +46,7 @@ MAKERS |= {
         TorchvisionNetworks(),
         StaticEncoders(),
         WordFiles(),
+        SpeechEmbeddings(),
         InflatedNetworks(),
         TransformersNetworks(),
         OpenClipTowers(),
