@@ -153,7 +153,7 @@ def test_a_label_too_rare_to_select_on_takes_what_suits_the_others(grid, on_val)
     Y[7, 2] = 1
     val = (X[10:60], sets(Y[10:60])) if on_val else ()
     fitted = probes.fit_labels(X, sets(Y), *val)
-    assert fitted.notes[0].startswith("too few images to select the C of cat: C=")
+    assert fitted.notes[0].startswith("too few samples to select the C of cat: C=")
     assert fitted.notes[0].endswith(f"C={fitted.chosen['cat']:g}, which is best for the other labels")
     assert all(step["converged"] for step in fitted.path)
 

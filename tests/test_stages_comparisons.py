@@ -643,7 +643,7 @@ def test_copies_across_splits_and_grid_ends_are_noted(made, tmp_path, monkeypatc
     listener = Listener()
     listener.note = heard.append
     notes = compare(tmp_path / "s", kinds=["ridge"], baselines="none", listener=listener)["notes"]
-    assert any("test images is an exact copy of a training image; the figures are without it" in n for n in notes)
+    assert any("test samples is an exact copy of a training sample; the figures are without it" in n for n in notes)
     assert any(note.startswith("ridge probe on pixels: alpha=") and "value tried" in note for note in notes)
     assert [f"note: {note}" for note in notes] == heard[-len(notes) :]
     assert "ridge probe on pixels" in heard

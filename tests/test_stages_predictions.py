@@ -106,7 +106,7 @@ def test_training_images_are_never_evaluated_silently(trained, tmp_path):
         if model.has_seen([sha256_file(manifest.file(sample))])[0]:
             (seen_only / sample.label).mkdir(parents=True, exist_ok=True)
             shutil.copy(manifest.file(sample), seen_only / sample.label / f"renamed{sample.id.replace('/', '')}")
-    with pytest.raises(ProbeError, match="trained on every one of these images"):
+    with pytest.raises(ProbeError, match="trained on every one of these samples"):
         evaluate(probed["model"], seen_only)
     assert evaluate(probed["model"], seen_only, split="all")["seen_in_training"] == 15
 

@@ -291,7 +291,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             temperature=self.probe_.temperature,
             backbone={**identity, "spec": extractor.spec, "source": extractor.source},
             seen=self.seen_,
-            card=Card(selection=selection, seed=self.seed, versions=extraction.versions()),
+            card=Card(
+                selection=selection,
+                licence=models.licence_of(extractor.source, extractor.spec),
+                seed=self.seed,
+                versions=extraction.versions(),
+            ),
         )
         module = models.portable(self.extractor_.network()) if include_backbone else None
         models.save(path, model, module=module)

@@ -7,7 +7,7 @@ from featurepipe.estimators.rows import Listing
 from featurepipe.estimators.sounds import Sounds
 from featurepipe.estimators.texts import Texts
 from featurepipe.estimators.videos import Videos
-from featurepipe.media import Transform
+from featurepipe.media import Transform, plural
 
 LISTINGS: dict[str, type[Listing]] = {kind.medium: kind for kind in (Images, Sounds, Texts, Videos)}
 
@@ -22,7 +22,9 @@ def listing_of(transform: Transform, sample_rate: float | None, name: str) -> Li
     """
     kind = LISTINGS.get(transform.medium)
     if kind is None:
-        raise ValueError(f"{name} embeds {transform.medium}s, which estimators do not take; use featurepipe.extract")
+        raise ValueError(
+            f"{name} embeds {plural(transform.medium)}, which estimators do not take; use featurepipe.extract"
+        )
     if sample_rate is not None and not kind.rated:
-        raise ValueError(f"sample_rate is of sounds; {name} embeds {transform.medium}s, so leave it out")
+        raise ValueError(f"sample_rate is of sounds; {name} embeds {plural(transform.medium)}, so leave it out")
     return kind(transform, sample_rate)

@@ -19,7 +19,7 @@ import numpy as np
 
 from featurepipe import models
 from featurepipe.errors import SampleError
-from featurepipe.media import Transform, count_media
+from featurepipe.media import Transform, count_media, plural
 from featurepipe.sources import Content, Files, InMemory
 from featurepipe.stores import Pending
 
@@ -82,35 +82,35 @@ class Listing(ABC):
         ValueError
             X is something else; the message says what, and what to give instead.
         """
-        medium = self.medium
+        several = plural(self.medium)
         if isinstance(X, str | PathLike) and os.path.isdir(X):
             raise ValueError(
-                f"X is the folder {str(X)!r}; give the list of its {medium}s: "
+                f"X is the folder {str(X)!r}; give the list of its {several}: "
                 f"sorted(Path({str(X)!r}).rglob('{self.example}'))"
             )
         if self.is_one(X):
-            raise ValueError(f"X is a list of {medium}s; wrap the single {type(X).__name__} in a list: [X]")
+            raise ValueError(f"X is a list of {several}; wrap the single {type(X).__name__} in a list: [X]")
         if isinstance(X, np.ndarray):
             return self._of_array(X)
         if isinstance(X, Mapping):
             raise ValueError(
-                f"X is a {type(X).__name__} of {some(list(X))}; give the list of its {medium}s: X[{self.first(X)}]"
+                f"X is a {type(X).__name__} of {some(list(X))}; give the list of its {several}: X[{self.first(X)}]"
             )
         if (columns := _columns(X)) is not None:
             return self.rows(_single_column(X, columns))
         if is_tensor(X):
             return self.of_tensor(X)
         if isinstance(X, Set):
-            raise ValueError(f"X is a set, which has no order that labels could follow; give a list of {medium}s")
+            raise ValueError(f"X is a set, which has no order that labels could follow; give a list of {several}")
         for convert in ("to_pylist", "to_list", "tolist"):  # a column of pyarrow, polars or pandas
             if hasattr(X, convert):
                 X = getattr(X, convert)()
                 break
         if not hasattr(X, "__len__") or hasattr(X, "toarray"):  # a sparse matrix has no length either
             hint = "; it is read more than once, so give list(X)" if hasattr(X, "__next__") else ""
-            raise ValueError(f"X is a list of {medium}s; got {type(X).__name__}{hint}")
+            raise ValueError(f"X is a list of {several}; got {type(X).__name__}{hint}")
         if not len(X):
-            raise ValueError(f"X holds 0 samples; at least 1 {medium} is needed")
+            raise ValueError(f"X holds 0 samples; at least 1 {self.medium} is needed")
         return X if hasattr(X, "__getitem__") else list(X)
 
     def listed(self, X: Any) -> list[Pending]:
@@ -172,16 +172,18 @@ class Listing(ABC):
 
     def refusal(self, item: Any) -> str:
         """Why something is no row, and what to do."""
-        medium = self.medium
+        several, kind = plural(self.medium), type(item).__name__
         if is_missing(item):
             return f"it is missing ({item!r}); leave it out of X and y"
         if isinstance(item, Mapping):
-            return f"it is a dict of {some(list(item))}; give the {medium} alone: [d[{self.first(item)}] for d in X]"
+            return (
+                f"it is a dict of {some(list(item))}; give the {self.medium} alone: [d[{self.first(item)}] for d in X]"
+            )
         if isinstance(item, (tuple, list)) and item and self.is_one(item[0]):
-            return f"it is a {type(item).__name__} of {self._one} and more; give the {medium}s alone: [d[0] for d in X]"
+            return f"it is a {kind} of {self._one} and more; give the {several} alone: [d[0] for d in X]"
         if isinstance(item, (tuple, list)) and item and (is_tensor(item[0]) or isinstance(item[0], np.ndarray)):
-            return f"it is a {type(item).__name__} of an array and more; give the {medium}s alone: [d[0] for d in X]"
-        return f"{self._one} is {self.wanted}; got {type(item).__name__}"
+            return f"it is a {kind} of an array and more; give the {several} alone: [d[0] for d in X]"
+        return f"{self._one} is {self.wanted}; got {kind}"
 
     def first(self, item: Mapping[Any, Any]) -> str:
         """The first key of a mapping, as it is written."""

@@ -181,7 +181,13 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         selection = Selection.made(self.probe_.selected_on, chosen, self.probe_.path)
         identity = {"name": made.name, "fingerprint": made.fingerprint, "spec": made.spec, "source": source}
         kind = "logistic" if self.promoted_ else self.probe_.kind
-        card = Card(selection=selection, finetuning=self._tuning, seed=self.seed, versions=extraction.versions())
+        card = Card(
+            selection=selection,
+            finetuning=self._tuning,
+            licence=getattr(self, "_licence", None),  # which an earlier featurepipe's pickle lacks
+            seed=self.seed,
+            versions=extraction.versions(),
+        )
         model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
         models.save(path, model, module=made.module)
 
@@ -228,6 +234,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         listener = Bars(self.verbose)
         told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "listener": listener}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
+        self._licence = models.licence_of(frozen.source, frozen.spec)
         self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
         share = finetuning.expected_share(recipe.tune)

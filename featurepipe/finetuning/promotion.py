@@ -21,7 +21,7 @@ from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
-from featurepipe.media import IMAGE
+from featurepipe.media import IMAGE, plural
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 
@@ -81,7 +81,7 @@ def check_family(name: str, spec: Mapping[str, Any]) -> None:
     """Raise FinetuningError unless what a spec describes can be tuned: before it is made, which may take long."""
     if (medium := medium_of(spec)) != IMAGE:
         raise FinetuningError(
-            f"{name} is not a network that can be tuned, as it embeds {medium}s; use a probe "
+            f"{name} is not a network that can be tuned, as it embeds {plural(medium)}; use a probe "
             "(TransferClassifier in a notebook)"
         )
     if not is_tunable(spec):

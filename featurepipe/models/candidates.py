@@ -178,8 +178,8 @@ def divide(
         )
     if tuned := tuned_on(source.entry, parts):
         raise ProbeError(
-            f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
-            "the seed and splits it was tuned with, or images that it has not seen"
+            f"{source.entry.title} was tuned on {tuned} of the {len(parts.report)} samples that would be reported; use "
+            "the seed and splits it was tuned with, or samples that it has not seen"
         )
     return Prepared(
         **{**vars(source), "samples": samples},

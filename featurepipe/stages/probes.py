@@ -211,7 +211,7 @@ def probe_prepared(
         few_shot=[FewShot.of_json({**one, "baselines": means}) for one, means in zip(few, means_beside, strict=True)],
         **told,
         protocol=None,  # no named one: see the module's docstring for what is done
-        licence=backbones.licence_of(found.entry.provenance["source"]),
+        licence=models.licence_of(found.origin, found.entry.spec),
         seed=recipe.seed,
         probe_device=recipe.probe_device,
         class_weight=recipe.class_weight,
