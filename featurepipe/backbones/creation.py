@@ -61,7 +61,8 @@ def create(
         precision do not. ``'FAMILY:NAME'`` names the family: ``'torchvision:resnet50'`` is a classifier of torchvision;
         ``'transformers:FOLDER'``, ``'open_clip:ARCH/TAG'``, ``'onnx:FILE'``, ``'keras:FILE'`` and
         ``'tensorflow:FOLDER'`` are networks of these libraries; and ``'module:package.file:function'`` is whatever
-        torch module that function returns. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
+        torch module that function returns. ``'i3d'`` is Inception I3D, for videos; ``'speech-embedding:FOLDER'`` is for
+        sounds. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
     weights : path, optional
         A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm
         can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,
