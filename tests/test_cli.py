@@ -356,7 +356,7 @@ def test_texts_say_what_the_json_says(here):
     ):
         assert cells in table
     text = call("evaluate", values["model"], "data/digits", "--split", "all").stdout
-    assert "with 110 images seen in training: " in text
+    assert "with 110 samples seen in training: " in text
     assert "lowest recall" in text
     text = call("predict", values["model"], "data/digits/test/3", "-o", "p.csv").stdout
     assert text.startswith("5 predictions (")

@@ -13,10 +13,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from featurepipe import FeatureExtractor, FineTuner, TransferClassifier, extract, matrices
+from featurepipe.backbones.media import default_of
 from featurepipe.errors import FinetuningError, SoundError, TextError, VideoError
+from featurepipe.estimators.media import LISTINGS
 from featurepipe.estimators.sounds import Sounds
 from featurepipe.estimators.texts import Texts
 from featurepipe.estimators.videos import Videos
+from featurepipe.media import MEDIA
 from featurepipe.stores import Store
 
 pytest.importorskip("soundfile", reason="needs featurepipe[sound]")
@@ -210,3 +213,14 @@ def test_a_sound_among_images_is_told_of_the_medium(folder):
 def test_a_rate_is_of_sounds():
     with pytest.raises(ValueError, match="sample_rate is of sounds; pixels embeds images, so leave it out"):
         FeatureExtractor("pixels", sample_rate=RATE).fit([np.zeros((8, 8), np.uint8)])
+
+
+def test_every_medium_has_a_listing_and_none_is_taken_for_another():
+    assert {*LISTINGS} == {*MEDIA}
+    assert all(LISTINGS[name].medium == name for name in LISTINGS)
+
+
+def test_a_medium_without_a_name_has_its_own_default():
+    assert default_of(None, "text") == "all-minilm-l6-v2"
+    assert default_of("tfidf", "text") == "tfidf"
+    assert default_of(None, "sound") == default_of(None, None)

@@ -96,7 +96,7 @@ def test_copies_of_val_images_are_copies_too(stored):
 def test_one_copy_is_not_several(stored):
     result = plainly(stored(*leaking(copies=1)))
     assert "1 of 11 test samples is an exact copy of a training sample; the figures are without it" in result["notes"]
-    assert "with one exact copy of a training image: 54.5 % of 11\n" in texts.probe_text(result)
+    assert "with one exact copy of a training sample: 54.5 % of 11\n" in texts.probe_text(result)
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_evaluate_has_its_headline_without_images_seen_in_training(stored):
     assert result["with_seen"] == {"n": 16, "top1": 11 / 16}
     assert result["per_class"]["ant"]["support"] == 4
     shown = texts.evaluate_text(result)
-    assert "with 6 images seen in training: 68.8 % of 16" in shown
+    assert "with 6 samples seen in training: 68.8 % of 16" in shown
     assert "optimistic" not in shown
 
 
@@ -242,7 +242,7 @@ def test_evaluate_on_nothing_but_seen_images_is_as_it_was(stored):
 def test_one_image_seen_in_training(stored):
     store = stored(*leaking(copies=1))
     shown = texts.evaluate_text(evaluate(plainly(store)["model"], store))
-    assert "with one image seen in training: 54.5 % of 11" in shown
+    assert "with one sample seen in training: 54.5 % of 11" in shown
 
 
 def test_evaluate_of_sets_of_labels(stored):

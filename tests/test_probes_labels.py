@@ -162,7 +162,7 @@ def test_nothing_to_select_on_takes_the_middle(grid):
     X, Y = np.eye(4), np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
     fitted = probes.fit_labels(X, sets(Y))
     assert set(fitted.chosen.values()) == {GRID[len(GRID) // 2]}
-    assert fitted.selected_on == "nothing: no label has enough images to select on, so the middle of the grid"
+    assert fitted.selected_on == "nothing: no label has enough samples to select on, so the middle of the grid"
 
 
 def test_folds_deal_out_rare_labels_and_keep_groups_together():

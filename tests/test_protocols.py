@@ -263,7 +263,7 @@ def test_a_hold_out_that_leaves_one_class_says_which_and_why():
     with pytest.raises(
         ProbeError,
         match="dinov2-logreg holds out 10% of the training samples at random, which took all 2 samples of class 'dog' "
-        "and left one class to fit; add images of 'dog', give a val split, or take another seed",
+        "and left one class to fit; add samples of 'dog', give a val split, or take another seed",
     ):
         protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
 

@@ -347,7 +347,8 @@ def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store
     result = plainly(network_store, baselines="simple")
     assert len(result["rows"]) == 2
     assert (
-        "no row for pixels: none of the images can be read any more; restore the files and run again" in result["notes"]
+        "no row for pixels: none of the samples can be read any more; restore the files and run again"
+        in result["notes"]
     )
 
 
@@ -600,8 +601,8 @@ def test_the_advice_fits_what_was_asked(store, network_store, tmp_path):
         compare(network_store.path, kinds=["ridge"], baselines="simple")
     said = str(raised.value)
     assert "--baselines" not in said
-    assert "no row for pixels: none of the images can be read any more; restore the files and run again" in said
-    assert said.endswith("name another --kind, or extract another backbone where the images are")
+    assert "no row for pixels: none of the samples can be read any more; restore the files and run again" in said
+    assert said.endswith("name another --kind, or extract another backbone where the samples are")
     shutil.rmtree(next(entry.folder for entry in store.entries() if entry.name != "pixels"))
     with pytest.raises(ComparisonError, match=r"or add --baselines full$"):
         compare(store.path, kinds=["ridge"], baselines="simple")

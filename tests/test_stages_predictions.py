@@ -391,7 +391,9 @@ def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
     extract(data, store, backbone=model, device="cpu")
     options = {"baselines": "none", "backbone": "tuned"}
     assert probe(store, tmp_path / "p.safetensors", **options)["test"]["n"] == 8
-    with pytest.raises(ProbeError, match=r"tuned was tuned on \d of the 8 images that would be reported; use the seed"):
+    with pytest.raises(
+        ProbeError, match=r"tuned was tuned on \d of the 8 samples that would be reported; use the seed"
+    ):
         probe(store, tmp_path / "p.safetensors", seed=1, **options)
     probe(store, tmp_path / "q.safetensors", seed=1, baselines="none", backbone="test_resnet")
     assert len(compare([store], baselines="simple")["rows"]) == 3

@@ -126,8 +126,8 @@ def _look(source: Store, samples: FeatureMatrix, seed: int, listener: Listener) 
     try:
         seen = audits.look(source.pending(samples.digests[contents]), listener)
     except (OSError, SampleError) as error:
-        listener.note(f"note: the samples cannot be looked at, so some checks are left out: {error}")
-        return Evidence(samples, unseen=f"the samples cannot be looked at: {error}", seed=seed)
+        listener.note(f"note: the images cannot be looked at, so some checks are left out: {error}")
+        return Evidence(samples, unseen=f"the images cannot be looked at: {error}", seed=seed)
     return Evidence(samples, seen, seed=seed)
 
 
