@@ -60,7 +60,7 @@ class Bars(Listener):
             self._since = now
         delay = max(0.0, self._since + DELAY - now)
         try:
-            with _tqdm()(total=total, desc=label, unit="image", delay=delay, leave=False, file=sys.stderr) as bar:
+            with _tqdm()(total=total, desc=label, unit="sample", delay=delay, leave=False, file=sys.stderr) as bar:
                 yield bar.update
         finally:
             self._until = time.monotonic()

@@ -13,6 +13,7 @@ from films import LOSSLESS, film, shades
 import featurepipe
 from featurepipe import backbones, stores
 from featurepipe.errors import BackboneError, ManifestError
+from featurepipe.videos import VideoTransform
 
 SMALL = {"random_weights": True, "precision": "fp32"}
 
@@ -118,24 +119,63 @@ def test_what_does_not_fit_is_refused(how, why):
         backbones.create(**how)
 
 
-def test_torchvisions_video_network_gives_what_it_gives_on_its_own_transform():
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("torchvision")
-    from torchvision.models import get_model, get_model_weights
+# Networks, and clips as small as they take them: frames and side.
+VIDEO_NETWORKS = {"r3d_18": (4, 32), "mc3_18": (4, 32), "r2plus1d_18": (4, 32), "s3d": (16, 224), "swin3d_t": (2, 32)}
 
-    made = backbones.create("torchvision:r3d_18", transform={"clips": 2, "length": 16}, **SMALL)
-    frames = np.random.default_rng(0).integers(0, 256, (32, 60, 90, 3), np.uint8)
-    found = made.embed(made.transform.decode(film(list(frames), **LOSSLESS))[None])
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VIDEO_NETWORKS)
+def test_torchvisions_video_networks_give_what_their_own_classifier_takes(name):
+    torch = pytest.importorskip("torch")
+    from torchvision.models import get_model
+
+    length, side = VIDEO_NETWORKS[name]
+    small = {"clips": 1, "length": length, "input_size": (3, side, side)}
+    made = backbones.create(f"torchvision:{name}", transform=small, **SMALL)
+    inputs = made.transform.trial(1)  # (1, frames, C, H, W)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        own = get_model("r3d_18", weights=None).eval()
-    own.fc = torch.nn.Identity()
-    times = made.transform.moments(0, 3.2)
-    chosen = torch.from_numpy(frames[np.minimum((times * 10 + 1e-6).astype(int), 31)]).permute(0, 3, 1, 2)
-    prepared = get_model_weights("r3d_18").DEFAULT.transforms()(chosen.unflatten(0, (2, 16)))
+        own = get_model(name, weights=None).eval()
+    seen = []
+    classifier = next(part for part in [*own.modules()][::-1] if isinstance(part, torch.nn.Linear | torch.nn.Conv3d))
+    classifier.register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (made.transform.mean, made.transform.std))
     with torch.inference_mode():
-        wanted = own(prepared).mean(0, keepdim=True).numpy()
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        own((torch.from_numpy(inputs).transpose(1, 2) / 255 - mean) / std)
+    wanted = seen[0].flatten(1).numpy()
+    np.testing.assert_allclose(made.embed(inputs), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "mvit_v1_b", "mvit_v2_s"])
+def test_frames_of_torchvisions_video_networks_are_those_of_their_own_transform(name):
+    torch = pytest.importorskip("torch")
+    from torchvision.models import get_model_weights
+
+    from featurepipe.backbones.makers.torchvision_networks import _video_transform
+
+    weights = get_model_weights(name).DEFAULT
+    transform = VideoTransform.from_mapping({**_video_transform(weights, name), "clips": 1})
+    frames = np.random.default_rng(0).integers(0, 256, (32, 60, 90, 3), np.uint8)
+    found = torch.from_numpy(transform.decode(film(list(frames), **LOSSLESS)))
+    numbers = np.minimum((transform.moments(0, 3.2) * 10 + 1e-6).astype(int), 31)
+    wanted = weights.transforms()(torch.from_numpy(frames[numbers]).permute(0, 3, 1, 2))  # (C, T, H, W)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (transform.mean, transform.std))
+    pixels = (wanted * std + mean).transpose(0, 1) * 255
+    assert found.shape == pixels.shape
+    torch.testing.assert_close(found.float(), pixels, rtol=0, atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_clip_of_another_length_is_one_clip():
+    small = {"length": 4, "input_size": (3, 32, 32)}
+    made = backbones.create("torchvision:mc3_18", transform={**small, "clips": 2}, **SMALL)
+    inputs = made.transform.trial(2)  # (2, 8, C, H, W)
+    halves = np.stack([inputs[1, 4:], inputs[1, 4:]]).reshape(1, *inputs.shape[1:])
+    alone = backbones.create("torchvision:mc3_18", transform={**small, "clips": 1}, **SMALL)
+    each = alone.embed(inputs.reshape(4, 4, *inputs.shape[2:]))
+    np.testing.assert_allclose(made.embed(inputs), each.reshape(2, 2, -1).mean(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made.embed(halves), each[3:], rtol=1e-4, atol=1e-5)
 
 
 def test_colours_and_motion_tell_what_moves_from_what_is_still():

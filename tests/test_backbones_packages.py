@@ -17,6 +17,7 @@ from featurepipe.backbones.makers import MAKERS
 from featurepipe.backbones.packages import PACKAGES, default_name, licence_of
 from featurepipe.digests import sha256_file
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
+from featurepipe.stages import finetune
 
 NAME = "efficientnet_lite0"
 FOREIGN = {  # a few names of the package's file, with the shapes that it has, in its order
@@ -222,6 +223,19 @@ def test_a_run_without_a_name_says_whose_weights_it_takes(installed, photos, tmp
     image = tmp_path / "new.png"
     Image.new("RGB", (50, 40)).save(image)
     assert len(predict(tmp_path / "m.safetensors", image, device="cpu")["predictions"]) == 1
+
+
+@pytest.mark.slow
+def test_the_licence_of_the_weights_goes_with_what_is_tuned_from_them(installed, photos, tmp_path):
+    root, how = photos(per_class=6), {"device": "cpu", "workers": 1}
+    extract(root, tmp_path / "st", precision="fp32", transform={"input_size": (3, 32, 32)}, **how)
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    finetune(tmp_path / "st", output=once, tune="last-1", epochs=1, **how)
+    assert models.load(once).card.licence == "Apache-2.0"
+    finetune(once, root, twice, tune="last-1", epochs=1, **how)
+    assert models.load(twice).card.licence == "Apache-2.0"
+    once.unlink()
+    assert licence_of({"name": "resnet50", "weights": None}) is None
 
 
 @pytest.mark.shared

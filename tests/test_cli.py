@@ -211,7 +211,7 @@ def test_a_profile_says_what_limited_and_how_near_to_the_ceiling(here):
     slow = ["--batch-size", "4", "-j", "1", "--profile"]
     long = call("extract", "data/digits", "-s", "s", *TINY, *slow).stdout.splitlines()
     assert re.fullmatch(spent, long[2])
-    assert re.fullmatch(limit + r"\d+ % of this machine's ceiling of [\d.,]+ images/s", long[3])
+    assert re.fullmatch(limit + r"\d+ % of this machine's ceiling of [\d.,]+ samples/s", long[3])
     short = call("extract", "data/digits", "-s", "t", *TINY, "--batch-size", "100", "--profile").stdout.splitlines()
     assert re.fullmatch(limit + "the run was too short to compare it with this machine's ceiling", short[3])
 
@@ -234,7 +234,7 @@ def test_a_profile_is_a_table_of_steps_beside_the_result(here):
     plain = call("extract", "data/digits", "-s", "s", *TINY).stdout.splitlines()
     lines = call("extract", "data/digits", "-s", "t", *TINY, "--profile").stdout.splitlines()
     assert len(lines) == len(plain) + 10
-    assert lines[-8].split() == ["step", "thread", "s", "ms/image", "share"]
+    assert lines[-8].split() == ["step", "thread", "s", "ms/sample", "share"]
     assert [line.split()[0] for line in lines[-7:]] == ["check", "load", "decode", "compile", "infer", "wait", "write"]
     assert result_of("extract", "data/digits", "-s", "u", *TINY, "--profile")["profile"]["infer"]["seconds"] > 0
 
@@ -356,7 +356,7 @@ def test_texts_say_what_the_json_says(here):
     ):
         assert cells in table
     text = call("evaluate", values["model"], "data/digits", "--split", "all").stdout
-    assert "with 110 images seen in training: " in text
+    assert "with 110 samples seen in training: " in text
     assert "lowest recall" in text
     text = call("predict", values["model"], "data/digits/test/3", "-o", "p.csv").stdout
     assert text.startswith("5 predictions (")
@@ -407,7 +407,7 @@ def test_a_comparison_says_what_its_json_says(here):
     values = result_of(*arguments, "-o", "c.csv")
     done = call(*arguments, "-o", "c.html")
     lines = done.stdout.splitlines()
-    assert lines[0] == "4 rows on the same 50 test images of 10 classes; 95 % intervals"
+    assert lines[0] == "4 rows on the same 50 test samples of 10 classes; 95 % intervals"
     assert lines[1] == "  110 train, 50 test; splits given"
     assert lines[2] == f'  always answering "{values["majority_class"]}" (most common in train): 10.0 %'
     head = ["selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
@@ -531,8 +531,8 @@ def test_predict_prints_its_answers_where_they_are_to_go_nowhere(here):
     assert everything[0].split() == ["label", "confidence", "true", "label", "file"]
     assert everything[21] == "… and 30 more; -o FILE.csv writes them all"
     found = result_of("predict", model, "data/digits/test")
-    assert everything[23] == f"  right on {found['right']} of 50 images with a true label, {2 * found['right']:.1f} %"
-    assert "note: the model was trained on 110 of these images" in call("predict", model, "data/digits").stdout
+    assert everything[23] == f"  right on {found['right']} of 50 samples with a true label, {2 * found['right']:.1f} %"
+    assert "note: the model was trained on 110 of these samples" in call("predict", model, "data/digits").stdout
 
 
 def test_predictions_go_to_stdout_and_the_talk_beside_them(here):
@@ -703,7 +703,7 @@ def test_rejected_images_fail_only_with_strict(here, command):
     left_out = call(command, *arguments, "--strict")
     assert left_out.exit_code == 3
     assert "1 link that leads back or where one did (test/3/up)" in left_out.stderr
-    assert "0 images rejected, 0 pictures and 1 link left out; --strict allows none" in left_out.stderr
+    assert "0 samples rejected, 0 pictures and 1 link left out; --strict allows none" in left_out.stderr
 
 
 def test_many_rejects_are_counted_not_listed(here):

@@ -320,8 +320,11 @@ def test_labels_must_match_and_classify(files):
 
 
 def test_an_extractor_brings_its_own_weights_and_store():
-    for options in ({"weights": "w.safetensors"}, {"store": "s"}):
-        with pytest.raises(ValueError, match="the backbone is a FeatureExtractor with its own weights and store"):
+    for name in ("weights", "store"):
+        options = {name: "s"}
+        with pytest.raises(
+            ValueError, match=f"the backbone is a FeatureExtractor with its own {name}; leave out {name}"
+        ):
             TransferClassifier(network(), **options).fit(IMAGES, LABELS)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from featurepipe import FeatureExtractor, TransferClassifier, models
 from featurepipe.errors import ImageError
-from featurepipe.estimators.images import check_images, keys_of_files, listed
+from featurepipe.estimators.images import Images
+from featurepipe.estimators.rows import keys_of_files
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3), np.uint8)
 TRANSFORM = SimpleNamespace(input_size=(3, 32, 32))
@@ -62,8 +63,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_files_have_one_digest_and_one_embedding_however_they_come(paths, way):
     X = WAYS[way](paths)
-    wanted = listed(paths, TRANSFORM)
-    found = listed(X, TRANSFORM)
+    wanted = Images(TRANSFORM).listed(paths)
+    found = Images(TRANSFORM).listed(X)
     assert [item.digest for item in found] == [item.digest for item in wanted]
     np.testing.assert_array_equal(keys_of_files(found), models.digest_keys([item.digest for item in wanted]))
     extractor = FeatureExtractor("pixels").fit(X)
@@ -145,21 +146,21 @@ def test_what_is_no_list_of_images_is_a_clear_value_error(X, says):
 def test_a_table_of_several_columns_is_refused_by_their_names(library):
     table = pytest.importorskip(library).DataFrame({"path": ["a.png"], "label": ["cat"]})
     with pytest.raises(ValueError, match=r"X is a DataFrame with path, label; give one column, such as X\['path'\]"):
-        check_images(table)
+        Images(TRANSFORM).rows(table)
 
 
 def test_a_missing_path_of_a_column_is_named():
     with pytest.raises(ValueError, match="image 0: it is missing"):
-        listed(series("pandas", [None]).astype("string"), TRANSFORM)
+        Images(TRANSFORM).listed(series("pandas", [None]).astype("string"))
 
 
 def test_grey_images_may_have_any_width_once_they_have_an_axis_for_it():
     stack = IMAGES[..., 0]  # (8, 20, 24)
-    assert len(listed(stack, TRANSFORM)) == 8
-    narrow = listed(stack[:, :, :3, None], TRANSFORM)
+    assert len(Images(TRANSFORM).listed(stack)) == 8
+    narrow = Images(TRANSFORM).listed(stack[:, :, :3, None])
     assert [item.read().shape for item in narrow] == [(20, 3, 3)] * 8
-    assert [item.digest for item in listed(list(stack[:, :, :3]), TRANSFORM)] == [item.digest for item in narrow]
-    assert len(listed([IMAGES[0]], TRANSFORM)) == len(listed(IMAGES[:1], TRANSFORM)) == 1
+    assert [item.digest for item in Images(TRANSFORM).listed(list(stack[:, :, :3]))] == [item.digest for item in narrow]
+    assert len(Images(TRANSFORM).listed([IMAGES[0]])) == len(Images(TRANSFORM).listed(IMAGES[:1])) == 1
 
 
 def test_a_data_set_ends_where_its_length_says(paths):
@@ -171,11 +172,11 @@ def test_a_data_set_ends_where_its_length_says(paths):
             assert index < 100
             return paths[index % 2]
 
-    assert [item.place for item in listed(Endless(), TRANSFORM)] == list(map(str, paths[:2]))
+    assert [item.place for item in Images(TRANSFORM).listed(Endless())] == list(map(str, paths[:2]))
 
 
 def test_a_closed_file_is_refused_by_name(paths):
     with open(paths[0], "rb") as file:
         pass
     with pytest.raises(ImageError, match="image 0: it is a file that has been closed"):
-        listed([file], TRANSFORM)
+        Images(TRANSFORM).listed([file])

@@ -23,7 +23,7 @@ from featurepipe.errors import BackboneError
 from featurepipe.extraction import devices
 from featurepipe.extraction.devices import Share, fill_together
 from featurepipe.extraction.loop import fill
-from featurepipe.sources import Files
+from featurepipe.sources import Files, InMemory
 from featurepipe.stores import Pending, Store, Writer
 
 COUNT, ROWS = 43, 8
@@ -203,6 +203,15 @@ def test_a_share_is_sent_in_little_more_than_its_paths():
     source = Files("/a/folder/of/some/length")
     plan = [Pending(f"{n:064x}", source, f"of/some/length/{n:06}.jpg") for n in range(10_000)]
     assert len(pickle.dumps(Share(plan))) < len(plan) * (len(plan[0].place) + 46)
+
+
+def test_a_share_of_what_is_in_memory_is_sent_with_its_own_contents_alone():
+    source = InMemory({f"{n}": bytes([n]) * 10_000 for n in range(8)})
+    plan = [Pending(source.digest(f"{n}"), source, f"{n}") for n in range(8)]
+    sent = pickle.dumps(Share(plan[:2]))
+    assert 20_000 < len(sent) < 22_000
+    assert [one.read() for one in pickle.loads(sent)] == [bytes([n]) * 10_000 for n in range(2)]
+    assert len(source.contents) == 8
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_a_class_with_one_sample(stored, who):
     assert found > (0.3 if who in SHOTS else 0.9)  # of one image
     if who in SHOTS:
         assert [one["shots"] for one in result["few_shot"]] == [1]
-        assert any("some class has fewer training images" in note for note in result["notes"])
+        assert any("some class has fewer training samples" in note for note in result["notes"])
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_as_many_classes_as_training_rows(stored, who):
         error, said = refusal(who, store)
         assert (error, "of 10 that leaves none; add images or a val split" in said) == (ProbeError, True)
     elif who == "dinov2-knn":
-        assert refusal(who, store)[1] == "10 training images are too few for 10 neighbours; add images"
+        assert refusal(who, store)[1] == "10 training samples are too few for 10 neighbours; add samples"
     elif who == "vissl-svm":
         assert "'a' has 1 distinct images, fewer than the 3 folds" in refusal(who, store)[1]
     else:

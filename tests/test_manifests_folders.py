@@ -84,7 +84,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
         "found 2 images of 2 classes: cat (1), dog (1)",
         "note: left out: 2 .heic files, 1 file without a suffix, 1 .txt file, 2 hidden files or folders",
         "note: 2 files left out are pictures in a format that is not read here; convert to JPEG or PNG to use them",
-        "note: no image to read in these folders: bird/ (2 other files), fish/ (empty)",
+        "note: nothing to read in these folders: bird/ (2 other files), fish/ (empty)",
     ]
     found = summarise(manifest)
     assert (found["images"], found["classes"], found["unlabelled"]) == (2, {"cat": 1, "dog": 1}, 0)
@@ -100,7 +100,10 @@ def test_a_readme_is_no_picture(tmp_path):
 
 
 def test_a_folder_of_other_pictures_only_says_what_there_is(tmp_path):
-    with pytest.raises(ManifestError, match=r"no images under .*; left out: 2 \.heic files; .* convert to JPEG or PNG"):
+    with pytest.raises(
+        ManifestError,
+        match=r"no images, sounds, texts or videos under .* \.jpg .*\.wav.*; left out: 2 \.heic files; .* to JPEG",
+    ):
         read(touch(tmp_path, "cat/1.heic", "dog/2.heic"))
 
 

@@ -75,13 +75,13 @@ def test_the_headline_is_without_copies_of_training_images(stored, reported, opt
     assert (figures["n"], figures["top1"]) == (FRESH, 0.5)
     assert figures["with_copies"] == {"n": FRESH + COPIES, "top1": (5 + COPIES) / 16}
     assert result["splits"][reported] == FRESH + COPIES
-    note = f"6 of 16 {reported} images are exact copies of training images; the figures are without them"
+    note = f"6 of 16 {reported} samples are exact copies of training samples; the figures are without them"
     assert note in result["notes"]
     card = models.load(result["model"]).card
     assert card[reported] == figures
     shown = texts.probe_text(result)
     assert f"{reported} top-1" in shown
-    assert "with 6 exact copies of training images: 68.8 % of 16\n" in shown
+    assert "with 6 exact copies of training samples: 68.8 % of 16\n" in shown
     page = Path(report(result["model"])["report"]).read_text()
     assert "With 6 exact copies of training images: 68.8" in page
 
@@ -95,8 +95,8 @@ def test_copies_of_val_images_are_copies_too(stored):
 
 def test_one_copy_is_not_several(stored):
     result = plainly(stored(*leaking(copies=1)))
-    assert "1 of 11 test images is an exact copy of a training image; the figures are without it" in result["notes"]
-    assert "with one exact copy of a training image: 54.5 % of 11\n" in texts.probe_text(result)
+    assert "1 of 11 test samples is an exact copy of a training sample; the figures are without it" in result["notes"]
+    assert "with one exact copy of a training sample: 54.5 % of 11\n" in texts.probe_text(result)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_protocols_report_without_copies(stored, name):
     assert figures["top1"] == 0.5 or key == "map"
     assert figures["with_copies"].keys() == {"n", key}
     assert figures["with_copies"][key] > figures[key]
-    assert "with 6 exact copies of training images: " in texts.probe_text(result)
+    assert "with 6 exact copies of training samples: " in texts.probe_text(result)
 
 
 def test_few_shot_protocols_report_without_copies(stored):
@@ -126,14 +126,14 @@ def test_few_shot_protocols_report_without_copies(stored):
 def test_a_comparison_is_without_copies(stored):
     result = compare(stored(*leaking()), kinds=["ridge", "logistic"], baselines="none")
     assert [(row["n"], row["top1"]) for row in result["rows"]] == [(FRESH, 0.5)] * 2
-    assert "6 of 16 test images are exact copies of training images; the figures are without them" in result["notes"]
+    assert "6 of 16 test samples are exact copies of training samples; the figures are without them" in result["notes"]
 
 
 def test_where_all_are_copies_they_are_reported_and_a_note_says_what_that_is_worth(stored):
     result = plainly(stored(*leaking(fresh=0)))
     assert (result["test"]["n"], "with_copies" in result["test"]) == (COPIES, False)
     assert (
-        "every test image is an exact copy of a training image, so the accuracy says nothing about new images"
+        "every test sample is an exact copy of a training sample, so the accuracy says nothing about new samples"
         in result["notes"]
     )
 
@@ -156,7 +156,7 @@ def test_sets_of_labels_have_their_mean_average_precision_with_copies(stored):
     assert figures["n"] == FRESH
     assert figures["with_copies"] == {"n": 16, "map": pytest.approx(figures["with_copies"]["map"])}
     assert figures["with_copies"]["map"] > figures["map"]
-    line = f"with 6 exact copies of training images: {100 * figures['with_copies']['map']:.1f} % of 16"
+    line = f"with 6 exact copies of training samples: {100 * figures['with_copies']['map']:.1f} % of 16"
     assert line in texts.probe_text(result)
     page = Path(report(result["model"])["report"]).read_text()
     assert "With 6 exact copies of training images: " in page
@@ -202,7 +202,7 @@ def leaking_val(copies):
 def test_val_images_that_are_copies_of_training_images_choose_nothing(stored, kind):
     result = plainly(stored(*leaking_val(4)), kind=kind)
     assert (result["val"]["source"], result["val"]["n"], result["val"]["top1"]) == ("val", 6, 1.0)
-    note = "4 of 10 val images are exact copies of training images; they are not used to choose anything"
+    note = "4 of 10 val samples are exact copies of training samples; they are not used to choose anything"
     assert note in result["notes"]
     assert result["splits"]["val"] == 10
 
@@ -223,7 +223,7 @@ def test_evaluate_has_its_headline_without_images_seen_in_training(stored):
     assert result["with_seen"] == {"n": 16, "top1": 11 / 16}
     assert result["per_class"]["ant"]["support"] == 4
     shown = texts.evaluate_text(result)
-    assert "with 6 images seen in training: 68.8 % of 16" in shown
+    assert "with 6 samples seen in training: 68.8 % of 16" in shown
     assert "optimistic" not in shown
 
 
@@ -232,7 +232,9 @@ def test_evaluate_on_nothing_but_seen_images_is_as_it_was(stored):
     model = plainly(store)["model"]
     result = evaluate(model, store, split="train")
     assert (result["n"], result["seen_in_training"], "with_seen" in result) == (40, 40, False)
-    assert "the model was trained on 40 of these images, so these figures are optimistic" in texts.evaluate_text(result)
+    assert "the model was trained on 40 of these samples, so these figures are optimistic" in texts.evaluate_text(
+        result
+    )
     everything = evaluate(model, store, split="all")
     assert (everything["n"], everything["with_seen"]["n"], everything["seen_in_training"]) == (FRESH, 56, 46)
 
@@ -240,7 +242,7 @@ def test_evaluate_on_nothing_but_seen_images_is_as_it_was(stored):
 def test_one_image_seen_in_training(stored):
     store = stored(*leaking(copies=1))
     shown = texts.evaluate_text(evaluate(plainly(store)["model"], store))
-    assert "with one image seen in training: 54.5 % of 11" in shown
+    assert "with one sample seen in training: 54.5 % of 11" in shown
 
 
 def test_evaluate_of_sets_of_labels(stored):
@@ -293,7 +295,7 @@ def test_a_selection_that_is_better_than_chance_explains_is_noted(stored, report
     noted = (
         f"top-1 is 100.0 % on selection data (5-fold cross-validation on train) and 50.0 % on {reported}, more than "
         f"chance explains: the splits are not alike; {reported} may come from elsewhere, or the selection data may "
-        "show the same patients, places or videos as the training images"
+        "show the same patients, places or videos as the training samples"
     )
     assert noted in plainly(store)["notes"]
     assert noted in probe_protocol(store, protocol="featurepipe")["notes"]

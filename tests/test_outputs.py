@@ -223,7 +223,7 @@ def test_another_table_in_the_same_folder_does_not_replace_what_results_describe
     stages.run("a.csv", "r", backbone="pixels", **QUICK)
     before = (made / "r" / "store" / "manifest.csv").read_bytes()
     for command in (stages.run, extract):
-        with pytest.raises(StoreError, match=r"r/store describes other images of .*--force"):
+        with pytest.raises(StoreError, match=r"r/store describes other samples of .*--force"):
             command("b.csv", "r", backbone="pixels", **(QUICK if command is stages.run else {}))
     assert (made / "r" / "store" / "manifest.csv").read_bytes() == before
     stages.run("table.csv", "r", backbone="pixels", **QUICK)  # of which the first half is known

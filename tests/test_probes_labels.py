@@ -153,7 +153,7 @@ def test_a_label_too_rare_to_select_on_takes_what_suits_the_others(grid, on_val)
     Y[7, 2] = 1
     val = (X[10:60], sets(Y[10:60])) if on_val else ()
     fitted = probes.fit_labels(X, sets(Y), *val)
-    assert fitted.notes[0].startswith("too few images to select the C of cat: C=")
+    assert fitted.notes[0].startswith("too few samples to select the C of cat: C=")
     assert fitted.notes[0].endswith(f"C={fitted.chosen['cat']:g}, which is best for the other labels")
     assert all(step["converged"] for step in fitted.path)
 
@@ -162,7 +162,7 @@ def test_nothing_to_select_on_takes_the_middle(grid):
     X, Y = np.eye(4), np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
     fitted = probes.fit_labels(X, sets(Y))
     assert set(fitted.chosen.values()) == {GRID[len(GRID) // 2]}
-    assert fitted.selected_on == "nothing: no label has enough images to select on, so the middle of the grid"
+    assert fitted.selected_on == "nothing: no label has enough samples to select on, so the middle of the grid"
 
 
 def test_folds_deal_out_rare_labels_and_keep_groups_together():

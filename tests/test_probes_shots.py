@@ -172,7 +172,7 @@ def test_labels_that_were_not_drawn_decide_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": [5, 21]}, "class 0 has 20 training images, fewer than 21 shots; ask for at most 20"),
+        ({"shots": [5, 21]}, "class 0 has 20 training samples, fewer than 21 shots; ask for at most 20"),
         ({"shots": 5}, r"shots is a list of numbers; give \[5\]"),
         ({"shots": [0]}, "at least 1"),
         ({"shots": [1], "repeats": 0}, "at least 1"),

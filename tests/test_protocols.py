@@ -262,8 +262,8 @@ def test_a_hold_out_that_leaves_one_class_says_which_and_why():
     y = np.where(np.isin(np.arange(40), searches.hold_out(PROTOCOLS["dinov2-logreg"], y, 0)[1][:2]), "dog", "ant")
     with pytest.raises(
         ProbeError,
-        match="dinov2-logreg holds out 10% of the training images at random, which took all 2 images of class 'dog' "
-        "and left one class to fit; add images of 'dog', give a val split, or take another seed",
+        match="dinov2-logreg holds out 10% of the training samples at random, which took all 2 samples of class 'dog' "
+        "and left one class to fit; add samples of 'dog', give a val split, or take another seed",
     ):
         protocols.run(PROTOCOLS["dinov2-logreg"], X, y)
 
@@ -326,7 +326,7 @@ def test_knn_without_val_leaves_out_each_row_once():
 def test_knn_needs_ten_neighbours():
     X, y = clusters(10)
     assert protocols.run(PROTOCOLS["dinov2-knn"], X, y, X, y).chosen == 10
-    with pytest.raises(ProbeError, match="10 training images are too few for 10 neighbours"):
+    with pytest.raises(ProbeError, match="10 training samples are too few for 10 neighbours"):
         protocols.run(PROTOCOLS["dinov2-knn"], X, y)
 
 
@@ -558,7 +558,7 @@ def test_a_copys_own_votes_are_left_out_and_no_others():
     by_hand = [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 10)[0] == y[i] for i, g in enumerate(groups)])]
     by_hand += [np.mean([votes(X[groups != g], y[groups != g], X[[i]], 20)[0] == y[i] for i, g in enumerate(groups)])]
     assert [step["top1"] for step in outcome.path] == pytest.approx(by_hand)
-    with pytest.raises(ProbeError, match="12 training images, of which 5 are one, are too few for 10 neighbours"):
+    with pytest.raises(ProbeError, match="12 training samples, of which 5 are one, are too few for 10 neighbours"):
         protocols.run(PROTOCOLS["dinov2-knn"], X[:12], np.resize(["a", "b"], 12), groups=[0] * 5 + list(range(1, 8)))
 
 
@@ -641,7 +641,7 @@ def test_what_a_protocol_has_not():
         protocols.run(PROTOCOLS["bigvision-fewshot"], X, y)
     with pytest.raises(ProbeError, match="clip has no shots; use run"):
         protocols.run_shots(PROTOCOLS["clip"], X, y, X, y)
-    with pytest.raises(ProbeError, match=r"holds out 10% of the training images .* of 9 that leaves none"):
+    with pytest.raises(ProbeError, match=r"holds out 10% of the training samples .* of 9 that leaves none"):
         protocols.run(PROTOCOLS["dinov2-logreg"], X[:9], y[:9])
 
 

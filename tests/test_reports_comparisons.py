@@ -155,7 +155,7 @@ def test_how_it_was_made():
     part = text(section(reports.comparison_page(result()), "How it was made"))
     for fact in (
         "photos.store",
-        "1,200 labelled images of 12 classes",
+        "1,200 labelled samples of 12 classes",
         "720 train, 240 val, 240 test (given)",
         "ab" * 32,
     ):

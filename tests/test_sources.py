@@ -67,6 +67,20 @@ def test_a_lasting_root_names_the_same_place_everywhere(tmp_path, monkeypatch):
     assert lasting_root(Words()) == "dictionary"
 
 
+def test_a_name_that_a_folder_has_too_stays_a_name(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert lasting_root(InMemory({}, "photos")) == "photos"
+    assert lasting_root(Files("photos")) == str((tmp_path / "photos").resolve())
+
+
+def test_a_share_of_what_is_in_memory_holds_nothing_else():
+    source = InMemory({"a": b"one", "b": b"two", "c": b"three"}, "photos")
+    share = source.share({"a", "c"})
+    assert (share.root, dict(share.contents)) == ("photos", {"a": b"one", "c": b"three"})
+    assert Files("/a").share({"x"}) == Files("/a")
+
+
 def test_cells_of_a_table_are_places(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('label,text\na,"One, two\nthree"\n,\nb,\nc,ü\n', "utf-8")

@@ -347,7 +347,8 @@ def test_baselines_are_absent_with_a_note_when_the_images_are_gone(network_store
     result = plainly(network_store, baselines="simple")
     assert len(result["rows"]) == 2
     assert (
-        "no row for pixels: none of the images can be read any more; restore the files and run again" in result["notes"]
+        "no row for pixels: none of the samples can be read any more; restore the files and run again"
+        in result["notes"]
     )
 
 
@@ -600,8 +601,8 @@ def test_the_advice_fits_what_was_asked(store, network_store, tmp_path):
         compare(network_store.path, kinds=["ridge"], baselines="simple")
     said = str(raised.value)
     assert "--baselines" not in said
-    assert "no row for pixels: none of the images can be read any more; restore the files and run again" in said
-    assert said.endswith("name another --kind, or extract another backbone where the images are")
+    assert "no row for pixels: none of the samples can be read any more; restore the files and run again" in said
+    assert said.endswith("name another --kind, or extract another backbone where the samples are")
     shutil.rmtree(next(entry.folder for entry in store.entries() if entry.name != "pixels"))
     with pytest.raises(ComparisonError, match=r"or add --baselines full$"):
         compare(store.path, kinds=["ridge"], baselines="simple")
@@ -643,7 +644,7 @@ def test_copies_across_splits_and_grid_ends_are_noted(made, tmp_path, monkeypatc
     listener = Listener()
     listener.note = heard.append
     notes = compare(tmp_path / "s", kinds=["ridge"], baselines="none", listener=listener)["notes"]
-    assert any("test images is an exact copy of a training image; the figures are without it" in n for n in notes)
+    assert any("test samples is an exact copy of a training sample; the figures are without it" in n for n in notes)
     assert any(note.startswith("ridge probe on pixels: alpha=") and "value tried" in note for note in notes)
     assert [f"note: {note}" for note in notes] == heard[-len(notes) :]
     assert "ridge probe on pixels" in heard

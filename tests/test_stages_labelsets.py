@@ -160,11 +160,11 @@ def test_what_has_no_meaning_for_sets_is_refused_before_anything_is_read(tmp_pat
     nowhere = tmp_path / "no.store"
     with pytest.raises(ProbeError, match="a multi-label probe is logistic, not ridge"):
         probe(nowhere, multi_label=True, kind="ridge")
-    with pytest.raises(ProbeError, match="few-shot evaluation needs one class per image"):
+    with pytest.raises(ProbeError, match="few-shot evaluation needs one class per sample"):
         probe(nowhere, multi_label=True, shots=[1])
     with pytest.raises(ProbeError, match="several layers are compared by top-1"):
         probe_layers(nowhere, multi_label=True)
-    with pytest.raises(ProbeError, match="protocol clip is for one class per image"):
+    with pytest.raises(ProbeError, match="protocol clip is for one class per sample"):
         run(nowhere, multi_label=True, protocol="clip")
     with pytest.raises(ProbeError, match="a multi-label probe is logistic, not svm"):
         run(nowhere, multi_label=True, kind="svm")

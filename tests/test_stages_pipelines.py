@@ -167,4 +167,4 @@ def test_what_is_wrong_is_said_after_what_was_found(photos, tmp_path):
     ears = Hearing()
     with pytest.raises(ManifestError, match="only one class"):
         run(data, tmp_path / "out", backbone="pixels", listener=ears, **QUICK)
-    assert "note: no image to read in the folder: bee/ (2 other files)" in ears.heard
+    assert "note: nothing to read in the folder: bee/ (2 other files)" in ears.heard

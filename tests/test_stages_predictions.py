@@ -106,7 +106,7 @@ def test_training_images_are_never_evaluated_silently(trained, tmp_path):
         if model.has_seen([sha256_file(manifest.file(sample))])[0]:
             (seen_only / sample.label).mkdir(parents=True, exist_ok=True)
             shutil.copy(manifest.file(sample), seen_only / sample.label / f"renamed{sample.id.replace('/', '')}")
-    with pytest.raises(ProbeError, match="trained on every one of these images"):
+    with pytest.raises(ProbeError, match="trained on every one of these samples"):
         evaluate(probed["model"], seen_only)
     assert evaluate(probed["model"], seen_only, split="all")["seen_in_training"] == 15
 
@@ -391,7 +391,9 @@ def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
     extract(data, store, backbone=model, device="cpu")
     options = {"baselines": "none", "backbone": "tuned"}
     assert probe(store, tmp_path / "p.safetensors", **options)["test"]["n"] == 8
-    with pytest.raises(ProbeError, match=r"tuned was tuned on \d of the 8 images that would be reported; use the seed"):
+    with pytest.raises(
+        ProbeError, match=r"tuned was tuned on \d of the 8 samples that would be reported; use the seed"
+    ):
         probe(store, tmp_path / "p.safetensors", seed=1, **options)
     probe(store, tmp_path / "q.safetensors", seed=1, baselines="none", backbone="test_resnet")
     assert len(compare([store], baselines="simple")["rows"]) == 3

@@ -511,7 +511,7 @@ def test_a_copy_is_no_second_label(stored):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": [1, 11]}, "has 10 training images, fewer than 11 shots; ask for at most 10"),
+        ({"shots": [1, 11]}, "has 10 training samples, fewer than 11 shots; ask for at most 10"),
         ({"shots": [1, 0]}, "at least 1"),
         ({"shots": [1], "repeats": 0}, "at least 1"),
         ({"semi": True}, "need a number of labels per class"),

@@ -125,7 +125,7 @@ def test_few_shots_draw_from_train_and_val_and_name_what_is_left_out(stored, mon
     monkeypatch.setitem(PROTOCOLS, "bigvision-fewshot", replace(PROTOCOLS["bigvision-fewshot"], shots=(1, 10, 25)))
     result = probe_protocol(stored(), protocol="bigvision-fewshot")
     assert [one["shots"] for one in result["few_shot"]] == [1, 10]
-    assert "shots left out, as some class has fewer training images: 25" in result["notes"]
+    assert "shots left out, as some class has fewer training samples: 25" in result["notes"]
     assert result["test"] is None
 
 

@@ -128,7 +128,7 @@ def test_a_task_that_the_common_splits_leave_nothing_to_measure_is_refused(store
     split = manifests.assign_splits([""] * len(m), m.digests, seed=0)
     train = {id_ for id_, part in zip(m.ids, split, strict=True) if part == "train"}
     few = [{**row, "insect": row["insect"] if row["id"] in train else ""} for row in rows]
-    with pytest.raises(ManifestError, match=r"task insect: all of its \d+ labelled images fall into train"):
+    with pytest.raises(ManifestError, match=r"task insect: all of its \d+ labelled samples fall into train"):
         probe_tasks(store, labels=write(tmp_path / "few.csv", few), tasks="animal,insect", **QUICK)
 
 
@@ -214,7 +214,7 @@ def test_shots_that_one_task_lacks_are_refused_before_another_is_fitted(stored, 
     rows = [{**row, "rare": str(i == ids.index("train/ant/0.jpg"))} for i, row in enumerate(animals(ids))]
     table = write(tmp_path / "t.csv", rows)
     monkeypatch.setattr(tasks, "probe_prepared", lambda *_, **__: pytest.fail("fitted"))
-    with pytest.raises(ProbeError, match="class 'True' has 1 training images, fewer than 2 shots"):
+    with pytest.raises(ProbeError, match="class 'True' has 1 training samples, fewer than 2 shots"):
         probe_tasks(store, labels=table, tasks="animal,rare", shots=[2], **QUICK)
 
 

@@ -132,7 +132,7 @@ def test_an_extractor_takes_a_list_of_texts_and_the_store_of_a_table(reviews, tm
     wanted = backbones.create("tfidf")
     np.testing.assert_array_equal(found, wanted.embed(np.array(texts, object)))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "st").rglob("shard-*")} == shards
-    with pytest.raises(TextError, match="text 1 is a float, not a str"):
+    with pytest.raises(TextError, match="text 1: it is missing \\(nan\\)"):
         FeatureExtractor("tfidf").transform(["a", float("nan")])
     with pytest.raises(ValueError, match="the text is empty"):
         FeatureExtractor("tfidf").transform(["a", " "])

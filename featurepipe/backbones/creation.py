@@ -13,7 +13,7 @@ import numpy as np
 
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.makers import MAKERS, Maker, Origin, Request, find, is_module, maker_of
-from featurepipe.backbones.media import DEFAULT, made_for
+from featurepipe.backbones.media import default_of, made_for
 from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, stages_of
 from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
@@ -22,7 +22,6 @@ from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
-from featurepipe.media import IMAGE
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -62,7 +61,8 @@ def create(
         precision do not. ``'FAMILY:NAME'`` names the family: ``'torchvision:resnet50'`` is a classifier of torchvision;
         ``'transformers:FOLDER'``, ``'open_clip:ARCH/TAG'``, ``'onnx:FILE'``, ``'keras:FILE'`` and
         ``'tensorflow:FOLDER'`` are networks of these libraries; and ``'module:package.file:function'`` is whatever
-        torch module that function returns. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
+        torch module that function returns. ``'i3d'`` is Inception I3D, for videos; ``'speech-embedding:FOLDER'`` is for
+        sounds. A module itself is copied and frozen; see `featurepipe.backbones.makers`.
     weights : path, optional
         A safetensors file, a torch file that loads with ``weights_only``, or a NumPy archive of JAX weights that timm
         can read; told by content, not by suffix. The network's tensors may be inside dictionaries (``model_ema``,
@@ -113,7 +113,7 @@ def create(
     True
     """
     _check_kinds(name, weights)
-    maker, known = find(MAKERS, _text(name or DEFAULT.get(medium or IMAGE)))
+    maker, known = find(MAKERS, _text(default_of(name, medium)))
     request = Request(
         weights,
         arguments or {},

@@ -1,4 +1,4 @@
-"""Encoders of texts: whatever a library makes of texts, behind what extraction asks of a backbone."""
+"""Encoders: whatever a library makes of texts, or of waves, behind what extraction asks of a backbone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from featurepipe.backbones.extractors import failures_named
 from featurepipe.digests import sha256_json
+from featurepipe.media import Transform
 from featurepipe.surroundings import guarded
 from featurepipe.texts import TextTransform
 
@@ -30,9 +31,9 @@ class Encoder:
     width : int
         Length of one vector.
     encode : callable
-        What `transform` gives for some texts, in a list → their vectors (n, width). Threads call it at the same time.
-    transform : TextTransform
-        From bytes to texts.
+        What `transform` gives for some samples, in a list → their vectors (n, width). Threads call it at the same time.
+    transform : Transform
+        From bytes to texts, unless it is another's.
     device : str
         Where it runs.
     notes : tuple of str
@@ -44,7 +45,7 @@ class Encoder:
     source: dict[str, Any]
     width: int
     encode: Callable[[Sequence[Any]], np.ndarray] = field(repr=False, compare=False)
-    transform: TextTransform = field(default_factory=TextTransform, repr=False)
+    transform: Transform = field(default_factory=TextTransform, repr=False)
     device: str = "cpu"
     notes: tuple[str, ...] = ()
 
@@ -60,11 +61,11 @@ class Encoder:
 
     @guarded
     def embed(self, inputs: np.ndarray) -> np.ndarray:
-        """Texts (B,), as the transform decodes them → float32 (B, width)."""
+        """Samples (B, …), as the transform decodes them → float32 (B, width)."""
         with failures_named(self, inputs):
             if not len(inputs):
                 return np.empty((0, self.width), np.float32)
-            return np.asarray(self.encode(inputs.tolist()), np.float32)
+            return np.asarray(self.encode(list(inputs)), np.float32)
 
 
 def by_length(texts: Sequence[str], most: int) -> list[list[int]]:

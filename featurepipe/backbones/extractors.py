@@ -25,6 +25,7 @@ from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
 from featurepipe.images import ImageTransform
+from featurepipe.media import plural
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def failures_named(extractor: Extractor, pixels: np.ndarray) -> Iterator[None]:
     dtype, shape = extractor.transform.dtype, extractor.transform.shape
     if pixels.dtype != dtype or pixels.shape[1:] != shape:
         raise BackboneError(f"inputs are {dtype} of shape (B, {shape}); got {pixels.dtype} {pixels.shape}")
-    many = f"{len(pixels)} {extractor.transform.medium}s"
+    many = f"{len(pixels)} {plural(extractor.transform.medium)}"
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -14,11 +14,12 @@ from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, Colo
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.sentence_encoders import PACKAGED
 from featurepipe.backbones.mfcc import MFCC, Mfcc
+from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.sound_networks import hear
 from featurepipe.backbones.specs import Extractor
 from featurepipe.backbones.tfidf import TFIDF, Tfidf
 from featurepipe.errors import BackboneError
-from featurepipe.media import IMAGE, MEDIA
+from featurepipe.media import IMAGE, plural
 from featurepipe.videos import VideoTransform
 
 VIDEO = VideoTransform.medium
@@ -37,6 +38,11 @@ DEFAULT = {"text": PACKAGED}  # the backbone of a medium, where none is named
 SHOWN: dict[str, Callable[[Backbone, Mapping[str, Any]], Extractor]] = {"sound": hear, VIDEO: over_frames}
 
 
+def default_of(name: Any, medium: str | None) -> Any:
+    """A backbone's name, or that of the medium's default where none is given."""
+    return name or DEFAULT.get(medium or IMAGE) or default_name()
+
+
 def made_for(medium: str | None, extractor: Extractor, chosen: Mapping[str, Any] | None = None) -> Extractor:
     """A backbone for a medium: itself, or what an image network becomes for another one.
 
@@ -47,12 +53,15 @@ def made_for(medium: str | None, extractor: Extractor, chosen: Mapping[str, Any]
     """
     own = extractor.transform.medium
     if own != VIDEO and medium != VIDEO and (unfit := [key for key in ("clips", "fps") if key in (chosen or {})]):
-        raise BackboneError(f"{unfit[0]} is for videos; {extractor.name} is given {medium or own}s, so leave it out")
+        raise BackboneError(
+            f"{unfit[0]} is for videos; {extractor.name} is given {plural(medium or own)}, so leave it out"
+        )
     if medium in (None, own):
         return extractor
     if own != IMAGE or medium not in SHOWN or not isinstance(extractor, Backbone):
-        plural = MEDIA[medium].plural if medium in MEDIA else f"{medium}s"
         fitting = ", ".join([*OWN.get(medium, ()), *SIMPLE.get(medium, ())])
         such = f", such as {fitting}" if fitting else ""
-        raise BackboneError(f"{extractor.name} is for {own}s, not for {plural}; choose a backbone for them{such}")
+        raise BackboneError(
+            f"{extractor.name} is for {plural(own)}, not for {plural(medium)}; choose a backbone for them{such}"
+        )
     return SHOWN[medium](extractor, chosen or {})

@@ -21,7 +21,7 @@ from typing import Any
 from featurepipe.backbones.capabilities import Portable
 from featurepipe.backbones.creation import create
 from featurepipe.backbones.makers import MAKERS, find
-from featurepipe.backbones.packages import default_name
+from featurepipe.backbones.media import default_of
 from featurepipe.backbones.specs import Described, Extractor
 from featurepipe.digests import canonical_json, sha256_json
 from featurepipe.images import ImageTransform
@@ -145,7 +145,7 @@ def _keys(name: Any, options: Mapping[str, Any]) -> Iterator[str]:
         weights = options.get("weights")
         named = {
             **options,
-            "name": os.fspath(default_name() if name is None or name == "" else name),
+            "name": os.fspath(default_of(name, options.get("medium"))),
             "weights": weights and os.fspath(weights),
         }
         maker, known = find(MAKERS, named["name"])

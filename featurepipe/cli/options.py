@@ -72,9 +72,10 @@ GROUPING = options(flag(TableOptions, "group_column"), flag(TableOptions, "group
 CHOSEN = click.option(
     "-b",
     "--backbone",
-    help="Backbone to use: bundled, pixels, hog, color-histogram, sift or a timm name; mfcc for sounds; color-motion "
-    "and inflated:NAME for videos; all-minilm-l6-v2, sentence-transformers:NAME, model2vec:NAME, word2vec:FILE "
-    "and tfidf for texts; torchvision:NAME, transformers:FOLDER, open_clip:ARCH/TAG, onnx:FILE, keras:FILE or "
+    help="Backbone to use: bundled, pixels, hog, color-histogram, sift or a timm name; mfcc and "
+    "speech-embedding:FOLDER for sounds; color-motion, inflated:NAME and i3d for videos; all-minilm-l6-v2, "
+    "sentence-transformers:NAME, model2vec:NAME, word2vec:FILE and tfidf for texts; torchvision:NAME, "
+    "transformers:FOLDER, open_clip:ARCH/TAG, onnx:FILE, keras:FILE or "
     "tensorflow:FOLDER; module:PACKAGE.FILE:FUNCTION for a torch module of your own; or a model file that holds its "
     "own backbone, such as tuned.safetensors. A name may say which library it belongs to, as in timm:resnet50.  "
     "[default: efficientnet_lite0 with featurepipe[offline], else bundled; all-minilm-l6-v2 for texts]",

@@ -146,7 +146,7 @@ def exit_strict(strict: bool, result: dict[str, Any]) -> None:
     pictures, links = found.get("pictures", 0), found.get("loops", 0)
     if strict and (result["rejected"] or pictures or links):
         left_out = f"{pictures} pictures" + (f" and {links} link{'s' * (links > 1)}" if links else "")
-        say(f"featurepipe: {result['rejected']} images rejected, {left_out} left out; --strict allows none", fg="red")
+        say(f"featurepipe: {result['rejected']} samples rejected, {left_out} left out; --strict allows none", fg="red")
         raise click.exceptions.Exit(REJECTED)
 
 

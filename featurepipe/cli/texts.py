@@ -41,7 +41,7 @@ def _rejects(result: dict[str, Any]) -> list[str]:
 
 def _speed(images_per_second: float) -> str:
     """A speed with as many digits as mean something."""
-    return f"{images_per_second:,.{0 if images_per_second >= 100 else 1}f} images/s"
+    return f"{images_per_second:,.{0 if images_per_second >= 100 else 1}f} samples/s"
 
 
 def extract_text(result: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def _limit(result: dict[str, Any]) -> list[str]:
 
 def profile_text(result: dict[str, Any]) -> str:
     """What `--profile` adds to the result of `extract`."""
-    lines = [*_limit(result), f"  {'step':<8} {'thread s':>10} {'ms/image':>10} {'share':>7}"]
+    lines = [*_limit(result), f"  {'step':<8} {'thread s':>10} {'ms/sample':>10} {'share':>7}"]
     for step, of in result["profile"].items():
         lines.append(f"  {step:<8} {of['seconds']:>10.2f} {of['ms_per_image']:>10.2f} {percent(of['share']):>7}")
     return "\n".join(lines)
@@ -84,8 +84,8 @@ def figures_line(figures: dict[str, Any], name: str) -> str:
 def _known_before(figures: dict[str, Any]) -> list[str]:
     """The headline with images that were learned from, which it leaves out; nothing where there are none."""
     said = (
-        ("with_copies", "one exact copy of a training image", "exact copies of training images"),
-        ("with_seen", "one image seen in training", "images seen in training"),
+        ("with_copies", "one exact copy of a training sample", "exact copies of training samples"),
+        ("with_seen", "one sample seen in training", "samples seen in training"),
     )
     lines = []
     for key, one, several in said:
@@ -277,11 +277,11 @@ def compare_text(result: dict[str, Any]) -> str:
     on, splits = result["evaluated_on"], ", ".join(f"{n} {name}" for name, n in result["splits"].items() if n)
     head = ["", "selection", "top-1", "interval", "diff.", "p (Holm)", "backbone, layer, probe"]
     rows = [head, *(_comparison_cells(result, row) for row in result["rows"])]
-    count, images = len(result["rows"]), result["rows"][0]["n"]
+    count, samples = len(result["rows"]), result["rows"][0]["n"]
     commonest = f'always answering "{result["majority_class"]}" (most common in train): {percent(result["majority"])}'
     return "\n".join(
         [
-            f"{count} rows on the same {images} {on} images of {result['classes']} classes; 95 % intervals",
+            f"{count} rows on the same {samples} {on} samples of {result['classes']} classes; 95 % intervals",
             f"  {splits}; splits {result['split_source']}",
             f"  {commonest}",
             *(f"  {line}" for line in columns(rows, left=1, last=True)),
@@ -326,9 +326,9 @@ def evaluate_text(result: dict[str, Any]) -> str:
     """The result of `evaluate`."""
     lines = [figures_line(result, result["split"])]
     if result["left_out"]:
-        lines.append(f"  left out       {result['left_out']} images that the model was trained on")
+        lines.append(f"  left out       {result['left_out']} samples that the model was trained on")
     if result["seen_in_training"] and "with_seen" not in result:
-        seen = f"the model was trained on {result['seen_in_training']} of these images"
+        seen = f"the model was trained on {result['seen_in_training']} of these samples"
         lines.append(f"  note: {seen}, so these figures are optimistic")
     if "subset_accuracy" in result:
         lines.append(_lowest(result, "average_precision", "AP"))
@@ -349,9 +349,9 @@ def predict_text(result: dict[str, Any]) -> str:
     lines = [*shown, line]
     if result["labelled"]:
         share = percent(result["right"] / result["labelled"])
-        lines.append(f"  right on {result['right']} of {result['labelled']} images with a true label, {share}")
+        lines.append(f"  right on {result['right']} of {result['labelled']} samples with a true label, {share}")
         if result["seen_in_training"]:
-            lines.append(f"  note: the model was trained on {result['seen_in_training']} of these images")
+            lines.append(f"  note: the model was trained on {result['seen_in_training']} of these samples")
     return "\n".join([*lines, *_rejects(result)])
 
 

@@ -22,5 +22,5 @@ def split_notes(selected_on: str, scores: Mapping[str, Any], parts: Parts, figur
     return [
         f"top-1 is {100 * scores['top1']:.1f} % on selection data ({selected_on}) and {100 * figures['top1']:.1f} % on "
         f"{parts.reported}, more than chance explains: the splits are not alike; {parts.reported} may come from "
-        "elsewhere, or the selection data may show the same patients, places or videos as the training images"
+        "elsewhere, or the selection data may show the same patients, places or videos as the training samples"
     ]

@@ -1,4 +1,4 @@
-"""`TransferClassifier`: images → classes, by a probe on a frozen backbone."""
+"""`TransferClassifier`: images, sounds, texts or videos → classes, by a probe on a frozen backbone."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from featurepipe import advice, backbones, extraction, finetuning, models, probe
 from featurepipe.cards import Card, Selection
 from featurepipe.errors import FinetuningError, ModelFileError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, described_extractor, make_extractor
-from featurepipe.estimators.images import check_images, image_tags, keys_of_files
 from featurepipe.estimators.labels import check_groups, check_labelled
+from featurepipe.estimators.rows import keys_of_files, sample_tags
 from featurepipe.estimators.tuner import FineTuner
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
+from featurepipe.vocabulary import names
 
 STRATEGIES = ("probe", "auto")
 MEASURED = 5000  # images: of more, advice would take minutes
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
-    """Classify images with a probe on a frozen pretrained backbone.
+    """Classify images, sounds, texts or videos with a probe on a frozen pretrained backbone.
+
+    What X may hold is said at `featurepipe.estimators`.
 
     Parameters
     ----------
@@ -45,9 +48,15 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Device that fits a logistic or svm probe; see `featurepipe.probes.fit`. The network's own device is the
         extractor's, and tuning fits its probes on the CPU. Never run on a GPU.
     strategy : {'probe', 'auto'}
-        ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe.
+        ``auto`` asks `featurepipe.advice` whether tuning is expected to pay, and if so promotes the probe. Only
+        networks on images can be tuned.
     seed : int
         Seed for the folds.
+    medium : str, optional
+        What X holds: ``image``, ``sound``, ``text`` or ``video``; by default what the backbone was made for. Only with
+        a name.
+    sample_rate : int, optional
+        Samples per second of X, where it holds arrays of sound; only with a name.
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
@@ -85,6 +94,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         probe_device: str = "cpu",
         strategy: str = "probe",
         seed: int = 0,
+        medium: str | None = None,
+        sample_rate: float | None = None,
         verbose: bool | None = None,
     ) -> None:
         self.backbone = backbone
@@ -95,35 +106,40 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.probe_device = probe_device
         self.strategy = strategy
         self.seed = seed
+        self.medium = medium
+        self.sample_rate = sample_rate
         self.verbose = verbose
 
     @guarded
     def fit(self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[object] | None = None) -> TransferClassifier:
-        """Embed the images and train the probe.
+        """Embed the samples and train the probe.
 
         Parameters
         ----------
-        X : sequence of images, shape (n,)
+        X : sequence of samples, shape (n,)
         y : sequence, shape (n,)
             Classes.
         groups : sequence, shape (n,), optional
-            The group of each image, such as a patient. No fold divides a group.
+            The group of each sample, such as a patient. No fold divides a group.
 
         Raises
         ------
-        ImageError
-            An image cannot be read.
+        SampleError
+            A sample cannot be read (`ImageError`, `SoundError`, …).
         ProbeError
             There are fewer than two classes, the kind is unknown, the device cannot be used, or there are not n groups.
         ValueError
-            X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
+            X is not a list of samples, or `weights`, `store`, `medium` or `sample_rate` is given together with a
+            FeatureExtractor.
         """
         self._check()
-        X = check_images(X)
+        options: dict[str, Any] = {"weights": self.weights, "store": self.store, "verbose": self.verbose}
+        options |= {"medium": self.medium, "sample_rate": self.sample_rate}
+        self.extractor_ = make_extractor(self.backbone, **options).fit(X)
+        X = self.extractor_.rows(X)
         labels = check_labelled(X, y)
         together = check_groups(X, groups)
         probes.candidates_of(self.kind, self.value, len(labels))  # a value that cannot be is found before the embedding
-        self.extractor_ = make_extractor(self.backbone, self.weights, self.store, self.verbose).fit(X)
         items = self.extractor_.items(X)
         features = self.extractor_.embed(items)  # (n, D)
         how: dict[str, Any] = {"value": self.value, "seed": self.seed, "device": self.probe_device, "groups": together}
@@ -147,21 +163,26 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def _advise(
         self, X: Sequence[Any], features: np.ndarray, y: np.ndarray, groups: np.ndarray | None
     ) -> dict[str, Any]:
-        """What `featurepipe.advice` says of images and their embeddings (n, D); of many, a draw is measured."""
+        """What `featurepipe.advice` says of samples and their embeddings (n, D); of many, a draw is measured."""
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(y))[:MEASURED])
         extractor = self.extractor_.identity()
         some = [X[i] for i in rows]
-        descriptor = FeatureExtractor(backbones.PIXELS, verbose=self.verbose).fit(some)
-        pixels = descriptor.embed(descriptor.items(some))  # (m, D'), as `probe` has
-        options: dict[str, Any] = {"baselines": {"raw pixels": pixels}, "labels": len(y), "seed": self.seed}
+        simple = backbones.SIMPLE[extractor.transform.medium]
+        baselines = {names.HANDMADE[name]: self._baseline(name).fit_transform(some) for name in simple}  # (m, D'), each
+        options: dict[str, Any] = {"baselines": baselines, "labels": len(y), "seed": self.seed}
         options["groups"] = None if groups is None else groups[rows]
         measured = advice.measure({extractor.spec["layer"]: features[rows]}, y[rows], **options)
         masked = advice.is_masked(extractor.name, extractor.source["name"])
-        return advice.decide({**advice.count(y), **measured, "masked": masked})
+        tunable = backbones.is_tunable(extractor.spec)
+        return advice.decide({**advice.count(y), **measured, "masked": masked, "tunable": tunable})
+
+    def _baseline(self, name: str) -> FeatureExtractor:
+        """An extractor of a hand-made descriptor for the same X."""
+        return FeatureExtractor(name, sample_rate=self.extractor_.sample_rate, verbose=self.verbose)
 
     @guarded
     def predict(self, X: Sequence[Any]) -> np.ndarray:
-        """Class of each image."""
+        """Class of each sample."""
         proba = self.predict_proba(X)  # (n, K)
         return self.classes_[proba.argmax(axis=1)]
 
@@ -208,7 +229,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             The kind is not linear, or a reason given at `FineTuner.fit`.
         """
         check_is_fitted(self, "probe_")
-        X = check_images(X)
+        X = self.extractor_.rows(X)
         labels = check_labelled(X, y)
         if missing := set(self.classes_.tolist()) ^ set(labels.tolist()):
             raise FinetuningError(
@@ -238,8 +259,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | PathLike[str], *, include_backbone: bool = False, force: bool = False) -> None:
         """Write a model file that `load`, ``featurepipe predict`` and ``featurepipe.evaluate`` take.
 
-        The file lists the image files it was trained on, and `evaluate` leaves them out. PIL images and arrays are not
-        listed.
+        The file lists the files that it was trained on, and `evaluate` leaves them out. PIL images and arrays of pixels
+        are not listed.
 
         Parameters
         ----------
@@ -270,7 +291,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             temperature=self.probe_.temperature,
             backbone={**identity, "spec": extractor.spec, "source": extractor.source},
             seen=self.seen_,
-            card=Card(selection=selection, seed=self.seed, versions=extraction.versions()),
+            card=Card(
+                selection=selection,
+                licence=models.licence_of(extractor.source, extractor.spec),
+                seed=self.seed,
+                versions=extraction.versions(),
+            ),
         )
         module = models.portable(self.extractor_.network()) if include_backbone else None
         models.save(path, model, module=module)
@@ -307,7 +333,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         model = models.load(path)
         if model.is_multi_label:
             raise ModelFileError(
-                f"{path} gives each image a set of labels, but a TransferClassifier one; use featurepipe.predict"
+                f"{path} gives each sample a set of labels, but a TransferClassifier one; use featurepipe.predict"
             )
         extractor = described_extractor(model, path, weights, trust)
         selection = model.card.selection
@@ -324,4 +350,4 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return made
 
     def __sklearn_tags__(self) -> Any:
-        return image_tags(super().__sklearn_tags__())
+        return sample_tags(super().__sklearn_tags__())

@@ -1,9 +1,9 @@
-"""`FeatureExtractor`: images → embeddings."""
+"""`FeatureExtractor`: images, sounds, texts or videos → embeddings."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -13,26 +13,23 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 
 from featurepipe import backbones, extraction, matrices, models
-from featurepipe.errors import FingerprintMismatch, ImageError
-from featurepipe.estimators.images import check_images, image_tags, listed, titled
-from featurepipe.estimators.texts import listed_texts
+from featurepipe.errors import FingerprintMismatch
+from featurepipe.estimators.media import listing_of
+from featurepipe.estimators.rows import Listing, sample_tags
 from featurepipe.listeners import Bars, Listener
-from featurepipe.media import IMAGE
 from featurepipe.stores import Pending, Store, Writer
 from featurepipe.surroundings import guarded
 
 PLACES = ("backbone", "weights", "store")  # parameters that may be relative paths
-# How X becomes what is embedded, by medium
-LISTERS: dict[str, Callable[[Any, Any], list[Pending]]] = {IMAGE: listed, "text": listed_texts}
 SCHEMES = ("local-dir:", "file:")  # before the path of timm's folder with a network, or of a model file
 
 
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn images into embeddings of a frozen pretrained backbone.
+    """Turn images, sounds, texts or videos into embeddings of a frozen pretrained backbone.
 
-    Nothing is learned from the images, so `transform` may be called without `fit`. The networks used last stay in
-    memory for the next estimator of this process (`featurepipe.backbones.forget` frees them). No network is made if
-    the store holds all that is asked for.
+    What X may hold is said at `featurepipe.estimators`. Nothing is learned from it, so `transform` may be called
+    without `fit`. The networks used last stay in memory for the next estimator of this process
+    (`featurepipe.backbones.forget` frees them). No network is made if the store holds all that is asked for.
 
     Parameters
     ----------
@@ -41,13 +38,17 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         `featurepipe.backbones.create`, which says what the default is. It explains `weights`, `arguments`,
         `random_weights`, `seed`, `layer`, `pooling`, `precision` and `device`, too.
     image_transform : dict, optional
-        Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``.
+        Overrides of the backbone's transform, such as ``{"crop_pct": 1.0}``, or of videos ``{"clips": 4}``.
+    medium : str, optional
+        What X holds: ``image``, ``sound``, ``text`` or ``video``; by default what the backbone was made for.
+    sample_rate : int, optional
+        Samples per second of X, where it holds arrays of sound.
     trust : bool
         Trust what a model file says about its backbone; see `featurepipe.backbones.trust`.
     store : path, optional
         Directory that keeps embeddings for the next time. Stores of the command line work too.
     batch_size, workers : int
-        Images per forward pass (None: chosen automatically); threads (None: one per core).
+        Samples per forward pass (None: chosen automatically); threads (None: one per core).
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with lines of information. False shows nothing.
@@ -84,6 +85,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         precision: str = "auto",
         device: str = "auto",
         image_transform: dict[str, Any] | None = None,
+        medium: str | None = None,
+        sample_rate: float | None = None,
         trust: bool = False,
         store: str | PathLike[str] | None = None,
         batch_size: int | None = None,
@@ -100,6 +103,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.precision = precision
         self.device = device
         self.image_transform = image_transform
+        self.medium = medium
+        self.sample_rate = sample_rate
         self.trust = trust
         self.store = store
         self.batch_size = batch_size
@@ -108,20 +113,20 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     @guarded
     def fit(self, X: Sequence[Any], y: Any = None) -> FeatureExtractor:
-        """Find out what the parameters mean and check that X holds images; nothing is learned from them.
+        """Find out what the parameters mean and check that X holds samples; nothing is learned from them.
 
         Raises
         ------
         ValueError
-            X is not a list or array of images.
+            X is not a list or array of what the backbone embeds.
         BackboneError, WeightsUnavailable
             See `featurepipe.backbones.create`.
         """
-        check_images(X)
         for name in ("_opened", "_identity", "fingerprint_", "precision_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         self._places = {name: (getattr(self, name), _absolute(name, getattr(self, name))) for name in PLACES}
         self.adopt(backbones.identify(**self._options()))
+        self.rows(X)
         return self
 
     @guarded
@@ -134,7 +139,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     @guarded
     def transform(self, X: Sequence[Any]) -> np.ndarray:
-        """Embed images; those that the store holds are not computed again.
+        """Embed samples; those that the store holds are not computed again.
 
         Returns
         -------
@@ -142,21 +147,27 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Raises
         ------
-        ImageError
-            An image cannot be read: unlike a pipeline stage, which would leave it out, rows must stay aligned.
+        SampleError
+            One cannot be read (`ImageError`, `SoundError`, …): unlike `extract`, which would leave it out, rows must
+            stay aligned.
         """
         able = self if hasattr(self, "fingerprint_") else clone(self)  # which finds out, and leaves this one as it is
         return able.embed(able.items(X))
 
     @guarded
-    def items(self, X: Sequence[Any]) -> list[Pending]:
-        """Each image with the digest of its content."""
-        transform = self.identity().transform
-        if transform.medium not in LISTERS:
-            raise ValueError(
-                f"{self.identity().name} embeds {transform.medium}s, which estimators do not take; use extract"
-            )
-        return LISTERS[transform.medium](X, transform)
+    def listing(self) -> Listing:
+        """How rows of X become samples."""
+        return listing_of(self.identity().transform, getattr(self, "sample_rate", None), self.identity().name)
+
+    @guarded
+    def rows(self, X: Any) -> Sequence[Any]:
+        """X as a sequence of rows; ValueError where it is none."""
+        return self.listing().rows(X)
+
+    @guarded
+    def items(self, X: Any) -> list[Pending]:
+        """Each row of X with the digest of its content."""
+        return self.listing().listed(X)
 
     @guarded
     def embed(self, items: Sequence[Pending]) -> np.ndarray:
@@ -216,6 +227,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             "precision": getattr(self, "precision_", "auto") if self.precision == "auto" else self.precision,
             "device": self.device,
             "transform": self.image_transform,
+            **({} if getattr(self, "medium", None) is None else {"medium": self.medium}),
             "trust": getattr(self, "trust", False),  # of an earlier featurepipe's pickle
             "download": getattr(self, "_download", True),
         }
@@ -230,9 +242,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return {key: value for key, value in super().__getstate__().items() if key != "_opened"}
 
     def __sklearn_tags__(self) -> Any:
-        tags = image_tags(super().__sklearn_tags__())
+        tags = sample_tags(super().__sklearn_tags__())
         tags.requires_fit = False
-        tags.transformer_tags.preserves_dtype = []  # embeddings are float32, whatever the images are
+        tags.transformer_tags.preserves_dtype = []  # embeddings are float32, whatever X is
         return tags
 
 
@@ -251,7 +263,7 @@ def embedded(
     listener: Listener,
     settings: extraction.Settings = extraction.Settings(),  # noqa: B008  # frozen
 ) -> np.ndarray:
-    """Embeddings (n, D) of images, copies computed once."""
+    """Embeddings (n, D) of samples, copies computed once."""
     memory = extraction.Memory()
     todo = list({item.digest: item for item in items}.values())
     fill(todo, extractor, memory, items, listener, settings)
@@ -266,25 +278,21 @@ def fill(
     listener: Listener,
     settings: extraction.Settings,
 ) -> None:
-    """Embed into a sink; ImageError names the first of all `items` that cannot be."""
+    """Embed into a sink; a SampleError names the first of all `items` that cannot be."""
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
     if outcome.rejects:
         index, item = next((i, item) for i, item in enumerate(items) if item.digest in outcome.rejects)
-        raise ImageError(f"{titled(index, item)}: {outcome.rejects[item.digest]}; leave it out of X")
+        raise listing_of(extractor.transform, None, extractor.name).refused(index, item, outcome.rejects[item.digest])
 
 
-def make_extractor(
-    backbone: str | FeatureExtractor | None,
-    weights: str | PathLike[str] | None,
-    store: str | PathLike[str] | None,
-    verbose: bool | None = None,
-) -> FeatureExtractor:
-    """An extractor of a backbone by name, or an unfitted copy of the one that is given."""
+def make_extractor(backbone: str | FeatureExtractor | None, **options: Any) -> FeatureExtractor:
+    """An extractor of a backbone by name, or an unfitted copy of the one that is given, which has its own options."""
     if not isinstance(backbone, FeatureExtractor):
-        return FeatureExtractor(backbone, weights=weights, store=store, verbose=verbose)
-    if weights is not None or store is not None:
+        return FeatureExtractor(backbone, **options)
+    verbose = options.pop("verbose")
+    if given := [name for name, value in options.items() if value is not None]:
         raise ValueError(
-            "the backbone is a FeatureExtractor with its own weights and store; leave out weights and store"
+            f"the backbone is a FeatureExtractor with its own {' and '.join(given)}; leave out {' and '.join(given)}"
         )
     copied = clone(backbone).set_output(transform="default")  # arrays, whatever the notebook wants to see
     return copied if verbose is None else copied.set_params(verbose=verbose)
@@ -303,7 +311,8 @@ def described_extractor(
     place: Path | None = None
     is_carried = weights is None and models.carries_backbone(path)
     if is_carried:  # of what it asks for, `create` asks
-        made = FeatureExtractor(os.path.abspath(path), layer=spec["layer"], precision=spec["precision"], trust=trust)
+        options = {key: spec[key] for key in ("layer", "precision", "medium") if key in spec}
+        made = FeatureExtractor(os.path.abspath(path), **options, trust=trust)
     else:
         options, place = backbones.described(spec, source, weights=weights, trust=trust, who=str(path))
         file = options.get("weights")

@@ -11,7 +11,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from featurepipe.estimators.images import is_missing
+from featurepipe.estimators.rows import is_missing
 
 DATES = (datetime.date, np.datetime64, np.timedelta64, datetime.timedelta)
 
@@ -48,7 +48,7 @@ def _check_each(y: Any) -> None:
             raise ValueError(f"y holds dates ({label} in row {row}); give classes as text, such as str(label.year)")
         if isinstance(label, (list, tuple, set, frozenset, dict)) and len(label) != 1:
             raise ValueError(
-                f"row {row} of y is a {type(label).__name__}, and each image has one label; for sets of labels see "
+                f"row {row} of y is a {type(label).__name__}, and each sample has one label; for sets of labels see "
                 "featurepipe.probe(…, multi_label=True)"
             )
         texts, others = (label, others) if isinstance(label, str) else (texts, label)
@@ -78,5 +78,5 @@ def check_groups(X: Sized, groups: Any) -> np.ndarray | None:
     found = column_or_1d(groups, warn=True)
     check_consistent_length(X, found)
     if any(is_missing(group) for group in found.tolist()):
-        raise ValueError("a group is missing; give every image one, or leave groups out")
+        raise ValueError("a group is missing; give every sample one, or leave groups out")
     return found.astype(str)

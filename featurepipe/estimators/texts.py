@@ -1,31 +1,41 @@
-"""Texts as a notebook has them: a list, an array or a column of str."""
+"""Texts as a notebook has them: str, in a list, an array or a column; or files."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
 
 from featurepipe.errors import TextError
-from featurepipe.estimators.images import check_images
-from featurepipe.sources import Content, InMemory
-from featurepipe.stores import Pending
+from featurepipe.estimators.rows import Listing, opened
+from featurepipe.sources import Content
 
 
-def listed_texts(X: Any, transform: Any = None) -> list[Pending]:
-    """Each text of X with the digest of its UTF-8 bytes, as files and tables have it, so that stores agree.
+@dataclass(frozen=True)
+class Texts(Listing):
+    """A row is a text itself, as str or as UTF-8 bytes, or a file, as `pathlib.Path`.
 
-    Raises
-    ------
-    ValueError
-        X is no list, array or column.
-    TextError
-        One of them is not a str.
+    A text has the digest of its UTF-8 bytes, as files and cells of tables have it.
     """
-    contents: dict[str, Content] = {}
-    for index, item in enumerate(check_images(X)):
-        if not isinstance(item, str):
-            raise TextError(
-                f"text {index} is a {type(item).__name__}, not a str; leave it out of X and y, or convert it"
-            )
-        contents[str(index)] = item.encode("utf-8", "surrogatepass")
-    memory = InMemory(contents)
-    return [Pending(memory.digest(place), memory, place) for place in contents]
+
+    medium: ClassVar[str] = "text"
+    error: ClassVar[type[TextError]] = TextError
+    wanted: ClassVar[str] = "a str, UTF-8 bytes, or a pathlib.Path of a file"
+    example: ClassVar[str] = "*.txt"
+
+    def content(self, item: Any) -> Path | Content:
+        """See `Listing.content`."""
+        item = opened(item)
+        if isinstance(item, str):
+            return item.encode("utf-8", "surrogatepass")
+        if isinstance(item, PathLike):
+            return Path(os.fsdecode(item))
+        if isinstance(item, (bytes, bytearray, memoryview)):
+            return bytes(item)
+        raise TextError(self.refusal(item))
+
+    def named(self, index: int, item: Any) -> str:
+        """See `Listing.named`; a text is no path."""
+        return super().named(index, item if isinstance(item, PathLike) else None)

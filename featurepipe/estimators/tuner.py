@@ -17,8 +17,9 @@ from featurepipe.backbones import Backbone
 from featurepipe.cards import Card, Epoch, Refit, Selection, Tuning
 from featurepipe.errors import FinetuningError
 from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
-from featurepipe.estimators.images import check_images, image_tags, keys_of_files, listed
+from featurepipe.estimators.images import Images
 from featurepipe.estimators.labels import check_groups, check_labelled
+from featurepipe.estimators.rows import keys_of_files, sample_tags
 from featurepipe.listeners import Bars, Listener, Quiet
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
@@ -127,10 +128,11 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             X is not a list of images, or `weights` or `store` is given together with a FeatureExtractor.
         """
         recipe = self._recipe()
-        X = check_images(X)
+        options = {"weights": self.weights, "store": self.store, "verbose": self.verbose}
+        extractor = make_extractor(self.backbone, **options).fit(X)
+        X = extractor.rows(X)
         labels, together = check_labelled(X, y), check_groups(X, groups)
-        extractor = make_extractor(self.backbone, self.weights, self.store, self.verbose)
-        finetuning.check_tunable(extractor.fit(X).network(), recipe.tune)
+        finetuning.check_tunable(extractor.network(), recipe.tune)
         items = extractor.items(X)
         features = extractor.embed(items)  # (n, D)
         how: dict[str, Any] = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": together}
@@ -147,7 +149,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "estimator_")
-        vectors = embedded(listed(X, self.backbone_.transform), self.backbone_, Bars(self.verbose))  # (n, D)
+        vectors = embedded(Images(self.backbone_.transform).listed(X), self.backbone_, Bars(self.verbose))  # (n, D)
         return probes.probabilities(self.estimator_, vectors, self.temperature_)
 
     @guarded
@@ -179,7 +181,13 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         selection = Selection.made(self.probe_.selected_on, chosen, self.probe_.path)
         identity = {"name": made.name, "fingerprint": made.fingerprint, "spec": made.spec, "source": source}
         kind = "logistic" if self.promoted_ else self.probe_.kind
-        card = Card(selection=selection, finetuning=self._tuning, seed=self.seed, versions=extraction.versions())
+        card = Card(
+            selection=selection,
+            finetuning=self._tuning,
+            licence=getattr(self, "_licence", None),  # which an earlier featurepipe's pickle lacks
+            seed=self.seed,
+            versions=extraction.versions(),
+        )
         model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
         models.save(path, model, module=made.module)
 
@@ -226,6 +234,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         listener = Bars(self.verbose)
         told: dict[str, Any] = {"name": f"{frozen.name} (tuned)", "listener": listener}
         made = finetuning.promote(frozen, head, train, validation, recipe, **told)
+        self._licence = models.licence_of(frozen.source, frozen.spec)
         self._keep(made, probe, False, frozen, recipe)  # whatever comes now
         self.seen_ = keys_of_files(items)
         share = finetuning.expected_share(recipe.tune)
@@ -283,7 +292,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         return state
 
     def __sklearn_tags__(self) -> Any:
-        return image_tags(super().__sklearn_tags__())
+        return sample_tags(super().__sklearn_tags__())
 
 
 def _pays(

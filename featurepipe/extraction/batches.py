@@ -12,7 +12,7 @@ import numpy as np
 from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.errors import BackboneError, SampleError
 from featurepipe.files import check_scarce
-from featurepipe.media import Transform, file_turn
+from featurepipe.media import Transform, file_turn, plural
 from featurepipe.stores import Pending
 
 
@@ -122,7 +122,7 @@ def _check(decoded: np.ndarray, transform: Transform) -> None:
     """Refuse what NumPy would spread or cut to fit."""
     if (decoded.shape, decoded.dtype) != (transform.shape, transform.dtype):
         raise BackboneError(
-            f"the transform of {transform.medium}s gave {decoded.dtype} {decoded.shape}, "
+            f"the transform of {plural(transform.medium)} gave {decoded.dtype} {decoded.shape}, "
             f"not {transform.dtype} {transform.shape}; this is a mistake in it"
         )
 

@@ -177,6 +177,14 @@ class Share(Sequence[Pending]):
             self._sources += [pending.source] if code == len(self._sources) else []
             self._codes.append(code)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process is sent: of a source that holds contents, those of this part."""
+        places: list[set[str]] = [set() for _ in self._sources]
+        for number, code in enumerate(self._codes):
+            places[code].add(self._places[number])
+        sources = [source.share(some) for source, some in zip(self._sources, places, strict=True)]
+        return {**self.__dict__, "_sources": sources}
+
     def __len__(self) -> int:
         return len(self._retried)
 

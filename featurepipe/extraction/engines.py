@@ -17,6 +17,7 @@ import numpy as np
 
 from featurepipe.backbones import Compilable, Embedder
 from featurepipe.errors import BackboneError, OutOfMemory
+from featurepipe.media import plural
 from featurepipe.vocabulary.names import SWITCH
 
 COMPILE_SECONDS = 17.0  # all others wait; measured: 11 (MobileNetV2) to 16 (ViT-tiny), 18 to 25 the first time
@@ -175,7 +176,7 @@ class Engine:
             with self._lock:
                 self.infer_seconds += time.perf_counter() - started
         if len(found) != size:  # NumPy would spread a single row over all
-            raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} {self.medium}s")
+            raise BackboneError(f"{extractor.name} gave {len(found)} vectors for {size} {plural(self.medium)}")
         self._record(extractor, size, time.perf_counter() - started)
         return found
 
@@ -226,7 +227,7 @@ class Engine:
                 self.compiling, self.compile_seconds = False, time.perf_counter() - started
         with self._lock:
             if self.size.current != size:  # fewer would be filled up to it
-                many = f"{size} {self.medium}s at once"
+                many = f"{size} {plural(self.medium)} at once"
                 self.notes.append(f"note: compiled for {many}, which is too many; continuing uncompiled")
                 return
             self._eager_time = median(self._times) if self._times else None
@@ -250,7 +251,7 @@ class Engine:
         if not self.size.halve(size):
             return False
         self._times.clear()
-        many, device = f"{size} {self.medium}s", self.extractor.device
+        many, device = f"{size} {plural(self.medium)}", self.extractor.device
         self.notes.append(f"note: out of memory with {many} at once on {device}; continuing with {size // 2}")
         return True
 

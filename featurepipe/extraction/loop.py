@@ -20,6 +20,7 @@ from featurepipe.extraction.engines import Engine
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.interrupts import Interrupts
 from featurepipe.listeners import SILENT, Listener
+from featurepipe.media import plural
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
@@ -235,7 +236,8 @@ def _deal(engine: Engine, parts: Sequence[Any], each: int, count: int, make: Cal
         engine.back_off(count)
         if len(parts) == 1:
             raise OutOfMemory(
-                f"out of memory with {count} more {engine.medium}s to read; try a smaller batch size or fewer workers"
+                f"out of memory with {count} more {plural(engine.medium)} to read; try a smaller batch size or fewer "
+                "workers"
             ) from error
     else:
         return _infer(engine, batch)

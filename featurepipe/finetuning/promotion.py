@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from featurepipe import probes
-from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze, is_tunable
+from featurepipe.backbones import PENULTIMATE, Backbone, Extractor, TimmModule, freeze, is_tunable, medium_of
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_order
@@ -21,6 +21,7 @@ from featurepipe.finetuning.networks import SCORED, Forward, Network
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.media import IMAGE, plural
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 
@@ -78,6 +79,11 @@ class Promoted:
 
 def check_family(name: str, spec: Mapping[str, Any]) -> None:
     """Raise FinetuningError unless what a spec describes can be tuned: before it is made, which may take long."""
+    if (medium := medium_of(spec)) != IMAGE:
+        raise FinetuningError(
+            f"{name} is not a network that can be tuned, as it embeds {plural(medium)}; use a probe "
+            "(TransferClassifier in a notebook)"
+        )
     if not is_tunable(spec):
         raise FinetuningError(
             f"{name} is not a network that can be tuned, as those of timm are; choose another backbone"

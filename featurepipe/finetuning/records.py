@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featurepipe import finetuning, probes
+from featurepipe import finetuning, models, probes
 from featurepipe.cards import (
     Advice,
     Card,
@@ -78,7 +78,7 @@ def card(
         few_shot=[],
         finetuning=_tuning(start, recipe, made, verdict, rating, later, advised, seconds),
         protocol=None,
-        licence=None,  # of tuned weights nobody has said one
+        licence=models.licence_of(found.origin, found.single.spec),  # of the weights that tuning began from
         seed=recipe.seed,
         class_weight=recipe.class_weight,
         notes=[*found.notes, *start.notes, *(start_notes(start, recipe, made) if begun else [])],

@@ -32,12 +32,14 @@ def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut
         if ids:
             break
     else:
-        known = MEDIA[medium or IMAGE]
+        looked_for = MEDIA.values() if medium is None else [MEDIA[medium]]
+        *most, last = [known.plural for known in looked_for]
+        suffixes = sorted(frozenset().union(*(known.suffixes for known in looked_for)))
         raise ManifestError(
             "; ".join(
                 [
-                    f"no {known.plural} under {root}; name the folder that holds them "
-                    f"(looked for {' '.join(sorted(known.suffixes))})",
+                    f"no {' or '.join(filter(None, [', '.join(most), last]))} under {root}; name the folder that holds "
+                    f"them (looked for {' '.join(suffixes)})",
                     *left_out.lines()[:2],
                 ]
             )

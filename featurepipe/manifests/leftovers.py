@@ -124,7 +124,7 @@ class LeftOut:
         if self.barren:
             named = [f"{name} ({_count(n, 'other file') if n else 'empty'})" for name, n in self.barren.items()]
             lines.append(
-                f"no image to read in {'these folders' if len(named) > 1 else 'the folder'}: {shortened(named)}"
+                f"nothing to read in {'these folders' if len(named) > 1 else 'the folder'}: {shortened(named)}"
             )
         if self.missing:
             cells = ", ".join(f"{text!r} in {_count(n, 'row')}" for text, n in _largest(self.missing))

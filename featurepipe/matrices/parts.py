@@ -70,7 +70,7 @@ def labelled(matrix: FeatureMatrix, among: Collection[str] | None = None) -> tup
     has_label = np.array([label is not None for label in matrix.y], bool)
     missing = int((~has_label).sum())
     if not has_label.any():
-        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+        raise ManifestError("no sample has a label; put samples into class folders, or add a 'label' column")
     if among is not None:
         has_label &= [digest in among for digest in matrix.digests]
     return matrix.take(has_label), [f"{missing} samples without a label are left out"] if missing else []
@@ -91,7 +91,7 @@ def check_finite(matrix: FeatureMatrix, entry: Entry | JointEntry) -> None:
         holds = "holds a value that is" if bad.sum() == 1 else "hold values that are"
         raise ProbeError(
             f"{bad.sum()} of {len(matrix)} embeddings of {entry.title} {holds} not finite: {matrix.ids[bad][0]}; leave "
-            "such images out of the manifest, or extract them into a new store"
+            "such samples out of the manifest, or extract them into a new store"
         )
 
 
@@ -164,9 +164,9 @@ def cut(matrix: FeatureMatrix, elsewhere: str | None = None) -> Parts:
     """
     train, val, test = sizes(matrix.split).values()
     if not val + test:
-        many = f"{len(matrix)} images of {len(set(map(str, matrix.y)))} classes"
+        many = f"{len(matrix)} samples of {len(set(map(str, matrix.y)))} classes"
         raise ManifestError(
-            f"classes are too small to hold any image back for evaluation ({many}); add images or a test split"
+            f"classes are too small to hold any sample back for evaluation ({many}); add samples or a test split"
         )
     learned = train + val if test else train
     copies = int(_are_among(matrix.digests[learned:], matrix.digests[:learned]).sum())
@@ -199,10 +199,10 @@ def _select_notes(parts: Parts) -> list[str]:
     if not count:
         return []
     if count == val:
-        return ["every val image is an exact copy of a training image, so no val image is used to choose anything"]
+        return ["every val sample is an exact copy of a training sample, so no val sample is used to choose anything"]
     if count == 1:
-        return [f"1 of {val} val images is an exact copy of a training image; it is not used to choose anything"]
-    return [f"{count} of {val} val images are exact copies of training images; they are not used to choose anything"]
+        return [f"1 of {val} val samples is an exact copy of a training sample; it is not used to choose anything"]
+    return [f"{count} of {val} val samples are exact copies of training samples; they are not used to choose anything"]
 
 
 def _report_notes(parts: Parts) -> list[str]:
@@ -210,11 +210,13 @@ def _report_notes(parts: Parts) -> list[str]:
     if parts.whole is None:
         if not _are_among(parts.report.digests, parts.learned.digests).any():
             return []
-        return [f"every {on} image is an exact copy of a training image, so the accuracy says nothing about new images"]
-    count, of = len(parts.whole) - len(parts.report), f"of {len(parts.whole)} {on} images"
+        return [
+            f"every {on} sample is an exact copy of a training sample, so the accuracy says nothing about new samples"
+        ]
+    count, of = len(parts.whole) - len(parts.report), f"of {len(parts.whole)} {on} samples"
     if count == 1:
-        return [f"1 {of} is an exact copy of a training image; the figures are without it"]
-    return [f"{count} {of} are exact copies of training images; the figures are without them"]
+        return [f"1 {of} is an exact copy of a training sample; the figures are without it"]
+    return [f"{count} {of} are exact copies of training samples; the figures are without them"]
 
 
 def headline(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
     known = [one for one in room if one is not None]
     if len(known) == len(room) and least > max(*known, SMALL):
         raise ProbeError(
-            f"scores of {rows} images for {classes} classes take {size_text(least)} or more, and the memory is "
-            f"{size_text(max(known))}; probe fewer classes or fewer val images, or on a machine with more memory"
+            f"scores of {rows} samples for {classes} classes take {size_text(least)} or more, and the memory is "
+            f"{size_text(max(known))}; probe fewer classes or fewer val samples, or on a machine with more memory"
         )
 
 

@@ -6,9 +6,21 @@ extraction does not know what it embeds. What holds for files of every medium is
 by turns.
 """
 
-from featurepipe.media.registry import IMAGE, MEDIA, Medium, count_media
+from featurepipe.media.registry import IMAGE, MEDIA, Medium, count_media, plural
 from featurepipe.media.spans import span_name, span_of
 from featurepipe.media.transforms import Transform
 from featurepipe.media.turns import FREE, Turns, file_turn
 
-__all__ = ["FREE", "IMAGE", "MEDIA", "Medium", "Transform", "Turns", "count_media", "file_turn", "span_name", "span_of"]
+__all__ = [
+    "FREE",
+    "IMAGE",
+    "MEDIA",
+    "Medium",
+    "Transform",
+    "Turns",
+    "count_media",
+    "file_turn",
+    "plural",
+    "span_name",
+    "span_of",
+]

@@ -32,7 +32,18 @@ class Medium:
     @property
     def plural(self) -> str:
         """Several of them."""
-        return f"{self.name}s"
+        return plural(self.name)
+
+
+def plural(medium: str) -> str:
+    """Several of a medium: one that is listed, or any other word whose plural ends in s.
+
+    Examples
+    --------
+    >>> plural("sound")
+    'sounds'
+    """
+    return f"{medium}s"
 
 
 def _suffixes(text: str) -> frozenset[str]:

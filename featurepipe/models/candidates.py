@@ -288,8 +288,8 @@ def _check_untainted(entry: Entry, rows: FeatureMatrix) -> None:
         )
     if tuned := tuned_on(entry, parts):
         raise ProbeError(
-            f"{entry.title} was tuned on {tuned} of the {len(parts.report)} images that would be reported; use "
-            "the seed and splits it was tuned with, or images that it has not seen"
+            f"{entry.title} was tuned on {tuned} of the {len(parts.report)} samples that would be reported; use "
+            "the seed and splits it was tuned with, or samples that it has not seen"
         )
 
 

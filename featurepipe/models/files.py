@@ -198,15 +198,29 @@ def check_single(model: Model, path: str | PathLike[str], what: str) -> None:
 
 def seen_in_tuning(source: Mapping[str, Any], spec: Mapping[str, Any]) -> np.ndarray:
     """The contents that a backbone's network was tuned on, uint64, as far as its model file is still there to say."""
-    none = np.zeros(0, np.uint64)
+    model = _carrier(source, spec)
+    tuned = model is not None and model.card.tuned is not None  # what a probe has seen has not shaped its backbone
+    return model.seen if model is not None and tuned else np.zeros(0, np.uint64)
+
+
+def licence_of(source: Mapping[str, Any], spec: Mapping[str, Any]) -> str | None:
+    """The licence of a backbone's weights: that of their package, or what the model file says that holds them.
+
+    None where it is not known.
+    """
+    model = _carrier(source, spec)
+    return backbones.licence_of(source) if model is None else model.card.get("licence")
+
+
+def _carrier(source: Mapping[str, Any], spec: Mapping[str, Any]) -> Model | None:
+    """The model file that holds a backbone's weights, as far as it is still there."""
     if not backbones.is_model_name(source["weights"]):
-        return none
+        return None
     try:
         model = load(backbones.check_place(source["weights"], spec["weights"], "this"))
     except FeaturepipeError:  # mere weights, what is not to be opened, or what a later featurepipe wrote
-        return none
-    tuned = model.card.tuned is not None  # what a probe has seen has not shaped its backbone
-    return model.seen if tuned and model.backbones[0]["spec"]["weights"] == spec["weights"] else none
+        return None
+    return model if model.backbones[0]["spec"]["weights"] == spec["weights"] else None
 
 
 def check_suffix(path: Path) -> None:

@@ -253,11 +253,11 @@ def _choose(
         return best, []
     if not able.any():
         middle = len(candidates) // 2
-        return np.full(len(labels), middle), ["no label has enough images to select on, so the middle of the grid"]
+        return np.full(len(labels), middle), ["no label has enough samples to select on, so the middle of the grid"]
     shared = int(losses[:, able].mean(axis=1).argmin())
     best[~able] = shared
     which = f"the C of {listed(labels[~able])}"
-    return best, [f"too few images to select {which}: C={candidates[shared]:g}, which is best for the other labels"]
+    return best, [f"too few samples to select {which}: C={candidates[shared]:g}, which is best for the other labels"]
 
 
 def _final(

@@ -40,7 +40,7 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str] | np.ndarray, tempe
         check_known(labels_of(y), estimator.classes_)
         found = label_figures(decision_scores(estimator, X), indicator(y, estimator.classes_), estimator.classes_)
         if found["map"] is None:
-            raise ProbeError(f"none of the {len(truth)} images to evaluate on has a label; add some that have")
+            raise ProbeError(f"none of the {len(truth)} samples to evaluate on has a label; add some that have")
         return found
     check_known(truth, estimator.classes_)
     columns = np.searchsorted(estimator.classes_, truth)

@@ -33,7 +33,7 @@ class Options(ProbeOptions):
         if self.multi_label and self.kind != ONE:
             raise ProbeError(f"a multi-label probe is logistic, not {self.kind}; leave out the kind, or multi-label")
         if self.multi_label and self.shots:
-            raise ProbeError("few-shot evaluation needs one class per image; drop --shots or --multi-label")
+            raise ProbeError("few-shot evaluation needs one class per sample; drop --shots or --multi-label")
         check_few(self.shots, self.repeats, self.semi)
         check_kind(self.kind, self.class_weight, self.probe_device)
         candidates_of(self.kind, self.value)

@@ -280,7 +280,7 @@ def out_of_fold(
     member, folds = KINDS[kind], assign_folds(y, seed, groups)
     rows = np.flatnonzero(folds >= 0)
     if not len(rows):
-        raise ProbeError("every class has only one image, so nothing can be held out; add images")
+        raise ProbeError("every class has only one sample, so nothing can be held out; add samples")
     classes = np.unique(y)
     asked = [None] if values is None else values
     candidates = [one for value in asked for one in member.candidates(value, len(y))]

@@ -141,7 +141,7 @@ def check_enough(y: np.ndarray, shots: Sequence[int]) -> None:
     if shots and max(shots) > counts.min():
         scarce = classes.tolist()[counts.argmin()]
         raise ProbeError(
-            f"class {scarce!r} has {counts.min()} training images, fewer than {max(shots)} shots; "
+            f"class {scarce!r} has {counts.min()} training samples, fewer than {max(shots)} shots; "
             f"ask for at most {counts.min()}"
         )
 

@@ -67,13 +67,13 @@ def _emptied(protocol: Protocol, classes: np.ndarray, fitted: np.ndarray, held: 
     gone = np.setdiff1d(classes, fitted).tolist()
     if len(classes) - len(gone) < 2:
         raise ProbeError(
-            f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training images at random, which took "
-            f"all {np.sum(held == gone[0])} images of class {gone[0]!r} and left one class to fit; add images of "
+            f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training samples at random, which took "
+            f"all {np.sum(held == gone[0])} samples of class {gone[0]!r} and left one class to fit; add samples of "
             f"{gone[0]!r}, give a val split, or take another seed"
         )
     counts = {label: int(np.sum(held == label)) for label in gone}
     return [
-        f"class {label!r} was held out as a whole ({count} image{'s' if count > 1 else ''}), so it counts as wrong in "
+        f"class {label!r} was held out as a whole ({count} sample{'s' if count > 1 else ''}), so it counts as wrong in "
         "the selection; the final fit has it again"
         for label, count in counts.items()
     ]

@@ -34,7 +34,7 @@ def run(
     if not usable:
         which = f", of which {alike} are one," if alike > 1 else ""
         needed = int(protocol.grid[0])
-        raise ProbeError(f"{len(X)} training images{which} are too few for {needed} neighbours; add images")
+        raise ProbeError(f"{len(X)} training samples{which} are too few for {needed} neighbours; add samples")
     classes, codes = np.unique(y, return_inverse=True)
     distances, rows = _nearest(X, X_val, usable[-1], images)  # (m, k)
     truth = y if y_val is None else y_val

@@ -45,7 +45,7 @@ def _headline(result: Mapping[str, Any], title: str) -> Html:
         return join(tag("h1", title), tag("p", "No data were left to select on, so no row is named the best."))
     (row,) = found
     where = tag("b", f"{result['evaluated_on']} top-1")
-    interval = f" on n = {row['n']:,} images; {NINETY_FIVE} interval {interval_text(row)} ({method(row)})."
+    interval = f" on n = {row['n']:,} samples; {NINETY_FIVE} interval {interval_text(row)} ({method(row)})."
     return join(
         tag("h1", title),
         tag("p", percent(row["top1"]), class_="top1"),
@@ -62,19 +62,19 @@ def _figure(result: Mapping[str, Any]) -> Html:
         rows.append((named(row), low, row["top1"], high, kind))
     legend = (
         f"{result['evaluated_on']} top-1 in %, with {NINETY_FIVE} Wilson intervals, sorted by selection data. Blue: "
-        "the reference; pale: baselines. Intervals that overlap may still differ: the same images are compared. Always "
-        f"answering with the most common class gives {percent(result['majority'])}."
+        "the reference; pale: baselines. Intervals that overlap may still differ: the same samples are compared. "
+        f"Always answering with the most common class gives {percent(result['majority'])}."
     )
     return section("Top-1", dots(rows), tag("small", legend))
 
 
 def _table(result: Mapping[str, Any]) -> Html:
     head = ["backbone, layer", "probe", "selection", f"{result['evaluated_on']} top-1", f"{NINETY_FIVE} interval"]
-    head += ["difference", "wins : losses", "p", "p (Holm)", "width", "images/s", "MB"]
+    head += ["difference", "wins : losses", "p", "p (Holm)", "width", "samples/s", "MB"]
     marks = [is_reference(result, row) for row in result["rows"]]
     legend = (
-        "Difference: percentage points from the reference. Wins, losses: images on which only this row, or only the "
-        f"reference, is right; from them p. Holm: corrected for {len(marks) - 1} comparisons. Images/s: what the "
+        "Difference: percentage points from the reference. Wins, losses: samples on which only this row, or only the "
+        f"reference, is right; from them p. Holm: corrected for {len(marks) - 1} comparisons. Samples/s: what the "
         "extractions that made the shards reached, on whatever device; – where they do not say."
     )
     return section("Table", table(head, [_cells(row) for row in result["rows"]], marks), tag("small", legend))
@@ -118,7 +118,7 @@ def _how_made(result: Mapping[str, Any]) -> Html:
     splits = ", ".join(f"{n:,} {name}" for name, n in result["splits"].items())
     facts = {
         "stores": ", ".join(result["stores"]),
-        "data": f"{result['root']}: {result['samples']:,} labelled images of {result['classes']:,} classes",
+        "data": f"{result['root']}: {result['samples']:,} labelled samples of {result['classes']:,} classes",
         "splits": f"{splits} ({result['split_source']})",
         "selection": "; ".join(sorted({row["selected_on"] for row in result["rows"]})),
         "seed": result["seed"],

@@ -1,4 +1,4 @@
-"""Sounds: bytes → windows of a log-mel spectrogram, or statistics of MFCC.
+"""Sounds: bytes → windows of a log-mel spectrogram or of the wave itself, or statistics of MFCC.
 
 wav, flac, ogg, opus and mp3 are read by libsndfile (the package soundfile); m4a, and the sound track of a video, by
 FFmpeg (the package PyAV). Only what is asked for is decoded, so memory does not grow with the length of a file. All
@@ -11,12 +11,14 @@ more than 16 channels, rates that no recorder has. A part is a span of seconds, 
 from featurepipe.sounds.recordings import Recording, duration, opened
 from featurepipe.sounds.spectrograms import RATE, log_mel, mfcc
 from featurepipe.sounds.transforms import MfccTransform, SoundTransform
+from featurepipe.sounds.waves import WaveTransform
 
 __all__ = [
     "RATE",
     "MfccTransform",
     "Recording",
     "SoundTransform",
+    "WaveTransform",
     "duration",
     "log_mel",
     "mfcc",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,6 +35,7 @@ class InMemory(Source):
     contents: Mapping[str, Content]
     root: str = ""
     kind: ClassVar[str] = "memory"
+    placed: ClassVar[bool] = False
 
     def digest(self, place: str) -> str:
         """See `Source.digest`; of an array, with a line in front of its bytes that says what they are."""
@@ -47,6 +48,10 @@ class InMemory(Source):
             return self.contents[place]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place) from None
+
+    def share(self, places: Collection[str]) -> InMemory:
+        """See `Source.share`: these contents alone."""
+        return InMemory({place: self.contents[place] for place in places if place in self.contents}, self.root)
 
 
 def _header(image: np.ndarray) -> bytes:

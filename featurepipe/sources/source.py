@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from featurepipe.digests import sha256_bytes
@@ -48,10 +49,13 @@ class Source(Protocol):
         The name of its class in `SOURCES`, which a store records.
     root : str
         What all places are in, such as a folder: text from which ``SOURCES[kind]`` makes the source again.
+    placed : bool
+        Whether the root may be a place of the file system, rather than just a name.
     """
 
     kind: ClassVar[str]
     root: str
+    placed: ClassVar[bool] = True
 
     def stamp(self, place: str) -> Stamp | None:
         """What an unchanged content is known by, found out without reading it; None where nothing tells."""
@@ -67,7 +71,11 @@ class Source(Protocol):
         """A content: bytes as of a file, or an array if there never was a file."""
         ...
 
+    def share(self, places: Collection[str]) -> Source:
+        """What another process needs to read these places; itself, unless it holds the contents."""
+        return self
+
 
 def lasting_root(source: Source) -> str:
     """A source's root, as it names the same place in every working directory."""
-    return os.path.realpath(source.root) if os.path.exists(source.root) else source.root
+    return os.path.realpath(source.root) if source.placed and os.path.exists(source.root) else source.root

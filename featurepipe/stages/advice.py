@@ -133,7 +133,7 @@ def _check(source: Candidate) -> None:
         raise ProbeError(f"{source.single.title} is not a network, so there is nothing to tune; choose one with -b")
     sets = [label for label in source.samples.y if label is not None and SEPARATOR in label]
     if sets:
-        raise ProbeError(f"advice is for one class per image, not for sets of labels such as {sets[0]!r}")
+        raise ProbeError(f"advice is for one class per sample, not for sets of labels such as {sets[0]!r}")
 
 
 def _layers(source: Candidate) -> list[Entry]:

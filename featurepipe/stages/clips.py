@@ -13,7 +13,7 @@ from featurepipe.errors import BackboneError, ManifestError, SampleError
 from featurepipe.listeners import Listener
 from featurepipe.manifests import Manifest, Sample, Samples
 from featurepipe.manifests.manifest import TEXT
-from featurepipe.media import MEDIA, span_name
+from featurepipe.media import plural, span_name
 from featurepipe.sources import Content
 from featurepipe.vocabulary import ColumnOptions
 
@@ -91,7 +91,7 @@ def clipped(manifest: Manifest, seconds: float | None, hop: float | None, listen
     medium = manifest.medium or "image"
     if medium not in DURATIONS:
         raise ManifestError(
-            f"{MEDIA[medium].plural} have no clips, only {' and '.join(f'{name}s' for name in DURATIONS)} have; "
+            f"{plural(medium)} have no clips, only {' and '.join(map(plural, DURATIONS))} have; "
             "leave out --clip-seconds"
         )
     step = hop or seconds
@@ -110,7 +110,7 @@ def clipped(manifest: Manifest, seconds: float | None, hop: float | None, listen
         for sample, found in zip(manifest.samples, pool.map(length, manifest.samples), strict=True):
             samples += [sample] if found is None else list(_clips(sample, found, seconds, step))
             advance(1)
-    listener.note(f"{len(samples):,} clips of {len(manifest):,} {MEDIA[medium].plural}")
+    listener.note(f"{len(samples):,} clips of {len(manifest):,} {plural(medium)}")
     return replace(manifest, samples=Samples(sorted(samples)))
 
 
@@ -134,6 +134,6 @@ def check_medium(medium: str, manifest: Manifest, who: str) -> None:
     """Raise BackboneError unless data are of the medium that something is for, as far as they say."""
     if manifest.medium not in (None, medium):
         raise BackboneError(
-            f"{who} is for {medium}s, and {manifest.root} holds {MEDIA[manifest.medium].plural}; give the one that "
+            f"{who} is for {plural(medium)}, and {manifest.root} holds {plural(manifest.medium)}; give the one that "
             "fits the other"
         )

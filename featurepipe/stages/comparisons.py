@@ -196,7 +196,7 @@ def _untainted(
             notes.append(f"left out: the codebook of {contender.entry.folder} was learned from images now held out")
         elif tuned := tuned_on(contender.entry, parts):
             notes.append(
-                f"left out: {contender.entry.folder} was tuned on {tuned} of the images that are reported here"
+                f"left out: {contender.entry.folder} was tuned on {tuned} of the samples that are reported here"
             )
         else:
             kept.append(contender)
@@ -217,7 +217,7 @@ def _check_rows(
         if absent:
             why = "; ".join(absent)
             raise ComparisonError(
-                f"{here} ({why}); name another --kind, or extract another backbone where the images are"
+                f"{here} ({why}); name another --kind, or extract another backbone where the samples are"
             )
         more = "simple" if baselines == "none" and known not in HANDMADE else "full"
         raise ComparisonError(
@@ -256,7 +256,7 @@ def _add(
         try:
             extractor = make()
             if not complete(store, extractor, workers=workers, listener=listener).indexes:
-                raise StoreError("none of the images can be read any more; restore the files and run again")
+                raise StoreError("none of the samples can be read any more; restore the files and run again")
         except (BackboneError, DependencyMissing, StoreError) as error:
             # what nobody trusts; or the images may be gone while their embeddings are still here
             absent.append(f"{ABSENT}{name}: {error}")

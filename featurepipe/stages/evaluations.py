@@ -137,7 +137,7 @@ def _entry(store: Store, backbone: Mapping[str, Any]) -> Entry:
     raise StoreError(
         f"{store.path} holds no embeddings of the model's backbone {backbone['name']} ({fingerprint[:8]}, "
         f"{backbone['spec']['layer']}, {backbone['spec']['precision']}); "
-        "give the images instead, or extract them with that backbone"
+        "give the samples instead, or extract them with that backbone"
     )
 
 
@@ -145,7 +145,7 @@ def _check_labels(manifest: Manifest, model: models.Model) -> None:
     """Refuse data that cannot be evaluated, before anything is embedded."""
     labels = {sample.label for sample in manifest.samples if sample.label is not None}
     if not labels:
-        raise ManifestError("no sample has a label; put images into class folders, or add a 'label' column")
+        raise ManifestError("no sample has a label; put samples into class folders, or add a 'label' column")
     if model.is_multi_label:
         labels = set(probes.labels_of(labels).tolist())
     probes.check_known(np.array(sorted(labels), object), np.array(list(map(str, model.classes.tolist())), object))
@@ -179,5 +179,5 @@ def _evaluated(matrix: FeatureMatrix, model: models.Model, split: str) -> tuple[
         raise ProbeError(f"no labelled sample is in {split}; use --split all, or another split")
     mask = ~model.has_seen_rows(matrix)
     if not mask.any():
-        raise ProbeError("the model was trained on every one of these images; use --split all to evaluate anyway")
+        raise ProbeError("the model was trained on every one of these samples; use --split all to evaluate anyway")
     return UNSEEN, mask

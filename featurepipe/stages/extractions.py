@@ -19,6 +19,7 @@ from featurepipe.errors import StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
+from featurepipe.media import plural
 from featurepipe.signatures import spread
 from featurepipe.sources import Source, lasting_root
 from featurepipe.stages import clips
@@ -153,7 +154,7 @@ def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener:
     if before == now:
         if not force and not _continues(store, source, rows):
             raise StoreError(
-                f"{store.path} describes other images of {now}, none of which is among these; give another place (-o "
+                f"{store.path} describes other samples of {now}, none of which is among these; give another place (-o "
                 "of run, -s of extract), or replace what it describes with --force"
             )
         return
@@ -162,7 +163,7 @@ def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener:
         return
     if not force and not _shares(store, rows):
         raise StoreError(
-            f"{store.path} describes another data set, {before}, of which {now} holds no image; give another place "
+            f"{store.path} describes another data set, {before}, of which {now} holds no sample; give another place "
             "(-o of run, -s of extract), or replace what it describes with --force"
         )
     listener.note(f"note: {store.path} described {before}; it now describes {now}")
@@ -369,9 +370,8 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None) ->
     stage = backbones.stage_of(extractor.members[0].spec)
     which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
     name = f"demo network ({extractor.name})" if bundled else extractor.name
-    said = (
-        f"{samples:,} {extractor.transform.medium}{'' if samples == 1 else 's'} · {name}{which} on {extractor.device}"
-    )
+    medium = extractor.transform.medium
+    said = f"{samples:,} {medium if samples == 1 else plural(medium)} · {name}{which} on {extractor.device}"
     said += f" in {extractor.spec['precision']}" if extractor.spec["precision"] != "fp32" else ""
     if cached is None:
         return said

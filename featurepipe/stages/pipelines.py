@@ -180,6 +180,6 @@ def _check_protocol(protocol: str, metric: str | None, recipe: Options) -> None:
     if recipe.value is not None or recipe.shots or recipe.class_weight is not None:
         raise ProbeError(f"protocol {protocol} fixes them itself; leave out value, shots and class_weight")
     if recipe.multi_label:
-        raise ProbeError(f"protocol {protocol} is for one class per image; leave out multi-label, or the protocol")
+        raise ProbeError(f"protocol {protocol} is for one class per sample; leave out multi-label, or the protocol")
     if recipe.probe_device != "cpu":
         raise ProbeError(f"protocol {protocol} is followed on the cpu; leave out the probe's device, or the protocol")

@@ -18,6 +18,7 @@ from featurepipe.files import atomic, check_output, check_safe_csv
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.media import plural
 from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
@@ -198,7 +199,7 @@ def _embed(
         id_, reason = next(iter(rejects.items()))
         if len(rows) == 1:
             raise ManifestError(f"{manifest.file(rows[0].sample)} cannot be read: {reason}")
-        where = f"these {extractor.transform.medium}s" if manifest.root == Path() else manifest.root
+        where = f"these {plural(extractor.transform.medium)}" if manifest.root == Path() else manifest.root
         raise ManifestError(f"no {extractor.transform.medium} of {where} can be read; first reason: {reason} ({id_})")
     matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
     return matrix, [row.sample for row in held], rejects

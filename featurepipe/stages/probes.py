@@ -257,7 +257,8 @@ def _baselines_of(entry: Entry | JointEntry) -> list[str]:
 
 def _licence(found: Candidate) -> str | None:
     """The licences of the backbones' weights, as far as they are known."""
-    known = [backbones.licence_of(member.provenance["source"]) for member in found.entry.members]
+    pairs = zip(found.entry.members, found.origins, strict=True)
+    known = [models.licence_of(origin, member.spec) for member, origin in pairs]
     return "; ".join(dict.fromkeys(filter(None, known))) or None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, models, probes, protocols
+from featurepipe import models, probes, protocols
 from featurepipe.cards import Card, Figures, Followed, Part, Selection
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import ProbeError
@@ -115,7 +115,7 @@ def probe_protocol(
         },
         majority_class=str(probes.commonest(parts.train.y)),
         protocol=_described(chosen, metric),
-        licence=backbones.licence_of(ready.single.provenance["source"]),
+        licence=models.licence_of(ready.origin, ready.single.spec),
         seed=seed,
         notes=notes,
         versions=versions(),
@@ -177,7 +177,7 @@ def _shots(protocol: Protocol, parts: Parts, seed: int) -> _Found:
     X, y, learned = parts.report.X, parts.report.y, parts.learned
     few = protocols.run_shots(protocol, learned.X, learned.y, X, y, groups=learned.units, seed=seed)
     left_out = [str(shots) for shots in protocol.shots if shots not in {one["shots"] for one in few}]
-    notes = [f"shots left out, as some class has fewer training images: {', '.join(left_out)}"] if left_out else []
+    notes = [f"shots left out, as some class has fewer training samples: {', '.join(left_out)}"] if left_out else []
     fixed = protocol.grid[0] if len(protocol.grid) == 1 else None  # each draw chooses its own
     on = "the shots of each draw" if fixed is None else "nothing, the protocol fixes it"
     return _Found(None, Selection.made(on, fixed, []), None, None, few, notes)

@@ -97,7 +97,7 @@ def search(
         clips.check_medium(medium, manifest, f"{entry.name} in {source.path}")
         how = {**vars(origin), "who": str(store), "note": listener.note}
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], **how)
-        matrix, _, rejects = embed(manifest, extractor, compute, listener)
+        matrix, _, rejects = embed({medium: manifest}, [extractor], compute, listener)
         names, Q = [*names, *matrix.ids], np.concatenate([Q, matrix.X])
     return {
         "store": str(source.path),

@@ -211,7 +211,7 @@ def _check_held_out(name: str, samples: FeatureMatrix) -> None:
     mine = samples.split[samples.y != None]  # noqa: E711  # element by element
     if len(mine) and set(mine) == {"train"}:
         raise ManifestError(
-            f"task {name}: all of its {len(mine)} labelled images fall into train; label more, give splits in the "
+            f"task {name}: all of its {len(mine)} labelled samples fall into train; label more, give splits in the "
             "manifest, or try another seed"
         )
 

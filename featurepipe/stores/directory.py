@@ -289,7 +289,8 @@ class Store:
                 f"{path} cannot be accepted: {error}; correct that, or make it again with: "
                 f"featurepipe extract DATA -s {self.path}"
             ) from error
-        self._write_rows(os.path.realpath(root) if os.path.exists(root) else root, state.source, rows)
+        placed = state.source in SOURCES and os.path.exists(root)  # of another source it may be just a name
+        self._write_rows(os.path.realpath(root) if placed else root, state.source, rows)
         return len(rows)
 
     def write_rejects(self, rejects: Mapping[str, str]) -> None:

@@ -68,7 +68,7 @@ def remarks(unused: Sequence[str], used: Collection[str]) -> list[str]:
     groups = [column for column in unused if GROUPS & set(re.split(r"[^a-z]+", column.casefold()))]
     if groups and not {"split", "group"} & set(used):
         said.append(
-            f"the column {groups[0]!r} is not used: images of one {_folded(groups[0])} may be in train and in test; "
+            f"the column {groups[0]!r} is not used: samples of one {_folded(groups[0])} may be in train and in test; "
             f"to keep them together say --group {shlex.quote(groups[0])}"
         )
     plain = {_letters(column): column for column in unused}

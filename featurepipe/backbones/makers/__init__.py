@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
+from featurepipe.backbones.makers.i3d_networks import I3dNetworks
 from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
 from featurepipe.backbones.makers.keras_files import KerasFiles
 from featurepipe.backbones.makers.maker import Maker, Origin, Request, find
@@ -16,6 +17,7 @@ from featurepipe.backbones.makers.open_clip_towers import OpenClipTowers
 from featurepipe.backbones.makers.packaged_networks import PackagedNetworks
 from featurepipe.backbones.makers.sentence_encoders import SentenceEncoders
 from featurepipe.backbones.makers.sound_descriptors import SoundDescriptors
+from featurepipe.backbones.makers.speech_embeddings import SpeechEmbeddings
 from featurepipe.backbones.makers.static_encoders import StaticEncoders
 from featurepipe.backbones.makers.tensorflow_folders import TensorflowFolders
 from featurepipe.backbones.makers.text_descriptors import TextDescriptors
@@ -38,11 +40,13 @@ MAKERS |= {
         Modules(),
         ModelFiles(MAKERS),
         SentenceEncoders(),
+        I3dNetworks(),  # before timm, which takes any name without a colon
         PackagedNetworks(TIMM),  # before timm, which has the same names
         TIMM,
         TorchvisionNetworks(),
         StaticEncoders(),
         WordFiles(),
+        SpeechEmbeddings(),
         InflatedNetworks(),
         TransformersNetworks(),
         OpenClipTowers(),

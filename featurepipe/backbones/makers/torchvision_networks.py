@@ -56,7 +56,9 @@ class TorchvisionNetworks(Maker):
                 f"the weights of {called} are not on this machine, and no file may fetch them from {own.url}; "
                 f"{DOWNLOAD}, or {GIVE}"
             )
-        network = _network(base, own if pretrained else None, request.seed)
+        transform = _made_transform(own, base, request.transform)
+        length = transform.length if isinstance(transform, VideoTransform) else None
+        network = _network(base, own if pretrained else None, request.seed, length)
         if request.weights is not None:
             taken = load_weights(network, read_weights(Path(request.weights))[0], called)
             notes += [taken] if taken is not None else []
@@ -65,7 +67,7 @@ class TorchvisionNetworks(Maker):
         seed = request.seed if request.random_weights else None
         return assemble(
             network,
-            _made_transform(own, base, request.transform),
+            transform,
             request,
             name=called if seed is None else f"{called} (random weights, seed {seed})",
             architecture=f"torchvision:{base}",
@@ -160,8 +162,11 @@ def _cached(weights: Any) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
 
 
-def _network(base: str, weights: Any, seed: int) -> Plain:
-    """A classifier without its last linear layer; random initialisation leaves the global generator alone."""
+def _network(base: str, weights: Any, seed: int, length: int | None = None) -> Plain:
+    """A classifier without its last linear layer, of clips of that length or of images.
+
+    Random initialisation leaves the global generator alone.
+    """
     import torch
     import torchvision.models
 
@@ -187,7 +192,7 @@ def _network(base: str, weights: Any, seed: int) -> Plain:
     parent, _, leaf = linear[-1].rpartition(".")
     setattr(network.get_submodule(parent), leaf, torch.nn.Identity())
     classifiers = (linear[-1], *AUXILIARY)
-    return PlainClips(network, _clips(base)[1], classifiers) if _is_of_videos(base) else Plain(network, classifiers)
+    return Plain(network, classifiers) if length is None else PlainClips(network, length, classifiers)
 
 
 def _made_transform(weights: Any, base: str, chosen: Mapping[str, Any]) -> ImageTransform:

@@ -53,10 +53,10 @@ class Lda(Linear, Quadratic):
         """
         if strength == 0:
             raise ProbeError(
-                "shrinkage 0 needs images that differ within a class, and every class has only one; give a shrinkage "
+                "shrinkage 0 needs samples that differ within a class, and every class has only one; give a shrinkage "
                 "above 0, or use logistic"
             )
         return float(X.shape[1]), [
-            "one image per class does not show how images vary within a class: this LDA is the nearest class mean, and "
-            "its probabilities are rough; use logistic, or add images"
+            "one sample per class does not show how samples vary within a class: this LDA is the nearest class mean, "
+            "and its probabilities are rough; use logistic, or add samples"
         ]
