@@ -55,7 +55,7 @@ from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
-from featurepipe.vocabulary import CompareOptions, RunOptions
+from featurepipe.vocabulary import CompareOptions, PageOptions, RunOptions
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
@@ -150,6 +150,7 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE_DETAILS
+@flags(PageOptions, panel="Report")
 @FORCE
 @OUTPUT
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:

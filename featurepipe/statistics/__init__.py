@@ -28,6 +28,7 @@ array(['ant'], dtype='<U3')
 
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
 from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
+from featurepipe.statistics.projections import Plane, tsne
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
@@ -38,6 +39,7 @@ from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 __all__ = [
     "ROUNDING",
     "Chunk",
+    "Plane",
     "RidgeScores",
     "RowStatistics",
     "Statistics",
@@ -58,5 +60,6 @@ __all__ = [
     "to_centroids",
     "to_lda",
     "to_scaler",
+    "tsne",
     "wilson",
 ]
