@@ -15,6 +15,7 @@ from featurepipe.errors import DependencyMissing, FeaturepipeError, StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import SILENT, Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.models.answers import BLOCK as PROBABILITIES
 from featurepipe.models.candidates import Candidate, divide, find
 from featurepipe.models.files import Model
 from featurepipe.reports.galleries import NONE, Gallery
@@ -73,7 +74,11 @@ def gather(model: Path, loaded: Model, store: Path, how: Way, listener: Listener
             return matrices.gather(entry, places[numbers])
     else:  # a network that was tuned has no embeddings here
         rows = rows.take(slice(reported))
-        read = _embedded(model, loaded, opened, rows, listener).__getitem__
+        X = _embedded(model, loaded, opened, rows, listener)
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            return X[numbers]
+
     found = _judged(loaded, rows, min(reported, len(rows)), read, how.projection)
     made = Gallery(
         ids=[_local(id_, opened.root) for id_ in rows.ids.tolist()],
@@ -158,7 +163,7 @@ def _judged(model: Model, rows: FeatureMatrix, reported: int, read: Reader, proj
     guess = np.full(len(rows), NONE, np.int64)
     confidence, raw = np.zeros(len(rows), np.float32), np.zeros(reported, np.float32)
     points = np.zeros((len(rows), 2))
-    step = max(1, min(BLOCK, models.answers.BLOCK // max(1, len(model.classes))))
+    step = max(1, min(BLOCK, PROBABILITIES // max(1, len(model.classes))))
     order = np.arange(len(rows)) if rows.X.ndim < 2 else np.lexsort(rows.X.T[::-1])  # shard by shard
     for start in range(0, len(rows), step):
         at = np.sort(order[start : start + step])
@@ -208,9 +213,11 @@ def _projection(
     return lambda X, at: plane.place(X), said
 
 
-def _local(id_: str, root: str | os.PathLike[str]) -> str:
+def _local(id_: str, root: Path | None) -> str:
     """A sample's name without what lies above the data's folder."""
     if os.path.isabs(id_):
+        if root is None:
+            return os.path.basename(id_)
         inside = os.path.relpath(id_, root)
         return os.path.basename(id_) if inside.startswith(os.pardir) else inside
     return os.path.basename(id_) if id_.startswith(os.pardir + os.sep) else id_

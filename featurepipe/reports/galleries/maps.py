@@ -25,7 +25,7 @@ def embedding_map(gallery: Gallery) -> Html:
     return section(
         "Map of the embeddings",
         tag("p", what, "may have a wrong label. Point at a dot to see it; draw around dots to list them."),
-        tag("div", tag("noscript", "The map is drawn by a script, which this viewer does not run."), id="map"),
+        tag("div", tag("p", "The map is drawn by a script, which this viewer does not run."), id="map"),
         tag("small", f"{gallery.projection}. {len(gallery):,} {gallery.medium}s.{out}"),
     )
 
