@@ -430,7 +430,7 @@ def test_the_matrix_counts_and_the_pairs_are_those_of_the_guesses():
 
 def test_without_mistakes_there_are_no_pairs():
     part = section(reports.page(make(guesses=lambda y: y)), "Confusion matrix")
-    assert "No image was classified wrongly." in text(part)
+    assert "Nothing was classified wrongly." in text(part)
     assert part.find(".//table") is None
 
 

@@ -8,10 +8,11 @@ from pathlib import PurePath
 from typing import Any
 
 from featurepipe import probes
+from featurepipe.backbones import medium_of
 from featurepipe.cards import Card, Figures
 from featurepipe.models import Model
 from featurepipe.reports.galleries import Gallery
-from featurepipe.reports.markup import Html, join, section, tag
+from featurepipe.reports.markup import Html, join, percent, section, tag
 
 PAIRS = 2  # confusions that are said in words
 STORE = "STORE"  # where its name is not known
@@ -19,20 +20,23 @@ STORE = "STORE"  # where its name is not known
 
 def answer(model: Model, verdict: str, figures: Figures, gallery: Gallery | None) -> Html:
     """Three questions and their answers."""
-    wrong = "" if model.is_multi_label else _what_goes_wrong(figures, gallery)
+    wrong = "" if model.is_multi_label else _what_goes_wrong(figures, gallery, medium_of(model.backbone["spec"]))
+    if not verdict and not model.is_multi_label:
+        even = f"Guessing among {len(figures.classes):,} classes gives about {percent(1 / len(figures.classes))}"
+        verdict = f"No baseline was measured. {even}; the interval says how sure the figure above is."
     rows = {"Is this good?": verdict, "What goes wrong?": wrong, "What now?": tag("ul", *_what_now(model, gallery))}
     return tag(
         "dl", *(join(tag("dt", asked), tag("dd", said)) for asked, said in rows.items() if said), class_="answer"
     )
 
 
-def _what_goes_wrong(figures: Figures, gallery: Gallery | None) -> str:
+def _what_goes_wrong(figures: Figures, gallery: Gallery | None, medium: str) -> str:
     count = round((1 - figures.top1) * figures.n)
     if not count:
-        return f"Nothing on these {figures.n:,} images: every one is classified correctly."
+        return f"Nothing on these {figures.n:,} {medium}s: every one is classified correctly."
     text = f"{count:,} of {figures.n:,} {'is' if count == 1 else 'are'} wrong"
     pairs = [] if gallery is None else gallery.confusions(PAIRS)
-    named = [f"{gallery.labels[t]} is taken for {gallery.labels[g]} ({n:,}×)" for t, g, n in pairs if gallery]
+    named = [f"“{gallery.labels[t]}” is taken for “{gallery.labels[g]}” ({n:,}×)" for t, g, n in pairs if gallery]
     most = "Most often " if count > 1 else ""
     return f"{text}. {most}{'; '.join(named)}." if named else f"{text}."
 
@@ -48,7 +52,7 @@ def _what_now(model: Model, gallery: Gallery | None) -> list[Html]:
     if gallery is None or len(gallery.mistakes):
         text = "Check labels, copies and shortcuts: look at the mistakes below, and run "
         found.append(tag("li", text, tag("code", f"featurepipe audit {store} -o audit.html"), "."))
-    use = tag("code", "featurepipe predict MODEL PHOTOS")
+    use = tag("code", "featurepipe predict MODEL FILES")
     found.append(tag("li", "Classify new files: ", use, "."))
     return found
 
@@ -61,7 +65,7 @@ def _advised(advice: Mapping[str, Any]) -> Html:
         "tune-last": "Fine-tune the last blocks",
         "tune-all": "Fine-tune the whole network",
     }
-    more = " and label more images" if advice.get("more_labels") and advice["option"] == "linear" else ""
+    more = " and label more" if advice.get("more_labels") and advice["option"] == "linear" else ""
     parts = [f"{words[str(advice['option'])]}{more}."]
     gain = (advice.get("expected_gain") or {}).get(advice["option"])
     if gain is not None and advice["option"] != "linear":

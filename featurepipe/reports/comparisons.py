@@ -101,7 +101,7 @@ def _table(result: Mapping[str, Any]) -> Html:
         "extractions that made the shards reached, on whatever device; – where they do not say."
     )
     return section(
-        "Table", table(head, [_cells(row) for row in result["rows"]], marks, "sortable"), tag("small", legend)
+        "Table", table(head, [_cells(row) for row in result["rows"]], marks, "sortable dense"), tag("small", legend)
     )
 
 

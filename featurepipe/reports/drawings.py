@@ -157,12 +157,15 @@ def scatter(title: str, points: Sequence[tuple[str, float, float, float, float, 
     parts += [
         tag("text", f"{10.0**decade:g}", x=x(decade), y=300, text_anchor="middle") for decade in range(low, high + 1)
     ]
+    beside: dict[tuple[str, int], int] = {}  # dots that lie on each other have their numbers next to each other
     for number, ((name, cost, least, value, most, class_), at) in enumerate(zip(points, costs, strict=True), 1):
+        place = x(at), round(y(value) / 14)
+        beside[place] = beside.get(place, -1) + 1
         told = tag("title", f"{name}: {percent(value)}, {cost:.3g}")
         parts += [
             tag("line", x1=x(at), x2=x(at), y1=y(least), y2=y(most), class_="whisker"),
             tag("circle", told, cx=x(at), cy=y(value), r=6, class_=f"dot {class_}"),
-            tag("text", number, x=x(at), dx=10, y=y(value) + 4, class_="number"),
+            tag("text", number, x=x(at), dx=10 + 20 * beside[place], y=y(value) + 4, class_="number"),
         ]
     names = [tag("li", point[0]) for point in points]
     caption = tag("figcaption", title)

@@ -38,7 +38,7 @@ OPEN = 30  # labels up to which the whole table of labels lies open
 TICKS = 12  # values named below a curve
 LOWEST = 10  # labels that lie open of a longer one
 PAIRS, MANY_PAIRS = 8, 40  # pairs of classes that are listed: below a matrix, and where there is none
-CONFUSED = ["true class", "predicted class", "images"]
+CONFUSED = ["true class", "predicted class", "how many"]
 FOLDERS = re.compile(r"(?<![\w./:])/(?:[^\s/:]+/)+(?=[^\s/:]+)")  # of absolute paths
 NINETY_FIVE = f"95{SPACE}%"
 
@@ -46,13 +46,18 @@ NINETY_FIVE = f"95{SPACE}%"
 def headline(model: models.Model, title: str, data: str, figures: Figures) -> Html:
     """The figure that counts, how sure it is, and of what."""
     where = str(model.card.evaluated_on)
-    interval = f" on n = {figures.n:,} images; {NINETY_FIVE} interval {interval_text(figures)}"
+    interval = f" on n = {figures.n:,} {_things(model)}; {NINETY_FIVE} interval {interval_text(figures)}"
     return join(
         tag("h1", title),
         tag("p", percent(figures.top1), class_="top1"),
         tag("p", tag("b", f"{where} top-1"), interval, f" ({method(figures)}).", no_test(where), copies(figures)),
         what_it_is(model, data),
     )
+
+
+def _things(model: models.Model) -> str:
+    """What samples are called."""
+    return f"{backbones.medium_of(model.backbone['spec'])}s"
 
 
 def local(text: str) -> str:
@@ -90,13 +95,15 @@ def what_it_is(model: models.Model, data: str) -> Html:
         validation = tuning.validation  # which was not learned from, at first
         count = card.splits.train - (0 if validation.on == "val" else validation.n)
         count = tuning.refit.images if tuning.refit and tuning.is_refitted else count
-        size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
+        size = f", tuned together on {count:,} {_things(model)} of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     seen: str = join("embeddings of the frozen backbone ", tag("b", whole_name))
     if described := backbones.DESCRIPTORS.get(backbone["spec"]["architecture"]):
         seen = described.title
+    elif backbone["spec"]["architecture"] in HANDMADE:
+        seen = HANDMADE[backbone["spec"]["architecture"]]
     kinds = "labels" if model.is_multi_label else "classes"
-    size = f", trained on {card.learned:,} images of {len(model.classes):,} {kinds} from "
+    size = f", trained on {card.learned:,} {_things(model)} of {len(model.classes):,} {kinds} from "
     return tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), ".")
 
 
@@ -364,7 +371,7 @@ def confusion(figures: Figures, gallery: Gallery | None = None) -> Html:
         tag("h3", "Most confused pairs"),
         table([*CONFUSED, "share of the class"], rows, class_="words")
         if rows
-        else tag("p", "No image was classified wrongly."),
+        else tag("p", "Nothing was classified wrongly."),
         tag("small", f"And {more:,} more." if more == 1 else f"And {more:,} more pairs.") if more > 0 else "",
     )
 
@@ -381,7 +388,7 @@ def _many_confusions(gallery: Gallery) -> Html:
     said = f"There are too many classes for a matrix. These pairs are {shown:,} of {wrong:,} mistakes."
     return section(
         "Most confused pairs",
-        tag("p", said) if rows else tag("p", "No image was classified wrongly."),
+        tag("p", said) if rows else tag("p", "Nothing was classified wrongly."),
         table(CONFUSED, rows, class_="words sortable") if rows else "",
         drawer() if rows else "",
     )
@@ -425,7 +432,7 @@ def how_made(model: models.Model) -> Html:
         "weights": PurePath(source["weights"]).name if source["weights"] else random,
         "weights digest": tag("span", spec["weights"] or "none", class_="code"),
         "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
-        "data": f"{PurePath(data.root).name or data.root}: {data.samples:,} labelled images of {data.classes:,} classes"
+        "data": f"{PurePath(data.root).name or data.root}: {data.samples:,} labelled {_things(model)} of {data.classes:,} classes"
         + ("" if data.task is None else f"; labels {data.task} of {PurePath(data.labels or '').name}"),
         "splits": ", ".join(f"{n:,} {name}" for name, n in card.splits.items()) + f" ({card.split_source})",
         "seed": card.seed,

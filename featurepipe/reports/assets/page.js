@@ -102,7 +102,8 @@
     const said = make("span", {}, make("bdi", {class: "said"}, safe(data.labels[guess])), " " + sure);
     const caption = make("figcaption", {}, said);
     if (kind === " wrong") caption.append(make("span", {}, "label ", make("bdi", {}, safe(data.labels[truth]))));
-    caption.append(make("bdi", {class: "path"}, safe(data.ids[row])));
+    const parts = data.ids[row].split("/").flatMap((part, place) => [place ? "/" : "", make("bdi", {}, safe(part))]);
+    caption.append(make("span", {class: "path"}, ...parts));
     return make("figure", {class: "card" + kind}, ...lookOf(data, row), caption);
   }
 
@@ -354,7 +355,7 @@
           this.only = this.only === value ? null : value;
           for (const one of this.legend.querySelectorAll("button")) one.setAttribute("aria-pressed", one === key ? String(this.only !== null) : "false");
           this.draw();
-        }}, dot, safe(this.names[value]), ` ${count(counts.get(value))}`);
+        }}, dot, make("bdi", {}, safe(this.names[value])), ` ${count(counts.get(value))}`);
         return key;
       });
       const others = this.n - [...this.tones.keys()].reduce((sum, value) => sum + counts.get(value), 0);

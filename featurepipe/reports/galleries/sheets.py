@@ -68,11 +68,17 @@ def card(gallery: Gallery, row: int) -> Html:
         "figcaption",
         tag("span", tag("bdi", guess, class_="said"), f" {sure}"),
         label,
-        tag("bdi", gallery.ids[row], class_="path"),
+        path(gallery.ids[row]),
     )
     look = gallery.looks.get(row)
     seen = tag("div", "no picture", class_="none") if look is None else show_look(look, gallery.ids[row])
     return tag("figure", seen, caption, class_=f"card{kind}", data_row=row)
+
+
+def path(name: str) -> Html:
+    """A path, each part by itself: words that are read from the right would change the order of what is around them."""
+    parts = [tag("bdi", part) for part in name.split("/")]
+    return tag("span", *(join("/" if number else "", part) for number, part in enumerate(parts)), class_="path")
 
 
 def show_look(look: Look, name: str) -> Html:
