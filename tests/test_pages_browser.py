@@ -91,7 +91,11 @@ def tuned(tmp_path_factory):
     extract(photos(folder / "data", ("ant", "bee"), 30, 60), folder / "store")
     probe(folder / "store", folder / "m" / "model.safetensors", baselines="none")
     finetune(
-        folder / "m" / "model.safetensors", folder / "store", folder / "m" / "tuned.safetensors", tune="last-1", epochs=2
+        folder / "m" / "model.safetensors",
+        folder / "store",
+        folder / "m" / "tuned.safetensors",
+        tune="last-1",
+        epochs=2,
     )
     return Path(report(folder / "m" / "tuned.safetensors")["report"])
 

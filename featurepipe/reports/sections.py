@@ -422,6 +422,7 @@ def how_made(model: models.Model) -> Html:
     card, backbone, spec = model.card, model.backbone, model.backbone["spec"]
     source, data = backbone["source"], card.data
     random = "random" if source["random_seed"] is not None else source["name"]
+    root = PurePath(data.root).name or data.root
     facts = {
         "backbone": backbone["name"],
         "architecture": spec["architecture"] + (f" {json.dumps(spec['arguments'])}" if spec["arguments"] else ""),
@@ -432,7 +433,7 @@ def how_made(model: models.Model) -> Html:
         "weights": PurePath(source["weights"]).name if source["weights"] else random,
         "weights digest": tag("span", spec["weights"] or "none", class_="code"),
         "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
-        "data": f"{PurePath(data.root).name or data.root}: {data.samples:,} labelled {_things(model)} of {data.classes:,} classes"
+        "data": f"{root}: {data.samples:,} labelled {_things(model)} of {data.classes:,} classes"
         + ("" if data.task is None else f"; labels {data.task} of {PurePath(data.labels or '').name}"),
         "splits": ", ".join(f"{n:,} {name}" for name, n in card.splits.items()) + f" ({card.split_source})",
         "seed": card.seed,
