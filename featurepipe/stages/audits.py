@@ -188,8 +188,8 @@ def _write(path: Path, result: Mapping[str, Any], source: Store, entry: Entry, *
         wanted = reports.pictured(result)
         digests = {row.sample.id: row.digest for row in source.rows() if row.sample.id in wanted and row.digest}
         held = dict(zip(digests, source.pending(digests.values()), strict=True)) if digests else {}
-        looks = show({id_: held[id_] for id_ in wanted if id_ in held}, LOOKS[backbones.medium_of(entry.spec)])
-        write_text(path, reports.audit_page(result, looks))
+        shown, way = {id_: held[id_] for id_ in wanted if id_ in held}, LOOKS.get(backbones.medium_of(entry.spec))
+        write_text(path, reports.audit_page(result, {} if way is None else show(shown, way)))
         return
     text = io.StringIO()
     writer = csv.writer(text)

@@ -110,7 +110,7 @@
   function cards(data, rows) {
     const first = rows.slice(0, SHOWN).map((row) => card(data, row));
     const more = rows.length - first.length;
-    const sheet = make("div", {class: "sheet"}, ...first);
+    const sheet = make("div", {class: `sheet ${data.medium}`}, ...first);
     return more > 0 ? [sheet, make("small", {}, `and ${count(more)} more`)] : [sheet];
   }
 
@@ -299,7 +299,7 @@
       this.tip.hidden = row < 0;
       if (row >= 0) {
         const made = card(this.data, row);
-        this.tip.className = made.className + " tip";
+        this.tip.className = `${made.className} tip ${this.data.medium}`;
         this.tip.replaceChildren(...made.children);
         const [x, y] = this.placeOf(row), half = this.plane.clientWidth / 2;
         this.tip.style.left = x < half ? `${x + 14}px` : "";

@@ -55,7 +55,7 @@ def sheets(gallery: Gallery) -> dict[str, list[int]]:
 
 
 def _sheet(gallery: Gallery, rows: Iterable[int]) -> Html:
-    return tag("div", *(card(gallery, row) for row in rows), class_="sheet")
+    return tag("div", *(card(gallery, row) for row in rows), class_=f"sheet {gallery.medium}")
 
 
 def card(gallery: Gallery, row: int) -> Html:
