@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 HERE = Path(__file__).parent
 PICTURE, PHONE = HERE / "report.png", HERE / "report-phone.png"
 SHOWN = 2  # sections: the answer, the images to look at first
-SIZES = {PICTURE: (1280, 1180), PHONE: (390, 1000)}
+SIZES = {PICTURE: (1280, 760), PHONE: (390, 1000)}
 QUIET = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking hide-scrollbars"
 HIDDEN = ("style", "title", "head", "script", "figure")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

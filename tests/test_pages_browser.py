@@ -220,7 +220,7 @@ def test_a_cell_of_the_matrix_opens_its_pictures_by_pointer_and_by_keyboard(brow
 
 def lassoed(browser):
     """Draw around the whole map."""
-    canvas = browser.find_element(By.CSS_SELECTOR, "#map canvas")
+    canvas = browser.find_element(By.CSS_SELECTOR, "#map canvas[tabindex]")
     script(browser, "arguments[0].scrollIntoView({block: 'center'})", canvas)
     half = canvas.size["width"] // 2 - 4, canvas.size["height"] // 2 - 4
     corners = [(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]
@@ -254,7 +254,7 @@ def test_the_map_shows_what_is_under_the_pointer_and_lists_what_is_drawn_around(
 
 def test_the_map_is_of_use_with_the_keyboard_alone(browser, digits):
     opened(browser, digits)
-    script(browser, "document.querySelector('#map canvas').focus()")
+    script(browser, "document.querySelector('#map canvas[tabindex]').focus()")
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     tip = browser.find_element(By.CSS_SELECTOR, "#map .tip")
     first = tip.text
@@ -271,7 +271,7 @@ def test_the_map_is_of_use_with_the_keyboard_alone(browser, digits):
 
 def test_the_pointer_finds_the_dot_below_it_and_colours_can_be_chosen(browser, digits):
     opened(browser, digits)
-    canvas = browser.find_element(By.CSS_SELECTOR, "#map canvas")
+    canvas = browser.find_element(By.CSS_SELECTOR, "#map canvas[tabindex]")
     script(browser, "arguments[0].scrollIntoView({block: 'center'})", canvas)
     tip = browser.find_element(By.CSS_SELECTOR, "#map .tip")
     seen = set()

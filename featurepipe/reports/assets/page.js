@@ -181,10 +181,11 @@
       this.only = null;
       this.at = -1;
       this.path = null;
+      this.paper = make("canvas", {"aria-hidden": "true"}); // the dots; above it what changes with the pointer
       this.canvas = make("canvas", {tabindex: "0", role: "application",
         "aria-label": "Map of the samples. Arrow keys go from dot to dot, space selects, escape clears."});
       this.tip = make("figure", {class: "card tip", hidden: ""});
-      this.plane = make("div", {class: "plane"}, this.canvas, this.tip);
+      this.plane = make("div", {class: "plane"}, this.paper, this.canvas, this.tip);
       this.legend = make("div", {class: "legend", role: "group", "aria-label": "Colours"});
       this.picks = make("div", {role: "region", "aria-live": "polite", "aria-label": "Selected samples"});
       this.select = make("select", {"aria-label": "Colour of the dots", onchange: () => this.colour()},
@@ -209,7 +210,7 @@
       });
       canvas.addEventListener("pointermove", (event) => {
         const [x, y] = this.where(event);
-        if (this.path) { this.path.push([x, y]); this.draw(); } else this.point(this.nearest(x, y));
+        if (this.path) { this.path.push([x, y]); this.mark(); } else this.point(this.nearest(x, y));
       });
       canvas.addEventListener("pointerup", () => {
         const path = this.path;
@@ -217,7 +218,7 @@
         if (path && path.length > 4) this.choose(this.inside(path));
         else if (path) this.toggle(this.nearest(...path[0]));
       });
-      canvas.addEventListener("pointercancel", () => { this.path = null; this.draw(); });
+      canvas.addEventListener("pointercancel", () => { this.path = null; this.mark(); });
       canvas.addEventListener("pointerleave", () => { if (document.activeElement !== canvas) this.point(-1); });
       canvas.addEventListener("blur", () => this.point(-1));
       canvas.addEventListener("keydown", (event) => {
@@ -228,7 +229,7 @@
         else return;
         event.preventDefault();
       });
-      new ResizeObserver(() => this.draw()).observe(this.plane);
+      new ResizeObserver(() => this.layOut()).observe(this.plane);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     }
 
@@ -237,52 +238,46 @@
       return [event.clientX - box.left, event.clientY - box.top];
     }
 
-    scale() {
-      const width = this.canvas.clientWidth, height = this.canvas.clientHeight, edge = 12;
-      if (this.wide === undefined) {
-        let wide = 1, high = 1;
-        for (let row = 0; row < this.n; row++) { wide = Math.max(wide, this.data.x[row]); high = Math.max(high, this.data.y[row]); }
-        [this.wide, this.high] = [wide, high];
-      }
-      return [(width - 2 * edge) / this.wide, (height - 2 * edge) / this.high, edge, height];
-    }
-
-    placeOf(row, [across, up, edge, height] = this.scale()) {
-      return [edge + across * this.data.x[row], height - edge - up * this.data.y[row]];
+    // Where each dot lies, in pixels.
+    layOut() {
+      const {x, y} = this.data, edge = 12, width = this.canvas.clientWidth, height = this.canvas.clientHeight;
+      const across = (width - 2 * edge) / x.reduce((a, b) => Math.max(a, b), 1);
+      const up = (height - 2 * edge) / y.reduce((a, b) => Math.max(a, b), 1);
+      this.px = Float32Array.from(x, (one) => edge + across * one);
+      this.py = Float32Array.from(y, (one) => height - edge - up * one);
+      this.draw();
     }
 
     seen(row) { return this.only === null || this.values[row] === this.only; }
 
     nearest(x, y, reach = 14) {
-      const scale = this.scale();
+      const {px, py} = this;
       let best = -1, least = reach * reach;
       for (let row = 0; row < this.n; row++) {
-        if (!this.seen(row)) continue;
-        const [u, v] = this.placeOf(row, scale), far = (u - x) ** 2 + (v - y) ** 2;
-        if (far < least) { best = row; least = far; }
+        const right = px[row] - x, down = py[row] - y, far = right * right + down * down;
+        if (far < least && this.seen(row)) { best = row; least = far; }
       }
       return best;
     }
 
     next([right, down]) {
-      const scale = this.scale();
       if (this.at < 0) return this.nearest(this.canvas.clientWidth / 2, this.canvas.clientHeight / 2, 1e5);
-      const [x, y] = this.placeOf(this.at, scale);
+      const x = this.px[this.at], y = this.py[this.at];
       let best = this.at, least = Infinity;
       for (let row = 0; row < this.n; row++) {
         if (row === this.at || !this.seen(row)) continue;
-        const [u, v] = this.placeOf(row, scale);
-        const along = right * (u - x) + down * (v - y), across = Math.abs(down * (u - x)) + Math.abs(right * (v - y));
+        const u = this.px[row] - x, v = this.py[row] - y;
+        const along = right * u + down * v, across = Math.abs(down * u) + Math.abs(right * v);
         if (along > 0.5 && along + 2 * across < least) { best = row; least = along + 2 * across; }
       }
       return best;
     }
 
     inside(path) {
-      const scale = this.scale(), found = [];
+      const found = [];
       for (let row = 0; row < this.n; row++) {
         if (!this.seen(row)) continue;
-        const [x, y] = this.placeOf(row, scale);
+        const x = this.px[row], y = this.py[row];
         let odd = false;
         for (let i = 0, j = path.length - 1; i < path.length; j = i++) {
           const [ax, ay] = path[i], [bx, by] = path[j];
@@ -301,13 +296,13 @@
         const made = card(this.data, row);
         this.tip.className = `${made.className} tip ${this.data.medium}`;
         this.tip.replaceChildren(...made.children);
-        const [x, y] = this.placeOf(row), half = this.plane.clientWidth / 2;
+        const x = this.px[row], y = this.py[row], half = this.plane.clientWidth / 2;
         this.tip.style.left = x < half ? `${x + 14}px` : "";
         this.tip.style.right = x < half ? "" : `${this.plane.clientWidth - x + 14}px`;
         this.tip.style.top = y < this.plane.clientHeight / 2 ? `${Math.max(y - 10, 0)}px` : "";
         this.tip.style.bottom = y < this.plane.clientHeight / 2 ? "" : `${this.plane.clientHeight - y - 10}px`;
       }
-      this.draw();
+      this.mark();
     }
 
     toggle(row) {
@@ -323,7 +318,7 @@
       const clear = make("button", {type: "button", onclick: () => this.choose([])}, "Clear");
       const title = make("p", {}, `${count(rows.length)} selected `, save, " ", clear);
       this.picks.replaceChildren(...(rows.length ? [title, ...cards(this.data, rows)] : []));
-      this.draw();
+      this.mark();
     }
 
     save(rows) {
@@ -365,48 +360,52 @@
       this.draw();
     }
 
+    // Once for each frame at most, however often it is asked for.
     draw() {
-      const {canvas} = this, ratio = window.devicePixelRatio || 1;
-      const width = canvas.clientWidth, height = canvas.clientHeight;
-      if (!width || !this.values) return;
-      canvas.width = width * ratio;
-      canvas.height = height * ratio;
-      const pen = canvas.getContext("2d"), scale = this.scale();
+      if (this.waiting) return;
+      this.waiting = true;
+      requestAnimationFrame(() => { this.waiting = false; this.paint(); this.mark(); });
+    }
+
+    pen(canvas) {
+      const ratio = window.devicePixelRatio || 1, pen = canvas.getContext("2d");
+      canvas.width = canvas.clientWidth * ratio;
+      canvas.height = canvas.clientHeight * ratio;
       pen.scale(ratio, ratio);
-      const size = this.n > 20000 ? 2 : this.n > 3000 ? 4 : 6;
-      const ink = getComputedStyle(document.body).color;
-      const groups = new Map();
-      for (let row = 0; row < this.n; row++) {
-        const tone = this.seen(row) ? this.tones.get(this.values[row]) || OTHER : null;
-        if (tone === null) continue;
-        if (!groups.has(tone)) groups.set(tone, []);
-        groups.get(tone).push(row);
-      }
+      return pen;
+    }
+
+    paint() {
+      if (!this.px) return;
+      const pen = this.pen(this.paper), {px, py} = this;
+      const size = this.n > 20000 ? 2 : this.n > 3000 ? 4 : 6, half = size / 2;
       pen.globalAlpha = 0.8;
-      for (const [tone, rows] of [...groups].sort((a, b) => (b[0] === OTHER) - (a[0] === OTHER))) {
+      const groups = new Map([[OTHER, []], ...[...this.tones.values()].map((tone) => [tone, []])]);
+      for (let row = 0; row < this.n; row++) if (this.seen(row)) groups.get(this.tones.get(this.values[row]) || OTHER).push(row);
+      for (const [tone, rows] of groups) {
         pen.fillStyle = tone;
-        for (const row of rows) {
-          const [x, y] = this.placeOf(row, scale);
-          pen.fillRect(x - size / 2, y - size / 2, size, size);
-        }
-      }
-      pen.globalAlpha = 1;
-      pen.strokeStyle = ink;
-      for (const row of this.picked) this.ring(pen, row, scale, size);
-      if (this.at >= 0) { pen.lineWidth = 2; this.ring(pen, this.at, scale, size + 4); }
-      if (this.path) {
-        pen.setLineDash([4, 4]);
-        pen.beginPath();
-        for (const [x, y] of this.path) pen.lineTo(x, y);
-        pen.closePath();
-        pen.stroke();
+        for (const row of rows) pen.fillRect(px[row] - half, py[row] - half, size, size);
       }
     }
 
-    ring(pen, row, scale, size) {
-      const [x, y] = this.placeOf(row, scale);
+    mark() {
+      if (!this.px) return;
+      const pen = this.pen(this.canvas);
+      pen.strokeStyle = getComputedStyle(document.body).color;
+      for (const row of this.picked) this.ring(pen, row, 5);
+      pen.lineWidth = 2;
+      if (this.at >= 0) this.ring(pen, this.at, 7);
+      if (!this.path) return;
+      pen.setLineDash([4, 4]);
       pen.beginPath();
-      pen.arc(x, y, size / 2 + 2, 0, 7);
+      for (const [x, y] of this.path) pen.lineTo(x, y);
+      pen.closePath();
+      pen.stroke();
+    }
+
+    ring(pen, row, radius) {
+      pen.beginPath();
+      pen.arc(this.px[row], this.py[row], radius, 0, 7);
       pen.stroke();
     }
   }
