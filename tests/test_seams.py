@@ -44,6 +44,7 @@ from featurepipe.media import Transform
 from featurepipe.probes.kinds.kind import Kind
 from featurepipe.probes.kinds.linear import Linear, linear_estimator
 from featurepipe.reports import pages
+from featurepipe.reports.looks import LOOKS, Look, Way
 from featurepipe.reports.markup import Html, section, tag
 from featurepipe.sources import SOURCES, Files, Source
 from featurepipe.stores import Pending, Store
@@ -260,6 +261,17 @@ def test_a_new_section_is_one_function(photos, tmp_path, monkeypatch):
     shutil.rmtree(root)
     page = Path(report(tmp_path / "m.safetensors")["report"]).read_text("utf-8")
     assert "photos lies in None" in page
+
+
+def test_a_new_look_is_one_function(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOOKS, "image", Way(lambda data, part: Look(words=f"{len(data)} bytes & no picture"), 5))
+    extract(photos(per_class=12), tmp_path / "st", backbone="pixels")
+    probe(tmp_path / "st", tmp_path / "m.safetensors", kind="ridge", baselines="none")
+    made = report(tmp_path / "m.safetensors", store=tmp_path / "st")
+    page = Path(made["report"]).read_text("utf-8")
+    assert made["shown"] == 5
+    assert "bytes &amp; no picture</blockquote>" in page
+    assert "<img" not in page
 
 
 def test_a_new_check_is_one_function(photos, tmp_path, monkeypatch):

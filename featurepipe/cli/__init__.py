@@ -57,7 +57,7 @@ from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.samples import label, search
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.errors import BackboneError, FeaturepipeError
-from featurepipe.vocabulary import CompareOptions, RunOptions
+from featurepipe.vocabulary import CompareOptions, PageOptions, RunOptions
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
@@ -152,6 +152,7 @@ def main() -> None:
 @DEVICES
 @REHASH
 @PROBE_DETAILS
+@flags(PageOptions, panel="Report")
 @FORCE
 @OUTPUT
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:

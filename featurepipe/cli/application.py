@@ -9,9 +9,11 @@ import click
 
 from featurepipe.characters import shown_all
 from featurepipe.cli import texts
+from featurepipe.cli.flags import flags
 from featurepipe.cli.help import Command
 from featurepipe.cli.options import COLUMNS, DEVICE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
 from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, say, show
+from featurepipe.vocabulary import ReportOptions
 
 STDOUT = "-"
 
@@ -93,13 +95,23 @@ def predict(
 @click.command(cls=Command)
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="HTML file to write.  [default: next to the model file]")
+@flags(ReportOptions, panel="Report")
 @FORCE
 @TOLD
-def report(model: str, output: str | None, force: bool, as_json: bool, quiet: bool) -> None:
-    """Write the HTML report of a model file: figures, baselines, confusions, and how it was made.
+def report(model: str, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Write the HTML report of a model file: how good it is, what goes wrong, what to do next, how it was made.
+
+    The report is one file that works offline. Next to the store of the embeddings it shows the samples: the most
+    confident mistakes, the least certain, the samples behind each cell of the confusion matrix, and a map.
 
     \b
       $ featurepipe run data/digits -o digits
       $ featurepipe report digits -o digits.html
     """
-    show(as_json, load_stages(quiet).report(model, output, force=force), lambda r: f"report → {r['report']}")
+    show(as_json, load_stages(quiet).report(model, output, listener=Talk(quiet), **given), report_text)
+
+
+def report_text(result: dict[str, Any]) -> str:
+    """The result of `report`."""
+    said = f" (figures only: {result['missing']})" if result["missing"] else ""
+    return f"report → {result['report']}{said}"

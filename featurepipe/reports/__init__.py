@@ -1,7 +1,8 @@
 """Reports: one self-contained HTML page of a model file, from the model's own card, of a comparison, or of an audit.
 
-No network and no script: the style is inline and the drawings are inline SVG. What comes from outside (class names,
-paths, notes) cannot become markup, because `tag` escapes every string that is not already `Html`.
+A page loads nothing: styles, drawings and pictures are in it, and so is its one script, which the page's policy names
+by its digest. What comes from outside (class names, paths, notes) cannot become markup, because `tag` escapes every
+string that is not already `Html`, nor code, because the script only ever sets texts.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from featurepipe import models
 from featurepipe.errors import ModelFileError
 from featurepipe.reports.audits import audit_page, pictured
 from featurepipe.reports.comparisons import comparison_page
+from featurepipe.reports.galleries import Gallery
 from featurepipe.reports.markup import is_page
 from featurepipe.reports.pages import SECTIONS, Page, draw
 
-__all__ = ["SECTIONS", "Page", "audit_page", "comparison_page", "is_page", "page", "pictured"]
+__all__ = ["SECTIONS", "Gallery", "Page", "audit_page", "comparison_page", "is_page", "page", "pictured"]
 
 
-def page(model: models.Model) -> str:
+def page(model: models.Model, gallery: Gallery | None = None, missing: str = "") -> str:
     """Draw a model's page.
 
     Parameters
     ----------
     model : Model
         Its card, backbone, kind and classes are read; nothing is computed again.
+    gallery : Gallery, optional
+        The samples themselves.
+    missing : str
+        Why there is no gallery, where the page shall say it.
 
     Returns
     -------
@@ -38,7 +44,7 @@ def page(model: models.Model) -> str:
     if model.card.evaluated_on is None:
         raise ModelFileError("the model file holds no figures to report; one that featurepipe probe writes does")
     try:
-        return draw(model)
+        return draw(model, gallery, missing)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of a card by other hands
         why = f"{type(error).__name__}: {error}"
         raise ModelFileError(

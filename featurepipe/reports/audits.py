@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurepipe.reports.markup import PICTURES, Html, document, join, picture, section, tag
+from featurepipe.reports.galleries.sheets import show_look
+from featurepipe.reports.looks import Look
+from featurepipe.reports.markup import Html, document, join, section, tag
 
 FINDINGS = 24  # of each kind that are shown
 SAMPLES = 4  # of each finding
 
 
-def audit_page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def audit_page(result: Mapping[str, Any], pictures: Mapping[str, Look]) -> str:
     """Draw the page of what `featurepipe.stages.audit` found.
 
     Parameters
     ----------
     result : mapping
         What it returns; nothing is computed again.
-    pictures : mapping of str to str
-        Id of a sample → its picture, as a ``data:`` address; of `pictured`'s, as many as there are.
+    pictures : mapping of str to Look
+        Id of a sample → how it is shown; of `pictured`'s, as many as there are.
 
     Returns
     -------
@@ -30,9 +32,7 @@ def audit_page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     title = f"{Path(result['root']).name or result['root']}: audit of {result['samples']:,} images"
     parts = [_check(name, one, _of(result, name), pictures) for name, one in result["checks"].items()]
     lines = tag("ul", *(tag("li", line) for line in result["summary"]))
-    return document(
-        title, tag("h1", title), tag("div", lines, class_="box"), *parts, _how_made(result), policy=PICTURES
-    )
+    return document(title, tag("h1", title), tag("div", lines, class_="box"), *parts, _how_made(result), script=True)
 
 
 def pictured(result: Mapping[str, Any]) -> list[str]:
@@ -47,7 +47,7 @@ def _of(result: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 
 def _check(
-    name: str, told: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]
+    name: str, told: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], pictures: Mapping[str, Look]
 ) -> Html:
     title = name.replace("-", " ").capitalize()
     if told["skipped"] is not None:
@@ -57,22 +57,22 @@ def _check(
     return section(title, *(_kind(kind, count, findings, pictures) for kind, count in told["kinds"].items()))
 
 
-def _kind(kind: str, count: int, findings: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> Html:
+def _kind(kind: str, count: int, findings: Sequence[Mapping[str, Any]], pictures: Mapping[str, Look]) -> Html:
     """The surest findings of a kind."""
     mine = _first(findings, kind)
     more = f" (the first {FINDINGS} are shown)" if count > FINDINGS else ""
     cards = [_card(finding, pictures) for finding in mine]
-    return join(tag("h3", f"{kind.capitalize()}: {count:,}{more}"), tag("div", *cards, class_="sheet"))
+    return join(tag("h3", f"{kind.capitalize()}: {count:,}{more}"), tag("div", *cards, class_="sheet findings"))
 
 
 def _first(findings: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
     return [finding for finding in findings if finding["kind"] == kind][:FINDINGS]
 
 
-def _card(finding: Mapping[str, Any], pictures: Mapping[str, str]) -> Html:
+def _card(finding: Mapping[str, Any], pictures: Mapping[str, Look]) -> Html:
     """A finding: its pictures, what they are called, and why."""
     samples = finding["samples"][:SAMPLES]
-    images = [picture(pictures[one["id"]], one["id"]) for one in samples if one["id"] in pictures]
+    images = [show_look(pictures[one["id"]], one["id"]) for one in samples if one["id"] in pictures]
     names = [tag("small", _name(one)) for one in samples]
     more = len(finding["samples"]) - len(samples)
     rest = tag("small", f"and {more} more") if more else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurepipe.comparisons import is_reference, named, p_text, verdict
-from featurepipe.reports.drawings import dots
+from featurepipe.reports.drawings import dots, scatter
 from featurepipe.reports.markup import SPACE, Html, document, interval_text, join, method, percent, section, table, tag
+from featurepipe.reports.sections import local
 
 NINETY_FIVE = f"95{SPACE}%"
 
@@ -27,15 +29,17 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         A whole HTML document that needs no other file.
     """
     title = f"{Path(result['root']).name or result['root']}: {len(result['rows'])} rows compared"
-    notes = [tag("li", note) for note in result["notes"]]
+    notes = [tag("li", local(note)) for note in result["notes"]]
     return document(
         title,
         _headline(result, title),
         tag("div", tag("b", "Notes"), tag("ul", *notes), class_="box") if notes else "",
         _figure(result),
+        _costs(result),
         _table(result),
         _imagenet(result),
         _how_made(result),
+        script=True,
     )
 
 
@@ -68,6 +72,25 @@ def _figure(result: Mapping[str, Any]) -> Html:
     return section("Top-1", dots(rows), tag("small", legend))
 
 
+def _costs(result: Mapping[str, Any]) -> Html:
+    """Accuracy against what it costs; nothing where fewer than two rows say how long they took."""
+    known = [row for row in result["rows"] if row["images_per_second"]]
+    if len(known) < 2:
+        return Html()
+    points = []
+    for row in known:
+        kind = "reference" if is_reference(result, row) else "" if row["is_baseline"] else "trained"
+        low, high = row["interval"]
+        points.append((named(row), 1000 / row["images_per_second"], low, row["top1"], high, kind))
+    devices = ", ".join(sorted({str(row["device"]) for row in known if row["device"]}))
+    on = f" Measured while the store was filled, on {devices}; other work of that machine counts." if devices else ""
+    return section(
+        "Accuracy against cost",
+        scatter(f"{result['evaluated_on']} top-1 in %, by milliseconds per image", points),
+        tag("small", f"Up and left is better. Lines: {NINETY_FIVE} intervals.{on}"),
+    )
+
+
 def _table(result: Mapping[str, Any]) -> Html:
     head = ["backbone, layer", "probe", "selection", f"{result['evaluated_on']} top-1", f"{NINETY_FIVE} interval"]
     head += ["difference", "wins : losses", "p", "p (Holm)", "width", "samples/s", "MB"]
@@ -77,7 +100,9 @@ def _table(result: Mapping[str, Any]) -> Html:
         f"reference, is right; from them p. Holm: corrected for {len(marks) - 1} comparisons. Samples/s: what the "
         "extractions that made the shards reached, on whatever device; – where they do not say."
     )
-    return section("Table", table(head, [_cells(row) for row in result["rows"]], marks), tag("small", legend))
+    return section(
+        "Table", table(head, [_cells(row) for row in result["rows"]], marks, "sortable dense"), tag("small", legend)
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[object]:
@@ -116,14 +141,22 @@ def _imagenet(result: Mapping[str, Any]) -> Html:
 
 def _how_made(result: Mapping[str, Any]) -> Html:
     splits = ", ".join(f"{n:,} {name}" for name, n in result["splits"].items())
+    data = PurePath(result["root"]).name or result["root"]
     facts = {
-        "stores": ", ".join(result["stores"]),
-        "data": f"{result['root']}: {result['samples']:,} labelled samples of {result['classes']:,} classes",
+        "stores": ", ".join(PurePath(store).name for store in result["stores"]),
+        "data": f"{data}: {result['samples']:,} labelled samples of {result['classes']:,} classes",
         "splits": f"{splits} ({result['split_source']})",
         "selection": "; ".join(sorted({row["selected_on"] for row in result["rows"]})),
         "seed": result["seed"],
         **{named(row): tag("span", row["fingerprint"], class_="code") for row in result["rows"]},
     }
+    stores = [PurePath(store).name for store in result["stores"]]
+    kinds = [word for kind in dict.fromkeys(row["kind"] for row in result["rows"]) for word in ("--kind", kind)]
+    command = shlex.join(
+        ["featurepipe", "compare", *stores, *kinds, "--seed", str(result["seed"]), "-o", "compare.html"]
+    )
     return section(
-        "How it was made", table([], [[tag("small", name), of] for name, of in facts.items()], class_="words")
+        "How it was made",
+        tag("pre", command, class_="code"),
+        table([], [[tag("small", name), of] for name, of in facts.items()], class_="words"),
     )

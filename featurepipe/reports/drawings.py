@@ -107,8 +107,77 @@ def _ticks(values: np.ndarray) -> list[float]:
     return [round(i * step, 9) for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
 
 
-def matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
-    """Heat map of counts (K, K), rows true, columns predicted. All in pixels: its cells are square."""
+def plot(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, diagonal: bool = False) -> Html:
+    """Lines through points of fractions, on axes in percent; with `diagonal`, both axes go from 0 to 100."""
+    every = np.array([point for points in lines.values() for point in points])
+    if not len(every):
+        return Html()
+    ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if diagonal else _ticks(every[:, 1])
+
+    def y(value: float) -> float:
+        return round(20 + 150 * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
+
+    def x(value: float) -> float:
+        return round(14 + 82 * value, 2)
+
+    parts = [tag("line", x1="14%", x2="96%", y1=y(tick), y2=y(tick)) for tick in ticks]
+    parts += [tag("text", f"{100 * tick:g}", x="11%", y=y(tick) + 4, text_anchor="end") for tick in ticks]
+    parts += [
+        tag("text", f"{100 * at:g}", x=f"{x(at)}%", y=190, text_anchor="middle") for at in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    parts += [tag("line", x1=f"{x(0)}%", x2=f"{x(1)}%", y1=y(0), y2=y(1), class_="mark")] if diagonal else []
+    for name, points in lines.items():
+        places = [(f"{x(a)}%", y(b)) for a, b in points]
+        drawn = [tag("line", x1=p, x2=q, y1=v, y2=w) for (p, v), (q, w) in pairwise(places)]
+        many = len(points) > 2 * COUNTED  # then the line alone says it
+        dots = [
+            tag("circle", tag("title", f"{100 * a:.1f}: {100 * b:.1f}"), cx=p, cy=v, r=3)
+            for (a, b), (p, v) in zip(points, places, strict=True)
+        ]
+        parts.append(tag("g", *drawn, *([] if many else dots), class_=f"curve {name.replace(' ', '-')}"))
+    keys = [tag("span", name, class_=f"key curve {name.replace(' ', '-')}") for name in lines if len(lines) > 1]
+    caption = tag("figcaption", tag("div", title), *keys)
+    return tag("figure", caption, tag("svg", *parts, width="100%", height=196, role="img"))
+
+
+def scatter(title: str, points: Sequence[tuple[str, float, float, float, float, str]]) -> Html:
+    """A numbered dot on its interval for each (name, cost, low, value, high, class), over a logarithmic axis."""
+    costs = np.log10([point[1] for point in points])
+    low, high = math.floor(costs.min() - 0.1), math.ceil(costs.max() + 0.1)
+    ticks = _ticks(np.array([point[2:5] for point in points]))
+
+    def y(value: float) -> float:
+        return round(20 + 260 * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
+
+    def x(value: float) -> str:
+        return f"{8 + 88 * (value - low) / (high - low):.2f}%"
+
+    parts = [tag("line", x1="8%", x2="96%", y1=y(tick), y2=y(tick)) for tick in ticks]
+    parts += [tag("text", f"{100 * tick:g}", x="6.5%", y=y(tick) + 4, text_anchor="end") for tick in ticks]
+    parts += [
+        tag("text", f"{10.0**decade:g}", x=x(decade), y=300, text_anchor="middle") for decade in range(low, high + 1)
+    ]
+    beside: dict[tuple[str, int], int] = {}  # dots that lie on each other have their numbers next to each other
+    for number, ((name, cost, least, value, most, class_), at) in enumerate(zip(points, costs, strict=True), 1):
+        place = x(at), round(y(value) / 14)
+        beside[place] = beside.get(place, -1) + 1
+        told = tag("title", f"{name}: {percent(value)}, {cost:.3g}")
+        parts += [
+            tag("line", x1=x(at), x2=x(at), y1=y(least), y2=y(most), class_="whisker"),
+            tag("circle", told, cx=x(at), cy=y(value), r=6, class_=f"dot {class_}"),
+            tag("text", number, x=x(at), dx=10 + 20 * beside[place], y=y(value) + 4, class_="number"),
+        ]
+    names = [tag("li", point[0]) for point in points]
+    caption = tag("figcaption", title)
+    drawn = tag("svg", *parts, width="100%", height=306, role="img")
+    return tag("figure", caption, drawn, tag("ol", *names, class_="numbered"))
+
+
+def matrix(counts: np.ndarray, classes: Sequence[str], cells: Sequence[int] | None = None) -> Html:
+    """Heat map of counts (K, K), rows true, columns predicted. All in pixels: its cells are square.
+
+    With `cells`, the classes' numbers in the page's data, the script shows the samples behind a cell.
+    """
     K = len(classes)
     cell = max(7, min(56, 640 // K))
     names = list(map(short, classes)) if cell >= 12 else []
@@ -121,13 +190,16 @@ def matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
         if K <= COUNTED:
             place = f"translate({left + middle:.1f} {top - 6:.1f}) rotate(-45)"
             parts.append(tag("text", name, full, transform=place))
-    parts += _cells(counts, classes, cell, left, top)
+    parts += _cells(counts, classes, cell, left, top, cells)
     width, height = round(left + K * cell + top), round(top + K * cell + 2)
     box = f"0 0 {width} {height}"
-    return tag("svg", *parts, viewBox=box, width=width, height=height, role="img", class_="matrix")
+    role = "img" if cells is None else "group"
+    return tag("svg", *parts, viewBox=box, width=width, height=height, role=role, class_="matrix")
 
 
-def _cells(counts: np.ndarray, classes: Sequence[str], cell: int, left: float, top: float) -> list[Html]:
+def _cells(
+    counts: np.ndarray, classes: Sequence[str], cell: int, left: float, top: float, numbers: Sequence[int] | None
+) -> list[Html]:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(14, 1.5 * cell / len(str(counts.max())))
     parts = []
@@ -136,6 +208,8 @@ def _cells(counts: np.ndarray, classes: Sequence[str], cell: int, left: float, t
         title = tag("title", f"{classes[i]}: {counts[i, j]} of {counts[i].sum()} classified as {classes[j]}")
         where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": cell - 1, "height": cell - 1}
         colour = {"class_": "right" if i == j else "wrong", "fill_opacity": f"{depth:.2f}"}
+        if numbers is not None:
+            colour["data_cell"] = f"{numbers[i]},{numbers[j]}"
         parts.append(tag("rect", title, **where, **colour))
         if len(classes) <= COUNTED:
             where = {"x": f"{x + cell / 2:.1f}", "y": f"{y + cell / 2 + size / 3:.1f}", "text_anchor": "middle"}

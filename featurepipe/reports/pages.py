@@ -10,8 +10,9 @@ from types import ModuleType
 
 from featurepipe.cards import Card, Figures
 from featurepipe.models import Model
-from featurepipe.reports import labelsets, promotions, sections
-from featurepipe.reports.markup import Html, document
+from featurepipe.reports import answers, labelsets, promotions, sections
+from featurepipe.reports.galleries import Gallery, confidences, maps, sheets
+from featurepipe.reports.markup import Html, document, section, tag
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,15 @@ class Page:
     Attributes
     ----------
     model : Model
+    gallery : Gallery or None
+        The samples themselves, where the store of their embeddings is at hand.
+    missing : str
+        Why there is no gallery.
     """
 
     model: Model
+    gallery: Gallery | None = None
+    missing: str = ""
 
     @property
     def card(self) -> Card:
@@ -65,6 +72,39 @@ def headline(page: Page) -> Html:
     return page.words.headline(page.model, page.title, page.data, page.figures)
 
 
+def answer(page: Page) -> Html:
+    """Is it good, what goes wrong, what now."""
+    verdict = "" if page.model.is_multi_label else sections.verdict(page.card, page.figures)
+    return answers.answer(page.model, verdict, page.figures, page.gallery, sections.medium_of(page.model))
+
+
+def contact_sheet(page: Page) -> Html:
+    """The samples that say most; why there are none where the page was asked for them in vain."""
+    if page.gallery is None:
+        return section("Look at these first", tag("p", f"No pictures: {page.missing}.")) if page.missing else Html()
+    return sheets.contact_sheet(page.gallery, str(page.card.evaluated_on))
+
+
+def trust(page: Page) -> Html:
+    """How far confidence can be trusted."""
+    return Html() if page.gallery is None else confidences.trust(page.gallery, str(page.card.evaluated_on))
+
+
+def embedding_map(page: Page) -> Html:
+    """Where the samples lie."""
+    return Html() if page.gallery is None else maps.embedding_map(page.gallery)
+
+
+def layers(page: Page) -> Html:
+    """The layers among which one was chosen."""
+    return sections.layers(page.card)
+
+
+def commands(page: Page) -> Html:
+    """What makes it again."""
+    return answers.commands(page.model, page.gallery)
+
+
 def warnings(page: Page) -> Html:
     """What the reader has to know first."""
     return sections.warnings(page.model)
@@ -102,7 +142,7 @@ def selection(page: Page) -> Html:
 
 def confusion(page: Page) -> Html:
     """Which classes are taken for which."""
-    return Html() if page.model.is_multi_label else sections.confusion(page.figures)
+    return Html() if page.model.is_multi_label else sections.confusion(page.figures, page.gallery)
 
 
 def per_class(page: Page) -> Html:
@@ -119,20 +159,27 @@ def how_made(page: Page) -> Html:
 
 SECTIONS: list[Section] = [
     headline,
+    answer,
     warnings,
+    contact_sheet,
+    confusion,
+    per_class,
+    embedding_map,
+    trust,
     finetuning,
     baselines,
     blocks,
     few_labels,
     figures,
+    layers,
     selection,
-    confusion,
-    per_class,
+    commands,
     how_made,
 ]
 
 
-def draw(model: Model) -> str:
+def draw(model: Model, gallery: Gallery | None = None, missing: str = "") -> str:
     """A whole HTML document."""
-    page = Page(model)
-    return document(page.title, *(section(page) for section in SECTIONS))
+    page = Page(model, gallery, missing)
+    data = [] if gallery is None else [maps.data_of(gallery)]
+    return document(page.title, *(draw_one(page) for draw_one in SECTIONS), *data, script=True)

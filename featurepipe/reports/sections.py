@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import numpy as np
 from featurepipe import backbones, models, probes
 from featurepipe.cards import Card, ClassFigures, Draws, FewShot, Figures
 from featurepipe.comparisons.blocks import block_verdict
-from featurepipe.reports.drawings import COUNTED, bars, curves, matrix
+from featurepipe.reports.drawings import COUNTED, bars, curves, dots, matrix
+from featurepipe.reports.galleries import Gallery
+from featurepipe.reports.galleries.sheets import drawer, opener, top_confusions
 from featurepipe.reports.markup import (
     SPACE,
     Html,
@@ -31,22 +35,47 @@ from featurepipe.vocabulary.names import HANDMADE
 BASELINE_LABELS = {"majority": "majority class", **HANDMADE, "random_backbone": "random backbone"}
 SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 ROOM = 1.3  # between the last number of shots and all labels, so that both can be written below a curve
-OPEN = 30  # classes up to which the whole per-class table lies open
+OPEN = 30  # labels up to which the whole table of labels lies open
 TICKS = 12  # values named below a curve
-LOWEST = 10  # classes that lie open of a longer one
+LOWEST = 10  # labels that lie open of a longer one
+PAIRS, MANY_PAIRS = 8, 40  # pairs of classes that are listed: below a matrix, and where there is none
+CONFUSED = ["true class", "predicted class", "how many"]
+FOLDERS = re.compile(r"(?<![\w./:])/(?:[^\s/:]+/)+(?=[^\s/:]+)")  # of absolute paths
 NINETY_FIVE = f"95{SPACE}%"
 
 
 def headline(model: models.Model, title: str, data: str, figures: Figures) -> Html:
     """The figure that counts, how sure it is, and of what."""
     where = str(model.card.evaluated_on)
-    interval = f" on n = {figures.n:,} images; {NINETY_FIVE} interval {interval_text(figures)}"
+    interval = f" on n = {figures.n:,} {_things(model)}; {NINETY_FIVE} interval {interval_text(figures)}"
     return join(
         tag("h1", title),
         tag("p", percent(figures.top1), class_="top1"),
         tag("p", tag("b", f"{where} top-1"), interval, f" ({method(figures)}).", no_test(where), copies(figures)),
         what_it_is(model, data),
     )
+
+
+def _things(model: models.Model) -> str:
+    """What samples are called."""
+    return f"{medium_of(model)}s"
+
+
+def medium_of(model: models.Model) -> str:
+    """What a sample is called: by its medium, if all backbones take the same."""
+    media = {backbones.medium_of(one["spec"]) for one in model.backbones}
+    return media.pop() if len(media) == 1 else "sample"
+
+
+def local(text: str) -> str:
+    """A text without the folders of absolute paths: a page may go to people who must not see them.
+
+    Examples
+    --------
+    >>> local("no figure for pixels: /home/ann/secret/a.png is gone")
+    'no figure for pixels: a.png is gone'
+    """
+    return FOLDERS.sub("", text)
 
 
 def no_test(where: str) -> str:
@@ -74,21 +103,24 @@ def what_it_is(model: models.Model, data: str) -> Html:
         validation = tuning.validation  # which was not learned from, at first
         count = card.splits.train - (0 if validation.on == "val" else validation.n)
         count = tuning.refit.images if tuning.refit and tuning.is_refitted else count
-        size = f", tuned together on {count:,} images of {len(model.classes):,} classes from "
+        size = f", tuned together on {count:,} {_things(model)} of {len(model.classes):,} classes from "
         return tag("p", "A linear head and its backbone ", tag("b", whole_name), size, tag("b", data), ".")
     several = len(model.backbones) > 1
     seen: str = join(f"embeddings of the frozen backbone{'s' if several else ''} ", tag("b", whole_name))
-    if not several and (described := backbones.DESCRIPTORS.get(model.backbone["spec"]["architecture"])):
+    architecture = "" if several else model.backbone["spec"]["architecture"]
+    if described := backbones.DESCRIPTORS.get(architecture):
         seen = described.title
+    elif architecture in HANDMADE:
+        seen = HANDMADE[architecture]
     kinds = "labels" if model.is_multi_label else "classes"
-    size = f", trained on {card.learned:,} images of {len(model.classes):,} {kinds} from "
+    size = f", trained on {card.learned:,} {_things(model)} of {len(model.classes):,} {kinds} from "
     return tag("p", f"A {model.kind} probe on ", seen, size, tag("b", data), ".")
 
 
 def warnings(model: models.Model) -> Html:
     """Notes, and a banner where the weights are random."""
     seed = next((seed for one in model.backbones if (seed := one["source"]["random_seed"]) is not None), None)
-    notes = [tag("li", note) for note in model.card.notes]
+    notes = [tag("li", local(note)) for note in model.card.notes]
     random = tag("b", "random weights: a baseline, not a trained backbone")
     learned = f" (seed {seed}). The network has learned nothing; only the probe on top of it was fitted."
     return join(
@@ -103,16 +135,27 @@ def compared(card: Card, labels: Mapping[str, str]) -> dict[str, str]:
     return {key: name for key, name in labels.items() if key in usual or key in card.baselines}
 
 
+def verdict(card: Card, figures: Figures) -> str:
+    """Whether the figure is above those of the baselines, in a sentence; nothing where there are none."""
+    present = _present(card)
+    return _verdict("model" if card.tuned else "probe", figures, present) if present else ""
+
+
+def _present(card: Card) -> dict[str, float]:
+    """The baselines that were measured."""
+    found = {name: card.baselines.get(key) for key, name in compared(card, BASELINE_LABELS).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    found = {name: card.baselines.get(key) for key, name in compared(card, BASELINE_LABELS).items()}
-    present = {name: value for name, value in found.items() if value is not None}
-    absent = ", ".join(name for name in found if name not in present)
+    present = _present(card)
+    absent = ", ".join(name for name in compared(card, BASELINE_LABELS).values() if name not in present)
     present |= {f"{one.name} alone": one.top1 for one in (card.blocks.alone if card.blocks else [])}
     what, commonest = "model" if card.tuned else "probe", card.majority_class  # which files of before lack
     return section(
         "Compared with baselines",
-        tag("p", _verdict(what, figures, present)) if present else "",
+        tag("p", verdict(card, figures)) if present else "",
         bars({f"this {what}": figures.top1, **present}, None if figures.groups is not None else figures.n),
         tag("small", f"Top-1 on {card.evaluated_on}; whiskers: {NINETY_FIVE} Wilson intervals."),
         tag("small", f"Majority class: always answering “{commonest}”, the most common class in train.")
@@ -282,6 +325,21 @@ def selection(model: models.Model) -> Html:
     )
 
 
+def layers(card: Card) -> Html:
+    """The figures of all layers among which one was chosen; nothing where there was no choice."""
+    if not card.layers:
+        return Html()
+    rows = [_layer(row) for row in card.layers]
+    on = card.layers[0]["selection"]["on"] if card.layers[0]["selection"] else "nothing"
+    legend = f"{card.evaluated_on} top-1 in %, with {NINETY_FIVE} intervals. Blue: the layer that was chosen, on {on}."
+    return section("Layers", dots(rows), tag("small", legend))
+
+
+def _layer(row: Mapping[str, Any]) -> tuple[str, float, float, float, str]:
+    low, high = row["interval"]
+    return row["layer"], low, row["top1"], high, "reference" if row["chosen"] else "trained"
+
+
 def _probe_kind(model: models.Model) -> str:
     """The kind of the probe; a tuned head is logistic, whatever the probe was."""
     tuning = model.card.finetuning
@@ -303,23 +361,64 @@ def _rule(card: Card) -> str:
     return f"{by}: {protocol.selection}."
 
 
-def confusion(figures: Figures) -> Html:
-    """The confusion matrix and the pairs most often confused; nothing where the card has no counts."""
+def confusion(figures: Figures, gallery: Gallery | None = None) -> Html:
+    """The confusion matrix and the pairs most often confused, with the samples behind them where there is a gallery.
+
+    Of more than 100 classes there is no matrix, and the pairs are those of the gallery; nothing without both.
+    """
     if figures.confusion is None:
-        return Html()
+        return Html() if gallery is None else _many_confusions(gallery)
     counts, classes = np.array(figures.confusion), figures.classes
+    numbers = _numbers(classes, gallery)
     wrong = counts - np.diag(np.diag(counts))  # (K, K)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:5]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[i, j]]
-    rows = [[classes[i], classes[j], f"{counts[i, j]:,}", percent(counts[i, j] / counts[i].sum())] for i, j in pairs]
-    head = ["true class", "predicted class", "images", "share of the class"]
+    rows = [
+        [
+            classes[i],
+            classes[j],
+            f"{counts[i, j]:,}" if numbers is None else opener(numbers[i], numbers[j], int(counts[i, j])),
+            percent(counts[i, j] / counts[i].sum()),
+        ]
+        for i, j in pairs
+    ]
+    more = int((wrong > 0).sum()) - len(pairs)
     legend = "Rows: true class; columns: predicted class. Blue is right, orange wrong; darker: larger share of the row."
     return section(
         "Confusion matrix",
-        tag("div", matrix(counts, classes), class_="wide"),
+        tag("p", "Click a cell to see what is behind it. Arrow keys go from cell to cell, Enter opens one.")
+        if numbers
+        else "",
+        tag(
+            "div",
+            tag("div", matrix(counts, classes, numbers), class_="wide"),
+            drawer() if numbers else "",
+            class_="behind",
+        ),
         tag("small", legend, "" if len(classes) <= COUNTED else " Point at a cell to see its classes."),
         tag("h3", "Most confused pairs"),
-        table(head, rows, class_="words") if rows else tag("p", "No image was classified wrongly."),
+        table([*CONFUSED, "share of the class"], rows, class_="words")
+        if rows
+        else tag("p", "Nothing was classified wrongly."),
+        tag("small", f"And {more:,} more." if more == 1 else f"And {more:,} more pairs.") if more > 0 else "",
+    )
+
+
+def _numbers(classes: Sequence[str], gallery: Gallery | None) -> list[int] | None:
+    """The classes' numbers in a gallery; None where it does not know them all."""
+    known = {} if gallery is None else {label: number for number, label in enumerate(gallery.labels)}
+    return [known[name] for name in classes] if all(name in known for name in classes) else None
+
+
+def _many_confusions(gallery: Gallery) -> Html:
+    rows = top_confusions(gallery, MANY_PAIRS)
+    wrong, shown = len(gallery.mistakes), sum(count for *_, count in gallery.confusions(MANY_PAIRS))
+    said = f"There are too many classes for a matrix. These pairs are {shown:,} of {wrong:,} mistakes."
+    return section(
+        "Most confused pairs",
+        tag("p", said) if rows else tag("p", "Nothing was classified wrongly."),
+        table(CONFUSED, rows, class_="words sortable") if rows else "",
+        drawer() if rows else "",
     )
 
 
@@ -329,13 +428,10 @@ def per_class(figures: Figures) -> Html:
     known = figures.per_class.items()
     order = sorted(known, key=lambda item: (not item[1].support, item[1].recall, item[0]))
     rows = [_class_row(name, one) for name, one in order]
-    first = len(rows) if len(rows) <= OPEN else LOWEST
-    rest = [tag("summary", f"the other {len(rows) - first:,} classes"), table(head, rows[first:])]
     return section(
         "Per class",
-        tag("p", "Lowest recall first", f": the lowest {first} of {len(rows):,}." if rows[first:] else "."),
-        table(head, rows[:first]),
-        tag("details", *rest) if rows[first:] else "",
+        tag("p", f"{len(rows):,} classes, lowest recall first."),
+        table(head, rows, class_="sortable"),
     )
 
 
@@ -352,9 +448,10 @@ def _class_row(name: str, one: ClassFigures) -> list[object]:
 def how_made(model: models.Model) -> Html:
     """Everything needed to make it again."""
     card, data = model.card, model.card.data
+    root = PurePath(data.root).name or data.root
     facts = {
-        "data": f"{data.root}: {data.samples:,} labelled images of {data.classes:,} classes"
-        + ("" if data.task is None else f"; labels {data.task} of {data.labels}"),
+        "data": f"{root}: {data.samples:,} labelled {_things(model)} of {data.classes:,} classes"
+        + ("" if data.task is None else f"; labels {data.task} of {PurePath(data.labels or '').name}"),
         "splits": ", ".join(f"{n:,} {name}" for name, n in card.splits.items()) + f" ({card.split_source})",
         "seed": card.seed,
         "versions": ", ".join(f"{library} {version}" for library, version in card.versions.items()),
@@ -378,7 +475,7 @@ def _backbone_facts(backbone: Mapping[str, Any]) -> dict[str, Any]:
         "pooling": spec["pooling"] or "the model's own",
         "precision": spec["precision"],
         "transform": ", ".join(f"{key} {json.dumps(value)}" for key, value in spec["transform"].items()),
-        "weights": source["weights"] or random,
+        "weights": PurePath(source["weights"]).name if source["weights"] else random,
         "weights digest": tag("span", spec["weights"] or "none", class_="code"),
         "fingerprint": tag("span", backbone["fingerprint"], class_="code"),
     }

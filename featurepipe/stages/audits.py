@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import audits, manifests, matrices, reports
+from featurepipe import audits, backbones, manifests, matrices, reports
 from featurepipe.audits import Checked, Evidence, Finding, Leak, fixes
-from featurepipe.audits.thumbnails import thumbnails
 from featurepipe.characters import safe_cell
 from featurepipe.errors import OutputError, SampleError
 from featurepipe.files import check_safe_csv, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.reports.looks import LOOKS, show
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
@@ -112,7 +112,7 @@ def audit(
     fixed = None if table is None else _fix(table, source, samples, found, safe=safe_csv)
     result = {**_identity(source, entry), **_told(samples, found, leak), "fixed": fixed, "seed": seed}
     if path is not None:
-        _write(path, result, source, safe=safe_csv)
+        _write(path, result, source, entry, safe=safe_csv)
     return {
         **result,
         "output": None if path is None else str(path),
@@ -183,12 +183,13 @@ def _is_audit(path: Path) -> bool:
     return tuple(manifests.header(path)) == COLUMNS
 
 
-def _write(path: Path, result: Mapping[str, Any], source: Store, *, safe: bool) -> None:
+def _write(path: Path, result: Mapping[str, Any], source: Store, entry: Entry, *, safe: bool) -> None:
     if path.suffix.lower() == ".html":
         wanted = reports.pictured(result)
         digests = {row.sample.id: row.digest for row in source.rows() if row.sample.id in wanted and row.digest}
-        images = dict(zip(digests, source.pending(digests.values()), strict=True)) if digests else {}
-        write_text(path, reports.audit_page(result, thumbnails(images, [id_ for id_ in wanted if id_ in images])))
+        held = dict(zip(digests, source.pending(digests.values()), strict=True)) if digests else {}
+        shown, way = {id_: held[id_] for id_ in wanted if id_ in held}, LOOKS.get(backbones.medium_of(entry.spec))
+        write_text(path, reports.audit_page(result, {} if way is None else show(shown, way)))
         return
     text = io.StringIO()
     writer = csv.writer(text)

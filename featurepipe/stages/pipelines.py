@@ -24,7 +24,7 @@ from featurepipe.stages.protocols import probe_protocol
 from featurepipe.stages.reports import DRAWN, report
 from featurepipe.stores import Store
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import BackboneOptions, ExtractOptions, RunOptions, TableOptions
+from featurepipe.vocabulary import BackboneOptions, ExtractOptions, PageOptions, RunOptions, TableOptions
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,14 @@ MERGED = "metrics.json"
 
 
 @guarded
-@spread(table=TableOptions, recipe=Options, wanted=RunOptions, compute=ExtractOptions, options=BackboneOptions)
+@spread(
+    table=TableOptions,
+    recipe=Options,
+    wanted=RunOptions,
+    compute=ExtractOptions,
+    shown=PageOptions,
+    options=BackboneOptions,
+)
 def run(
     data: str | Path,
     output: str | Path | None = None,
@@ -43,6 +50,7 @@ def run(
     recipe: Options,
     wanted: RunOptions,
     compute: ExtractOptions,
+    shown: PageOptions,
     force: bool = False,
     listener: Listener = BARS,
     **options: Any,
@@ -64,6 +72,7 @@ def run(
     recipe
     wanted
     compute
+    shown
     force : bool
         As for `extract` and `probe`.
     listener : Listener
@@ -114,7 +123,8 @@ def run(
     else:  # trust is of the backbone that was asked for
         probed = probe(store, model, **vars(recipe), workers=compute.workers, trust=True, **both)
     evaluated = evaluate(probed["model"], store) if probed["model"] else {}  # its notes are the probe's
-    drawn = report(probed["model"], results / DRAWN, force=force) if probed["model"] else {"report": None}
+    page: dict[str, Any] = {**vars(shown), "force": force, "listener": listener}
+    drawn = report(probed["model"], results / DRAWN, **page) if probed["model"] else {"report": None}
     merged = {
         **extracted,
         **probed,
@@ -141,10 +151,14 @@ def run(
             force=force,
             listener=listener,
         )
-        merged["finetune"] = tuned | report(tuned["model"], force=force)
+        merged["finetune"] = tuned | _drawn(report(tuned["model"], **page))
         merged["seconds"] = round(time.perf_counter() - started, 3)
         write_text(results / MERGED, json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def _drawn(made: dict[str, Any]) -> dict[str, Any]:
+    return {key: made[key] for key in ("model", "report")}
 
 
 def _is_merged(path: Path) -> bool:

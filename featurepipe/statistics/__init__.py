@@ -29,6 +29,7 @@ array(['ant'], dtype='<U3')
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
 from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
 from featurepipe.statistics.neighbours import Nearest, directions, nearest, search
+from featurepipe.statistics.projections import Plane, tsne
 from featurepipe.statistics.ridges import ridge_classifier, ridge_path
 from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
@@ -40,6 +41,7 @@ __all__ = [
     "ROUNDING",
     "Chunk",
     "Nearest",
+    "Plane",
     "RidgeScores",
     "RowStatistics",
     "Statistics",
@@ -63,5 +65,6 @@ __all__ = [
     "to_centroids",
     "to_lda",
     "to_scaler",
+    "tsne",
     "wilson",
 ]

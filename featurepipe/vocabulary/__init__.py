@@ -10,6 +10,7 @@ from featurepipe.vocabulary.flags import Flag, flags_of, option
 from featurepipe.vocabulary.pipelines import RunOptions
 from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, JoinOptions, ProbeOptions, ProtocolOptions
 from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
+from featurepipe.vocabulary.reports import PageOptions, ReportOptions
 
 __all__ = [
     "BackboneOptions",
@@ -21,9 +22,11 @@ __all__ = [
     "Flag",
     "JoinOptions",
     "OriginOptions",
+    "PageOptions",
     "ProbeOptions",
     "PromotionOptions",
     "ProtocolOptions",
+    "ReportOptions",
     "RunOptions",
     "TableOptions",
     "TransformOptions",

@@ -34,3 +34,4 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SWITCH = ("auto", "on", "off")  # of compiling, and of caching activations
 OPTIMIZERS = ("adamw", "sgd")
 AUGMENTATIONS = ("standard", "crop", "none")
+PROJECTIONS = ("pca", "tsne")  # maps of embeddings
