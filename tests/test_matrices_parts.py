@@ -210,7 +210,7 @@ def test_val_images_that_are_copies_of_training_images_choose_nothing(stored, ki
 def test_where_all_val_images_are_copies_cross_validation_chooses(stored):
     result = plainly(stored(*leaking_val(10)))
     assert result["val"]["source"] == "5-fold cross-validation on train"
-    assert any(note.startswith("every val image is an exact copy of a training image") for note in result["notes"])
+    assert any(note.startswith("every val sample is an exact copy of a training sample") for note in result["notes"])
 
 
 # -- what a model has seen ----------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def test_labels_that_no_image_has_are_left_out_of_the_means():
 def test_images_without_labels_alone_cannot_be_evaluated_on():
     X, Y = data()
     estimator = probes.fit_labels(X, sets(Y), value=1.0).estimator
-    with pytest.raises(ProbeError, match="none of the 2 images to evaluate on has a label"):
+    with pytest.raises(ProbeError, match="none of the 2 samples to evaluate on has a label"):
         probes.evaluate(estimator, X[:2], [";", ";"])
     with pytest.raises(ProbeError, match="class 'dog' is unknown to the model; it knows ant, bee, cat"):
         probes.evaluate(estimator, X[:2], ["ant;dog", ";"])

@@ -87,7 +87,7 @@ def test_the_page_leads_with_the_reference_and_how_it_was_chosen():
     main = tree(reports.comparison_page(result())).find("body/main")
     assert text(main.find("h1")) == "photos: 2 rows compared"
     assert text(main.find("p[@class='top1']")) == "95.0 %"
-    assert "test top-1 of vit, ridge on n = 240 images; 95 % interval 91.5–97.1 % (Wilson)." in text(main)
+    assert "test top-1 of vit, ridge on n = 240 samples; 95 % interval 91.5–97.1 % (Wilson)." in text(main)
     assert comparisons.verdict(result()) in text(main)
 
 

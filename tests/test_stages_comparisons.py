@@ -624,7 +624,7 @@ def test_the_reference_is_chosen_as_the_strength_is(behind, chosen):
 
 def test_no_images_to_report_on(store):
     edit(store, lambda row: row if row["id"].endswith("/0.png") and row["split"] == "train" else None)
-    with pytest.raises(ManifestError, match="too small to hold any image back"):
+    with pytest.raises(ManifestError, match="too small to hold any sample back"):
         plainly(store)
 
 

@@ -218,7 +218,7 @@ def test_wrong_words_are_refused(stored):
 
 
 def test_classes_of_one_image_leave_nothing_to_report_on(stored):
-    with pytest.raises(ManifestError, match="too small to hold any image back"):
+    with pytest.raises(ManifestError, match="too small to hold any sample back"):
         probe(stored(per_class=1), baselines="none")
 
 
