@@ -54,6 +54,7 @@ def test_run_begins_with_the_dozen_that_are_needed_most():
         "Probe",
         "Few labels",
         "Output",
+        "Report",
     ]
     first = text.split("\nCommon options:")[1].split("\nBackbone:")[0]
     assert re.findall(r"^  (?:-\w, )?--([\w-]+)", first, re.MULTILINE) == [

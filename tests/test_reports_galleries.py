@@ -58,7 +58,7 @@ def test_a_sheet_says_what_it_shows():
     made = gallery(np.zeros(many, int), np.ones(many, int), np.linspace(0.5, 0.9, many))
     page = sheets.contact_sheet(made, "test")
     assert f"{many} of {many} test images are wrong." in page
-    assert "5 more are in the confusion matrix" in page
+    assert "5 more are on the map below" in page
     assert page.count('class="card wrong"') == SHEET + 5  # the others are the least certain
     assert "The images themselves are not shown" in page
     good = sheets.contact_sheet(gallery(np.array([1]), np.array([1]), np.array([1.0])), "val")

@@ -44,6 +44,9 @@ def test_an_image_keeps_its_shape_and_its_colour():
     box = opened(LOOKS["image"].look(encoded(pixels), "100,0,160,60"))
     assert box.size == (96, 96)
     assert np.asarray(box).mean() < 12
+    dark = np.zeros((30, 30, 3), np.uint8)
+    dark[10:20, 10:20] = 200
+    assert opened(LOOKS["image"].look(encoded(dark), None)).size == (96, 96)  # black around it is of the image
     grey = opened(LOOKS["image"].look(encoded(np.full((30, 30, 3), 128, np.uint8)), None))
     assert grey.size == (96, 96)  # it is no border
 

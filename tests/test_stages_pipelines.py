@@ -98,7 +98,8 @@ def test_a_note_is_heard_once(photos, tmp_path):
 
 def test_a_report_is_drawn_beside_the_model(photos, tmp_path):
     model = Path(run(photos(per_class=5), tmp_path / "out", backbone="pixels", **QUICK)["model"])
-    assert report(model) == {"model": str(model), "report": str(model.with_name("report.html"))}  # as run calls it
+    page = str(model.with_name("report.html"))  # as run calls it
+    assert report(model) == {"model": str(model), "report": page, "shown": 10, "missing": None}
     other = model.rename(model.with_name("other.safetensors"))
     assert report(other)["report"] == str(other.with_suffix(".html"))
     model = other.rename(model)

@@ -40,7 +40,7 @@ TICKS = 12  # values named below a curve
 LOWEST = 10  # labels that lie open of a longer one
 PAIRS, MANY_PAIRS = 8, 40  # pairs of classes that are listed: below a matrix, and where there is none
 CONFUSED = ["true class", "predicted class", "how many"]
-FOLDERS = re.compile(r"(?<![\w./:])/(?:[^\s/:]+/)+(?=[^\s/:]+)")  # of absolute paths
+FOLDERS = re.compile(r"(?<![^\s'\"(“])/(?:[^\s/:<>]+/)+(?=[^\s/:])")  # of absolute paths
 NINETY_FIVE = f"95{SPACE}%"
 
 

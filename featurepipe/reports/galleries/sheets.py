@@ -20,7 +20,7 @@ def contact_sheet(gallery: Gallery, where: str) -> Html:
     if wrong:
         said = f"{wrong:,} of {gallery.reported:,} {where} {word} {'is' if wrong == 1 else 'are'} wrong. "
         said += "First those where the model is most sure: hard cases, or wrong labels."
-        named = f" {more:,} more are in the confusion matrix." if more else ""
+        named = f" {more:,} more are on the map below: colour it by “right or wrong”." if more else ""
         mistakes = join(tag("p", said, named), _sheet(gallery, parts["mistakes"]))
     doubtful = f"The {where} {word} where the model is least sure. Right or wrong, they are worth a second look."
     best = "One typical example of each class: right, and most sure."

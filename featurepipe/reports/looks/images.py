@@ -10,6 +10,7 @@ from featurepipe.sources.source import Content
 
 SIDE = 96  # pixels
 FRAMED = ImageTransform((3, SIDE, SIDE), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "border", "draft")
+GREY = round(255 * FRAMED.mean[0])  # of the border
 
 
 def look(data: Content, part: str | None) -> Look:
@@ -18,9 +19,9 @@ def look(data: Content, part: str | None) -> Look:
 
 
 def _unframed(pixels: np.ndarray) -> np.ndarray:
-    """The same (h, w, 3) without the border that makes it square, whose pixels are all of one grey."""
-    is_border = (pixels == pixels[0, 0]).all(axis=2)  # (h, w)
-    if is_border.all() or len(set(pixels[0, 0].tolist())) > 1:
+    """The same (h, w, 3) without the border that makes it square."""
+    is_border = (pixels == GREY).all(axis=2)  # (h, w)
+    if is_border.all():
         return pixels
     rows, columns = (np.flatnonzero(~is_border.all(axis=axis)) for axis in (1, 0))
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
