@@ -43,7 +43,9 @@ def test_folders_and_tables_among_others_keep_their_labels_and_get_paths_from_he
 
 @pytest.mark.parametrize("places", [["gone.jpg"], ["one.jpg", "gone"]])
 def test_what_is_not_there_is_named(here, places):
-    with pytest.raises(ManifestError, match=r"gone.* does not exist; give images, folders of images, or tables"):
+    with pytest.raises(
+        ManifestError, match=r"gone.* does not exist; give images, folders of images, archives, or tables"
+    ):
         gather(places)
 
 

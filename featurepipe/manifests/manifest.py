@@ -10,13 +10,14 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.containers import read_container
 from featurepipe.manifests.folders import medium_of, read_folder
 from featurepipe.manifests.groups import check_groups, check_pattern, group_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.media import MEDIA
-from featurepipe.sources import Files, Source, Tables, cell
+from featurepipe.sources import Columns, Files, Source, Tables, cell, open_container
 from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
 PART = re.compile(r"[\d.,\s-]+")  # numbers, however a medium writes its parts
@@ -69,12 +70,13 @@ def read(
     group_from: str | None = None,
     medium: str | None = None,
 ) -> Manifest:
-    """Read the manifest of a folder or a table.
+    """Read the manifest of a folder, a table or a container.
 
     Parameters
     ----------
     source : path
-        Folder of images or sounds, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+        Folder of images or sounds, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or what
+        `featurepipe.sources.open_container` knows, such as a ``.zip`` or ``.tar`` file.
     path_column, label_column : str, optional
         The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     text_column : str, optional
@@ -100,7 +102,6 @@ def read(
     >>> len(manifest), manifest.samples[0].label, manifest.samples[0].split
     (1797, '0', 'test')
     """
-    path = Path(source)
     if group_column is not None and group_from is not None:
         raise ManifestError("groups are in a column or in the paths; leave out --group or --group-from")
     if medium not in (None, *MEDIA):
@@ -109,7 +110,14 @@ def read(
         raise ManifestError("samples are files or texts of the table; leave out --path-column or --text-column")
     if medium not in (None, TEXT) and text_column is not None:
         raise ManifestError(f"a column of texts holds no {MEDIA[medium].plural}; leave out --text-column or --medium")
-    found = _read(path, path_column, label_column, text_column, group_column, medium)
+    container = open_container(source)
+    if container is not None:
+        if text_column is not None:
+            raise ManifestError(f"{container.root} has no column of texts; leave out --text-column")
+        columns = Columns(path_column, label_column, group_column)
+        found = Manifest(container, *read_container(container, columns, medium))
+    else:
+        found = _read(Path(source), path_column, label_column, text_column, group_column, medium)
     if group_from is not None:
         pattern = check_pattern(group_from)
         grouped = Samples(one._replace(group=group_of(one.place, pattern)) for one in found.samples)
@@ -134,10 +142,14 @@ def _read(
             )
         return Manifest(Files(str(path)), *read_folder(path, medium))
     if not path.exists():
-        raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
+        raise ManifestError(
+            f"{path} does not exist; give a folder of images, an archive, or a table with a 'path' column"
+        )
     if path.suffix.lower() not in TABLE_SUFFIXES:
         known = " ".join(sorted(TABLE_SUFFIXES))
-        raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
+        raise ManifestError(
+            f"{path} is neither a folder nor an archive (.zip .tar .tar.gz) nor a table ({known}); give one of these"
+        )
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
     if text_column is not None or (path_column is None and medium in (None, TEXT) and _has_texts(path)):

@@ -25,7 +25,7 @@ from featurepipe.errors import (
     StoreError,
 )
 from featurepipe.files import atomic, remove_partials, write_text
-from featurepipe.sources import SOURCES, Source, lasting_root
+from featurepipe.sources import SOURCES, Source, is_there, lasting_root
 from featurepipe.stores import headers, locks, manifest
 from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers
 from featurepipe.stores.headers import HEADER, Header, State
@@ -469,10 +469,10 @@ class Store:
 
     def _place(self, state: State) -> str | None:
         """The root of a state, where it is now."""
-        if state.root is None or state.relative is None or os.path.exists(state.root):
+        if state.root is None or state.relative is None or is_there(state.root):
             return state.root
         moved = os.path.realpath(self.path / state.relative)
-        return moved if os.path.exists(moved) else state.root
+        return moved if is_there(moved) else state.root
 
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.
