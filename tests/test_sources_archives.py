@@ -187,6 +187,13 @@ def test_what_is_no_archive(tmp_path, name, data, message):
         manifests.read(tmp_path / name)
 
 
+def test_archives_have_no_columns(photos, tmp_path):
+    with pytest.raises(ManifestError, match=r"p\.zip has no columns; leave out --path-column"):
+        manifests.read(to_zip(photos(), tmp_path / "p.zip"), label_column="species")
+    with pytest.raises(ManifestError, match=r"p\.tar has no column of paths"):
+        manifests.read(to_tar(tmp_path / "photos", tmp_path / "p.tar"), path_column="file")
+
+
 def test_archives_that_are_not_there(tmp_path):
     write_tar(tmp_path / "s-0.tar", [("0.png", b"x")])
     with pytest.raises(ManifestError, match=r"2 of 3 files do not exist, first .*s-1\.tar; correct"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -35,7 +36,7 @@ def read_container(container: Container, columns: Columns, medium: str | None = 
         medium = medium or medium_of(items.ids, container.root)
         samples = _laid_out(container, items, MEDIA[medium].plural)
     else:
-        samples = Samples(map(_named, listing.items))
+        samples = Samples(_with_split(container, item) for item in listing.items)
         medium = medium or listing.medium or IMAGE
     if not samples:
         raise ManifestError(f"{container.root} holds no {MEDIA[medium].plural}")
@@ -95,12 +96,28 @@ def _laid_out(container: Container, items: Samples, what: str) -> Samples:
     for item in items:
         name = item.id[len(wrapper) :]
         label, split = layout.of_name(name) if layout else (item.label, split_named(name.partition("/")[0]))
-        above = split_named(item.place.partition("/")[0]) if item.place != item.id else None  # of several archives
+        above = _split_above(item.place, item.id) if item.place != item.id else None  # of several archives
         id_ = name if item.place == item.id else item.place
         samples.append(item._replace(id=id_, label=label, split=item.split or split or above))
     if layout is not None:
         layout.check(samples)
     return samples
+
+
+def _with_split(container: Container, item: Item) -> Sample:
+    """A sample with the split that its container, or the name of the file that it is in, says."""
+    split = split_named(item.split or "")
+    if item.split and split is None:
+        raise ManifestError(
+            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
+        )
+    return _named(item)._replace(split=split or _split_above(item.place, item.place.rpartition("/")[2]))
+
+
+def _split_above(place: str, inside: str) -> str | None:
+    """The one split that the path of an archive names, such as ``data/train-00000-of-00002.parquet``."""
+    named = {split_named(word) for word in re.split(r"[^A-Za-z]+", place.removesuffix(inside))} - {None}
+    return named.pop() if len(named) == 1 else None
 
 
 def _wrapper(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from featurepipe.sources.containers import Columns, Container, Item, Listing, Opener
 from featurepipe.sources.files import Files
 from featurepipe.sources.memory import InMemory
+from featurepipe.sources.parquets import Parquets, open_parquets
 from featurepipe.sources.roots import is_there, title
 from featurepipe.sources.source import NO_STAMP, Content, Source, Stamp, lasting_root
 from featurepipe.sources.tables import Tables, cell
@@ -20,9 +21,9 @@ from featurepipe.sources.tars import Tars, open_tars
 from featurepipe.sources.zips import Zips, open_zips
 
 # what makes a source of its root, by its kind
-SOURCES: dict[str, Callable[[str], Source]] = {made.kind: made for made in (Files, Tables, Tars, Zips)}
+SOURCES: dict[str, Callable[[str], Source]] = {made.kind: made for made in (Files, Tables, Tars, Zips, Parquets)}
 # what makes a container of what users give, or knows that it is none of its kind
-CONTAINERS: list[Opener] = [open_tars, open_zips]
+CONTAINERS: list[Opener] = [open_tars, open_zips, open_parquets]
 
 
 def open_container(data: object) -> Container | None:
@@ -48,6 +49,7 @@ __all__ = [
     "Item",
     "Listing",
     "Opener",
+    "Parquets",
     "Source",
     "Stamp",
     "Tables",

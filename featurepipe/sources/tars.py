@@ -95,6 +95,8 @@ class Tars(Archives):
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
+        if columns.path is not None:
+            raise ManifestError(f"{self.root} has no column of paths; leave out --path-column")
         made = Listing(iter(()), is_tree=True)
         made.items = self._items(made, columns)
         return made

@@ -61,6 +61,8 @@ class Zips(Archives):
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
+        if columns != Columns():
+            raise ManifestError(f"{self.root} has no columns; leave out --path-column, --label-column and --group")
         return Listing(self._items(), is_tree=True)
 
     def _items(self) -> Iterator[Item]:
