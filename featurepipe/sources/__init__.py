@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from featurepipe.sources.containers import Columns, Container, Item, Listing, Opener
 from featurepipe.sources.files import Files
+from featurepipe.sources.hubs import Hubs, open_hubs
 from featurepipe.sources.memory import InMemory
 from featurepipe.sources.parquets import Parquets, open_parquets
 from featurepipe.sources.roots import is_there, title
@@ -21,9 +22,9 @@ from featurepipe.sources.tars import Tars, open_tars
 from featurepipe.sources.zips import Zips, open_zips
 
 # what makes a source of its root, by its kind
-SOURCES: dict[str, Callable[[str], Source]] = {made.kind: made for made in (Files, Tables, Tars, Zips, Parquets)}
+SOURCES: dict[str, Callable[[str], Source]] = {made.kind: made for made in (Files, Tables, Tars, Zips, Parquets, Hubs)}
 # what makes a container of what users give, or knows that it is none of its kind
-CONTAINERS: list[Opener] = [open_tars, open_zips, open_parquets]
+CONTAINERS: list[Opener] = [open_tars, open_zips, open_hubs, open_parquets]
 
 
 def open_container(data: object) -> Container | None:
@@ -45,6 +46,7 @@ __all__ = [
     "Container",
     "Content",
     "Files",
+    "Hubs",
     "InMemory",
     "Item",
     "Listing",

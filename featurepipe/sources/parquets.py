@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,27 +89,16 @@ class Parquets(Archives):
     def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
         for path in self.paths:
             with _Opened(path) as opened:
-                column = _image_column(path, opened.schema, columns.path)
-                features = _features(opened.schema)
-                listing.medium = MEDIA_OF.get(features.get(column, {}).get("_type", "Image"), "image")
-                roles = _roles(path, opened.schema, columns)
+                column = image_column(path, opened.schema, columns.path)
+                listing.medium = medium_of(opened.schema, column)
+                roles = roles_of(path, opened.schema, columns)
                 used = [column, *(roles.values())]
                 listing.columns = [name for name in opened.schema.names if name not in used]
-                yield from self._rows(path, opened, column, roles, features)
+                batches = opened.batches([*roles.values()])
+                for row, said in items_of(path, opened.schema, roles, batches, opened.rows):
+                    id_ = said.pop("id", None) or self.place(path, f"{row:0{DIGITS}}")
+                    yield Item(self.place(path, cell(column, row)), id_, **said)
         listing.remarks += remarks(listing.columns, [role for role in roles if role != "id"])
-
-    def _rows(
-        self, path: str, opened: _Opened, column: str, roles: dict[str, str], features: dict[str, Any]
-    ) -> Iterator[Item]:
-        row = 0
-        names = {role: features.get(name, {}) for role, name in roles.items()}
-        for batch in opened.batches([*roles.values()]):
-            cells = {role: batch[name].to_pylist() for role, name in roles.items()}
-            for i in range(opened.rows if not roles else len(next(iter(cells.values())))):
-                row += 1
-                said = {role: _said(path, row, role, values[i], names[role]) for role, values in cells.items()}
-                id_ = said.pop("id", None) or self.place(path, f"{row:0{DIGITS}}")
-                yield Item(self.place(path, cell(column, row)), id_, **said)
 
     def _parsed(self, place: str) -> tuple[str, str, int]:
         """File, column and row of a place."""
@@ -237,7 +226,7 @@ def _is_binary(types: Any, kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _image_column(path: str, schema: Any, wanted: str | None) -> str:
+def image_column(path: str, schema: Any, wanted: str | None) -> str:
     """The column whose cells are files; a ManifestError where it is not clear which."""
     found = _image_columns(schema)
     if wanted is not None:
@@ -251,7 +240,7 @@ def _image_column(path: str, schema: Any, wanted: str | None) -> str:
     return found[0]
 
 
-def _roles(path: str, schema: Any, columns: Columns) -> dict[str, str]:
+def roles_of(path: str, schema: Any, columns: Columns) -> dict[str, str]:
     """Id, label, split and group → the column that has it; a ManifestError where one that was named is not there."""
     names = {"id": "id", "label": columns.label or "label", "split": "split", "group": columns.group or "group"}
     found = match_columns(Path(path), schema.names, names.values())
@@ -259,6 +248,37 @@ def _roles(path: str, schema: Any, columns: Columns) -> dict[str, str]:
         if given is not None and given not in found:
             raise ManifestError(f"{path} has no column {given!r} (its columns: {', '.join(schema.names)})")
     return {role: schema.names[found[name]] for role, name in names.items() if name in found}
+
+
+def medium_of(schema: Any, column: str) -> str:
+    """What Hugging Face's metadata say that a column holds; images where they say nothing."""
+    return MEDIA_OF.get(_features(schema).get(column, {}).get("_type", "Image"), "image")
+
+
+def items_of(
+    where: str, schema: Any, roles: dict[str, str], batches: Iterable[Any], count: int
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The number of each row, and what it says in its roles; a ManifestError names a row that says no text.
+
+    Parameters
+    ----------
+    where : str
+        What errors call it.
+    schema : pyarrow.Schema
+    roles : dict
+        From `roles_of`.
+    batches : iterable of pyarrow tables or batches
+        The columns of these roles; a single None where there are no roles.
+    count : int
+        How many rows there are in all.
+    """
+    row, features = 0, _features(schema)
+    about = {role: features.get(name, {}) for role, name in roles.items()}
+    for batch in batches:
+        cells = {role: batch[name].to_pylist() for role, name in roles.items()}
+        for i in range(len(next(iter(cells.values()))) if cells else count):
+            row += 1
+            yield row, {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
 
 
 def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]) -> str | None:
