@@ -81,7 +81,7 @@ def _pending(
 ) -> Pending:
     """One image, which is kept in memory unless it is a file."""
     try:
-        content: Path | Image.Image | Content = _content(item)
+        content: Path | Image.Image | Content = content_of(item)
         if isinstance(content, Path):
             FILES.stamp(str(content))  # which refuses what is no file
             return Pending(FILES.digest(str(content)), FILES, str(content))
@@ -122,7 +122,7 @@ def image_tags(tags: Any) -> Any:
     return tags
 
 
-def _content(item: Any) -> Path | bytes | Image.Image:
+def content_of(item: Any) -> Path | bytes | Image.Image:
     """A file's place, its bytes, or a PIL image.
 
     Raises

@@ -14,6 +14,7 @@ from featurepipe.sources.containers import Columns, Container, Item, Listing, Op
 from featurepipe.sources.files import Files
 from featurepipe.sources.hubs import Hubs, open_hubs
 from featurepipe.sources.memory import InMemory
+from featurepipe.sources.objects import Objects
 from featurepipe.sources.parquets import Parquets, open_parquets
 from featurepipe.sources.roots import is_there, title
 from featurepipe.sources.source import NO_STAMP, Content, Source, Stamp, lasting_root
@@ -50,6 +51,7 @@ __all__ = [
     "InMemory",
     "Item",
     "Listing",
+    "Objects",
     "Opener",
     "Parquets",
     "Source",

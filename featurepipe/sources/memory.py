@@ -38,8 +38,7 @@ class InMemory(Source):
 
     def digest(self, place: str) -> str:
         """See `Source.digest`; of an array, with a line in front of its bytes that says what they are."""
-        found = self.read(place)
-        return sha256_bytes(found if isinstance(found, bytes) else _header(found) + found.tobytes())
+        return sha256_content(self.read(place))
 
     def read(self, place: str) -> Content:
         """See `Source.read`."""
@@ -47,6 +46,11 @@ class InMemory(Source):
             return self.contents[place]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place) from None
+
+
+def sha256_content(found: Content) -> str:
+    """Hexadecimal sha256 of bytes, or of an array with its mode and size."""
+    return sha256_bytes(found if isinstance(found, bytes) else _header(found) + found.tobytes())
 
 
 def _header(image: np.ndarray) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Adaptable, Extractor
 from featurepipe.errors import StoreError
+from featurepipe.estimators.datasets import Dataset
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
@@ -37,7 +38,7 @@ FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data
 @guarded
 @spread(table=TableOptions, compute=ExtractOptions, options=BackboneOptions)
 def extract(
-    data: str | Path | Manifest,
+    data: str | PathLike[str] | Manifest | Dataset,
     store: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
@@ -53,8 +54,9 @@ def extract(
 
     Parameters
     ----------
-    data : path or Manifest
-        Folder, table or archive; see `featurepipe.manifests`.
+    data : path, Manifest or data set
+        Folder, table or archive; see `featurepipe.manifests`. A data set is an object that has a length and gives
+        (image, label) for a number, such as torchvision's.
     store : path, optional
         Folder of the embeddings; by default ``NAME.store`` here, after the data's name.
     backbone : str, path, torch.nn.Module, or what `featurepipe.backbones` makes, optional
@@ -102,7 +104,7 @@ def extract(
     manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
         options = {**options, "layers": layers}
-    place = store or default_name(manifest.source.root if isinstance(data, Manifest) else data, ".store")
+    place = store or default_name(data if isinstance(data, str | PathLike) else manifest.source.root, ".store")
     extractor = make_extractor(backbone, options, listener, place, manifest.medium)
     clips.check_medium(extractor.transform.medium, manifest, extractor.name)
     target = Store.create(place)
@@ -134,7 +136,7 @@ def extract(
     return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def default_name(data: str | Path, suffix: str) -> Path:
+def default_name(data: str | PathLike[str], suffix: str) -> Path:
     """``NAME<suffix>`` in the current folder, after a data set's own name."""
     return Path(title(data) + suffix)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featurepipe import backbones, finetuning, manifests, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, OutputError, ProbeError
+from featurepipe.estimators.datasets import Dataset
 from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.probes.options import Options
@@ -35,7 +36,7 @@ MERGED = "metrics.json"
 @guarded
 @spread(table=TableOptions, recipe=Options, wanted=RunOptions, compute=ExtractOptions, options=BackboneOptions)
 def run(
-    data: str | Path,
+    data: str | PathLike[str] | Dataset,
     output: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
@@ -54,7 +55,8 @@ def run(
 
     Parameters
     ----------
-    data : path
+    data : path or data set
+        As for `extract`.
     output : path, optional
         Folder, by default ``NAME.featurepipe`` here; it gets ``store/`` and, for each backbone,
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
@@ -83,7 +85,7 @@ def run(
     if wanted.protocol is not None:
         _check_protocol(wanted.protocol, wanted.metric, recipe)  # here, not after an hour of embedding
     recipe.check()
-    folder = Path(output) if output is not None else default_name(data, ".featurepipe")
+    folder = Path(output) if output is not None else default_name(clips.name_of(data), ".featurepipe")
     if not force:
         _check_folder(folder)
     store = folder / "store"
