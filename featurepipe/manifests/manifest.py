@@ -17,7 +17,7 @@ from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.media import MEDIA
-from featurepipe.sources import Columns, Files, Source, Tables, cell, open_container
+from featurepipe.sources import Columns, Files, Remotes, Source, Tables, cell, is_url, open_container
 from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
 PART = re.compile(r"[\d.,\s-]+")  # numbers, however a medium writes its parts
@@ -54,6 +54,14 @@ class Manifest:
     def root(self) -> Path:
         """The source's root: where it has files, the folder that relative paths start from."""
         return Path(self.source.root)
+
+    def name(self, sample: Sample) -> str:
+        """What leads to the sample from here: a path or a URL."""
+        if is_url(sample.place):
+            return sample.place
+        if is_url(self.source.root):
+            return f"{self.source.root.rstrip('/')}/{sample.place}"
+        return str(self.file(sample))
 
     def file(self, sample: Sample) -> Path:
         """The sample's file."""
@@ -186,7 +194,7 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
         if path_column not in cells:  # JSONL
             check_columns(path, [*table.used, *table.unused], [path_column])
         sample = _sample(path, number, [cells.get(name) for name in columns], path_column)
-        if not os.path.isfile(os.path.join(path.parent, sample.place)):
+        if not is_url(sample.place) and not os.path.isfile(os.path.join(path.parent, sample.place)):
             missing.append(sample.place)
         samples.append(sample)
     if missing:
@@ -195,7 +203,8 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
             f"paths (relative ones start at {path.parent})"
         )
     _check_parts(path, samples)
-    return _manifest(Files(str(path.parent)), table, samples, columns)
+    is_remote = any(is_url(sample.place) for sample in samples)
+    return _manifest((Remotes if is_remote else Files)(str(path.parent)), table, samples, columns)
 
 
 def _check_parts(path: Path, samples: Samples) -> None:

@@ -16,16 +16,19 @@ from featurepipe.sources.hubs import Hubs, open_hubs
 from featurepipe.sources.memory import InMemory
 from featurepipe.sources.objects import Objects
 from featurepipe.sources.parquets import Parquets, open_parquets
-from featurepipe.sources.roots import is_there, title
+from featurepipe.sources.remotes import Remotes, open_remotes
+from featurepipe.sources.roots import is_there, is_url, title
 from featurepipe.sources.source import NO_STAMP, Content, Source, Stamp, lasting_root
 from featurepipe.sources.tables import Tables, cell
 from featurepipe.sources.tars import Tars, open_tars
 from featurepipe.sources.zips import Zips, open_zips
 
 # what makes a source of its root, by its kind
-SOURCES: dict[str, Callable[[str], Source]] = {made.kind: made for made in (Files, Tables, Tars, Zips, Parquets, Hubs)}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    made.kind: made for made in (Files, Tables, Tars, Zips, Parquets, Hubs, Remotes)
+}
 # what makes a container of what users give, or knows that it is none of its kind
-CONTAINERS: list[Opener] = [open_tars, open_zips, open_hubs, open_parquets]
+CONTAINERS: list[Opener] = [open_tars, open_zips, open_hubs, open_parquets, open_remotes]
 
 
 def open_container(data: object) -> Container | None:
@@ -54,6 +57,7 @@ __all__ = [
     "Objects",
     "Opener",
     "Parquets",
+    "Remotes",
     "Source",
     "Stamp",
     "Tables",
@@ -61,6 +65,7 @@ __all__ = [
     "Zips",
     "cell",
     "is_there",
+    "is_url",
     "lasting_root",
     "open_container",
     "title",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from featurepipe import inputs
 from featurepipe.errors import ManifestError
+from featurepipe.sources import urls
 from featurepipe.sources.containers import Container
 from featurepipe.sources.roots import base_of, expand, is_url
 from featurepipe.sources.source import Stamp
@@ -39,13 +43,47 @@ class Archives(Container):
         """The folder that places start from; None where there is one archive, which needs no name."""
         return None if self.paths == [self.root] else base_of(self.root)
 
+    @cached_property
+    def _copies(self) -> dict[str, Any]:
+        return {}
+
+    def local(self, path: str) -> str:
+        """An archive as a file of this machine: one at a URL is downloaded first, once in each process.
+
+        Raises
+        ------
+        ManifestError
+            It cannot be downloaded, or there is no room for it.
+        """
+        if not is_url(path):
+            return path
+        if path not in self._copies:
+            copy = tempfile.NamedTemporaryFile(suffix=urls.base_name(path))  # noqa: SIM115  # it is kept
+            weakref.finalize(self, copy.close)
+            try:
+                urls.download(path, copy)
+                copy.flush()
+            except OSError as error:
+                raise ManifestError(f"{path} cannot be downloaded: {error.strerror or error}") from error
+            self._copies[path] = copy
+        return str(self._copies[path].name)
+
     def place(self, path: str, name: str) -> str:
         """The place of a file in an archive."""
         return name if self.base is None else f"{os.path.relpath(path, self.base).replace(os.sep, '/')}/{name}"
 
-    def stamp_of(self, path: str, size: int) -> Stamp:
+    def stamp_of(self, path: str, size: int) -> Stamp | None:
         """What an unchanged file of an archive is known by: the archive itself has not changed."""
-        return Stamp.of(inputs.status(path))._replace(size=size)
+        if not is_url(path):
+            return Stamp.of(inputs.status(path))._replace(size=size)
+        if path not in self._stamps:
+            self._stamps[path] = urls.stamp_of(path)
+        found = self._stamps[path]
+        return None if found is None else found._replace(size=size)
+
+    @cached_property
+    def _stamps(self) -> dict[str, Stamp | None]:
+        return {}
 
 
 def root_of(data: object, suffixes: Iterable[str]) -> str | None:
@@ -59,8 +97,11 @@ def root_of(data: object, suffixes: Iterable[str]) -> str | None:
     if not isinstance(data, str | os.PathLike):
         return None
     text = os.fspath(data)
-    if is_url(text) or not text.lower().endswith(tuple(suffixes)) or os.path.isdir(text):
+    name = urls.base_name(text) if is_url(text) else text
+    if not name.lower().endswith(tuple(suffixes)) or os.path.isdir(text):
         return None
+    if is_url(text):
+        return text
     try:
         paths = expand(text)
     except ValueError as error:

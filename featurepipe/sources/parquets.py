@@ -18,6 +18,7 @@ from featurepipe import inputs
 from featurepipe.errors import DependencyMissing, ManifestError
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
+from featurepipe.sources.roots import is_url
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks, require_pyarrow
@@ -65,7 +66,7 @@ class Parquets(Archives):
         """See `Archives.base`."""
         return self.root if os.path.isdir(self.root) else super().base
 
-    def stamp(self, place: str) -> Stamp:
+    def stamp(self, place: str) -> Stamp | None:
         """See `Source.stamp`: the file's; how long a cell is is not known before."""
         return self.stamp_of(self._parsed(place)[0], 0)
 
@@ -324,7 +325,7 @@ def open_parquets(data: object) -> Parquets | None:
         paths, root = files_in(os.fspath(data)), os.path.abspath(data)
     else:
         found = None if _is_gone(data) else root_of(data, PARQUET + ARROW)
-        if found is None:
+        if found is None or is_url(found):
             return None
         root, paths = found, Parquets(found).paths
     if not paths:

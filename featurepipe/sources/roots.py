@@ -7,6 +7,7 @@ import os
 import re
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+REMOTE = re.compile(r"hf:|[A-Za-z][A-Za-z0-9+.-]+:/")  # with one slash, too, as `Path` writes a URL
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 SPECIAL = re.compile(r"[{*?\[]")
@@ -28,7 +29,7 @@ def is_url(text: str) -> bool:
 def expand(pattern: str) -> list[str]:
     """The paths that a pattern names, in its order: braces as in a shell, then ``*``, ``?`` and ``[…]`` as files lie.
 
-    A path that exists is itself, whatever characters it has.
+    A path that exists is itself, whatever characters it has. In a URL only braces count.
 
     Raises
     ------
@@ -42,6 +43,8 @@ def expand(pattern: str) -> list[str]:
     >>> expand("{train,val}/a.tar")
     ['train/a.tar', 'val/a.tar']
     """
+    if is_url(pattern):
+        return _unbraced(pattern)
     if os.path.exists(pattern):
         return [pattern]
     found: list[str] = []
@@ -90,11 +93,11 @@ def base_of(pattern: str) -> str:
 
 
 def is_there(root: str) -> bool:
-    """Whether the path of a root exists, or any path of its pattern."""
-    if os.path.exists(root):
+    """Whether the path of a root exists, or any path of its pattern; of what is not a path nobody is asked."""
+    if os.path.exists(root) or REMOTE.match(root):
         return True
     try:
-        return not is_url(root) and any(map(os.path.exists, expand(root)))
+        return any(map(os.path.exists, expand(root)))
     except ValueError:
         return False
 

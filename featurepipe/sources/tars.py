@@ -25,7 +25,9 @@ from featurepipe.errors import ManifestError
 from featurepipe.files import FULL
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
+from featurepipe.sources.roots import is_url
 from featurepipe.sources.source import Stamp
+from featurepipe.sources.urls import base_name
 from featurepipe.tables.cells import cell_text
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class Tars(Archives):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.root,)  # another process opens the archives itself
 
-    def stamp(self, place: str) -> Stamp:
+    def stamp(self, place: str) -> Stamp | None:
         """See `Source.stamp`: the archive's."""
         path, _, size = self._find(place)
         return self.stamp_of(path, size)
@@ -88,7 +90,7 @@ class Tars(Archives):
         path, offset, size = self._find(place)
         if size > inputs.IMAGE_BYTES:
             raise OSError(errno.EFBIG, "it is larger than 1 GiB, the most that is read of such a file", place)
-        data = _read(self._held.file(path), offset, size)
+        data = _read(self._file(path), offset, size)
         if len(data) < size:
             raise OSError(errno.EIO, "the archive is cut off within this file", place)
         return data
@@ -112,7 +114,7 @@ class Tars(Archives):
 
     def _members(self, path: str, number: int, index: _Index, remarks: list[str]) -> Iterator[Member]:
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
-        plain = self._held.unpacked(path, remarks)
+        plain = self._plain(path, remarks)
         links: list[tuple[str, str]] = []
         with inputs.opened(plain) as file:
             for found in _scan(file, path, links, remarks):
@@ -127,11 +129,18 @@ class Tars(Archives):
             index.add(self.place(path, name), *found_at)
             yield Member(name, *found_at[1:])
 
+    def _plain(self, path: str, remarks: list[str]) -> str:
+        """A plain tar of this machine."""
+        return self._held.unpacked(path, self.local(path), remarks)
+
+    def _file(self, path: str) -> Any:
+        return self._held.file(path, lambda: self._plain(path, []))
+
     def _known(self, path: str, sidecars: list[Member], columns: Columns) -> dict[str, str | None]:
         """What the files next to a sample say of it."""
         known: dict[str, str | None] = {}
         for member in sidecars:
-            data = _read(self._held.file(path), member.offset, min(member.size, SIDECAR))
+            data = _read(self._file(path), member.offset, min(member.size, SIDECAR))
             text = data.decode("utf-8", "replace").strip()
             if member.name.lower().endswith(".json"):
                 known |= _of_json(text, f"{path}: {member.name}", columns)
@@ -177,13 +186,13 @@ class _Held:
         self._unpacked: dict[str, Any] = {}
         self._files = threading.local()  # a thread mostly stays in one archive
 
-    def unpacked(self, path: str, remarks: list[str]) -> str:
+    def unpacked(self, path: str, here: str, remarks: list[str]) -> str:
         """A plain tar: the file itself, or an unpacked copy of it that goes with this process."""
-        opener = next((opener for ending, opener in OPENERS.items() if path.lower().endswith(ending)), None)
+        opener = next((opener for ending, opener in OPENERS.items() if _ends(path, ending)), None)
         if opener is None:
-            return path
+            return here
         if path not in self._unpacked:
-            self._unpacked[path] = copy = _unpack(path, opener, remarks)
+            self._unpacked[path] = copy = _unpack(path, here, opener, remarks)
             weakref.finalize(self, copy.close)
             remarks.append(
                 f"{path} is compressed, so each command unpacks it into a temporary file "
@@ -191,14 +200,17 @@ class _Held:
             )
         return str(self._unpacked[path].name)
 
-    def file(self, path: str) -> Any:
-        """An open archive, which is this thread's own."""
+    def file(self, path: str, plain: Callable[[], str]) -> Any:
+        """An open archive, which is this thread's own; `plain` says where the plain one is."""
         held = self._files.__dict__
         if held.get("path") != path:
             held.pop("file", None)
-            plain = self.unpacked(path, [])
-            held["file"], held["path"] = _Open(plain, "rb"), path
+            held["file"], held["path"] = _Open(plain(), "rb"), path
         return held["file"]
+
+
+def _ends(path: str, ending: str) -> bool:
+    return (base_name(path) if is_url(path) else path).lower().endswith(ending)
 
 
 class _Open(io.FileIO):
@@ -208,11 +220,11 @@ class _Open(io.FileIO):
         self.close()
 
 
-def _unpack(path: str, opener: Callable[[str], Any], remarks: list[str]) -> Any:
+def _unpack(path: str, here: str, opener: Callable[[str], Any], remarks: list[str]) -> Any:
     """A temporary file with the plain archive, as far as it can be unpacked."""
     copy = tempfile.NamedTemporaryFile(suffix=".tar")  # noqa: SIM115  # it is kept
     try:
-        with opener(path) as packed:
+        with opener(here) as packed:
             while piece := packed.read1(PIECE):  # `read` would lose what comes before a cut
                 copy.write(piece)
     except BROKEN as error:

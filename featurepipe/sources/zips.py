@@ -44,7 +44,7 @@ class Zips(Archives):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.root,)
 
-    def stamp(self, place: str) -> Stamp:
+    def stamp(self, place: str) -> Stamp | None:
         """See `Source.stamp`: the archive's."""
         path, found = self._find(place)
         return self.stamp_of(path, found.file_size)
@@ -82,7 +82,7 @@ class Zips(Archives):
         with self._opening:
             found = self._open.get(path)
             if found is None:
-                found = self._open[path] = zipfile.ZipFile(path)
+                found = self._open[path] = zipfile.ZipFile(self.local(path))
                 while len(self._open) > OPEN:
                     self._open.popitem(last=False)  # closed when no thread reads it any more
             self._open.move_to_end(path)
