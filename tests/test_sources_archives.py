@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from packing import files_of, to_tar, to_zip, write_tar
 
 from featurepipe import cli, manifests
-from featurepipe.errors import ManifestError
+from featurepipe.errors import ManifestError, OutputError
 from featurepipe.matrices import load
 from featurepipe.sources import SOURCES, Tars, Zips
 from featurepipe.stages import audit, extract, predict, probe, verify
@@ -54,7 +54,7 @@ def test_archives_hold_the_same_samples_as_the_folder(photos, tmp_path, name):
 def test_vectors_are_those_of_plain_files_and_are_computed_once(photos, tmp_path, name):
     root = photos(per_class=6)
     path = PACKERS[name](root, tmp_path / name)
-    how = {"backbone": "bundled", "batch_size": 4, "compile": "off"}
+    how = {"backbone": "pixels", "batch_size": 4}
     assert extract(root, tmp_path / "plain", **how)["computed"] == 12
     assert extract(path, tmp_path / "packed", **how)["computed"] == 12
     assert rows(tmp_path / "packed") == rows(tmp_path / "plain")
@@ -78,6 +78,8 @@ def test_all_that_reads_pixels_again_reads_them_from_the_archive(photos, tmp_pat
     assert result["baselines"]["pixels"] >= 0.5
     assert verify(tmp_path / "st")["ok"]
     assert audit(tmp_path / "st")["checks"]["near-copies"]["skipped"] is None  # for which pictures are looked at
+    with pytest.raises(OutputError, match=r"describes samples inside .*p\.tar, which a table of files cannot name"):
+        audit(tmp_path / "st", fix=tmp_path / "new.csv")
     found = predict(tmp_path / "m.safetensors", path)
     assert found["predicted"] == 24
     assert found["predictions"][0]["file"] == f"{path}/ant/0.jpg"

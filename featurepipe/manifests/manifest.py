@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
 PART = re.compile(r"[\d.,\s-]+")  # numbers, however a medium writes its parts
 ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
+CORNERS = ("x0", "y0", "x1", "y1")  # columns of a box, where there is no column ``part``
 TEXT = "text"  # the medium, and the column of texts
 DIGITS = 7  # of the number of a row that has no other id, so that rows keep their order
 
@@ -188,11 +189,12 @@ def _read_texts(path: Path, text_column: str, label_column: str | None, group_co
 def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:
     columns = ("id", path_column, label_column or "label", "split", group_column or "group", "part")
     needed = [path_column, *(name for name in (label_column, group_column) if name is not None)]
-    table = Table(path, needed, columns, keys=("id", path_column, "split"))
+    table = Table(path, needed, (*columns, *CORNERS), keys=("id", path_column, "split"))
     samples, missing = Samples(), []
     for number, cells in table:
         if path_column not in cells:  # JSONL
             check_columns(path, [*table.used, *table.unused], [path_column])
+        cells["part"] = _part(path, number, cells)
         sample = _sample(path, number, [cells.get(name) for name in columns], path_column)
         if not is_url(sample.place) and not os.path.isfile(os.path.join(path.parent, sample.place)):
             missing.append(sample.place)
@@ -203,8 +205,30 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
             f"paths (relative ones start at {path.parent})"
         )
     _check_parts(path, samples)
+    _give_back_corners(table)
     is_remote = any(is_url(sample.place) for sample in samples)
     return _manifest((Remotes if is_remote else Files)(str(path.parent)), table, samples, columns)
+
+
+def _part(path: Path, number: int, cells: Mapping[str, str | None]) -> str | None:
+    """The part that a row names: in its own column, or by the corners of a box."""
+    if "part" in cells or not cells.keys() >= set(CORNERS):
+        return cells.get("part")
+    corners = [cells[name] for name in CORNERS]
+    if not any(corners):
+        return None
+    if not all(corners):
+        empty = next(name for name, corner in zip(CORNERS, corners, strict=True) if not corner)
+        raise ManifestError(f"{path}: row {number} has a box without {empty!r}; give all four corners, or none")
+    return ",".join(re.sub(r"\.0+$", "", corner or "") for corner in corners)  # 10.0, as numbers with gaps are written
+
+
+def _give_back_corners(table: Table) -> None:
+    """Count columns of corners as not used, where they were not: next to a column ``part``, or without the others."""
+    there = [name for name in CORNERS if name in table.used]
+    if there and ("part" in table.used or len(there) < len(CORNERS)):
+        table.used = [name for name in table.used if name not in there]
+        table.unused += there
 
 
 def _check_parts(path: Path, samples: Samples) -> None:
@@ -277,11 +301,11 @@ def _folded(samples: Samples, path: Path, columns: Sequence[str]) -> Samples:
 def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str]) -> str:
     """Which rows of a table have the same id, and in what they differ."""
     id_column, path_column, label_column, *_ = columns
-    table = Table(path, [path_column], columns, keys=("id", path_column))
+    table = Table(path, [path_column], (*columns, *CORNERS), keys=("id", path_column))
     rows = [
         str(number)
         for number, cells in table
-        if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), cells.get("part")))
+        if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), _part(path, number, cells)))
     ]
     differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=False) if mine != its}
     name, (mine, its) = next(iter(differing.items()))

@@ -24,6 +24,7 @@ from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks, require_pyarrow
 from featurepipe.tables.cells import MISSING, cell_text
 from featurepipe.tables.columns import match_columns
+from featurepipe.tables.formats import UNREADABLE
 
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather")
 CACHED = 2**30  # bytes of row groups that are kept: a row cannot be read without its group
@@ -152,7 +153,8 @@ class _Opened:
             else:
                 self._file = pyarrow.parquet.ParquetFile(path)
                 self.schema = self._file.schema_arrow
-        except (pyarrow.ArrowException, OSError) as error:
+            self.names = list(self.schema.names)
+        except (pyarrow.ArrowException, OSError, *UNREADABLE) as error:
             kind = "Arrow" if self._arrow else "Parquet"
             raise ManifestError(f"{path} cannot be read as {kind}: {error}; copy it again") from error
 

@@ -145,6 +145,11 @@ class Store:
         root = self._place(self._state(self._trusted()))
         return None if root is None else Path(root)
 
+    @property
+    def source_root(self) -> str | None:
+        """The source's root as text, which may be a URL; else as `root`."""
+        return self._place(self._state(self._trusted()))
+
     def rows(self, *, checked: bool = True) -> Rows:
         """The manifest, in order.
 
@@ -228,10 +233,10 @@ class Store:
         if not header.fits or digest is None or not _judge(header)(digest):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
-        elif self._is_of(source):
+        elif self.is_of(source):
             yield from manifest.known(self._manifest, None if header.digests is None else digest)
 
-    def _is_of(self, source: Source) -> bool:
+    def is_of(self, source: Source) -> bool:
         """Whether the manifest describes samples of a source; an existing folder is the same by any of its names."""
         state = self._state(self._trusted())
         return (state.source, self._place(state)) == (source.kind, lasting_root(source))
