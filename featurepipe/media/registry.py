@@ -42,7 +42,12 @@ def _suffixes(text: str) -> frozenset[str]:
 MEDIA = {
     medium.name: medium
     for medium in (
-        Medium("image", _suffixes("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico")),
+        Medium(
+            "image",
+            _suffixes(
+                "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico heic heif hif dcm dicom"
+            ),
+        ),
         Medium("sound", _suffixes("wav flac ogg mp3 m4a opus"), _suffixes("mp4 mkv webm mov avi aac aiff aif wma")),
         Medium("text", _suffixes("txt"), aside=True),
         Medium("video", _suffixes("mp4 mkv avi webm mov m4v mpeg mpg"), _suffixes("gif")),
