@@ -223,3 +223,22 @@ def test_photos_of_phones(orientation):
     assert downwards > 150 if orientation == 1 else across < -150
     with pytest.raises(ImageError, match="broken HEIC"):
         images.decode(data[:200], SQUARE)
+
+
+def test_weights_of_colours_are_adapted_to_other_bands_as_timm_does(tmp_path):
+    from safetensors.torch import save_file
+    from timm.models import adapt_input_conv, create_model
+
+    state = create_model("resnet10t").state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "w.safetensors")
+    made = backbones.create(
+        "resnet10t",
+        weights=tmp_path / "w.safetensors",
+        arguments={"in_chans": 5},
+        transform={"bands": (1, 2, 3, 4, 5), "levels": (0, 4000)},
+    )
+    assert made.transform.input_size[0] == 5
+    own = made.module.state_dict()
+    assert np.allclose(own["conv1.0.weight"], adapt_input_conv(5, state["conv1.0.weight"]))
+    with pytest.raises(BackboneError, match="name as many bands"):
+        backbones.create("resnet10t", weights=tmp_path / "w.safetensors", arguments={"in_chans": 5})

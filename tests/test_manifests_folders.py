@@ -94,7 +94,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
 def test_a_readme_is_no_picture(tmp_path):
     touch(tmp_path, "cat/1.png", "README.txt", "labels.csv")
     assert read(tmp_path).left_out.pictures == 0
-    assert read(touch(tmp_path, "cat/scan.DCM", "cat/raw.nef")).left_out.pictures == 2
+    assert read(touch(tmp_path, "cat/scan.NRRD", "cat/raw.nef")).left_out.pictures == 2
 
 
 def test_a_folder_of_other_pictures_only_says_what_there_is(tmp_path):

@@ -2,8 +2,8 @@
 
 In this order: a frame is chosen by a part that is its number (from 1; else the first), samples become what they measure
 (rescale slope and intercept, or a modality table), a window decides what is black and white, and MONOCHROME1 is
-inverted. The window is the transform's ``levels`` if it has some, else the first one of the file, else its table of values of
-interest. Without any, samples of more than 8 bits are refused: the file does not say what they mean.
+inverted. The window is the transform's ``levels`` if it has some, else the first one of the file, else its table of
+values of interest. Without any, samples of more than 8 bits are refused: the file does not say what they mean.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ def decode(data: Encoded, transform: ImageTransform | Views, part: str | None = 
     if other is not None:
         whole, rest = other.read(data, first, part)
         return _cropped(cut(whole, rest), transform.members)
-    if channels not in (1, 3):
+    if channels not in (1, 3) and first.bands is not None:
         raise ImageError(f"the backbone takes {channels} bands, and only a TIFF has them")
     with opened(data) as image:
         check_kind(image, data)

@@ -344,6 +344,6 @@ def open_parquets(data: object) -> Parquets | None:
 
 
 def _is_gone(data: object) -> bool:
-    """A single table that is not there, of which those who read tables say so."""
+    """A single table that is not there, or no file, of which those who read tables say so."""
     text = str(data)
-    return text.lower().endswith(PARQUET) and not os.path.exists(text) and not any(char in text for char in "{*?[")
+    return text.lower().endswith(PARQUET) and not os.path.isfile(text) and not any(char in text for char in "{*?[")
