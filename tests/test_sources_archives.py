@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from packing import files_of, to_tar, to_zip, write_tar
 
 from featurepipe import cli, manifests
 from featurepipe.errors import ManifestError, OutputError
+from featurepipe.listeners import Listener
 from featurepipe.matrices import load
 from featurepipe.sources import SOURCES, Tars, Zips
 from featurepipe.stages import audit, extract, predict, probe, verify
@@ -269,3 +271,24 @@ def test_the_command_line_names_results_after_the_archive(photos, tmp_path, monk
     os.rename("pictures.zip", "elsewhere.zip")
     ran = CliRunner().invoke(cli.main, ["extract", "elsewhere.zip", "-s", "pictures.store", "-b", "pixels"])
     assert "6 in the store already" in ran.output or "all in the store already" in ran.output
+
+
+def test_a_run_that_is_interrupted_goes_on_where_it_stopped(photos, tmp_path):
+    class Stopping(Listener):
+        def note(self, text):
+            pass
+
+        @contextmanager
+        def progress(self, label, total):
+            def advance(count):
+                if label == "embedding":
+                    raise KeyboardInterrupt
+
+            yield advance
+
+    path = to_tar(photos(per_class=12), tmp_path / "p.tar")
+    with pytest.raises(KeyboardInterrupt):
+        extract(path, tmp_path / "st", backbone="pixels", batch_size=4, workers=1, listener=Stopping())
+    result = extract(path, tmp_path / "st", backbone="pixels")
+    assert (result["computed"], result["reused"]) == (20, 4)
+    assert verify(tmp_path / "st")["ok"]
