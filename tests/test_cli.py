@@ -692,12 +692,12 @@ def test_rejected_images_fail_only_with_strict(here, command):
     strict = call(command, *arguments, "--strict", "--json")
     assert (strict.exit_code, json.loads(strict.stdout)["rejected"]) == (3, 1)
     assert "rejected test/3/bad.png: empty file" in call(command, *arguments).stdout
-    (here / "data/digits/test/3/bad.png").rename(here / "data/digits/test/3/bad.heic")  # left out, but a picture
+    (here / "data/digits/test/3/bad.png").rename(here / "data/digits/test/3/bad.psd")  # left out, but a picture
     assert call(command, *arguments, "--strict").exit_code == 3
     left_out = call(command, *arguments)
     assert left_out.exit_code == 0
-    assert "note: left out: 1 .heic file" in left_out.stderr
-    (here / "data/digits/test/3/bad.heic").rename(here / "data/digits/test/3/bad.txt")
+    assert "note: left out: 1 .psd file" in left_out.stderr
+    (here / "data/digits/test/3/bad.psd").rename(here / "data/digits/test/3/bad.txt")
     assert call(command, *arguments, "--strict").exit_code == 0
     (here / "data/digits/test/3/up").symlink_to("..")  # a class may be behind a link
     left_out = call(command, *arguments, "--strict")

@@ -1,6 +1,7 @@
 import io
 import random
 import struct
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -669,8 +670,13 @@ def test_the_fast_decoders_on_real_photos(shared, interpolation, decoder, most):
 
 
 @pytest.mark.parametrize(
-    ("data", "name"), [(b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"), (bytes(128) + b"DICM" + bytes(100), "DICOM")]
+    ("data", "name", "library"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC", "pillow_heif"),
+        (bytes(128) + b"DICM" + bytes(100), "DICOM", "pydicom"),
+    ],
 )
-def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_name(data, name):
-    with pytest.raises(ImageError, match=f"{name} is not read here; convert the image to JPEG or PNG"):
+def test_a_picture_whose_library_is_missing_says_which(data, name, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImageError, match=f"{name} needs .*; or convert the image to JPEG or PNG"):
         images.decode(data, SQUARE)

@@ -213,7 +213,7 @@ def test_mixed_or_empty_folders_are_refused_by_name(tmp_path, names, offenders):
 def test_nothing_there_or_another_kind_of_file(tmp_path):
     with pytest.raises(ManifestError, match="nowhere does not exist"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ManifestError, match=r"photo\.png is neither a folder nor a table"):
+    with pytest.raises(ManifestError, match=r"photo\.png is neither a folder nor an archive .* nor a table"):
         read(touch(tmp_path, "photo.png") / "photo.png")
 
 

@@ -75,40 +75,38 @@ def test_folders_that_programs_make_are_left_out_and_named(tmp_path, rubbish):
 
 
 def test_what_is_left_out_is_counted_and_said(tmp_path):
-    touch(
-        tmp_path, "bird/1.heic", "bird/2.HEIC", "cat/1.png", "cat/notes.txt", "dog/1.png", "dog/.x", ".git/a", "cat/b"
-    )
+    touch(tmp_path, "bird/1.psd", "bird/2.PSD", "cat/1.png", "cat/notes.txt", "dog/1.png", "dog/.x", ".git/a", "cat/b")
     (tmp_path / "fish").mkdir()
     manifest = read(tmp_path)
     assert describe(manifest) == [
         "found 2 images of 2 classes: cat (1), dog (1)",
-        "note: left out: 2 .heic files, 1 file without a suffix, 1 .txt file, 2 hidden files or folders",
+        "note: left out: 2 .psd files, 1 file without a suffix, 1 .txt file, 2 hidden files or folders",
         "note: 2 files left out are pictures in a format that is not read here; convert to JPEG or PNG to use them",
         "note: nothing to read in these folders: bird/ (2 other files), fish/ (empty)",
     ]
     found = summarise(manifest)
     assert (found["images"], found["classes"], found["unlabelled"]) == (2, {"cat": 1, "dog": 1}, 0)
     left_out = found["left_out"]
-    assert (left_out["pictures"], left_out["files"], left_out["hidden"]) == (2, {".heic": 2, "": 1, ".txt": 1}, 2)
+    assert (left_out["pictures"], left_out["files"], left_out["hidden"]) == (2, {".psd": 2, "": 1, ".txt": 1}, 2)
     assert left_out["barren"] == {"bird/": 2, "fish/": 0}
 
 
 def test_a_readme_is_no_picture(tmp_path):
     touch(tmp_path, "cat/1.png", "README.txt", "labels.csv")
     assert read(tmp_path).left_out.pictures == 0
-    assert read(touch(tmp_path, "cat/scan.DCM", "cat/raw.nef")).left_out.pictures == 2
+    assert read(touch(tmp_path, "cat/scan.NRRD", "cat/raw.nef")).left_out.pictures == 2
 
 
 def test_a_folder_of_other_pictures_only_says_what_there_is(tmp_path):
     with pytest.raises(
         ManifestError,
-        match=r"no images, sounds, texts or videos under .* \.jpg .*\.wav.*; left out: 2 \.heic files; .* to JPEG",
+        match=r"no images, sounds, texts or videos under .* \.jpg .*\.wav.*; left out: 2 \.psd files; .* to JPEG",
     ):
-        read(touch(tmp_path, "cat/1.heic", "dog/2.heic"))
+        read(touch(tmp_path, "cat/1.psd", "dog/2.psd"))
 
 
 def test_classes_without_images_are_named_below_splits_too(tmp_path):
-    touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/x.heic", "train/cat/more/y.txt")
+    touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/x.psd", "train/cat/more/y.txt")
     (tmp_path / "val").mkdir()
     assert read(tmp_path).left_out.barren == {"test/dog/": 1, "val/": 0}
 

@@ -32,7 +32,7 @@ def read_or_refused(path):
 # Folders
 
 FOLDERS = st.sampled_from(["cat", "dog", "big dog", "ünï", "@eaDir", "lost+found", "__MACOSX", ".git"])
-FILES = st.sampled_from(["1.png", "2.JPG", "3.heic", "notes.md", "plain", ".DS_Store", "4.tiff", "é.webp"])
+FILES = st.sampled_from(["1.png", "2.JPG", "3.psd", "notes.md", "plain", ".DS_Store", "4.tiff", "é.webp"])
 PATHS = st.tuples(st.lists(FOLDERS, max_size=3), FILES).map(lambda pair: "/".join([*pair[0], pair[1]]))
 
 
@@ -66,7 +66,7 @@ def test_every_file_of_a_folder_is_a_sample_or_left_out_by_name(paths, splits):
     left_out = manifest.left_out
     assert {sample.id for sample in manifest.samples} == images
     assert (left_out.files, left_out.rubbish, left_out.hidden) == (expected, rubbish, len(hidden))
-    assert left_out.pictures == expected[".heic"]
+    assert left_out.pictures == expected[".psd"]
     for sample in manifest.samples:
         *above, _ = sample.id.split("/")
         split = SPLITS[above.pop(0)] if splits else None

@@ -144,16 +144,16 @@ def test_rows_that_repeat_are_folded_and_counted(images):
 
 
 def test_columns_that_are_not_used_are_named(images):
-    path = written(images, "path,target,x0,y0,x1,y1,patient_id,subset\n1.png,cat,1,2,3,4,7,train\n")
+    path = written(images, "path,target,xmin,ymin,xmax,ymax,patient_id,subset\n1.png,cat,1,2,3,4,7,train\n")
     said = describe(read(path))
-    assert said[1] == "note: left out: the columns target, x0, y0, x1, y1, patient_id and 1 more"
+    assert said[1] == "note: left out: the columns target, xmin, ymin, xmax, ymax, patient_id and 1 more"
     assert said[2:] == [
         "note: the column 'target' is not used; if it holds the labels, to use it say --label-column target",
         "note: the column 'subset' is not used; if it holds the splits, to use it call it 'split'",
         "note: the column 'patient_id' is not used: images of one patient_id may be in train and in test; "
         "to keep them together say --group patient_id",
-        "note: boxes are not used (x0, y0, x1, y1): the whole image is embedded; to embed the boxes, write "
-        "each as x0,y0,x1,y1 into a column 'part'",
+        "note: boxes are not used (xmin, ymin, xmax, ymax): the whole image is embedded; to embed the boxes, write "
+        "each as x0,y0,x1,y1 into a column 'part', or into the columns x0, y0, x1 and y1",
     ]
 
 
@@ -340,4 +340,36 @@ def test_a_column_part_that_means_something_else_is_refused(tmp_path):
     with pytest.raises(
         ManifestError, match=r"the column part holds 'elbow', which is neither a box .*; rename the column"
     ):
+        read(tmp_path / "t.csv")
+
+
+def test_corners_of_boxes_are_parts(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("path,x0,y0,x1,y1\na.png,10,20,30.0,40\na.png,,,,\na.png,1.5,2,3,4\n")
+    manifest = read(tmp_path / "t.csv")
+    assert [(one.id, one.part) for one in manifest.samples] == [
+        ("a.png", None),
+        ("a.png#1.5,2,3,4", "1.5,2,3,4"),  # which is rejected by name: boxes are whole pixels
+        ("a.png#10,20,30,40", "10,20,30,40"),
+    ]
+    assert manifest.left_out.columns == []
+    (tmp_path / "t.csv").write_text("path,x0,y0,x1,y1\na.png,10,20,,40\n")
+    with pytest.raises(ManifestError, match="row 1 has a box without 'x1'; give all four corners, or none"):
+        read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("columns", ["part,x0,y0,x1,y1", "x0,y0"])
+def test_corners_that_are_not_used_are_named(tmp_path, columns):
+    (tmp_path / "a.png").write_bytes(b"x")
+    cells = '"1,2,3,4",5,6,7,8' if "part" in columns else "5,6"
+    (tmp_path / "t.csv").write_text(f"path,{columns}\na.png,{cells}\n")
+    manifest = read(tmp_path / "t.csv")
+    assert manifest.samples[0].part == ("1,2,3,4" if "part" in columns else None)
+    assert {"x0", "y0"} <= set(manifest.left_out.columns)
+
+
+def test_two_rows_of_one_box_that_differ_are_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("path,label,x0,y0,x1,y1\na.png,cat,1,2,3,4\na.png,dog,1,2,3,4\n")
+    with pytest.raises(ManifestError, match=r"id 'a\.png#1,2,3,4' is in rows 1 and 2, with different cells in 'label'"):
         read(tmp_path / "t.csv")

@@ -43,16 +43,18 @@ def test_folders_and_tables_among_others_keep_their_labels_and_get_paths_from_he
 
 @pytest.mark.parametrize("places", [["gone.jpg"], ["one.jpg", "gone"]])
 def test_what_is_not_there_is_named(here, places):
-    with pytest.raises(ManifestError, match=r"gone.* does not exist; give images, folders of images, or tables"):
+    with pytest.raises(
+        ManifestError, match=r"gone.* does not exist; give images, folders of images, archives, or tables"
+    ):
         gather(places)
 
 
 def test_what_is_left_out_of_several_places_is_counted_together(tmp_path):
-    for name in ("a/x/1.png", "a/x/1.heic", "b/x/2.png", "b/x/2.heic", "b/y/3.txt"):
+    for name in ("a/x/1.png", "a/x/1.psd", "b/x/2.png", "b/x/2.psd", "b/y/3.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "t.csv").write_text("File,more\na/x/1.png,7\n")
     manifest = gather([tmp_path / "a", tmp_path / "b", tmp_path / "t.csv"], path_column="file")
     assert len(manifest) == 2
     left_out = manifest.left_out
-    assert (left_out.files, left_out.barren, left_out.columns) == ({".heic": 2, ".txt": 1}, {"y/": 1}, ["more"])
+    assert (left_out.files, left_out.barren, left_out.columns) == ({".psd": 2, ".txt": 1}, {"y/": 1}, ["more"])

@@ -164,7 +164,7 @@ def test_columns_may_be_named_and_what_is_left_out_stays_in_the_result(photos, t
 def test_what_is_wrong_is_said_after_what_was_found(photos, tmp_path):
     data = photos(per_class=2)
     for path in (data / "bee").iterdir():
-        path.rename(path.with_suffix(".heic"))
+        path.rename(path.with_suffix(".psd"))
     ears = Hearing()
     with pytest.raises(ManifestError, match="only one class"):
         run(data, tmp_path / "out", backbone="pixels", listener=ears, **QUICK)

@@ -232,14 +232,14 @@ def test_folders_that_are_no_classes_of_the_models_are_no_true_labels(trained, p
 
 def test_images_that_cannot_be_read_are_named_with_the_reason(trained, tmp_path):
     _, _, probed = trained()
-    for name in ("a.heic", "b.txt"):
+    for name in ("a.psd", "b.txt"):
         (tmp_path / name).write_bytes(b"no image")
-    with pytest.raises(ManifestError, match=r"a\.heic cannot be read: not an image that Pillow can read"):
-        predict(probed["model"], tmp_path / "a.heic")
+    with pytest.raises(ManifestError, match=r"a\.psd cannot be read: not an image that Pillow can read"):
+        predict(probed["model"], tmp_path / "a.psd")
     with pytest.raises(
-        ManifestError, match=r"no image of these images can be read; first reason: not an image .*a\.heic"
+        ManifestError, match=r"no image of these images can be read; first reason: not an image .*a\.psd"
     ):
-        predict(probed["model"], [tmp_path / "a.heic", tmp_path / "b.txt"])
+        predict(probed["model"], [tmp_path / "a.psd", tmp_path / "b.txt"])
 
 
 def test_labels_may_be_anything(tmp_path, photos):

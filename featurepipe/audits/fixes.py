@@ -17,6 +17,7 @@ from featurepipe.errors import OutputError
 from featurepipe.files import write_text
 from featurepipe.manifests import SPLITS, Sample, header, meaning
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.sources import is_url
 from featurepipe.stores import Row
 
 COLUMNS = ("id", "path", "label", "split", "group", "part", "audit", "suggested_label")
@@ -106,7 +107,7 @@ def write(path: Path, made: Fix, samples: FeatureMatrix, rows: Iterable[Row], ro
         Whether a cell that a spreadsheet would take for a formula gets an apostrophe.
     """
     numbers = {id_: number for number, id_ in enumerate(samples.ids)}
-    way = os.path.relpath(root, path.absolute().parent)
+    way = root if is_url(root) else os.path.relpath(root, path.absolute().parent)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -119,7 +120,10 @@ def write(path: Path, made: Fix, samples: FeatureMatrix, rows: Iterable[Row], ro
 
 
 def _cells(sample: Sample, made: Fix, number: int | None, way: str) -> list[str]:
-    place = os.path.normpath(os.path.join(way, sample.place)).replace(os.sep, "/")
+    if is_url(sample.place) or is_url(way):
+        place = sample.place if is_url(sample.place) else f"{way.rstrip('/')}/{sample.place}"
+    else:
+        place = os.path.normpath(os.path.join(way, sample.place)).replace(os.sep, "/")
     split, said, label = sample.split, "", None
     if number is not None:
         split, said, label = made.split[number], "; ".join(made.said.get(number, ())), made.labels.get(number)

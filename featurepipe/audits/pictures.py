@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from featurepipe.images import ImageTransform
+from featurepipe.images import ImageTransform, size_of
 from featurepipe.images.boxes import box_of
-from featurepipe.images.pictures import opened
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.media import file_turn
 from featurepipe.stores import Pending
@@ -115,8 +114,7 @@ def see(image: Pending) -> Picture:
 def _measure(data: bytes | np.ndarray, part: str | None) -> tuple[tuple[int, int], int]:
     """Width and height of an image, or of its part, and the bytes of all of it."""
     if isinstance(data, bytes):
-        with opened(data) as image:
-            size, nbytes = image.size, len(data)
+        size, nbytes = size_of(data), len(data)
     else:
         size, nbytes = (data.shape[1], data.shape[0]), data.nbytes
     if part is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +11,7 @@ from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.networks import make_forward
 from featurepipe.backbones.specs import plain
 from featurepipe.errors import BackboneError
+from featurepipe.images import described
 from featurepipe.videos import VideoTransform, require_av
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Clips(Backbone):
     def of(cls, backbone: Backbone, transform: VideoTransform, **spec: Any) -> Self:
         """A network that embeds images, for videos; `spec` is what else of the description changes."""
         values = {one.name: getattr(backbone, one.name) for one in fields(backbone)}
-        changed = {"medium": transform.medium, "transform": asdict(transform), **spec}
+        changed = {"medium": transform.medium, "transform": described(transform), **spec}
         return cls(**{**values, "transform": transform, "spec": plain({**backbone.spec, **changed})})
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +24,7 @@ from featurepipe.backbones.specs import Extractor, plain
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
-from featurepipe.images import ImageTransform
+from featurepipe.images import ImageTransform, described
 from featurepipe.media import plural
 from featurepipe.surroundings import guarded
 
@@ -97,7 +97,7 @@ class Backbone:
     def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Self:
         """The same network under another precision or decoder, and thus another fingerprint."""
         transform = replace(self.transform, decoder=decoder or self.transform.decoder)
-        changed = {"transform": asdict(transform), "precision": precision or self.spec["precision"]}
+        changed = {"transform": described(transform), "precision": precision or self.spec["precision"]}
         return replace(self, transform=transform, spec=plain({**self.spec, **changed}), compiled=None, batch_size=None)
 
     @guarded

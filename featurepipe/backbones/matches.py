@@ -78,6 +78,8 @@ class Target:
         # Counters of batches are absent from some files, and used by none.
         self.needed = {key for key in self.own if not key.endswith("num_batches_tracked")}
         classifiers = module.pretrained_cfg.get("classifier") or ()
+        first = module.pretrained_cfg.get("first_conv") or ()
+        self.first = {f"{name}.weight" for name in ([first] if isinstance(first, str) else first)}
         self.classifiers = tuple(f"{c}." for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
 
     @cached_property
@@ -103,10 +105,19 @@ class Target:
         wants_module = "model" in inspect.signature(function).parameters
         return (lambda state: function(state, self.module)) if wants_module else function
 
+    def _for_channels(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """Weights of colours for a first layer that takes other channels (``in_chans``): timm's own adaptation."""
+        wanted = self.own[key].shape
+        if key not in self.first or value.ndim != 4 or value.shape[1] != 3 or wanted[1] == 3:
+            return value
+        from timm.models import adapt_input_conv
+
+        return adapt_input_conv(wanted[1], value) if value.shape[2:] == wanted[2:] else value
+
     def attempt(self, place: tuple[str, ...], state: Mapping[str, torch.Tensor], *, spare: bool = True) -> Attempt:
         """Compare tensors with the network's; `spare` forgives what only training needs, not the classifier alone."""
         own = self.own
-        kept = {key: value for key, value in state.items() if key in own}
+        kept = {key: self._for_channels(key, value) for key, value in state.items() if key in own}
         unknown = [key for key in state if key not in own and not f"{key}.".startswith(self.classifiers)]
         return Attempt(
             place,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
+from featurepipe.images import described
 from featurepipe.jsons import ANYTHING, COUNT, DIGEST, NUMBER, TEXT, Each, check
 from featurepipe.media import IMAGE, Transform
 
@@ -25,6 +25,8 @@ PIXELS = {
     "crop_pct": NUMBER,
     "crop_mode?": TEXT,
     "decoder?": TEXT,
+    "bands?": [COUNT],
+    "levels?": [NUMBER],
 }
 SPEC = {
     "format?": COUNT,
@@ -156,7 +158,7 @@ def make_spec(
         "architecture": architecture,
         "arguments": dict(arguments),
         "weights": weights,
-        "transform": asdict(cast(Any, transform)),  # all of them are dataclasses
+        "transform": described(transform),  # all of them are dataclasses
         "layer": layer,
         "pooling": pooling,
         "precision": precision,

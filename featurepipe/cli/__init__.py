@@ -123,8 +123,9 @@ class _Group(Group):
 def main() -> None:
     """Embed images once with a frozen pretrained backbone, then train classifiers on them in seconds.
 
-    DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, or a
-    CSV, TSV, JSONL or Parquet table with the columns path, label, split, group and part (a box x0,y0,x1,y1).
+    DATA is a folder of class folders, a folder with train/ val/ test/ above class folders, a flat folder, a zip
+    or tar archive of such a folder, or a CSV, TSV, JSONL or Parquet table with the columns path, label, split,
+    group and part (a box x0,y0,x1,y1).
 
     \b
       $ featurepipe run data/digits

@@ -117,8 +117,19 @@ def _parse_listed(_: click.Context, __: click.Parameter, value: str | None) -> t
     return tuple(part.strip() for part in (value or "").split(",") if part.strip())
 
 
+def _parse_bands(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    try:
+        bands = None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 4,3,2") from None
+    if bands is not None and min(bands) < 1:
+        raise click.BadParameter("the first band is 1")
+    return bands
+
+
 PARSERS: dict[str, Callable[..., Any]] = {
     "arguments": _parse_arguments,
+    "bands": _parse_bands,
     "depth": _parse_depth,
     "devices": _parse_listed,
     "kinds": _parse_kinds,

@@ -16,10 +16,6 @@ from featurepipe.images.orientations import upright
 from featurepipe.images.switches import unswayed
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
-UNREAD = {  # pictures that nothing here reads: where their mark is, and which marks there are
-    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim")),
-    "DICOM": (128, (b"DICM",)),
-}
 JPEG = ("JPEG", "MPO")  # MPO: what some phones write, the first frame a JPEG like any other
 
 
@@ -33,11 +29,9 @@ def opened(data: bytes | bytearray) -> Image.Image:
         except UnidentifiedImageError as error:
             if data[:4] in TIFF:
                 raise ImageError(
-                    "a TIFF of a depth or kind that Pillow cannot read; save the image as PNG or 8-bit TIFF"
+                    "a TIFF of a depth or kind that Pillow cannot read; save the image as PNG or 8-bit TIFF, or choose "
+                    "with --bands and --levels"
                 ) from error
-            for name, (start, marks) in UNREAD.items():
-                if data[start : start + 8].startswith(marks):
-                    raise ImageError(f"{name} is not read here; convert the image to JPEG or PNG") from error
             raise
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from featurepipe.errors import BackboneError
+from featurepipe.errors import BackboneError, ImageError
 from featurepipe.images.augmentations import augment
 from featurepipe.images.boxes import cut
 from featurepipe.images.decoders import DECODERS
-from featurepipe.images.frames import Frame, Picture
+from featurepipe.images.formats import format_of
+from featurepipe.images.frames import Frame, Picture, to_image
 from featurepipe.images.limits import turn
 from featurepipe.images.pictures import check_kind, from_array, opened, simplify
 from featurepipe.images.switches import unswayed
@@ -23,6 +24,7 @@ from featurepipe.vocabulary.names import CROP_MODES
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROPS = (0.05, 20)  # of crop_pct; those of timm are 0.875 to 1.15, and a small one enlarges each image to gigabytes
 Encoded: TypeAlias = bytes | bytearray | np.ndarray | Image.Image  # a file, or pixels
+LATER = ("bands", "levels")  # fields that a spec has only where they are set, so that older fingerprints stay
 MEDIUM, PIXEL = "image", np.dtype(np.uint8)
 
 
@@ -44,6 +46,10 @@ class ImageTransform:
         ``center``, ``squash`` or ``border``.
     decoder : str
         ``pillow``, ``torchvision`` or ``draft``; see `featurepipe.images`.
+    bands : tuple of int or None
+        Bands of a TIFF, from 1, that become the channels.
+    levels : tuple of float or None
+        The samples that become black and white, where they have more than 8 bits.
     """
 
     input_size: tuple[int, int, int]
@@ -53,6 +59,8 @@ class ImageTransform:
     crop_pct: float
     crop_mode: str = "center"
     decoder: str = "pillow"
+    bands: tuple[int, ...] | None = None
+    levels: tuple[float, float] | None = None
     medium: ClassVar[str] = MEDIUM
     dtype: ClassVar[np.dtype[Any]] = PIXEL
     length: ClassVar[int] = 1  # pictures that a network sees together
@@ -83,7 +91,11 @@ class ImageTransform:
 
     def crop(self, picture: Picture) -> np.ndarray:
         """Resize and crop a whole picture; returns uint8 of shape (C, H, W)."""
-        return DECODERS[self.decoder].fit(picture, self.frame)
+        decoder = DECODERS[self.decoder]
+        if isinstance(picture, Image.Image) or len(picture) in (1, 3):
+            return decoder.fit(picture, self.frame)
+        frames = (replace(self.frame, mean=(mean,)) for mean in self.mean)
+        return np.concatenate([decoder.fit(picture[i : i + 1], frame) for i, frame in enumerate(frames)])
 
     def trial(self, count: int, /) -> np.ndarray:
         """Pictures to try a network on, always the same: coloured slopes with noise; uint8 (count, C, H, W)."""
@@ -113,6 +125,8 @@ class ImageTransform:
                 crop_pct=float(values["crop_pct"]),
                 crop_mode=str(values.get("crop_mode") or "center"),
                 decoder=str(values.get("decoder") or "pillow"),
+                bands=None if values.get("bands") is None else tuple(int(n) for n in values["bands"]),
+                levels=None if values.get("levels") is None else tuple(float(v) for v in values["levels"]),  # type: ignore[arg-type]
             )
         except (TypeError, ValueError, IndexError) as error:
             raise BackboneError(f"a transform cannot be made of {dict(values)}: {error}") from error
@@ -123,7 +137,18 @@ class ImageTransform:
         channels, size = self.input_size[0], self.input_size[1:]
         for fits, says in (
             (len(size) == 2 and min(size) > 0, f"input_size is channels, height, width; got {self.input_size}"),
-            (channels in (1, 3), f"images give 1 or 3 channels; input_size asks for {channels}"),
+            (
+                channels in (1, 3) or self.bands is not None,
+                f"images give 1 or 3 channels; input_size asks for {channels}: name as many bands",
+            ),
+            (
+                self.bands is None or (len(self.bands) == channels and min(self.bands) > 0),
+                f"bands are {channels} numbers from 1, one per input channel; got {self.bands}",
+            ),
+            (
+                self.levels is None or (len(self.levels) == 2 and self.levels[0] < self.levels[1]),
+                f"levels are the samples of black and of white, the second greater; got {self.levels}",
+            ),
             (len(self.mean) == channels, f"mean needs {channels} values, one per input channel; got {len(self.mean)}"),
             (len(self.std) == channels, f"std needs {channels} values, one per input channel; got {len(self.std)}"),
             (
@@ -168,6 +193,10 @@ class View(ImageTransform):
     @classmethod
     def of(cls, transform: ImageTransform, augmentation: str, seed: int, number: int) -> View:
         """A view that ends in what `transform` ends in: the same size, interpolation and normalisation."""
+        if transform.input_size[0] not in (1, 3):
+            raise BackboneError(
+                f"random views are of 1 or 3 channels, not of {transform.input_size[0]} bands; do without tuning"
+            )
         return cls(**asdict(transform), augmentation=augmentation, seed=seed, number=number)
 
     def crop(self, picture: Picture) -> np.ndarray:
@@ -261,12 +290,36 @@ def decode(data: Encoded, transform: ImageTransform | Views, part: str | None = 
     if isinstance(data, Image.Image):
         with turn(data.size):
             return _cropped(cut(simplify(data, channels), part), transform.members)
+    other = format_of(data, first)
+    if other is not None:
+        whole, rest = other.read(data, first, part)
+        return _cropped(cut(whole, rest), transform.members)
+    if channels not in (1, 3) and first.bands is not None:
+        raise ImageError(f"the backbone takes {channels} bands, and only a TIFF has them")
     with opened(data) as image:
         check_kind(image, data)
         if part is None:  # a box may need every pixel
             decoder.prepare(image, first.frame)
         with turn(image.size):
             return _cropped(cut(decoder.read(image, data, channels), part), transform.members)
+
+
+def described(transform: Any) -> dict[str, Any]:
+    """The fields of a transform that decide its pixels, for a spec."""
+    return {key: value for key, value in asdict(transform).items() if key not in LATER or value is not None}
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image, as it is decoded; ImageError where it cannot be."""
+    other = format_of(data, ANY)
+    if other is None:
+        with opened(data) as image:
+            return image.size
+    picture = to_image(other.read(data, ANY, None)[0])
+    return picture.size
+
+
+ANY = ImageTransform((3, 1, 1), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)  # with which a size is asked for
 
 
 def _cropped(picture: Picture, members: Iterable[ImageTransform]) -> np.ndarray:

@@ -5,8 +5,9 @@ A manifest is read from one of
 - a folder of class folders (``cats/1.jpg``),
 - a folder with ``train/ val/ test/`` above class folders (``train/cats/1.jpg``),
 - a flat folder of images (no labels),
+- an archive of any of these, or what else `featurepipe.sources.open_container` knows,
 - a CSV, TSV, JSONL or Parquet table with the column ``path`` and optionally ``id``, ``label``, ``split``, ``group`` and
-  ``part`` (of an image, a box ``x0,y0,x1,y1``);
+  ``part`` (of an image, a box ``x0,y0,x1,y1``, which may also be four columns);
   relative paths start at the table's own folder. A CSV may be separated by commas, semicolons or tabs.
 
 Splits may also be called training, valid, validation, dev, development and testing, in any case.

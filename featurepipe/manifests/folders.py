@@ -45,35 +45,74 @@ def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut
             )
         )
     medium = medium or medium_of(ids, root)
-    what = MEDIA[medium].plural
-    folders: dict[str, str] = {}  # top folder -> its first image
-    loose = None
-    for id_ in ids:
-        top, slash, _ = id_.partition("/")
-        if slash:
-            folders.setdefault(top, id_)
-        elif loose is None:
-            loose = id_
-    if folders and loose is not None:
-        raise ManifestError(
-            f"{root} mixes {what} ({loose}) with folders of {what} ({next(iter(folders))}/); "
-            f"move the loose {what} away, or list the samples in a table"
-        )
-    is_split = _are_splits(root, list(folders))
-    depth = 1 if is_split else 0  # where the class folder is in an id
-    samples = Samples()
-    for id_ in ids:
-        parts = id_.split("/", depth + 1)
-        split = split_named(parts[0]) if is_split else None
-        label = parts[depth] if len(parts) > depth + 1 else None
-        samples.append(Sample(id_, id_, label, split))
-    _check_mixed_labels(root, samples, what)
+    layout = Layout.of(root, ids, MEDIA[medium].plural)
+    samples = Samples(Sample(id_, id_, *layout.of_name(id_)) for id_ in ids)
+    layout.check(samples)
     left_out.barren = {
         name: count
         for name, count in left_out.barren.items()
-        if name.count("/") == 1 or (is_split and name.partition("/")[0] in folders)
+        if name.count("/") == 1 or (layout.is_split and name.partition("/")[0] in layout.folders)
     }
     return samples, left_out, medium
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the folders in names of files mean: classes, splits above classes, or nothing.
+
+    Attributes
+    ----------
+    root : str or Path
+        Where the files are, for messages.
+    what : str
+        What they are, in the plural.
+    folders : dict
+        Top folder → its first file.
+    is_split : bool
+        Whether the top folders are splits.
+    """
+
+    root: str | os.PathLike[str]
+    what: str
+    folders: dict[str, str]
+    is_split: bool
+
+    @classmethod
+    def of(cls, root: str | os.PathLike[str], names: Iterable[str], what: str) -> Layout:
+        """Of POSIX paths below a root; a ManifestError where they mix two layouts."""
+        folders: dict[str, str] = {}
+        loose = None
+        for name in names:
+            top, slash, _ = name.partition("/")
+            if slash:
+                folders.setdefault(top, name)
+            elif loose is None:
+                loose = name
+        if folders and loose is not None:
+            raise ManifestError(
+                f"{root} mixes {what} ({loose}) with folders of {what} ({next(iter(folders))}/); "
+                f"move the loose {what} away, or list the samples in a table"
+            )
+        return cls(root, what, folders, _are_splits(root, list(folders)))
+
+    def of_name(self, name: str) -> tuple[str | None, str | None]:
+        """Label and split of a file."""
+        depth = 1 if self.is_split else 0  # where the class folder is in a name
+        parts = name.split("/", depth + 1)
+        split = split_named(parts[0]) if self.is_split else None
+        return parts[depth] if len(parts) > depth + 1 else None, split
+
+    def check(self, samples: Iterable[Sample]) -> None:
+        """Refuse a split folder that holds both loose files and class folders."""
+        first: dict[tuple[str | None, bool], str] = {}
+        for sample in samples:
+            first.setdefault((sample.split, sample.label is None), sample.id)
+        for split in SPLITS:
+            if (split, True) in first and (split, False) in first:
+                raise ManifestError(
+                    f"{self.root} mixes loose {self.what} ({first[split, True]}) with class folders "
+                    f"({first[split, False]}); move the loose {self.what} into class folders"
+                )
 
 
 def known_suffixes() -> list[frozenset[str]]:
@@ -99,7 +138,7 @@ def medium_of(places: Iterable[str], where: str | os.PathLike[str]) -> str:
     return next(iter(counts), IMAGE)
 
 
-def _are_splits(root: Path, folders: Sequence[str]) -> bool:
+def _are_splits(root: str | os.PathLike[str], folders: Sequence[str]) -> bool:
     """Whether the top folders are splits; a ManifestError where they may be, or some are."""
     splits = [name for name in folders if split_named(name)]
     unsure = [name for name in folders if not split_named(name) and resembles_split(name)]
@@ -245,16 +284,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)
     return entry.is_file()
-
-
-def _check_mixed_labels(root: Path, samples: Sequence[Sample], what: str) -> None:
-    """Refuse a split folder that holds both loose files and class folders."""
-    first: dict[tuple[str | None, bool], str] = {}
-    for sample in samples:
-        first.setdefault((sample.split, sample.label is None), sample.id)
-    for split in SPLITS:
-        if (split, True) in first and (split, False) in first:
-            raise ManifestError(
-                f"{root} mixes loose {what} ({first[split, True]}) with class folders ({first[split, False]}); "
-                f"move the loose {what} into class folders"
-            )

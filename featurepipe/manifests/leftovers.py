@@ -24,9 +24,9 @@ RUBBISH = frozenset(
 )
 # Pictures that no decoder here reads: of phones, cameras, drawing programs, microscopes and hospitals
 _SUFFIXES = (
-    "heic heif hif jxl jxr wdp hdp j2k jpf jpx jpm jpc apng pnm pfm pam pcx dib sgi dds icns qoi exr hdr bpg flif "
+    "jxl jxr wdp hdp j2k jpf jpx jpm jpc apng pnm pfm pam pcx dib sgi dds icns qoi exr hdr bpg flif "
     "psd psb xcf svg svgz dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr erf kdc mrw iiq "
-    "dcm dicom nii nrrd mha mhd svs ndpi mrxs czi nd2 lif lsm vsi oib oif fits"
+    "nii nrrd mha mhd svs ndpi mrxs czi nd2 lif lsm vsi oib oif fits"
 )
 PICTURES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 
 from featurepipe.errors import ManifestError
+from featurepipe.manifests.containers import read_container
 from featurepipe.manifests.folders import medium_of, read_folder
 from featurepipe.manifests.groups import check_groups, check_pattern, group_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.samples import Sample, Samples
 from featurepipe.manifests.splits import split_named
 from featurepipe.media import MEDIA
-from featurepipe.sources import Files, Source, Tables, cell
+from featurepipe.sources import Columns, Files, Remotes, Source, Tables, cell, is_url, open_container
 from featurepipe.tables import TABLE_SUFFIXES, Table, check_columns, remarks
 
 PART = re.compile(r"[\d.,\s-]+")  # numbers, however a medium writes its parts
 ROLES = ("id", "path", "label", "split", "group", "part")  # of a table's columns, in the order of a sample's fields
+CORNERS = ("x0", "y0", "x1", "y1")  # columns of a box, where there is no column ``part``
 TEXT = "text"  # the medium, and the column of texts
 DIGITS = 7  # of the number of a row that has no other id, so that rows keep their order
 
@@ -54,6 +56,14 @@ class Manifest:
         """The source's root: where it has files, the folder that relative paths start from."""
         return Path(self.source.root)
 
+    def name(self, sample: Sample) -> str:
+        """What leads to the sample from here: a path or a URL."""
+        if is_url(sample.place):
+            return sample.place
+        if is_url(self.source.root):
+            return f"{self.source.root.rstrip('/')}/{sample.place}"
+        return str(self.file(sample))
+
     def file(self, sample: Sample) -> Path:
         """The sample's file."""
         return self.root / sample.place
@@ -69,12 +79,13 @@ def read(
     group_from: str | None = None,
     medium: str | None = None,
 ) -> Manifest:
-    """Read the manifest of a folder or a table.
+    """Read the manifest of a folder, a table or a container.
 
     Parameters
     ----------
     source : path
-        Folder of images or sounds, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+        Folder of images or sounds, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or what
+        `featurepipe.sources.open_container` knows, such as a ``.zip`` or ``.tar`` file.
     path_column, label_column : str, optional
         The table's columns of files and of labels, if they are not called ``path`` and ``label``.
     text_column : str, optional
@@ -101,7 +112,6 @@ def read(
     >>> len(manifest), manifest.samples[0].label, manifest.samples[0].split
     (1797, '0', 'test')
     """
-    path = Path(source)
     if group_column is not None and group_from is not None:
         raise ManifestError("groups are in a column or in the paths; leave out --group or --group-from")
     if medium not in (None, *MEDIA):
@@ -110,7 +120,14 @@ def read(
         raise ManifestError("samples are files or texts of the table; leave out --path-column or --text-column")
     if medium not in (None, TEXT) and text_column is not None:
         raise ManifestError(f"a column of texts holds no {MEDIA[medium].plural}; leave out --text-column or --medium")
-    found = _read(path, path_column, label_column, text_column, group_column, medium)
+    container = open_container(source)
+    if container is not None:
+        if text_column is not None:
+            raise ManifestError(f"{container.root} has no column of texts; leave out --text-column")
+        columns = Columns(path_column, label_column, group_column)
+        found = Manifest(container, *read_container(container, columns, medium))
+    else:
+        found = _read(Path(source), path_column, label_column, text_column, group_column, medium)
     if group_from is not None:
         pattern = check_pattern(group_from)
         grouped = Samples(one._replace(group=group_of(one.place, pattern)) for one in found.samples)
@@ -135,10 +152,14 @@ def _read(
             )
         return Manifest(Files(str(path)), *read_folder(path, medium))
     if not path.exists():
-        raise ManifestError(f"{path} does not exist; give a folder of images or a table with a 'path' column")
+        raise ManifestError(
+            f"{path} does not exist; give a folder of images, an archive, or a table with a 'path' column"
+        )
     if path.suffix.lower() not in TABLE_SUFFIXES:
         known = " ".join(sorted(TABLE_SUFFIXES))
-        raise ManifestError(f"{path} is neither a folder nor a table ({known}); give a folder or such a table")
+        raise ManifestError(
+            f"{path} is neither a folder nor an archive (.zip .tar .tar.gz) nor a table ({known}); give one of these"
+        )
     if not path.is_file():
         raise ManifestError(f"{path} is a pipe or a device, which can be read once at most; write the table to a file")
     if text_column is not None or (
@@ -175,13 +196,14 @@ def _read_texts(path: Path, text_column: str, label_column: str | None, group_co
 def _read_table(path: Path, path_column: str, label_column: str | None, group_column: str | None) -> Manifest:
     columns = ("id", path_column, label_column or "label", "split", group_column or "group", "part")
     needed = [path_column, *(name for name in (label_column, group_column) if name is not None)]
-    table = Table(path, needed, columns, keys=("id", path_column, "split"))
+    table = Table(path, needed, (*columns, *CORNERS), keys=("id", path_column, "split"))
     samples, missing = Samples(), []
     for number, cells in table:
         if path_column not in cells:  # JSONL
             check_columns(path, [*table.used, *table.unused], [path_column])
+        cells["part"] = _part(path, number, cells)
         sample = _sample(path, number, [cells.get(name) for name in columns], path_column)
-        if not os.path.isfile(os.path.join(path.parent, sample.place)):
+        if not is_url(sample.place) and not os.path.isfile(os.path.join(path.parent, sample.place)):
             missing.append(sample.place)
         samples.append(sample)
     if missing:
@@ -190,7 +212,30 @@ def _read_table(path: Path, path_column: str, label_column: str | None, group_co
             f"paths (relative ones start at {path.parent})"
         )
     _check_parts(path, samples)
-    return _manifest(Files(str(path.parent)), table, samples, columns)
+    _give_back_corners(table)
+    is_remote = any(is_url(sample.place) for sample in samples)
+    return _manifest((Remotes if is_remote else Files)(str(path.parent)), table, samples, columns)
+
+
+def _part(path: Path, number: int, cells: Mapping[str, str | None]) -> str | None:
+    """The part that a row names: in its own column, or by the corners of a box."""
+    if "part" in cells or not cells.keys() >= set(CORNERS):
+        return cells.get("part")
+    corners = [cells[name] for name in CORNERS]
+    if not any(corners):
+        return None
+    if not all(corners):
+        empty = next(name for name, corner in zip(CORNERS, corners, strict=True) if not corner)
+        raise ManifestError(f"{path}: row {number} has a box without {empty!r}; give all four corners, or none")
+    return ",".join(re.sub(r"\.0+$", "", corner or "") for corner in corners)  # 10.0, as numbers with gaps are written
+
+
+def _give_back_corners(table: Table) -> None:
+    """Count columns of corners as not used, where they were not: next to a column ``part``, or without the others."""
+    there = [name for name in CORNERS if name in table.used]
+    if there and ("part" in table.used or len(there) < len(CORNERS)):
+        table.used = [name for name in table.used if name not in there]
+        table.unused += there
 
 
 def _check_parts(path: Path, samples: Samples) -> None:
@@ -263,11 +308,11 @@ def _folded(samples: Samples, path: Path, columns: Sequence[str]) -> Samples:
 def _contradiction(path: Path, one: Sample, other: Sample, columns: Sequence[str]) -> str:
     """Which rows of a table have the same id, and in what they differ."""
     id_column, path_column, label_column, *_ = columns
-    table = Table(path, [path_column], columns, keys=("id", path_column))
+    table = Table(path, [path_column], (*columns, *CORNERS), keys=("id", path_column))
     rows = [
         str(number)
         for number, cells in table
-        if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), cells.get("part")))
+        if one.id in (cells.get(id_column), _own_id((cells[path_column] or "").strip(), _part(path, number, cells)))
     ]
     differing = {name: (mine, its) for name, mine, its in zip(columns, one, other, strict=False) if mine != its}
     name, (mine, its) = next(iter(differing.items()))

@@ -11,7 +11,7 @@ from featurepipe.manifests.folders import medium_of
 from featurepipe.manifests.leftovers import LeftOut
 from featurepipe.manifests.manifest import Manifest, read
 from featurepipe.manifests.samples import Sample, Samples
-from featurepipe.sources import Files
+from featurepipe.sources import Files, Remotes, Source, Tables, is_url, open_container
 from featurepipe.tables import TABLE_SUFFIXES
 
 
@@ -23,10 +23,10 @@ def gather(
     text_column: str | None = None,
     medium: str | None = None,
 ) -> Manifest:
-    """One manifest of images, folders and tables.
+    """One manifest of images, folders and tables, or of one container.
 
-    A single folder or table is read as `read` does. Of everything else the ids and paths are as they were given, so
-    that they can be opened from here; what is named twice is there once.
+    A single folder, table or container is read as `read` does. Of everything else the ids and paths are as they were
+    given, so that they can be opened from here; what is named twice is there once.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def gather(
     """
     columns = {"path_column": path_column, "label_column": label_column, "text_column": text_column}
     for place in places:
-        if not Path(place).exists():
+        if open_container(place) is None and not is_url(str(place)) and not Path(place).exists():
             raise ManifestError(
-                f"{place} does not exist; give images, folders of images, or tables with a 'path' column"
+                f"{place} does not exist; give images, folders of images, archives, or tables with a 'path' column"
             )
     if len(places) == 1 and not _is_image(places[0]):
         return read(places[0], medium=medium, **_of(places[0], columns))
@@ -62,20 +62,28 @@ def gather(
             found[str(place)] = Sample(str(place), str(place), None, None)
             continue
         manifest = read(place, medium=medium, **_of(place, columns))
-        if not isinstance(manifest.source, Files):
-            raise ManifestError(f"{place} is a table of texts; give it alone, without other places")
+        if not isinstance(manifest.source, Files) and not _is_table_of_urls(manifest.source):
+            kind = "table of texts" if isinstance(manifest.source, Tables) else "container of its own files"
+            raise ManifestError(f"{place} is a {kind}; give it alone, without other places")
         left_out.add(manifest.left_out)
         for sample in manifest.samples:
-            path = str(manifest.file(sample))
+            path = manifest.name(sample)
             id_ = path if sample.part is None else f"{path}#{sample.part}"
             found[id_] = sample._replace(id=id_, place=path)
     medium = medium or medium_of((sample.place for sample in found.values()), "what is given")
-    return Manifest(Files(), Samples(found[id_] for id_ in sorted(found)), left_out, medium)
+    source = Remotes() if any(is_url(sample.place) for sample in found.values()) else Files()
+    return Manifest(source, Samples(found[id_] for id_ in sorted(found)), left_out, medium)
+
+
+def _is_table_of_urls(source: Source) -> bool:
+    return isinstance(source, Remotes) and not is_url(source.root)
 
 
 def _is_image(place: str | os.PathLike[str]) -> bool:
+    if is_url(str(place)):
+        return open_container(place) is None
     path = Path(place)
-    return path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES
+    return path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES and open_container(place) is None
 
 
 def _of(place: str | os.PathLike[str], columns: Mapping[str, str | None]) -> Mapping[str, str | None]:

@@ -53,7 +53,12 @@ def _suffixes(text: str) -> frozenset[str]:
 MEDIA = {
     medium.name: medium
     for medium in (
-        Medium("image", _suffixes("jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico")),
+        Medium(
+            "image",
+            _suffixes(
+                "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico heic heif hif dcm dicom"
+            ),
+        ),
         Medium(
             "sound",
             _suffixes("wav flac ogg mp3 m4a opus"),

@@ -111,7 +111,7 @@ class Prepared(Candidate):
 
     def data(self, classes: int, **about: str) -> Data:
         """What a card says of the data, and whatever else is said about it."""
-        return Data(root=str(self.store.root), samples=len(self.samples), classes=classes, **about)
+        return Data(root=str(self.store.source_root), samples=len(self.samples), classes=classes, **about)
 
     @property
     def splits(self) -> Splits:

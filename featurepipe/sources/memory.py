@@ -39,8 +39,7 @@ class InMemory(Source):
 
     def digest(self, place: str) -> str:
         """See `Source.digest`; of an array, with a line in front of its bytes that says what they are."""
-        found = self.read(place)
-        return sha256_bytes(found if isinstance(found, bytes) else _header(found) + found.tobytes())
+        return sha256_content(self.read(place))
 
     def read(self, place: str) -> Content:
         """See `Source.read`."""
@@ -52,6 +51,11 @@ class InMemory(Source):
     def share(self, places: Collection[str]) -> InMemory:
         """See `Source.share`: these contents alone."""
         return InMemory({place: self.contents[place] for place in places if place in self.contents}, self.root)
+
+
+def sha256_content(found: Content) -> str:
+    """Hexadecimal sha256 of bytes, or of an array with its mode and size."""
+    return sha256_bytes(found if isinstance(found, bytes) else _header(found) + found.tobytes())
 
 
 def _header(image: np.ndarray) -> bytes:

@@ -19,6 +19,7 @@ from featurepipe.files import check_safe_csv, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports.looks import LOOKS, show
+from featurepipe.sources import Files, Remotes
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
@@ -103,6 +104,7 @@ def audit(
     if table is not None:
         fixes.check_suffix(table)
         check_result(table, "table of an audit", fixes.is_table, [source], force=force)
+        _check_listable(source)
     entry = source.choose(backbone, layer)
     samples = matrices.load(source, entry)
     evidence = _look(source, samples, seed, listener)
@@ -118,6 +120,15 @@ def audit(
         "output": None if path is None else str(path),
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _check_listable(store: Store) -> None:
+    """Refuse a new table of samples that are not files or URLs."""
+    if not isinstance(store.source, Files | Remotes):
+        raise OutputError(
+            f"{store.path} describes samples inside {store.source_root}, which a table of files cannot name; leave out "
+            "--fix, or unpack them"
+        )
 
 
 def _look(source: Store, samples: FeatureMatrix, seed: int, listener: Listener) -> Evidence:
@@ -137,12 +148,12 @@ def _fix(
     exact, near = (found[name].findings for name in audits.COPIES)
     others = [finding for name, one in found.items() if name not in audits.COPIES for finding in one.findings]
     made = audits.fix(samples, exact, near, others)
-    fixes.write(table, made, samples, source.rows(), str(source.root), safe=safe)
+    fixes.write(table, made, samples, source.rows(), str(source.source_root), safe=safe)
     return {"table": str(table), **made.counts(samples)}
 
 
 def _identity(source: Store, entry: Entry) -> dict[str, Any]:
-    return {"store": str(source.path), "root": str(source.root), "backbone": entry.name, "layer": entry.layer}
+    return {"store": str(source.path), "root": str(source.source_root), "backbone": entry.name, "layer": entry.layer}
 
 
 def _told(samples: FeatureMatrix, found: Mapping[str, Checked], leak: Leak | None) -> dict[str, Any]:

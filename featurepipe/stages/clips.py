@@ -10,6 +10,7 @@ from typing import Any
 
 from featurepipe import extraction, manifests, sounds, videos
 from featurepipe.errors import BackboneError, ManifestError, SampleError
+from featurepipe.estimators.datasets import is_dataset, of_dataset
 from featurepipe.listeners import Listener
 from featurepipe.manifests import Manifest, Sample, Samples
 from featurepipe.manifests.manifest import TEXT
@@ -24,17 +25,23 @@ DURATIONS: dict[str, Callable[[Any], float]] = {
 }  # medium → seconds of a content
 
 
-def read(data: str | Path, table: ColumnOptions, listener: Listener, medium: str | None = None) -> Manifest:
+def read(data: Any, table: ColumnOptions, listener: Listener, medium: str | None = None) -> Manifest:
     """The manifest of a folder or a table, of clips where the options ask for them; the listener hears what was found.
 
     Parameters
     ----------
-    data : path
+    data : path or data set
+        See `featurepipe.manifests.read`, and `featurepipe.estimators.datasets.of_dataset` for data sets as objects.
     table : ColumnOptions
     listener : Listener
     medium : str, optional
         What the samples are, where the options do not say it.
     """
+    if is_dataset(data):
+        manifest = of_dataset(data)
+        for line in manifests.describe(manifest):
+            listener.note(line)
+        return manifest
     columns, seconds, hop = _taken_apart(table, medium)
     return clipped(manifests.read_aloud(data, listener, **columns), seconds, hop, listener)
 
@@ -58,6 +65,11 @@ def _of_several(table: ColumnOptions, medium: str, media: Sequence[str]) -> Colu
     if medium == TEXT:
         return replace(table, medium=None, path_column=None)
     return replace(table, medium=None, text_column=None)
+
+
+def name_of(data: Any) -> str:
+    """What results are called after: a path, or the class of a data set."""
+    return type(data).__name__ if is_dataset(data) else str(data)
 
 
 def gather(places: list[str | Path], table: ColumnOptions, listener: Listener, medium: str) -> Manifest:

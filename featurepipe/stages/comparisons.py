@@ -142,7 +142,7 @@ def compare(
     _test(rows, rights, place, parts.report.units if parts.report.has_units else None)
     result = {
         "stores": [str(store.path) for store in opened],
-        "root": str(opened[0].root),
+        "root": str(opened[0].source_root),
         "samples": len(samples),
         "classes": len(set(samples.y)),
         "splits": sizes(samples.split),

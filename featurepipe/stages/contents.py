@@ -42,7 +42,7 @@ def info(path: str | Path) -> dict[str, Any]:
     splits = Counter(row.sample.split or "none" for row in rows)
     return {
         "store": str(store.path),
-        "root": None if store.root is None else str(store.root),
+        "root": store.source_root,
         "samples": len(rows),
         "classes": len({row.sample.label for row in rows if row.sample.label is not None}),
         "splits": dict(splits),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +15,13 @@ import numpy as np
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Adaptable, Extractor
 from featurepipe.errors import StoreError
+from featurepipe.estimators.datasets import Dataset
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.media import plural
 from featurepipe.signatures import spread
-from featurepipe.sources import Source, lasting_root
+from featurepipe.sources import Source, is_there, lasting_root, title
 from featurepipe.stages import clips
 from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
 from featurepipe.stores.rows import keys
@@ -39,7 +39,7 @@ FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data
 @guarded
 @spread(table=TableOptions, compute=ExtractOptions, options=BackboneOptions)
 def extract(
-    data: str | Path | Manifest,
+    data: str | PathLike[str] | Manifest | Dataset,
     store: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
@@ -55,8 +55,9 @@ def extract(
 
     Parameters
     ----------
-    data : path or Manifest
-        Folder or table; see `featurepipe.manifests`.
+    data : path, Manifest or data set
+        Folder, table or archive; see `featurepipe.manifests`. A data set is an object that has a length and gives
+        (image, label) for a number, such as torchvision's.
     store : path, optional
         Folder of the embeddings; by default ``NAME.store`` here, after the data's name.
     backbone : str, path, torch.nn.Module, or what `featurepipe.backbones` makes, optional
@@ -104,7 +105,7 @@ def extract(
     manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
         options = {**options, "layers": layers}
-    place = store or default_name(manifest.root if isinstance(data, Manifest) else data, ".store")
+    place = store or default_name(data if isinstance(data, str | PathLike) else manifest.source.root, ".store")
     extractor = make_extractor(backbone, options, listener, place, manifest.medium)
     clips.check_medium(extractor.transform.medium, manifest, extractor.name)
     target = Store.create(place)
@@ -136,10 +137,9 @@ def extract(
     return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def default_name(data: str | Path, suffix: str) -> Path:
+def default_name(data: str | PathLike[str], suffix: str) -> Path:
     """``NAME<suffix>`` in the current folder, after a data set's own name."""
-    path = Path(data).resolve()
-    return Path((path.name if path.is_dir() else path.stem) + suffix)
+    return Path(title(data) + suffix)
 
 
 def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener: Listener) -> None:
@@ -158,7 +158,7 @@ def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener:
                 "of run, -s of extract), or replace what it describes with --force"
             )
         return
-    if not os.path.exists(before):
+    if not is_there(str(before)):
         listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
         return
     if not force and not _shares(store, rows):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featurepipe import backbones, finetuning, manifests, protocols
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError, FinetuningError, OutputError, ProbeError
+from featurepipe.estimators.datasets import Dataset
 from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.probes.options import Options
@@ -42,7 +43,7 @@ MERGED = "metrics.json"
     options=BackboneOptions,
 )
 def run(
-    data: str | Path,
+    data: str | PathLike[str] | Dataset,
     output: str | Path | None = None,
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
@@ -62,7 +63,8 @@ def run(
 
     Parameters
     ----------
-    data : path
+    data : path or data set
+        As for `extract`.
     output : path, optional
         Folder, by default ``NAME.featurepipe`` here; it gets ``store/`` and, for each backbone,
         ``<backbone>-<fingerprint8>/`` with ``model.safetensors``, ``report.html`` and ``metrics.json``.
@@ -92,7 +94,7 @@ def run(
     if wanted.protocol is not None:
         _check_protocol(wanted.protocol, wanted.metric, recipe)  # here, not after an hour of embedding
     recipe.check()
-    folder = Path(output) if output is not None else default_name(data, ".featurepipe")
+    folder = Path(output) if output is not None else default_name(clips.name_of(data), ".featurepipe")
     if not force:
         _check_folder(folder)
     store = folder / "store"

@@ -120,7 +120,7 @@ def predict(
         loaded,
         matrix,
         samples,
-        [str(manifest.file(sample)) for sample in samples],
+        [manifest.name(sample) for sample in samples],
         probabilities or loaded.is_multi_label,
     )
     predictions: list[dict[str, Any]] = []
@@ -198,7 +198,7 @@ def _embed(
     if not held:
         id_, reason = next(iter(rejects.items()))
         if len(rows) == 1:
-            raise ManifestError(f"{manifest.file(rows[0].sample)} cannot be read: {reason}")
+            raise ManifestError(f"{manifest.name(rows[0].sample)} cannot be read: {reason}")
         where = f"these {plural(extractor.transform.medium)}" if manifest.root == Path() else manifest.root
         raise ManifestError(f"no {extractor.transform.medium} of {where} can be read; first reason: {reason} ({id_})")
     matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))

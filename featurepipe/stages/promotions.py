@@ -294,7 +294,7 @@ def _open(
     if data is None or Store.is_store(data):
         return Path(data or source), network, loaded
     manifest = manifests.read_aloud(data, listener)
-    own = loaded is None and Store.open(source).root == manifest.root.resolve()
+    own = loaded is None and Store.open(source).is_of(manifest.source)
     store = Path(source) if own else work / "store"  # the user's store goes on to describe its own images
     manifests.check_labels(manifest.samples)  # before anything is embedded
     check_classes(loaded, {sample.label for sample in manifest.samples})

@@ -25,7 +25,7 @@ from featurepipe.errors import (
     StoreError,
 )
 from featurepipe.files import atomic, remove_partials, write_text
-from featurepipe.sources import SOURCES, Source, lasting_root
+from featurepipe.sources import SOURCES, Source, is_there, lasting_root
 from featurepipe.stores import headers, locks, manifest
 from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers
 from featurepipe.stores.headers import HEADER, Header, State
@@ -145,6 +145,11 @@ class Store:
         root = self._place(self._state(self._trusted()))
         return None if root is None else Path(root)
 
+    @property
+    def source_root(self) -> str | None:
+        """The source's root as text, which may be a URL; else as `root`."""
+        return self._place(self._state(self._trusted()))
+
     def rows(self, *, checked: bool = True) -> Rows:
         """The manifest, in order.
 
@@ -228,10 +233,10 @@ class Store:
         if not header.fits or digest is None or not _judge(header)(digest):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
-        elif self._is_of(source):
+        elif self.is_of(source):
             yield from manifest.known(self._manifest, None if header.digests is None else digest)
 
-    def _is_of(self, source: Source) -> bool:
+    def is_of(self, source: Source) -> bool:
         """Whether the manifest describes samples of a source; an existing folder is the same by any of its names."""
         state = self._state(self._trusted())
         return (state.source, self._place(state)) == (source.kind, lasting_root(source))
@@ -470,10 +475,10 @@ class Store:
 
     def _place(self, state: State) -> str | None:
         """The root of a state, where it is now."""
-        if state.root is None or state.relative is None or os.path.exists(state.root):
+        if state.root is None or state.relative is None or is_there(state.root):
             return state.root
         moved = os.path.realpath(self.path / state.relative)
-        return moved if os.path.exists(moved) else state.root
+        return moved if is_there(moved) else state.root
 
     def _is_headless(self) -> bool:
         """Whether this is an empty folder, or a store that lost its header or was never finished.

@@ -77,7 +77,7 @@ def remarks(unused: Sequence[str], used: Collection[str]) -> list[str]:
         named = ", ".join(plain[name] for name in plain if name in boxes)
         said.append(
             f"boxes are not used ({named}): the whole image is embedded; to embed the boxes, write each "
-            "as x0,y0,x1,y1 into a column 'part'"
+            "as x0,y0,x1,y1 into a column 'part', or into the columns x0, y0, x1 and y1"
         )
     return said
 

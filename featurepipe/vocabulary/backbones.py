@@ -206,6 +206,30 @@ class TransformOptions:
             choices=CROP_MODES,
         ),
     )
+    bands: tuple[int, ...] | None = option(
+        None,
+        "Bands of a TIFF that become the channels, counted from 1.",
+        Flag(
+            ("--bands",),
+            "Bands of a multi-band TIFF that become the channels of the input, such as 4,3,2; the first band is 1.",
+            TRANSFORM,
+            metavar="N,N,N",
+            parse="bands",
+        ),
+    )
+    levels: tuple[float, float] | None = option(
+        None,
+        "The samples that become black and white, in images of more than 8 bits: TIFF, and DICOM in its own units.",
+        Flag(
+            ("--levels",),
+            "Sample values that become black and white, in TIFF and DICOM images of more than 8 bits.  [default: what "
+            "the file says]",
+            TRANSFORM,
+            "number",
+            count=2,
+            metavar="LOW HIGH",
+        ),
+    )
     clips: int | None = option(
         None,
         "Clips of a video, evenly spaced; for a network of images, single frames. The embedding is their mean.",

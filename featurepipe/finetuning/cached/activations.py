@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from featurepipe.backbones.specs import plain
 from featurepipe.digests import sha256_json
 from featurepipe.errors import StoreError
 from featurepipe.finetuning.cached.cuts import CUT, Split
-from featurepipe.images import ImageTransform, Views
+from featurepipe.images import ImageTransform, Views, described
 from featurepipe.listeners import SILENT, Listener, Within
 from featurepipe.sources import Source
 from featurepipe.stores import Entry, Plan, Row, Store, Writer, Writers, plan
@@ -84,7 +84,7 @@ class Bottom:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The backbone's, with the cut for a layer."""
-        changed = {"layer": self.split.layer, "transform": asdict(self.transform)}
+        changed = {"layer": self.split.layer, "transform": described(self.transform)}
         return plain({**self.backbone.spec, **changed})
 
     @cached_property

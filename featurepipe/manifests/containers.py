@@ -1,0 +1,156 @@
+"""Reading a manifest from a source that says what it holds: an archive, say, or a data set of another library."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+from featurepipe.errors import ManifestError
+from featurepipe.manifests.folders import Layout, known_suffixes, medium_of
+from featurepipe.manifests.leftovers import RUBBISH, LeftOut, shortened
+from featurepipe.manifests.samples import Sample, Samples
+from featurepipe.manifests.splits import split_named
+from featurepipe.media import IMAGE, MEDIA
+from featurepipe.sources import Columns, Container, Item
+
+NAMED = 3  # samples without a label
+
+
+def read_container(container: Container, columns: Columns, medium: str | None = None) -> tuple[Samples, LeftOut, str]:
+    """The samples of a container, sorted, what else is in it, and their medium, which may be given.
+
+    Where it says labels itself, these count; else folders in the names of its files mean what they mean below a folder.
+    A folder that all files lie in, as programs put it around what they pack, means nothing.
+
+    Raises
+    ------
+    ManifestError
+        No samples, several media, names that mix two layouts, or a container that cannot be read.
+    """
+    listing = container.list_items(columns)
+    left_out = LeftOut()
+    if listing.is_tree:
+        items = _wanted(container, listing.items, left_out, medium)
+        medium = medium or medium_of(items.ids, container.root)
+        samples = _laid_out(container, items, MEDIA[medium].plural)
+    else:
+        samples = Samples(_with_split(container, item) for item in listing.items)
+        medium = medium or listing.medium or IMAGE
+    if not samples:
+        raise ManifestError(f"{container.root} holds no {MEDIA[medium].plural}")
+    left_out.remarks, left_out.columns = listing.remarks, listing.columns
+    samples = _sorted(samples, left_out)
+    _name_unlabelled(samples, left_out)
+    return samples, left_out, medium
+
+
+def _wanted(container: Container, items: Iterable[Item], left_out: LeftOut, medium: str | None) -> Samples:
+    """Those items whose suffixes are of a medium, as samples that are called what they are called inside."""
+    sets = [MEDIA[medium].suffixes | MEDIA[medium].also] if medium else known_suffixes()
+    found = [Samples() for _ in sets]
+    for item in items:
+        if _hidden(item.name, left_out):
+            continue
+        suffix = os.path.splitext(item.name)[1].lower()
+        fitting = next((number for number, wanted in enumerate(sets) if suffix in wanted), None)
+        if fitting is None:
+            left_out.files[suffix] += 1
+        else:
+            found[fitting].append(_named(item))
+    for number, samples in enumerate(found):
+        if samples:
+            for others in found[number + 1 :]:
+                left_out.files.update(os.path.splitext(name)[1].lower() for name in others.ids)
+            return samples
+    known = MEDIA[medium or IMAGE]
+    looked = " ".join(sorted(known.suffixes))
+    said = [f"no {known.plural} in {container.root} (looked for {looked})", *left_out.lines()[:2]]
+    raise ManifestError("; ".join(said))
+
+
+def _named(item: Item) -> Sample:
+    return Sample(item.name, item.place, item.label, item.split, item.group)
+
+
+def _hidden(name: str, left_out: LeftOut) -> bool:
+    """Whether a file or a folder above it is hidden, or made by a program; it is counted then."""
+    for part in name.split("/"):
+        if part.casefold() in RUBBISH:
+            left_out.rubbish[part] += 1
+            return True
+        if part.startswith("."):
+            left_out.hidden += 1
+            return True
+    return False
+
+
+def _laid_out(container: Container, items: Samples, what: str) -> Samples:
+    """Items with the labels and splits that they have, or that their folders say."""
+    wrapper = _wrapper(items.ids)
+    layout = None
+    if not any(item.label is not None for item in items):
+        layout = Layout.of(container.root, (name[len(wrapper) :] for name in items.ids), what)
+    samples = Samples()
+    for item in items:
+        name = item.id[len(wrapper) :]
+        label, split = layout.of_name(name) if layout else (item.label, split_named(name.partition("/")[0]))
+        above = _split_above(item.place, item.id) if item.place != item.id else None  # of several archives
+        id_ = name if item.place == item.id else item.place
+        samples.append(item._replace(id=id_, label=label, split=item.split or split or above))
+    if layout is not None:
+        layout.check(samples)
+    return samples
+
+
+def _with_split(container: Container, item: Item) -> Sample:
+    """A sample with the split that its container, or the name of the file that it is in, says."""
+    split = split_named(item.split or "")
+    if item.split and split is None:
+        raise ManifestError(
+            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
+        )
+    return _named(item)._replace(split=split or _split_above(item.place, item.place.rpartition("/")[2]))
+
+
+def _split_above(place: str, inside: str) -> str | None:
+    """The one split that the path of an archive names, such as ``data/train-00000-of-00002.parquet``."""
+    named = {split_named(word) for word in re.split(r"[^A-Za-z]+", place.removesuffix(inside))} - {None}
+    return named.pop() if len(named) == 1 else None
+
+
+def _wrapper(names: Iterable[str]) -> str:
+    """The folders that all names lie in, and more folders below them; not one that names a split."""
+    wrapper = ""
+    while True:
+        tops, is_deep = set(), True
+        for name in names:
+            top, slash, rest = name[len(wrapper) :].partition("/")
+            tops.add(top)
+            is_deep = bool(slash) and "/" in rest
+            if len(tops) > 1 or not is_deep or split_named(top):
+                return wrapper
+        if not tops:
+            return wrapper
+        wrapper += f"{tops.pop()}/"
+
+
+def _sorted(samples: Samples, left_out: LeftOut) -> Samples:
+    """Samples by id, each once."""
+    if any(id_ >= following for id_, following in pairwise(samples.ids)):
+        order = sorted(range(len(samples)), key=samples.ids.__getitem__)
+        samples = Samples(samples[i] for i in order)
+    doubles = sum(id_ == following for id_, following in pairwise(samples.ids))
+    if doubles:
+        left_out.remarks.append(f"{doubles:,} names occur more than once; the last file of each name counts")
+        last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
+        samples = Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
+    return samples
+
+
+def _name_unlabelled(samples: Samples, left_out: LeftOut) -> None:
+    """Name the first samples without a label, where others have one."""
+    without = [one.id for one in samples if one.label is None]
+    if without and len(without) < len(samples):
+        left_out.remarks.append(f"without a label: {shortened(without, NAMED)}")

@@ -1,0 +1,121 @@
+"""What archives of files have in common: several of them under one pattern, and places in them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from featurepipe import inputs
+from featurepipe.errors import ManifestError
+from featurepipe.sources import urls
+from featurepipe.sources.containers import Container
+from featurepipe.sources.roots import base_of, expand, is_url
+from featurepipe.sources.source import Stamp
+
+
+@dataclass(frozen=True)
+class Archives(Container):
+    """Files in one archive, or in all that a pattern such as ``shards-{0000..0099}.tar`` names.
+
+    A place is a file's name in the archive. Where the root is a pattern, the archive's path comes before it, from the
+    folder that all of them lie in.
+
+    Attributes
+    ----------
+    root : str
+        An absolute path or pattern.
+    """
+
+    root: str
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The archives, in the order of the pattern."""
+        return expand(self.root)
+
+    @cached_property
+    def base(self) -> str | None:
+        """The folder that places start from; None where there is one archive, which needs no name."""
+        return None if self.paths == [self.root] else base_of(self.root)
+
+    @cached_property
+    def _copies(self) -> dict[str, Any]:
+        return {}
+
+    def local(self, path: str) -> str:
+        """An archive as a file of this machine: one at a URL is downloaded first, once in each process.
+
+        Raises
+        ------
+        ManifestError
+            It cannot be downloaded, or there is no room for it.
+        """
+        if not is_url(path):
+            return path
+        if path not in self._copies:
+            copy = tempfile.NamedTemporaryFile(suffix=urls.base_name(path))  # noqa: SIM115  # it is kept
+            weakref.finalize(self, copy.close)
+            try:
+                urls.download(path, copy)
+                copy.flush()
+            except OSError as error:
+                raise ManifestError(f"{path} cannot be downloaded: {error.strerror or error}") from error
+            self._copies[path] = copy
+        return str(self._copies[path].name)
+
+    def place(self, path: str, name: str) -> str:
+        """The place of a file in an archive."""
+        return name if self.base is None else f"{os.path.relpath(path, self.base).replace(os.sep, '/')}/{name}"
+
+    def stamp_of(self, path: str, size: int) -> Stamp | None:
+        """What an unchanged file of an archive is known by: the archive itself has not changed."""
+        if not is_url(path):
+            return Stamp.of(inputs.status(path))._replace(size=size)
+        if path not in self._stamps:
+            self._stamps[path] = urls.stamp_of(path)
+        found = self._stamps[path]
+        return None if found is None else found._replace(size=size)
+
+    @cached_property
+    def _stamps(self) -> dict[str, Stamp | None]:
+        return {}
+
+
+def root_of(data: object, suffixes: Iterable[str]) -> str | None:
+    """The root of archives that have one of these suffixes; None where `data` names none.
+
+    Raises
+    ------
+    ManifestError
+        Not all of them are there.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return None
+    text = os.fspath(data)
+    name = urls.base_name(text) if is_url(text) else text
+    if not name.lower().endswith(tuple(suffixes)) or os.path.isdir(text):
+        return None
+    if is_url(text):
+        return text
+    try:
+        paths = expand(text)
+    except ValueError as error:
+        raise ManifestError(f"{error}; give several patterns with fewer files each") from error
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        count = f"{len(missing):,} of {len(paths):,} files do not exist, first " if len(paths) > 1 else ""
+        verb = "" if count else " does not exist"
+        raise ManifestError(f"{count}{missing[0]}{verb}; correct the path, or the numbers in braces")
+    if not paths:
+        raise ManifestError(f"{text} matches no file; correct the pattern, and quote it so that the shell leaves it")
+    for path in paths:
+        try:
+            inputs.status(path)
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror}; give an archive") from error
+    return os.path.abspath(text)

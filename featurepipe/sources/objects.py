@@ -1,0 +1,48 @@
+"""Items of a Python object, such as a data set of torchvision."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from featurepipe.sources.memory import sha256_content
+from featurepipe.sources.source import Content, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Objects(Source):
+    """What an object gives for the numbers below its length; a place is a number.
+
+    It is asked again whenever an item is read, and by several threads at the same time. Nothing of it is kept, so a
+    store cannot make it again.
+
+    Attributes
+    ----------
+    items : object
+        With ``__getitem__``.
+    content : callable
+        Of an item, its content. Whatever the object or this raises concerns that item alone.
+    root : str
+        A name for all of them.
+    """
+
+    items: Any
+    content: Callable[[Any], Content]
+    root: str = "object"
+    kind: ClassVar[str] = "object"
+
+    def digest(self, place: str) -> str:
+        """See `Source.digest`; of an array, as of one in memory."""
+        return sha256_content(self.read(place))
+
+    def read(self, place: str) -> Content:
+        """See `Source.read`."""
+        try:
+            return self.content(self.items[int(place)])
+        except MemoryError:
+            raise
+        except Exception as error:  # the code is the user's, and may raise anything
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise OSError(errno.EIO, f"item {int(place)} of {self.root}: {why}") from error

@@ -1,0 +1,361 @@
+"""Files in tar archives, plain or compressed, and samples of webdataset's shards."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+import tempfile
+import threading
+import weakref
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from featurepipe import inputs
+from featurepipe.errors import ManifestError
+from featurepipe.files import FULL
+from featurepipe.sources.archives import Archives, root_of
+from featurepipe.sources.containers import Columns, Item, Listing
+from featurepipe.sources.roots import is_url
+from featurepipe.sources.source import Stamp
+from featurepipe.sources.urls import base_name
+from featurepipe.tables.cells import cell_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 512  # bytes, of which archives consist
+KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
+PIECE = 2**20
+SIDECAR = 2**20  # bytes of the largest file of labels that is read
+LABELS = (".cls", ".json")  # of a webdataset: a label as text, and an object with the key 'label'
+OPENERS: dict[str, Callable[[str], Any]] = {
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tbz2": bz2.open,
+    ".tar.xz": lzma.open,
+    ".txz": lzma.open,
+}
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what the end of a cut stream raises
+
+
+class Member(NamedTuple):
+    """A file in an archive: where its content begins, and how many bytes it has."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Tars(Archives):
+    """The regular files of tar archives.
+
+    A plain archive is gone through once, header by header, without reading what is between; then any file is read where
+    it lies. 40 bytes of each file stay in memory. A compressed archive cannot be read in places, so it is unpacked into
+    a temporary file, once in each process that reads it.
+
+    Where files of one name differ in their suffix (``0001.jpg 0001.cls 0001.json``), they are one sample of a
+    webdataset: ``.cls`` is its label, and ``.json`` an object that may have ``label``, ``split`` and ``group``.
+
+    Attributes
+    ----------
+    root : str
+        An absolute path, or a pattern such as ``/data/shards-{0000..0099}.tar``.
+    """
+
+    kind: ClassVar[str] = "tar"
+    _held: _Held = field(default_factory=lambda: _Held(), init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root,)  # another process opens the archives itself
+
+    def stamp(self, place: str) -> Stamp | None:
+        """See `Source.stamp`: the archive's."""
+        path, _, size = self._find(place)
+        return self.stamp_of(path, size)
+
+    def read(self, place: str) -> bytes:
+        """See `Source.read`; OSError where the archive ends before the file does."""
+        path, offset, size = self._find(place)
+        if size > inputs.IMAGE_BYTES:
+            raise OSError(errno.EFBIG, "it is larger than 1 GiB, the most that is read of such a file", place)
+        data = _read(self._file(path), offset, size)
+        if len(data) < size:
+            raise OSError(errno.EIO, "the archive is cut off within this file", place)
+        return data
+
+    def list_items(self, columns: Columns) -> Listing:
+        """See `Container.list_items`."""
+        if columns.path is not None:
+            raise ManifestError(f"{self.root} has no column of paths; leave out --path-column")
+        made = Listing(iter(()), is_tree=True)
+        made.items = self._items(made, columns)
+        return made
+
+    def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
+        index = _Index()
+        for number, path in enumerate(self.paths):
+            for samples, sidecars in _grouped(self._members(path, number, index, listing.remarks)):
+                known = self._known(path, sidecars, columns)
+                for member in samples:
+                    yield Item(self.place(path, member.name), member.name, **known)
+        self._held.index = index.closed()
+
+    def _members(self, path: str, number: int, index: _Index, remarks: list[str]) -> Iterator[Member]:
+        """The files of an archive, which are put into an index; remarks say what is wrong with it."""
+        plain = self._plain(path, remarks)
+        links: list[tuple[str, str]] = []
+        with inputs.opened(plain) as file:
+            for found in _scan(file, path, links, remarks):
+                index.add(self.place(path, found.name), number, found.offset, found.size)
+                yield found
+        there = index.closed() if links else None
+        for name, target in links:
+            found_at = there and there.find(self.place(path, target))
+            if not found_at:
+                remarks.append(f"{path}: {name} is a link to {target}, which is not in it")
+                continue
+            index.add(self.place(path, name), *found_at)
+            yield Member(name, *found_at[1:])
+
+    def _plain(self, path: str, remarks: list[str]) -> str:
+        """A plain tar of this machine."""
+        return self._held.unpacked(path, self.local(path), remarks)
+
+    def _file(self, path: str) -> Any:
+        return self._held.file(path, lambda: self._plain(path, []))
+
+    def _known(self, path: str, sidecars: list[Member], columns: Columns) -> dict[str, str | None]:
+        """What the files next to a sample say of it."""
+        known: dict[str, str | None] = {}
+        for member in sidecars:
+            data = _read(self._file(path), member.offset, min(member.size, SIDECAR))
+            text = data.decode("utf-8", "replace").strip()
+            if member.name.lower().endswith(".json"):
+                known |= _of_json(text, f"{path}: {member.name}", columns)
+            elif text:
+                known.setdefault("label", text)
+        return known
+
+    def _find(self, place: str) -> tuple[str, int, int]:
+        """An archive, and where in it a file is."""
+        with self._held.opening:
+            if self._held.index is None:
+                index = _Index()
+                for number, path in enumerate(self.paths):
+                    for _ in self._members(path, number, index, []):
+                        pass
+                self._held.index = index.closed()
+        found = self._held.index.find(place)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
+        return self.paths[found[0]], *found[1:]
+
+
+def open_tars(data: object) -> Tars | None:
+    """Tar archives, if their path or pattern says that they are some.
+
+    Raises
+    ------
+    ManifestError
+        One is not there, or is compressed in a way that is not read.
+    """
+    if str(data).lower().endswith((".tar.zst", ".tar.lz4")):
+        raise ManifestError(f"{data} is compressed in a way that is not read; unpack it to a plain .tar")
+    root = root_of(data, (".tar", *OPENERS))
+    return None if root is None else Tars(root)
+
+
+class _Held:
+    """What a process has of archives: the index, open files and unpacked copies."""
+
+    def __init__(self) -> None:
+        self.index: _Closed | None = None
+        self.opening = threading.Lock()
+        self._unpacked: dict[str, Any] = {}
+        self._files = threading.local()  # a thread mostly stays in one archive
+
+    def unpacked(self, path: str, here: str, remarks: list[str]) -> str:
+        """A plain tar: the file itself, or an unpacked copy of it that goes with this process."""
+        opener = next((opener for ending, opener in OPENERS.items() if _ends(path, ending)), None)
+        if opener is None:
+            return here
+        if path not in self._unpacked:
+            self._unpacked[path] = copy = _unpack(path, here, opener, remarks)
+            weakref.finalize(self, copy.close)
+            remarks.append(
+                f"{path} is compressed, so each command unpacks it into a temporary file "
+                f"({os.path.getsize(copy.name):,} bytes); unpack it to a plain .tar to save that"
+            )
+        return str(self._unpacked[path].name)
+
+    def file(self, path: str, plain: Callable[[], str]) -> Any:
+        """An open archive, which is this thread's own; `plain` says where the plain one is."""
+        held = self._files.__dict__
+        if held.get("path") != path:
+            held.pop("file", None)
+            held["file"], held["path"] = _Open(plain(), "rb"), path
+        return held["file"]
+
+
+def _ends(path: str, ending: str) -> bool:
+    return (base_name(path) if is_url(path) else path).lower().endswith(ending)
+
+
+class _Open(io.FileIO):
+    """A file that is closed when nobody has it any more, as when its thread ends."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _unpack(path: str, here: str, opener: Callable[[str], Any], remarks: list[str]) -> Any:
+    """A temporary file with the plain archive, as far as it can be unpacked."""
+    copy = tempfile.NamedTemporaryFile(suffix=".tar")  # noqa: SIM115  # it is kept
+    try:
+        with opener(here) as packed:
+            while piece := packed.read1(PIECE):  # `read` would lose what comes before a cut
+                copy.write(piece)
+    except BROKEN as error:
+        remarks.append(f"{path} is damaged or cut off ({error}); what lies before that is used")
+    except OSError as error:
+        room = "there is no room for it" if error.errno in FULL else error.strerror or str(error)
+        raise ManifestError(
+            f"{path} cannot be unpacked into {os.path.dirname(copy.name)}: {room}; unpack it to a plain .tar, or name "
+            "another folder with TMPDIR"
+        ) from error
+    copy.flush()
+    return copy
+
+
+def _read(file: Any, offset: int, size: int) -> bytes:
+    """Bytes of a file that is open without a buffer; fewer at its end."""
+    file.seek(offset)
+    parts, left = [], size
+    while left and (part := file.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]) -> Iterator[Member]:
+    """The files of a plain archive; hard links are noted. What ends it too early becomes a remark."""
+    length = os.fstat(file.fileno()).st_size
+    try:
+        tar = tarfile.TarFile(fileobj=file)
+    except tarfile.TarError as error:
+        raise ManifestError(f"{path} cannot be read as a tar archive: {error}") from error
+    why = None
+    while why is None:
+        try:
+            found = tar.next()
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            why = str(error)
+            break
+        if found is None:
+            break
+        tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
+        if found.islnk():
+            links.append((_plain(found.name), _plain(found.linkname)))
+        elif found.isreg() and not found.issparse():
+            yield Member(_plain(found.name), found.offset_data, found.size)
+            if found.offset_data + found.size > length:
+                why = f"within {_plain(found.name)}"
+    ends = _read(file, tar.offset, BLOCK)
+    if why is not None or ends != bytes(BLOCK):
+        about = f" ({why})" if why else ""
+        remarks.append(f"{path} is cut off or damaged{about}; what lies before that is used, and the rest is missing")
+
+
+def _plain(name: str) -> str:
+    while name.startswith("./"):
+        name = name[2:]
+    return name
+
+
+def _grouped(members: Iterator[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
+    """Neighbours of one key: samples, and the files that label them, if there are both."""
+    key, samples, sidecars = None, list[Member](), list[Member]()
+    for member in members:
+        folder, slash, base = member.name.rpartition("/")
+        its = folder + slash + base.partition(".")[0]
+        if its != key:
+            yield from _settled(samples, sidecars)
+            key, samples, sidecars = its, [], []
+        (sidecars if member.name.lower().endswith(LABELS) else samples).append(member)
+    yield from _settled(samples, sidecars)
+
+
+def _settled(samples: list[Member], sidecars: list[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
+    if samples:
+        yield samples, sidecars
+    elif sidecars:  # of nothing: files like any other
+        yield sidecars, []
+
+
+def _of_json(text: str, where: str, columns: Columns) -> dict[str, str | None]:
+    """What a sample's JSON says of it; a ManifestError where it cannot be read."""
+    try:
+        found = json.loads(text) if text else {}
+        wanted = {"label": columns.label or "label", "split": "split", "group": columns.group or "group"}
+        if not isinstance(found, dict):
+            return {}
+        return {role: cell_text(found[key]) for role, key in wanted.items() if found.get(key) is not None}
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where} cannot be read: {error}; correct the archive") from error
+
+
+class _Index:
+    """Places and where they are, while they are being found."""
+
+    def __init__(self) -> None:
+        self._keys, self._rows = bytearray(), array("q")
+
+    def add(self, place: str, number: int, offset: int, size: int) -> None:
+        """Put one in; a later one of the same place is the one that counts."""
+        self._keys += _key(place)
+        self._rows.extend((number, offset, size))
+
+    def closed(self) -> _Closed:
+        """The same, to be looked up in."""
+        import numpy as np
+
+        keys = np.frombuffer(bytes(self._keys), f"S{KEY}")
+        rows = np.array(self._rows, np.int64).reshape(-1, 3)
+        order = np.argsort(keys, kind="stable")
+        keys, rows = keys[order], rows[order]
+        last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
+        return _Closed(keys[last], rows[last])
+
+
+class _Closed(NamedTuple):
+    """Sorted hashes of places (n,), and of each the archive, offset and size (n, 3)."""
+
+    keys: np.ndarray
+    rows: np.ndarray
+
+    def find(self, place: str) -> tuple[int, int, int] | None:
+        """The number of an archive, the offset and the size; None where the place is not there."""
+        import numpy as np
+
+        key = np.array(_key(place), f"S{KEY}")
+        at = int(np.searchsorted(self.keys, key))
+        if at == len(self.keys) or self.keys[at] != key:
+            return None
+        number, offset, size = self.rows[at].tolist()
+        return number, offset, size
+
+
+def _key(place: str) -> bytes:
+    return blake2b(place.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()

@@ -1,0 +1,262 @@
+"""Files at URLs: read with bounded patience, and with errors that say why one cannot be had.
+
+``http`` and ``https`` are read by Python itself, all other schemes by fsspec and what it needs for them.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import http.client
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeVar
+
+from featurepipe import inputs
+from featurepipe.errors import DependencyMissing
+from featurepipe.sources.source import Stamp
+
+SECONDS = 30.0  # without an answer
+WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
+PATIENCE = 16  # files in a row that did not come, after which each is tried once
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
+DENIED = frozenset({401, 403, 407})
+PIECE = 2**20
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+AGENT = {"User-Agent": "featurepipe"}
+Found = TypeVar("Found")
+
+
+class Answer(NamedTuple):
+    """What a URL begins to give: how many bytes it says there are, its stamp, and its content piece by piece."""
+
+    size: int
+    stamp: Stamp | None
+    pieces: Iterator[bytes]
+
+
+class _Patience:
+    """How many files in a row did not come; shared by threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._lost = threading.Lock(), 0
+
+    def note(self, *, came: bool) -> None:
+        with self._lock:
+            self._lost = 0 if came else self._lost + 1
+
+    @property
+    def waits(self) -> tuple[float, ...]:
+        return WAITS if self._lost < PATIENCE else ()
+
+
+PATIENT = _Patience()
+
+
+def is_web(url: str) -> bool:
+    """Whether Python itself reads a URL."""
+    return url.lower().startswith(("http://", "https://"))
+
+
+def fetch(url: str, most: int = inputs.IMAGE_BYTES) -> tuple[bytes, Stamp | None]:
+    """All that a URL gives, and what it is known by.
+
+    Raises
+    ------
+    OSError
+        It is not there, may not be read, is a web page, is larger than `most`, or does not come within some tries.
+    DependencyMissing
+        fsspec, or what it needs for this scheme, is not installed.
+    """
+
+    def read(answer: Answer) -> tuple[bytes, Stamp | None]:
+        parts, length = [], 0
+        for part in answer.pieces:
+            parts.append(part)
+            length += len(part)
+            if length > most:
+                raise OSError(errno.EFBIG, f"it is larger than {most / 2**30:.3g} GiB, the most that is read", url)
+        data = b"".join(parts)
+        if answer.size and len(data) != answer.size and is_web(url):
+            raise http.client.IncompleteRead(data, answer.size - len(data))
+        return data, answer.stamp
+
+    return tried(url, lambda: _opened(url, read))
+
+
+def download(url: str, file: Any) -> None:
+    """Write all that a URL gives into an open file; raises as `fetch` does."""
+
+    def copy(answer: Answer) -> None:
+        file.seek(0)
+        file.truncate()
+        for part in answer.pieces:
+            file.write(part)
+        if answer.size and file.tell() != answer.size and is_web(url):
+            raise http.client.IncompleteRead(b"", answer.size - file.tell())
+
+    tried(url, lambda: _opened(url, copy))
+
+
+def stamp_of(url: str) -> Stamp | None:
+    """What an unchanged file at a URL is known by, without reading it; None where the server does not say."""
+
+    def ask() -> Stamp | None:
+        if not is_web(url):
+            fs, path = filesystem(url)
+            return _stamp_of_info(fs.info(path))
+        try:
+            with _urlopen(url, "HEAD") as reply:
+                return _stamp_of_headers(reply.headers)
+        except urllib.error.HTTPError as error:
+            if error.code in (403, 405, 501):  # signed URLs are often for reading alone
+                return None
+            raise
+
+    return tried(url, ask)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Fsspec's file system of a URL, and the path in it.
+
+    Raises
+    ------
+    DependencyMissing
+        fsspec, or what it needs for this scheme, is not installed.
+    OSError
+        The scheme is unknown, or the file system cannot be opened.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec
+    except ImportError as error:
+        raise DependencyMissing(f"{scheme}:// needs fsspec: pip install 'featurepipe[remote]'") from error
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = PACKAGES.get(scheme, "another package")
+        raise DependencyMissing(f"{scheme}:// needs {package}: pip install {package} ({error})") from error
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"the scheme {scheme}:// is not known ({error})", url) from error
+    return fs, path
+
+
+def _opened(url: str, use: Callable[[Answer], Found]) -> Found:
+    """What a function makes of the answer of a URL, which is closed then."""
+    if not is_web(url):
+        fs, path = filesystem(url)
+        info = fs.info(path)
+        with fs.open(path, "rb") as file:
+            pieces = iter(lambda: file.read(PIECE), b"")
+            return use(Answer(int(info.get("size") or 0), _stamp_of_info(info), pieces))
+    with _urlopen(url, "GET") as reply:
+        pieces = iter(lambda: reply.read(PIECE), b"")
+        first = next(pieces, b"")
+        kind = reply.headers.get_content_type()
+        if kind == "text/html" and first.lstrip()[:1] == b"<" and not url.endswith((".html", ".htm")):
+            moved = f", to which it leads: {reply.url}" if reply.url != url else ""
+            raise FileNotFoundError(errno.ENOENT, f"it is a web page, not a file{moved}", url)
+        size = int(reply.headers.get("Content-Length") or 0)
+        return use(Answer(size, _stamp_of_headers(reply.headers), _chained(first, pieces)))
+
+
+def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from others
+
+
+def _urlopen(url: str, method: str) -> Any:
+    return urllib.request.urlopen(urllib.request.Request(url, headers=AGENT, method=method), timeout=SECONDS)
+
+
+def tried(url: str, ask: Callable[[], Found]) -> Found:
+    """What a function gives, after some tries; an OSError that says why it does not."""
+    waits = PATIENT.waits
+    for number in range(len(waits) + 1):
+        try:
+            found = ask()
+        except Exception as error:  # of urllib, of fsspec, of what that uses: nothing says which there may be
+            why, lasting = _reason(error)
+            if lasting is None:
+                raise
+            if lasting or number == len(waits):
+                PATIENT.note(came=lasting)  # who says no is there
+                tries = f", after {number + 1} tries" if number else ""
+                raise OSError(_errno(error), f"{why}{tries}", url) from error
+            time.sleep(waits[number])
+        else:
+            PATIENT.note(came=True)
+            return found
+    raise AssertionError  # the last try returns or raises
+
+
+def _reason(error: Exception) -> tuple[str, bool | None]:
+    """Why a try failed, and whether the next would fail too; None for what is not to be taken for the file's fault."""
+    if isinstance(error, DependencyMissing | MemoryError):
+        return "", None
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        denied = ": the credentials are missing, wrong or expired" if error.code in DENIED else ""
+        return f"HTTP {error.code} {error.reason}{denied}", error.code not in AGAIN
+    if isinstance(error, urllib.error.URLError):
+        error = error.reason if isinstance(error.reason, Exception) else error
+    if isinstance(error, TimeoutError):
+        return f"no answer within {SECONDS:g} seconds", False
+    if isinstance(error, PermissionError):
+        return f"access is denied ({error}): the credentials are missing, wrong or expired", True
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL, errno.ENOSPC):
+        return error.strerror or str(error), True
+    why = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    return why or type(error).__name__, isinstance(error, LASTING)
+
+
+def _errno(error: Exception) -> int:
+    return getattr(error, "errno", None) or errno.EIO
+
+
+def _stamp_of_headers(headers: Any) -> Stamp | None:
+    """Of the answer of a web server; None where it names neither a version nor a time."""
+    tag, modified = headers.get("ETag"), headers.get("Last-Modified")
+    try:
+        when = email.utils.parsedate_to_datetime(modified).timestamp() if modified else 0.0
+    except ValueError:
+        when = 0.0
+    return _stamp(int(headers.get("Content-Length") or 0), when, tag)
+
+
+def _stamp_of_info(info: dict[str, Any]) -> Stamp | None:
+    """Of what fsspec knows of a file; None where that is neither a version nor a time."""
+    tag = next((info[key] for key in ("ETag", "etag", "md5Hash", "generation", "ino") if info.get(key)), None)
+    times = ("LastModified", "last_modified", "updated", "mtime", "created")
+    when = next((info[key] for key in times if info.get(key)), 0.0)
+    if isinstance(when, str):
+        try:
+            when = datetime.fromisoformat(when)
+        except ValueError:
+            when = 0.0
+    return _stamp(int(info.get("size") or 0), when.timestamp() if isinstance(when, datetime) else float(when), tag)
+
+
+def _stamp(size: int, when: float, tag: object) -> Stamp | None:
+    if not when and tag is None:
+        return None
+    named = int.from_bytes(blake2b(str(tag).encode(), digest_size=8).digest(), "big") >> 1  # fits a signed column
+    return Stamp(size, int(when * 1e9), 0, named)
+
+
+def base_name(url: str) -> str:
+    """The last part of a URL's path.
+
+    Examples
+    --------
+    >>> base_name("https://example.org/a/photos.zip?raw=1")
+    'photos.zip'
+    """
+    return os.path.basename(url.partition("://")[2].split("?", 1)[0].split("#", 1)[0])

@@ -1,0 +1,110 @@
+"""Files in zip archives."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from featurepipe import inputs
+from featurepipe.errors import ManifestError
+from featurepipe.sources.archives import Archives, root_of
+from featurepipe.sources.containers import Columns, Item, Listing
+from featurepipe.sources.source import Stamp
+
+OPEN = 16  # archives at once
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)  # the latter two: passwords, kinds
+
+
+@dataclass(frozen=True)
+class Zips(Archives):
+    """The files of zip archives; Python's own reader needs about a kilobyte of memory for each.
+
+    Attributes
+    ----------
+    root : str
+        An absolute path, or a pattern such as ``/data/part-*.zip``.
+    """
+
+    kind: ClassVar[str] = "zip"
+    _open: OrderedDict[str, zipfile.ZipFile] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root,)
+
+    def stamp(self, place: str) -> Stamp | None:
+        """See `Source.stamp`: the archive's."""
+        path, found = self._find(place)
+        return self.stamp_of(path, found.file_size)
+
+    def read(self, place: str) -> bytes:
+        """See `Source.read`; OSError where the archive is damaged there, or wants a password."""
+        path, found = self._find(place)
+        if found.file_size > inputs.IMAGE_BYTES:
+            raise OSError(errno.EFBIG, "it is larger than 1 GiB, the most that is read of such a file", place)
+        try:
+            return self._archive(path).read(found)
+        except BROKEN as error:
+            raise OSError(errno.EIO, f"the archive cannot be read there ({error})", place) from error
+
+    def list_items(self, columns: Columns) -> Listing:
+        """See `Container.list_items`."""
+        if columns != Columns():
+            raise ManifestError(f"{self.root} has no columns; leave out --path-column, --label-column and --group")
+        return Listing(self._items(), is_tree=True)
+
+    def _items(self) -> Iterator[Item]:
+        for path in self.paths:
+            try:
+                names = self._archive(path).NameToInfo
+            except BROKEN as error:
+                raise ManifestError(
+                    f"{path} cannot be read as a zip archive: {error}; its list of files is at its end; copy it again"
+                ) from error
+            for name, found in names.items():
+                if not found.is_dir():
+                    yield Item(self.place(path, name), name)
+
+    def _archive(self, path: str) -> zipfile.ZipFile:
+        """An open archive, which threads share."""
+        with self._opening:
+            found = self._open.get(path)
+            if found is None:
+                found = self._open[path] = zipfile.ZipFile(self.local(path))
+                while len(self._open) > OPEN:
+                    self._open.popitem(last=False)  # closed when no thread reads it any more
+            self._open.move_to_end(path)
+            return found
+
+    def _find(self, place: str) -> tuple[str, zipfile.ZipInfo]:
+        for path in self.paths if self.base is None else self._containing(place):
+            name = place if self.base is None else place.removeprefix(self.place(path, ""))
+            try:
+                return path, self._archive(path).getinfo(name)
+            except KeyError:
+                continue
+            except BROKEN as error:
+                raise OSError(errno.EIO, f"it cannot be read as a zip archive ({error})", path) from error
+        raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
+
+    def _containing(self, place: str) -> list[str]:
+        """Archives that a place may be in: those whose path it begins with."""
+        return [path for path in self.paths if place.startswith(self.place(path, ""))]
+
+
+def open_zips(data: object) -> Zips | None:
+    """Zip archives, if their path or pattern says that they are some; ManifestError where one is not there."""
+    root = root_of(data, (".zip",))
+    return None if root is None else Zips(root)

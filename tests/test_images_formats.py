@@ -1,0 +1,244 @@
+"""Image files that Pillow does not read: TIFFs of many bands, DICOM and HEIC."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurepipe import backbones, images
+from featurepipe.errors import BackboneError, ImageError
+from featurepipe.images import ImageTransform, View, described, size_of
+from featurepipe.stages import extract
+
+SQUARE = ImageTransform((3, 8, 8), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "squash", "pillow")
+GREY = replace(SQUARE, input_size=(1, 8, 8), mean=(0.5,), std=(0.5,))
+
+
+def noise(*shape, top=4000, dtype=np.uint16):
+    return np.random.default_rng(0).integers(0, top, shape).astype(dtype)
+
+
+def as_tiff(array, **how):
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="minisblack", **how)
+    return file.getvalue()
+
+
+def as_png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def shown(array, low, high):
+    return np.floor(np.clip((array.astype(float) - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+@pytest.mark.parametrize("planar", [False, True])
+def test_bands_of_a_tiff_become_the_channels_of_a_picture(decoder, planar):
+    array = noise(8, 8, 5)
+    data = (
+        as_tiff(array.transpose(2, 0, 1), planarconfig="separate") if planar else as_tiff(array, planarconfig="contig")
+    )
+    made = images.decode(data, replace(SQUARE, bands=(4, 3, 2), levels=(0, 3000), decoder=decoder))
+    picture = shown(array[:, :, [3, 2, 1]], 0, 3000)
+    assert np.array_equal(made, images.decode(as_png(picture), replace(SQUARE, decoder=decoder)))
+    assert np.array_equal(made, picture.transpose(2, 0, 1))  # of its own size, so that nothing is resized
+    box = images.decode(data, replace(SQUARE, bands=(4, 3, 2), levels=(0, 3000), decoder=decoder), "0,0,4,8")
+    assert np.array_equal(box, images.decode(as_png(picture), replace(SQUARE, decoder=decoder), "0,0,4,8"))
+    assert size_of(as_png(picture)) == (8, 8)
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_all_bands_go_into_a_network_that_takes_them(decoder):
+    many = replace(
+        SQUARE, input_size=(5, 8, 8), mean=(0.5,) * 5, std=(0.5,) * 5, bands=(1, 2, 3, 4, 5), decoder=decoder
+    )
+    array = noise(16, 12, 5)
+    made = images.decode(as_tiff(array, planarconfig="contig"), replace(many, levels=(0, 4000)))
+    assert (made.shape, made.dtype) == ((5, 8, 8), np.uint8)
+    one = images.decode(as_png(shown(array[:, :, 4], 0, 4000)), replace(GREY, decoder=decoder))
+    assert np.array_equal(made[4:], one)  # each band as a picture of its own
+    with pytest.raises(ImageError, match="takes 5 bands, and only a TIFF has them"):
+        images.decode(as_png(noise(8, 8, 3, top=255, dtype=np.uint8)), many)
+    with pytest.raises(BackboneError, match="not of 5 bands; do without tuning"):
+        View.of(many, "crop", 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64, np.uint32])
+def test_samples_of_any_depth_are_scaled_as_it_is_said(dtype):
+    array = noise(8, 8, top=2000).astype(dtype) - (1000 if dtype is np.int16 else 0)
+    if np.dtype(dtype).kind == "f":
+        array[0, 0] = np.nan
+    made = images.decode(as_tiff(array), replace(GREY, levels=(100, 900)))
+    expected = shown(np.nan_to_num(array.astype(float), nan=100), 100, 900)
+    assert np.array_equal(made[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        (noise(8, 8, 5), {"levels": (0, 9)}, "it has 5 bands; choose with --bands"),
+        (noise(8, 8, 5), {"bands": (1, 2, 6)}, "it has 5 bands, and no band 6; correct --bands"),
+        (noise(8, 8, 5), {"bands": (1, 2, 3)}, "its uint16 samples have no defined black and white; say them with"),
+        (
+            noise(2, 3, 8, 8),
+            {"bands": (1, 2, 3)},
+            "has more than bands; save one picture to a file|has no black|no band",
+        ),
+    ],
+)
+def test_tiffs_that_are_not_clear_are_refused(array, change, message):
+    how = {"planarconfig": "contig"} if array.shape[-1] == 5 else {}
+    with pytest.raises(ImageError, match=message):
+        images.decode(as_tiff(array, **how), replace(SQUARE, **change))
+    with pytest.raises(ImageError, match=r"broken TIFF|Pillow cannot read"):
+        images.decode(as_tiff(noise(8, 8))[:40], replace(SQUARE, bands=(1, 2, 3)))
+
+
+def test_old_fingerprints_do_not_know_of_bands_and_levels():
+    assert "bands" not in described(SQUARE)
+    assert "levels" not in described(SQUARE)
+    assert described(replace(SQUARE, levels=(0.0, 9.0)))["levels"] == (0.0, 9.0)
+    for change, message in [
+        ({"bands": (1, 2)}, "bands are 3 numbers from 1"),
+        ({"levels": (5, 5)}, "the second greater"),
+        ({"input_size": (5, 8, 8), "mean": [0.5] * 5, "std": [0.5] * 5}, "name as many bands"),
+    ]:
+        with pytest.raises(BackboneError, match=message):
+            ImageTransform.from_mapping({**described(SQUARE), **change})
+
+
+@pytest.mark.slow
+def test_a_network_of_five_bands_embeds_them(tmp_path):
+    for number in range(3):
+        (tmp_path / "tiles").mkdir(exist_ok=True)
+        tile = as_tiff(noise(32, 32, 5) // (number + 1), planarconfig="contig")
+        (tmp_path / "tiles" / f"{number}.tif").write_bytes(tile)
+    made = backbones.create(
+        "resnet10t",
+        random_weights=True,
+        arguments={"in_chans": 5},
+        transform={"bands": (1, 2, 3, 4, 5), "levels": (0, 4000), "input_size": (5, 32, 32)},
+    )
+    result = extract(tmp_path / "tiles", tmp_path / "st", backbone=made)
+    assert (result["computed"], result["rejected"]) == (3, 0)
+    assert extract(tmp_path / "tiles", tmp_path / "st", backbone=made)["computed"] == 0
+    again = backbones.recreate(made.spec, made.source)
+    assert again.fingerprint == made.fingerprint
+    assert again.transform == made.transform
+
+
+# DICOM: pydicom's own test files
+
+
+def dicom(name):
+    data = pytest.importorskip("pydicom.data")
+    with open(data.get_testdata_file(name, download=False), "rb") as file:
+        return file.read()
+
+
+def whole(data, *, channels=3, part=None, **change):
+    """The picture of a file in its own size."""
+    width, height = size_of(data) if not change else change.pop("size")
+    base = SQUARE if channels == 3 else GREY
+    return images.decode(data, replace(base, input_size=(channels, height, width), **change), part)
+
+
+def test_a_window_of_the_file_is_what_a_screen_shows():
+    pydicom = pytest.importorskip("pydicom")
+    found = pydicom.dcmread(io.BytesIO(dicom("MR_small.dcm")))
+    made = whole(dicom("MR_small.dcm"), channels=1)[0]
+    windowed = pydicom.pixels.apply_voi_lut(found.pixel_array, found).astype(float)  # over the range of its 16 bits
+    low, high = -(2**15), 2**15 - 1
+    assert np.abs(made - (windowed - low) / (high - low) * 255).max() <= 0.51
+
+
+def test_samples_without_a_window_need_levels_which_are_in_its_own_units():
+    pydicom = pytest.importorskip("pydicom")
+    data = dicom("CT_small.dcm")
+    with pytest.raises(ImageError, match="a DICOM of 16 bits without a window; say what is black and white with"):
+        whole(data, size=(128, 128), channels=1)
+    found = pydicom.dcmread(io.BytesIO(data))
+    units = found.pixel_array * float(found.RescaleSlope) + float(found.RescaleIntercept)
+    assert np.array_equal(whole(data, size=(128, 128), channels=1, levels=(-200, 1000))[0], shown(units, -200, 1000))
+
+
+def test_colours_palettes_and_frames():
+    pydicom = pytest.importorskip("pydicom")
+    data = dicom("SC_rgb_rle_2frame.dcm")
+    frames = pydicom.dcmread(io.BytesIO(data)).pixel_array
+    assert np.array_equal(whole(data), frames[0].transpose(2, 0, 1))
+    assert np.array_equal(whole(data, part="2"), frames[1].transpose(2, 0, 1))
+    with pytest.raises(ImageError, match="it has 2 frames, and no frame 3; correct the part"):
+        whole(data, part="3")
+    box = images.decode(data, SQUARE, "0,0,8,8")
+    assert np.array_equal(box, frames[0][:8, :8].transpose(2, 0, 1))
+    deep = pydicom.dcmread(io.BytesIO(dicom("SC_rgb_rle_16bit.dcm"))).pixel_array
+    assert np.abs(whole(dicom("SC_rgb_rle_16bit.dcm")).transpose(1, 2, 0) - deep / 65535 * 255).max() <= 0.51
+    with pytest.raises(ImageError, match="broken DICOM"):
+        whole(dicom("MR_truncated.dcm"), size=(64, 64))
+
+
+def test_white_that_is_zero_is_turned_round():
+    pydicom = pytest.importorskip("pydicom")
+    found = pydicom.dcmread(io.BytesIO(dicom("MR_small.dcm")))
+    found.PhotometricInterpretation = "MONOCHROME1"
+    file = io.BytesIO()
+    found.save_as(file)
+    assert np.array_equal(whole(file.getvalue()), 255 - whole(dicom("MR_small.dcm")))
+
+
+def test_every_test_file_of_pydicom_gives_a_picture_or_a_reason():
+    data = pytest.importorskip("pydicom.data")
+    reasons = []
+    paths = sorted((Path(data.__file__).parent / "test_files").glob("*.dcm"))
+    for path in paths:
+        try:
+            assert images.decode(path.read_bytes(), SQUARE).shape == (3, 8, 8)
+        except ImageError as error:
+            reasons.append(str(error))
+    assert len(paths) - len(reasons) > 20
+    assert all(reasons)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photos_of_phones(orientation):
+    heif = pytest.importorskip("pillow_heif")
+    ramp = np.linspace(0, 255, 64)[:, None, None] * np.ones((1, 48, 3))
+    image, exif = Image.fromarray(ramp.astype(np.uint8)), Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    heif.from_pillow(image).save(file, quality=95, exif=exif.tobytes())
+    data = file.getvalue()
+    assert size_of(data) == ((48, 64) if orientation == 1 else (64, 48))
+    made = images.decode(data, SQUARE).astype(int)
+    downwards = made[0, -1, 4] - made[0, 0, 4]
+    across = made[0, 4, -1] - made[0, 4, 0]
+    assert downwards > 150 if orientation == 1 else across < -150
+    with pytest.raises(ImageError, match="broken HEIC"):
+        images.decode(data[:200], SQUARE)
+
+
+def test_weights_of_colours_are_adapted_to_other_bands_as_timm_does(tmp_path):
+    from safetensors.torch import save_file
+    from timm.models import adapt_input_conv, create_model
+
+    state = create_model("resnet10t").state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "w.safetensors")
+    made = backbones.create(
+        "resnet10t",
+        weights=tmp_path / "w.safetensors",
+        arguments={"in_chans": 5},
+        transform={"bands": (1, 2, 3, 4, 5), "levels": (0, 4000)},
+    )
+    assert made.transform.input_size[0] == 5
+    own = made.module.state_dict()
+    assert np.allclose(own["conv1.0.weight"], adapt_input_conv(5, state["conv1.0.weight"]))
+    with pytest.raises(BackboneError, match="name as many bands"):
+        backbones.create("resnet10t", weights=tmp_path / "w.safetensors", arguments={"in_chans": 5})

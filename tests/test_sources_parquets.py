@@ -1,0 +1,179 @@
+"""Images in cells of Parquet and Arrow files."""
+
+import io
+import json
+import pickle
+
+import pytest
+from packing import files_of
+from PIL import Image
+
+from featurepipe import manifests
+from featurepipe.errors import ManifestError
+from featurepipe.sources import SOURCES, Parquets, open_container
+from featurepipe.sources import parquets as module
+from featurepipe.stages import extract
+from featurepipe.stores import Store
+
+pyarrow = pytest.importorskip("pyarrow.parquet") and pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.ipc")
+
+NAMES = ["ant", "bee"]
+
+
+def table(files, *, struct=True, metadata=True):
+    """Hugging Face's table of images: bytes and path, and the number of the class."""
+    images = [{"bytes": data, "path": name} for name, data in files.items()] if struct else list(files.values())
+    labels = [NAMES.index(name.split("/")[-2]) if metadata else name.split("/")[-2] for name in files]
+    made = pyarrow.table({"image": images, "label": labels})
+    features = {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    return made.replace_schema_metadata(about) if metadata else made
+
+
+def write(path, made, **how):
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(made, path, **how)
+    else:
+        make = pyarrow.ipc.new_stream if path.suffix == ".arrow" else pyarrow.ipc.new_file
+        with make(str(path), made.schema) as writer:
+            writer.write_table(made, max_chunksize=2)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize("struct", [True, False])
+def test_cells_are_samples_with_the_names_of_their_classes(photos, tmp_path, suffix, struct):
+    files = files_of(photos())
+    path = write(tmp_path / f"p{suffix}", table(files, struct=struct))
+    manifest = manifests.read(path)
+    assert [one.label for one in manifest.samples] == [name.split("/")[0] for name in files]
+    assert [one.id for one in manifest.samples][::5] == ["0000001", "0000006"]
+    assert [manifest.source.read(one.place) for one in manifest.samples] == list(files.values())
+    assert manifest.medium == "image"
+    copy = pickle.loads(pickle.dumps(manifest.source))
+    assert copy == manifest.source == SOURCES["parquet"](str(path))
+    assert copy.read("image[3]") == list(files.values())[2]
+    assert copy.stamp("image[3]").size == 0
+
+
+@pytest.mark.slow
+def test_vectors_are_those_of_plain_files_and_are_computed_once(photos, tmp_path):
+    root = photos(per_class=6)
+    path = write(tmp_path / "p.parquet", table(files_of(root)), row_group_size=5)
+    assert extract(root, tmp_path / "st", backbone="pixels")["computed"] == 12
+    assert extract(path, tmp_path / "st", backbone="pixels")["computed"] == 0  # the same contents
+    assert extract(path, tmp_path / "own", backbone="pixels")["computed"] == 12
+    assert extract(path, tmp_path / "own", backbone="pixels")["computed"] == 0
+    (mine,), (its,) = Store.open(tmp_path / "st").entries(), Store.open(tmp_path / "own").entries()
+    assert mine.places().keys() == its.places().keys()
+    with Image.open(io.BytesIO(Store.open(tmp_path / "own").pending([next(iter(its.places()))])[0].read())) as image:
+        assert image.size == (48, 40)
+
+
+@pytest.mark.parametrize("how", ["folder", "data", "pattern"])
+def test_several_files_whose_names_say_their_splits(photos, tmp_path, how):
+    root = photos(splits=("train", "test"))
+    files, folder = files_of(root), tmp_path / "set" / ("data" if how == "data" else "")
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        part = {name: data for name, data in files.items() if name.startswith(split)}
+        write(folder / f"{split}-00000-of-00001.parquet", table(part))
+    manifest = manifests.read(f"{folder}/*.parquet" if how == "pattern" else tmp_path / "set")
+    found = {(one.split, one.label): manifest.source.read(one.place) for one in manifest.samples}
+    assert len(manifest) == len(files)
+    assert found["test", "bee"] == files["test/bee/2.png"]
+    assert found["train", "ant"] == files["train/ant/2.png"]
+
+
+def test_a_row_without_bytes_is_rejected_by_name(photos, tmp_path):
+    files = files_of(photos())
+    made = table(files).to_pylist()
+    made[1]["image"] = None
+    made[4]["image"] = {"bytes": None, "path": "lost.jpg"}
+    made[5]["image"] = {"bytes": None, "path": str(tmp_path / "photos" / "bee" / "2.png")}  # a link to a file
+    path = write(tmp_path / "p.parquet", pyarrow.Table.from_pylist(made, schema=table(files).schema))
+    result = extract(path, tmp_path / "st", backbone="pixels")
+    assert result["computed"] == 4
+    assert result["rejects"] == {
+        "0000002": "cannot be read: row 2 has no bytes in the column 'image'",
+        "0000005": "cannot be read: No such file or directory",
+    }
+
+
+def test_other_columns_are_used_or_named(photos, tmp_path):
+    files = files_of(photos())
+    made = table(files, metadata=False).append_column("patient", pyarrow.array(list("aabbcc")))
+    made = made.append_column("split", pyarrow.array(["training"] * 2 + ["val"] * 2 + [None] * 2))
+    manifest = manifests.read(write(tmp_path / "p.parquet", made))
+    assert [one.split for one in manifest.samples] == ["train"] * 2 + ["val"] * 2 + [None] * 2
+    assert manifest.left_out.columns == ["patient"]
+    grouped = manifests.read(tmp_path / "p.parquet", group_column="patient", path_column="image")
+    assert [one.group for one in grouped.samples] == list("aabbcc")
+    for wrong, message in [
+        ({"label_column": "nix"}, "has no column 'nix'"),
+        ({"path_column": "label"}, r"'label' holds no bytes of images \(columns that do: image\)"),
+        ({"text_column": "label"}, "has no column of texts"),
+    ]:
+        with pytest.raises(ManifestError, match=message):
+            manifests.read(tmp_path / "p.parquet", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a": [b"x"], "b": [b"y"]}, r"several columns that may \(a, b\); name one with --path-column"),
+        ({"image": [b"x"], "split": ["dusk"]}, "0000001 has unknown split 'dusk'"),
+        ({"image": [b"x"], "label": [{"x": 1}]}, "row 1: label holds an object"),
+    ],
+)
+def test_tables_that_are_not_clear(tmp_path, columns, message):
+    with pytest.raises(ManifestError, match=message):
+        manifests.read(write(tmp_path / "p.parquet", pyarrow.table(columns)))
+
+
+def test_numbers_of_classes_that_have_no_name(photos, tmp_path):
+    made = table(files_of(photos()))
+    for wrong, known in ((7, None), (-1, True)):
+        rows = made.to_pylist()
+        rows[0]["label"] = wrong
+        path = write(tmp_path / "p.parquet", pyarrow.Table.from_pylist(rows, schema=made.schema))
+        if known:
+            assert manifests.read(path).samples[0].label is None
+        else:
+            with pytest.raises(ManifestError, match="row 1: label is 7, and there are 2 names of classes"):
+                manifests.read(path)
+
+
+def test_tables_of_paths_stay_tables(photos, tmp_path):
+    root = photos()
+    made = pyarrow.table({"path": [str(root / "ant" / "0.jpg")], "thumbnail": [b"x"]})
+    path = write(tmp_path / "p.parquet", made)
+    assert open_container(path) is None
+    assert manifests.read(path).source.kind == "files"
+    (tmp_path / "broken.parquet").write_bytes(b"x")
+    with pytest.raises(ManifestError, match="cannot be read as parquet"):
+        manifests.read(tmp_path / "broken.parquet")
+    with pytest.raises(ManifestError, match=r"gone\.parquet does not exist"):
+        manifests.read(tmp_path / "gone.parquet")
+    (tmp_path / "broken.arrow").write_bytes(b"x")
+    with pytest.raises(ManifestError, match=r"broken\.arrow cannot be read as Arrow"):
+        manifests.read(tmp_path / "broken.arrow")
+
+
+def test_each_row_group_is_read_once_if_rows_are_read_in_order(photos, tmp_path, monkeypatch):
+    files = files_of(photos(per_class=6))
+    path = write(tmp_path / "p.parquet", table(files), row_group_size=4)
+    source, read = Parquets(str(path)), []
+    real = module._Opened.group
+    monkeypatch.setattr(
+        module._Opened, "group", lambda self, number, column: read.append(number) or real(self, number, column)
+    )
+    monkeypatch.setattr(module, "CACHED", 1)
+    for row, data in enumerate(files.values(), 1):
+        assert source.read(f"image[{row}]") == data
+    assert read == [0, 1, 2]
+    for place, message in [("image[99]", "no row 99"), ("image", "names no cell"), ("nix[1]", "row 1 cannot be read")]:
+        with pytest.raises(OSError, match=message):
+            source.read(place)
