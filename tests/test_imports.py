@@ -34,6 +34,7 @@ ROWS = (
     ("cards",),
     ("models",),
     ("finetuning",),
+    ("pretraining",),
     ("advice",),
     ("comparisons",),
     ("audits",),
@@ -179,5 +180,5 @@ def test_public_names_load_and_others_do_not_exist():
 
 
 def test_modules_are_nouns():
-    nouns = {"finetuning"}  # the field's own word for what it is
+    nouns = {"finetuning", "pretraining"}  # the field's own word for what it is
     assert [path.stem for path in FILES if path.stem.endswith("ing") and path.stem not in nouns] == []

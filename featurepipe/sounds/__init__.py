@@ -10,6 +10,7 @@ more than 16 channels, rates that no recorder has. A part is a span of seconds, 
 
 from featurepipe.sounds.recordings import Recording, duration, opened
 from featurepipe.sounds.spectrograms import RATE, log_mel, mfcc
+from featurepipe.sounds.textures import TextureTransform, texture
 from featurepipe.sounds.transforms import MfccTransform, SoundTransform
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "MfccTransform",
     "Recording",
     "SoundTransform",
+    "TextureTransform",
     "duration",
     "log_mel",
     "mfcc",
     "opened",
+    "texture",
 ]

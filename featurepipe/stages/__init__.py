@@ -16,6 +16,7 @@ from featurepipe.stages.extractions import extract
 from featurepipe.stages.layers import probe_layers
 from featurepipe.stages.pipelines import run
 from featurepipe.stages.predictions import predict
+from featurepipe.stages.pretexts import pretrain
 from featurepipe.stages.probes import probe
 from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
@@ -33,6 +34,7 @@ __all__ = [
     "finetune",
     "info",
     "predict",
+    "pretrain",
     "probe",
     "probe_layers",
     "probe_protocol",

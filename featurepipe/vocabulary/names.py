@@ -33,3 +33,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SWITCH = ("auto", "on", "off")  # of compiling, and of caching activations
 OPTIMIZERS = ("adamw", "sgd")
 AUGMENTATIONS = ("standard", "crop", "none")
+OBJECTIVES = ("supervised", "contrastive", "vicreg", "autoencoder", "colorize", "sound", "distill")  # of pretraining
+DISTANCES = ("cosine", "mse")  # of distillation
+SOUND_TARGETS = ("clusters", "bits")

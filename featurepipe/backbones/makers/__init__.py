@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featurepipe.backbones.makers.backbone_files import BackboneFiles
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
 from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
 from featurepipe.backbones.makers.keras_files import KerasFiles
@@ -36,6 +37,7 @@ MAKERS |= {
         SoundDescriptors(),
         TextDescriptors(),
         Modules(),
+        BackboneFiles(TIMM),  # before model files, which end in the same way
         ModelFiles(MAKERS),
         SentenceEncoders(),
         PackagedNetworks(TIMM),  # before timm, which has the same names
