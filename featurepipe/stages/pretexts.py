@@ -86,14 +86,14 @@ def pretrain(
         The loss is not finite, or memory runs out with a single image; the best epoch so far has been written.
     """
     started = time.perf_counter()
-    from featurepipe.pretraining import (  # here: they load torch, which `import featurepipe.stages` does not
-        files,
-        plans,
-    )
+    # here, as they load torch, which `import featurepipe.stages` does not
+    from featurepipe.pretraining import OBJECTIVES, files, plans
 
     path = Path(output)
     if path.suffix.lower() != ".safetensors":
         raise OutputError(f"{path} must end in .safetensors, as backbone files do; give another name with -o")
+    if how.objective not in OBJECTIVES:
+        raise PretrainingError(f"no objective is called {how.objective!r}; use {', '.join(OBJECTIVES)}")
     plans.check(how)
     given = [data, how.weights, how.teacher_weights]
     files.check_output(path, given, force=force)

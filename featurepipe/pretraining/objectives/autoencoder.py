@@ -16,6 +16,7 @@ from featurepipe.pretraining.pictures import Pictures
 NOISE = 0.1  # deviation of the noise on pixels of 0…1
 CELLS = 8  # rows and columns of the cells that a denoising autoencoder misses
 ERASED = 0.25  # share of them
+COARSER = 2  # times, what is restored than what is seen
 DECODED, BLOCKS, HEADS = 128, 2, 4  # width, depth and heads of the masked autoencoder's decoder
 
 
@@ -24,7 +25,8 @@ class Autoencoder(Pretext):
 
     A vision transformer sees a quarter of the patches (`PretrainOptions.mask`), and two more blocks guess the
     others, each normalised by its own mean and deviation (He et al. 2022). Any other network sees noise and holes (an
-    eighth of the picture a side), and a small convolutional decoder restores what was there (Vincent et al. 2008).
+    eighth of the picture a side), and a small convolutional decoder restores what was there at half the resolution
+    (Vincent et al. 2008).
 
     References
     ----------
@@ -32,11 +34,16 @@ class Autoencoder(Pretext):
     Robust Features with Denoising Autoencoders".
     """
 
+    @property
+    def _restored(self) -> tuple[int, int]:
+        """The size in which pictures are restored: finer detail costs more than it teaches."""
+        return max(1, self.size[0] // COARSER), max(1, self.size[1] // COARSER)
+
     def make_head(self, body: Body) -> nn.Module:
         """A decoder."""
         if is_maskable(body.module):
             return PatchDecoder(body)
-        return make_decoder(body, 3, self.size)
+        return make_decoder(body, 3, self._restored)
 
     def prepare(self, pictures: Pictures, rows: np.ndarray, generator: torch.Generator, epoch: int) -> Any:
         """A view of each, what is random about what it loses, and its row."""
@@ -55,7 +62,8 @@ class Autoencoder(Pretext):
         holes = F.interpolate(erased, self.size, mode="nearest")  # (B, 1, H, W)
         seen = (clean + noise) * (1 - holes) + 0.5 * holes
         restored = head(body.maps(seen)).float()
-        return (restored - body.normalise(clean)).square().mean((1, 2, 3))
+        wanted = F.adaptive_avg_pool2d(body.normalise(clean), self._restored)
+        return (restored - wanted).square().mean((1, 2, 3))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """The mean squared error."""
