@@ -923,11 +923,13 @@ def batches(network):
 # -- other trainees -----------------------------------------------------------------------------------------------
 
 
-def test_validation_has_its_turn_every_few_epochs_and_at_the_end(tuned):
-    assert [("top1" in row) for row in tuned(epochs=4).curve] == [True] * 5
-    with_turns = {3: [True, False, False, True, True], 0: [False] * 5}
-    for every, wanted in with_turns.items():
-        outcome = tuned(epochs=4, patience=0, **{"every": every})
+def test_validation_has_its_turn_every_few_epochs_and_at_the_end(tuning):
+    class Always(Judging):
+        def tell(self, row):
+            return super().tell(row) if "top1" in row else ""
+
+    for every, wanted in {1: [True] * 5, 3: [True, False, False, True, True], 0: [False] * 5}.items():
+        outcome = tuning(epochs=4)[1](every=every, objective=Always(lambda epoch: False))
         assert [("top1" in row) for row in outcome.curve] == wanted
         assert outcome.best_epoch == 4
 

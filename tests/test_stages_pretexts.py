@@ -114,7 +114,7 @@ class Ear(Listener):
         if text.startswith("epoch 2 of"):
             os.kill(os.getpid(), signal.SIGKILL)
 pretrain(sys.argv[1], sys.argv[2], listener=Ear(), workers=1, objective="contrastive", backbone="test_resnet",
-         input_size=(3, 32, 32), batch_size=8, epochs=4, device="cpu", every=2, ema=0.9)
+         input_size=(3, 32, 32), batch_size=8, epochs=3, device="cpu", every=2, ema=0.9)
 """
 
 
@@ -122,7 +122,7 @@ pretrain(sys.argv[1], sys.argv[2], listener=Ear(), workers=1, objective="contras
 @pytest.mark.processes
 def test_after_kill_9_it_goes_on_along_the_same_curve(run, photos, tmp_path):
     data = photos(per_class=10)
-    how = {"objective": "contrastive", "epochs": 4, "every": 2, "ema": 0.9}
+    how = {"objective": "contrastive", "epochs": 3, "every": 2, "ema": 0.9}
     done = subprocess.run([sys.executable, "-c", KILLED, str(data), str(tmp_path / "cut.safetensors")], check=False)
     assert done.returncode == -9
     with pytest.raises(PretrainingError, match=r"holds a run that was interrupted; add --resume"):
@@ -131,7 +131,7 @@ def test_after_kill_9_it_goes_on_along_the_same_curve(run, photos, tmp_path):
         run(data, "cut", resume=True, **how, seed=1)
     notes = []
     again, whole = run(data, "cut", Ear(notes.append), resume=True, **how), run(data, "whole", **how)
-    assert any(note.startswith("continuing from") and "epoch 3 of 4" in note for note in notes)
+    assert any(note.startswith("continuing from") and "epoch 3 of 3" in note for note in notes)
     # the same to rounding: processes may split sums among threads in another way
     np.testing.assert_allclose(losses(again), losses(whole), rtol=1e-5)
     for row, wanted in zip(again["curve"], whole["curve"], strict=True):
@@ -184,17 +184,14 @@ def test_a_loss_that_is_no_number_ends_it_and_the_best_is_written(run, photos, t
 
 def test_test_images_are_never_seen_and_val_is_for_probes(run, photos, monkeypatch):
     data = photos(per_class=6, splits=("train", "val", "test"))
-    for split, seed in (("val", 1), ("test", 2)):  # or all splits have the same pictures
-        for path in sorted((data / split).rglob("*.*")):
-            pixels = np.random.default_rng([seed, hash(path.name) % 99]).integers(0, 255, (40, 48, 3), np.uint8)
-            Image.fromarray(pixels + np.uint8(len(path.parent.name))).save(path.with_suffix(".png"))
-            if path.suffix != ".png":
-                path.unlink()
+    for number, path in enumerate(sorted((data / "val").rglob("*.*"))):  # or all splits have the same pictures
+        pixels = np.random.default_rng([number, len(path.parents)]).integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
     seen = []
     monkeypatch.setattr(Supervised, "loss", remembering(Supervised.loss, seen))
     result = run(data, objective="supervised", every=1, epochs=1)
     assert result["card"]["data"]["images"] == 12
-    assert result["curve"][-1]["n"] >= 10  # copies among val images count once
+    assert result["curve"][-1]["n"] == 12
     assert sum(seen) == 8  # one whole batch
 
 
@@ -401,8 +398,3 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_is_written(run, p
     with pytest.raises(OutputError, match="is not a backbone file of featurepipe"):
         run(data)
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) == [".safetensors"]
-
-
-def test_options_have_one_place():
-    assert tuple(OBJECTIVES) == featurepipe.vocabulary.names.OBJECTIVES
-    assert PretrainOptions().objective in OBJECTIVES
