@@ -51,8 +51,8 @@ def pretrain(data: str, output: str, as_json: bool, quiet: bool, **given: Any) -
     Examples on the digits:
 
     \b
-      $ featurepipe pretrain data/digits -o digits-backbone.safetensors --augment crop --epochs 2
-      $ featurepipe extract data/digits -s digits.store -b digits-backbone.safetensors
+      $ featurepipe pretrain data/digits -o mine.safetensors --epochs 2
+      $ featurepipe extract data/digits -s digits.store -b mine.safetensors
     """
     given = {name: value for name, value in given.items() if value is not None}
     result = load_stages(quiet).pretrain(data, output, listener=Talk(quiet), **given)

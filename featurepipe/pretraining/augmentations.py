@@ -34,7 +34,7 @@ class Views:
     mirrors : bool
         Whether half of the views are mirrored.
     strength : float
-        Of the change of colours; 0 leaves them, 1 is SimCLR's for photos, and 0.5 the one for CIFAR-10.
+        How much colours change; 0 leaves them, 1 is SimCLR's for photos, and 0.5 the one for CIFAR-10.
     """
 
     size: tuple[int, int]

@@ -59,7 +59,7 @@ def teach(
         Contents, each once.
     teacher : Backbone
     folder : Path
-        Of the store.
+        Where the store is.
     augment : {'standard', 'crop', 'none'}
     seed : int
     count : int
