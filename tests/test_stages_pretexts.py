@@ -31,7 +31,6 @@ from featurepipe.listeners import SILENT
 from featurepipe.pretraining import OBJECTIVES, plans
 from featurepipe.pretraining.objectives.supervised import Supervised
 from featurepipe.stages import pretrain
-from featurepipe.vocabulary import PretrainOptions
 
 SMALL = {"backbone": "test_resnet", "input_size": (3, 32, 32), "batch_size": 8, "epochs": 2, "device": "cpu"}
 
@@ -390,7 +389,9 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_is_written(run, p
     ):
         with pytest.raises(FeaturepipeError, match=says):
             run(where, **how)
-    with pytest.raises(WeightsUnavailable, match=r"weights file .*none\.pth does not exist"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"teacher's weights file .*none\.pth does not exist.*--teacher-weights"
+    ):
         run(data, objective="distill", teacher="test_resnet", teacher_weights=tmp_path / "none.pth")
     with pytest.raises(OutputError, match=r"must end in \.safetensors"):
         pretrain(data, tmp_path / "b.pt", **SMALL)

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featurepipe import backbones, cli, extraction, finetuning, images, pretraining, probes, protocols, stages, vocabulary
+from featurepipe import (
+    backbones,
+    cli,
+    extraction,
+    finetuning,
+    images,
+    pretraining,
+    probes,
+    protocols,
+    stages,
+    vocabulary,
+)
 from featurepipe.videos import VideoTransform
 from featurepipe.vocabulary import BackboneOptions, ProbeOptions, TransformOptions, flags_of, names
 

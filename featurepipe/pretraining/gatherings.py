@@ -77,7 +77,7 @@ def gather(
         Nothing to learn from, or not what the objective needs.
     """
     _check_medium(kind, manifest, how.objective)
-    kind.check(manifest)
+    kind.check(how, manifest)
     rows, left_out = _readable(manifest, workers, listener)
     check_enough(len(rows), left_out, "images")
     pending = [Pending.of(row, manifest.source) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurepipe import backbones
-from featurepipe.errors import PretrainingError
+from featurepipe.errors import PretrainingError, WeightsUnavailable
 from featurepipe.images import ImageTransform
+from featurepipe.manifests import Manifest
 from featurepipe.media import Transform
 from featurepipe.pretraining.bodies import Body
 from featurepipe.pretraining.objectives.pretext import Inputs, Need, Pretext
@@ -46,6 +48,17 @@ class Distill(Pretext):
         self.wanted = torch.from_numpy((wanted - middle) / spread)
 
     @classmethod
+    def check(cls, how: PretrainOptions, manifest: Manifest) -> None:
+        """It needs a teacher, and the file of weights that is named."""
+        if how.teacher is None:
+            raise PretrainingError("the objective distill needs a teacher; name one with --teacher")
+        if how.teacher_weights is not None and not os.path.isfile(how.teacher_weights):
+            raise WeightsUnavailable(
+                f"the teacher's weights file {how.teacher_weights} does not exist; give its place with "
+                "--teacher-weights (teacher_weights= in Python)"
+            )
+
+    @classmethod
     def transform(cls, need: Need, held: ImageTransform) -> tuple[Transform, int]:
         """Each picture as it is, and its views, all as large as the network's input."""
         own = replace(need.backbone.transform, decoder=held.decoder)
@@ -55,8 +68,6 @@ class Distill(Pretext):
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
         """The teacher's embeddings of all views of what is learned from, float32 (n, K, D)."""
         how = need.how
-        if how.teacher is None:
-            raise PretrainingError("the objective distill needs a teacher; name one with --teacher")
         size = None if how.teacher_size is None else (3, how.teacher_size, how.teacher_size)
         options: dict[str, Any] = {"weights": how.teacher_weights, "device": how.device}
         options["transform"] = {"input_size": size}

@@ -87,8 +87,8 @@ class Pretext(ABC):
         self.views = Views(size, how.crop if crops else 1.0, how.augment == "standard", self.strength)
 
     @classmethod  # noqa: B027  # most learn from any samples
-    def check(cls, manifest: Manifest) -> None:
-        """Raise PretrainingError for samples that it cannot learn from, before anything is read."""
+    def check(cls, how: PretrainOptions, manifest: Manifest) -> None:
+        """Raise PretrainingError for options and samples that it cannot learn from, before anything is read."""
 
     @classmethod
     def transform(cls, need: Need, held: ImageTransform) -> tuple[Transform, int]:

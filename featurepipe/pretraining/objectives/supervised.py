@@ -32,7 +32,7 @@ class Supervised(Pretext):
         self._classes = len(pictures.names)
 
     @classmethod
-    def check(cls, manifest: Manifest) -> None:
+    def check(cls, how: PretrainOptions, manifest: Manifest) -> None:
         """It needs two classes at least."""
         labels = {one.label for one in manifest.samples if one.label is not None and one.split in (None, "train")}
         if len(labels) < 2:
