@@ -29,6 +29,7 @@ _HOMES = {
     "probe_tasks": "stages",
     "compare": "stages",
     "finetune": "stages",
+    "pretrain": "stages",
     "advise": "stages",
     "audit": "stages",
     "search": "stages",

@@ -22,6 +22,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── ProbeError (ValueError)           data that no probe can be fitted or evaluated on
     ├── FinetuningError (ValueError)      a recipe, model or data that no network can be tuned with
     │   └── TrainingDiverged (ArithmeticError)  a loss that is not finite any more
+    ├── PretrainingError (ValueError)     data, an objective or options that no network can be pretrained with
     ├── ComparisonError (ValueError)      stores or tables that cannot be compared
     ├── ModelFileError (ValueError)       a file that is not a featurepipe model
     └── DependencyMissing (ImportError)   an optional library that is not installed
@@ -108,6 +109,10 @@ class FinetuningError(FeaturepipeError, ValueError):
 
 class TrainingDiverged(FinetuningError, ArithmeticError):
     """The loss of a network that is tuned is not finite any more."""
+
+
+class PretrainingError(FeaturepipeError, ValueError):
+    """No network can be pretrained for this objective, with these options or on this data."""
 
 
 class ComparisonError(FeaturepipeError, ValueError):

@@ -920,6 +920,44 @@ def batches(network):
     return PixelBatches(samples, network.backbone.transform, Recipe(), "cpu", 1)
 
 
+# -- other trainees -----------------------------------------------------------------------------------------------
+
+
+def test_validation_has_its_turn_every_few_epochs_and_at_the_end(tuning):
+    class Always(Judging):
+        def tell(self, row):
+            return super().tell(row) if "top1" in row else ""
+
+    for every, wanted in {1: [True] * 5, 3: [True, False, False, True, True], 0: [False] * 5}.items():
+        outcome = tuning(epochs=4)[1](every=every, objective=Always(lambda epoch: False))
+        assert [("top1" in row) for row in outcome.curve] == wanted
+        assert outcome.best_epoch == 4
+
+
+class Coupled(Classes):
+    """Compares the rows of a batch with each other: each with the mean of all."""
+
+    couples = True
+
+    def loss(self, outputs, targets):
+        return (outputs - outputs.mean(0)).square().sum(), float(len(targets))
+
+
+def test_a_loss_that_compares_rows_is_the_same_in_pieces(tuning):
+    found = []
+    for accumulate in (1, 3):
+        network, _ = tuning("test_vit", accumulate=accumulate)  # without batch norms, which would see pieces
+        recipe = Recipe(**{**QUICK, "accumulate": accumulate})
+        step, _ = batch(network, recipe)
+        gradients = loop.Gradients(network, Coupled(), recipe, Peers(), Ear())
+        loss, weight = gradients.fill(step, [0])
+        found.append((loss, weight, [one.grad.clone() for one in network.parameters()]))
+    (loss, weight, whole), (other, same, pieces) = found
+    assert (other, same) == (pytest.approx(loss, rel=1e-5), weight)
+    for one, two in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
 # -- what is heard ------------------------------------------------------------------------------------------------
 
 

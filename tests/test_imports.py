@@ -35,6 +35,7 @@ ROWS = (
     ("models",),
     ("finetuning",),
     ("graphs",),
+    ("pretraining",),
     ("advice",),
     ("comparisons",),
     ("audits",),
@@ -181,5 +182,5 @@ def test_public_names_load_and_others_do_not_exist():
 
 
 def test_modules_are_nouns():
-    nouns = {"finetuning"}  # the field's own word for what it is
+    nouns = {"finetuning", "pretraining"}  # the field's own word for what it is
     assert [path.stem for path in FILES if path.stem.endswith("ing") and path.stem not in nouns] == []

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featurepipe import backbones, cli, extraction, finetuning, images, probes, protocols, stages, vocabulary
+from featurepipe import (
+    backbones,
+    cli,
+    extraction,
+    finetuning,
+    images,
+    pretraining,
+    probes,
+    protocols,
+    stages,
+    vocabulary,
+)
 from featurepipe.videos import VideoTransform
 from featurepipe.vocabulary import BackboneOptions, ProbeOptions, TransformOptions, flags_of, names
 
@@ -92,6 +103,7 @@ def test_plain_names_are_those_there_are():
     metrics = {metric for protocol in protocols.PROTOCOLS.values() for metric in protocol.metrics}
     assert metrics == set(names.METRICS)
     assert (*images.AUGMENTATIONS, "none") == names.AUGMENTATIONS
+    assert tuple(pretraining.OBJECTIVES) == names.OBJECTIVES
     assert finetuning.Recipe(head=finetuning.RANDOM, tune=finetuning.HEAD).check() is None
 
 

@@ -46,7 +46,7 @@ from featurepipe.backbones.specs import (
     stage_of,
 )
 from featurepipe.backbones.trust import check_place, unechoed
-from featurepipe.backbones.weights import CARRIED, carried_backbone, is_model_name
+from featurepipe.backbones.weights import CARRIED, carried_backbone, carried_card, carried_digest, is_model_name
 
 __all__ = [
     "BUNDLED",
@@ -85,6 +85,8 @@ __all__ = [
     "SoundNetwork",
     "TimmModule",
     "carried_backbone",
+    "carried_card",
+    "carried_digest",
     "check_description",
     "check_name",
     "check_place",

@@ -19,6 +19,7 @@ from featurepipe.errors import BackboneError, FormatTooNew, WeightsUnavailable
 if TYPE_CHECKING:
     import torch
 
+BACKBONE_FILE = "featurepipe-backbone"  # what our own weights call themselves
 CARRIED = "backbone."  # what the names of a backbone's tensors begin with in a model file
 NETWORK = {  # what the header of our own weights says
     "architecture?": jsons.TEXT,
@@ -77,6 +78,33 @@ def carried_backbone(path: str | PathLike[str]) -> dict[str, Any]:
     if found["spec"].get("format", 0) > SPEC_FORMAT:
         raise FormatTooNew(f"{path} has a backbone of format {found['spec']['format']}; upgrade featurepipe")
     return found
+
+
+def carried_card(path: Path) -> dict[str, Any] | None:
+    """What a backbone file says of itself; None of any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():  # a pipe of that name would be waited for
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            header = jsons.loads((file.metadata() or {}).get("featurepipe", "{}"), "its header")
+    except (SafetensorError, OSError, ValueError):
+        return None
+    is_one = isinstance(header, dict) and header.get("encoding-type") == BACKBONE_FILE
+    return header if is_one and isinstance(header.get("architecture"), str) else None
+
+
+def carried_digest(path: str | PathLike[str]) -> str | None:
+    """The sha256 of the backbone's weights in a model file or a backbone file, as the file says it.
+
+    Raises
+    ------
+    WeightsUnavailable, BackboneError, FormatTooNew
+        As for `carried_backbone`.
+    """
+    card = carried_card(Path(path))
+    return carried_backbone(path)["spec"]["weights"] if card is None else card.get("weights-sha256")
 
 
 def read_weights(path: Path) -> tuple[Content, dict[str, Any]]:

@@ -51,6 +51,7 @@ from featurepipe.cli.options import (
     split_options,
     task_options,
 )
+from featurepipe.cli.pretexts import pretrain
 from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
@@ -303,6 +304,7 @@ main.add_command(search)
 main.add_command(label)
 main.add_command(advise)
 main.add_command(finetune)
+main.add_command(pretrain)
 main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(report)

@@ -17,7 +17,7 @@ from featurepipe.finetuning.heads import (
     random_head,
     starting_head,
 )
-from featurepipe.finetuning.loop import FAILED, INTERRUPTED, Course, tune
+from featurepipe.finetuning.loop import FAILED, INTERRUPTED, Batches, Course, Session, tune
 from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.peers import Peers, joined
@@ -32,6 +32,7 @@ from featurepipe.finetuning.promotion import (
     refitted,
 )
 from featurepipe.finetuning.recipes import PROBE, RANDOM, SWITCHES, Recipe
+from featurepipe.finetuning.trainees import Trainee
 
 __all__ = [
     "ALL",
@@ -43,6 +44,7 @@ __all__ = [
     "PROBE",
     "RANDOM",
     "SWITCHES",
+    "Batches",
     "Cache",
     "Cached",
     "CachedBatches",
@@ -57,7 +59,9 @@ __all__ = [
     "PixelBatches",
     "Promoted",
     "Recipe",
+    "Session",
     "Step",
+    "Trainee",
     "better",
     "check_depth",
     "check_family",

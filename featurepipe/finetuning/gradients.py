@@ -9,10 +9,10 @@ import numpy as np
 from featurepipe.backbones import is_out_of_memory
 from featurepipe.errors import OutOfMemory
 from featurepipe.finetuning.batches import Step
-from featurepipe.finetuning.networks import Network
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.trainees import Trainee
 from featurepipe.listeners import Listener
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Gradients:
 
     Parameters
     ----------
-    network : Network
+    network : Trainee
         As tuning starts from it: L2-SP pulls back to here.
     objective : Objective
     recipe : Recipe
@@ -39,17 +39,12 @@ class Gradients:
     """
 
     def __init__(
-        self, network: Network, objective: Objective, recipe: Recipe, peers: Peers, listener: Listener
+        self, network: Trainee, objective: Objective, recipe: Recipe, peers: Peers, listener: Listener
     ) -> None:
         self._network, self._objective, self._recipe = network, objective, recipe
         self._peers, self._listener = peers, listener
         self.piece = -(-recipe.batch_size // (recipe.accumulate * peers.world))
         self._start = network.copy() if recipe.l2_sp else {}
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What trains, the head included."""
-        head = list(self._network.head.parameters())
-        return [*head, *(one for one in self._network.module.parameters() if one.requires_grad)]
 
     def fill(self, step: Step, seed: list[int]) -> tuple[float, float]:
         """Give what trains the gradients of a batch's mean loss.
@@ -75,7 +70,7 @@ class Gradients:
         """
         import torch
 
-        parameters = self.parameters()
+        parameters = self._network.parameters()
         while True:
             torch.manual_seed(int(np.random.default_rng([*seed, self._peers.rank]).integers(2**62)))
             try:
@@ -108,7 +103,7 @@ class Gradients:
     def _halve(self) -> None:
         if self.piece == 1:
             raise OutOfMemory(
-                "out of memory with a single image in training; try checkpointing, a smaller depth to tune, or another "
+                f"out of memory with a single image in training; try checkpointing, {self._network.relief}, or another "
                 "device"
             )
         self.piece //= 2
@@ -124,6 +119,8 @@ class Gradients:
             share = float(rng.beta(self._recipe.mixup, self._recipe.mixup))
             inputs = tuple(share * one.float() + (1 - share) * one.float().flip(0) for one in inputs)
             other = step.targets.flip(0)
+        if getattr(self._objective, "couples", False) and len(step) > self.piece:
+            return self._sum_up_coupled(step, rng)
         total, weight = torch.zeros((), device=step.targets.device), 0.0
         for start in range(0, len(step), self.piece):
             some = slice(start, start + self.piece)
@@ -137,6 +134,32 @@ class Gradients:
             total += loss.detach()
             weight += some_weight
         return total.item(), weight
+
+    def _sum_up_coupled(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
+        """As `_sum_up`, of a loss that compares the rows of a batch with each other, which pieces may not change.
+
+        All outputs are computed first, without a graph. The gradient of the loss by each of them then flows back piece
+        by piece: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". Only batch
+        norms see pieces instead of the batch.
+        """
+        import torch
+
+        pieces = [slice(start, start + self.piece) for start in range(0, len(step), self.piece)]
+        seeds = rng.integers(2**62, size=len(pieces)).tolist()
+
+        def outputs(some: slice, seed: int) -> torch.Tensor:
+            torch.manual_seed(seed)  # the same dropout in both passes
+            return self._network.logits(tuple(one[some] for one in step.inputs))
+
+        with torch.no_grad():
+            whole = torch.cat([outputs(*pair) for pair in zip(pieces, seeds, strict=True)])  # (B, …)
+        whole.requires_grad_()
+        loss, weight = self._objective.loss(whole, step.targets)
+        loss.backward()
+        assert whole.grad is not None
+        for some, seed in zip(pieces, seeds, strict=True):
+            outputs(some, seed).backward(whole.grad[some])
+        return loss.item(), weight
 
     def _pull(self) -> None:
         """L2-SP: Xuhong et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"."""

@@ -16,12 +16,12 @@ from featurepipe.backbones import is_out_of_memory
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FeaturepipeError, FinetuningError, OutOfMemory, OutputError, TrainingDiverged
 from featurepipe.finetuning import checkpoints
-from featurepipe.finetuning.batches import Examples, Step
+from featurepipe.finetuning.batches import Step
 from featurepipe.finetuning.gradients import Gradients
-from featurepipe.finetuning.networks import Network
-from featurepipe.finetuning.objectives import Classes, Objective
+from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.trainees import Trainee
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
@@ -39,8 +39,6 @@ INTERRUPTED, FAILED = "interrupted", "failed"
 class Batches(Protocol):
     """Training data, as `featurepipe.finetuning.batches.PixelBatches` gives them."""
 
-    samples: Examples
-
     def __len__(self) -> int: ...
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Step]:
@@ -57,7 +55,7 @@ class Course:
     curve : list of dict
         One entry for epoch 0 (before any step) and for every finished epoch: ``epoch, train_loss, top1, log_loss, n``
         (on validation data, the log-loss calibrated by a temperature, and how many they are), ``lr`` (its highest),
-        ``seconds``.
+        ``seconds``. Other objectives have other figures of validation data, and epochs without them.
     best_epoch : int
         The one that is kept.
     state : dict
@@ -117,12 +115,13 @@ class Session(Watch):
 @guarded
 @spread(session=Session)
 def tune(
-    network: Network,
+    network: Trainee,
     train: Batches,
     validation: Callable[[], Iterator[Step]],
     recipe: Recipe,
     *,
     objective: Objective | None = None,
+    every: int = 1,
     identity: Mapping[str, Any] | None = None,
     session: Session,
 ) -> Course:
@@ -134,13 +133,15 @@ def tune(
 
     Parameters
     ----------
-    network : Network
+    network : Trainee
     train : Batches
     validation : callable
         Gives the validation images as steps, in their order.
     recipe : Recipe
     objective : Objective, optional
-        By default `Classes`, as the recipe has it.
+        By default the network's own: `Classes`, as the recipe has it.
+    every : int
+        Epochs from one validation to the next; the start and the last epoch are always validated. 0 never validates.
     identity : mapping, optional
         JSON of all that decides the run, apart from the recipe.
     session
@@ -163,27 +164,28 @@ def tune(
     if objective is not None:  # a checkpoint of another one is not gone on with; old ones have the default's identity
         identity["objective"] = f"{type(objective).__module__}.{type(objective).__qualname__}"
     else:
-        objective = Classes.of(recipe, train.samples.targets, network.head.weight)
-    return _Tuning(network, train, validation, recipe, objective, identity, session).run()
+        objective = network.objective(recipe, train)
+    return _Tuning(network, train, validation, recipe, objective, identity, session, every).run()
 
 
 class _Tuning:
     def __init__(
         self,
-        network: Network,
+        network: Trainee,
         train: Batches,
         validation: Callable[[], Iterator[Step]],
         recipe: Recipe,
         objective: Objective,
         identity: Mapping[str, Any],
         session: Session,
+        every: int = 1,
     ) -> None:
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
         self.checkpoint, self.identity = session.checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
         self.peers, self.listener = session.peers, session.listener
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
-        self.objective = objective
+        self.objective, self.every = objective, every
         self.gradients = Gradients(network, objective, recipe, self.peers, self.listener)
         self.saved = time.perf_counter()
         self.lost = ""  # why the first of the images that cannot be read any more cannot
@@ -191,7 +193,7 @@ class _Tuning:
     def run(self) -> Course:
         import torch
 
-        device = torch.device(self.network.backbone.device)
+        device = torch.device(self.network.device)
         held = self.peers.interrupts.held()
         with held, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             run, optimizer_state = self._begin()
@@ -209,7 +211,7 @@ class _Tuning:
                     raise
                 stopped, error = (
                     FAILED,
-                    OutOfMemory("out of memory when tuning this network; try a smaller depth to tune"),
+                    OutOfMemory(f"out of memory when {self.network.act} this network; try {self.network.relief}"),
                 )
         return Course(run.curve, run.best_epoch, run.best, stopped, error)
 
@@ -220,15 +222,16 @@ class _Tuning:
             held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.listener.note)
             found = self.peers.share(held)
         if found is None:
-            first = {"epoch": 0, "train_loss": None, "lr": None, **self._validate()}
-            self.listener.note(f"before tuning: {self.objective.tell(first)}")
+            first = {"epoch": 0, "train_loss": None, "lr": None, **self._figures(0)}
+            if told := self.objective.tell(first):
+                self.listener.note(f"before {self.network.act}: {told}")
             return _Run(
                 [first], 0, self.network.state(), average=self.network.copy() if self.recipe.ema else None
             ), None
         told, tensors = found
         try:
             self.network.load(tensors["state"])
-            average = {name: value.to(self.network.head.weight.device) for name, value in tensors["average"].items()}
+            average = {name: value.to(self.network.device) for name, value in tensors["average"].items()}
             run = _Run(**told, best=tensors["best"], average=average or None)
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise FinetuningError(
@@ -286,7 +289,7 @@ class _Tuning:
                 f"no training image can be read any more: {self.lost}; restore the files and run again"
             )
         with nullcontext() if run.average is None else self.network.holding(run.average):
-            figures = self._validate()
+            figures = self._figures(run.epoch)
         run.seconds = before + time.perf_counter() - started
         told = {"epoch": run.epoch, "train_loss": run.loss / run.weight, "lr": run.rate}
         row = {**told, **figures, "seconds": run.seconds}
@@ -317,7 +320,7 @@ class _Tuning:
         if not math.isfinite(loss):
             raise TrainingDiverged(self._diverged("the loss", run))
         if self.recipe.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self.gradients.parameters(), self.recipe.clip_grad)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._share_statistics()
@@ -338,6 +341,11 @@ class _Tuning:
         self.peers.add(statistics)
         for value in statistics:
             value /= self.peers.world
+
+    def _figures(self, epoch: int) -> dict[str, float]:
+        """The figures of an epoch: of validation data, where their turn has come."""
+        due = self.every and (epoch % self.every == 0 or epoch == self.epochs)
+        return self._validate() if due else {"seconds": 0.0}
 
     def _validate(self) -> dict[str, float]:
         """The objective's figures of the validation data, and the seconds that they took."""
@@ -418,10 +426,8 @@ class _Tuning:
         patient = f" (best so far: epoch {run.best_epoch})" if self.recipe.patience else ""
         left = (self.epochs - row["epoch"]) * row["seconds"]
         to_go = f", at most {_duration(left)} to go" if left else ""
-        self.listener.note(
-            f"epoch {row['epoch']} of {self.epochs}: training loss {row['train_loss']:.3f}, {self.objective.tell(row)}"
-            f"{patient}; {row['seconds']:.0f} s{to_go}"
-        )
+        figures = ", ".join(filter(None, [f"training loss {row['train_loss']:.3f}", self.objective.tell(row)]))
+        self.listener.note(f"epoch {row['epoch']} of {self.epochs}: {figures}{patient}; {row['seconds']:.0f} s{to_go}")
 
     def _diverged(self, what: str, run: _Run) -> str:
         return (

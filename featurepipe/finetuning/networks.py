@@ -12,7 +12,9 @@ import numpy as np
 from featurepipe.backbones import Backbone, TimmModule, embedding_forward, is_out_of_memory
 from featurepipe.errors import FinetuningError, OutOfMemory
 from featurepipe.finetuning.depths import trainable
+from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.trainees import Trainee
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ HALF = 0.5  # any layer decay, from whose powers layers can be counted
 Forward = Callable[..., "torch.Tensor"]  # what a batch holds → float32 (B, D)
 
 
-class Network:
+class Network(Trainee):
     """A backbone under a linear head.
 
     Parameters
@@ -60,7 +62,7 @@ class Network:
                 f"the head takes {weight.shape[1]} features and {backbone.name} gives {backbone.width}; "
                 "give the model file and the backbone that belong together"
             )
-        self.backbone = backbone
+        self.backbone, self.device = backbone, backbone.device
         self.module: TimmModule = backbone.module
         self.names = trainable(self.module, recipe.tune, backbone.name)
         own = backbone.spec["precision"]
@@ -78,6 +80,15 @@ class Network:
         if recipe.checkpointing:
             self._checkpoint(backbone.name)
         self.set_trained(head_alone=False)
+
+    def objective(self, recipe: Recipe, train: Any) -> Objective:
+        """One class per image, as the recipe has it; see `Trainee.objective`."""
+        return Classes.of(recipe, train.samples.targets, self.head.weight)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What trains, the head included."""
+        head = list(self.head.parameters())
+        return [*head, *(one for one in self.module.parameters() if one.requires_grad)]
 
     def set_trained(self, head_alone: bool) -> None:
         """Let gradients reach what trains, and the head."""
@@ -146,24 +157,8 @@ class Network:
         groups.append({"params": [self.head.bias], "weight_decay": 0.0, "lr_scale": 1.0})
         return groups
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All that tuning changes, by name: what trains, the head, and what batch norms keep; copied to the CPU."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.changing()}
-
-    def copy(self) -> dict[str, torch.Tensor]:
-        """As `state`, but on the device."""
-        return {name: value.detach().clone() for name, value in self.changing()}
-
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Put back what `state` gave."""
-        import torch
-
-        with torch.no_grad():
-            for name, value in self.changing():
-                value.copy_(state[name])
-
     def changing(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of `state` themselves."""
+        """All that tuning changes, by name: what trains, the head, and what batch norms keep."""
         yield from ((f"head.{name}", value) for name, value in self.head.named_parameters())
         yield from ((name, value) for name, value in self.module.named_parameters() if name in self.names)
         if not self._keeps_norms:
@@ -174,16 +169,6 @@ class Network:
             self.module.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:  # the latter is how timm says so of some
             raise FinetuningError(f"{name} cannot compute activations again; leave out checkpointing") from error
-
-    @contextmanager
-    def holding(self, state: dict[str, torch.Tensor]) -> Iterator[None]:
-        """Within, other values than one's own, such as an average's."""
-        own = self.state()
-        self.load(state)
-        try:
-            yield
-        finally:
-            self.load(own)
 
 
 def training_precision(recipe: Recipe, own: str) -> str:

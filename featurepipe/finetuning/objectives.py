@@ -20,7 +20,11 @@ Row = Mapping[str, Any]  # of a curve
 
 
 class Objective(Protocol):
-    """The seam that everything a network can be trained for plugs into."""
+    """The seam that everything a network can be trained for plugs into.
+
+    One whose loss compares the rows of a batch with each other says so by an attribute ``couples = True``: if memory is
+    too small for a batch, its rows are then embedded piece by piece, and compared as a whole all the same.
+    """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The sum of the losses of some rows, outputs (B, K) and targets (B, …); and what to divide it by."""

@@ -10,6 +10,7 @@ more than 16 channels, rates that no recorder has. A part is a span of seconds, 
 
 from featurepipe.sounds.recordings import Recording, duration, opened
 from featurepipe.sounds.spectrograms import RATE, log_mel, mfcc
+from featurepipe.sounds.textures import TextureTransform, texture
 from featurepipe.sounds.transforms import MfccTransform, SoundTransform
 from featurepipe.sounds.waves import WaveTransform
 
@@ -18,9 +19,11 @@ __all__ = [
     "MfccTransform",
     "Recording",
     "SoundTransform",
+    "TextureTransform",
     "WaveTransform",
     "duration",
     "log_mel",
     "mfcc",
     "opened",
+    "texture",
 ]

@@ -17,6 +17,7 @@ from featurepipe.stages.extractions import extract
 from featurepipe.stages.layers import probe_layers
 from featurepipe.stages.pipelines import run
 from featurepipe.stages.predictions import predict
+from featurepipe.stages.pretexts import pretrain
 from featurepipe.stages.probes import probe
 from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
@@ -36,6 +37,7 @@ __all__ = [
     "info",
     "label",
     "predict",
+    "pretrain",
     "probe",
     "probe_layers",
     "probe_protocol",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import PENULTIMATE, carried_backbone, is_handmade, is_model_name, stage_of
+from featurepipe.backbones import PENULTIMATE, carried_digest, is_handmade, is_model_name, stage_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import ShardCorrupt, StoreError
 
@@ -257,5 +257,5 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
 
 def _is_called(entry: Entry, name: str | None) -> bool:
     if name is not None and is_model_name(name):
-        return entry.spec["weights"] == carried_backbone(name)["spec"]["weights"]
+        return entry.spec["weights"] == carried_digest(name)
     return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])

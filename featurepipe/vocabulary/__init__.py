@@ -8,6 +8,7 @@ from featurepipe.vocabulary.backbones import BackboneOptions, OriginOptions, Tra
 from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, ExtractOptions, TableOptions
 from featurepipe.vocabulary.flags import Flag, flags_of, option
 from featurepipe.vocabulary.pipelines import RunOptions
+from featurepipe.vocabulary.pretexts import PretrainOptions
 from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, JoinOptions, ProbeOptions, ProtocolOptions
 from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
 from featurepipe.vocabulary.reports import PageOptions, ReportOptions
@@ -23,6 +24,7 @@ __all__ = [
     "JoinOptions",
     "OriginOptions",
     "PageOptions",
+    "PretrainOptions",
     "ProbeOptions",
     "PromotionOptions",
     "ProtocolOptions",

@@ -35,3 +35,6 @@ SWITCH = ("auto", "on", "off")  # of compiling, and of caching activations
 OPTIMIZERS = ("adamw", "sgd")
 AUGMENTATIONS = ("standard", "crop", "none")
 PROJECTIONS = ("pca", "tsne")  # maps of embeddings
+OBJECTIVES = ("supervised", "contrastive", "vicreg", "autoencoder", "colorize", "sound", "distill")  # of pretraining
+DISTANCES = ("cosine", "mse")  # of distillation
+SOUND_TARGETS = ("clusters", "bits")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featurepipe.backbones.makers.backbone_files import BackboneFiles
 from featurepipe.backbones.makers.descriptors import DESCRIPTORS, Descriptors
 from featurepipe.backbones.makers.i3d_networks import I3dNetworks
 from featurepipe.backbones.makers.inflated_networks import InflatedNetworks
@@ -38,6 +39,7 @@ MAKERS |= {
         SoundDescriptors(),
         TextDescriptors(),
         Modules(),
+        BackboneFiles(TIMM),  # before model files, which end in the same way
         ModelFiles(MAKERS),
         SentenceEncoders(),
         I3dNetworks(),  # before timm, which takes any name without a colon

@@ -1,0 +1,151 @@
+"""Gathering what a run learns from: which samples, their pixels, and what an objective needs besides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from featurepipe import manifests
+from featurepipe.backbones import Backbone
+from featurepipe.errors import PretrainingError
+from featurepipe.extraction import default_workers
+from featurepipe.listeners import Listener
+from featurepipe.manifests import Manifest, Samples
+from featurepipe.media import IMAGE, MEDIA
+from featurepipe.pretraining.objectives.pretext import Need, Pretext
+from featurepipe.pretraining.pictures import Pictures, check_enough, decode, held_transform
+from featurepipe.stores import Pending, Row, digest_rows
+from featurepipe.vocabulary import PretrainOptions
+
+FITTED, MEASURED = 5000, 2000  # pictures that a probe is fitted and measured on, at most
+LEARNED = (None, "train")  # splits that may be learned from: val serves probes, and test nothing at all
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that is learned from.
+
+    Attributes
+    ----------
+    pictures : Pictures
+    pretext : Pretext
+    left_out : dict
+        Sample id → reason, of what cannot be read.
+    """
+
+    pictures: Pictures
+    pretext: Pretext
+    left_out: dict[str, str]
+
+
+def gather(
+    kind: type[Pretext],
+    how: PretrainOptions,
+    manifest: Manifest,
+    table: Path,
+    backbone: Backbone,
+    folders: tuple[Path, Path],
+    *,
+    limit: int | None,
+    workers: int | None,
+    listener: Listener,
+) -> Gathered:
+    """Read and decode what an objective learns from.
+
+    Parameters
+    ----------
+    kind : type of Pretext
+    how : PretrainOptions
+    manifest : Manifest
+    table : Path
+        What it was read from.
+    backbone : Backbone
+        That is trained.
+    folders : tuple of Path
+        For what serves again, such as a teacher's store; and for what does not fit into memory.
+    limit : int or None
+        Bytes of memory for pictures.
+    workers : int, optional
+    listener : Listener
+
+    Raises
+    ------
+    PretrainingError
+        Nothing to learn from, or not what the objective needs.
+    """
+    _check_medium(kind, manifest, how.objective)
+    kind.check(how, manifest)
+    rows, left_out = _readable(manifest, workers, listener)
+    check_enough(len(rows), left_out, "images")
+    pending = [Pending.of(row, manifest.source) for row in rows]
+    need = Need(how, manifest, table, backbone, folders[0], workers, listener)
+    transform, views = kind.transform(need, held_transform(pending, backbone.transform, listener))
+    pixels, lost = decode(pending, transform, views, folders[1], limit=limit, workers=workers, listener=listener)
+    usable = np.array([one.digest not in lost for one in pending])
+    left_out |= {row.sample.id: lost[row.digest] for row in rows if row.digest in lost}
+    if left_out:
+        reason = next(iter(left_out.values()))
+        listener.note(f"note: {len(left_out)} images cannot be read and are left out; the first: {reason}")
+    pictures = _divided(rows, pixels, usable, how)
+    extra, learned = kind.extras(need, pending, pictures.learned)
+    pictures = replace(pictures, learned=learned)
+    check_enough(len(learned), left_out, "images")
+    return Gathered(pictures, kind(how, backbone.transform.input_size[1:], pictures, extra), left_out)
+
+
+def _check_medium(kind: type[Pretext], manifest: Manifest, objective: str) -> None:
+    medium = manifest.medium or IMAGE
+    if medium not in kind.media:
+        raise PretrainingError(
+            f"{manifest.root} holds {MEDIA[medium].plural}, and the objective {objective} learns from "
+            f"{' or '.join(MEDIA[one].plural for one in kind.media)}; give these"
+        )
+
+
+def _readable(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:
+    """Rows of distinct contents that may be learned from or probed, and why others cannot be read."""
+    samples = Samples(one for one in manifest.samples if one.split in (*LEARNED, "val"))
+    with listener.progress("checking files", len(samples)) as advance:
+        rows, unreadable = digest_rows(replace(manifest, samples=samples), workers or default_workers(), advance)
+    order = sorted(rows, key=lambda row: row.sample.split == "val")  # what is in both is learned from
+    distinct = {row.digest: row.sample.id for row in reversed(order) if row.digest}
+    return [row for row in rows if distinct.get(row.digest) == row.sample.id], unreadable
+
+
+def _divided(rows: Sequence[Row], pixels: object, usable: np.ndarray, how: PretrainOptions) -> Pictures:
+    """Pictures with who learns from which of them, and which serve probes."""
+    labels = [row.sample.label for row in rows]
+    names = sorted({label for label, fits in zip(labels, usable, strict=True) if label is not None and fits})
+    numbers = {name: number for number, name in enumerate(names)}
+    classes = np.array([-1 if label is None else numbers.get(label, -1) for label in labels], np.int64)
+    is_val = np.array([row.sample.split == "val" for row in rows])
+    learned = np.flatnonzero(usable & ~is_val)
+    pictures = Pictures(pixels, [row.digest for row in rows], classes, names, learned)  # type: ignore[arg-type]
+    if not how.every or len(names) < 2:
+        return pictures
+    return _held_back(rows, pictures, np.flatnonzero(usable & is_val & (classes >= 0)), how.seed)
+
+
+def _held_back(rows: Sequence[Row], pictures: Pictures, val: np.ndarray, seed: int) -> Pictures:
+    """The same with pictures for probes: val, or up to a fifth of those that would be learned from."""
+    rng, learned = np.random.default_rng(seed), pictures.learned
+    measured = val
+    if not len(val):
+        labelled = learned[pictures.classes[learned] >= 0]
+        contents = [rows[i].content or rows[i].digest for i in labelled]
+        of_group = manifests.units(contents, [rows[i].sample.group for i in labelled]).tolist()
+        out = np.array(manifests.hold_out([pictures.names[pictures.classes[i]] for i in labelled], of_group, seed=seed))
+        measured = labelled[out]
+        if len(measured) > MEASURED and len(set(of_group)) == len(of_group):
+            measured = np.sort(rng.permutation(measured)[:MEASURED])  # the others are learned from after all
+        learned = np.setdiff1d(learned, measured)
+    measured = np.sort(rng.permutation(measured)[:MEASURED])
+    labelled = learned[pictures.classes[learned] >= 0]
+    fitted = np.sort(rng.permutation(labelled)[:FITTED])
+    common = np.isin(pictures.classes[measured], pictures.classes[fitted])
+    if len(set(pictures.classes[fitted])) < 2 or not common.any():  # too few labels for a probe
+        return pictures
+    return replace(pictures, learned=learned, fitted=fitted, measured=measured[common])
