@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from featurepipe import cli, evaluate, extract, finetune, matrices, models, predict, probe, probes, report
+from featurepipe import cli, evaluate, export, extract, finetune, matrices, models, predict, probe, probes, report
 from featurepipe.errors import (
     BackboneError,
     DependencyMissing,
@@ -178,6 +178,8 @@ def test_who_takes_one_backbone_says_so_in_a_line(stored, tmp_path):
         TransferClassifier.load(path)
     with pytest.raises(BackboneError, match=r"joint probe on hog \+ color-histogram"):
         extract(data, tmp_path / "other.store", backbone=path)
+    with pytest.raises(ModelFileError, match="an ONNX file takes one backbone"):
+        export(path, tmp_path / "m.onnx")
     with pytest.raises(ModelFileError, match="--weights is for one backbone"):
         predict(path, data, weights=tmp_path / "w.safetensors")
     with pytest.raises((FinetuningError, StoreError)):
