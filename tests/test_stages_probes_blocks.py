@@ -291,3 +291,20 @@ def test_tables_of_text_files_keep_their_files(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("path,text\na.txt,other words\n")
     assert manifests.read(table, medium="text").samples[0].place == "a.txt"
+
+
+def test_what_a_backbone_was_tuned_on_is_found_whichever_of_its_contents_are_copies(both, tmp_path, monkeypatch):
+    table = tmp_path / "shared.csv"
+    rows = list(csv.reader(both.read_text().splitlines()))
+    held_out = sorted(row for row in rows[1:] if row[4] == "test")
+    held_out[0][2] = rows[1][2]  # a text of train, while its picture is new
+    held_out[-1][2] = "a text of its own"
+    with open(table, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    pictures = extract(table, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    texts = extract(table, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    digests = {row.sample.id: row.digest for row in Store.open(texts).rows()}
+    tuned = models.digest_keys([digests[held_out[-1][0]]])
+    monkeypatch.setattr(models, "seen_in_tuning", lambda source, _: tuned[: source["name"] == "tfidf"])
+    with pytest.raises(ProbeError, match="tfidf was tuned on 1 of the 7 samples"):
+        probe(pictures, tmp_path / "m.safetensors", with_=[texts], **FAST)

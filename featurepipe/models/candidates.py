@@ -280,7 +280,7 @@ def divide(
 
 def _check_untainted(entry: Entry, rows: FeatureMatrix) -> None:
     """Raise ProbeError where an entry's backbone has learned from samples that are held out."""
-    parts = cut(rows)
+    parts = cut(arrange(rows, rows.split))  # its own copies: of a pair, only one content may be one
     if has_learned(entry, parts.train, rows.take(rows.split != "train")):
         raise ProbeError(
             f"the codebook of {entry.title} was learned from images that are held out now; use the seed and "
