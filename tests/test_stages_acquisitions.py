@@ -44,6 +44,19 @@ def test_only_unlabelled_samples_outside_test_are_listed(stored):
     assert all(0.5 <= one["confidence"] <= 1 for one in found["next"])
 
 
+def test_a_copy_of_what_is_measured_on_is_not_listed(tmp_path):
+    rows = ["path,label,split"]
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,,{'test' if i > 3 else 'train'}")
+    for first, copy in ((4, "0copy.png"), (5, "z.png")):  # before and behind the sample in the manifest
+        (tmp_path / copy).write_bytes((tmp_path / f"{first}.png").read_bytes())
+        rows.append(f"{copy},,train")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    store = extract(tmp_path / "t.csv", tmp_path / "s", backbone="pixels")["store"]
+    assert sorted(one["id"] for one in label(store, count=9)["next"]) == ["0.png", "1.png", "2.png", "3.png"]
+
+
 def test_the_table_has_a_column_to_fill_in(stored, tmp_path):
     table = tmp_path / "next.csv"
     found = label(stored, table, count=4, safe_csv=True)

@@ -134,7 +134,8 @@ def _pool(samples: FeatureMatrix, who: str) -> Pool:
     _, firsts = np.unique(samples.digests[order].astype(str), return_index=True)
     rows = np.sort(order[firsts])
     one, known = samples.take(rows), has_label[rows]
-    free = ~known & np.isin(one.split.astype(str), ("None", "train"))
+    measured = set(samples.digests[np.isin(samples.split.astype(str), ("val", "test"))])
+    free = ~known & [digest not in measured for digest in one.digests]
     if not free.any():
         raise ProbeError(f"{who}: no sample without a label is left outside val and test, so there is nothing to label")
     return Pool(one, known & (one.split != "test"), free)
