@@ -308,3 +308,31 @@ def test_what_a_backbone_was_tuned_on_is_found_whichever_of_its_contents_are_cop
     monkeypatch.setattr(models, "seen_in_tuning", lambda source, _: tuned[: source["name"] == "tfidf"])
     with pytest.raises(ProbeError, match="tfidf was tuned on 1 of the 7 samples"):
         probe(pictures, tmp_path / "m.safetensors", with_=[texts], **FAST)
+
+
+def test_contents_that_are_asked_for_are_those_of_any_backbone_and_shared_ones_are_said(both, tmp_path):
+    pictures = extract(both, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    lines = both.read_text().splitlines()
+    table = tmp_path / "texts.csv"
+    table.write_text("\n".join(lines).replace("honey 8", "honey 5"))  # n16 and n17 are of test, n10 and n11 of train
+    texts = extract(table, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    digests = [row.digest for row in Store.open(pictures).rows() if row.sample.id != "n3"]
+    made = probe(pictures, tmp_path / "m.safetensors", with_=[texts], among=digests, **FAST)
+    assert sum(made["splits"].values()) == 19
+    said = "2 of 8 test samples have the same content for tfidf as training samples; the figures are optimistic"
+    assert said in made["notes"]
+
+
+def test_where_each_sample_is_rejected_by_a_backbone_the_first_reason_is_said(both, tmp_path):
+    pictures = extract(both, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    texts = extract(both, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    made = probe(pictures, tmp_path / "m.safetensors", with_=[texts], **FAST)
+    path = next(row["path"] for row in csv.DictReader(both.read_text().splitlines()))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    table = tmp_path / "bad.csv"
+    table.write_text(f"id,path,text\na,{path},\nb,broken.png,yellow stripes\n")
+    with pytest.raises(
+        ManifestError,
+        match=r"each sample is rejected for color-histogram or tfidf; first reason: .*\(b\)",
+    ):
+        predict(made["model"], table)
