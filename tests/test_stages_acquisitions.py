@@ -69,6 +69,20 @@ def test_the_table_has_a_column_to_fill_in(stored, tmp_path):
     assert len(table.read_text().splitlines()) == 3
 
 
+def test_clips_of_a_file_are_told_apart_by_their_ids(tmp_path):
+    from scipy.io import wavfile
+
+    (tmp_path / "sounds").mkdir()
+    noise = np.random.default_rng(0).normal(0, 3000, 24_000).astype(np.int16)
+    wavfile.write(tmp_path / "sounds/a.wav", 8000, noise)
+    store = extract(tmp_path / "sounds", tmp_path / "s", backbone="mfcc", clip_seconds=1)["store"]
+    label(store, tmp_path / "n.csv")
+    with open(tmp_path / "n.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == ["a.wav@0.0-1.0", "a.wav@1.0-2.0", "a.wav@2.0-3.0"]
+    assert {row["path"] for row in rows} == {"a.wav"}
+
+
 def test_without_a_probe_there_is_no_suggestion(stored, tmp_path):
     found = label(stored, tmp_path / "n.csv", count=2, order="typical")
     assert [(one["suggested_label"], one["confidence"]) for one in found["next"]] == [(None, None)] * 2

@@ -23,7 +23,7 @@ from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
 
 SUFFIX = ".csv"
-COLUMNS = ("path", "label", "suggested_label", "confidence")
+COLUMNS = ("id", "path", "label", "suggested_label", "confidence")
 
 
 @guarded
@@ -163,6 +163,6 @@ def _write(path: Path, listed: list[dict[str, Any]], source: Store, *, safe: boo
     writer.writerow(COLUMNS)
     for one in listed:
         sure = "" if one["confidence"] is None else f"{one['confidence']:.6f}"
-        cells = [places[one["id"]], "", one["suggested_label"] or "", sure]
+        cells = [one["id"], places[one["id"]], "", one["suggested_label"] or "", sure]
         writer.writerow(map(safe_cell, cells) if safe else cells)
     write_text(path, text.getvalue())
