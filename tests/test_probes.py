@@ -204,6 +204,15 @@ def test_a_few_rows_that_can_be_held_out_choose_nothing():
     assert twice.selected_on.startswith("5-fold")
 
 
+def test_why_nothing_is_selected_on_speaks_of_groups_where_there_are_any():
+    X, y = np.random.default_rng(0).normal(size=(40, 4)), np.repeat([0, 1], [30, 10])
+    groups = np.array(["a"] * 30 + list("bcdefghijk"))
+    said = probes.fit("ridge", X, y, groups=groups).selected_on
+    assert said == "nothing: most samples are in classes of one sample or group, so the middle of the grid"
+    said = probes.fit("ridge", X, y, groups=y).selected_on
+    assert said == "nothing: one sample or group per class, so the middle of the grid"
+
+
 def test_cross_validated_scores_are_those_of_a_plain_loop():
     X, y = clusters(53, classes=3, spread=4)
     folds = selection.assign_folds(y, 7)

@@ -147,7 +147,7 @@ def find_joint(store: str | Path, output: str | Path | None, where: EntryOptions
     """As `find`; where other entries are named, all of them as one.
 
     The first is the backbone that `where` names. Without a name it is the only one that the store holds, if there is
-    but one other; several others are taken alone.
+    only one other; several others are taken alone.
 
     Raises
     ------

@@ -44,13 +44,15 @@ def label(
 
     As long as fewer than two classes are known, samples that are typical of their surroundings come first; afterwards
     those that a probe is unsure of and that are unlike each other. See `featurepipe.acquisitions`. Samples of the
-    splits val and test are never listed: what is measured on has to be drawn at random. Nothing is learned from test.
+    splits val and test, and copies of them, are never listed: what is measured on has to be drawn at random. Nothing is
+    learned from test.
 
     Parameters
     ----------
     store : path
     output : path, optional
-        Where to write them, ``.csv``, with an empty column ``label`` to fill in.
+        Where to write them, ``.csv``, with an empty column ``label`` to fill in; the others are ``id, path,
+        suggested_label, confidence``.
     count : int
         How many samples to list.
     order : {'typical', 'unsure'}, optional
