@@ -128,7 +128,8 @@ def check_output(
     if mine.st_size and not force and not is_ours(path):
         article = "an" if what[0] in "aeioAEIO" else "a"
         raise OutputError(
-            f"{path} exists and is not {article} {what} of featurepipe; give another name with -o, or replace it with --force"
+            f"{path} exists and is not {article} {what} of featurepipe; give another name with -o, or replace it with "
+            "--force"
         )
 
 
