@@ -171,7 +171,7 @@ def test_discriminant_analysis_of_one_image_per_class_is_not_sure_and_says_so():
         probe = probes.fit("lda", X[train], y, value=value)
         found = probes.evaluate(probe.estimator, X[~train], y.repeat(3), probe.temperature)
         assert found["log_loss"] < np.log(12)
-        assert any("one image per class" in note for note in probe.notes)
+        assert any("one sample per class" in note for note in probe.notes)
     assert not probes.fit("lda", X, y.repeat(4)).notes
     with pytest.raises(ProbeError, match="shrinkage 0 needs samples that differ within a class"):
         probes.fit("lda", X[train], y, value=0.0)
