@@ -126,8 +126,10 @@ def check_output(
             f"{path} is an input of this command, and the {what} would replace it; give another name with -o"
         )
     if mine.st_size and not force and not is_ours(path):
+        article = "an" if what[0] in "aeioAEIO" else "a"
         raise OutputError(
-            f"{path} exists and is not a {what} of featurepipe; give another name with -o, or replace it with --force"
+            f"{path} exists and is not {article} {what} of featurepipe; give another name with -o, or replace it with "
+            "--force"
         )
 
 

@@ -20,6 +20,7 @@ from featurepipe import backbones
 from featurepipe.backbones import Backbone, embedding_forward
 from featurepipe.backbones.makers.onnx_files import require_onnx
 from featurepipe.errors import ModelFileError
+from featurepipe.media import plural
 from featurepipe.models import Model
 from featurepipe.probes import HEADS, MULTI_LABEL, names
 
@@ -98,7 +99,10 @@ def make(model: Model, backbone: backbones.Extractor, inputs: np.ndarray, who: s
     """
     check_kind(model, who)
     if not isinstance(backbone, Backbone):
-        raise ModelFileError(f"{who}: {backbone.name} is not a torch network, so it cannot be written as ONNX")
+        on = plural(backbone.transform.medium)
+        raise ModelFileError(
+            f"{who}: {backbone.name} on {on} cannot be written as ONNX; only torch networks that take pixels can"
+        )
     onnx, runtime = require_onnx()
     exact = backbone.adapted(precision="fp32")
     content = _described(onnx, _trace(model, exact, inputs), model, backbone)

@@ -170,6 +170,10 @@ def test_only_networks_of_images_are_tuned():
     [
         (Sounds, None, SIGNALS, SoundError, "sound 0: an array does not say how fast it is; give sample_rate"),
         (Sounds, 0.5, SIGNALS, SoundError, "sound 0: a sample_rate is a whole number"),
+        (Sounds, float("nan"), SIGNALS, SoundError, "sound 0: a sample_rate is a whole number"),
+        (Sounds, float("inf"), SIGNALS, SoundError, "sound 0: a sample_rate is a whole number"),
+        (Sounds, 2**30, SIGNALS, SoundError, "sound 0: a sample_rate is .* 1000 to 768000; got 1073741824"),
+        (Sounds, RATE, [np.full(9, np.inf)], SoundError, "sound 0: .*NaN or infinite"),
         (Sounds, RATE, SIGNALS[0], ValueError, r"\(n, samples\); got float32 \(2400,\); wrap a single sound in a list"),
         (Sounds, RATE, [np.zeros((2, 9))], SoundError, r"sound 0: .* one channel.*\(2, 9\): average several"),
         (Sounds, RATE, [np.zeros(9, np.uint8)], SoundError, "sound 0: samples are float of -1…1, or int16; got uint8"),

@@ -171,7 +171,7 @@ def test_discriminant_analysis_of_one_image_per_class_is_not_sure_and_says_so():
         probe = probes.fit("lda", X[train], y, value=value)
         found = probes.evaluate(probe.estimator, X[~train], y.repeat(3), probe.temperature)
         assert found["log_loss"] < np.log(12)
-        assert any("one image per class" in note for note in probe.notes)
+        assert any("one sample per class" in note for note in probe.notes)
     assert not probes.fit("lda", X, y.repeat(4)).notes
     with pytest.raises(ProbeError, match="shrinkage 0 needs samples that differ within a class"):
         probes.fit("lda", X[train], y, value=0.0)
@@ -202,6 +202,15 @@ def test_a_few_rows_that_can_be_held_out_choose_nothing():
     assert probes.fit("logistic", X, y, value=0.1).scores  # a strength that is given is measured on what there is
     twice = probes.fit("logistic", np.tile(X[:11], (2, 1)), np.tile(y[:11], 2))
     assert twice.selected_on.startswith("5-fold")
+
+
+def test_why_nothing_is_selected_on_speaks_of_groups_where_there_are_any():
+    X, y = np.random.default_rng(0).normal(size=(40, 4)), np.repeat([0, 1], [30, 10])
+    groups = np.array(["a"] * 30 + list("bcdefghijk"))
+    said = probes.fit("ridge", X, y, groups=groups).selected_on
+    assert said == "nothing: most samples are in classes of one sample or group, so the middle of the grid"
+    said = probes.fit("ridge", X, y, groups=y).selected_on
+    assert said == "nothing: one sample or group per class, so the middle of the grid"
 
 
 def test_cross_validated_scores_are_those_of_a_plain_loop():

@@ -44,6 +44,19 @@ def test_only_unlabelled_samples_outside_test_are_listed(stored):
     assert all(0.5 <= one["confidence"] <= 1 for one in found["next"])
 
 
+def test_a_copy_of_what_is_measured_on_is_not_listed(tmp_path):
+    rows = ["path,label,split"]
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,,{'test' if i > 3 else 'train'}")
+    for first, copy in ((4, "0copy.png"), (5, "z.png")):  # before and behind the sample in the manifest
+        (tmp_path / copy).write_bytes((tmp_path / f"{first}.png").read_bytes())
+        rows.append(f"{copy},,train")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    store = extract(tmp_path / "t.csv", tmp_path / "s", backbone="pixels")["store"]
+    assert sorted(one["id"] for one in label(store, count=9)["next"]) == ["0.png", "1.png", "2.png", "3.png"]
+
+
 def test_the_table_has_a_column_to_fill_in(stored, tmp_path):
     table = tmp_path / "next.csv"
     found = label(stored, table, count=4, safe_csv=True)
@@ -54,6 +67,20 @@ def test_the_table_has_a_column_to_fill_in(stored, tmp_path):
     assert [row["suggested_label"] for row in rows] == [one["suggested_label"] for one in found["next"]]
     label(stored, table, count=2)  # replaces its own
     assert len(table.read_text().splitlines()) == 3
+
+
+def test_clips_of_a_file_are_told_apart_by_their_ids(tmp_path):
+    from scipy.io import wavfile
+
+    (tmp_path / "sounds").mkdir()
+    noise = np.random.default_rng(0).normal(0, 3000, 24_000).astype(np.int16)
+    wavfile.write(tmp_path / "sounds/a.wav", 8000, noise)
+    store = extract(tmp_path / "sounds", tmp_path / "s", backbone="mfcc", clip_seconds=1)["store"]
+    label(store, tmp_path / "n.csv")
+    with open(tmp_path / "n.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == ["a.wav@0.0-1.0", "a.wav@1.0-2.0", "a.wav@2.0-3.0"]
+    assert {row["path"] for row in rows} == {"a.wav"}
 
 
 def test_without_a_probe_there_is_no_suggestion(stored, tmp_path):

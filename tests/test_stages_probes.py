@@ -160,7 +160,7 @@ def test_unlabelled_samples_are_left_out_with_a_note(stored):
 
 
 @pytest.mark.parametrize(
-    ("copies", "note"), [(1, "1 of 9 test images is an exact copy"), (2, "2 of 10 test images are exact copies")]
+    ("copies", "note"), [(1, "1 of 9 test samples is an exact copy"), (2, "2 of 10 test samples are exact copies")]
 )
 def test_copies_across_splits_are_noted(photos, tmp_path, copies, note):
     data = photos(("ant", "bee"), 4, ("train", "test"))

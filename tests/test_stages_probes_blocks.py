@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from featurepipe import cli, evaluate, extract, finetune, matrices, models, predict, probe, probes, report
+from featurepipe import cli, evaluate, export, extract, finetune, matrices, models, predict, probe, probes, report
 from featurepipe.errors import (
     BackboneError,
     DependencyMissing,
@@ -178,6 +178,8 @@ def test_who_takes_one_backbone_says_so_in_a_line(stored, tmp_path):
         TransferClassifier.load(path)
     with pytest.raises(BackboneError, match=r"joint probe on hog \+ color-histogram"):
         extract(data, tmp_path / "other.store", backbone=path)
+    with pytest.raises(ModelFileError, match="an ONNX file takes one backbone"):
+        export(path, tmp_path / "m.onnx")
     with pytest.raises(ModelFileError, match="--weights is for one backbone"):
         predict(path, data, weights=tmp_path / "w.safetensors")
     with pytest.raises((FinetuningError, StoreError)):
@@ -289,3 +291,48 @@ def test_tables_of_text_files_keep_their_files(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("path,text\na.txt,other words\n")
     assert manifests.read(table, medium="text").samples[0].place == "a.txt"
+
+
+def test_what_a_backbone_was_tuned_on_is_found_whichever_of_its_contents_are_copies(both, tmp_path, monkeypatch):
+    table = tmp_path / "shared.csv"
+    rows = list(csv.reader(both.read_text().splitlines()))
+    held_out = sorted(row for row in rows[1:] if row[4] == "test")
+    held_out[0][2] = rows[1][2]  # a text of train, while its picture is new
+    held_out[-1][2] = "a text of its own"
+    with open(table, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    pictures = extract(table, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    texts = extract(table, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    digests = {row.sample.id: row.digest for row in Store.open(texts).rows()}
+    tuned = models.digest_keys([digests[held_out[-1][0]]])
+    monkeypatch.setattr(models, "seen_in_tuning", lambda source, _: tuned[: source["name"] == "tfidf"])
+    with pytest.raises(ProbeError, match="tfidf was tuned on 1 of the 7 samples"):
+        probe(pictures, tmp_path / "m.safetensors", with_=[texts], **FAST)
+
+
+def test_contents_that_are_asked_for_are_those_of_any_backbone_and_shared_ones_are_said(both, tmp_path):
+    pictures = extract(both, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    lines = both.read_text().splitlines()
+    table = tmp_path / "texts.csv"
+    table.write_text("\n".join(lines).replace("honey 8", "honey 5"))  # n16 and n17 are of test, n10 and n11 of train
+    texts = extract(table, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    digests = [row.digest for row in Store.open(pictures).rows() if row.sample.id != "n3"]
+    made = probe(pictures, tmp_path / "m.safetensors", with_=[texts], among=digests, **FAST)
+    assert sum(made["splits"].values()) == 19
+    said = "2 of 8 test samples have the same content for tfidf as training samples; the figures are optimistic"
+    assert said in made["notes"]
+
+
+def test_where_each_sample_is_rejected_by_a_backbone_the_first_reason_is_said(both, tmp_path):
+    pictures = extract(both, tmp_path / "i.store", backbone="color-histogram", workers=1)["store"]
+    texts = extract(both, tmp_path / "t.store", backbone="tfidf", medium="text", workers=1)["store"]
+    made = probe(pictures, tmp_path / "m.safetensors", with_=[texts], **FAST)
+    path = next(row["path"] for row in csv.DictReader(both.read_text().splitlines()))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    table = tmp_path / "bad.csv"
+    table.write_text(f"id,path,text\na,{path},\nb,broken.png,yellow stripes\n")
+    with pytest.raises(
+        ManifestError,
+        match=r"each sample is rejected for color-histogram or tfidf; first reason: .*\(b\)",
+    ):
+        predict(made["model"], table)

@@ -60,6 +60,14 @@ def test_a_file_is_embedded_as_the_store_is(stored, tmp_path):
     assert [id_.rsplit("/")[-1] for id_ in found["rejects"]] == ["broken.png"]
 
 
+def test_a_file_that_is_called_as_a_sample_of_the_store_finds_that_sample(stored, tmp_path):
+    (tmp_path / "new/ant").mkdir(parents=True)
+    (tmp_path / "new/ant/4.png").write_bytes((stored[1] / "ant/4.png").read_bytes())
+    (query,) = search(stored[0], tmp_path / "new", count=30)["queries"]
+    assert query["id"] == query["neighbours"][0]["id"] == "ant/4.png"
+    assert len(query["neighbours"]) == 21
+
+
 def test_bad_input_says_what_to_do(stored, tmp_path):
     with pytest.raises(ManifestError, match=r"nothing\.png does not exist"):
         search(stored[0], "nothing.png")

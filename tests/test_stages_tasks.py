@@ -214,7 +214,7 @@ def test_shots_that_one_task_lacks_are_refused_before_another_is_fitted(stored, 
     rows = [{**row, "rare": str(i == ids.index("train/ant/0.jpg"))} for i, row in enumerate(animals(ids))]
     table = write(tmp_path / "t.csv", rows)
     monkeypatch.setattr(tasks, "probe_prepared", lambda *_, **__: pytest.fail("fitted"))
-    with pytest.raises(ProbeError, match="class 'True' has 1 training samples, fewer than 2 shots"):
+    with pytest.raises(ProbeError, match="class 'True' has 1 training sample, fewer than 2 shots"):
         probe_tasks(store, labels=table, tasks="animal,rare", shots=[2], **QUICK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,11 +73,14 @@ def clusters(Z: np.ndarray, count: int, seed: int, weights: np.ndarray | None = 
     Beyond a hundred clusters, scikit-learn's MiniBatchKMeans.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     made = (
         KMeans(count, n_init=1, random_state=seed)
         if count <= CLUSTERS
         else MiniBatchKMeans(count, n_init=1, random_state=seed, batch_size=BATCH)
     )
-    found = made.fit(Z, sample_weight=weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: then some clusters are empty
+        found = made.fit(Z, sample_weight=weights)
     return found.labels_, ((Z - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)

@@ -382,7 +382,7 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
     "--samples",
     type=click.Path(),
     metavar="DATA",
-    help="Images to compare an ONNX file with its model on, at most 64.  [default: eight made-up inputs]",
+    help="Samples to compare an ONNX file with its model on, at most 64.  [default: eight made-up inputs]",
 )
 @HELD
 @WEIGHTS

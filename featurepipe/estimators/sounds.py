@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from featurepipe.errors import SoundError
 from featurepipe.estimators.rows import Listing, opened
+from featurepipe.sounds.recordings import RATES
 from featurepipe.sources import Content
 
 HELD = {"array", "sampling_rate", "path"}  # how Hugging Face data sets hold a decoded sound
@@ -61,6 +63,8 @@ def _checked(samples: np.ndarray) -> np.ndarray:
         raise SoundError(f"an array of sound has one channel, (samples,); got {samples.shape}: average several")
     if samples.dtype.kind != "f" and samples.dtype.name not in WHOLE:
         raise SoundError(f"samples are float of -1…1, or int16; got {samples.dtype}")
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise SoundError("it has samples that are NaN or infinite; leave it out of X")
     if samples.dtype.kind == "f" and samples.size and (most := float(np.abs(samples).max())) > LOUDEST:
         raise SoundError(f"samples are float of -1…1; these reach {most:,.0f}: divide them by 32768 if they were int16")
     return samples.astype(np.float32) if samples.dtype.kind == "f" else samples
@@ -70,8 +74,9 @@ def _encoded(samples: np.ndarray, rate: float) -> bytes:
     """The WAV file of one channel."""
     from scipy.io import wavfile
 
-    if int(rate) != rate or not 0 < rate < 2**31:
-        raise SoundError(f"a sample_rate is a whole number of samples per second; got {rate}")
+    least, most = RATES
+    if not isinstance(rate, Real) or rate % 1 or not least <= rate <= most:  # NaN leaves NaN
+        raise SoundError(f"a sample_rate is a whole number of samples per second, {least} to {most}; got {rate!r}")
     file = io.BytesIO()
     wavfile.write(file, int(rate), samples)
     return file.getvalue()

@@ -55,8 +55,8 @@ def join(matrices: Mapping[str, FeatureMatrix]) -> tuple[FeatureMatrix, dict[str
     common = [id_ for id_ in known if all(id_ in mine for mine in places.values())]
     if not common:
         raise ManifestError(
-            f"{' and '.join(matrices)} share no sample; their samples are matched by id, so give a table of both a "
-            "column id, and extract it again"
+            f"{' and '.join(matrices)} share no sample; their samples are matched by id, so use one table of all of "
+            "them that has a column id"
         )
     taken = {name: one.take(np.array([places[name][id_] for id_ in common])) for name, one in matrices.items()}
     for pair in pairwise(taken.items()):

@@ -61,6 +61,11 @@ class Candidate:
         return entry
 
     @property
+    def titles(self) -> list[str]:
+        """What each entry is called."""
+        return self.entry.titles if isinstance(self.entry, JointEntry) else [self.entry.title]
+
+    @property
     def origins(self) -> list[Mapping[str, Any]]:
         """The source of each backbone."""
         return [self.origin, *(member.provenance["source"] for member in self.entry.members[1:])]
@@ -142,7 +147,7 @@ def find_joint(store: str | Path, output: str | Path | None, where: EntryOptions
     """As `find`; where other entries are named, all of them as one.
 
     The first is the backbone that `where` names. Without a name it is the only one that the store holds, if there is
-    but one other; several others are taken alone.
+    only one other; several others are taken alone.
 
     Raises
     ------
@@ -257,7 +262,7 @@ def divide(
     ManifestError, ProbeError
         As for `featurepipe.stages.probe`.
     """
-    samples, notes = labelled(source.samples, among)
+    samples, notes = labelled(source.samples, _digests_among(source, among))
     contradictory = manifests.contradictions(samples.digests, samples_of(samples))
     split, split_source = choose_splits(samples, seed, multi_label)
     samples = arrange(samples, split)
@@ -274,13 +279,43 @@ def divide(
             *notes,
             *manifests.contradiction_notes(contradictory),
             *copy_notes(parts),
+            *_shared_notes(source, samples, parts),
         ],
     )
 
 
+def _digests_among(source: Candidate, among: Collection[str] | None) -> Collection[str] | None:
+    """What to look for among the digests of a source's samples; of several entries, samples with any such content."""
+    if among is None or not source.blocks:
+        return among
+    contents = zip(*(rows.digests.tolist() for _, rows in source.rows_of(source.samples)), strict=True)
+    wanted = set(among)
+    return {
+        digest
+        for digest, own in zip(source.samples.digests.tolist(), contents, strict=True)
+        if not wanted.isdisjoint(own)
+    }
+
+
+def _shared_notes(source: Candidate, samples: FeatureMatrix, parts: Parts) -> list[str]:
+    """A note for each of several entries for which reported samples are copies of what is learned, if only for it."""
+    if not source.blocks:
+        return []
+    notes, start, size = [], len(parts.learned), len(parts.report)
+    for title, (_, rows) in zip(source.titles, source.rows_of(samples), strict=True):
+        learned = {*rows.digests[:start].tolist()}
+        if count := sum(digest in learned for digest in rows.digests[start : start + size].tolist()):
+            has, other = ("has", "a training sample") if count == 1 else ("have", "training samples")
+            notes.append(
+                f"{count} of {size} {parts.reported} samples {has} the same content for {title} as {other}; the "
+                "figures are optimistic"
+            )
+    return notes
+
+
 def _check_untainted(entry: Entry, rows: FeatureMatrix) -> None:
     """Raise ProbeError where an entry's backbone has learned from samples that are held out."""
-    parts = cut(rows)
+    parts = cut(arrange(rows, rows.split))  # its own copies: of a pair, only one content may be one
     if has_learned(entry, parts.train, rows.take(rows.split != "train")):
         raise ProbeError(
             f"the codebook of {entry.title} was learned from images that are held out now; use the seed and "

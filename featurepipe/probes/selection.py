@@ -189,8 +189,7 @@ def fit(
     else:
         middle = candidates[len(candidates) // 2]
         ((estimator, certificate),) = member.fit_path(held, y, [middle], **own)
-        few = "most classes have only one sample" if (folds >= 0).any() else "one sample per class"
-        why = f"nothing: {few}, so the middle of the grid" if value is None else "given"
+        why = f"nothing: {_few(folds, groups)}, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
     temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
@@ -310,6 +309,15 @@ def _can_test(folds: np.ndarray, value: float | None) -> bool:
     """Whether enough rows are ever held out: to measure a given strength any, to choose one a good part of all."""
     share = float((folds >= 0).mean())
     return share > 0 if value is not None else share >= HELD_OUT
+
+
+def _few(folds: np.ndarray, groups: np.ndarray | None) -> str:
+    """In words, why too few rows are ever held out."""
+    if groups is not None and len(np.unique(groups)) < len(folds):
+        some, every = "most samples are in classes of one sample or group", "one sample or group per class"
+    else:
+        some, every = "most classes have only one sample", "one sample per class"
+    return some if (folds >= 0).any() else every
 
 
 def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any], np.ndarray]:

@@ -140,10 +140,8 @@ def check_enough(y: np.ndarray, shots: Sequence[int]) -> None:
     classes, counts = np.unique(y, return_counts=True)
     if shots and max(shots) > counts.min():
         scarce = classes.tolist()[counts.argmin()]
-        raise ProbeError(
-            f"class {scarce!r} has {counts.min()} training samples, fewer than {max(shots)} shots; "
-            f"ask for at most {counts.min()}"
-        )
+        have = "1 training sample" if counts.min() == 1 else f"{counts.min()} training samples"
+        raise ProbeError(f"class {scarce!r} has {have}, fewer than {max(shots)} shots; ask for at most {counts.min()}")
 
 
 def draw(y: np.ndarray, shots: int, groups: np.ndarray | None = None, *, seed: int | Sequence[int]) -> np.ndarray:

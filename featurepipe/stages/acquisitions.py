@@ -23,7 +23,7 @@ from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
 
 SUFFIX = ".csv"
-COLUMNS = ("path", "label", "suggested_label", "confidence")
+COLUMNS = ("id", "path", "label", "suggested_label", "confidence")
 
 
 @guarded
@@ -44,13 +44,15 @@ def label(
 
     As long as fewer than two classes are known, samples that are typical of their surroundings come first; afterwards
     those that a probe is unsure of and that are unlike each other. See `featurepipe.acquisitions`. Samples of the
-    splits val and test are never listed: what is measured on has to be drawn at random. Nothing is learned from test.
+    splits val and test, and copies of them, are never listed: what is measured on has to be drawn at random. Nothing is
+    learned from test.
 
     Parameters
     ----------
     store : path
     output : path, optional
-        Where to write them, ``.csv``, with an empty column ``label`` to fill in.
+        Where to write them, ``.csv``, with an empty column ``label`` to fill in; the others are ``id, path,
+        suggested_label, confidence``.
     count : int
         How many samples to list.
     order : {'typical', 'unsure'}, optional
@@ -134,7 +136,8 @@ def _pool(samples: FeatureMatrix, who: str) -> Pool:
     _, firsts = np.unique(samples.digests[order].astype(str), return_index=True)
     rows = np.sort(order[firsts])
     one, known = samples.take(rows), has_label[rows]
-    free = ~known & np.isin(one.split.astype(str), ("None", "train"))
+    measured = set(samples.digests[np.isin(samples.split.astype(str), ("val", "test"))])
+    free = ~known & [digest not in measured for digest in one.digests]
     if not free.any():
         raise ProbeError(f"{who}: no sample without a label is left outside val and test, so there is nothing to label")
     return Pool(one, known & (one.split != "test"), free)
@@ -162,6 +165,6 @@ def _write(path: Path, listed: list[dict[str, Any]], source: Store, *, safe: boo
     writer.writerow(COLUMNS)
     for one in listed:
         sure = "" if one["confidence"] is None else f"{one['confidence']:.6f}"
-        cells = [places[one["id"]], "", one["suggested_label"] or "", sure]
+        cells = [one["id"], places[one["id"]], "", one["suggested_label"] or "", sure]
         writer.writerow(map(safe_cell, cells) if safe else cells)
     write_text(path, text.getvalue())

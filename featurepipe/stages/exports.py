@@ -115,6 +115,7 @@ def _export_model(
 ) -> dict[str, Any]:
     file = models.locate(place)
     model = models.load(file)
+    models.check_single(model, file, "an ONNX file")
     check_output(path, "ONNX file", graphs.is_graph, [file, samples, origin.weights], force=force)
     graphs.check_kind(model, str(file))
     extractor = models.open_backbone(model, file, **vars(origin), note=listener.note)

@@ -177,6 +177,9 @@ def embed(
         blocks[name] = matrix
         rejects |= {id_: f"{name}: {reason}" for id_, reason in mine.items() if id_ not in rejects}
         known = {sample.id: sample for sample in samples} | known
+    if known.keys() <= rejects.keys():
+        id_, reason = next(iter(rejects.items()))
+        raise ManifestError(f"each sample is rejected for {' or '.join(blocks)}; first reason: {reason} ({id_})")
     joined, lacking = matrices.join(blocks)
     for name, ids in lacking.items():
         rejects |= {id_: f"it has nothing for {name}" for id_ in ids if id_ not in rejects}

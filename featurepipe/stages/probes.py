@@ -82,7 +82,7 @@ def probe(
     workers : int, optional
         Threads that compute the baselines' embeddings; one per core by default.
     among : collection of str, optional
-        Digests (hexadecimal sha256) of the images to use; by default all.
+        Digests (hexadecimal sha256) of the images to use; by default all. Of several backbones those of any of them.
     compared : sequence of mapping
         What `featurepipe.stages.probe_layers` found on each layer before it chose this one; kept in the model file.
     memory : int or str, optional

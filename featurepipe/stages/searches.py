@@ -104,14 +104,16 @@ def search(
         "backbone": entry.name,
         "layer": entry.layer,
         "samples": len(outline),
-        "queries": list(_answers(source, entry, names, Q, count)),
+        "queries": list(_answers(source, entry, names, Q, len(found), count)),
         "rejects": rejects,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def _answers(source: Store, entry: Entry, names: Sequence[str], Q: np.ndarray, count: int) -> Iterator[dict[str, Any]]:
-    """The neighbours of each query Q (q, D)."""
+def _answers(
+    source: Store, entry: Entry, names: Sequence[str], Q: np.ndarray, own: int, count: int
+) -> Iterator[dict[str, Any]]:
+    """The neighbours of each query Q (q, D); the first `own` of them are samples of the store."""
     ids: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     splits: list[np.ndarray] = []
@@ -125,7 +127,7 @@ def _answers(source: Store, entry: Entry, names: Sequence[str], Q: np.ndarray, c
 
     near: Nearest = statistics.search(Q, pieces(), count + 1)  # one more: a sample finds itself
     table = [np.concatenate(column) for column in (ids, labels, splits)]
-    for name, distances, rows in zip(names, near.distances, near.rows, strict=True):
+    for number, (name, distances, rows) in enumerate(zip(names, near.distances, near.rows, strict=True)):
         listed = [
             {
                 "id": table[0][row],
@@ -134,5 +136,6 @@ def _answers(source: Store, entry: Entry, names: Sequence[str], Q: np.ndarray, c
                 "similarity": round(1 - float(far), 6),
             }
             for far, row in zip(distances, rows, strict=True)
+            if number >= own or table[0][row] != name  # a file may be called as a sample of the store is
         ]
-        yield {"id": name, "neighbours": [one for one in listed if one["id"] != name][:count]}
+        yield {"id": name, "neighbours": listed[:count]}
