@@ -82,5 +82,6 @@ def test_the_command_lists_similarities(stored):
     done = CliRunner().invoke(main, ["search", str(stored[0]), "ant/3.png", "-n", "2", "-q"])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[:4] == ["nearest of 21 samples, by pixels", "", "ant/3.png", "  1.000  bee/copy.png  (bee)"]
+    assert lines[0] == "most similar of 21 samples, by pixels (cosine, sample, label)"
+    assert lines[1:4] == ["", "ant/3.png", "  1.000  bee/copy.png  (bee)"]
     assert len(lines) == 5

@@ -160,7 +160,8 @@ def main() -> None:
 def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Embed images, train a probe, measure it and write a report, in one command.
 
-    DATA is a folder of images or a table; featurepipe --help describes both. All results go into one folder.
+    DATA is a folder of images, an archive or a table; featurepipe --help describes them. All results go into
+    one folder.
 
     \b
       $ featurepipe run data/digits
@@ -198,7 +199,7 @@ def extract(
 ) -> None:
     """Embed every image that the store does not hold yet.
 
-    DATA is a folder of images or a table; featurepipe --help describes both.
+    DATA is a folder of images, an archive or a table; featurepipe --help describes them.
 
     \b
       $ featurepipe extract data/digits

@@ -101,8 +101,9 @@ def predict(
 def report(model: str, output: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Write the HTML report of a model file: how good it is, what goes wrong, what to do next, how it was made.
 
-    The report is one file that works offline. Next to the store of the embeddings it shows the samples: the most
-    confident mistakes, the least certain, the samples behind each cell of the confusion matrix, and a map.
+    The report is one file that works offline. If it can read the store of the embeddings, it shows the samples,
+    too: the most confident mistakes, the least certain, the samples behind each cell of the confusion matrix, and a
+    map.
 
     \b
       $ featurepipe run data/digits -o digits

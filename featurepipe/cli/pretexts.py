@@ -37,11 +37,12 @@ MEMORY = options(
 @FORCE
 @TOLD
 def pretrain(data: str, output: str, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Train a network by a pretext, so that it becomes a backbone.
+    """Train a backbone of your own, with or without labels.
 
-    DATA is a folder of images or a table; featurepipe --help describes both. Only the objective supervised needs
-    labels. If there are labels, a kNN and a linear probe show how good the embeddings become. Images of test are never
-    used. The sound objective needs videos with sound, or a table whose column sound names a sound file for each image.
+    DATA is a folder of images, an archive or a table; featurepipe --help describes them. Only the objective supervised
+    needs labels. If there are labels, a kNN and a linear probe show how good the embeddings become. Images of test are
+    never used. The sound objective needs videos with sound, or a table whose column sound names a sound file for each
+    image.
 
     After an interruption, run the same command again with --resume. To use several GPUs (not tested yet):
 

@@ -28,10 +28,10 @@ SHOWN = 10  # samples to label
 @SPEED
 @TOLD
 def search(store: str, queries: tuple[str, ...], as_json: bool, quiet: bool, **given: Any) -> None:
-    """Find the samples of a store that are most similar to others.
+    """Find the samples of a store that are most similar to others, such as a new file.
 
     QUERIES are ids of samples in the store, or files, folders and tables, which are embedded first. Similarity is the
-    cosine of the embeddings: 1 is the same direction.
+    cosine of the embeddings: 1 means the same direction.
 
     \b
       $ featurepipe extract data/digits -s digits.store
@@ -52,7 +52,8 @@ def search(store: str, queries: tuple[str, ...], as_json: bool, quiet: bool, **g
         "-o",
         "--output",
         type=click.Path(),
-        help="File to write, FILE.csv, with an empty column label to fill in.  [default: print the first ones]",
+        help="Table to write, FILE.csv: paths as in the data, and an empty column label.  [default: print the first "
+        "ones]",
     ),
     click.option(
         "--order",
@@ -69,11 +70,11 @@ def search(store: str, queries: tuple[str, ...], as_json: bool, quiet: bool, **g
 def label(store: str, as_json: bool, quiet: bool, **given: Any) -> None:
     """List the samples whose labels would help most.
 
-    The samples without a label are put in order. Samples of the splits val and test are never listed, because what is
-    measured on has to be drawn at random.
+    Write their labels into the table of your data and run extract again; no embedding is computed twice. Samples of the
+    splits val and test are never listed, because these have to be drawn at random.
 
     \b
-      $ featurepipe extract photos/ -s photos.store
+      $ featurepipe extract photos.csv -s photos.store
       $ featurepipe label photos.store --next 50 -o next.csv
     """
     result = load_stages(quiet).label(store, listener=Talk(quiet), **given)
@@ -82,7 +83,7 @@ def label(store: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 def search_text(result: dict[str, Any]) -> str:
     """The result of `search`: the neighbours of each query."""
-    lines = [f"nearest of {result['samples']:,} samples, by {result['backbone']}"]
+    lines = [f"most similar of {result['samples']:,} samples, by {result['backbone']} (cosine, sample, label)"]
     for query in result["queries"]:
         lines += ["", query["id"]]
         lines += [f"  {one['similarity']:.3f}  {one['id']}{_in(one)}" for one in query["neighbours"]]
@@ -94,16 +95,20 @@ def _in(one: dict[str, Any]) -> str:
     return "" if one["label"] is None else f"  ({one['label']})"
 
 
+def _guess(one: dict[str, Any]) -> str:
+    label = one["suggested_label"]
+    return "" if label is None else f"  (perhaps {label}, {100 * one['confidence']:.0f} %)"
+
+
 def label_text(result: dict[str, Any]) -> str:
     """The result of `label`: the first samples, and where all of them are."""
     why = {
-        "typical": "typical samples of parts of the data without labels",
-        "unsure": "samples that the probe is unsure of, unlike each other",
+        "typical": "typical of parts of the data that have no label yet",
+        "unsure": "a probe is unsure of them, and they differ from each other",
     }[result["order"]]
-    lines = [f"label next, of {result['unlabelled']:,} without a label: {why}"]
+    lines = [f"of {result['unlabelled']:,} samples without a label, label these first ({why}):"]
     for one in result["next"][:SHOWN]:
-        guess = "" if one["suggested_label"] is None else f"  ({one['suggested_label']}? {one['confidence']:.2f})"
-        lines.append(f"  {one['id']}{guess}")
+        lines.append(f"  {one['id']}{_guess(one)}")
     left = len(result["next"]) - SHOWN
     lines += [f"  … and {left:,} more"] if left > 0 else []
     if result["output"] is not None:

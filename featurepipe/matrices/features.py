@@ -184,7 +184,7 @@ def _placed(store: Store, entry: Entry) -> tuple[Rows, np.ndarray, np.ndarray]:
         )
     if not len(numbers):
         found = Counter(entry.rejects().values()).most_common(1)
-        why = "".join(f", for the most part ({count}×) because {reason}" for reason, count in found)
+        why = "".join(f"; the most common reason ({count} of {len(rows)}): {reason}" for reason, count in found)
         raise StoreError(f"{store.path} holds no embedding of its samples{why}; see {store.path / 'rejects.csv'}")
     return rows, numbers, np.stack([shard[at], row[at]], axis=1)
 

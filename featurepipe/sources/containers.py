@@ -12,7 +12,7 @@ from featurepipe.sources.source import Source
 class Item(NamedTuple):
     """One content of a container.
 
-    Attributes
+    Parameters
     ----------
     place : str
         What the container's `read` takes.

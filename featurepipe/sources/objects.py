@@ -21,9 +21,9 @@ class Objects(Source):
     Attributes
     ----------
     items : object
-        With ``__getitem__``.
+        An object with ``__getitem__``.
     content : callable
-        Of an item, its content. Whatever the object or this raises concerns that item alone.
+        Gives the content of an item. An error that it or the object raises concerns that item alone.
     root : str
         A name for all of them.
     """

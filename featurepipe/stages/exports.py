@@ -87,7 +87,10 @@ def export(
     if path.suffix.lower() == GRAPH:
         for name, given in (("backbone", backbone), ("layer", layer)):
             if given is not None:
-                raise ModelFileError(f"{name} is for embeddings of a store; a model has its own, so leave it out")
+                raise ModelFileError(
+                    f"{name} chooses embeddings of a store, but {path.name} holds a model; leave it out, or write "
+                    "FILE.npz"
+                )
         check_safe_csv(safe_csv, path)
         return _export_model(store, path, samples, origin, force, listener)
     if samples is not None:

@@ -30,7 +30,7 @@ class ColumnOptions:
         "The table's column of texts, which are then the samples; by default ``text``, in a table without files.",
         Flag(
             ("--text-column",),
-            "Column of texts, which are then the samples.  [default: text, if there are no paths]",
+            "Column that holds texts. Each text is then a sample.  [default: text, if there are no paths]",
             TABLE,
             metavar="NAME",
         ),

@@ -237,7 +237,7 @@ class PretrainOptions:
     teacher: str | None = option(
         None,
         "For distillation: the network whose embeddings are matched, as for `featurepipe.backbones.create`.",
-        Flag(("--teacher",), "Network whose embeddings are matched: what -b takes in extract.", TEACHER),
+        Flag(("--teacher",), "Network whose embeddings are to be matched. It takes what extract -b takes.", TEACHER),
     )
     teacher_weights: str | PathLike[str] | None = option(
         None,
@@ -272,7 +272,7 @@ class PretrainOptions:
         "What is made small between a projection and the teacher's embedding.",
         Flag(
             ("--distance",),
-            "Distance between the network's embedding and the teacher's that is made small.",
+            "Measure of the distance between the network's embedding and the teacher's, which training makes small.",
             TEACHER,
             choices=DISTANCES,
             shown=True,
