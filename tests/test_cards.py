@@ -117,7 +117,7 @@ def test_a_classifiers_card_says_little(tmp_path):
     images = [sorted(Path("data/digits").rglob(f"{digit}/*.png"))[number] for digit in "01" for number in range(5)]
     TransferClassifier("pixels", kind="ridge").fit(images, [0] * 5 + [1] * 5).save(path)
     card = models.load(path).card
-    assert list(card) == ["selection", "seed", "versions"]
+    assert list(card) == ["selection", "licence", "seed", "versions"]
     assert list(card["selection"]) == SELECTION
     assert card.evaluated_on is card.finetuning is None
 

@@ -551,7 +551,7 @@ def test_long_work_shows_a_bar_to_who_asks_for_it_and_none_to_a_pipe(work, capfd
     work(X, y, False)
     assert capfd.readouterr().err == ""
     work(X, y, True)
-    assert "image" in capfd.readouterr().err  # the bar's unit
+    assert "sample" in capfd.readouterr().err  # the bar's unit
 
 
 @pytest.mark.slow
@@ -909,7 +909,7 @@ def test_a_network_tuned_in_a_notebook_is_not_reported_on_what_it_was_tuned_on(s
     extract(data, tmp_path / "s", backbone=path, device="cpu")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ProbeError, match="was tuned on 8 of the 8 images"):
+    with pytest.raises(ProbeError, match="was tuned on 8 of the 8 samples"):
         probe(tmp_path / "s", tmp_path / "p.safetensors", baselines="none")
 
 

@@ -164,7 +164,7 @@ def test_labels_missing_for_some_rows(stored, who):
 def test_as_many_classes_as_training_rows(stored, who):
     store = stored(*clusters(width=12, classes="abcdefghij", train=1, test=2))
     if who == "dinov2-logreg":  # one class of ten is all that is held out
-        assert any("was held out as a whole (1 image)" in note for note in follow(who, store)[0]["notes"])
+        assert any("was held out as a whole (1 sample)" in note for note in follow(who, store)[0]["notes"])
     elif who in HELD_OUT:
         error, said = refusal(who, store)
         assert (error, "of 10 that leaves none; add images or a val split" in said) == (ProbeError, True)

@@ -1,11 +1,9 @@
 """Transforms of images: what the rooms above ask of any medium's, and that their fields are what they were."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
-from featurepipe.images import ImageTransform, View, Views
+from featurepipe.images import ImageTransform, View, Views, described
 from featurepipe.media import Transform
 
 
@@ -30,8 +28,8 @@ def test_every_transform_of_images_says_what_it_gives(transform: Transform, shap
 
 def test_what_a_transform_is_for_extraction_is_no_part_of_a_fingerprint():
     fields = ["input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode", "decoder"]
-    assert list(asdict(made())) == fields
-    assert list(asdict(View.of(made(), "crop", 0, 1))) == [*fields, "augmentation", "seed", "number", "version"]
+    assert list(described(made())) == fields
+    assert list(described(View.of(made(), "crop", 0, 1))) == [*fields, "augmentation", "seed", "number", "version"]
 
 
 @pytest.mark.parametrize("size", [(3, 32, 32), (1, 224, 224), (3, 48, 160)])

@@ -150,7 +150,7 @@ def test_columns_that_are_not_used_are_named(images):
     assert said[2:] == [
         "note: the column 'target' is not used; if it holds the labels, to use it say --label-column target",
         "note: the column 'subset' is not used; if it holds the splits, to use it call it 'split'",
-        "note: the column 'patient_id' is not used: images of one patient_id may be in train and in test; "
+        "note: the column 'patient_id' is not used: samples of one patient_id may be in train and in test; "
         "to keep them together say --group patient_id",
         "note: boxes are not used (xmin, ymin, xmax, ymax): the whole image is embedded; to embed the boxes, write "
         "each as x0,y0,x1,y1 into a column 'part', or into the columns x0, y0, x1 and y1",

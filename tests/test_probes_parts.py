@@ -151,7 +151,7 @@ def test_classes_whose_scores_alone_do_not_fit_are_refused_at_once(kind, split, 
     samples = matrices.FeatureMatrix(labels, nothing, labels, splits, labels)
     entry = SimpleNamespace(width=8)
     for memory in (None, 10**8):
-        with pytest.raises(ProbeError, match=rf"scores of {rows} images for 20000 classes take .* memory is 1 GB"):
+        with pytest.raises(ProbeError, match=rf"scores of {rows} samples for 20000 classes take .* memory is 1 GB"):
             hold(entry, samples, kind, memory)
     scratch.check_scores(samples, None, 10**9)
     scratch.check_scores(samples, 10**12, 10**9)

@@ -260,5 +260,5 @@ def test_out_of_fold_probabilities_are_those_of_probes_that_know_neither_row_nor
 def test_out_of_fold_leaves_out_what_is_never_held_out():
     X, y = np.eye(5), np.array(["a", "a", "b", "b", "c"])
     assert probes.out_of_fold("ridge", X, y, values=[1.0]).rows.tolist() == [0, 1, 2, 3]
-    with pytest.raises(ProbeError, match="every class has only one image"):
+    with pytest.raises(ProbeError, match="every class has only one sample"):
         probes.out_of_fold("ridge", np.eye(2), np.array(["a", "b"]))

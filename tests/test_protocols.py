@@ -254,7 +254,7 @@ def test_a_class_held_out_as_a_whole_counts_as_wrong():
     assert max(step["top1"] for step in outcome.path) <= 0.75
     assert outcome.estimator.classes_.tolist() == ["ant", "bee", "cat", "dog"]
     (note,) = outcome.notes
-    assert note.startswith("class 'dog' was held out as a whole (1 image), so it counts as wrong in the selection")
+    assert note.startswith("class 'dog' was held out as a whole (1 sample), so it counts as wrong in the selection")
 
 
 def test_a_hold_out_that_leaves_one_class_says_which_and_why():

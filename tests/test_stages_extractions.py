@@ -1077,7 +1077,7 @@ def test_a_store_of_another_data_set_is_not_replaced(tmp_path):
         save(two / "ab"[seed % 2] / f"{seed}.png", 100 + seed)
     extract_pixels(one, tmp_path / "s")
     before = (tmp_path / "s" / "manifest.csv").read_bytes()
-    with pytest.raises(StoreError, match=rf"another data set, {one}, of which {two} holds no image; give .*--force"):
+    with pytest.raises(StoreError, match=rf"another data set, {one}, of which {two} holds no sample; give .*--force"):
         extract_pixels(two, tmp_path / "s")
     shutil.copytree(tmp_path / "s", tmp_path / "r" / "store")
     with pytest.raises(StoreError, match="another data set"):

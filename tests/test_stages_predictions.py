@@ -75,7 +75,7 @@ def test_what_is_left_out_is_told(trained):
     data, store, probed = trained()
     result, everything = evaluate(probed["model"], data, device="cpu"), evaluate(probed["model"], store, split="all")
     assert result["left_out"] == everything["with_seen"]["n"] - result["n"] > 0
-    assert f"left out       {result['left_out']} images" in texts.evaluate_text(result)
+    assert f"left out       {result['left_out']} samples" in texts.evaluate_text(result)
     assert everything["left_out"] == 0
     assert "left out" not in texts.evaluate_text(everything)
 
@@ -399,7 +399,7 @@ def test_images_that_a_network_was_tuned_on_are_never_reported(tuned, tmp_path):
     assert len(compare([store], baselines="simple")["rows"]) == 3
     others = compare([store], baselines="simple", seed=1)
     assert {row["label"] for row in others["rows"]} == {"test_resnet", "pixels"}
-    assert any(re.search(r"left out: .*tuned-\w{8} was tuned on \d of the images", note) for note in others["notes"])
+    assert any(re.search(r"left out: .*tuned-\w{8} was tuned on \d of the samples", note) for note in others["notes"])
 
 
 @pytest.mark.slow

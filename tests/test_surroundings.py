@@ -30,6 +30,7 @@ IMAGES = np.random.default_rng(0).integers(0, 120, (12, 32, 32, 3), np.uint8)
 IMAGES[::2] += 100
 LABELS = ["ant", "bee"] * 6
 PLAIN = {"kind": "ridge", "baselines": "none"}
+PRETRAINED = {"backbone": "test_resnet", "input_size": (3, 32, 32), "epochs": 1}
 EPOCH = {"tune": "last-1", "epochs": 1}
 TABLES = "pandas" if importlib.util.find_spec("pandas") else "default"
 
@@ -48,6 +49,9 @@ CALLS = {
     "finetune": lambda at: featurepipe.finetune(at.store, output=at.file, **EPOCH)["finetuning"]["curve"][1]["top1"],
     "advise": lambda at: featurepipe.advise(at.store)["option"],
     "audit": lambda at: featurepipe.audit(at.store, at.file.with_suffix(".html"))["summary"],
+    "pretrain": lambda at: featurepipe.pretrain(at.data, at.file, objective="autoencoder", **PRETRAINED)["curve"][1][
+        "train_loss"
+    ],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
@@ -83,13 +87,18 @@ CALLS = {
     "featurepipe backbones": lambda at: command("backbones", "test_*"),
     "featurepipe advise": lambda at: command("advise", at.store),
     "featurepipe audit": lambda at: command("audit", at.store, "--fix", at.file.with_suffix(".csv")),
+    "featurepipe pretrain": lambda at: command(
+        "pretrain", at.data, "-o", at.file, "-b", "test_resnet", "--input-size", "3", "32", "32", "--epochs", "1"
+    ),
     "featurepipe search": lambda at: command("search", at.store, at.data),
     "featurepipe label": lambda at: command("label", at.unlabelled),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
 }
 NO_CALLS = {"__version__", "FeaturepipeError"}
 STEPS = {"FineTuner.tune_from"}  # of `TransferClassifier.promote` and `FineTuner.fit`
-STEPS |= {f"FeatureExtractor.{name}" for name in ("adopt", "embed", "identity", "items")}  # of `fit` and `transform`
+STEPS |= {
+    f"FeatureExtractor.{name}" for name in ("adopt", "embed", "identity", "items", "listing", "rows")
+}  # of `fit` and `transform`
 
 
 def command(*arguments):

@@ -74,8 +74,8 @@ def label(store: str, as_json: bool, quiet: bool, **given: Any) -> None:
     splits val and test are never listed, because these have to be drawn at random.
 
     \b
-      $ featurepipe extract photos.csv -s photos.store
-      $ featurepipe label photos.store --next 50 -o next.csv
+      $ featurepipe extract data/digits/train/7 -s sevens.store
+      $ featurepipe label sevens.store --next 20 -o next.csv
     """
     result = load_stages(quiet).label(store, listener=Talk(quiet), **given)
     show(as_json, result, label_text)

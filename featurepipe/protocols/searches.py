@@ -93,7 +93,7 @@ def hold_out(
         held = _permutation(len(labels), seed)[: int(protocol.held_out * len(labels))]
     if not len(held):
         raise ProbeError(
-            f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training images to select on, and "
+            f"protocol {protocol.name} holds out {protocol.held_out:.0%} of the training samples to select on, and "
             f"of {len(labels)} that leaves none; add images or a val split"
         )
     held = images.rows(held)

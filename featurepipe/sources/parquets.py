@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import threading
@@ -307,10 +306,14 @@ def _class(names: list[Any], value: object) -> object:
 
 def files_in(folder: str) -> list[str]:
     """The Parquet files of a folder, and of those of its folders that are called as splits are, or data."""
-    found = glob.glob(os.path.join(glob.escape(folder), "*.parquet"))
-    for name in DATA:
-        found += glob.glob(os.path.join(glob.escape(folder), name, "*.parquet"))
-    return sorted(found)
+    places = (folder, *(os.path.join(folder, name) for name in DATA))
+    return sorted(
+        os.path.join(place, name)
+        for place in places
+        if os.path.isdir(place)
+        for name in os.listdir(place)
+        if name.endswith(".parquet") and not name.startswith(".")
+    )
 
 
 def open_parquets(data: object) -> Parquets | None:

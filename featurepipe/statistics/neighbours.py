@@ -64,7 +64,7 @@ def search(queries: np.ndarray, pieces: Iterable[np.ndarray], k: int) -> Nearest
     Examples
     --------
     >>> found = search(np.array([[1.0, 1.0]]), [np.array([[1.0, 0]]), np.array([[2, 1], [0, -3.0]])], 2)
-    >>> found.rows.tolist(), found.distances.round(3).tolist()
+    >>> found.rows.tolist(), found.distances.astype(float).round(3).tolist()
     ([[1, 0]], [[0.051, 0.293]])
     """
     Q, first = directions(queries), 0
