@@ -204,7 +204,8 @@ call("audit", store)
 call("search", store, data)
 call("extract", data / "猫", "-s", at / "unlabelled", *tiny)
 call("label", at / "unlabelled")
-call("pretrain", data, "-o", at / "b.safetensors", "-b", "test_resnet", "--input-size", 3, 32, 32, "--epochs", 1, "--device", "cpu")
+small = ["-b", "test_resnet", "--input-size", 3, 32, 32, "--device", "cpu"]
+call("pretrain", data, "-o", at / "b.safetensors", *small, "--epochs", 1)
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """
