@@ -291,5 +291,5 @@ def test_compare_and_protocols_refuse_too(stored, monkeypatch):
         lambda: compare(store, kinds=["ridge", "lda"], baselines="none"),
         lambda: probe_protocol(store, protocol="clip"),
     ):
-        with pytest.raises(ProbeError, match=r"scores of 24 images for 3 classes take 2.3 kB or more"):
+        with pytest.raises(ProbeError, match=r"scores of 24 samples for 3 classes take 2.3 kB or more"):
             command()
