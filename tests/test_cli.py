@@ -87,6 +87,17 @@ def test_info_says_whether_a_model_was_tuned_and_carries_its_backbone():
     assert len(cli.texts.info_text({**described(), "carries_backbone": False}).splitlines()) == 1
 
 
+def test_info_of_a_backbone_file_whose_card_is_anything_shows_what_it_can():
+    told = {"backbone_file": "b.safetensors", "name": "b", "architecture": "resnet18", "licence": "MIT"}
+    assert cli.texts.info_text({**told, "source": "the web"}).splitlines() == [
+        "b.safetensors: backbone b, resnet18",
+        "  the web",
+        "  licence: MIT",
+    ]
+    for card in ("text", {"data": 3}, {"data": {"images": "many"}, "planned_epochs": 2}):
+        assert "cannot be read" in cli.texts.info_text({**told, "pretraining": card})
+
+
 # -- help ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Pretexts: their losses are those of the papers, each of them learns, and what they look at is what they should."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_colorization_sees_grey_and_is_asked_for_colour(pictures):
     assert wanted.abs().max() > 1
 
 
+def test_colorization_learns_nothing_from_grey_and_says_so(pictures):
+    grey = pictures.pixels[:, :, :1].expand(-1, -1, 3, -1, -1)
+    with pytest.raises(PretrainingError, match=r"all \d+ images looked at are grey.*choose another objective"):
+        OBJECTIVES["colorize"](PretrainOptions(objective="colorize"), (32, 32), replace(pictures, pixels=grey))
+
+
 # -- others -------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +194,13 @@ def test_a_masked_autoencoder_is_judged_by_hidden_patches_alone(pictures, small)
     assert seen == [kept + pupil.body.module.num_prefix_tokens]
     assert error.shape == (2,)
     assert not is_maskable(small().module)
+
+
+@pytest.mark.parametrize("mask", [0.001, 0.999])
+def test_a_mask_leaves_something_to_see_and_something_to_guess(mask, pictures, small):
+    how = PretrainOptions(objective="autoencoder", mask=mask)
+    pupil = Pupil(small("test_vit"), OBJECTIVES["autoencoder"](how, (32, 32), pictures), recipe_of(how, "cpu", 1))
+    assert masked_error(pupil.body, pupil.head, torch.rand(2, 3, 32, 32), mask).isfinite().all()
 
 
 def test_sounds_are_drawn_anew_in_each_epoch_and_from_their_picture():

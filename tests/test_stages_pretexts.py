@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import featurepipe
-from featurepipe import backbones
+from featurepipe import backbones, cli
 from featurepipe.errors import (
     FeaturepipeError,
     FingerprintMismatch,
@@ -73,6 +73,13 @@ def test_the_file_is_a_plain_checkpoint_that_every_command_takes(run, photos, tm
     assert (store["backbone"], store["computed"]) == ("b", 24)
     probe = featurepipe.probe(tmp_path / "s", tmp_path / "m.safetensors", backbone=path, kind="ridge", baselines="none")
     assert probe["backbone"] == "b"
+    told = featurepipe.info(path)
+    assert (told["backbone_file"], told["licence"], told["pretraining"]) == (str(path), "CC0", card)
+    said = cli.texts.info_text(told).splitlines()
+    assert said[0] == f"{path}: backbone b, {header['architecture']}"
+    assert said[1].startswith(f"  pretrained by supervised on 20 images of {data.name}: 2 of 2 epochs, seed 0")
+    assert said[2].startswith("  kNN ")
+    assert said[3:] == ["  licence: CC0"]
     answers = featurepipe.predict(tmp_path / "m.safetensors", data, listener=SILENT, device="cpu")
     assert len(answers["predictions"]) == 24
     page = Path(result["page"]).read_text("utf-8")
@@ -319,6 +326,15 @@ def test_a_table_pairs_pictures_with_sounds(run, pairs, target):
     assert result["card"]["data"]["images"] == 11
     assert any("1 of 12 sounds have no usable sound and are left out" in note for note in notes)
     assert np.isfinite(losses(result)).all()
+
+
+def test_the_columns_of_pairs_may_have_other_names_and_none_is_said_to_be_left_out(run, pairs):
+    told = pairs.read_text().replace("path,sound", "photo;sound").replace(".png,", ".png;")
+    pairs.write_text(told)
+    notes = []
+    options = {"path_column": "photo", "objective": "sound", "codes": 3, "epochs": 1}
+    assert run(pairs, listener=Ear(notes.append), **options)["card"]["data"]["images"] == 11
+    assert not any("column sound" in note for note in notes)
 
 
 @pytest.mark.slow

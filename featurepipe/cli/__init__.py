@@ -315,7 +315,7 @@ main.add_command(report)
 @click.argument("path", type=click.Path())
 @TOLD
 def info(path: str, as_json: bool, quiet: bool) -> None:
-    """Show what a store or a model file holds.
+    """Show what a store, a model file or a backbone file holds.
 
     \b
       $ featurepipe extract data/digits -s digits.store

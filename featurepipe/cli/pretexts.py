@@ -68,8 +68,8 @@ def pretrain_text(result: dict[str, Any]) -> str:
     card = result["card"]
     speed = f", {result['images_per_second']:,.0f} images/s" if result["images_per_second"] else ""
     lines = [
-        f"{result['objective']}: {card['epochs']} of {card['planned_epochs']} epochs of {card['images_per_epoch']:,} "
-        f"images{speed}"
+        f"{result['objective']}: {card['epochs']} of {card['planned_epochs']} "
+        f"epoch{'s' * (card['planned_epochs'] != 1)} of {card['images_per_epoch']:,} images{speed}"
     ]
     measured = [row for row in result["curve"] if "knn" in row]
     if measured:

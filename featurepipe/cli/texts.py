@@ -377,6 +377,8 @@ def info_text(result: dict[str, Any]) -> str:
     """The result of `info`."""
     if "model" in result:
         return _model_text(result)
+    if "backbone_file" in result:
+        return _backbone_text(result)
     names = {"none": "without a split"}
     splits = ", ".join(f"{count} {names.get(name, name)}" for name, count in result["splits"].items())
     lines = [
@@ -415,6 +417,34 @@ def _model_text(result: dict[str, Any]) -> str:
     if result["carries_backbone"]:
         lines.append(f"  carries its backbone and can be used as one: featurepipe extract DATA -b {result['model']}")
     return "\n".join(lines)
+
+
+def _backbone_text(result: dict[str, Any]) -> str:
+    """What a backbone file holds, and how it was pretrained."""
+    lines = [f"{result['backbone_file']}: backbone {result.get('name', '')}, {result['architecture']}"]
+    if card := result.get("pretraining"):
+        try:
+            lines += _pretraining_lines(card)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            lines.append("  what it says of its pretraining cannot be read")
+    elif result.get("source"):
+        lines.append(f"  {result['source']}")
+    lines.append(f"  licence: {result.get('licence', 'not stated')}")
+    return "\n".join(lines)
+
+
+def _pretraining_lines(card: dict[str, Any]) -> list[str]:
+    """How a backbone was pretrained, and what probes said of it."""
+    data, planned = card["data"], card["planned_epochs"]
+    line = (
+        f"  pretrained by {card['objective']} on {data['images']:,} images of {data['name']}: {card['epochs']} of "
+        f"{planned} epoch{'s' * (planned != 1)}, seed {card['seed']}"
+    )
+    probe = card["probe"]
+    if not probe:
+        return [line]
+    figures = f"kNN {percent(probe['knn'])}, linear probe {percent(probe['linear'])}"
+    return [line, f"  {figures} on {probe['n']} held-back images"]
 
 
 def export_text(result: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,13 @@ def _found(found: dict[str, Any], medium: str) -> str:
     return "; ".join(parts)
 
 
-def read_aloud(data: str | Path, listener: Listener, **columns: str | None) -> Manifest:
-    """`featurepipe.manifests.read`; the listener hears what was found and what was left out."""
+def read_aloud(data: str | Path, listener: Listener, own: Sequence[str] = (), **columns: str | None) -> Manifest:
+    """`featurepipe.manifests.read`; the listener hears what was found and what was left out.
+
+    Columns that the caller reads itself, `own`, are not left out.
+    """
     manifest = read(data, **columns)
+    manifest.left_out.columns = [name for name in manifest.left_out.columns if name not in own]
     for line in describe(manifest):
         listener.note(line)
     return manifest

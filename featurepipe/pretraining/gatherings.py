@@ -45,7 +45,7 @@ def gather(
     kind: type[Pretext],
     how: PretrainOptions,
     manifest: Manifest,
-    table: Path,
+    table: tuple[Path, str],
     backbone: Backbone,
     folders: tuple[Path, Path],
     *,
@@ -60,8 +60,8 @@ def gather(
     kind : type of Pretext
     how : PretrainOptions
     manifest : Manifest
-    table : Path
-        What it was read from.
+    table : tuple of Path and str
+        What it was read from, and its column of files, if it is a table.
     backbone : Backbone
         That is trained.
     folders : tuple of Path
@@ -81,7 +81,7 @@ def gather(
     rows, left_out = _readable(manifest, workers, listener)
     check_enough(len(rows), left_out, "images")
     pending = [Pending.of(row, manifest.source) for row in rows]
-    need = Need(how, manifest, table, backbone, folders[0], workers, listener)
+    need = Need(how, manifest, *table, backbone, folders[0], workers, listener)
     transform, views = kind.transform(need, held_transform(pending, backbone.transform, listener))
     pixels, lost = decode(pending, transform, views, folders[1], limit=limit, workers=workers, listener=listener)
     usable = np.array([one.digest not in lost for one in pending])

@@ -63,8 +63,8 @@ def listen(
     return found, lost
 
 
-def of_table(path: Path) -> dict[str, list[str]]:
-    """Image → sound files, both as a table has them in the columns ``path`` and ``sound``.
+def of_table(path: Path, path_column: str) -> dict[str, list[str]]:
+    """Image → sound files, both as a table has them in its column of files and in ``sound``.
 
     Raises
     ------
@@ -76,10 +76,10 @@ def of_table(path: Path) -> dict[str, list[str]]:
             f"{path} holds images, and the objective sound needs sounds; give videos, or a table whose column "
             f"{COLUMN!r} names a sound file for each image"
         )
-    table = Table(path, ["path"], [COLUMN], keys=("path", COLUMN))
+    table = Table(path, [path_column], [COLUMN], keys=(path_column, COLUMN))
     found: dict[str, list[str]] = {}
     for number, cells in table:
-        image, sound = (cells.get(name) for name in ("path", COLUMN))
+        image, sound = (cells.get(name) for name in (path_column, COLUMN))
         if sound is None or image is None:
             raise PretrainingError(
                 f"{path}: row {number} has no {COLUMN!r}; the objective sound needs a column {COLUMN!r} that names a "

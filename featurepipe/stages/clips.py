@@ -25,7 +25,9 @@ DURATIONS: dict[str, Callable[[Any], float]] = {
 }  # medium → seconds of a content
 
 
-def read(data: Any, table: ColumnOptions, listener: Listener, medium: str | None = None) -> Manifest:
+def read(
+    data: Any, table: ColumnOptions, listener: Listener, medium: str | None = None, own: Sequence[str] = ()
+) -> Manifest:
     """The manifest of a folder or a table, of clips where the options ask for them; the listener hears what was found.
 
     Parameters
@@ -36,6 +38,8 @@ def read(data: Any, table: ColumnOptions, listener: Listener, medium: str | None
     listener : Listener
     medium : str, optional
         What the samples are, where the options do not say it.
+    own : sequence of str
+        Columns of a table that the caller reads itself.
     """
     if is_dataset(data):
         manifest = of_dataset(data)
@@ -43,7 +47,7 @@ def read(data: Any, table: ColumnOptions, listener: Listener, medium: str | None
             listener.note(line)
         return manifest
     columns, seconds, hop = _taken_apart(table, medium)
-    return clipped(manifests.read_aloud(data, listener, **columns), seconds, hop, listener)
+    return clipped(manifests.read_aloud(data, listener, own, **columns), seconds, hop, listener)
 
 
 def read_each(data: str | Path, table: ColumnOptions, listener: Listener, media: Sequence[str]) -> dict[str, Manifest]:

@@ -1,4 +1,4 @@
-"""The stage `info`: what a store or a model file holds."""
+"""The stage `info`: what a store, a model file or a backbone file holds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from featurepipe import models
+from featurepipe import backbones, models
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 
 
 @guarded
 def info(path: str | Path) -> dict[str, Any]:
-    """Show what a store or a model file holds; for a folder of results, its store or its model file.
+    """Show what a store, a model file or a backbone file holds; for a folder of results, its store or its model file.
 
     Parameters
     ----------
@@ -24,8 +24,12 @@ def info(path: str | Path) -> dict[str, Any]:
     dict
         For a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
         dtype, shards, bytes, fingerprint, rejected``). For a model: ``model, kind, classes, backbone, card``, and
-        ``carries_backbone`` (whether the file also holds the backbone's weights).
+        ``carries_backbone`` (whether the file also holds the backbone's weights). For a backbone file:
+        ``backbone_file``, and what the file says of itself: ``name, architecture, arguments, transform, licence, source, weights-sha256``,
+        and ``pretraining`` where `pretrain` made it.
     """
+    if (carried := backbones.carried_card(Path(path))) is not None:
+        return {"backbone_file": str(path), **carried}
     if not Store.is_store(path) and models.find(path):
         path = models.locate(path)
         model = models.load(path)

@@ -103,9 +103,10 @@ def pretrain(
         run = _Run(replace(how, device=device), path, work, peers, listener)
         if not peers.rank:
             run.check_earlier(force=force)
-        manifest = clips.read(data, _clipped(table, data, how), listener)
+        manifest = clips.read(data, _clipped(table, data, how), listener, own=OBJECTIVES[how.objective].columns)
         network = _network(run.how)
-        gathered = _gathered(run, manifest, Path(data), network, workers, parse_size(memory))
+        source = Path(data), table.path_column or "path"
+        gathered = _gathered(run, manifest, source, network, workers, parse_size(memory))
         outcome, plan, pupil = _train(run, gathered, network)
         if peers.rank:
             return {"stopped": outcome.stopped}
@@ -201,7 +202,7 @@ def _network(how: PretrainOptions) -> Backbone:
 
 
 def _gathered(
-    run: _Run, manifest: Manifest, data: Path, network: Backbone, workers: int | None, limit: int | None
+    run: _Run, manifest: Manifest, data: tuple[Path, str], network: Backbone, workers: int | None, limit: int | None
 ) -> Gathered:
     """What is learned from; of several processes the first one asks the teacher, and the others read its store."""
     from featurepipe.pretraining import OBJECTIVES, gather
@@ -247,7 +248,8 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
         run.work.mkdir(parents=True, exist_ok=True)
         run.tell_plan(plan, digest)
     run.listener.note(
-        f"{how.objective}: {network.name} on {network.device}, {images:,} images, {plan.epochs} epochs of "
+        f"{how.objective}: {network.name} on {network.device}, {images:,} images, {plan.epochs} "
+        f"epoch{'s' * (plan.epochs != 1)} of "
         f"{plan.length:,}"
     )
     outcome = finetuning.tune(

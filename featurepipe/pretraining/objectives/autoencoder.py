@@ -120,7 +120,7 @@ def masked_error(body: Body, head: PatchDecoder, clean: Tensor, mask: float) -> 
     tokens = module._pos_embed(module.patch_embed(pixels))  # (B, prefix + N, C)
     prefix = module.num_prefix_tokens
     count = tokens.shape[1] - prefix
-    kept = max(1, round((1 - mask) * count))
+    kept = max(1, min(count - 1, round((1 - mask) * count)))  # there is something to see, and something to guess
     order = torch.rand(len(tokens), count, device=tokens.device).argsort(1)
     seen = tokens[:, prefix:].gather(1, order[:, :kept, None].expand(-1, -1, tokens.shape[2]))
     found = module.norm(module.blocks(module.norm_pre(torch.cat([tokens[:, :prefix], seen], 1))))

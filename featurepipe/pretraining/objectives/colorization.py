@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurepipe.errors import PretrainingError
 from featurepipe.pretraining.bodies import Body, make_decoder
 from featurepipe.pretraining.colors import BinTable, lab_of
 from featurepipe.pretraining.objectives.pretext import Inputs, Pretext
@@ -17,6 +18,7 @@ from featurepipe.vocabulary import PretrainOptions
 
 COARSER = 4  # times, the colours that are guessed than the picture
 COUNTED = 2048  # pictures that say how common colours are
+GREY = 2.0  # of ab, to either side: what JPEG makes of grey is within
 
 
 class Colorize(Pretext):
@@ -36,8 +38,14 @@ class Colorize(Pretext):
         self.coarse = (max(1, size[0] // COARSER), max(1, size[1] // COARSER))
         rows = np.random.default_rng(how.seed).permutation(pictures.learned)[:COUNTED]
         pixels = pictures.take(np.sort(rows), "cpu").float() / 255
+        ab = lab_of(pixels)[:, 1:]
+        if ab.abs().max() < GREY:
+            raise PretrainingError(
+                f"all {len(ab)} images looked at are grey, and the objective colorize learns from colours; choose "
+                "another objective, such as autoencoder"
+            )
         self.bins = BinTable()
-        self.weights = self.bins.weights(lab_of(pixels)[:, 1:])
+        self.weights = self.bins.weights(ab)
 
     def make_head(self, body: Body) -> nn.Module:
         """A decoder of colours."""

@@ -38,6 +38,8 @@ class Need:
     manifest : Manifest
     table : Path
         What that was read from.
+    path_column : str
+        Its column of files, if it is a table.
     backbone : Backbone
         That is trained.
     folder : Path
@@ -49,6 +51,7 @@ class Need:
     how: PretrainOptions
     manifest: Manifest
     table: Path
+    path_column: str
     backbone: Backbone
     folder: Path
     workers: int | None
@@ -73,12 +76,15 @@ class Pretext(ABC):
         What it learns from.
     couples : bool
         Whether its loss compares the rows of a batch with each other.
+    columns : tuple of str
+        Columns of a table that it reads itself.
     strength : float
         How much its views change colours; see `featurepipe.pretraining.augmentations.Views`.
     """
 
     media: ClassVar[tuple[str, ...]] = (IMAGE,)
     couples: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ()
     strength: ClassVar[float] = 0.0
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:

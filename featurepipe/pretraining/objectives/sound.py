@@ -15,7 +15,7 @@ from featurepipe.images import ImageTransform
 from featurepipe.media import IMAGE, Transform
 from featurepipe.pretraining.bodies import Body
 from featurepipe.pretraining.objectives.pretext import Inputs, Need, Pretext
-from featurepipe.pretraining.pairs import Sounds, heard, of_table, paired
+from featurepipe.pretraining.pairs import COLUMN, Sounds, heard, of_table, paired
 from featurepipe.pretraining.pictures import Pictures
 from featurepipe.stores import Pending
 from featurepipe.videos import VideoTransform
@@ -38,6 +38,7 @@ class Sound(Pretext):
     """
 
     media: ClassVar[tuple[str, ...]] = (IMAGE, VIDEO)
+    columns: ClassVar[tuple[str, ...]] = (COLUMN,)
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)
@@ -64,7 +65,8 @@ class Sound(Pretext):
             sounds, has = heard(pending, need.workers, need.listener)
         else:
             places = [one.place for one in pending]
-            sounds, has = paired(places, of_table(need.table), need.manifest.root, need.workers, need.listener)
+            table = of_table(need.table, need.path_column)
+            sounds, has = paired(places, table, need.manifest.root, need.workers, need.listener)
         return sounds, learned[has[learned]]
 
     def make_head(self, body: Body) -> nn.Module:
