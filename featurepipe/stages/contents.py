@@ -25,8 +25,8 @@ def info(path: str | Path) -> dict[str, Any]:
         For a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
         dtype, shards, bytes, fingerprint, rejected``). For a model: ``model, kind, classes, backbone, card``, and
         ``carries_backbone`` (whether the file also holds the backbone's weights). For a backbone file:
-        ``backbone_file``, and what the file says of itself: ``name, architecture, arguments, transform, licence, source, weights-sha256``,
-        and ``pretraining`` where `pretrain` made it.
+        ``backbone_file``, and what the file says of itself: ``name, architecture, arguments, transform, licence,
+        source, weights-sha256``, and ``pretraining`` where `pretrain` made it.
     """
     if (carried := backbones.carried_card(Path(path))) is not None:
         return {"backbone_file": str(path), **carried}
