@@ -41,6 +41,7 @@ _HOMES = {
     "info": "stages",
     "verify": "stages",
     "export": "stages",
+    "zeroshot": "stages",
 }
 __all__ = ["__version__", *_HOMES]  # names are strings
 

@@ -178,6 +178,7 @@ def test_a_signal_while_libraries_load_ends_a_command_as_any_other(program, code
 EVERY_COMMAND = """
 import json, os, sys
 from pathlib import Path
+import wordy
 from featurepipe import cli
 at = Path(sys.argv[1])
 codes = {}
@@ -206,6 +207,8 @@ call("extract", data / "猫", "-s", at / "unlabelled", *tiny)
 call("label", at / "unlabelled")
 small = ["-b", "test_resnet", "--input-size", 3, 32, 32, "--device", "cpu"]
 call("pretrain", data, "-o", at / "b.safetensors", *small, "--epochs", 1)
+wordy.install()
+call("zeroshot", "naïve,猫", "-b", "wordy:test_resnet", "-o", at / "z.safetensors", "--device", "cpu")
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """
@@ -222,7 +225,7 @@ def test_every_command_runs_in_the_c_locale_on_one_thread_with_warnings_as_error
     closing = {"ascii": "", "closed": " >&- 2>&- <&-"}[streams]
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" "$@"{closing}', sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, **hostile},
+        env={**os.environ, **hostile, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         timeout=300,
     )

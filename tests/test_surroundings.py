@@ -20,6 +20,7 @@ import sklearn
 import torch
 from PIL import Image, ImageFile
 from sklearn.base import clone
+from wordy import install
 
 import featurepipe
 from featurepipe import backbones, finetuning, models, probes
@@ -52,6 +53,7 @@ CALLS = {
     "pretrain": lambda at: featurepipe.pretrain(at.data, at.file, objective="autoencoder", **PRETRAINED)["curve"][1][
         "train_loss"
     ],
+    "zeroshot": lambda at: named(at)["scale"],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
@@ -90,6 +92,10 @@ CALLS = {
     "featurepipe pretrain": lambda at: command(
         "pretrain", at.data, "-o", at.file, "-b", "test_resnet", "--input-size", "3", "32", "32", "--epochs", "1"
     ),
+    "featurepipe zeroshot": lambda at: (
+        install(),
+        command("zeroshot", "a,b", "-o", at.file, "-b", "wordy:test_resnet"),
+    )[1],
     "featurepipe search": lambda at: command("search", at.store, at.data),
     "featurepipe label": lambda at: command("label", at.unlabelled),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
@@ -106,6 +112,12 @@ def command(*arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments], prog_name="featurepipe")
     return caught.value.code or 0
+
+
+def named(at):
+    """A model of two names."""
+    install()
+    return featurepipe.zeroshot("a,b", at.file, backbone="wordy:test_resnet")
 
 
 def methods(cls):

@@ -15,6 +15,7 @@ from featurepipe.backbones.creation import (
     STAGES,
     create,
     create_layers,
+    create_pair,
     described,
     fetches,
     is_ready,
@@ -45,6 +46,7 @@ from featurepipe.backbones.specs import (
     medium_of,
     stage_of,
 )
+from featurepipe.backbones.towers import TEMPLATES, TextTower, check_templates, class_vectors
 from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.backbones.weights import CARRIED, carried_backbone, carried_card, carried_digest, is_model_name
 
@@ -63,6 +65,7 @@ __all__ = [
     "SIFT_LENGTH",
     "SIMPLE",
     "STAGES",
+    "TEMPLATES",
     "Adaptable",
     "Backbone",
     "ColorHistogram",
@@ -83,6 +86,7 @@ __all__ = [
     "Request",
     "Sift",
     "SoundNetwork",
+    "TextTower",
     "TimmModule",
     "carried_backbone",
     "carried_card",
@@ -91,9 +95,12 @@ __all__ = [
     "check_name",
     "check_place",
     "check_same",
+    "check_templates",
+    "class_vectors",
     "cosines",
     "create",
     "create_layers",
+    "create_pair",
     "described",
     "drifting",
     "embedding_forward",

@@ -18,6 +18,7 @@ from featurepipe.backbones.networks import BUNDLED, probe_widths, set_pooling, s
 from featurepipe.backbones.packages import default_name
 from featurepipe.backbones.precisions import AGREEMENT, agreement, choose_precision
 from featurepipe.backbones.specs import PENULTIMATE, Extractor, check_same, check_shapes
+from featurepipe.backbones.towers import TextTower
 from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
@@ -137,6 +138,47 @@ def _check_kinds(name: object, weights: object) -> None:
         raise BackboneError(f"a backbone is given by its name or as a torch module, not as a {type(name).__name__}")
     if weights is not None and not isinstance(weights, str | PathLike):
         raise BackboneError(f"weights are the path of a file, not a {type(weights).__name__}; {advice}")
+
+
+@guarded
+def create_pair(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    trust: bool = False,
+    download: bool = True,
+) -> tuple[Extractor, TextTower]:
+    """Make a frozen backbone, and the text tower whose vectors lie in the space of its embeddings.
+
+    Parameters
+    ----------
+    name : str
+        ``open_clip:ARCH/TAG``, whose embedding is then the projected one, or ``transformers:FOLDER`` of a SigLIP model.
+    weights, random_weights, seed, precision, device, trust, download
+        As for `create`; a weights file holds both towers.
+
+    Raises
+    ------
+    BackboneError
+        The network has no text tower; and as for `create`.
+    """
+    maker, known = find(MAKERS, _text(name))
+    return maker.pair(
+        known,
+        Request(
+            weights,
+            random_weights=random_weights,
+            seed=seed,
+            precision=precision,
+            device=device,
+            trust=trust,
+            download=download,
+        ),
+    )
 
 
 @guarded

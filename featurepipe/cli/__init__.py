@@ -57,6 +57,7 @@ from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.samples import label, search
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
+from featurepipe.cli.zero_shot import zeroshot
 from featurepipe.errors import BackboneError, FeaturepipeError
 from featurepipe.vocabulary import CompareOptions, PageOptions, RunOptions
 
@@ -306,6 +307,7 @@ main.add_command(label)
 main.add_command(advise)
 main.add_command(finetune)
 main.add_command(pretrain)
+main.add_command(zeroshot)
 main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(report)

@@ -18,6 +18,9 @@ mlp (since 1.1)
 multi-label (since 1.1)
     ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are the
     log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
+zero-shot (since 1.2)
+    ``head.weight`` (K, D), a vector of unit length for each class, for two classes, too; ``head.scale`` (1,). Scores
+    are ``head.scale`` times the cosine of x and the class's vector.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
 ``encoding-version`` "1.2") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's

@@ -27,6 +27,7 @@ from collections import ChainMap
 from collections.abc import Mapping
 from typing import cast
 
+from featurepipe.probes.cosines import ZERO_SHOT, CosineHead, cosine_classifier
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import (
     ALPHA_GRID,
@@ -76,6 +77,7 @@ __all__ = [
     "KINDS",
     "MULTI_LABEL",
     "ONE",
+    "ZERO_SHOT",
     "Kind",
     "OutOfFold",
     "Probe",
@@ -90,6 +92,7 @@ __all__ = [
     "choose",
     "choose_layer",
     "commonest",
+    "cosine_classifier",
     "decision_scores",
     "evaluate",
     "fit",
@@ -113,4 +116,6 @@ __all__ = [
 ]
 
 # Whatever a model file can hold; a kind that is added to KINDS later is one of them.
-HEADS: Mapping[str, Head] = ChainMap(cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead()})
+HEADS: Mapping[str, Head] = ChainMap(
+    cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead(), ZERO_SHOT: CosineHead()}
+)

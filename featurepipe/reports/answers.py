@@ -143,7 +143,7 @@ def _probe(model: Model) -> Sequence[str]:
     if card.protocol is not None:
         return ["--protocol", card.protocol.name, "--seed", str(card.seed)]
     line = ["--multi-label"] if model.is_multi_label else ["--kind", model.kind]
-    parameter = None if model.is_multi_label else probes.KINDS[model.kind].parameter
+    parameter = getattr(probes.HEADS[model.kind], "parameter", None)
     if card.selection.on == "given" and parameter is not None:
         line += [FLAGS.get(parameter, f"--{parameter}"), f"{card.selection.chosen:g}"]
     line += ["--class-weight", card.class_weight] if card.class_weight else []

@@ -24,6 +24,7 @@ from featurepipe.stages.protocols import probe_protocol
 from featurepipe.stages.reports import report
 from featurepipe.stages.searches import search
 from featurepipe.stages.tasks import probe_tasks
+from featurepipe.stages.zero_shot import zeroshot
 
 __all__ = [
     "Listener",
@@ -46,4 +47,5 @@ __all__ = [
     "run",
     "search",
     "verify",
+    "zeroshot",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from featurepipe.backbones.specs import PENULTIMATE, Extractor
+from featurepipe.backbones.towers import TextTower
 from featurepipe.errors import BackboneError
 from featurepipe.videos import VideoTransform
 
@@ -135,6 +136,19 @@ class Maker(ABC):
     @abstractmethod
     def names(self, pattern: str, *, pretrained: bool) -> list[str]:
         """Names that match a shell pattern, as ``-b`` takes them."""
+
+    def pair(self, name: Any, request: Request) -> tuple[Extractor, TextTower]:
+        """A frozen backbone and the text tower whose vectors lie in the space of its embeddings.
+
+        Raises
+        ------
+        BackboneError
+            The network has no text tower, as most have none.
+        """
+        raise BackboneError(
+            f"{name} has no text tower, so class names mean nothing to it; choose open_clip:ARCH/TAG, or "
+            "transformers:FOLDER of a SigLIP model"
+        )
 
     def files(self, name: Any, weights: Path | None) -> Iterable[Path] | None:
         """The files that decide, next to the options, what `create` makes; None where more than files may decide it.

@@ -9,16 +9,20 @@ import difflib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.assembly import assemble
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.networks import quiet
+from featurepipe.backbones.towers import TextTower
 from featurepipe.backbones.trust import ALLOW, GIVE, check_input, check_room
 from featurepipe.backbones.weights import OPTION, check_finite, first_line, load_weights, read_weights
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
@@ -74,6 +78,18 @@ class OpenClipTowers(Maker):
             },
             notes=filter(None, notes),
         )
+
+    def pair(self, name: Any, request: Request) -> tuple[Backbone, TextTower]:
+        """The projected image tower, and the text tower of the same weights; see `Maker.pair`."""
+        called = f"open_clip:{name}"
+        images = self.create(name, replace(request, arguments={**request.arguments, "projection": True}))
+        base, tag = _split(images.source["name"].removeprefix("open_clip:"))
+        weights, seed = images.source["weights"], images.source["random_seed"]
+        model, _ = _model(base, tag, seed or 0, called)
+        if weights:
+            _load_whole(model, Path(weights), called)
+        model.visual = None  # the backbone has its own
+        return images, TextTower(_encoder(model.eval(), base, called), float(model.logit_scale.detach().exp()))
 
     def recall(self, spec: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """See `Maker.recall`."""
@@ -137,9 +153,48 @@ def _with_activation(base: str, tag: str, called: str, request: Request) -> str:
 
 def _tower(base: str, tag: str | None, projection: bool, seed: int, called: str) -> tuple[Plain, dict[str, Any]]:
     """An image tower, and how open_clip prepares images for it; random where there is no tag."""
+    from featurepipe.backbones.plain import Plain
+
+    model, prepared = _model(base, tag, seed, called)
+    tower = model.visual
+    if hasattr(tower, "output_tokens"):
+        tower.output_tokens = False
+    if not projection:
+        _cut(tower, called)
+    return Plain(tower, () if projection else PROJECTIONS), {**prepared, **({} if tag else _common(base))}
+
+
+def _load_whole(model: Any, weights: Path, called: str) -> None:
+    """Load both towers from a file."""
+    from featurepipe.backbones.plain import Plain
+
+    try:
+        load_weights(Plain(model), read_weights(weights)[0], called)
+    except BackboneError as error:
+        raise BackboneError(f"{weights} does not hold both towers of {called}: {error}") from error
+
+
+def _encoder(model: Any, base: str, called: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """Prompts → vectors (n, D), by a model's text tower and its own tokenizer."""
     import torch
 
-    from featurepipe.backbones.plain import Plain
+    try:
+        tokenizer = require_open_clip().get_tokenizer(base)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:  # some are on a hub
+        raise WeightsUnavailable(
+            f"the tokenizer of {called} cannot be made ({first_line(error)}); fetch it where the hub can be reached"
+        ) from error
+
+    def encode(prompts: Sequence[str]) -> np.ndarray:
+        with torch.no_grad():
+            return model.encode_text(tokenizer(list(prompts))).float().numpy()
+
+    return encode
+
+
+def _model(base: str, tag: str | None, seed: int, called: str) -> tuple[Any, dict[str, Any]]:
+    """A model with both towers, and how open_clip prepares images for it; random where there is no tag."""
+    import torch
 
     open_clip = require_open_clip()
     try:
@@ -151,12 +206,7 @@ def _tower(base: str, tag: str | None, projection: bool, seed: int, called: str)
         raise WeightsUnavailable(
             f"{called} cannot be made ({first_line(error)}); weights that were downloaded elsewhere are given {OPTION}"
         ) from error
-    tower, prepared = model.visual, open_clip.get_model_preprocess_cfg(model)
-    if hasattr(tower, "output_tokens"):
-        tower.output_tokens = False
-    if not projection:
-        _cut(tower, called)
-    return Plain(tower, () if projection else PROJECTIONS), {**prepared, **({} if tag else _common(base))}
+    return model, open_clip.get_model_preprocess_cfg(model)
 
 
 def _cut(tower: Any, called: str) -> None:

@@ -6,7 +6,7 @@ The transform is that of the model's own image processor, with which it is compa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from featurepipe.backbones.extractors import Backbone
 from featurepipe.backbones.makers.assembly import assemble
 from featurepipe.backbones.makers.maker import Maker, Origin, Request
 from featurepipe.backbones.specs import plain
+from featurepipe.backbones.towers import TextTower
 from featurepipe.backbones.trust import ALLOW, GIVE, check_input, check_plain, check_room
 from featurepipe.backbones.weights import check_finite, first_line, load_weights, read_weights
 from featurepipe.errors import BackboneError, DependencyMissing, WeightsUnavailable
@@ -41,6 +42,8 @@ ASIDE = (
 TRIED = ((480, 720), (720, 480))  # sizes of pictures on which two transforms are compared
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 SAY = "say what it does with --input-size, --mean, --std, --interpolation, --crop-pct and --crop-mode"
+PAIRED = ("siglip", "siglip2")  # kinds of models whose pooled output lies in the space of their texts
+LONGEST = 64  # tokens that SigLIP's texts are padded to
 MEAN_LEVELS = 2.0  # of 255, by which their pixels may differ: rounding, and a crop one pixel off
 
 
@@ -77,6 +80,15 @@ class TransformersNetworks(Maker):
             source=source,
             notes=[f"{called}: the embedding is {WORDS[made.pooling]}"] if request.pooling is None else [],
         )
+
+    def pair(self, name: Any, request: Request) -> tuple[Backbone, TextTower]:
+        """The image tower of a SigLIP model with its own pooling, and its text tower; see `Maker.pair`."""
+        called = f"transformers:{name}"
+        if request.arguments or request.pooling not in (None, "pooled"):
+            raise BackboneError(f"{called}: texts lie in the space of the model's own pooled output; give no other")
+        network, encode = _texts(name, called, request)
+        images = self.create(name, replace(request, pooling="pooled"))
+        return images, TextTower(encode, float(network.logit_scale.detach().exp()))
 
     def recall(self, spec: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """See `Maker.recall`; from a file of weights, or without any, the spec alone makes the network again."""
@@ -139,6 +151,37 @@ def _loaded(name: str, called: str, request: Request) -> tuple[Tokens, ImageTran
     network = _pooled(network, transform, request.pooling, called, is_trained)
     place = f"transformers:{os.path.abspath(name) if os.path.isdir(name) else name}"
     return network, transform, {"name": place, "weights": None, "random_seed": None}
+
+
+def _texts(name: str, called: str, request: Request) -> tuple[Any, Callable[[Sequence[str]], np.ndarray]]:
+    """A model with both towers, and prompts → vectors (n, D) by its text tower."""
+    import torch
+
+    transformers = require_transformers()
+    here = {"local_files_only": not request.download or os.path.isdir(name), "trust_remote_code": False}
+    with _quiet(transformers):
+        try:
+            kind = transformers.AutoConfig.from_pretrained(name, **here).model_type
+            if kind not in PAIRED:
+                raise BackboneError(
+                    f"{called} is a {kind} model, and text towers of transformers are taken from "
+                    f"{' and '.join(PAIRED)} alone; for CLIP use open_clip:ARCH/TAG"
+                )
+            network = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, **here).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
+        except BackboneError:
+            raise
+        except Exception as error:  # as in `_loaded`
+            raise _refusal(name, error) from error
+    length = min(LONGEST, network.config.text_config.max_position_embeddings)
+
+    def encode(prompts: Sequence[str]) -> np.ndarray:
+        tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            found = network.get_text_features(input_ids=tokens["input_ids"])
+        return getattr(found, "pooler_output", found).float().numpy()
+
+    return network, encode
 
 
 def _described(model_type: str, called: str, request: Request) -> tuple[Tokens, ImageTransform, dict[str, Any]]:
