@@ -75,10 +75,13 @@ class Draws(Part):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FewShot(Draws):
-    """Figures with only `shots` labels of each class, over `repeats` draws; semi-supervised methods, and baselines."""
+    """Figures with only `shots` labels of each class, over `repeats` draws; semi-supervised methods, methods that start
+    from class names, and baselines.
+    """
 
     shots: Count
     repeats: Count
     labels: Anything = None
     semi: Absent[dict[str, Draws]] = None
+    text: Absent[dict[str, Draws]] = None
     baselines: dict[str, Share | None] = unsaid()

@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from featurepipe.vocabulary.names import HANDMADE, KINDS, MULTI_LABEL
+from featurepipe.vocabulary.names import HANDMADE, KINDS, MULTI_LABEL, SEMI, TEXT_STARTS
 
 SHOWN = 20  # predictions that are printed
 WIDTH = 80  # columns that most terminals have
 NAMES = {**HANDMADE, "random_backbone": "random backbone", "chance": "chance"}  # of baselines
 NO_REFERENCE = "No data were left to select on, so no row is named the best."
 MORE_COLUMNS = "widths, sizes, speeds and uncorrected p: -o FILE.html or FILE.csv"
-SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
 STARTS = {"probe": "the probe", "random head": "a random head", "scratch": "random weights"}  # of fine-tuning
 
 
@@ -174,7 +173,8 @@ def _few_labels(result: dict[str, Any]) -> list[str]:
         ["labels in all", *(str(one["labels"]) for one in few), str(whole)],
         [f"{result['kind']} probe", *map(_mean, few), f"{100 * result[on]['top1']:.1f}"],
     ]
-    rows += [[SEMI[key], *(_mean(one["semi"][key]) for one in few), ""] for key in few[0]["semi"]]
+    for lines, names in (("semi", SEMI), ("text", TEXT_STARTS)):
+        rows += [[names[key], *(_mean(one[lines][key]) for one in few), ""] for key in few[0].get(lines, ())]
     for key in few[0]["baselines"]:
         figures = [*(one["baselines"][key] for one in few), result["baselines"][key]]
         rows.append([NAMES[key], *(f"{100 * top1:.1f}" for top1 in figures)])

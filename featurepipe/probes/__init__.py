@@ -66,6 +66,7 @@ from featurepipe.probes.selection import (
     tied,
 )
 from featurepipe.probes.shots import check_enough, check_few, fit_few_shot, mean_interval
+from featurepipe.probes.text_starts import TextStart
 
 __all__ = [
     "ALPHA_GRID",
@@ -81,6 +82,7 @@ __all__ = [
     "Kind",
     "OutOfFold",
     "Probe",
+    "TextStart",
     "average_precision",
     "candidates_of",
     "chance",

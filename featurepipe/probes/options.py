@@ -35,6 +35,8 @@ class Options(ProbeOptions):
         if self.multi_label and self.shots:
             raise ProbeError("few-shot evaluation needs one class per sample; drop --shots or --multi-label")
         check_few(self.shots, self.repeats, self.semi)
+        if self.text is not None and not self.shots:
+            raise ProbeError("methods that start from class names need a number of labels per class; give shots")
         check_kind(self.kind, self.class_weight, self.probe_device)
         candidates_of(self.kind, self.value)
 

@@ -13,6 +13,7 @@ from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
+from featurepipe.probes.text_starts import METHODS, TextStart
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import option
@@ -30,6 +31,7 @@ class DrawOptions:
         "Also learn from the rows of X that were not drawn, without their labels: `pseudolabels.fit_self_training` and "
         "`pseudolabels.LabelSpreader`.",
     )
+    text: TextStart | None = option(None, "Also learn by the methods of `text_starts.METHODS`, from this start.")
     seed: int = option(0, "Repeat r draws under ``[seed, r]``.")
     blocks: Sequence[int] = option((), "As for `featurepipe.probes.fit`.")
 
@@ -75,7 +77,7 @@ def fit_few_shot(
     list of dict
         Per number of shots: ``shots, labels`` (in all), ``repeats, mean, std, interval`` (see `mean_interval`),
         ``top1`` (one figure per draw), and ``semi``: with `semi`, the last four of ``self_training`` and
-        ``label_spreading``, on the same draws.
+        ``label_spreading``, on the same draws. With `text` also ``text``, with the same of each of its methods.
 
     Raises
     ------
@@ -98,6 +100,8 @@ def fit_few_shot(
     check_few(shots, repeats, semi)
     check_enough(y, shots)
     classes, codes = np.unique(y, return_inverse=True)
+    start = None if draws.text is None else draws.text.of(classes)
+    unit, test_unit = (unit_rows(X), unit_rows(X_test)) if start is not None else (X, X_test)
     spreader = None
     if semi:
         from featurepipe.probes.pseudolabels import LabelSpreader, fit_self_training
@@ -116,13 +120,25 @@ def fit_few_shot(
                 known[drawn] = codes[drawn]
                 guesses["self_training"] = classes[fit_self_training(probe, X, known, seed).predict(X_test)]
                 guesses["label_spreading"] = classes[spreader.predict(known)]
+            if start is not None:
+                for name, learn in METHODS.items():
+                    scores = learn(start, unit[drawn], codes[drawn], seed)
+                    guesses[name] = classes[scores(test_unit).argmax(1)]
             for name, guessed in guesses.items():
                 lines.setdefault(name, []).append(float(np.mean(guessed == y_test)))
             progress(1)
         summaries = {name: _summary(top1) for name, top1 in lines.items()}
         size = {"shots": int(count), "labels": int(count) * len(classes), "repeats": repeats}
-        found.append({**size, **summaries.pop("supervised"), "semi": summaries})
+        told = {**size, **summaries.pop("supervised")}
+        text = {name: summaries.pop(name) for name in METHODS} if start is not None else {}
+        found.append({**told, "semi": summaries, **({"text": text} if text else {})})
     return found
+
+
+def unit_rows(X: np.ndarray) -> np.ndarray:
+    """Rows of unit length; what is 0 stays 0."""
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return X / np.where(norms > 0, norms, 1)
 
 
 def check_few(shots: Sequence[int], repeats: int, semi: bool) -> None:

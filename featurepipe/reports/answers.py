@@ -151,6 +151,7 @@ def _probe(model: Model) -> Sequence[str]:
         line += ["--shots", ",".join(str(one.shots) for one in sorted(card.few_shot, key=lambda one: one.shots))]
         line += ["--repeats", str(card.few_shot[0].repeats)]
         line += ["--semi"] if any(one.semi for one in card.few_shot) else []
+        line += ["--text", "ZEROSHOT.safetensors"] if any(one.text for one in card.few_shot) else []
     known = {name for name, value in card.baselines.items() if value is not None}
     line += ["--baselines", "full" if "random_backbone" in known else "simple" if known else "none"]
     return [*line, "--seed", str(card.seed)]

@@ -30,10 +30,13 @@ from featurepipe.reports.markup import (
     wilson_text,
 )
 from featurepipe.statistics.intervals import interval_of
-from featurepipe.vocabulary.names import HANDMADE
+from featurepipe.vocabulary.names import HANDMADE, SEMI, TEXT_STARTS
 
 BASELINE_LABELS = {"majority": "majority class", **HANDMADE, "random_backbone": "random backbone"}
-SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+ABOUT_TEXT = (
+    "Zero-shot uses the class names alone. Tip-Adapter, Tip-Adapter-F, LP++ and WiSE-FT start from it and learn from "
+    "the same labels. None of them chooses anything on data."
+)
 ROOM = 1.3  # between the last number of shots and all labels, so that both can be written below a curve
 OPEN = 30  # labels up to which the whole table of labels lies open
 TICKS = 12  # values named below a curve
@@ -202,9 +205,10 @@ def few_labels(card: Card, figures: Figures) -> Html:
     if card.tuned:  # few labels are the probe's, whatever became of it
         mine, top1 = "probe", None if card.tuned.probe is None else card.tuned.probe.top1
     lines = {mine: [_span(one) for one in few]}
-    for key, name in SEMI.items():
-        if all(key in (one.semi or {}) for one in few):
-            lines[name] = [_span(one.semi[key]) for one in few if one.semi]
+    for more, names in (([one.semi or {} for one in few], SEMI), ([one.text or {} for one in few], TEXT_STARTS)):
+        for key, name in names.items():
+            if all(key in one for one in more):
+                lines[name] = [_span(one[key]) for one in more]
     for key, name in BASELINE_LABELS.items():
         means = [mean for one in few if (mean := one.baselines.get(key)) is not None]
         if len(means) == len(few):
@@ -232,6 +236,7 @@ def few_labels(card: Card, figures: Figures) -> Html:
         "With few labels",
         tag("p", what),
         tag("p", _verdict_on_semi(few)) if any(one.semi for one in few) else "",
+        tag("p", ABOUT_TEXT) if any(one.text for one in few) else "",
         curves("top-1 in %, by labelled images per class", x, labels, lines, 100),
         table(["per class", "labels", *lines], rows),
     )

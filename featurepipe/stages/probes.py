@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def probe(
         ``few_shot`` has for each of `shots` the keys ``shots, labels`` (in all classes together), ``repeats, mean, std,
         interval`` (95 % of the mean, by Student's t, over draws of labels and not over test images; None for a single
         draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
-        ``mean, std, interval, top1`` on the same draws) and ``baselines`` (their means on the same draws).
+        ``mean, std, interval, top1`` on the same draws), ``text`` (with `text`: the same of ``zero_shot, tip_adapter,
+        tip_adapter_f, lp_plus_plus, wise_ft``) and ``baselines`` (their means on the same draws).
         Of several backbones each one alone is a baseline: ``blocks`` is what
         `featurepipe.comparisons.blocks.measure_blocks` returns, and ``lacking`` has for each of them the ids of the
         samples that it lacks, which are left out.
@@ -179,11 +181,12 @@ def probe_prepared(
         Bytes of memory; by default what is available.
     """
     probes.check_enough(found.parts.learned.y, recipe.shots)  # before anything is fitted
+    start = _text_start(recipe.text, found.entry)
     kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
     found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
     parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
     fitted = recipe.fit(parts, measure=False)  # nothing is chosen by the figures of a given strength
-    few = _few_shot(recipe, parts, listener)
+    few = _few_shot(recipe, parts, listener, start)
     means_beside: list[dict[str, float]] = [{} for _ in few]
     beside = {} if recipe.baselines == "none" else _trivial(parts, recipe.multi_label)
     figures = _figures(fitted, parts)
@@ -201,7 +204,8 @@ def probe_prepared(
             continue
         notes += [f"{entry.name}: {note}" for note in held_notes(same)]
         beside[name] = top1
-        for means, other in zip(means_beside, _few_shot(replace(recipe, semi=False), same, listener), strict=True):
+        alone = replace(recipe, semi=False, text=None)
+        for means, other in zip(means_beside, _few_shot(alone, same, listener), strict=True):
             means[name] = other["mean"]
     notes += absent
     names = ("chance" if recipe.multi_label else "majority", *_baselines_of(found.entry))
@@ -313,7 +317,25 @@ def _layer_notes(entry: Entry | JointEntry, compared: Sequence[Mapping[str, Any]
     ]
 
 
-def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[str, Any]]:
+def _text_start(path: str | PathLike[str] | None, entry: Entry | JointEntry) -> probes.TextStart | None:
+    """What the methods start from that use class names."""
+    if path is None:
+        return None
+    model = models.load(path)
+    if model.kind != probes.ZERO_SHOT:
+        raise ProbeError(f"{path} is a {model.kind} model; make one of class names with: featurepipe zeroshot")
+    if model.backbone["fingerprint"] != entry.fingerprint:
+        raise ProbeError(
+            f"{path} belongs to {model.backbone['name']} ({model.backbone['fingerprint'][:8]}), and the embeddings "
+            f"are of {entry.name} ({entry.fingerprint[:8]}); extract with the backbone of the zero-shot model "
+            "(of open_clip with --backbone-arg projection=True)"
+        )
+    return probes.TextStart(model.classes, model.estimator.vectors_, model.estimator.scale)
+
+
+def _few_shot(
+    recipe: Options, parts: Parts, listener: Listener, start: probes.TextStart | None = None
+) -> list[dict[str, Any]]:
     """The figures of few labels, drawn from all that is not reported."""
     if not recipe.shots:
         return []
@@ -322,6 +344,7 @@ def _few_shot(recipe: Options, parts: Parts, listener: Listener) -> list[dict[st
         "shots": recipe.shots,
         "repeats": recipe.repeats,
         "semi": recipe.semi,
+        "text": start,
         "seed": recipe.seed,
         "blocks": known.blocks,
     }

@@ -25,6 +25,14 @@ PROTOCOLS = (
 MEDIA = ("image", "sound", "text", "video")  # what a sample is made of
 # the hand-made baseline of each medium, and what it is in prose
 HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF", "color-motion": "colours and motion"}
+SEMI = {"self_training": "self-training", "label_spreading": "label spreading"}
+TEXT_STARTS = {  # methods with few labels that start from class names
+    "zero_shot": "zero-shot",
+    "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F",
+    "lp_plus_plus": "LP++",
+    "wise_ft": "WiSE-FT",
+}
 ORDERS = ("typical", "unsure")  # of samples to label
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")

@@ -118,6 +118,18 @@ class ProbeOptions:
             "Few labels",
         ),
     )
+    text: str | PathLike[str] | None = option(
+        None,
+        "A zero-shot model file of the same backbone, whose classes are those of the data (`featurepipe.zeroshot`). "
+        "For each of `shots`, also report zero-shot, Tip-Adapter, Tip-Adapter-F, LP++ and WiSE-FT.",
+        Flag(
+            ("--text",),
+            "Zero-shot model file (see featurepipe zeroshot). Also report methods that start from its class names: "
+            "Tip-Adapter, LP++ and others.",
+            "Few labels",
+            metavar="MODEL",
+        ),
+    )
     baselines: str = option(
         "simple",
         "``simple``: majority class and the same probe on raw pixels; ``full``: also on a randomly initialised copy of "
