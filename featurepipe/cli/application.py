@@ -13,7 +13,7 @@ from featurepipe.cli.flags import flags
 from featurepipe.cli.help import Command
 from featurepipe.cli.options import COLUMNS, DEVICE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
 from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, say, show
-from featurepipe.vocabulary import ReportOptions
+from featurepipe.vocabulary import AnswerOptions, ReportOptions
 
 STDOUT = "-"
 
@@ -64,6 +64,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @WEIGHTS
 @TRUST
 @DEVICE
+@flags(AnswerOptions, panel="Answers")
 @COLUMNS
 @SPEED
 @SAFE_CSV
@@ -80,6 +81,7 @@ def predict(
       $ featurepipe run data/digits -o digits
       $ featurepipe predict digits data/digits/test/3/*.png
       $ featurepipe predict digits data/digits/test -o predictions.csv
+      $ featurepipe predict digits data/digits/test --threshold auto --copy-to sorted
     """
     if output == STDOUT and as_json:
         raise click.UsageError("-o - and --json both write to stdout; drop one of them")
