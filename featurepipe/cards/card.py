@@ -91,8 +91,8 @@ class Selection(Part):
     ) -> Self:
         """How a strength was chosen, and its calibration and coverage where these are told too."""
         points = [Answered(**point._asdict()) for point in coverage]
-        told: dict[str, Any] = {"coverage": points} if points else {}
-        return cls(on=on, chosen=chosen, path=[Tried.of_json(one) for one in path], **calibration, **told)
+        told: dict[str, Any] = {**calibration, **({"coverage": points} if points else {})}
+        return cls(on=on, chosen=chosen, path=[Tried.of_json(one) for one in path], **told)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

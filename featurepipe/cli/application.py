@@ -16,6 +16,7 @@ from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, sa
 from featurepipe.vocabulary import AnswerOptions, ReportOptions
 
 STDOUT = "-"
+SHOWN = 10  # pictures that are listed
 
 
 @click.command(cls=Command)
@@ -118,3 +119,43 @@ def report_text(result: dict[str, Any]) -> str:
     """The result of `report`."""
     said = f" (figures only: {result['missing']})" if result["missing"] else ""
     return f"report → {result['report']}{said}"
+
+
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the pictures, one for each image.")
+@click.option("--label", metavar="CLASS", help="Class to explain.  [default: the one that the model answers]")
+@WEIGHTS
+@TRUST
+@DEVICE
+@COLUMNS
+@FORCE
+@TOLD
+def explain(model: str, data: tuple[str, ...], output: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Draw which part of an image speaks for its class.
+
+    The pictures show what the network sees, with the places that raise the score of the class in warm colours.
+    DATA is one or more images, folders or tables. The model needs weights for its classes, as all probes except
+    centroid and knn have, and a network that torch runs.
+
+    \b
+      $ featurepipe run data/digits -o digits
+      $ featurepipe explain digits data/digits/test/3/1202.png -o maps
+      $ featurepipe explain digits data/digits/test/3/1202.png -o why-five --label 5
+    """
+    result = load_stages(quiet).explain(model, data, output, listener=Talk(quiet), **given)
+    show(as_json, result, explain_text)
+
+
+def explain_text(result: dict[str, Any]) -> str:
+    """The result of `explain`: the first pictures, and where all of them are."""
+    lines = [
+        f"{one['of']}  (answer {one['label']}, {100 * one['confidence']:.1f} %)  {one['map']}"
+        for one in result["images"][:SHOWN]
+    ]
+    left = len(result["images"]) - SHOWN
+    lines += [f"… and {left:,} more"] if left > 0 else []
+    count = result["explained"]
+    lines.append(f"{count:,} picture{'' if count == 1 else 's'} → {result['output']}")
+    return "\n".join(lines + [f"not read: {id_} ({reason})" for id_, reason in result["rejects"].items()])

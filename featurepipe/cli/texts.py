@@ -450,6 +450,10 @@ def export_text(result: dict[str, Any]) -> str:
     if "model" in result:
         close = f"at most {result['difference']:.0e} from the model's probabilities on {result['compared']} inputs"
         return f"{result['backbone']} and its probe, {close} → {result['output']}"
+    if "for" in result:
+        flags = "--x projection_x --y projection_y --neighbors neighbors --image image"
+        opened = f"look at it with: embedding-atlas {result['output']} {flags}"
+        return f"{result['rows']} samples of {_title(result)} → {result['output']}\n{opened}"
     return f"{result['rows']} × {result['width']} embeddings of {_title(result)} → {result['output']}"
 
 

@@ -5,6 +5,7 @@ flags of commands. They import nothing but the standard library, so that --help 
 """
 
 from featurepipe.vocabulary.answers import AnswerOptions
+from featurepipe.vocabulary.atlases import AtlasOptions
 from featurepipe.vocabulary.backbones import BackboneOptions, OriginOptions, TransformOptions
 from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, ExtractOptions, TableOptions
 from featurepipe.vocabulary.flags import Flag, flags_of, option
@@ -16,6 +17,7 @@ from featurepipe.vocabulary.reports import PageOptions, ReportOptions
 
 __all__ = [
     "AnswerOptions",
+    "AtlasOptions",
     "BackboneOptions",
     "ColumnOptions",
     "CompareOptions",
