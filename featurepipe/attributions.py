@@ -4,7 +4,7 @@ With A (C, h, w) the last map of features and s the score of a class, the map is
 is below 0. Where a network ends in a mean over all places, ∂s/∂A is the same everywhere, and this is the class
 activation map of Zhou et al. 2016, "Learning Deep Features for Discriminative Localization": the probe's own weights,
 times the features. Elsewhere it is the elementwise form of Grad-CAM (Selvaraju et al. 2017); why the gradient is not
-averaged first is in Draelos and Carin 2020, "HiResCAM". Of transformers A are the tokens of the patches; where only a
+averaged first is in Draelos et al. 2020, "HiResCAM". Of transformers A are the tokens of the patches; where only a
 class token goes on, those that the last block still mixes into it.
 """
 

@@ -88,10 +88,11 @@ def test_the_command_lists_the_pictures(made, tmp_path):
     assert f"1 picture → {tmp_path / 'maps'}" in done.stdout
 
 
-def test_where_the_map_is_zero_the_image_stays_as_it_is():
+def test_where_the_map_is_zero_the_image_is_grey_and_where_it_is_one_it_is_bright():
     pixels = np.random.default_rng(0).integers(0, 255, (3, 300, 260), np.uint8)
     with Image.open(BytesIO(overlay(pixels, np.zeros((7, 7))))) as picture:
-        assert np.array_equal(np.asarray(picture), pixels.transpose(1, 2, 0))
+        grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L").convert("RGB")
+        assert np.array_equal(np.asarray(picture), np.asarray(grey))
     heat = np.zeros((2, 2))
     heat[0, 1] = 1
     with Image.open(BytesIO(overlay(pixels * 0, heat))) as picture:

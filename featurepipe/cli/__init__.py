@@ -405,7 +405,7 @@ def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) 
       $ featurepipe run data/digits -o digits
       $ featurepipe export digits/store -o digits.npz
       $ featurepipe export digits -o digits.onnx
-      $ featurepipe export digits/store -o atlas.parquet --for atlas --model digits
+      $ featurepipe export digits/store -o a.parquet --for atlas --model digits
     """
     stages = load_stages(quiet)
     result = stages.export(store, output, listener=Talk(quiet), **options)

@@ -82,7 +82,8 @@ def predict(
       $ featurepipe run data/digits -o digits
       $ featurepipe predict digits data/digits/test/3/*.png
       $ featurepipe predict digits data/digits/test -o predictions.csv
-      $ featurepipe predict digits data/digits/test --threshold auto --copy-to sorted
+      $ featurepipe predict digits data/digits/test --threshold auto
+      $ featurepipe predict digits data/digits/test --copy-to sorted
     """
     if output == STDOUT and as_json:
         raise click.UsageError("-o - and --json both write to stdout; drop one of them")
@@ -135,14 +136,14 @@ def report_text(result: dict[str, Any]) -> str:
 def explain(model: str, data: tuple[str, ...], output: str, as_json: bool, quiet: bool, **given: Any) -> None:
     """Draw which part of an image speaks for its class.
 
-    The pictures show what the network sees, with the places that raise the score of the class in warm colours.
+    The pictures show in grey what the network sees, and in warm colours the places that raise the score of the class.
     DATA is one or more images, folders or tables. The model needs weights for its classes, as all probes except
     centroid and knn have, and a network that torch runs.
 
     \b
       $ featurepipe run data/digits -o digits
       $ featurepipe explain digits data/digits/test/3/1202.png -o maps
-      $ featurepipe explain digits data/digits/test/3/1202.png -o why-five --label 5
+      $ featurepipe explain digits data/digits/test/3 -o fives --label 5
     """
     result = load_stages(quiet).explain(model, data, output, listener=Talk(quiet), **given)
     show(as_json, result, explain_text)

@@ -26,6 +26,7 @@ from featurepipe.media import MEDIA
 
 UNSURE = "_unsure"
 LONGEST = 200  # bytes of a name, of the 255 that file systems take: temporary names are longer
+SUFFIX = re.compile(r"(?<=.)\.[A-Za-z0-9]{1,8}$")
 SHORT = 8  # digits of a digest that tells names apart
 FORBIDDEN = re.compile(r'[/\\:*?"<>|]')  # the last seven by Windows
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices of Windows, with any suffix
@@ -50,25 +51,29 @@ def safe_name(text: str) -> str:
     Examples
     --------
     >>> safe_name("red fox"), safe_name("../etc")
-    ('red fox', '_._etc-1a3a77f1')
+    ('red fox', '_._etc-f7f9121f')
     """
     name = STEERING.sub("_", FORBIDDEN.sub("_", text)).strip().rstrip(".")
     if name.startswith("."):
         name = f"_{name[1:]}"
     if not name or RESERVED.fullmatch(name):
         name = f"_{name}"
-    stem, suffix = os.path.splitext(name)
     if len(os.fsencode(name)) > LONGEST:
-        room = LONGEST - len(os.fsencode(suffix)) if len(os.fsencode(suffix)) < LONGEST // 2 else LONGEST
-        stem = os.fsencode(stem)[:room].decode("utf-8", "ignore")
-        name = stem + (suffix if room < LONGEST else "")
+        stem, suffix = _split(name)
+        name = os.fsencode(stem)[: LONGEST - len(suffix)].decode("utf-8", "ignore") + suffix
     return name if name == text else _told_apart(name, text.encode("utf-8", "surrogatepass"))
 
 
 def _told_apart(name: str, data: bytes, digits: int = SHORT) -> str:
     """A name with a digest before its suffix."""
-    stem, suffix = os.path.splitext(name)
+    stem, suffix = _split(name)
     return f"{stem}-{sha256_bytes(data)[:digits]}{suffix}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A name without its suffix, and the suffix: a few letters or digits behind the last dot."""
+    suffix = SUFFIX.search(name)
+    return (name, "") if suffix is None else (name[: suffix.start()], suffix[0])
 
 
 def folder_names(labels: Iterable[Any]) -> dict[str, str]:

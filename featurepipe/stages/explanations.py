@@ -47,9 +47,9 @@ def explain(
 ) -> dict[str, Any]:
     """Draw which part of each image speaks for its class, by the network and the probe's own weights.
 
-    Each picture is what the network sees of an image, with the places that raise the score of the class in warm
-    colours. How the map is made, and from which papers, says `featurepipe.attributions`. It shows what the model looks
-    at, and not what a person should.
+    Each picture is in grey what the network sees of an image, with the places that raise the score of the class in
+    warm colours. How the map is made, and from which papers, says `featurepipe.attributions`. It shows what the model
+    looks at, and not what a person should.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def overlay(pixels: np.ndarray, found: np.ndarray) -> bytes:
     Parameters
     ----------
     pixels : ndarray of uint8, shape (C, H, W)
-        Of other than three channels, the first is shown as grey.
+        What the network sees; if it has not three channels, the first one is shown.
     found : ndarray, shape (h, w)
         From 0 to 1.
     """
@@ -178,7 +178,8 @@ def overlay(pixels: np.ndarray, found: np.ndarray) -> bytes:
     height, width = shown.shape[1:]
     scale = max(1, -(-SIDE // min(height, width)))
     size = (width * scale, height * scale)
-    image = np.asarray(Image.fromarray(shown.transpose(1, 2, 0)).resize(size, Image.Resampling.NEAREST), float)
+    grey = Image.fromarray(shown.transpose(1, 2, 0)).convert("L").resize(size, Image.Resampling.NEAREST)
+    image = np.asarray(grey, float)[..., None]  # (H, W, 1): in colours of its own those of the map would be lost
     heat = np.asarray(Image.fromarray(found.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))  # (H, W)
     steps = np.linspace(0, 1, len(COLOURS))
     colour = np.stack([np.interp(heat, steps, one) for one in COLOURS.T], axis=2)  # (H, W, 3)

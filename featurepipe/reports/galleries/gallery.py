@@ -25,7 +25,7 @@ class Alike:
     row : int
         The sample.
     cosine : float
-        Of the two embeddings, from -1 to 1.
+        Cosine of the two embeddings, from -1 to 1.
     """
 
     row: int
