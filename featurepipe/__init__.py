@@ -36,6 +36,7 @@ _HOMES = {
     "label": "stages",
     "evaluate": "stages",
     "predict": "stages",
+    "explain": "stages",
     "run": "stages",
     "report": "stages",
     "info": "stages",

@@ -42,10 +42,10 @@ def atomic(path: Path, verify: Callable[[Path], object] | None = None) -> Iterat
     OutputError
         The system refuses: a full disk, no permission. It says how much room is left.
     """
-    temporary = path.with_name(f"{path.name}.{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}{PARTIAL}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path.parent, re.escape(path.name))
         yield temporary
         _sync_file(temporary)
         if verify is not None:
@@ -139,6 +139,45 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically, where nothing is there; the folder exists.
+
+    Raises
+    ------
+    FileExistsError
+        Something is there, be it a link that leads nowhere. It stays as it is.
+    OutputError
+        The system refuses: a full disk, no permission.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(data)
+        _sync_file(temporary)
+        _rename_new(temporary, path)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OutputError(refusal(path, error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Give a file its name, which nobody must have; another process may be about to take it."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.rename(temporary, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically as UTF-8; file names that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
@@ -153,10 +192,22 @@ def remove_partials(folder: Path, names: tuple[str, ...] = ("",)) -> int:
     return len(leftovers)
 
 
-def _sweep(path: Path) -> None:
-    """Remove temporary files of `path` whose writer is gone; where nobody can be asked, those that are a day old."""
-    pattern = re.compile(rf"{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9a-f]+)-)?[0-9a-f]{{8}}{re.escape(PARTIAL)}")
-    with os.scandir(path.parent) as entries:
+def _temporary(path: Path) -> Path:
+    """A name next to `path` that says who writes there."""
+    return path.with_name(f"{path.name}.{_machine()}-{os.getpid():x}-{secrets.token_hex(4)}{PARTIAL}")
+
+
+def sweep(folder: Path, names: str = ".+") -> None:
+    """Remove temporary files whose writer is gone; where nobody can be asked, those that are a day old.
+
+    Parameters
+    ----------
+    folder : Path
+    names : str
+        Pattern of the names that the files were to have.
+    """
+    pattern = re.compile(rf"(?:{names})\.(?:([0-9a-f]{{8}})-([0-9a-f]+)-)?[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+    with os.scandir(folder) as entries:
         found = [(entry.path, pattern.fullmatch(entry.name)) for entry in entries if entry.name.endswith(PARTIAL)]
     for place, match in found:
         with suppress(OSError):  # another process may have been faster, and none of it is needed

@@ -131,7 +131,7 @@ def _trace(model: Model, backbone: Backbone, inputs: np.ndarray) -> bytes:
         def __init__(self) -> None:
             super().__init__()
             self.network = backbone.module
-            self.embed = embedding_forward(backbone, "fp32", _normalisation(backbone))
+            self.embed = embedding_forward(backbone, "fp32", normalisation(backbone))
             self.answer = _answer(model, backbone.device)
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ def _trace(model: Model, backbone: Backbone, inputs: np.ndarray) -> bytes:
         return file.read_bytes()
 
 
-def _normalisation(backbone: Backbone) -> Callable[[torch.Tensor], torch.Tensor]:
+def normalisation(backbone: Backbone) -> Callable[[torch.Tensor], torch.Tensor]:
     """From uint8 (B, …, C, H, W) to a network's input, without the writing in place that a tracer does not follow."""
     import torch
 
@@ -165,8 +165,8 @@ def _normalisation(backbone: Backbone) -> Callable[[torch.Tensor], torch.Tensor]
     return lambda pixels: (pixels.to(torch.float32) - 255 * mean) * (1 / (255 * std))
 
 
-def _answer(model: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The head in torch: embeddings (B, D) → probabilities (B, K)."""
+def head_scores(model: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The head of one of the kinds in `HEADED` in torch: embeddings (B, D) → scores (B, K), of two classes (B, 1)."""
     import torch
 
     arrays = [
@@ -179,6 +179,14 @@ def _answer(model: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]
             x = torch.nn.functional.linear(x if not number else torch.relu(x), weight, bias)
         return x
 
+    return scores
+
+
+def _answer(model: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The head in torch: embeddings (B, D) → probabilities (B, K)."""
+    import torch
+
+    scores = head_scores(model, device)
     if model.is_multi_label:
         return lambda x: torch.sigmoid(scores(x))
 

@@ -50,7 +50,7 @@ FRONT = ["data", "splits", "split_source", "evaluated_on", "selection", "val", "
 END = ["notes", "versions", "created"]
 BASE = ["baselines", "majority_class"]
 SELECTION = ["on", "chosen", "path"]
-CALIBRATED = [*SELECTION, "temperature", "ece", "ece_uncalibrated"]
+CALIBRATED = [*SELECTION, "temperature", "ece", "ece_uncalibrated", "coverage"]
 TUNING = ["promoted", "of", "start", "C", "tune", "tuned_parameters", "parameters", "recipe", "validation", "curve"]
 TUNING += ["best_epoch", "stopped", "probe", "network", "cached_bottom", "refit", "advice", "scratch", "seconds"]
 
@@ -118,7 +118,7 @@ def test_a_classifiers_card_says_little(tmp_path):
     TransferClassifier("pixels", kind="ridge").fit(images, [0] * 5 + [1] * 5).save(path)
     card = models.load(path).card
     assert list(card) == ["selection", "licence", "seed", "versions"]
-    assert list(card["selection"]) == SELECTION
+    assert list(card["selection"]) == [*SELECTION, "coverage"]
     assert card.evaluated_on is card.finetuning is None
 
 

@@ -198,6 +198,7 @@ call("finetune", store, "-o", at / "tuned.safetensors", "--tune", "head", "--epo
 call("evaluate", model, data)
 call("predict", model, data, "-o", at / "p.csv")
 call("report", model)
+call("explain", model, data / "猫", "-o", at / "maps")
 call("info", model)
 call("verify", store)
 call("export", store, "-o", at / "e.npz")

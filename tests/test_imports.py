@@ -35,6 +35,7 @@ ROWS = (
     ("models",),
     ("finetuning",),
     ("graphs",),
+    ("attributions",),
     ("pretraining",),
     ("advice",),
     ("comparisons",),

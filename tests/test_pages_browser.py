@@ -14,6 +14,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pi
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -192,6 +193,23 @@ def test_a_table_sorts_by_pointer_and_keyboard_and_filters(browser, digits):
     field = browser.find_element(By.CSS_SELECTOR, "input[type=search]")
     field.send_keys(column(0)[0])
     assert len(column(0)) < 10
+    quiet(browser)
+
+
+def test_more_like_this_opens_by_keyboard_and_shows_training_pictures(browser, digits):
+    opened(browser, digits)
+    line = browser.find_element(By.CSS_SELECTOR, ".sheet .alike summary")
+    script(browser, "arguments[0].focus()", line)
+    line.send_keys(Keys.ENTER)
+    shown = WebDriverWait(browser, 20).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ".alike[open] li img"))
+    assert len(shown) == 3
+    assert all(picture.get_attribute("alt").startswith("train/") for picture in shown)
+    browser.find_element(By.CSS_SELECTOR, "rect.wrong[data-cell]").click()
+    behind = browser.find_element(By.CSS_SELECTOR, "#cell .alike summary")
+    behind.click()
+    assert WebDriverWait(browser, 20).until(
+        lambda _: browser.find_elements(By.CSS_SELECTOR, "#cell .alike[open] li img")
+    )
     quiet(browser)
 
 

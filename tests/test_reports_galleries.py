@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featurepipe.reports.galleries import NONE, SHEET, Gallery, confidences, maps, sheets
+from featurepipe.reports.galleries import NONE, SHEET, Alike, Gallery, confidences, maps, sheets
+from featurepipe.reports.galleries.gallery import COMPARED
 from featurepipe.reports.looks import Look
 
 HOSTILE = "<b>&\"'</script><script>alert(1)</script>"
@@ -109,6 +110,23 @@ def test_the_data_are_what_the_gallery_holds():
     unknown = replace(made, truth=np.full(8, NONE))
     assert (read(maps.data_of(unknown))[1]["truth"] == 65535).all()
     assert maps.data_of(made) == maps.data_of(replace(made))
+
+
+def test_similar_training_samples_are_named_in_the_sheet_and_drawn_by_the_script():
+    made = FEW.near({3: [Alike(6, 0.987), Alike(5, 0.5)], 1: [Alike(6, 0.9)]})
+    assert made.order.tolist() == [3, 1, 4, 0, 2, 6, 5, 7]  # their looks come next
+    page = sheets.contact_sheet(made, "test")
+    assert page.count('<details class="alike"') == 2
+    assert '<li><bdi>ant</bdi> 0.99 <span class="path">' in page
+    assert read(maps.data_of(made))[0]["alike"] == {"3": [6, 0.99, 5, 0.5], "1": [6, 0.9]}
+    assert "alike" not in sheets.contact_sheet(FEW, "test")
+
+
+def test_what_is_similar_is_looked_up_for_the_samples_that_matter_most():
+    many = COMPARED + 10
+    made = gallery(np.zeros(many, int), np.arange(many) % 2, np.linspace(0.5, 1, many))
+    assert len(made.compared) == len({*made.compared.tolist()}) == COMPARED
+    assert {*made.mistakes.tolist()} < {*made.compared.tolist()}
 
 
 def test_leaving_out_the_least_certain_is_counted():

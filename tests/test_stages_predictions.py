@@ -503,3 +503,103 @@ def test_cells_that_are_formulas_are_made_safe_if_asked(photos, tmp_path):
     for command in (lambda to: predict(model, data, to, safe_csv=True), lambda to: export(store, to, safe_csv=True)):
         with pytest.raises(OutputError, match=r"--safe-csv works only with CSV, and x\.parquet is not CSV"):
             command(tmp_path / "x.parquet")
+
+
+# -- thresholds and sorted copies ---------------------------------------------------------------------------------
+
+
+def test_below_the_threshold_the_label_is_empty_and_the_guess_is_told(trained, tmp_path):
+    data, _, probed = trained(per_class=8)
+    everything = predict(probed["model"], data)
+    least = float(np.median([one["confidence"] for one in everything["predictions"]]))
+    found = predict(probed["model"], data, threshold=least)
+    assert "guess" not in everything["predictions"][0]
+    for one, other in zip(found["predictions"], everything["predictions"], strict=True):
+        assert one["guess"] == other["label"]
+        assert one["label"] == (other["label"] if other["confidence"] >= least else None)
+    abstained = sum(one["label"] is None for one in found["predictions"])
+    assert 0 < abstained == found["abstention"]["abstained"]
+    assert sum(found["labels"].values()) == found["predicted"] - abstained
+    assert found["right"] == everything["right"]
+    assert found["abstention"]["labelled"] == found["predicted"] - abstained
+    assert f"no answer below a confidence of {100 * least:.1f} %: {abstained} of 24" in texts.predict_text(found)
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = tmp_path / f"p{suffix}"
+        predict(probed["model"], data, path, threshold=least)
+        rows = rows_of(path)
+        assert [row["label"] or None for row in rows] == [one["label"] for one in found["predictions"]]
+        assert list(rows[0])[:4] == ["path", "label", "confidence", "guess"]
+        predict(probed["model"], data, path, threshold=least)  # it is known as a table of predictions
+    csv_table = tmp_path / "photos" / "p.csv"  # as a table of data, what has no answer has no label
+    csv_table.write_bytes((tmp_path / "p.csv").read_bytes())
+    read = manifests.read(csv_table)
+    assert sum(sample.label is None for sample in read.samples) == abstained
+
+
+def test_auto_takes_the_lowest_confidence_of_the_curve_in_the_file(trained, tmp_path):
+    data, _, probed = trained(per_class=8)
+    model = models.load(probed["model"])
+    said = model.card.to_json()
+    curve = [(0.9, 5, 5), (0.7, 10, 9), (0.4, 20, 18), (0.2, 24, 18)]
+    said["selection"]["coverage"] = [dict(zip(("confidence", "kept", "right"), one, strict=True)) for one in curve]
+    path = tmp_path / "curve.safetensors"
+    models.save(path, dataclasses.replace(model, card=Card.from_json(said)))
+    found = predict(path, data, threshold="auto", target_accuracy=0.9)["abstention"]
+    assert (found["threshold"], found["target_accuracy"]) == (0.4, 0.9)
+    assert found["validation"] == {
+        "on": model.card.selection.on,
+        "samples": 24,
+        "coverage": 20 / 24,
+        "accuracy": 0.9,
+    }
+    assert predict(path, data, threshold="auto")["abstention"]["threshold"] == 0.9
+    del said["selection"]["coverage"]
+    models.save(path, dataclasses.replace(model, card=Card.from_json(said)))
+    with pytest.raises(ModelFileError, match=r"give a number such as --threshold 0\.9"):
+        predict(path, data, threshold="auto")
+    for bad, other in ((1.5, None), ("much", None), (float("nan"), None), (0.5, 0.9), (None, 0.9), ("auto", 0)):
+        with pytest.raises(ProbeError, match=r"threshold|accuracy"):
+            predict(path, data, threshold=bad, target_accuracy=other)
+
+
+def test_where_no_confidence_is_accurate_enough_the_best_is_named(trained, tmp_path):
+    data, _, probed = trained(per_class=8)
+    model = models.load(probed["model"])
+    said = model.card.to_json()
+    said["selection"]["coverage"] = [
+        {"confidence": 0.75, "kept": 4, "right": 3},
+        {"confidence": 0, "kept": 0, "right": 0},
+    ]
+    models.save(tmp_path / "c.safetensors", dataclasses.replace(model, card=Card.from_json(said)))
+    with pytest.raises(ModelFileError, match=r"the best is 0\.750 from 0\.75 on"):
+        predict(tmp_path / "c.safetensors", data, threshold="auto")
+
+
+def test_the_curve_in_the_file_ends_at_the_accuracy_on_the_selection_data(trained):
+    _, _, probed = trained(per_class=8)
+    selection = models.load(probed["model"]).card.selection
+    (chosen,) = [one for one in selection.path if one.alpha == selection.chosen]
+    last = selection.coverage[-1]
+    assert last.right / last.kept == pytest.approx(chosen.top1)
+
+
+def test_files_are_sorted_by_their_answers(trained, tmp_path):
+    data, _, probed = trained(per_class=4)
+    found = predict(probed["model"], data, tmp_path / "p.csv", copy_to=tmp_path / "sorted")
+    assert found["copied"]["written"] == 12
+    for row in rows_of(tmp_path / "p.csv"):
+        name = row["path"].rpartition("/")[2]
+        same = [one for one in (tmp_path / "sorted" / row["label"]).iterdir() if one.name.startswith(name[0])]
+        assert any(one.read_bytes() == (data / row["path"]).read_bytes() for one in same)
+    again = predict(probed["model"], data, threshold=1, copy_to=tmp_path / "sorted")
+    assert again["copied"]["written"] == again["abstention"]["abstained"] == 12
+    assert len(list((tmp_path / "sorted/_unsure").iterdir())) == 12
+    assert "12 files copied" in texts.predict_text(again)
+
+
+def test_sets_of_labels_have_neither_thresholds_nor_folders(trained, tmp_path):
+    data, _, probed = trained(kind="logistic", multi_label=True)
+    with pytest.raises(ModelFileError, match="gives sets of labels"):
+        predict(probed["model"], data, threshold=0.5)
+    with pytest.raises(ModelFileError, match="gives sets of labels"):
+        predict(probed["model"], data, copy_to=tmp_path / "sorted")

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from featurepipe import extract, finetuning, probe, report, stages
+from featurepipe import extract, finetuning, models, probe, report, search, stages
 from featurepipe.cli import main
 from featurepipe.errors import OutputError, StoreError
 from featurepipe.finetuning import Classes
+from featurepipe.stages import galleries
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,19 @@ def test_what_the_page_shows_is_what_the_figures_say(made):
     top1 = float(re.search(r'class="top1">([\d.]+)', page)[1])
     assert top1 == pytest.approx(100 * (1 - wrong / 45), abs=0.06)
     assert "have changed since" not in page
+
+
+def test_similar_training_samples_are_those_that_search_finds(made):
+    model = models.load(made / "m/model.safetensors")
+    found = galleries.gather(made / "m/model.safetensors", model, made / "store", galleries.Way(0, "pca"))
+    assert sorted(found.alike) == list(range(45))
+    for row in (0, 20, 44):
+        (query,) = search(made / "store", found.ids[row], count=104)["queries"]
+        learned = [one for one in query["neighbours"] if one["split"] == "train"][:3]
+        assert [found.ids[one.row] for one in found.alike[row]] == [one["id"] for one in learned]
+        assert [one.cosine for one in found.alike[row]] == pytest.approx(
+            [one["similarity"] for one in learned], abs=1e-5
+        )
 
 
 @pytest.mark.parametrize(("size", "shown"), [("0", 0), (0, 0), ("20KB", range(1, 20)), (10**9, [105])])

@@ -58,6 +58,7 @@ CALLS = {
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
     "predict": lambda at: featurepipe.predict(at.model, at.data, at.file.with_suffix(".csv"))["predicted"],
+    "explain": lambda at: featurepipe.explain(at.model, at.data / "ant", at.new)["explained"],
     "run": lambda at: featurepipe.run(at.data, at.new, **PLAIN)["test"]["log_loss"],
     "report": lambda at: len(featurepipe.report(at.model, at.file.with_suffix(".html"))),
     "info": lambda at: featurepipe.info(at.store)["samples"],

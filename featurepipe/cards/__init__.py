@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from featurepipe.cards.blocks import Block, Blocks, BlockTest
 from featurepipe.cards.card import Card, Data, Followed, Selection, Splits, Tried
-from featurepipe.cards.figures import ClassFigures, Draws, FewShot, Figures, Headline
+from featurepipe.cards.figures import Answered, ClassFigures, Draws, FewShot, Figures, Headline
 from featurepipe.cards.parts import Part
 from featurepipe.cards.promotions import (
     AFTER_ALL,
@@ -27,6 +27,7 @@ from featurepipe.cards.promotions import (
 __all__ = [
     "AFTER_ALL",
     "Advice",
+    "Answered",
     "Block",
     "BlockTest",
     "Blocks",

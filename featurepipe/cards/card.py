@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from featurepipe.cards.blocks import Blocks
-from featurepipe.cards.figures import FewShot, Figures
+from featurepipe.cards.figures import Answered, FewShot, Figures
 from featurepipe.cards.parts import Absent, Anything, Count, Figure, Flag, Loss, Number, Part, Share, Text, unsaid
 from featurepipe.cards.promotions import Tuning
 from featurepipe.jsons import Type, check
+from featurepipe.statistics import Kept
 
 _SPLITS = ("train", "val", "test")
 _SPLIT = Type("a split", lambda value: value in _SPLITS)
@@ -65,6 +66,9 @@ class Selection(Part):
         The strength; of sets of labels that of each label; None of a kind that has none.
     path : list of Tried
     temperature, ece, ece_uncalibrated : float or None
+    coverage : list of Answered or None
+        How accurate the answers of enough confidence are, on data from which the classifier that gave them has not
+        learned; None where there were none. `featurepipe.predict` chooses a threshold by it.
     """
 
     on: Text
@@ -73,11 +77,22 @@ class Selection(Part):
     temperature: Number | None = None
     ece: Number | None = None
     ece_uncalibrated: Number | None = None
+    coverage: Absent[list[Answered]] = None
 
     @classmethod
-    def made(cls, on: str, chosen: Any, path: Sequence[Mapping[str, Any]], **calibration: float | None) -> Self:
-        """How a strength was chosen, and its calibration where that is told too."""
-        return cls(on=on, chosen=chosen, path=[Tried.of_json(one) for one in path], **calibration)
+    def made(
+        cls,
+        on: str,
+        chosen: Any,
+        path: Sequence[Mapping[str, Any]],
+        *,
+        coverage: Iterable[Kept] = (),
+        **calibration: float | None,
+    ) -> Self:
+        """How a strength was chosen, and its calibration and coverage where these are told too."""
+        points = [Answered(**point._asdict()) for point in coverage]
+        told: dict[str, Any] = {**calibration, **({"coverage": points} if points else {})}
+        return cls(on=on, chosen=chosen, path=[Tried.of_json(one) for one in path], **told)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,6 +28,15 @@ class Headline(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Answered(Part):
+    """A point of the curve of coverage: from `confidence` on `kept` answers are given, `right` of which are right."""
+
+    confidence: Share
+    kept: Count
+    right: Count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Figures(Part):
     """Figures on the images of a split, as `featurepipe.probes.evaluate` or `label_figures` gives them.
 

@@ -18,7 +18,7 @@ import click
 from featurepipe import __version__
 from featurepipe.characters import shown
 from featurepipe.cli import texts
-from featurepipe.cli.application import evaluate, predict, report
+from featurepipe.cli.application import evaluate, explain, predict, report
 from featurepipe.cli.audits import audit
 from featurepipe.cli.flags import flag, flags
 from featurepipe.cli.help import Group
@@ -59,7 +59,7 @@ from featurepipe.cli.samples import label, search
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.cli.zero_shot import zeroshot
 from featurepipe.errors import BackboneError, FeaturepipeError
-from featurepipe.vocabulary import CompareOptions, PageOptions, RunOptions
+from featurepipe.vocabulary import AtlasOptions, CompareOptions, PageOptions, RunOptions
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STORING = ("run", "extract", "probe", "compare", "finetune")
@@ -310,6 +310,7 @@ main.add_command(pretrain)
 main.add_command(zeroshot)
 main.add_command(evaluate)
 main.add_command(predict)
+main.add_command(explain)
 main.add_command(report)
 
 
@@ -391,11 +392,12 @@ def verify(store: str, as_json: bool, quiet: bool, **options: Any) -> None:
 @WEIGHTS
 @TRUST
 @DEVICE
+@flags(AtlasOptions, panel="Atlas")
 @SAFE_CSV
 @FORCE
 @TOLD
 def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Write the embeddings of a store, or a model as ONNX.
+    """Write the embeddings of a store, its samples for a viewer, or a model as ONNX.
 
     Embeddings come with ids, labels, splits and checksums, one row for each image, in the order of manifest.csv. An
     ONNX file takes pixels of the network's input size and gives probabilities. It is written only if these agree with
@@ -405,6 +407,7 @@ def export(store: str, output: str, as_json: bool, quiet: bool, **options: Any) 
       $ featurepipe run data/digits -o digits
       $ featurepipe export digits/store -o digits.npz
       $ featurepipe export digits -o digits.onnx
+      $ featurepipe export digits/store -o a.parquet --for atlas --model digits
     """
     stages = load_stages(quiet)
     result = stages.export(store, output, listener=Talk(quiet), **options)

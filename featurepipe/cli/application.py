@@ -13,9 +13,10 @@ from featurepipe.cli.flags import flags
 from featurepipe.cli.help import Command
 from featurepipe.cli.options import COLUMNS, DEVICE, FORCE, OUTPUT, SAFE_CSV, SPEED, TOLD, TRUST, WEIGHTS
 from featurepipe.cli.terminal import Legible, Talk, exit_strict, load_stages, say, show
-from featurepipe.vocabulary import ReportOptions
+from featurepipe.vocabulary import AnswerOptions, ReportOptions
 
 STDOUT = "-"
+SHOWN = 10  # pictures that are listed
 
 
 @click.command(cls=Command)
@@ -64,6 +65,7 @@ def evaluate(model: str, data: str, strict: bool, as_json: bool, quiet: bool, **
 @WEIGHTS
 @TRUST
 @DEVICE
+@flags(AnswerOptions, panel="Answers")
 @COLUMNS
 @SPEED
 @SAFE_CSV
@@ -80,6 +82,8 @@ def predict(
       $ featurepipe run data/digits -o digits
       $ featurepipe predict digits data/digits/test/3/*.png
       $ featurepipe predict digits data/digits/test -o predictions.csv
+      $ featurepipe predict digits data/digits/test --threshold auto
+      $ featurepipe predict digits data/digits/test --copy-to sorted
     """
     if output == STDOUT and as_json:
         raise click.UsageError("-o - and --json both write to stdout; drop one of them")
@@ -116,3 +120,43 @@ def report_text(result: dict[str, Any]) -> str:
     """The result of `report`."""
     said = f" (figures only: {result['missing']})" if result["missing"] else ""
     return f"report → {result['report']}{said}"
+
+
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the pictures, one for each image.")
+@click.option("--label", metavar="CLASS", help="Class to explain.  [default: the one that the model answers]")
+@WEIGHTS
+@TRUST
+@DEVICE
+@COLUMNS
+@FORCE
+@TOLD
+def explain(model: str, data: tuple[str, ...], output: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Draw which part of an image speaks for its class.
+
+    The pictures show in grey what the network sees, and in warm colours the places that raise the score of the class.
+    DATA is one or more images, folders or tables. The model needs weights for its classes, as all probes except
+    centroid and knn have, and a network that torch runs.
+
+    \b
+      $ featurepipe run data/digits -o digits
+      $ featurepipe explain digits data/digits/test/3/1202.png -o maps
+      $ featurepipe explain digits data/digits/test/3 -o fives --label 5
+    """
+    result = load_stages(quiet).explain(model, data, output, listener=Talk(quiet), **given)
+    show(as_json, result, explain_text)
+
+
+def explain_text(result: dict[str, Any]) -> str:
+    """The result of `explain`: the first pictures, and where all of them are."""
+    lines = [
+        f"{one['of']}  (answer {one['label']}, {100 * one['confidence']:.1f} %)  {one['map']}"
+        for one in result["images"][:SHOWN]
+    ]
+    left = len(result["images"]) - SHOWN
+    lines += [f"… and {left:,} more"] if left > 0 else []
+    count = result["explained"]
+    lines.append(f"{count:,} picture{'' if count == 1 else 's'} → {result['output']}")
+    return "\n".join(lines + [f"not read: {id_} ({reason})" for id_, reason in result["rejects"].items()])

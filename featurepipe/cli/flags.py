@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from featurepipe.cli.help import options
-from featurepipe.errors import FinetuningError
+from featurepipe.errors import FinetuningError, ProbeError
 from featurepipe.vocabulary import Flag, flags_of
 
 
@@ -127,6 +127,18 @@ def _parse_bands(_: click.Context, __: click.Parameter, value: str | None) -> tu
     return bands
 
 
+def _parse_threshold(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+    """A confidence, or auto."""
+    if value is None:
+        return None
+    from featurepipe.models.abstentions import parse  # here: it loads NumPy, which --help does without
+
+    try:
+        return parse(value)
+    except ProbeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 PARSERS: dict[str, Callable[..., Any]] = {
     "arguments": _parse_arguments,
     "bands": _parse_bands,
@@ -135,4 +147,5 @@ PARSERS: dict[str, Callable[..., Any]] = {
     "kinds": _parse_kinds,
     "listed": _parse_listed,
     "shots": _parse_shots,
+    "threshold": _parse_threshold,
 }

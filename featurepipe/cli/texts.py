@@ -340,19 +340,47 @@ def evaluate_text(result: dict[str, Any]) -> str:
 def predict_text(result: dict[str, Any]) -> str:
     """The result of `predict`: the answers, if they have gone nowhere else, and how many images each label has."""
     shown, count = _predictions(result), result["predicted"]
-    if count == 1 and shown and not result["rejects"]:
+    if count == 1 and shown and not result["rejects"] and "copied" not in result:
         return "\n".join(shown)
     labels = sorted(result["labels"].items(), key=lambda item: -item[1])
     counts = ", ".join(f"{label} {number}" for label, number in labels[:8]) + (", …" if len(labels) > 8 else "")
     place = f" → {result['output']}" if result["output"] else ""
     line = f"{count} prediction{'' if count == 1 else 's'} ({counts}){place}"
-    lines = [*shown, line]
+    lines = [*shown, line, *_abstention(result)]
     if result["labelled"]:
         share = percent(result["right"] / result["labelled"])
-        lines.append(f"  right on {result['right']} of {result['labelled']} samples with a true label, {share}")
+        would = " if it answered all" if "abstention" in result else ""
+        lines.append(f"  right on {result['right']} of {result['labelled']} samples with a true label, {share}{would}")
         if result["seen_in_training"]:
             lines.append(f"  note: the model was trained on {result['seen_in_training']} of these samples")
-    return "\n".join([*lines, *_rejects(result)])
+    return "\n".join([*lines, *_copied(result), *_rejects(result)])
+
+
+def _abstention(result: dict[str, Any]) -> list[str]:
+    """At which confidence a model begins to answer, what that gave on validation data, and what it gives here."""
+    found = result.get("abstention")
+    if found is None:
+        return []
+    count, least = result["predicted"], percent(found["threshold"])
+    lines = [f"  no answer below a confidence of {least}: {found['abstained']} of {count}"]
+    if (on := found["validation"]) is not None:
+        said = f"on {on['samples']} validation samples ({on['on']}) it answers {percent(on['coverage'])}"
+        lines.append(f"  {said}, and {percent(on['accuracy'])} of these answers are right")
+    if found["labelled"]:
+        share = percent(found["right"] / found["labelled"])
+        lines.append(f"  right on {found['right']} of {found['labelled']} answers that can be checked, {share}")
+    return lines
+
+
+def _copied(result: dict[str, Any]) -> list[str]:
+    """What became of copies that were asked for."""
+    found = result.get("copied")
+    if found is None:
+        return []
+    there = f", {found['same']} were there already" if found["same"] else ""
+    lines = [f"{found['written']} files copied → {found['folder']}{there}"]
+    lines += [f"  the class {label} is in the folder {name}" for label, name in found["renamed"].items()]
+    return lines + [f"  not copied: {id_} ({reason})" for id_, reason in found["failed"].items()]
 
 
 def _predictions(result: dict[str, Any]) -> list[str]:
@@ -360,7 +388,7 @@ def _predictions(result: dict[str, Any]) -> list[str]:
     found = result.get("predictions", [])
     if not found:
         return []
-    shown = [key for key in ("label", "confidence", "true_label", "file") if key in found[0]]
+    shown = [key for key in ("label", "confidence", "guess", "true_label", "file") if key in found[0]]
     rows = [[_cell(one[key]) for key in shown] for one in found[:SHOWN]]
     if len(rows) > 1:
         rows.insert(0, [key.replace("_", " ") for key in shown])
@@ -452,6 +480,10 @@ def export_text(result: dict[str, Any]) -> str:
     if "model" in result:
         close = f"at most {result['difference']:.0e} from the model's probabilities on {result['compared']} inputs"
         return f"{result['backbone']} and its probe, {close} → {result['output']}"
+    if "for" in result:
+        flags = "--x projection_x --y projection_y --neighbors neighbors --image image"
+        opened = f"look at it with: embedding-atlas {result['output']} {flags}"
+        return f"{result['rows']} samples of {_title(result)} → {result['output']}\n{opened}"
     return f"{result['rows']} × {result['width']} embeddings of {_title(result)} → {result['output']}"
 
 

@@ -283,7 +283,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             return
         extractor = self.extractor_.identity()
         models.check_output(Path(path), [self.weights, extractor.source["weights"]], force=force)
-        selection = Selection.made(self.probe_.selected_on, self.probe_.chosen, self.probe_.path)
+        selection = Selection.made(
+            self.probe_.selected_on, self.probe_.chosen, self.probe_.path, coverage=self.probe_.coverage
+        )
         identity = {"name": extractor.name, "fingerprint": extractor.fingerprint}
         model = models.Model(
             kind=self.probe_.kind,

@@ -70,6 +70,7 @@ def card(
             temperature=made.temperature if promoted else probe.temperature,
             ece=validated.ece,
             ece_uncalibrated=validated.ece_uncalibrated,
+            coverage=verdict.coverage,
         ),
         val=reported if parts.reported == "val" else validated,
         test=reported if parts.reported == "test" else None,

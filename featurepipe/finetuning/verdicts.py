@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from featurepipe.finetuning.starts import Start
 from featurepipe.listeners import Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import with_copies
+from featurepipe.statistics import Kept, coverage
 from featurepipe.statistics.intervals import interval
 
 FIGURES = ("top1", "log_loss", "n")
@@ -43,11 +44,14 @@ class Measured:
         The rows whose images could be read.
     right : ndarray of bool, shape (m,)
         On which of them it is right.
+    confidence : ndarray of float, shape (m,)
+        How sure it is of each answer.
     """
 
     figures: dict[str, Any]
     kept: np.ndarray
     right: np.ndarray
+    confidence: np.ndarray
 
 
 def measure(
@@ -68,7 +72,8 @@ def measure(
         listener.note(f"note: {(~kept).sum()} images cannot be read any more and are not measured; the first: {why}")
     vectors, y = np.stack([memory.vectors[digest] for digest in part.digests[kept]]), part.y[kept]
     figures = probes.evaluate(made.estimator, vectors, y, made.temperature)
-    return Measured(figures, kept, probes.predict(made.estimator, vectors) == y)
+    sure = probes.probabilities(made.estimator, vectors, made.temperature).max(axis=1)
+    return Measured(figures, kept, probes.predict(made.estimator, vectors) == y, sure)
 
 
 @dataclass(frozen=True)
@@ -83,22 +88,26 @@ class Verdict:
     answers : tuple of (ndarray, ndarray), each of bool and shape (m,), or None
         Whether the probe and the network are right on each of the validation images that can be read; None where no
         epoch was kept.
+    coverage : list of Kept
+        How often what is kept is right there where it is sure enough.
     """
 
     promoted: bool
     figures: dict[str, Any]
     answers: tuple[np.ndarray, np.ndarray] | None = None
+    coverage: list[Kept] = field(default_factory=list)
 
 
 def judge(start: Start, recipe: Recipe, made: Promoted, workers: int | None, listener: Listener) -> Verdict:
     """Compare a tuned network with the probe on validation data, from which neither has learned."""
     if not made.outcome.best_epoch:
-        return Verdict(False, start.figures)
+        return Verdict(False, start.figures, coverage=start.probe.coverage)
     network = measure(made, start.samples(start.validation), start.validation, workers, listener)
     probe = start.rival.predict(start.validation.X) == start.validation.y
     answers = probe[network.kept], network.right
     promoted = finetuning.pays(*answers, finetuning.expected_share(recipe.tune))
-    return Verdict(promoted, network.figures if promoted else start.figures, answers)
+    sure = coverage(network.confidence, network.right) if promoted else start.probe.coverage
+    return Verdict(promoted, network.figures if promoted else start.figures, answers, sure)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class Answers:
         How to open each image from here.
     probabilities : bool
         Whether there is a column for each class.
+    least : float or None
+        The least confidence of an answer; None where all are given.
     """
 
     model: models.Model
@@ -48,6 +50,7 @@ class Answers:
     samples: Sequence[Sample]
     files: Sequence[str]
     probabilities: bool
+    least: float | None = None
 
     @property
     def names(self) -> list[str]:
@@ -81,12 +84,19 @@ class Count:
     labels : Counter
         Label → images.
     labelled, right : int
-        Images with a true label, and those on which the model is right.
+        Images with a true label, and those on which the model is right, or would be if it answered.
+    abstained : int
+        Images on which it does not answer.
+    answered, answered_right : int
+        Images with a true label on which it answers, and those on which it is right.
     """
 
     labels: Counter[str] = field(default_factory=Counter)
     labelled: int = 0
     right: int = 0
+    abstained: int = 0
+    answered: int = 0
+    answered_right: int = 0
 
 
 Taker = Callable[[Block], object]
@@ -102,22 +112,31 @@ def answer(answers: Answers, take: Taker) -> Count:
         rows = slice(start, start + step)
         proba = model.predict_proba(answers.matrix.X[rows])  # (rows, K)
         before = {"path": [sample.place for sample in answers.samples[rows]]}
-        before |= _multiple(model, proba, count) if model.is_multi_label else _single(model, proba, count)
+        before |= _multiple(model, proba, count) if model.is_multi_label else _single(answers, proba, count)
         after = {} if truths is None else {"true_label": truths[rows]}
-        for label, truth in zip(before["label"], after.get("true_label", ()), strict=bool(after)):
+        guesses = before.get("guess", before["label"])
+        for guess, label, truth in zip(guesses, before["label"], after.get("true_label", ()), strict=bool(after)):
+            is_right = bool(truth) and str(guess) == truth
             count.labelled += bool(truth)
-            count.right += bool(truth) and str(label) == truth
+            count.right += is_right
+            count.answered += bool(truth) and label is not None
+            count.answered_right += is_right and label is not None
         after |= {"part": [sample.part for sample in answers.samples[rows]]} if has_parts else {}
         after["file"] = list(answers.files[rows])
         take(Block(before, proba if answers.probabilities else proba[:, :0], after))
     return count
 
 
-def _single(model: models.Model, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
-    """Each row's label and how sure the model is of it."""
-    labels = model.classes[proba.argmax(axis=1)].tolist()
-    count.labels.update(map(str, labels))
-    return {"label": labels, "confidence": proba.max(axis=1).tolist()}
+def _single(answers: Answers, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
+    """Each row's label and how sure the model is of it; with a threshold, None where it is not, and its guess."""
+    labels, sure = answers.model.classes[proba.argmax(axis=1)].tolist(), proba.max(axis=1).tolist()
+    if answers.least is None:
+        count.labels.update(map(str, labels))
+        return {"label": labels, "confidence": sure}
+    given = [label if one >= answers.least else None for label, one in zip(labels, sure, strict=True)]
+    count.labels.update(str(label) for label in given if label is not None)
+    count.abstained += given.count(None)
+    return {"label": given, "confidence": sure, "guess": labels}
 
 
 def _multiple(model: models.Model, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
@@ -202,7 +221,7 @@ def _parquet(temporary: Path, path: Path, answers: Answers) -> Iterator[Taker]:
     pyarrow = tables.require_pyarrow()
     label = pyarrow.array([] if answers.model.is_multi_label else answers.model.classes.tolist()).type
     kinds = {"path": pyarrow.string(), "label": pyarrow.string() if answers.model.is_multi_label else label}
-    kinds |= dict.fromkeys(("true_label", "part", "file"), pyarrow.string())
+    kinds |= {"guess": kinds["label"], **dict.fromkeys(("true_label", "part", "file"), pyarrow.string())}
     writers: list[Any] = []
 
     def take(block: Block) -> None:

@@ -14,6 +14,7 @@ from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_blocks, check_kin
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.signatures import spread
 from featurepipe.solvers import CPU, Certificate, Matrix, Stack, stacked
+from featurepipe.statistics import Kept, coverage
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import option
 
@@ -49,6 +50,8 @@ class Probe:
     right : ndarray of bool, shape (n,), or None
         Whether the chosen candidate is right on each row of the selection data, in their order; None where there were
         none, and multi-label. `choose` compares such answers.
+    confidence : ndarray of float, shape (n,), or None
+        How sure it is of each of these answers, after the temperature.
     certificate : Certificate, dict or None
         Certificate of the final fit, if its kind has one; for multi-label, label → that of the fit at its C. All
         labels are fitted together at each C, so its objective is the sum of theirs, and so is what its gap bounds.
@@ -64,6 +67,7 @@ class Probe:
     path: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     right: np.ndarray | None = None
+    confidence: np.ndarray | None = None
     certificate: Certificate | dict[str, Certificate] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -71,6 +75,11 @@ class Probe:
     def classes(self) -> np.ndarray:
         """Class labels in the order of the probability columns."""
         return self.estimator.classes_
+
+    @property
+    def coverage(self) -> list[Kept]:
+        """How often it is right on the selection data where it is sure enough; empty where there are none."""
+        return [] if self.right is None or self.confidence is None else coverage(self.confidence, self.right)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Probabilities of shape (n, classes)."""
@@ -192,7 +201,7 @@ def fit(
         why = f"nothing: {_few(folds, groups)}, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
-    temperatures, found, right = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
+    temperatures, found, right, sure = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
     best = choose(right, [f["log_loss"] for f in found])
     ((estimator, certificate),) = member.fit_path(rows, y, candidates[best : best + 1], **own)
     return Probe(
@@ -208,6 +217,7 @@ def fit(
         ],
         scores=found[best],
         right=right[best],
+        confidence=sure[best],
         certificate=certificate,
     )
 
@@ -285,7 +295,7 @@ def out_of_fold(
     candidates = [one for value in asked for one in member.candidates(value, len(y))]
     held, _ = _cross_validate(member, X, y, candidates, folds, class_weight=None, seed=seed)
     scores = list(held)
-    temperatures, found, right = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
+    temperatures, found, right, _ = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
     best = choose(right, [one["log_loss"] for one in found])
     return OutOfFold(rows, np.searchsorted(classes, y[rows]), classes, softmax(scores[best], temperatures[best]))
 
@@ -320,11 +330,14 @@ def _few(folds: np.ndarray, groups: np.ndarray | None) -> str:
     return some if (folds >= 0).any() else every
 
 
-def _judge(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> tuple[float, dict[str, Any], np.ndarray]:
-    """The temperature of selection scores (m, classes), their figures at it, and which rows they get right, (m,)."""
+def _judge(
+    scores: np.ndarray, truth: np.ndarray, classes: np.ndarray
+) -> tuple[float, dict[str, Any], np.ndarray, np.ndarray]:
+    """The temperature of selection scores (m, classes), their figures at it, which rows they get right, how surely."""
     temperature = fit_temperature(scores, truth, classes)
     right = classes[scores.argmax(axis=1)] == truth
-    return temperature, figures(scores, truth, classes, temperature), right
+    sure = softmax(scores, temperature).max(axis=1)  # (m,)
+    return temperature, figures(scores, truth, classes, temperature), right, sure
 
 
 def strength_of(probe: Probe) -> float | None:

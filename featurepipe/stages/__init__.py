@@ -12,6 +12,7 @@ from featurepipe.stages.checks import verify
 from featurepipe.stages.comparisons import compare
 from featurepipe.stages.contents import info
 from featurepipe.stages.evaluations import evaluate
+from featurepipe.stages.explanations import explain
 from featurepipe.stages.exports import export
 from featurepipe.stages.extractions import extract
 from featurepipe.stages.layers import probe_layers
@@ -32,6 +33,7 @@ __all__ = [
     "audit",
     "compare",
     "evaluate",
+    "explain",
     "export",
     "extract",
     "finetune",

@@ -13,11 +13,11 @@ from featurepipe.errors import ManifestError, ModelFileError, SampleError
 from featurepipe.files import check_output, check_safe_csv, write_bytes
 from featurepipe.listeners import BARS, Listener
 from featurepipe.signatures import spread
-from featurepipe.stages import clips
+from featurepipe.stages import atlases, clips
 from featurepipe.stores import Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import ColumnOptions, OriginOptions
+from featurepipe.vocabulary import AtlasOptions, ColumnOptions, OriginOptions
 
 GRAPH = ".onnx"
 COMPARED = 64  # samples, at most
@@ -25,7 +25,7 @@ TRIALS = 8
 
 
 @guarded
-@spread(origin=OriginOptions)
+@spread(atlas=AtlasOptions, origin=OriginOptions)
 def export(
     store: str | Path,
     output: str | Path,
@@ -33,16 +33,21 @@ def export(
     backbone: str | None = None,
     layer: str | None = None,
     samples: str | Path | None = None,
+    atlas: AtlasOptions,
     origin: OriginOptions,
     safe_csv: bool = False,
     force: bool = False,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
-    """Write a store's embeddings as ``.npz``, ``.parquet`` or ``.csv``, or a model as ``.onnx``.
+    """Write a store's embeddings as ``.npz``, ``.parquet`` or ``.csv``, its samples for a viewer, or a model as ONNX.
 
     Embeddings come in manifest order. The ONNX graph of a model takes what its transform makes of samples (for images
     uint8 pixels, resized and cropped) and gives probabilities; the normalisation, the backbone, the head and the
     temperature are inside. It is written only if it agrees with the model.
+
+    With ``for_="atlas"`` the Parquet file has no embeddings, but ``id, path, label, split``, with a model
+    ``prediction, confidence, seen_in_training``, and ``projection_x, projection_y``, ``neighbors`` (``ids``: numbers of
+    rows from 0; ``distances``: 1 − cosine), ``image`` (``bytes``: a JPEG of 96 pixels; ``path``) and ``text``.
 
     Parameters
     ----------
@@ -54,6 +59,7 @@ def export(
     samples : path, optional
         A folder or table of samples on which an ONNX graph is compared with the model, at most 64 of them; by default
         eight made-up inputs.
+    atlas
     origin
     safe_csv : bool
         As for `predict`.
@@ -65,7 +71,8 @@ def export(
     Returns
     -------
     dict
-        Of a store: ``store, output, backbone, layer, rows, width``. Of a model: ``model, output, backbone, classes,
+        Of a store: ``store, output, backbone, layer, rows, width`` (for a viewer ``for`` instead of the width). Of a
+        model: ``model, output, backbone, classes,
         bytes, compared`` (how many inputs), ``difference`` (the greatest between a probability of the graph and one of
         the model in fp32) and ``drift`` (the same with the model in its own precision).
 
@@ -84,6 +91,7 @@ def export(
     1797
     """
     path = Path(output)
+    atlases.check(path, atlas)
     if path.suffix.lower() == GRAPH:
         for name, given in (("backbone", backbone), ("layer", layer)):
             if given is not None:
@@ -95,6 +103,13 @@ def export(
         return _export_model(store, path, samples, origin, force, listener)
     if samples is not None:
         raise ManifestError(f"samples are compared with an ONNX graph only; leave them out for {path.name}")
+    if atlas.for_ is not None:
+        check_safe_csv(safe_csv, path)
+        opened = Store.open(store)
+        entry = opened.choose(backbone, layer)
+        rows = atlases.write(opened, entry, path, atlas, force, listener)
+        identity = {"store": str(store), "output": str(path), "backbone": entry.name, "layer": entry.layer}
+        return {**identity, "rows": rows, "for": atlas.for_}
     return _export_embeddings(store, path, backbone, layer, safe_csv, force)
 
 

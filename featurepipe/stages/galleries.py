@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import backbones, extraction, manifests, matrices, models, probes
+from featurepipe import backbones, extraction, manifests, matrices, models, probes, statistics
 from featurepipe.errors import DependencyMissing, FeaturepipeError, StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import SILENT, Listener, Quiet
@@ -18,7 +18,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.models.answers import BLOCK as PROBABILITIES
 from featurepipe.models.candidates import Candidate, divide, find
 from featurepipe.models.files import Model
-from featurepipe.reports.galleries import NONE, Gallery
+from featurepipe.reports.galleries import ALIKE, NONE, Alike, Gallery
 from featurepipe.reports.looks import LOOKS, show
 from featurepipe.stages.advice import advise
 from featurepipe.statistics import projections
@@ -91,6 +91,7 @@ def gather(model: Path, loaded: Model, store: Path, how: Way, listener: Listener
         notes=_notes(loaded, reported, found["truth"][:reported] == found["guess"][:reported]),
         **found,
     )
+    made = made.near(_alike(made, rows, loaded, read))
     return made.shown(_looks(made, opened, rows, how.pictures, listener))
 
 
@@ -245,6 +246,22 @@ def _advice(source: Candidate, model: Model) -> dict[str, Any] | None:
         return advise(source.store.path, backbone=source.entry.folder.name, seed=model.card.seed, listener=SILENT)
     except FeaturepipeError:  # hand-made features cannot be tuned, and some labels tell nothing
         return None
+
+
+def _alike(made: Gallery, rows: FeatureMatrix, model: Model, read: Reader) -> dict[int, list[Alike]]:
+    """The nearest samples, among those that the model has learned from, of the reported ones that matter most.
+
+    Not of a tuned network, which has embedded the reported samples only.
+    """
+    learned = made.reported + np.flatnonzero(model.has_seen_rows(rows.take(slice(made.reported, len(rows)))))
+    asked = made.compared
+    if not len(learned) or not len(asked):
+        return {}
+    pieces = (read(learned[start : start + BLOCK]) for start in range(0, len(learned), BLOCK))
+    found = statistics.search(read(asked), pieces, ALIKE)
+    near = zip(learned[found.rows].tolist(), (1 - found.distances).tolist(), strict=True)
+    both = zip(asked.tolist(), near, strict=True)
+    return {row: [Alike(*one) for one in zip(*pair, strict=True)] for row, pair in both}
 
 
 def _looks(made: Gallery, store: Store, rows: FeatureMatrix, budget: int, listener: Listener) -> dict[int, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,19 +20,21 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.media import plural
-from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
+from featurepipe.models import abstentions, folders
+from featurepipe.models.abstentions import Threshold
+from featurepipe.models.answers import Answers, Block, Count, Taker, answer, collector, csv_writer, table
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
+from featurepipe.vocabulary import AnswerOptions, ColumnOptions, ComputeOptions, OriginOptions
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @guarded
-@spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
+@spread(wanted=AnswerOptions, columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def predict(
     model: str | Path,
     data: str | Path | Sequence[str | Path],
@@ -39,6 +42,7 @@ def predict(
     *,
     probabilities: bool = False,
     safe_csv: bool = False,
+    wanted: AnswerOptions,
     columns: ColumnOptions,
     origin: OriginOptions,
     compute: ComputeOptions,
@@ -67,6 +71,7 @@ def predict(
     safe_csv : bool
         In CSV, put an apostrophe before cells that a spreadsheet would run as a formula: those that begin with =, +, -,
         @, a tab or a line break and are not a number. Other readers of the table have to remove it.
+    wanted
     columns
     origin
     compute
@@ -83,6 +88,25 @@ def predict(
         rejects, found, seconds``; and ``predictions`` where there is no output: a dict for each image. Its keys are the
         columns: ``path, label, confidence``, one per class, ``true_label`` where the data have labels of the model's,
         and ``file``. ``path`` is as the data have it, below their folder; ``file`` leads to it from here.
+        With a threshold, ``label`` is None where the model abstains, ``guess`` is what it would have said, ``labels``
+        counts the answers that are given, ``right`` those that would be right if all were, and ``abstention`` has
+        ``threshold, target_accuracy, abstained, labelled, right`` (of the answers that are given) and ``validation``
+        (None, or of ``auto`` ``on, samples, coverage, accuracy``: which validation data, how many samples, which share
+        of them the model answers at this threshold, and which share of these answers is right).
+        With `copy_to`, ``copied`` has ``folder, written, same`` (files that were there already), ``failed`` (sample id
+        → why it could not be copied) and ``renamed`` (label → folder, where its name could not be the label).
+
+    Raises
+    ------
+    ModelFileError
+        ``auto`` is asked for, and the model file holds nothing to choose a threshold by, or no confidence is accurate
+        enough; or a model gives sets of labels, and a threshold or sorted copies are asked for.
+    ProbeError
+        A threshold or a target accuracy that is none.
+    ManifestError
+        Copies are asked for, and samples are parts of files.
+    OutputError
+        The output or the copies cannot be written, or would replace what they must not.
 
     Examples
     --------
@@ -101,6 +125,7 @@ def predict(
     check_safe_csv(safe_csv, path)
     model = models.locate(model)
     loaded = models.load(model)
+    limit = abstentions.choose(loaded, model, wanted.threshold, wanted.target_accuracy)
     places = [data] if isinstance(data, str | PathLike) else list(data)
     if path is not None:
         inputs = [model, *places, origin.weights, *(one["source"]["weights"] for one in loaded.backbones)]
@@ -109,6 +134,7 @@ def predict(
     for medium, held in data_of.items():
         clips.check_medium(medium, held, str(model))
     manifest = next(iter(data_of.values()))
+    target = _copies(loaded, model, wanted.copy_to, data_of, places)
     if path is not None and path.exists():
         images = map(manifest.file, manifest.samples)
         check_output(path, "table of predictions", is_prediction, images, force=force)
@@ -122,16 +148,16 @@ def predict(
         samples,
         [manifest.name(sample) for sample in samples],
         probabilities or loaded.is_multi_label,
+        None if limit is None else limit.confidence,
     )
     predictions: list[dict[str, Any]] = []
-    if path is not None:
-        with atomic(path) as temporary, table(temporary, path, answers, safe=safe_csv) as take:
-            count = answer(answers, take)
-    elif output is not None:
-        assert not isinstance(output, str | Path)  # of which `path` is made
-        count = answer(answers, csv_writer(output, answers, safe=safe_csv))
-    else:
-        count = answer(answers, collector(answers, predictions))
+    given: list[Any] = []
+    with _taker(answers, path or output, predictions, safe=safe_csv) as take:
+        count = answer(answers, take if target is None else _noted(take, given))
+    further = {} if limit is None else {"abstention": _abstention(limit, count)}
+    if target is not None:
+        copied = folders.sort(target, manifest, samples, given, loaded.classes.tolist(), listener)
+        further["copied"] = {"folder": str(target), **vars(copied), "renamed": _renamed(loaded)}
     return {
         "model": str(model),
         "output": None if path is None else str(path),
@@ -140,12 +166,61 @@ def predict(
         "labelled": count.labelled,
         "right": count.right,
         "seen_in_training": int(loaded.has_seen_rows(matrix).sum()),
+        **further,
         **({} if output is not None else {"predictions": predictions}),
         "rejected": len(rejects),
         "rejects": rejects,
         "found": manifests.summarise(manifest),
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _copies(
+    model: models.Model, who: Path, folder: Any, data: Mapping[str, Manifest], places: Sequence[str | PathLike[str]]
+) -> Path | None:
+    """The folder for sorted copies, which can be made there; None where none are asked for."""
+    if folder is None:
+        return None
+    if model.is_multi_label:
+        raise ModelFileError(f"{who} gives sets of labels, and --copy-to needs one label per sample; leave it out")
+    folders.folder_names(model.classes.tolist())
+    folders.check(Path(folder), data, places)
+    return Path(folder)
+
+
+@contextmanager
+def _taker(
+    answers: Answers, output: str | PathLike[str] | TextIO | None, predictions: list[dict[str, Any]], *, safe: bool
+) -> Iterator[Taker]:
+    """Where answers go: a file, an open text file, or else a list."""
+    if isinstance(output, Path):
+        with atomic(output) as temporary, table(temporary, output, answers, safe=safe) as take:
+            yield take
+    elif output is not None:
+        assert not isinstance(output, str | PathLike)  # of which a path is made
+        yield csv_writer(output, answers, safe=safe)
+    else:
+        yield collector(answers, predictions)
+
+
+def _noted(take: Taker, given: list[Any]) -> Taker:
+    """The same, which also notes the labels."""
+
+    def both(block: Block) -> None:
+        take(block)
+        given.extend(block.before["label"])
+
+    return both
+
+
+def _abstention(limit: Threshold, count: Count) -> dict[str, Any]:
+    """What a result says of a threshold, and of the answers that it let through."""
+    counts = {"abstained": count.abstained, "labelled": count.answered, "right": count.answered_right}
+    return {**limit.to_json(), **counts}
+
+
+def _renamed(model: models.Model) -> dict[str, str]:
+    return {label: name for label, name in folders.folder_names(model.classes.tolist()).items() if name != label}
 
 
 def media_of(model: models.Model) -> list[str]:

@@ -288,6 +288,7 @@ def _selection(fitted: probes.Probe) -> Selection:
         temperature=fitted.temperature,
         ece=fitted.scores.get("ece"),  # None where there was nothing to select on
         ece_uncalibrated=fitted.scores.get("ece_uncalibrated"),
+        coverage=fitted.coverage,
     )
 
 

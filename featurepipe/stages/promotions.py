@@ -151,7 +151,8 @@ def finetune(
         if advised is not None and advised["tune"] is None:
             peers.share(None)
             nothing = untuned(start, extractor)
-            return _told(_write(path, start, plan, extractor, nothing, Verdict(False, start.figures), **said), listener)
+            kept = Verdict(False, start.figures, coverage=start.probe.coverage)
+            return _told(_write(path, start, plan, extractor, nothing, kept, **said), listener)
         task = _task(start, extractor, plan, work / "checkpoint.pt")
         cached = _cached(start, task, how.cache, peers, workers, claims, listener)
         made = _tune(peers.share(task), extractor, device, workers, peers, listener, cached)

@@ -35,11 +35,13 @@ from featurepipe.statistics.rows import RowStatistics, gather_rows
 from featurepipe.statistics.scales import ROUNDING, feature_scales, is_constant
 from featurepipe.statistics.scores import h_score, logme
 from featurepipe.statistics.sums import Chunk, Statistics, gather, row_eigenpairs
+from featurepipe.statistics.thresholds import Kept, coverage, threshold
 from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
 __all__ = [
     "ROUNDING",
     "Chunk",
+    "Kept",
     "Nearest",
     "Plane",
     "RidgeScores",
@@ -47,6 +49,7 @@ __all__ = [
     "Statistics",
     "bootstrap",
     "centroid_classifier",
+    "coverage",
     "cross_validate_ridge",
     "directions",
     "feature_scales",
@@ -62,6 +65,7 @@ __all__ = [
     "ridge_path",
     "row_eigenpairs",
     "search",
+    "threshold",
     "to_centroids",
     "to_lda",
     "to_scaler",

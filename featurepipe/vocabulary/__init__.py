@@ -4,6 +4,8 @@ The classes are frozen values. `featurepipe.signatures` makes keywords of stages
 flags of commands. They import nothing but the standard library, so that --help is quick.
 """
 
+from featurepipe.vocabulary.answers import AnswerOptions
+from featurepipe.vocabulary.atlases import AtlasOptions
 from featurepipe.vocabulary.backbones import BackboneOptions, OriginOptions, TransformOptions
 from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, ExtractOptions, TableOptions
 from featurepipe.vocabulary.flags import Flag, flags_of, option
@@ -14,6 +16,8 @@ from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
 from featurepipe.vocabulary.reports import PageOptions, ReportOptions
 
 __all__ = [
+    "AnswerOptions",
+    "AtlasOptions",
     "BackboneOptions",
     "ColumnOptions",
     "CompareOptions",

@@ -107,8 +107,37 @@
     return make("figure", {class: "card" + kind}, ...lookOf(data, row), caption);
   }
 
+  // -- the training samples nearest to one -----------------------------------------------------------------------
+
+  function alikeOf(data, row) {
+    const found = data.alike[row] || [];
+    const items = [];
+    for (let at = 0; at < found.length; at += 2) {
+      const other = found[at], label = data.truth[other];
+      const name = label === UNKNOWN ? "no label" : safe(data.labels[label]);
+      const cosine = make("span", {}, make("bdi", {class: "said"}, name), " " + found[at + 1].toFixed(2));
+      items.push(make("li", {}, ...lookOf(data, other), cosine));
+    }
+    return items;
+  }
+
+  function enlivenAlike(data, details, row) {
+    details.addEventListener("toggle", () => {
+      if (details.open) details.querySelector("ol").replaceChildren(...alikeOf(data, row));
+    });
+  }
+
+  function withAlike(data, row) {
+    const made = card(data, row);
+    if (!data.alike[row]) return made;
+    const details = make("details", {class: "alike"}, make("summary", {}, "more like this"), make("ol"));
+    enlivenAlike(data, details, row);
+    made.querySelector("figcaption").append(details);
+    return made;
+  }
+
   function cards(data, rows) {
-    const first = rows.slice(0, SHOWN).map((row) => card(data, row));
+    const first = rows.slice(0, SHOWN).map((row) => withAlike(data, row));
     const more = rows.length - first.length;
     const sheet = make("div", {class: `sheet ${data.medium}`}, ...first);
     return more > 0 ? [sheet, make("small", {}, `and ${count(more)} more`)] : [sheet];
@@ -412,11 +441,12 @@
 
   document.documentElement.classList.add("js");
   document.querySelectorAll("table.sortable").forEach(enliven);
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("details:not(.alike)").forEach((one) => { one.open = true; }));
   const found = document.getElementById("data");
   if (!found) return;
   const data = read(found);
   enlivenCells(data);
+  for (const details of document.querySelectorAll(".alike")) enlivenAlike(data, details, details.getAttribute("data-of"));
   const place = document.getElementById("map");
   if (place) new Plane(place, data);
 })();

@@ -1,5 +1,5 @@
 """Galleries: what a page shows of single samples, and its sections."""
 
-from featurepipe.reports.galleries.gallery import NONE, SHEET, Gallery
+from featurepipe.reports.galleries.gallery import ALIKE, NONE, SHEET, Alike, Gallery
 
-__all__ = ["NONE", "SHEET", "Gallery"]
+__all__ = ["ALIKE", "NONE", "SHEET", "Alike", "Gallery"]

@@ -12,6 +12,24 @@ from featurepipe.reports.looks import Look
 
 NONE = -1  # of a label or a split that is not known
 SHEET = 8  # samples of each part of the contact sheet
+ALIKE = 3  # training samples that are shown next to a reported one
+COMPARED = 1000  # reported samples, at most, for which they are looked up
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A training sample that is similar to another one.
+
+    Attributes
+    ----------
+    row : int
+        The sample.
+    cosine : float
+        Cosine of the two embeddings, from -1 to 1.
+    """
+
+    row: int
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,8 @@ class Gallery:
         What the folder of the embeddings is called.
     medium : str
         What a sample is.
+    alike : mapping of int to list of Alike
+        Reported sample → the training samples that are nearest to it, the nearest first.
     looks : mapping of int to Look
         Sample → how it is shown, as far as there is room.
     advice : mapping or None
@@ -65,6 +85,7 @@ class Gallery:
     whole: int = 0
     store: str | None = None
     medium: str = "image"
+    alike: Mapping[int, Sequence[Alike]] = field(default_factory=dict)
     looks: Mapping[int, Look] = field(default_factory=dict)
     advice: Mapping[str, object] | None = None
     notes: Sequence[str] = ()
@@ -102,13 +123,27 @@ class Gallery:
     @property
     def order(self) -> np.ndarray:
         """All samples, those first whose look matters most."""
-        some = [self.mistakes[:SHEET], self.doubtful, self.best[: 2 * SHEET], self.mistakes, np.arange(len(self))]
-        every = np.concatenate(some)
-        return every[np.sort(np.unique(every, return_index=True)[1])]
+        first = np.concatenate([self.mistakes[:SHEET], self.doubtful, self.best[: 2 * SHEET]])
+        some = [first, self._near(first), self.mistakes, self._near(self.mistakes), np.arange(self.reported)]
+        return _distinct([*some, self._near(np.arange(self.reported)), np.arange(len(self))])
+
+    @property
+    def compared(self) -> np.ndarray:
+        """The reported samples whose nearest training samples matter most, at most `COMPARED`."""
+        first = [self.mistakes[:SHEET], self.doubtful, self.best, self.mistakes, np.arange(self.reported)]
+        return _distinct(first)[:COMPARED]
+
+    def _near(self, rows: np.ndarray) -> np.ndarray:
+        """The training samples that are similar to some."""
+        return np.array([one.row for row in rows.tolist() for one in self.alike.get(row, ())], int)
 
     def shown(self, looks: Mapping[int, Look]) -> Gallery:
         """The same with looks."""
         return replace(self, looks=looks)
+
+    def near(self, alike: Mapping[int, Sequence[Alike]]) -> Gallery:
+        """The same with similar training samples."""
+        return replace(self, alike=alike)
 
     def confusions(self, most: int) -> list[tuple[int, int, int]]:
         """True label, what it is taken for, and how often, of reported samples; the most frequent first."""
@@ -116,3 +151,9 @@ class Gallery:
         found, counts = np.unique(pairs, axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:most]
         return [(int(found[i, 0]), int(found[i, 1]), int(counts[i])) for i in order]
+
+
+def _distinct(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """All rows of some lists, each where it comes first."""
+    every = np.concatenate(parts)
+    return every[np.sort(np.unique(every, return_index=True)[1])]

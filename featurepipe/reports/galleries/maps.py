@@ -54,6 +54,10 @@ def data_of(gallery: Gallery) -> Html:
         "guess": _packed(np.where(gallery.guess < 0, TOP, gallery.guess)),
         "sure": _packed(np.floor(TOP * gallery.confidence.astype(float))),  # below 1 stays below
         "split": _packed(np.where(gallery.split < 0, TOP, gallery.split)),
+        "alike": {
+            row: [value for one in found for value in (one.row, round(one.cosine, 2))]
+            for row, found in gallery.alike.items()
+        },
         "pictures": {row: look.picture for row, look in looks.items() if look.picture},
         "sounds": {row: look.sound for row, look in looks.items() if look.sound},
         "words": {row: look.words for row, look in looks.items() if look.words},

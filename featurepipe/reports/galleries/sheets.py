@@ -69,10 +69,27 @@ def card(gallery: Gallery, row: int) -> Html:
         tag("span", tag("bdi", guess, class_="said"), f" {sure}"),
         label,
         path(gallery.ids[row]),
+        similar(gallery, row),
     )
     look = gallery.looks.get(row)
     seen = tag("div", "no picture", class_="none") if look is None else show_look(look, gallery.ids[row])
     return tag("figure", seen, caption, class_=f"card{kind}", data_row=row)
+
+
+def similar(gallery: Gallery, row: int) -> Html:
+    """The training samples nearest to one, behind a line that opens them. `page.js` puts their pictures there."""
+    found = gallery.alike.get(row, ())
+    if not found:
+        return Html()
+    lines = [
+        tag("li", tag("bdi", _label(gallery, one.row)), f" {one.cosine:.2f} ", path(gallery.ids[one.row]))
+        for one in found
+    ]
+    return tag("details", tag("summary", "more like this"), tag("ol", *lines), class_="alike", data_of=row)
+
+
+def _label(gallery: Gallery, row: int) -> str:
+    return gallery.labels[gallery.truth[row]] if gallery.truth[row] != NONE else "no label"
 
 
 def path(name: str) -> Html:
