@@ -23,8 +23,8 @@ def info(path: str | Path) -> dict[str, Any]:
     -------
     dict
         For a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
-        dtype, shards, bytes, fingerprint, rejected``). For a model: ``model, kind, classes, backbone, card``, and
-        ``carries_backbone`` (whether the file also holds the backbone's weights).
+        dtype, shards, bytes, fingerprint, rejected``, and of tokens ``grid``). For a model: ``model, kind, classes,
+        backbone, card``, and ``carries_backbone`` (whether the file also holds the backbone's weights).
     """
     if not Store.is_store(path) and models.find(path):
         path = models.locate(path)
@@ -62,4 +62,5 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "bytes": sum(index.path.stat().st_size for index in entry.indexes),
         "fingerprint": entry.fingerprint,
         "rejected": len(entry.rejects()),
+        **({} if entry.grid is None else {"grid": list(entry.grid)}),
     }
