@@ -206,6 +206,13 @@ call("extract", data / "猫", "-s", at / "unlabelled", *tiny)
 call("label", at / "unlabelled")
 small = ["-b", "test_resnet", "--input-size", 3, 32, 32, "--device", "cpu"]
 call("pretrain", data, "-o", at / "b.safetensors", *small, "--epochs", 1)
+from PIL import Image
+for path in data.rglob("*.png"):
+    mask = at / "masks" / path.relative_to(data)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(path).convert("L").point(lambda value: value > 100).convert("L").save(mask)
+call("extract", data, "-s", at / "tokens", *tiny, "--tokens")
+call("segment", at / "tokens", at / "masks", "-o", at / "s.safetensors")
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

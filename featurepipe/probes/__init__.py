@@ -53,6 +53,7 @@ from featurepipe.probes.metrics import (
     predict,
     probabilities,
 )
+from featurepipe.probes.patches import SEGMENTATION, PatchClassifier, PatchHead
 from featurepipe.probes.selection import (
     OutOfFold,
     Probe,
@@ -76,8 +77,10 @@ __all__ = [
     "KINDS",
     "MULTI_LABEL",
     "ONE",
+    "SEGMENTATION",
     "Kind",
     "OutOfFold",
+    "PatchClassifier",
     "Probe",
     "average_precision",
     "candidates_of",
@@ -113,4 +116,6 @@ __all__ = [
 ]
 
 # Whatever a model file can hold; a kind that is added to KINDS later is one of them.
-HEADS: Mapping[str, Head] = ChainMap(cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead()})
+HEADS: Mapping[str, Head] = ChainMap(
+    cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead(), SEGMENTATION: PatchHead()}
+)

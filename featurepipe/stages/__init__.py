@@ -23,6 +23,7 @@ from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
 from featurepipe.stages.reports import report
 from featurepipe.stages.searches import search
+from featurepipe.stages.segmentations import segment
 from featurepipe.stages.tasks import probe_tasks
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "report",
     "run",
     "search",
+    "segment",
     "verify",
 ]

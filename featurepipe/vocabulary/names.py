@@ -25,6 +25,7 @@ PROTOCOLS = (
 MEDIA = ("image", "sound", "text", "video")  # what a sample is made of
 # the hand-made baseline of each medium, and what it is in prose
 HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF", "color-motion": "colours and motion"}
+SEGMENTATION_KINDS = ("auto", "ridge", "lda", "logistic")
 ORDERS = ("typical", "unsure")  # of samples to label
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")
