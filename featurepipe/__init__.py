@@ -34,6 +34,7 @@ _HOMES = {
     "audit": "stages",
     "search": "stages",
     "label": "stages",
+    "segment": "stages",
     "evaluate": "stages",
     "predict": "stages",
     "explain": "stages",

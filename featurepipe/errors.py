@@ -115,6 +115,10 @@ class PretrainingError(FeaturepipeError, ValueError):
     """No network can be pretrained for this objective, with these options or on this data."""
 
 
+class SegmentationError(FeaturepipeError, ValueError):
+    """Masks and tokens that a segmentation cannot be learned from, or not be measured on."""
+
+
 class ComparisonError(FeaturepipeError, ValueError):
     """Stores, their entries or tables of figures cannot be compared."""
 

@@ -1,7 +1,8 @@
 """One HDF5 file of many embeddings: write, read, check. ``docs/format.md`` specifies it; this is the short form.
 
-A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.1") is an HDF5 file in the file format of
-HDF5 1.10, whose metadata carry checksums of their own, so that a damaged file is refused and not followed astray.
+A shard (``encoding-type`` "featurepipe-shard", ``encoding-version`` "1.1", or "2.0" of tokens) is an HDF5 file in the
+file format of HDF5 1.10, whose metadata carry checksums of their own, so that a damaged file is refused and not
+followed astray.
 All text is UTF-8 of fixed length, padded with NUL. It has
 
 root attributes
@@ -13,7 +14,8 @@ root attributes
     - ``digest``: text, since 1.1, the sha256 over all of this except the embeddings' values (see `Parts.digest`).
 
 datasets, contiguous, uncompressed and inside the file (so that embeddings MAY be memory-mapped)
-    - ``embeddings``: (rows, width), little-endian float32 or float16, converted before HDF5 sees it.
+    - ``embeddings``: (rows, width), little-endian float32 or float16, converted before HDF5 sees it. Of tokens, in
+      version 2.0 only, (rows, height, width of the grid, width of a token): an image is one run of bytes.
     - ``digests``: (rows, 32) uint8, sha256 of each image file's bytes. A digest MUST NOT occur twice.
     - ``checksums``: (rows,) uint32, CRC-32 of digest bytes followed by embedding bytes, row by row.
     - ``reject_digests``: (rejects, 32) uint8, contents that were tried and gave no embedding.
@@ -51,6 +53,7 @@ from featurepipe.files import atomic
 
 ENCODING_TYPE = "featurepipe-shard"
 ENCODING_VERSION = "1.1"
+TOKENS_VERSION = "2.0"  # of shards of tokens, which a reader of 1.1 would take for damaged ones
 SEALED = (1, 1)  # the first version whose shards have a digest
 ATTRIBUTES = ("encoding-type", "encoding-version", "fingerprint", "spec", "provenance")
 DIGEST = "digest"
@@ -79,7 +82,7 @@ class Shard:
         Spec of the backbone that made the vectors.
     provenance : dict
         How, when and with what the shard was made.
-    embeddings : ndarray of float32 or float16, shape (rows, width)
+    embeddings : ndarray of float32 or float16, shape (rows, width), or (rows, H, W, D) of tokens
     digests : ndarray of uint8, shape (rows, 32)
     rejects : dict
         Hexadecimal digest → reason, of contents that gave no embedding.
@@ -130,7 +133,8 @@ def _image(shard: Shard) -> memoryview:
     made = io.BytesIO()
     with h5py.File(made, "w", libver=("v110", "v110")) as file:
         json_texts = (canonical_json(shard.spec), canonical_json(shard.provenance))
-        values = (ENCODING_TYPE, ENCODING_VERSION, shard.fingerprint, *json_texts)
+        version = ENCODING_VERSION if shard.embeddings.ndim == 2 else TOKENS_VERSION
+        values = (ENCODING_TYPE, version, shard.fingerprint, *json_texts)
         for name, value in zip(ATTRIBUTES, values, strict=True):
             file.attrs[name] = _texts(value)
         file["embeddings"] = shard.embeddings
@@ -151,8 +155,8 @@ class ShardIndex:
     path : Path
     spec, provenance, digests, rejects
         As in `Shard`.
-    width : int
-        Length of one embedding.
+    shape : tuple of int
+        Shape of one row: (width,), or (H, W, D) of tokens.
     dtype : str
         ``float32`` or ``float16``.
     """
@@ -162,8 +166,13 @@ class ShardIndex:
     provenance: dict[str, Any]
     digests: np.ndarray
     rejects: Mapping[str, str]
-    width: int
+    shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def width(self) -> int:
+        """Length of one embedding; of tokens, that of each."""
+        return self.shape[-1]
 
 
 def read(path: Path) -> Shard:
@@ -219,7 +228,7 @@ class Reader:
             return cls(index, parts.checksums, parts.embeddings.id.get_offset() or 0)  # no rows have no place
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Embeddings (n, width) of these rows (n,), in their order.
+        """Embeddings (n, width), or (n, H, W, D) of tokens, of these rows (n,), in their order.
 
         Raises
         ------
@@ -228,7 +237,7 @@ class Reader:
         ShardUnreadable
             The file is gone, or the system does not give it out.
         """
-        path, found = self.index.path, np.empty((len(rows), self.index.width), np.dtype(self.index.dtype))
+        path, found = self.index.path, np.empty((len(rows), *self.index.shape), np.dtype(self.index.dtype))
         try:
             with open(path, "rb", buffering=0) as file:
                 for row, vector in zip(rows.tolist(), found, strict=True):
@@ -360,12 +369,12 @@ def _members(file: Any, size: int) -> dict[str, Any]:
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], size: int) -> None:
     """Refuse shapes that do not fit together: one of no bytes may claim any number of rows, and each costs."""
-    (rows, *width), (rejects, *_) = shapes["embeddings"] or (0,), shapes["reject_digests"] or (0,)
-    wanted = ((rows, *width[:1]), (rows, 32), (rows,), (rejects, 32), (rejects,))
-    if len(width) != 1 or tuple(shapes.values()) != wanted:
+    (rows, *row), (rejects, *_) = shapes["embeddings"] or (0,), shapes["reject_digests"] or (0,)
+    wanted = ((rows, *row), (rows, 32), (rows,), (rejects, 32), (rejects,))
+    if len(row) not in (1, 3) or tuple(shapes.values()) != wanted:
         raise ValueError(f"its parts do not fit together: {', '.join(map(str, shapes.values()))}")
-    if not rows and width[0] > max(size, WIDEST):  # with rows, the size has bounded it
-        raise ValueError(f"embeddings claim to be {width[0]} wide, and there are none")
+    if not rows and prod(row) > max(size, WIDEST):  # with rows, the size has bounded it
+        raise ValueError(f"embeddings claim to be {'×'.join(map(str, row))} wide, and there are none")
 
 
 def _unread(path: Path, error: OSError) -> StoreError:
@@ -390,14 +399,17 @@ def _unread(path: Path, error: OSError) -> StoreError:
 def _check_kind(path: Path, kind: str, version: str) -> None:
     if kind != ENCODING_TYPE:
         raise ShardCorrupt(f"{path} is not a featurepipe shard (encoding-type {kind!r}); {_mend(path)}")
-    if jsons.version(version)[0] > jsons.version(ENCODING_VERSION)[0]:
-        raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {ENCODING_VERSION}; upgrade it")
+    if jsons.version(version)[0] > jsons.version(TOKENS_VERSION)[0]:
+        raise FormatTooNew(f"{path} has shard format {version}, this featurepipe reads {TOKENS_VERSION}; upgrade it")
 
 
 def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     """Check that the parts fit together, and the digest if there is one or must be one."""
     if (digest or jsons.version(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
         raise ShardCorrupt(f"{path} does not match its digest; {_mend(path)}")
+    major, shape = jsons.version(parts.texts["encoding-version"])[0], parts.embeddings.shape[1:]
+    if (major > 1) != (len(shape) > 1):
+        raise ValueError(f"version {major} does not hold embeddings of shape {parts.embeddings.shape}")
     spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
     if not isinstance(spec, dict) or not isinstance(provenance, dict):
         raise ValueError("its spec or provenance is not a JSON object")
@@ -412,7 +424,7 @@ def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
         provenance=provenance,
         digests=parts.digests,
         rejects=dict(zip(refused, parts.reject_reasons, strict=True)),
-        width=parts.embeddings.shape[1],
+        shape=shape,
         dtype=parts.embeddings.dtype.name,
     )
 

@@ -210,6 +210,13 @@ small = ["-b", "test_resnet", "--input-size", 3, 32, 32, "--device", "cpu"]
 call("pretrain", data, "-o", at / "b.safetensors", *small, "--epochs", 1)
 wordy.install()
 call("zeroshot", "naïve,猫", "-b", "wordy:test_resnet", "-o", at / "z.safetensors", "--device", "cpu")
+from PIL import Image
+for path in data.rglob("*.png"):
+    mask = at / "masks" / path.relative_to(data)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(path).convert("L").point(lambda value: value > 100).convert("L").save(mask)
+call("extract", data, "-s", at / "tokens", *tiny, "--tokens")
+call("segment", at / "tokens", at / "masks", "-o", at / "s.safetensors")
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

@@ -43,6 +43,7 @@ def written(tmp_path):
 def test_versions():
     assert f"Version {headers.ENCODING_VERSION}." in chapter("Store")
     assert f"Version {shards.ENCODING_VERSION}." in chapter("Shard")
+    assert f"tokens has version {shards.TOKENS_VERSION}," in chapter("Shard")
 
 
 def test_columns_of_the_manifest_and_since_when():

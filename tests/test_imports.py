@@ -33,6 +33,7 @@ ROWS = (
     ("protocols",),
     ("cards",),
     ("models",),
+    ("segmentation",),
     ("finetuning",),
     ("graphs",),
     ("attributions",),

@@ -20,6 +20,7 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import FormatTooNew, OutputError, ShardCorrupt, ShardUnreadable, StoreError
 
 ARCHIVE = Path(__file__).parent / "archives" / "shard-1.0.h5"
+TOKEN_ARCHIVE = ARCHIVE.with_name("shard-2.0.h5")
 SPEC = {"format": 1, "architecture": "some_net", "arguments": {"k": [1, 2.5, None]}, "weights": "0" * 64}
 PROVENANCE = {"name": "some-net (ü)", "source": {"name": "some-net", "weights": None, "random_seed": None}}
 REJECTS = {"ab" * 32: "broken image: ü, \\x00", "cd" * 32: "empty file (0 bytes)"}
@@ -64,6 +65,44 @@ def test_what_is_written_is_read(tmp_path, dtype, rows, rejects):
 def test_the_archive_of_format_1_0_reads_as_it_always_did():
     check_equal(shards.read(ARCHIVE), example())
     assert shards.read(ARCHIVE).fingerprint == "b3c7824c8268efdc1f0f421ccb3a02ae1ad4b9501837466e3634420844271602"
+
+
+def token_example(rows=2):
+    """Tokens of a grid of 1 × 2, each of 3 numbers."""
+    tokens = np.stack([VALUES, VALUES[::-1]])[:rows, None].astype("float16")
+    spec = {**SPEC, "tokens": {"grid": [1, 2], "dtype": "float16"}}
+    return shards.Shard(spec, PROVENANCE, tokens, DIGESTS[:rows], REJECTS)
+
+
+def make_token_archive(path=TOKEN_ARCHIVE):
+    """How the archive of tokens was made, once, by the first version that writes format 2.0. Never make it again."""
+    shards.write(path, token_example())
+
+
+@pytest.mark.parametrize("rows", [2, 0])
+def test_tokens_are_written_as_version_2_and_read(tmp_path, rows):
+    path = tmp_path / "s.h5"
+    shards.write(path, token_example(rows))
+    check_equal(shards.read(path), token_example(rows))
+    assert (shards.read_index(path).shape, shards.read_index(path).width) == ((1, 2, 3), 3)
+    with h5py.File(path) as file:
+        assert file.attrs["encoding-version"] == b"2.0"
+        assert file.attrs["digest"].decode() == described_digest(file)
+    wanted = token_example(rows).embeddings[::-1]
+    assert np.array_equal(shards.Reader.open(path).read(np.arange(rows)[::-1]), wanted)
+
+
+def test_the_archive_of_format_2_0_reads_as_it_always_did():
+    check_equal(shards.read(TOKEN_ARCHIVE), token_example())
+
+
+@pytest.mark.parametrize(("shard", "version"), [(example(), "2.0"), (token_example(), "1.1")])
+def test_a_version_that_the_shape_does_not_have_is_corrupt(tmp_path, shard, version):
+    path = tmp_path / "store" / "net-12345678" / "shard-00000.h5"
+    shards.write(path, shard)
+    rewrite(path, encoding_version=version)
+    seal(path)
+    check_refused(path)
 
 
 def described_digest(file):
@@ -236,6 +275,7 @@ def seal(path):
         {"reject_reasons": ["one"]},
         {"reject_reasons": np.zeros(2)},
         {"embeddings": np.zeros((2, 3, 1), "f4")},
+        {"embeddings": np.zeros((2, 3, 1, 1), "f4")},
         {"reject_reasons": None},
     ],
     ids=lambda change: "-".join(f"{key}={value!r:.12}" for key, value in change.items()),
@@ -384,8 +424,8 @@ def test_too_little_memory_does_not_make_a_sound_shard_a_corrupt_one(written, mo
 
 @pytest.mark.parametrize("read", [shards.read, shards.read_index])
 def test_a_newer_format_says_so(written, read):
-    rewrite(written, encoding_version="2.0")
-    with pytest.raises(FormatTooNew, match=r"2\.0.*reads 1\.1"):
+    rewrite(written, encoding_version="3.0")
+    with pytest.raises(FormatTooNew, match=r"3\.0.*reads 2\.0"):
         read(written)
 
 

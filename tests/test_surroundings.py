@@ -54,6 +54,7 @@ CALLS = {
         "train_loss"
     ],
     "zeroshot": lambda at: named(at)["scale"],
+    "segment": lambda at: featurepipe.segment(at.tokens, at.masks, at.file)["path"][0]["miou"],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
@@ -97,6 +98,7 @@ CALLS = {
         install(),
         command("zeroshot", "a,b", "-o", at.file, "-b", "wordy:test_resnet"),
     )[1],
+    "featurepipe segment": lambda at: command("segment", at.tokens, at.masks, "-o", at.file),
     "featurepipe search": lambda at: command("search", at.store, at.data),
     "featurepipe label": lambda at: command("label", at.unlabelled),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
@@ -151,11 +153,18 @@ def made(tmp_path_factory):
     featurepipe.extract(at / "data", at / "store", layers="stage1,stage2,penultimate")
     featurepipe.extract(at / "data" / "ant", at / "unlabelled", backbone="pixels")
     featurepipe.probe(at / "store", at / "model.safetensors", **PLAIN)
+    featurepipe.extract(at / "data", at / "tokens", tokens=True, transform={"input_size": (3, 32, 32)})
+    for number, pixels in enumerate(IMAGES):
+        path = at / "masks" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((pixels[:, :, 0] > 80).astype(np.uint8)).save(path)
     return SimpleNamespace(
         data=at / "data",
         table=at / "labels.csv",
         store=at / "store",
         unlabelled=at / "unlabelled",
+        tokens=at / "tokens",
+        masks=at / "masks",
         model=at / "model.safetensors",
         classifier=featurepipe.TransferClassifier,
         fitted=featurepipe.TransferClassifier(kind="ridge", value=1.0).fit(IMAGES, LABELS),

@@ -25,6 +25,7 @@ from featurepipe.backbones.creation import (
 )
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
+from featurepipe.backbones.grids import as_rows, grid_of, row_bytes
 from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
 from featurepipe.backbones.makers.assembly import resolve_device
 from featurepipe.backbones.media import FURTHER, SIMPLE, made_for
@@ -44,6 +45,7 @@ from featurepipe.backbones.specs import (
     check_description,
     check_same,
     medium_of,
+    output_of,
     stage_of,
 )
 from featurepipe.backbones.towers import TEMPLATES, TextTower, check_templates, class_vectors
@@ -88,6 +90,7 @@ __all__ = [
     "SoundNetwork",
     "TextTower",
     "TimmModule",
+    "as_rows",
     "carried_backbone",
     "carried_card",
     "carried_digest",
@@ -108,6 +111,7 @@ __all__ = [
     "fetches",
     "forget",
     "freeze",
+    "grid_of",
     "identify",
     "is_handmade",
     "is_model_name",
@@ -121,8 +125,10 @@ __all__ = [
     "maker_of",
     "medium_of",
     "names",
+    "output_of",
     "recreate",
     "resolve_device",
+    "row_bytes",
     "save_codebook",
     "stage_of",
     "twin",

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 
+from featurepipe.backbones import grids
 from featurepipe.backbones.extractors import Backbone, Layers
 from featurepipe.backbones.makers import MAKERS, Maker, Origin, Request, find, is_module, maker_of
 from featurepipe.backbones.media import default_of, made_for
@@ -23,6 +24,7 @@ from featurepipe.backbones.trust import check_place, unechoed
 from featurepipe.digests import sha256_state_dict
 from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
+from featurepipe.media import IMAGE, plural
 from featurepipe.surroundings import guarded
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def create(
     trust: bool = False,
     download: bool = True,
     medium: str | None = None,
+    tokens: bool | int | Sequence[int] | None = None,
 ) -> Extractor:
     """Make a frozen backbone.
 
@@ -96,6 +99,8 @@ def create(
     medium : str, optional
         What it shall embed, one of `featurepipe.media.MEDIA`, by default what it was made for. A network of images is
         shown sounds as windows of their log-mel spectrogram: see `featurepipe.backbones.sound_networks`.
+    tokens : bool, int or (int, int), optional
+        Give the tokens of the last layer in place of its vector, pooled to this grid; see `create_layers`.
 
     Raises
     ------
@@ -114,6 +119,12 @@ def create(
     True
     """
     _check_kinds(name, weights)
+    if tokens:
+        how: dict[str, Any] = {"weights": weights, "arguments": arguments, "random_weights": random_weights}
+        how |= {"seed": seed, "device": device, "transform": transform, "trust": trust, "download": download}
+        how |= {"pooling": pooling, "precision": precision, "medium": medium}
+        _check_token_layers([layer])
+        return create_layers(cast("Any", name), [PENULTIMATE], tokens=tokens, **how).members[-1]
     maker, known = find(MAKERS, _text(default_of(name, medium)))
     request = Request(
         weights,
@@ -189,6 +200,7 @@ def create_layers(
     pooling: str | None = None,
     precision: str = "auto",
     medium: str | None = None,
+    tokens: bool | int | Sequence[int] | None = None,
     **options: Any,
 ) -> Extractor:
     """Make a frozen backbone that gives several of its layers in one forward pass.
@@ -203,6 +215,11 @@ def create_layers(
         As for `create`, the same for all layers: ``auto`` is bf16 only if every layer tolerates it.
     medium : str, optional
         As for `create`.
+    tokens : bool, int or (int, int), optional
+        Also give the tokens of the last layer, an embedding for each patch: those of a vision transformer after its
+        final norm, without those of class and registers; of a convolutional network its last map. True keeps the
+        network's own grid, a number pools to a square by adaptive means. A sample's tokens lie side by side, row by
+        row of the grid, in float32 rounded to float16, after all vectors.
     **options
         As for `create`; not `layer`.
 
@@ -215,18 +232,24 @@ def create_layers(
     Raises
     ------
     BackboneError
-        As for `create`; and a network whose stages timm cannot return.
+        As for `create`; and a network whose stages timm cannot return, or that has no grid of tokens.
 
     Examples
     --------
     >>> several = create_layers("test_resnet", "stage2,penultimate", random_weights=True)
     >>> [(member.spec["layer"], member.width) for member in several.members]
     [('stage2', 32), ('penultimate', 96)]
+    >>> several = create_layers("test_resnet", "penultimate", tokens=2, random_weights=True)
+    >>> [member.width for member in several.members]  # 96, and a grid of 2 × 2 × 96
+    [96, 384]
     """
     named = [layer.strip() for layer in layers.split(",")] if isinstance(layers, str) else list(layers)
     name = os.fspath(name) if isinstance(name, PathLike) else name
     if not named:
         raise BackboneError("name at least one layer")
+    if tokens:
+        _check_tokens(name, medium)
+        _check_token_layers(named)
     if not maker_of(name or default_name()).layered:
         raise BackboneError(f"{name if isinstance(name, str) else type(name).__name__} has no layers")
     if "layer" in options:
@@ -244,11 +267,17 @@ def create_layers(
                 f"pooling by {pooling!r} takes weights out of {first.name}, which its stages keep; "
                 "extract its stages and its penultimate embedding in separate runs"
             )
-    widths = probe_widths(first.module, first.transform, chosen, pooling, tried, first.name)
+    spec, grid = {**first.spec, "layer": chosen}, None
+    if tokens:
+        size = first.transform.input_size
+        grid = grids.wanted_grid(tokens, grids.own_grid(first.module, size, first.name), first.name)
+        spec[grids.TOKENS] = grids.describe(grid)
+    outputs = [*chosen, *([grids.TOKENS] if grid else [])]
+    widths = probe_widths(first.module, first.transform, outputs, pooling, tried, first.name, grid=grid)
     made = Layers(
         name=first.name,
         module=first.module,
-        spec={**first.spec, "layer": chosen},
+        spec=spec,
         source=first.source,
         transform=first.transform,
         width=sum(widths),
@@ -264,6 +293,27 @@ def create_layers(
     )
 
 
+def _check_tokens(name: Any, medium: str | None) -> None:
+    """Refuse what has no grid of tokens, before it is made."""
+    called = name if isinstance(name, str) else type(name).__name__
+    if medium not in (None, IMAGE):
+        raise BackboneError(f"tokens are the patches of an image, and these are {plural(medium)}; leave --tokens out")
+    if not maker_of(name or default_name()).layered:
+        raise BackboneError(
+            f"{called} gives one vector and no tokens; choose a network of timm, such as -b resnet50.a1_in1k, or leave "
+            "--tokens out"
+        )
+
+
+def _check_token_layers(layers: Sequence[str]) -> None:
+    """Refuse tokens of anything but the last layer."""
+    if PENULTIMATE not in layers and STAGES not in layers:
+        raise BackboneError(
+            f"tokens are those of the last layer, not of {', '.join(layers)}; add {PENULTIMATE} to --layers, or leave "
+            "--tokens out"
+        )
+
+
 def _in_order(named: Sequence[str], backbone: Backbone) -> list[str]:
     """Layers in the network's order, each once; unknown ones first, to be refused."""
     known = [*stages_of(backbone.module, backbone.name), PENULTIMATE]
@@ -273,11 +323,11 @@ def _in_order(named: Sequence[str], backbone: Backbone) -> list[str]:
 
 def _check_penultimate(backbone: Layers) -> None:
     """Hold timm to it that a forward pass which also returns stages ends as one that does not."""
-    *stages, last = backbone.members
+    *stages, last = [one for one in backbone.members if grids.grid_of(one.spec) is None]
     if not stages or last.spec["layer"] != PENULTIMATE:
         return
     pixels = backbone.transform.trial(1)
-    found, wanted = backbone.split(backbone.embed(pixels))[-1], last.embed(pixels)
+    found, wanted = backbone.split(backbone.embed(pixels))[len(stages)], last.embed(pixels)
     same = np.array_equal(found, wanted, equal_nan=True)  # fp16 may overflow in both
     if not same and agreement(found, wanted) < AGREEMENT:
         raise BackboneError(
@@ -378,7 +428,9 @@ def _recalled(maker: Maker, spec: Mapping[str, Any], origin: Origin) -> dict[str
         options = maker.recall(spec, origin)
     except KeyError as error:  # of another medium than images it may lack what this family needs
         raise BackboneError(f"{origin.who} does not describe a backbone: its spec lacks {error}") from error
-    return {**options, **({"medium": spec["medium"]} if "medium" in spec else {})}
+    options = {**options, **({"medium": spec["medium"]} if "medium" in spec else {})}
+    grid = grids.grid_of(spec)
+    return options if grid is None else {**options, "tokens": grid}
 
 
 @guarded

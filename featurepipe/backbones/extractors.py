@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from featurepipe.backbones.grids import TOKENS, grid_of
 from featurepipe.backbones.networks import (
     Normalise,
     embed,
@@ -20,7 +21,7 @@ from featurepipe.backbones.networks import (
     quiet,
 )
 from featurepipe.backbones.precisions import bears_compiling
-from featurepipe.backbones.specs import Extractor, plain
+from featurepipe.backbones.specs import PENULTIMATE, Extractor, plain
 from featurepipe.backbones.weights import first_line
 from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, OutOfMemory
@@ -80,8 +81,8 @@ class Backbone:
 
     @property
     def layers(self) -> list[str]:
-        """The layer, in a list."""
-        return [self.spec["layer"]]
+        """The layer, in a list; or `TOKENS`."""
+        return [self.spec["layer"] if grid_of(self.spec) is None else TOKENS]
 
     @property
     def members(self) -> tuple[Backbone, ...]:
@@ -91,8 +92,8 @@ class Backbone:
     @cached_property
     def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """uint8 (B, C, H, W) on the device → float32 (B, width)."""
-        pooling, precision = self.spec["pooling"], self.spec["precision"]
-        return make_forward(self.module, self.transform, self.layers, pooling, precision)
+        pooling, precision, grid = self.spec["pooling"], self.spec["precision"], grid_of(self.spec)
+        return make_forward(self.module, self.transform, self.layers, pooling, precision, grid=grid)
 
     def adapted(self, *, precision: str | None = None, decoder: str | None = None) -> Self:
         """The same network under another precision or decoder, and thus another fingerprint."""
@@ -194,8 +195,8 @@ def embedding_forward(
 
     `normalise` is in the place of the usual normalisation; see `make_forward`.
     """
-    pooling = backbone.spec["pooling"]
-    return make_forward(backbone.module, backbone.transform, backbone.layers, pooling, precision, normalise)
+    pooling, grid = backbone.spec["pooling"], grid_of(backbone.spec)
+    return make_forward(backbone.module, backbone.transform, backbone.layers, pooling, precision, normalise, grid=grid)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Layers(Backbone):
     """Several layers of one frozen network, all of one forward pass; `embed` gives their vectors side by side.
 
     Made by `create_layers`. Its spec is a backbone's, with a list of layers: no store and no model file ever holds
-    it, since there each of the `members` counts by itself.
+    it, since there each of the `members` counts by itself. With the key ``tokens``, these are the last of them.
 
     Attributes
     ----------
@@ -215,8 +216,8 @@ class Layers(Backbone):
 
     @property
     def layers(self) -> list[str]:
-        """The layers, in the network's order."""
-        return self.spec["layer"]
+        """The layers, in the network's order, and `TOKENS`."""
+        return [*self.spec["layer"], *([] if grid_of(self.spec) is None else [TOKENS])]
 
     @cached_property
     def members(self) -> tuple[Backbone, ...]:
@@ -225,7 +226,7 @@ class Layers(Backbone):
             Backbone(
                 name=self.name,
                 module=self.module,
-                spec={**self.spec, "layer": layer},
+                spec=_member_spec(self.spec, layer),
                 source=self.source,
                 transform=self.transform,
                 width=width,
@@ -233,3 +234,10 @@ class Layers(Backbone):
             )
             for layer, width in zip(self.layers, self.widths, strict=True)
         )
+
+
+def _member_spec(spec: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """The spec of one layer of several, or of their tokens."""
+    if layer == TOKENS:
+        return {**spec, "layer": PENULTIMATE}
+    return {**{key: value for key, value in spec.items() if key != TOKENS}, "layer": layer}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from featurepipe.backbones.grids import TOKENS, Grid, flat_tokens, token_map
 from featurepipe.backbones.specs import PENULTIMATE, TimmModule
 from featurepipe.backbones.weights import OPTION, first_line
 from featurepipe.errors import BackboneError, WeightsUnavailable
@@ -212,6 +213,8 @@ def make_forward(
     pooling: str | None,
     precision: str,
     normalise: Normalise | None = None,
+    *,
+    grid: Grid | None = None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function that runs a network: uint8 (B, C, H, W) on its device → float32 (B, D), its layers side by side.
 
@@ -219,7 +222,7 @@ def make_forward(
     """
     import torch
 
-    parts = make_parts(module, transform, layers, pooling, precision, normalise)
+    parts = make_parts(module, transform, layers, pooling, precision, normalise, grid=grid)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         found = parts(pixels)
@@ -235,19 +238,26 @@ def make_parts(
     pooling: str | None,
     precision: str,
     normalise: Normalise | None = None,
+    *,
+    grid: Grid | None = None,
 ) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """As `make_forward`, but each layer's vectors (B, D) by themselves; all of one forward pass.
 
-    The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling.
+    The one place where a network runs: timm's normalisation on the device, autocast, the layers, their pooling. Where
+    `TOKENS` is among the layers, as the last of them, it is the tokens of the last map, pooled to `grid`.
     """
     device = device_of(module)
     normalise = normalise or make_normalisation(transform, device)
+    pooled = [layer for layer in layers if layer != TOKENS]
 
     def parts(pixels: torch.Tensor) -> list[torch.Tensor]:
         x = normalise(pixels)
         with autocast(device, precision):
-            maps = _features(module, x, layers)
-        return [_pooled(module, m, layer, pooling) for m, layer in zip(maps, layers, strict=True)]
+            maps = _features(module, x, pooled if pooled else [PENULTIMATE])
+        found = [_pooled(module, m, layer, pooling) for m, layer in zip(maps, pooled, strict=False)]
+        if grid is not None:
+            found.append(flat_tokens(token_map(module, maps[-1], x.shape[2:], type(module).__name__), grid))
+        return found
 
     return parts
 
@@ -418,14 +428,16 @@ def probe_widths(
     pooling: str | None,
     precision: str,
     name: str,
+    *,
+    grid: Grid | None = None,
 ) -> tuple[int, ...]:
     """Check layers, input size and that numbers come out by a forward pass; return the length of each embedding."""
     for layer in layers:
-        if layer != PENULTIMATE and layer not in (stages := stages_of(module, name)):
+        if layer not in (PENULTIMATE, TOKENS) and layer not in (stages := stages_of(module, name)):
             raise BackboneError(f"{name} has no layer {layer!r}; use {PENULTIMATE}, or stage1 to {stages[-1]}")
-    if set(layers) != {PENULTIMATE} and pooling not in (None, "avg", "max"):
+    if not {*layers} <= {PENULTIMATE, TOKENS} and pooling not in (None, "avg", "max"):
         raise BackboneError(f"a stage is pooled by avg or max, not {pooling!r}")
-    parts = make_parts(module, transform, layers, pooling, precision)
+    parts = make_parts(module, transform, layers, pooling, precision, grid=grid)
     found: list[torch.Tensor] = []
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from featurepipe.backbones.grids import grid_of
 from featurepipe.digests import canonical_json
 from featurepipe.errors import BackboneError, FingerprintMismatch
 from featurepipe.images import described
@@ -37,6 +38,7 @@ SPEC = {
     "layer": TEXT,
     "pooling": (TEXT, None),
     "precision": TEXT,
+    "tokens?": {"grid": [COUNT], "dtype": TEXT},
 }
 # Of other media: the transform is of the pictures that a network is shown, or says how a descriptor hears.
 OTHER = {
@@ -214,6 +216,18 @@ def medium_of(spec: Mapping[str, Any]) -> str:
 def stage_of(spec: Mapping[str, Any]) -> str | None:
     """The layer of a spec where it is a stage; None for the penultimate embedding and for descriptors."""
     return spec["layer"] if spec["layer"].startswith("stage") else None
+
+
+def output_of(spec: Mapping[str, Any]) -> str | None:
+    """What a spec means of a network, where that is not its penultimate embedding: a stage, or tokens.
+
+    Examples
+    --------
+    >>> output_of({"layer": "penultimate", "tokens": {"grid": [7, 7], "dtype": "float16"}})
+    'tokens 7x7'
+    """
+    grid = grid_of(spec)
+    return stage_of(spec) if grid is None else f"tokens {grid[0]}x{grid[1]}"
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

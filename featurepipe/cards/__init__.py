@@ -23,6 +23,7 @@ from featurepipe.cards.promotions import (
     Tuning,
     Validation,
 )
+from featurepipe.cards.segmentations import PatchClass, Segmented
 
 __all__ = [
     "AFTER_ALL",
@@ -41,12 +42,14 @@ __all__ = [
     "Followed",
     "Headline",
     "Part",
+    "PatchClass",
     "Range",
     "Rated",
     "RatedNetwork",
     "RatedProbe",
     "Refit",
     "Scratch",
+    "Segmented",
     "Selection",
     "Splits",
     "Tried",

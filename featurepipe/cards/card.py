@@ -10,6 +10,7 @@ from featurepipe.cards.blocks import Blocks
 from featurepipe.cards.figures import Answered, FewShot, Figures
 from featurepipe.cards.parts import Absent, Anything, Count, Figure, Flag, Loss, Number, Part, Share, Text, unsaid
 from featurepipe.cards.promotions import Tuning
+from featurepipe.cards.segmentations import Segmented
 from featurepipe.jsons import Type, check
 from featurepipe.statistics import Kept
 
@@ -132,6 +133,7 @@ class Card(Part):
     blocks : Blocks or None
         Each backbone alone, where there are several.
     finetuning : Tuning or None
+    segmentation : Segmented or None
     protocol : Followed or None
     licence : str or None
         That of the backbone's weights.
@@ -157,6 +159,7 @@ class Card(Part):
     layers: Anything = None
     blocks: Absent[Blocks] = None
     finetuning: Tuning | None = None
+    segmentation: Absent[Segmented] = None
     protocol: Followed | None = None
     licence: Anything = None
     seed: Count = unsaid()

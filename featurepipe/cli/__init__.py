@@ -56,6 +56,7 @@ from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, pre
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.samples import label, search
+from featurepipe.cli.segmentations import segment
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.cli.zero_shot import zeroshot
 from featurepipe.errors import BackboneError, FeaturepipeError
@@ -304,6 +305,7 @@ def compare(stores: tuple[str, ...], output: str | None, as_json: bool, quiet: b
 main.add_command(audit)
 main.add_command(search)
 main.add_command(label)
+main.add_command(segment)
 main.add_command(advise)
 main.add_command(finetune)
 main.add_command(pretrain)

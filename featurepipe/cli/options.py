@@ -38,6 +38,15 @@ def _parse_memory(_: click.Context, __: click.Parameter, value: str | None) -> i
         raise click.BadParameter(str(error)) from None
 
 
+def _parse_tokens(_: click.Context, __: click.Parameter, value: str | None) -> int | bool | None:
+    if value is None or value == OWN_GRID:
+        return None if value is None else True
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is not a grid; give a whole number from 1, such as 7, or leave it out")
+    return int(value)
+
+
+OWN_GRID = "own"
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors, but no notes and no progress.")
 STRICT = click.option(
@@ -89,6 +98,16 @@ LAYERS = options(
         "--layers",
         metavar="L,L,…",
         help="Keep several layers in one pass: stages (every stage, and penultimate), or a list of layer names.",
+    ),
+    click.option(
+        "--tokens",
+        is_flag=False,
+        flag_value=OWN_GRID,
+        callback=_parse_tokens,
+        metavar="[GRID]",
+        help="Also keep an embedding for each patch of an image, in the same pass, for attentive and segmentation "
+        "probes. A number, such as 7, averages the patches to a grid of 7 by 7. Without a number the network's own "
+        "grid is kept.",
     ),
     group="Backbone",
 )

@@ -51,7 +51,16 @@ def extract_text(result: dict[str, Any]) -> str:
         f"{result['rejected']} rejected in {result['seconds']:.1f} s{speed}"
     )
     layers = [f"  {one['layer']:<12} {one['width']:>6} wide → {one['folder']}" for one in result.get("layers", ())]
-    return "\n".join([line, *layers, *_rejects(result), f"store → {result['store']}"])
+    return "\n".join([line, *layers, *_tokens(result), *_rejects(result), f"store → {result['store']}"])
+
+
+def _tokens(result: dict[str, Any]) -> list[str]:
+    """The tokens of an extraction, if it keeps any."""
+    if "tokens" not in result:
+        return []
+    tokens = result["tokens"]
+    shape = "×".join(map(str, [*tokens["grid"], tokens["width"]]))
+    return [f"  {'tokens':<12} {shape}, {tokens['bytes']:,} bytes each → {tokens['folder']}"]
 
 
 def _limit(result: dict[str, Any]) -> list[str]:
@@ -415,7 +424,7 @@ def info_text(result: dict[str, Any]) -> str:
     for one in result["backbones"]:
         parts = [
             *_stage(one),
-            f"{one['rows']} × {one['width']} {one['dtype']}",
+            f"{one['rows']} × {'×'.join(map(str, [*one.get('grid', ()), one['width']]))} {one['dtype']}",
             f"{one['shards']} shard{'' if one['shards'] == 1 else 's'}",
             f"{one['bytes'] / 1e6:.{1 if one['bytes'] >= 1e6 else 2}f} MB",
             f"{one['rejected']} rejected",

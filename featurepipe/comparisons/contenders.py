@@ -83,7 +83,7 @@ def _entries(stores: Sequence[Store], tables: Sequence[Sequence[Row]]) -> tuple[
     """The entries that hold all of their store's samples, and notes on the others."""
     found, notes = [], []
     for store, rows in zip(stores, tables, strict=True):
-        for entry in store.entries():
+        for entry in (one for one in store.entries() if one.grid is None):
             known = entry.places().keys() | entry.rejects().keys()
             lacking = sum(1 for row in rows if row.digest and row.digest not in known)
             if lacking:

@@ -4,10 +4,12 @@ from featurepipe.matrices.exports import check_suffix, export, is_export
 from featurepipe.matrices.features import FeatureMatrix, fill, from_rows, gather, load, outline, stream
 from featurepipe.matrices.joins import join, lacking_notes
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, cut, labelled, sizes, with_copies
+from featurepipe.matrices.tokens import TokenRows
 
 __all__ = [
     "FeatureMatrix",
     "Parts",
+    "TokenRows",
     "arrange",
     "check_suffix",
     "choose_splits",

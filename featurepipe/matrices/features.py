@@ -26,6 +26,7 @@ class FeatureMatrix:
     ----------
     ids : ndarray of object (str), shape (n,)
     X : ndarray of float32, shape (n, width)
+        Of tokens as they are stored: (n, H, W, D), float16.
     y : ndarray of object (str or None), shape (n,)
         Labels.
     split : ndarray of object (str or None), shape (n,)
@@ -115,7 +116,7 @@ def fill(entry: Entry | JointEntry, outlined: FeatureMatrix, X: np.ndarray | Non
     outlined : FeatureMatrix
         See `outline`; of several entries, `featurepipe.matrices.join` of theirs.
     X : ndarray of float32, shape (n, width), optional
-        Where to put the embeddings, such as a memory map.
+        Where to put the embeddings, such as a memory map; of tokens float16, (n, H, W, D).
 
     Raises
     ------
@@ -135,7 +136,7 @@ def stream(store: Store, entry: Entry) -> Iterator[FeatureMatrix]:
     Returns
     -------
     iterator of FeatureMatrix
-        Parts of at most 16,384 rows.
+        Parts of at most 16,384 rows. Of tokens X is (rows, H, W, D), and a part is a shard of at most 64 MiB, or less.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def _pieces(entry: Entry, rows: Rows, numbers: np.ndarray, places: np.ndarray) -
         embeddings = shards.read(entry.indexes[places[mine[0], 0]].path).embeddings
         for start in range(0, len(mine), PIECE_ROWS):
             part = mine[start : start + PIECE_ROWS]
-            X = embeddings[places[part, 1]].astype(np.float32, copy=False)
+            X = embeddings[places[part, 1]].astype(entry.dtype, copy=False)
             yield from_rows(_pick(rows, numbers[part]), X)
 
 
@@ -213,17 +214,17 @@ def gather(
 
     Returns
     -------
-    ndarray of float32, shape (len(places), width)
+    ndarray of float32, shape (len(places), width), or of float16, (len(places), H, W, D), of tokens
         X, where it is given.
     """
-    X = np.empty((len(places), entry.width), np.float32) if X is None else X
+    X = np.empty((len(places), *entry.shape), entry.dtype) if X is None else X
     wanted = np.array(places)  # (n, 2 × members): shard, row
     start = 0
     for at, member in enumerate(entry.members):
         shard, row = wanted[:, 2 * at], wanted[:, 2 * at + 1]
         for number in np.unique(shard):
             mine = np.flatnonzero(shard == number)
-            X[mine, start : start + member.width] = shards.read(member.indexes[number].path).embeddings[row[mine]]
+            X[mine, ..., start : start + member.width] = shards.read(member.indexes[number].path).embeddings[row[mine]]
         start += member.width
     return X
 

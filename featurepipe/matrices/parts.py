@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from featurepipe.manifests import Sample
 from featurepipe.matrices.features import FeatureMatrix
 from featurepipe.stores import Entry, JointEntry
 
-STEP = 8192  # rows that are checked at once
+STEP = 2**22  # numbers that are checked at once
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,10 @@ def check_finite(matrix: FeatureMatrix, entry: Entry | JointEntry) -> None:
         Some are not finite; the message names the first.
     """
     bad = np.zeros(len(matrix), bool)
-    for start in range(0, len(matrix), STEP):
-        bad[start : start + STEP] = ~np.isfinite(matrix.X[start : start + STEP]).all(axis=1)
+    rows = max(1, STEP // max(1, prod(matrix.X.shape[1:])))
+    for start in range(0, len(matrix), rows):
+        some = matrix.X[start : start + rows]
+        bad[start : start + rows] = ~np.isfinite(some.reshape(len(some), -1)).all(axis=1)
     if bad.any():
         holds = "holds a value that is" if bad.sum() == 1 else "hold values that are"
         raise ProbeError(

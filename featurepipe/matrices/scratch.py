@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,12 @@ def read(entry: Entry | JointEntry, samples: FeatureMatrix, X: np.ndarray | None
     return matrix
 
 
-def scratch(folder: Path, shape: tuple[int, int]) -> np.memmap:
-    """A float32 array in a file without a name; its space is free again when the array is."""
+def scratch(folder: Path, shape: tuple[int, ...], dtype: str = "float32") -> np.memmap:
+    """An array in a file without a name; its space is free again when the array is."""
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # or a disk that another fills meanwhile kills this process
             try:
-                os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+                os.posix_fallocate(file.fileno(), 0, prod(shape) * np.dtype(dtype).itemsize)
             except OSError as error:
                 raise StoreError(f"no room for features in {folder}: {error.strerror or error}") from error
-        return np.memmap(file, np.float32, "w+", shape=shape)
+        return np.memmap(file, dtype, "w+", shape=shape)

@@ -54,6 +54,7 @@ from featurepipe.probes.metrics import (
     predict,
     probabilities,
 )
+from featurepipe.probes.patches import SEGMENTATION, PatchClassifier, PatchHead
 from featurepipe.probes.selection import (
     OutOfFold,
     Probe,
@@ -78,9 +79,11 @@ __all__ = [
     "KINDS",
     "MULTI_LABEL",
     "ONE",
+    "SEGMENTATION",
     "ZERO_SHOT",
     "Kind",
     "OutOfFold",
+    "PatchClassifier",
     "Probe",
     "TextStart",
     "average_precision",
@@ -119,5 +122,6 @@ __all__ = [
 
 # Whatever a model file can hold; a kind that is added to KINDS later is one of them.
 HEADS: Mapping[str, Head] = ChainMap(
-    cast("dict[str, Head]", KINDS), {MULTI_LABEL: LabelsHead(), ZERO_SHOT: CosineHead()}
+    cast("dict[str, Head]", KINDS),
+    {MULTI_LABEL: LabelsHead(), SEGMENTATION: PatchHead(), ZERO_SHOT: CosineHead()},
 )

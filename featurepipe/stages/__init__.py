@@ -24,6 +24,7 @@ from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
 from featurepipe.stages.reports import report
 from featurepipe.stages.searches import search
+from featurepipe.stages.segmentations import segment
 from featurepipe.stages.tasks import probe_tasks
 from featurepipe.stages.zero_shot import zeroshot
 
@@ -48,6 +49,7 @@ __all__ = [
     "report",
     "run",
     "search",
+    "segment",
     "verify",
     "zeroshot",
 ]

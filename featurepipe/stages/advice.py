@@ -186,7 +186,7 @@ def _draw(part: FeatureMatrix, seed: int) -> FeatureMatrix:
 def _baselines(ready: Prepared, digests: np.ndarray) -> dict[str, np.ndarray]:
     """What comes without pretraining, as far as the store holds it for all of these images."""
     found = {}
-    for entry in ready.store.entries():
+    for entry in (one for one in ready.store.entries() if one.grid is None):
         random = entry.spec["architecture"] == ready.single.spec["architecture"] and entry.layer == ready.single.layer
         if entry.is_baseline and (random or entry.spec["architecture"] in HANDMADE):
             name = "untrained copy" if random else HANDMADE[entry.spec["architecture"]]

@@ -127,7 +127,8 @@ def _drift(
 
 def _layer_drift(entry: Entry, places: Sequence[Any], exact: np.ndarray, pixels: int) -> dict[str, Any]:
     """How far the vectors at `places` lie from the exact ones (n, D), and their images' pixels from Pillow's."""
-    cosine = backbones.cosines(matrices.gather(entry, places), exact)  # (n,)
+    held = matrices.gather(entry, places).reshape(len(places), -1)  # of tokens, side by side
+    cosine = backbones.cosines(held, exact)  # (n,)
     return {
         "backbone": entry.name,
         "layer": entry.layer,

@@ -23,9 +23,9 @@ def info(path: str | Path) -> dict[str, Any]:
     -------
     dict
         For a store: ``store, root, samples, classes, splits, backbones`` (each with ``name, layer, folder, rows, width,
-        dtype, shards, bytes, fingerprint, rejected``). For a model: ``model, kind, classes, backbone, card``, and
-        ``carries_backbone`` (whether the file also holds the backbone's weights). For a backbone file:
-        ``backbone_file``, and what the file says of itself: ``name, architecture, arguments, transform, licence,
+        dtype, shards, bytes, fingerprint, rejected``, and of tokens ``grid``). For a model: ``model, kind, classes,
+        backbone, card``, and ``carries_backbone`` (whether the file also holds the backbone's weights). For a backbone
+        file: ``backbone_file``, and what the file says of itself: ``name, architecture, arguments, transform, licence,
         source, weights-sha256``, and ``pretraining`` where `pretrain` made it.
     """
     if (carried := backbones.carried_card(Path(path))) is not None:
@@ -66,4 +66,5 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "bytes": sum(index.path.stat().st_size for index in entry.indexes),
         "fingerprint": entry.fingerprint,
         "rejected": len(entry.rejects()),
+        **({} if entry.grid is None else {"grid": list(entry.grid)}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from featurepipe.backbones import Adaptable, Extractor
 from featurepipe.errors import StoreError
 from featurepipe.estimators.datasets import Dataset
 from featurepipe.extraction import Settings
+from featurepipe.files import size_text
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.media import plural
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
 OFFLINE = "pip install 'featurepipe[offline]'"
+SHARD_BYTES = 2**26  # of tokens in one shard, which is in memory while it is written
 FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
 
 
@@ -44,6 +47,7 @@ def extract(
     *,
     backbone: str | PathLike[str] | torch.nn.Module | Extractor | None = None,
     layers: str | Sequence[str] | None = None,
+    tokens: bool | int | None = None,
     table: TableOptions,
     compute: ExtractOptions,
     rows_per_shard: int = extraction.ROWS_PER_SHARD,
@@ -67,6 +71,10 @@ def extract(
     layers : str or sequence of str, optional
         Several layers of the backbone, all of one forward pass, each kept as if it were a backbone: ``'stages'`` (all
         stages and the penultimate embedding), or names as for `featurepipe.backbones.create_layers`.
+    tokens : bool or int, optional
+        Also keep an embedding for each patch of an image, of the same forward pass, as an entry of its own: rows
+        (H, W, D) of float16. True is the network's own grid; a number pools to a square by means. See
+        `featurepipe.backbones.create_layers`.
     table
     compute
     rows_per_shard : int
@@ -89,7 +97,9 @@ def extract(
         over the seconds of checking all files and of embedding, without imports and the making of the network.
         ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
         With several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
-        folder, fingerprint``; an image counts as computed if any layer lacked it. ``found`` is what the data set holds:
+        folder, fingerprint``; an image counts as computed if any layer lacked it. With tokens, ``tokens`` has their
+        ``grid, width`` (of each), ``bytes`` (of an image), ``folder, fingerprint``; the other keys are of the vectors.
+        ``found`` is what the data set holds:
         see `featurepipe.manifests.summarise`; ``contradictions`` is the number of images that have an exact copy under
         another label, and ``contradictory`` lists them: for each such picture the ``id`` and ``label`` of every copy.
 
@@ -98,6 +108,9 @@ def extract(
     >>> result = extract("data/digits", "/tmp/digits.store")
     >>> result["samples"], result["rejected"]
     (1797, 0)
+    >>> result = extract("data/digits", "/tmp/digits.store", tokens=2)
+    >>> result["computed"], result["tokens"]["grid"]  # the vectors are there already, and stay as they are
+    (1797, [2, 2])
     """
     started = time.perf_counter()
     if len(compute.devices) > 1:
@@ -105,6 +118,8 @@ def extract(
     manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
         options = {**options, "layers": layers}
+    if tokens:
+        options = {**options, "tokens": tokens}
     place = store or default_name(data if isinstance(data, str | PathLike) else manifest.source.root, ".store")
     extractor = make_extractor(backbone, options, listener, place, manifest.medium)
     clips.check_medium(extractor.transform.medium, manifest, extractor.name)
@@ -247,13 +262,16 @@ def make_extractor(
             )
         return backbone
     name: Any = backbone
-    create = backbones.create_layers if "layers" in options else backbones.create
+    asked = dict(options)
+    if "tokens" in asked and "layers" not in asked:  # they come with the vector, of the same pass
+        asked["layers"] = asked.pop("layer", backbones.PENULTIMATE)
+    create = backbones.create_layers if "layers" in asked else backbones.create
     given = options.get("weights") is not None or options.get("random_weights")
     waiting = threading.Timer(8, listener.note, [f"waiting for the weights of {name}; they are downloaded once"])
     if not given and backbones.fetches(name):
         waiting.start()
     try:
-        made = create(name, medium=medium, **options)
+        made = create(name, medium=medium, **asked)
         for note in getattr(made, "notes", ()):
             listener.note(note)
         return follow_store(store, made, options, listener)
@@ -323,7 +341,11 @@ def fill(
     todo = plan(rows, source, *entries)
     listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
     made_by = extraction.provenance(extractor, settings.batch_size)
-    writers = [Writer(entry, made_by, rows_per_shard) for entry in entries]
+    check_room(store.path, extractor, len(todo), listener)
+    writers = [
+        Writer(entry, made_by, _shard_rows(member, rows_per_shard))
+        for member, entry in zip(extractor.members, entries, strict=True)
+    ]
     widths = [member.width for member in extractor.members]
     sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
@@ -332,13 +354,10 @@ def fill(
     if doubtful:
         store.write_rows(source, Rows.of(rows).without_stamps(doubtful))
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
-    several = not isinstance(extractor.spec["layer"], str)
     return {
         "store": str(store.path),
         "backbone": extractor.name,
-        "fingerprint": None if several else extractor.fingerprint,
-        "width": extractor.width,
-        **({"layers": [_layer(*pair) for pair in zip(extractor.members, entries, strict=True)]} if several else {}),
+        **_outputs(list(zip(extractor.members, entries, strict=True))),
         "samples": len(rows),
         "computed": outcome.computed,
         "reused": len(rows) - outcome.computed - len(rejects),
@@ -353,9 +372,70 @@ def fill(
     }
 
 
+def check_room(place: Path, extractor: Extractor, count: int, listener: Listener) -> None:
+    """Say how many bytes the tokens of `count` more samples take; of vectors nothing.
+
+    Raises
+    ------
+    StoreError
+        The disk has no room for them.
+    """
+    sizes = [backbones.row_bytes(member.spec, member.width) for member in extractor.members]
+    grids = [backbones.grid_of(member.spec) for member in extractor.members]
+    tokens = next(((size, grid) for size, grid in zip(sizes, grids, strict=True) if grid), None)
+    if tokens is None or not count:
+        return
+    size, (height, width) = tokens
+    each = f"{size:,} bytes for each {extractor.transform.medium}"
+    total, free = count * sum(sizes), shutil.disk_usage(place).free
+    listener.note(f"tokens {height}×{width}: {each}, {size_text(count * size)} for {count:,}")
+    if total > free:
+        raise StoreError(
+            f"tokens take {each}, {size_text(total)} for {count:,} with their vectors, and {place} has "
+            f"{size_text(free)} left; give a coarser grid, such as --tokens 7, or another disk"
+        )
+
+
+def _shard_rows(member: Extractor, rows: int) -> int:
+    """Samples of a shard: as many as asked for, but of tokens no more than fit into `SHARD_BYTES`."""
+    if backbones.grid_of(member.spec) is None:
+        return rows
+    return max(1, min(rows, SHARD_BYTES // backbones.row_bytes(member.spec, member.width)))
+
+
+def _outputs(pairs: Sequence[tuple[Extractor, Entry]]) -> dict[str, Any]:
+    """What a result says of the vectors, of each layer where there are several, and of the tokens."""
+    vectors = [pair for pair in pairs if backbones.grid_of(pair[0].spec) is None]
+    tokens = [pair for pair in pairs if backbones.grid_of(pair[0].spec) is not None]
+    single = vectors[0][0] if len(vectors) == 1 else None
+    found: dict[str, Any] = {
+        "fingerprint": None if single is None else single.fingerprint,
+        "width": sum(member.width for member, _ in vectors),
+    }
+    if single is None:
+        found["layers"] = [_layer(*pair) for pair in vectors]
+    for member, entry in tokens:
+        found["tokens"] = _tokens(member, entry)
+    return found
+
+
+def _identity(member: Extractor, entry: Entry) -> dict[str, Any]:
+    return {"folder": entry.folder.name, "fingerprint": member.fingerprint}
+
+
 def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
-    identity = {"folder": entry.folder.name, "fingerprint": member.fingerprint}
-    return {"layer": member.spec["layer"], "width": member.width, **identity}
+    return {"layer": member.spec["layer"], "width": member.width, **_identity(member, entry)}
+
+
+def _tokens(member: Extractor, entry: Entry) -> dict[str, Any]:
+    height, width = grid = backbones.grid_of(member.spec) or (0, 0)
+    size = backbones.row_bytes(member.spec, member.width)
+    return {
+        "grid": list(grid),
+        "width": member.width // (height * width),
+        "bytes": size,
+        **_identity(member, entry),
+    }
 
 
 def first_line(extractor: Extractor, samples: int, cached: int | None = None) -> str:
@@ -368,7 +448,10 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None) ->
     """
     bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
     stage = backbones.stage_of(extractor.members[0].spec)
-    which = f", {len(extractor.members)} layers" if len(extractor.members) > 1 else f" {stage}" if stage else ""
+    grids = [grid for grid in (backbones.grid_of(member.spec) for member in extractor.members) if grid]
+    layers = len(extractor.members) - len(grids)
+    which = f", {layers} layers" if layers > 1 else f" {stage}" if stage else ""
+    which += "".join(f", tokens {height}×{width}" for height, width in grids)
     name = f"demo network ({extractor.name})" if bundled else extractor.name
     medium = extractor.transform.medium
     said = f"{samples:,} {medium if samples == 1 else plural(medium)} · {name}{which} on {extractor.device}"

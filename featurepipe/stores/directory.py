@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import shards
-from featurepipe.backbones import Described, check_same, stage_of
+from featurepipe.backbones import Described, check_same, output_of
 from featurepipe.digests import sha256_json
 from featurepipe.errors import (
     BackboneError,
@@ -27,7 +27,7 @@ from featurepipe.errors import (
 from featurepipe.files import atomic, remove_partials, write_text
 from featurepipe.sources import SOURCES, Source, is_there, lasting_root
 from featurepipe.stores import headers, locks, manifest
-from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers
+from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers, pick_tokens
 from featurepipe.stores.headers import HEADER, Header, State
 from featurepipe.stores.locks import LOCK
 from featurepipe.stores.manifest import Known
@@ -324,7 +324,7 @@ class Store:
             raise BackboneError(f"{backbone.name} has an entry for each of its layers; give one of its members")
         ending = backbone.fingerprint[:8]
         held = sorted(self.path.glob(f"*-{ending}"))  # the same backbone may have been called by another name
-        name = ".".join(filter(None, [_slug(backbone.name), stage_of(backbone.spec)]))
+        name = ".".join(filter(None, [_slug(backbone.name), _slug(output_of(backbone.spec) or "")]))
         folder = held[0] if held else self.path / f"{name}-{ending}"
         found = self._entry(folder)
         if found is not None:
@@ -333,16 +333,19 @@ class Store:
         provenance = {"name": backbone.name, "source": backbone.source}
         return Entry(folder, backbone.spec, provenance, ())
 
-    def choose(self, name: str | None = None, layer: str | None = None) -> Entry:
+    def choose(self, name: str | None = None, layer: str | None = None, *, tokens: bool = False) -> Entry:
         """The entry called `name` (backbone name, folder name, fingerprint prefix or model file), or the only real one.
 
-        With several layers of one backbone it is the penultimate embedding, unless `layer` names another.
+        With several layers of one backbone it is the penultimate embedding, unless `layer` names another. Entries of
+        tokens count only with `tokens`, and then no others.
 
         Raises
         ------
         StoreError
             None or several match; the message lists what there is.
         """
+        if tokens:
+            return pick_tokens(self.path, self.entries(), name)
         return pick(self.path, self.entries(), name, layer)
 
     def choose_layers(self, name: str | None = None, layers: str | Sequence[str] = ALL) -> list[Entry]:
@@ -384,7 +387,7 @@ class Store:
                 try:
                     shard = shards.read(path)
                     digests = {row.tobytes() for row in shard.digests}
-                    check_described(path, shard.spec, shard.provenance)
+                    check_described(path, shard.spec, shard.provenance, shard.embeddings.shape[1:])
                     if not _is_named_after(folder, shard) or shard.spec != (spec or shard.spec):
                         raise ShardCorrupt(f"{path} belongs to another backbone ({shard.fingerprint[:8]})")
                     if len(digests) < len(shard.digests) or digests & seen:
@@ -497,7 +500,7 @@ class Store:
         if not indexes:
             return None
         for index in indexes:
-            check_described(index.path, index.spec, index.provenance)
+            check_described(index.path, index.spec, index.provenance, index.shape)
         rightful = [index for index in indexes if _is_named_after(folder, index)]
         if not rightful:
             raise FingerprintMismatch(

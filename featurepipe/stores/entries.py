@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import shards
-from featurepipe.backbones import PENULTIMATE, carried_digest, is_handmade, is_model_name, stage_of
+from featurepipe.backbones import (
+    PENULTIMATE,
+    carried_digest,
+    grid_of,
+    is_handmade,
+    is_model_name,
+    output_of,
+    stage_of,
+)
+from featurepipe.backbones.grids import TOKENS
 from featurepipe.digests import sha256_json
 from featurepipe.errors import ShardCorrupt, StoreError
 
@@ -48,8 +57,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The backbone's display name, and the layer where it is a stage."""
-        return " ".join(filter(None, [self.name, stage_of(self.spec)]))
+        """The backbone's display name, and the layer where it is a stage, or the grid of its tokens."""
+        return " ".join(filter(None, [self.name, output_of(self.spec)]))
 
     @property
     def fingerprint(self) -> str:
@@ -58,8 +67,23 @@ class Entry:
 
     @property
     def width(self) -> int:
-        """Length of one embedding."""
-        return self.indexes[0].width
+        """Length of one embedding; of tokens, that of each."""
+        return self.shape[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is held of one sample: (width,), or (H, W, D) of tokens."""
+        return self.indexes[0].shape
+
+    @property
+    def dtype(self) -> str:
+        """What features are in memory: float32, except that tokens stay as they are stored."""
+        return "float32" if self.grid is None else self.indexes[0].dtype
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of each sample; None where there is one vector."""
+        return grid_of(self.spec)
 
     @property
     def members(self) -> tuple[Entry, ...]:
@@ -151,8 +175,24 @@ class JointEntry:
         """Length of all embeddings of a sample together."""
         return sum(member.width for member in self.members)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the features of one sample."""
+        return (self.width,)
 
-def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    @property
+    def dtype(self) -> str:
+        """What features are in memory."""
+        return "float32"
+
+    @property
+    def grid(self) -> None:
+        """Several backbones have no tokens together."""
+
+
+def check_described(
+    path: Path, spec: Mapping[str, Any], provenance: Mapping[str, Any], shape: tuple[int, ...] = ()
+) -> None:
     """Check that what a shard says of its backbone has the keys and types that its readers go by.
 
     Parameters
@@ -161,11 +201,13 @@ def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str
         Path of the shard.
     spec, provenance : mapping
         As the shard gives them.
+    shape : tuple of int
+        Shape of its rows.
 
     Raises
     ------
     ShardCorrupt
-        A key is missing, or is of another type.
+        A key is missing, or is of another type, or the rows are not what the spec describes.
     """
     source, transform = provenance.get("source"), spec.get("transform")
     problems = [
@@ -173,10 +215,17 @@ def check_described(path: Path, spec: Mapping[str, Any], provenance: Mapping[str
         *_unlike("transform", {"decoder": None, **_table(transform)}, {"decoder": str | None}),
         *_unlike("provenance", {"seconds": None, "device": None, **provenance}, PROVENANCE),
         *_unlike("source", _table(source), SOURCE),
+        *_unshaped(spec, shape),
     ]
     if problems:
         store = path.parent.parent
         raise ShardCorrupt(f"{path}: {problems[0]}; set it aside with: featurepipe verify --repair {store}")
+
+
+def _unshaped(spec: Mapping[str, Any], shape: tuple[int, ...]) -> list[str]:
+    """What of a spec's grid is not the shape of the rows."""
+    grid = _table(spec.get(TOKENS, {})).get("grid", [])
+    return [] if not shape or grid == list(shape[:-1]) else [f"its rows of shape {shape} are no grid of {grid}"]
 
 
 def _table(found: Any) -> Mapping[str, Any]:
@@ -191,7 +240,13 @@ def _unlike(what: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
 
 def pick(store: Path, entries: Sequence[Entry], name: str | None, layer: str | None) -> Entry:
     """See `featurepipe.stores.Store.choose`."""
+    given, entries = entries, [entry for entry in entries if entry.grid is None]
     matches = _matches(entries, name)
+    if not matches and any(entry.grid for entry in _matches(given, name)):
+        raise StoreError(
+            f"{name or 'the only entry'} of {store} holds tokens, and vectors are wanted; name an entry of vectors, or "
+            "a probe that reads tokens (--kind attentive)"
+        )
     if layer is not None:
         found = [entry for entry in matches if entry.layer == layer]
     elif len({entry.name for entry in matches}) == 1 and _is_called(matches[0], name):
@@ -213,9 +268,28 @@ def pick(store: Path, entries: Sequence[Entry], name: str | None, layer: str | N
     raise StoreError(f"{store}: {problem}; choose with -b from: {held}")
 
 
+def pick_tokens(store: Path, entries: Sequence[Entry], name: str | None) -> Entry:
+    """The entry of tokens that `name` means: their own folder or fingerprint, or their backbone's name.
+
+    Raises
+    ------
+    StoreError
+        None or several match; the message says how to get tokens.
+    """
+    found = _matches([entry for entry in entries if entry.grid is not None], name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        held = ", ".join(entry.folder.name for entry in found)
+        raise StoreError(f"{store}: several grids of tokens match; choose with -b from: {held}")
+    of = "" if name is None else f" of {name}"
+    raise StoreError(f"{store} holds no tokens{of}; get them with: featurepipe extract DATA -s {store} --tokens")
+
+
 def pick_layers(store: Path, entries: Sequence[Entry], name: str | None, layers: str | Sequence[str]) -> list[Entry]:
     """See `featurepipe.stores.Store.choose_layers`."""
     groups: list[list[Entry]] = []
+    entries = [entry for entry in entries if entry.grid is None]
     for match in _matches(entries, name):
         if not any(match in group for group in groups):
             groups.append([entry for entry in entries if entry.is_sibling(match)])

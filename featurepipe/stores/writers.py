@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe import shards
+from featurepipe.backbones import as_rows
 from featurepipe.stores.entries import Entry
 from featurepipe.stores.rows import keys
 
@@ -74,7 +75,8 @@ class Writer:
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) of the same batch."""
         new = {digest: why for digest, why in rejects.items() if digest not in self.rejects}
-        self._taken.append((digests, vectors, new))  # one step, so that Ctrl-C finds whole batches
+        rows = as_rows(self.entry.spec, vectors)
+        self._taken.append((digests, rows, new))  # one step, so that Ctrl-C finds whole batches
         self.rejects |= new
         if sum(len(digests) + len(rejects) for digests, _, rejects in self._taken) >= self.rows_per_shard:
             self.commit()

@@ -33,6 +33,7 @@ TEXT_STARTS = {  # methods with few labels that start from class names
     "lp_plus_plus": "LP++",
     "wise_ft": "WiSE-FT",
 }
+SEGMENTATION_KINDS = ("auto", "ridge", "lda", "logistic")
 ORDERS = ("typical", "unsure")  # of samples to label
 METRICS = ("top1", "balanced_accuracy", "map")
 BASELINES = ("none", "simple", "full")

@@ -1,0 +1,40 @@
+"""Segmentation: linear classifiers of patches, from tokens in a store and masks next to the images.
+
+The closed forms (ridge and LDA) come from sums that are read once; logistic regression is trained by gradient descent,
+as published evaluations do it. Scores of patches are interpolated to pixels.
+"""
+
+from featurepipe.segmentation.choices import Choice, choose
+from featurepipe.segmentation.closed import CLOSED, Patches
+from featurepipe.segmentation.descent import logistic
+from featurepipe.segmentation.drawings import mask_png, overlay_png, palette
+from featurepipe.segmentation.figures import confusion, figures, ious, mean_iou
+from featurepipe.segmentation.frames import Window, enlarge, middles, spread, window_of
+from featurepipe.segmentation.masks import Masks, find_masks, learn_classes, shares
+from featurepipe.segmentation.moments import FINER, Moments
+
+__all__ = [
+    "CLOSED",
+    "FINER",
+    "Choice",
+    "Masks",
+    "Moments",
+    "Patches",
+    "Window",
+    "choose",
+    "confusion",
+    "enlarge",
+    "figures",
+    "find_masks",
+    "ious",
+    "learn_classes",
+    "logistic",
+    "mask_png",
+    "mean_iou",
+    "middles",
+    "overlay_png",
+    "palette",
+    "shares",
+    "spread",
+    "window_of",
+]
