@@ -9,7 +9,7 @@ from PIL import Image
 
 import featurepipe
 from featurepipe import cli, models
-from featurepipe.errors import SegmentationError, StoreError
+from featurepipe.errors import ModelFileError, SegmentationError, StoreError
 from featurepipe.listeners import SILENT
 
 HOW = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "precision": "fp32", "listener": SILENT}
@@ -63,6 +63,15 @@ def test_blocks_are_found_and_the_file_says_how_well(data, tmp_path):
         assert (said == truth)[truth < 255].mean() > 0.6
     assert (tmp_path / "shown" / "images" / "14.overlay.png").is_file()
     assert featurepipe.info(tmp_path / "m.safetensors")["kind"] == "segmentation"
+    for use in (
+        lambda path: featurepipe.predict(path, data[0] / "images"),
+        lambda path: featurepipe.evaluate(path, data[1]),
+        lambda path: featurepipe.report(path),
+        lambda path: featurepipe.export(path, tmp_path / "m.onnx"),
+        lambda path: featurepipe.explain(path, data[0] / "images", tmp_path / "e"),
+    ):
+        with pytest.raises(ModelFileError, match="is a segmentation model, which answers for each pixel"):
+            use(tmp_path / "m.safetensors")
 
 
 def test_kinds_agree_and_a_folder_of_masks_does_too(data, tmp_path):

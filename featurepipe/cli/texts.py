@@ -444,6 +444,9 @@ def _model_text(result: dict[str, Any]) -> str:
             for one in backbone.get("members", [backbone])
         )
     ]
+    if found := result["card"].get("segmentation"):
+        lines[0] = lines[0].replace("segmentation probe", "segmentation", 1)
+        lines.append(f"  mIoU {percent(found['miou'])} of {found['n']} {found['evaluated_on']} images")
     if tuning and tuning["promoted"]:
         lines.append(
             f"  fine-tuned from {STARTS[tuning['start']]}: {tuning['tune']}, {tuning['tuned_parameters']:,} of "

@@ -332,7 +332,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatch, WeightsUnavailable
             Raised at the first prediction: the backbone's weights are missing or have changed.
         """
-        model = models.load(path)
+        model = models.load_of_samples(path)
         if model.is_multi_label:
             raise ModelFileError(
                 f"{path} gives each sample a set of labels, but a TransferClassifier one; use featurepipe.predict"

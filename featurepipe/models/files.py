@@ -319,6 +319,17 @@ def load(path: str | PathLike[str]) -> Model:
         ) from error
 
 
+def load_of_samples(path: str | PathLike[str]) -> Model:
+    """As `load`, for those who want one answer for each sample; ModelFileError where a model answers for pixels."""
+    model = load(path)
+    if HEADS[model.kind].of_pixels:
+        raise ModelFileError(
+            f"{path} is a {model.kind} model, which answers for each pixel and not for a sample; featurepipe info "
+            "shows its figures"
+        )
+    return model
+
+
 class _Damaged(ValueError):
     """What does not match its digest: the end of a sentence that begins with the file's name."""
 

@@ -42,6 +42,7 @@ class PatchHead(Head):
 
     name: str = SEGMENTATION
     tensors: tuple[str, ...] = TENSORS
+    of_pixels: bool = True
 
     @property
     def chosen(self) -> Any:

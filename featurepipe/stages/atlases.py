@@ -63,7 +63,7 @@ def write(store: Store, entry: Entry, path: Path, wanted: AtlasOptions, force: b
     model, file = None, None
     if wanted.model is not None:
         file = models.locate(wanted.model)
-        model = models.load(file)
+        model = models.load_of_samples(file)
         models.check_single(model, file, "an atlas")
         if model.backbone["fingerprint"] != entry.fingerprint:
             raise StoreError(

@@ -72,7 +72,7 @@ def evaluate(
     """
     started = time.perf_counter()
     model = models.locate(model)
-    loaded = models.load(model)
+    loaded = models.load_of_samples(model)
     found = {}
     if Store.is_store(data):
         store = Store.open(data)

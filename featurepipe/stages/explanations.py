@@ -94,7 +94,7 @@ def explain(
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; name a folder for the pictures with -o")
     file = models.locate(model)
-    loaded = models.load(file)
+    loaded = models.load_of_samples(file)
     models.check_single(loaded, file, "explain")
     number = None if label is None else _number(loaded, label, file)
     places = [data] if isinstance(data, str | PathLike) else list(data)

@@ -132,7 +132,7 @@ def _export_model(
     place: str | Path, path: Path, samples: str | Path | None, origin: OriginOptions, force: bool, listener: Listener
 ) -> dict[str, Any]:
     file = models.locate(place)
-    model = models.load(file)
+    model = models.load_of_samples(file)
     models.check_single(model, file, "an ONNX file")
     check_output(path, "ONNX file", graphs.is_graph, [file, samples, origin.weights], force=force)
     graphs.check_kind(model, str(file))

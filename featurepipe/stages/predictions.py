@@ -124,7 +124,7 @@ def predict(
         tables.require_pyarrow()
     check_safe_csv(safe_csv, path)
     model = models.locate(model)
-    loaded = models.load(model)
+    loaded = models.load_of_samples(model)
     limit = abstentions.choose(loaded, model, wanted.threshold, wanted.target_accuracy)
     places = [data] if isinstance(data, str | PathLike) else list(data)
     if path is not None:

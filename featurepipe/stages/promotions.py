@@ -279,7 +279,7 @@ def _open(
             f"{source} is neither a store nor a model file; make a store with: featurepipe extract {source}"
         )
     else:
-        loaded = models.load(source)
+        loaded = models.load_of_samples(source)
         models.check_single(loaded, source, "fine-tuning")
         if loaded.kind not in finetuning.LINEAR:
             raise FinetuningError(

@@ -65,7 +65,7 @@ def report(
     path = Path(output) if output is not None else _page(model)
     how = galleries.Way(_budget(wanted.pictures), _known(wanted.projection))
     check_output(path, "report", reports.is_page, [model], force=force)
-    loaded = models.load(model)
+    loaded = models.load_of_samples(model)
     if loaded.card.evaluated_on is None:
         raise ModelFileError(f"{model} holds no figures to report; measure it with: featurepipe evaluate")
     gallery, missing = _gallery(model, loaded, wanted.store, how, listener)

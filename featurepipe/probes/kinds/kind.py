@@ -31,11 +31,14 @@ class Head(ABC):
         Names of its arrays in a model file.
     may_be_nan : tuple of str
         Those of them that may hold what is not a number, as they decide no answer.
+    of_pixels : bool
+        Whether it answers for each pixel, and not for a sample.
     """
 
     name: str
     tensors: tuple[str, ...]
     may_be_nan: tuple[str, ...] = ()
+    of_pixels: bool = False
 
     @property
     @abstractmethod
