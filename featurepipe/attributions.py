@@ -11,7 +11,7 @@ class token goes on, those that the last block still mixes into it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -128,31 +128,39 @@ def _recorded(module: torch.nn.Module, into: list[torch.Tensor]) -> Iterator[Non
 
 
 def _last_map(places: list[_Place], backbone: Backbone) -> np.ndarray | None:
-    """The map (h, w) of the last place that has one through which anything flows."""
+    """The map (h, w) of the last place that has one through which anything flows.
+
+    First among those as wide as the embedding. Of a small image a network may end in a map of 1×1; then the last map
+    before it.
+    """
     widths = {getattr(backbone.module, "num_features", backbone.width), backbone.width}
     prefix = getattr(backbone.module, "num_prefix_tokens", None)
     _, height, width = backbone.transform.shape
-    for place in reversed(places):
-        if place.output.ndim == 4:
-            found = _of_map(place, widths)
-        else:
-            found = _of_tokens(place, widths, prefix, height / width)
-        if found is not None and found.size > 1 and found.any():
-            return found
+    readers: list[Callable[[_Place], np.ndarray | None]] = [
+        lambda one: _of_map(one, widths),
+        lambda one: _of_tokens(one, widths, prefix, height / width),
+        lambda one: _of_map(one, {one.output.shape[1]}),
+    ]
+    for some in (readers[:2], readers[2:]):
+        for found in (read(place) for place in reversed(places) for read in some):
+            if found is not None and found.size > 1 and found.any():
+                return found
     return None
 
 
 def _of_map(place: _Place, widths: set[int]) -> np.ndarray | None:
     """Of (1, C, h, w), or (1, h, w, C) as in Swin; None of anything else, such as the heads of an attention."""
+    if place.output.ndim != 4:
+        return None
     axis = next((axis for axis in (1, 3) if place.output.shape[axis] in widths), None)
     return None if axis is None else _summed(place, axis)
 
 
 def _of_tokens(place: _Place, widths: set[int], prefix: int | None, ratio: float) -> np.ndarray | None:
     """Of (1, N, C): the patches behind the class token and its like; None where their grid has another shape."""
-    _, count, channels = place.output.shape
-    if channels not in widths:
+    if place.output.ndim != 3 or place.output.shape[2] not in widths:
         return None
+    count = place.output.shape[1]
     for first in range(min(PREFIXES, count)) if prefix is None else [prefix]:
         across = round(math.sqrt((count - first) / ratio))
         if across and (count - first) % across == 0 and math.isclose((count - first) / across**2, ratio):

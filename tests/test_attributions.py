@@ -49,12 +49,14 @@ def places(backbone, model, label="lit", count=10):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "mlp"])
 def test_the_map_of_a_convolutional_network_is_highest_on_the_square(kind):
     pairs = places(*taught("test_resnet", kind))
     assert sum(at == best for at, best in pairs) >= 8, pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "token"])
 def test_the_map_of_a_transformer_is_highest_on_the_square(pooling):
     pairs = places(*taught("test_vit", pooling=pooling, arguments={"img_size": SIDE}))
@@ -74,6 +76,14 @@ def test_where_a_network_ends_in_a_mean_the_map_is_the_class_activation_map():
     assert found == pytest.approx(expected / expected.max(), abs=1e-4)
     other = attributions.attribute(model, backbone, pixels, 0)
     assert not ((found > 0) & (other > 0)).any()  # what speaks for one of two classes speaks against the other
+
+
+def test_of_a_small_image_the_last_map_that_has_places_is_taken():
+    backbone = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)}, device="cpu")
+    X = backbone.embed(backbone.transform.trial(8))
+    found = probes.fit("ridge", X, np.array(["a", "b"] * 4), value=1.0)
+    model = models.Model("ridge", found.estimator, 1.0, {}, np.zeros(0, np.uint64), SimpleNamespace())
+    assert attributions.attribute(model, backbone, backbone.transform.trial(1)[0], 0).shape == (2, 2)
 
 
 def test_a_network_is_left_as_it_was():
