@@ -41,6 +41,7 @@ ROWS = (
     ("audits",),
     ("acquisitions",),
     ("reports",),
+    ("results",),
     ("estimators",),
     ("stages",),
     ("cli",),

@@ -20,6 +20,7 @@ from featurepipe.manifests import Manifest, Sample
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.media import plural
 from featurepipe.models.answers import Answers, answer, collector, csv_writer, table
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
@@ -31,6 +32,7 @@ PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @guarded
+@presented
 @spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def predict(
     model: str | Path,

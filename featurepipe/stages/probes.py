@@ -35,6 +35,7 @@ from featurepipe.models.candidates import Candidate, Prepared, divide, find_join
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
 from featurepipe.statistics.intervals import interval
@@ -49,6 +50,7 @@ Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 
 @guarded
+@presented
 @spread(where=EntryOptions, joined=JoinOptions, recipe=Options)
 def probe(
     store: str | Path,
