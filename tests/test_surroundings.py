@@ -73,6 +73,7 @@ CALLS = {
     "FineTuner.fit": lambda at: featurepipe.FineTuner(**EPOCH).fit(IMAGES, LABELS).curve_[1]["train_loss"],
     "FineTuner.predict": lambda at: at.tuned.predict(IMAGES).tolist(),
     "FineTuner.predict_proba": lambda at: at.tuned.predict_proba(IMAGES),
+    "FineTuner.decision_function": lambda at: at.tuned.decision_function(IMAGES),
     "FineTuner.save": lambda at: at.tuned.save(at.file),
     "featurepipe run": lambda at: command("run", at.data, "-o", at.new, "--kind", "centroid", "--baselines", "none"),
     "featurepipe extract": lambda at: command("extract", at.data, "-s", at.new, "--profile"),

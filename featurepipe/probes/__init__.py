@@ -39,6 +39,7 @@ from featurepipe.probes.kinds import (
     candidates_of,
     check_blocks,
     check_kind,
+    check_weighing,
     names,
 )
 from featurepipe.probes.labels import MULTI_LABEL, ONE, LabelsHead, fit_labels, labels_classifier, listed
@@ -87,6 +88,7 @@ __all__ = [
     "check_few",
     "check_kind",
     "check_known",
+    "check_weighing",
     "choose",
     "choose_layer",
     "commonest",

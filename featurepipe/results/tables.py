@@ -89,12 +89,13 @@ def _is_figure(cell: str) -> bool:
     return not cell or cell[0].isdigit() or cell[0] in "+-–<"
 
 
-def html(face: Face, keys: Iterable[str]) -> str:
-    """A face as an HTML fragment; whatever strangers have named is escaped."""
+def html(face: Face, keys: Iterable[str] = ()) -> str:
+    """A face as an HTML fragment, the keys of its dict last; whatever strangers have named is escaped."""
     tag = markup.tag
     notes = [tag("p", note) for note in (face.more, *face.notes) if note]
     table = markup.table(list(face.columns), face.cells) if face.rows and face.columns else ""
-    told = tag("details", tag("summary", "keys"), tag("code", ", ".join(map(str, keys))))
+    named = ", ".join(map(str, keys))
+    told = tag("details", tag("summary", "keys"), tag("code", named)) if named else ""
     return str(tag("div", tag("p", tag("b", face.title)), table, *notes, told))
 
 
