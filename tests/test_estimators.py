@@ -1093,3 +1093,15 @@ def test_estimators_show_their_figures_after_fit():
     assert repr(model.probe_).startswith("<ridge probe of 3 classes, alpha=")
     evil = pixels(kind="centroid").fit(COLOURS, ["<b>", "x", "y"] * 6)
     assert "<b>, " not in evil._repr_html_()
+
+
+def test_cross_validate_measures_without_a_fit():
+    model = pixels(kind="ridge", alpha=1.0)
+    found = model.cross_validate(COLOURS, THREE, folds=3)
+    assert (found["n"], len(found["per_fold"])) == (18, 3)
+    assert not hasattr(model, "probe_")
+    assert "of 18 held-out samples right" in repr(found)
+    twice = model.cross_validate(np.concatenate([COLOURS, COLOURS]), THREE * 2, groups=list(range(18)) * 2, folds=3)
+    assert twice["groups"] == 18
+    with pytest.raises(ProbeError, match="folds hold nothing out"):
+        model.cross_validate(COLOURS, THREE, folds=1)

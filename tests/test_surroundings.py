@@ -65,6 +65,7 @@ CALLS = {
     "FeatureExtractor.transform": lambda at: np.asarray(featurepipe.FeatureExtractor().fit_transform(IMAGES)),
     "FeatureExtractor.network": lambda at: featurepipe.FeatureExtractor().network().fingerprint,
     "TransferClassifier.fit": lambda at: at.classifier(strategy="auto").fit(IMAGES, LABELS).probe_.chosen,
+    "TransferClassifier.cross_validate": lambda at: at.classifier(kind="ridge").cross_validate(IMAGES, LABELS)["top1"],
     "TransferClassifier.predict": lambda at: at.fitted.predict(IMAGES).tolist(),
     "TransferClassifier.predict_proba": lambda at: at.fitted.predict_proba(IMAGES),
     "TransferClassifier.promote": lambda at: at.fitted.promote(IMAGES, LABELS, **EPOCH).curve_[1]["train_loss"],

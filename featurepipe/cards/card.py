@@ -12,8 +12,8 @@ from featurepipe.cards.parts import Absent, Anything, Count, Figure, Flag, Loss,
 from featurepipe.cards.promotions import Tuning
 from featurepipe.jsons import Type, check
 
-_SPLITS = ("train", "val", "test")
-_SPLIT = Type("a split", lambda value: value in _SPLITS)
+_MEASURED = ("train", "val", "test", "folds")
+_SPLIT = Type("a split, or folds", lambda value: value in _MEASURED)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,9 +105,11 @@ class Card(Part):
     split_source : str
         How the splits were made.
     evaluated_on : str or None
-        Which split holds the figures that count; None where nothing was measured.
+        Which of the next four holds the figures that count; None where nothing was measured.
     selection : Selection
     train, val, test : Figures or None
+    folds : Figures or None
+        Of k-fold cross-validation over all samples, on all of which the probe in the file was trained.
     baselines : dict
         Name → top-1, or of sets of labels mean average precision; None where it was not measured.
     majority_class : str or None
@@ -136,6 +138,7 @@ class Card(Part):
     train: Figures | None = unsaid()
     val: Figures | None = unsaid()
     test: Figures | None = unsaid()
+    folds: Absent[Figures] = None
     baselines: dict[str, Share | None] = unsaid()
     majority_class: Text | None = None
     few_shot: list[FewShot] = unsaid()

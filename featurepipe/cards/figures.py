@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurepipe.cards.parts import Absent, Anything, Count, Figure, Loss, Part, Share, Text, unsaid
+from featurepipe.cards.parts import Absent, Anything, Count, Figure, Loss, Number, Part, Share, Text, unsaid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +28,15 @@ class Headline(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Fold(Part):
+    """A fold of a cross-validation: how many images it holds out, and the strength that the others chose."""
+
+    n: Count
+    top1: Share
+    chosen: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Figures(Part):
     """Figures on the images of a split, as `featurepipe.probes.evaluate` or `label_figures` gives them.
 
@@ -41,6 +50,8 @@ class Figures(Part):
         With the exact copies of training images, which the other figures leave out.
     groups : int or None
         How many groups of images there are; then `interval` is bootstrapped over them.
+    mean, per_fold, method
+        Of k-fold cross-validation: the mean of the folds' accuracies, each fold, and how `interval` was made.
     """
 
     source: Anything = None
@@ -61,6 +72,9 @@ class Figures(Part):
     with_copies: Absent[Headline] = None
     groups: Absent[Count] = None
     interval: Absent[list[Share]] = None
+    mean: Absent[Share] = None
+    per_fold: Absent[list[Fold]] = None
+    method: Absent[Text] = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -139,12 +139,25 @@ def probe_text(result: dict[str, Any]) -> str:
             *_few_labels(result),
             f"{result['kind']} probe on {_title(result)}{chosen}",
             figures_line(result[on], on),
+            *_folds(result[on]),
             *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
             *baseline_lines(result),
             *_blocks(result),
             f"model → {result['model']}",
         ]
     )
+
+
+def _folds(figures: dict[str, Any]) -> list[str]:
+    """The accuracy of each fold, and the interval; nothing where there are no folds."""
+    if "per_fold" not in figures:
+        return []
+    each = ", ".join(f"{100 * one['top1']:.1f}" for one in figures["per_fold"])
+    low, high = figures["interval"]
+    return [
+        f"{'':<17}mean of {len(figures['per_fold'])} folds {percent(figures['mean'])} ({each})",
+        f"{'':<17}95 % interval {100 * low:.1f} – {100 * high:.1f} ({figures['method']})",
+    ]
 
 
 def _blocks(result: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from featurepipe import advice, backbones, extraction, finetuning, models, probes
+from featurepipe import advice, backbones, extraction, finetuning, manifests, models, probes
 from featurepipe.cards import Card, Selection
 from featurepipe.errors import FinetuningError, ModelFileError, ProbeError
 from featurepipe.estimators.extractor import FeatureExtractor, described_extractor, make_extractor
@@ -202,6 +202,42 @@ class TransferClassifier(ClassifierMixin, Shown):
                 tuner = self._promote(items, labels, features, together, tune=self.advice_["tune"])
                 self.tuner_ = tuner if tuner.promoted_ else None
         return self
+
+    @guarded
+    def cross_validate(
+        self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[object] | None = None, *, folds: int = 5
+    ) -> StageResult:
+        """Measure this kind of probe by k-fold cross-validation; every sample is embedded only once.
+
+        It fits nothing that stays. The strength is chosen inside each training part, so nothing is chosen on what is
+        reported; scikit-learn's ``cross_val_score`` gives the same without an interval.
+
+        Parameters
+        ----------
+        X, y, groups
+            As for `fit`. No fold divides a group, or copies of a sample.
+        folds : int
+            2 or more.
+
+        Returns
+        -------
+        dict
+            Figures of all held-out samples: see `featurepipe.probes.Folded`.
+        """
+        value, seed = self._strength(), self._seed()
+        self._check(False)
+        probes.check_folds(folds)
+        options: dict[str, Any] = {"weights": self.weights, "store": self.store, "verbose": self.verbose}
+        options |= {"medium": self.medium, "sample_rate": self.sample_rate}
+        extractor = make_extractor(self.backbone, **options).fit(X)
+        X = extractor.rows(X)
+        labels, together = check_labelled(X, y), check_groups(X, groups)
+        items = extractor.items(X)
+        digests = np.array([item.digest for item in items], object)
+        how: dict[str, Any] = {"value": value, "seed": seed, "device": self.probe_device, "groups": together}
+        how["units"] = digests if together is None else manifests.units(digests, together)
+        found = probes.cross_validate(self.kind, extractor.embed(items), labels, folds=folds, **how)
+        return StageResult({**found.figures, "split": "held-out"}, "evaluate")
 
     def _strength(self) -> float | None:
         """The strength by whichever name it was given."""

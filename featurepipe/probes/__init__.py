@@ -27,6 +27,7 @@ from collections import ChainMap
 from collections.abc import Mapping
 from typing import cast
 
+from featurepipe.probes.folds import Folded, check_folds, cross_validate, folded_groups
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import (
     ALPHA_GRID,
@@ -77,6 +78,7 @@ __all__ = [
     "KINDS",
     "MULTI_LABEL",
     "ONE",
+    "Folded",
     "Kind",
     "OutOfFold",
     "Probe",
@@ -86,18 +88,21 @@ __all__ = [
     "check_blocks",
     "check_enough",
     "check_few",
+    "check_folds",
     "check_kind",
     "check_known",
     "check_weighing",
     "choose",
     "choose_layer",
     "commonest",
+    "cross_validate",
     "decision_scores",
     "evaluate",
     "fit",
     "fit_few_shot",
     "fit_labels",
     "fit_temperature",
+    "folded_groups",
     "indicator",
     "is_multi_label",
     "label_figures",

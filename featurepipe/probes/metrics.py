@@ -171,6 +171,19 @@ def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, tempera
     return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
 
 
+def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], classes: np.ndarray) -> dict[str, Any]:
+    """`evaluate`'s figures of the rows of several classifiers of the same classes.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Of each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
+    classes : ndarray, shape (classes,)
+    """
+    rated = [_rate(*part) for part in parts]
+    return _figures(_Rated(*map(np.concatenate, zip(*rated, strict=True))), classes)
+
+
 def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 

@@ -462,7 +462,7 @@ def _converged(certificate: Certificate | None) -> bool:
     return certificate is None or certificate.converged
 
 
-def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:
     """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
     No group is in two folds, whatever classes its samples have. Unlike scikit-learn's StratifiedGroupKFold this takes
@@ -477,7 +477,7 @@ def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> 
         mine, firsts = np.unique(drawn, return_index=True)
         order = firsts.argsort().argsort()  # of the units, as they were drawn
         new = folds[mine] < 0
-        folds[mine[new]] = (order[new] + offset) % FOLDS
+        folds[mine[new]] = (order[new] + offset) % count
         own.append(mine)
     for mine in own:
         if (folds[mine] == folds[mine[0]]).all():  # held out together, they would leave no sample of their class

@@ -45,7 +45,7 @@ def probe(said: Said) -> Face:
     rows = [*([mine] if mine else []), *_alone(said), *baselines, *_few(said)]
     asked = f", {figures['n']:,} {on} samples" if figures else ""
     title = f"{said['kind']} probe on {_backbone(said)}{_strength(said)}{asked}"
-    return Face(title, rows, OF_SETS if key == MAP else _present(COLUMNS, rows), _notes(said))
+    return Face(title, rows, OF_SETS if key == MAP else _present(COLUMNS, rows), [*_folds(figures), *_notes(said)])
 
 
 def run(said: Said) -> Face:
@@ -145,6 +145,14 @@ def _few(said: Said) -> list[dict[str, Any]]:
         what = f"with {one['shots']} {plural} per class"
         found.append({"what": what, one.get("metric", "top1"): one["mean"], "low": low, "high": high, **where})
     return found
+
+
+def _folds(figures: Said | None) -> list[str]:
+    """The mean of the folds, where there are folds."""
+    if not figures or "per_fold" not in figures:
+        return []
+    each = ", ".join(f"{100 * one['top1']:.1f}" for one in figures["per_fold"])
+    return [f"mean of {len(figures['per_fold'])} folds: {percent(figures['mean'])} ({each}); {figures['method']}"]
 
 
 def _alone(said: Said) -> list[dict[str, Any]]:
