@@ -42,6 +42,7 @@ ROWS = (
     ("acquisitions",),
     ("reports",),
     ("results",),
+    ("plots",),
     ("estimators",),
     ("stages",),
     ("cli",),

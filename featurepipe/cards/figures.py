@@ -28,6 +28,23 @@ class Headline(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Pair(Part):
+    """How many images of one class are taken for another."""
+
+    true: Text
+    predicted: Text
+    count: Count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confused(Part):
+    """The most common confusions, and how many more pairs of classes are confused."""
+
+    pairs: list[Pair]
+    more: Count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Fold(Part):
     """A fold of a cross-validation: how many images it holds out, and the strength that the others chose."""
 
@@ -44,8 +61,12 @@ class Figures(Part):
     ----------
     source : str
         What they are; only figures of selection data say it.
+    top5 : float or None
+        Of more than ten classes: the share of images whose class is among the five likeliest.
     confusion : list of list of int or None
         Rows are true classes; None where there are too many of them.
+    confused : Confused or None
+        The most common confusions, where there is no matrix.
     with_copies : Headline or None
         With the exact copies of training images, which the other figures leave out.
     groups : int or None
@@ -57,6 +78,7 @@ class Figures(Part):
     source: Anything = None
     n: Count = unsaid()
     top1: Figure = unsaid()
+    top5: Absent[Share] = None
     balanced_accuracy: Figure = unsaid()
     map: Figure = unsaid()
     micro_f1: Share | None = unsaid()
@@ -69,6 +91,7 @@ class Figures(Part):
     classes: list[Text] = unsaid()
     per_class: dict[str, ClassFigures] = unsaid()
     confusion: list[list[Count]] | None = unsaid()
+    confused: Absent[Confused] = None
     with_copies: Absent[Headline] = None
     groups: Absent[Count] = None
     interval: Absent[list[Share]] = None

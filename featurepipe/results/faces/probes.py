@@ -23,10 +23,12 @@ from featurepipe.vocabulary.names import HANDMADE, KINDS
 Said = Mapping[str, Any]
 BASELINES = {**HANDMADE, "random_backbone": "the same network untrained", "chance": "chance"}
 MAP = "map"  # the figure of sets of labels
+PAIRS = 3  # confusions that are said
 COLUMNS = {
     "": plain("what"),
     "accuracy": share("top1"),
     "95 % interval": between(),
+    "top-5": share("top5"),
     "balanced": share("balanced_accuracy"),
     "log-loss": number("log_loss"),
     "ECE": number("ece"),
@@ -45,7 +47,12 @@ def probe(said: Said) -> Face:
     rows = [*([mine] if mine else []), *_alone(said), *baselines, *_few(said)]
     asked = f", {figures['n']:,} {on} samples" if figures else ""
     title = f"{said['kind']} probe on {_backbone(said)}{_strength(said)}{asked}"
-    return Face(title, rows, OF_SETS if key == MAP else _present(COLUMNS, rows), [*_folds(figures), *_notes(said)])
+    return Face(
+        title,
+        rows,
+        OF_SETS if key == MAP else present(COLUMNS, rows),
+        [*_folds(figures), *_confused(figures), *_notes(said)],
+    )
 
 
 def run(said: Said) -> Face:
@@ -81,7 +88,9 @@ def probe_tasks(said: Said) -> Face:
     """The figures of each task."""
     rows = [{"what": name, **_row(one[one["evaluated_on"]])} for name, one in said["tasks"].items()]
     sets = any(MAP in row for row in rows)
-    return Face(f"{len(rows)} tasks of {said['labels']}", rows, OF_SETS if sets else COLUMNS, said["notes"])
+    return Face(
+        f"{len(rows)} tasks of {said['labels']}", rows, OF_SETS if sets else present(COLUMNS, rows), said["notes"]
+    )
 
 
 def evaluate(said: Said) -> Face:
@@ -104,7 +113,18 @@ def evaluate(said: Said) -> Face:
         "support": count("support"),
     }
     order = sorted(classes, key=lambda one: (not one["support"], one["recall"] or 0.0))
-    return Face(title, order, columns)
+    return Face(title, order, columns, _confused(said))
+
+
+def _confused(figures: Said | None) -> list[str]:
+    """Of many classes: the pairs that are most often confused."""
+    found = (figures or {}).get("confused")
+    if not found or not found["pairs"]:
+        return []
+    pairs = found["pairs"][:PAIRS]
+    more = len(found["pairs"]) - len(pairs) + found["more"]
+    said = ", ".join(f"{one['true']} taken for {one['predicted']} ({one['count']}×)" for one in pairs)
+    return [f"most confused: {said}" + (f", and {more} more pairs" if more else "")]
 
 
 def compare(said: Said) -> Face:
@@ -177,7 +197,7 @@ def _strength(said: Said) -> str:
     return f", {name}={said[name]:g}" if name and name in said else ""
 
 
-def _present(columns: Mapping[str, Column], rows: Sequence[Said]) -> dict[str, Column]:
+def present(columns: Mapping[str, Column], rows: Sequence[Said]) -> dict[str, Column]:
     """The columns that show anything."""
     return {name: column for name, column in columns.items() if any(column(row) for row in rows)}
 

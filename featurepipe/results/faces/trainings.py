@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from featurepipe.results.faces.probes import COLUMNS
+from featurepipe.results.faces.probes import COLUMNS, present
 from featurepipe.results.tables import Face, count, number, plain, share
 from featurepipe.statistics.intervals import interval_of
 
@@ -24,7 +24,7 @@ def finetune(said: Said) -> Face:
         rows.append({"what": "the probe without tuning", **{key: told["probe"].get(key) for key in keys}})
     kept = "the tuned network was kept" if said["promoted"] else "the probe was kept"
     title = f"{said['backbone']}: {kept}; {figures['n']:,} {on} samples"
-    return Face(title, rows, COLUMNS, [f"training: {told['stopped']}", f"model: {said['model']}"])
+    return Face(title, rows, present(COLUMNS, rows), [f"training: {told['stopped']}", f"model: {said['model']}"])
 
 
 def pretrain(said: Said) -> Face:
