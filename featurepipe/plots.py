@@ -22,7 +22,7 @@ from featurepipe import probes
 from featurepipe.characters import shown
 from featurepipe.comparisons import is_reference, named
 from featurepipe.errors import DependencyMissing, ProbeError
-from featurepipe.statistics.intervals import interval_of
+from featurepipe.statistics.intervals import interval_of, wilson
 from featurepipe.surroundings import guarded
 
 NUMBERED = 15  # classes up to which the cells of a confusion matrix hold their counts
@@ -77,7 +77,7 @@ def plot_confusion(result: Mapping[str, Any], ax: Any = None) -> Any:
 
 @guarded
 def plot_reliability(classifier: Any, X: Any, y: Sequence[Any], ax: Any = None, *, bins: int = probes.ECE_BINS) -> Any:
-    """Draw accuracy by confidence; on the diagonal, confidence is as high as accuracy.
+    """Draw accuracy by confidence, with 95 % Wilson intervals; on the diagonal, confidence is as high as accuracy.
 
     Bins have equal width (Guo et al. 2017, "On Calibration of Modern Neural Networks"); those of fewer than five
     samples are left out.
@@ -113,6 +113,8 @@ def plot_reliability(classifier: Any, X: Any, y: Sequence[Any], ax: Any = None, 
     within = [one for number in range(bins) if (one := place == number).sum() >= FEWEST]
     ax.plot([0, 1], [0, 1], linestyle="--", color="grey")
     ax.plot([sure[one].mean() for one in within], [right[one].mean() for one in within], marker="o")
+    for one in within:
+        ax.plot([sure[one].mean()] * 2, wilson(float(right[one].mean()), int(one.sum())), color="C0", alpha=0.4)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     return ax
 
@@ -192,7 +194,8 @@ def plot_few_labels(result: Mapping[str, Any], ax: Any = None) -> Any:
     if figures and "top1" in figures:
         ax.axhline(figures["top1"], linestyle="--", color="grey", label="all labels")
     ax.set_xscale("log")
-    ax.set_xticks(shots, [f"{one:,}" for one in shots], minor=False)
+    ax.set_xticks(shots, [f"{one:,}" for one in shots])
+    ax.minorticks_off()
     ax.set(xlabel="labels per class", ylabel="accuracy")
     ax.legend()
     return ax

@@ -45,7 +45,7 @@ def probe(said: Said) -> Face:
         {"what": _baseline(said, name), key: one} for name, one in said["baselines"].items() if one is not None
     ]
     rows = [*([mine] if mine else []), *_alone(said), *baselines, *_few(said)]
-    asked = f", {figures['n']:,} {on} samples" if figures else ""
+    asked = f", {figures['n']:,} {'held-out' if on == 'folds' else on} samples" if figures else ""
     title = f"{said['kind']} probe on {_backbone(said)}{_strength(said)}{asked}"
     return Face(
         title,
