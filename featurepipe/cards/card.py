@@ -109,7 +109,7 @@ class Card(Part):
     selection : Selection
     train, val, test : Figures or None
     folds : Figures or None
-        Of k-fold cross-validation over all samples, on all of which the probe in the file was trained.
+        Those of k-fold cross-validation over all samples; the probe in the file was trained on all of them.
     baselines : dict
         Name → top-1, or of sets of labels mean average precision; None where it was not measured.
     majority_class : str or None

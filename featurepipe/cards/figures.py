@@ -62,7 +62,7 @@ class Figures(Part):
     source : str
         What they are; only figures of selection data say it.
     top5 : float or None
-        Of more than ten classes: the share of images whose class is among the five likeliest.
+        The share of images whose class is among the five likeliest, where there are more than ten classes.
     confusion : list of list of int or None
         Rows are true classes; None where there are too many of them.
     confused : Confused or None
@@ -72,7 +72,7 @@ class Figures(Part):
     groups : int or None
         How many groups of images there are; then `interval` is bootstrapped over them.
     mean, per_fold, method
-        Of k-fold cross-validation: the mean of the folds' accuracies, each fold, and how `interval` was made.
+        For k-fold cross-validation: the mean of the folds' accuracies, each fold, and how `interval` was made.
     """
 
     source: Anything = None

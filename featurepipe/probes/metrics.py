@@ -196,7 +196,7 @@ def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], classes: np.nd
     Parameters
     ----------
     parts : sequence of tuple
-        Of each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
+        For each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
     classes : ndarray, shape (classes,)
     """
     rated = [_rate(*part) for part in parts]

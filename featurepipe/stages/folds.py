@@ -46,7 +46,7 @@ def probe_folded(
     Parameters
     ----------
     found : Prepared
-        Of `featurepipe.models.candidates.keep_whole`.
+        What `featurepipe.models.candidates.keep_whole` gives.
     recipe : Options
     folds : int
     others : callable
