@@ -90,6 +90,9 @@ class RowClassifier(RowsAsImages, TransferClassifier):
     def predict_proba(self, X):
         return super().predict_proba(self.images(X, reset=False))
 
+    def decision_function(self, X):
+        return super().decision_function(self.images(X, reset=False))
+
 
 @pytest.mark.slow
 @parametrize_with_checks(
@@ -958,3 +961,147 @@ def fake_tuning(tuner, probe, X, y, features, extractor, groups):
     tuner.promoted_, tuner.classes_ = True, probe.classes
     tuner.predict_proba = lambda images: np.tile([0.25, 0.75], (len(images), 1))
     return tuner
+
+
+# -- scikit-learn's names ----------------------------------------------------------------------------------------------
+
+COLOURS = np.random.default_rng(1).integers(0, 120, (18, 12, 12, 3), np.uint8)
+COLOURS[::3] += 60
+THREE = ["red", "green", "blue"] * 6
+
+
+def pixels(**options):
+    return TransferClassifier("pixels", **options)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "svm", "lda"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_decision_function_is_of_the_shape_that_scikit_learn_wants(kind, classes):
+    y = np.array(THREE if classes == 3 else ["a", "b"] * 9)
+    model = pixels(kind=kind, value=0.5).fit(COLOURS, y)
+    scores = model.decision_function(COLOURS)
+    assert scores.shape == ((18,) if classes == 2 else (18, 3))
+    best = (scores > 0).astype(int) if classes == 2 else scores.argmax(axis=1)
+    assert model.classes_[best].tolist() == model.predict(COLOURS).tolist()
+
+
+@pytest.mark.parametrize("kind", ["centroid", "knn", "mlp"])
+def test_kinds_without_scores_have_no_decision_function(kind):
+    assert not hasattr(pixels(kind=kind), "decision_function")
+    assert hasattr(pixels(kind=kind), "kneighbors") == (kind == "knn")
+
+
+def test_kneighbors_gives_the_nearest_training_samples():
+    model = pixels(kind="knn", n_neighbors=3).fit(COLOURS, THREE)
+    distances, indices = model.kneighbors(COLOURS[4:6])
+    assert indices[:, 0].tolist() == [4, 5]
+    np.testing.assert_allclose(distances[:, 0], 0, atol=1e-6)
+    assert model.kneighbors(COLOURS[:1], 5)[1].shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("logistic", "C", 0.3),
+        ("svm", "C", 0.3),
+        ("ridge", "alpha", 3.0),
+        ("lda", "shrinkage", 0.2),
+        ("knn", "n_neighbors", 3),
+    ],
+)
+def test_strengths_have_their_own_names(kind, name, value):
+    named = pixels(kind=kind, **{name: value}).fit(COLOURS, THREE)
+    assert named.probe_.chosen == value
+    assert clone(named).get_params()[name] == value
+    np.testing.assert_array_equal(
+        named.predict_proba(COLOURS), pixels(kind=kind, value=value).fit(COLOURS, THREE).predict_proba(COLOURS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "ridge", "C": 1.0}, "a ridge probe has no C; use alpha"),
+        ({"kind": "centroid", "alpha": 1.0}, "a centroid probe has no alpha; leave it out"),
+        ({"C": 1.0, "value": 2.0}, "value and C are the same of a logistic probe"),
+        ({"C": -1.0}, "C must be above 0"),
+    ],
+)
+def test_a_strength_that_cannot_be_is_refused_before_anything_is_embedded(options, message, tmp_path):
+    with pytest.raises(ProbeError, match=message):
+        TransferClassifier("pixels", store=tmp_path / "s", **options).fit(COLOURS, THREE)
+    assert not (tmp_path / "s").exists()
+
+
+def test_random_state_is_the_seed(tmp_path):
+    by_seed, by_state = (
+        pixels(kind="ridge", value=1.0, **{name: 7}).fit(COLOURS, THREE) for name in ("seed", "random_state")
+    )
+    np.testing.assert_array_equal(by_seed.predict_proba(COLOURS), by_state.predict_proba(COLOURS))
+    by_state.save(tmp_path / "m.safetensors")
+    assert models.load(tmp_path / "m.safetensors").card.seed == 7
+    for wrong in (np.random.RandomState(0), -1, 1.5):
+        with pytest.raises(ValueError, match="random_state is a whole number"):
+            pixels(random_state=wrong).fit(COLOURS, THREE)
+        with pytest.raises(ValueError, match="random_state is a whole number"):
+            FineTuner(random_state=wrong).fit(COLOURS, THREE)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_a_weight_of_two_is_the_sample_twice_and_of_zero_none(kind):
+    weights = np.array([2.0, 1, 1, 0, 3, 1] * 3)
+    times = weights.astype(int)
+    weighted = pixels(kind=kind, value=0.5).fit(COLOURS, THREE, sample_weight=weights)
+    repeated = pixels(kind=kind, value=0.5).fit(COLOURS.repeat(times, axis=0), np.repeat(THREE, times))
+    np.testing.assert_allclose(
+        weighted.decision_function(COLOURS), repeated.decision_function(COLOURS), rtol=1e-3, atol=1e-4
+    )
+    assert weighted.score(COLOURS, THREE, sample_weight=weights) == repeated.score(
+        COLOURS.repeat(times, axis=0), np.repeat(THREE, times)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "error"),
+    [
+        ({"kind": "knn"}, np.ones(18), "a knn probe has no weights of samples"),
+        ({"strategy": "auto"}, np.ones(18), "strategy 'auto' does not weigh samples"),
+        ({}, np.ones(17), "one number for each of 18 rows"),
+        ({}, -np.ones(18), "none below 0"),
+        ({}, ["heavy"] * 18, "sample_weight is numbers"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(options, weights, error):
+    with pytest.raises(ValueError, match=error):
+        pixels(**options).fit(COLOURS, THREE, sample_weight=weights)
+
+
+def test_tuning_says_that_it_does_not_weigh_samples():
+    model = TransferClassifier(value=1.0).fit(COLOURS, THREE, sample_weight=np.full(18, 2.0))
+    with pytest.raises(FinetuningError, match="does not weigh samples"):
+        model.promote(COLOURS, THREE)
+
+
+def test_estimators_show_their_figures_after_fit():
+    model = pixels(kind="ridge")
+    assert "chosen" not in model._repr_html_()
+    model.fit(COLOURS, THREE)
+    assert repr(model) == "TransferClassifier(backbone='pixels', kind='ridge')"
+    page = model._repr_mimebundle_()["text/html"]
+    assert "ridge probe of 3 classes, alpha=" in page
+    assert "← chosen" in page
+    assert repr(model.probe_).startswith("<ridge probe of 3 classes, alpha=")
+    evil = pixels(kind="centroid").fit(COLOURS, ["<b>", "x", "y"] * 6)
+    assert "<b>, " not in evil._repr_html_()
+
+
+def test_cross_validate_measures_without_a_fit():
+    model = pixels(kind="ridge", alpha=1.0)
+    found = model.cross_validate(COLOURS, THREE, folds=3)
+    assert (found["n"], len(found["per_fold"])) == (18, 3)
+    assert not hasattr(model, "probe_")
+    assert "of 18 held-out samples right" in repr(found)
+    twice = model.cross_validate(np.concatenate([COLOURS, COLOURS]), THREE * 2, groups=list(range(18)) * 2, folds=3)
+    assert twice["groups"] == 18
+    with pytest.raises(ProbeError, match="folds hold nothing out"):
+        model.cross_validate(COLOURS, THREE, folds=1)

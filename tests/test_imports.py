@@ -43,6 +43,8 @@ ROWS = (
     ("audits",),
     ("acquisitions",),
     ("reports",),
+    ("results",),
+    ("plots",),
     ("estimators",),
     ("stages",),
     ("cli",),

@@ -468,6 +468,7 @@ def test_figures_are_the_same_in_blocks():
     blocks = probes.evaluate(estimator, scores, labels, 1.3)
     assert blocks.pop("per_class") == whole.pop("per_class")
     assert blocks.pop("classes") == whole.pop("classes")
+    assert blocks.pop("confused") == whole.pop("confused")
     assert blocks == pytest.approx(whole)
 
 
@@ -483,3 +484,42 @@ def test_memory_of_figures_does_not_grow_with_rows_times_classes():
     tracemalloc.stop()
     assert found["n"] == rows
     assert peak < 2.5e8  # the scores alone would be 480 MB
+
+
+# -- many classes -----------------------------------------------------------------------------------------------
+
+
+def many_classes(classes, rows=600):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, rows)
+    y[:classes] = np.arange(classes)
+    X = rng.normal(size=(rows, 20)) + 2 * rng.normal(size=(classes, 20))[y]
+    return X, y.astype(str)
+
+
+def test_more_than_ten_classes_have_a_top_five():
+    from sklearn.metrics import top_k_accuracy_score
+
+    X, y = many_classes(12)
+    fitted = probes.fit("ridge", X, y, value=1.0)
+    proba = fitted.predict_proba(X)
+    found = probes.evaluate(fitted.estimator, X, y, fitted.temperature)
+    assert found["top5"] == top_k_accuracy_score(y, proba, k=5, labels=fitted.classes)
+    assert found["top1"] < found["top5"] <= 1
+    few = probes.fit("ridge", X, np.array(["a", "b"] * 300), value=1.0)
+    assert "top5" not in probes.evaluate(few.estimator, X, np.array(["a", "b"] * 300))
+
+
+def test_more_than_a_hundred_classes_name_the_pairs_that_are_most_confused():
+    X, y = many_classes(120)
+    fitted = probes.fit("ridge", X, y, value=1.0)
+    found = probes.evaluate(fitted.estimator, X, y)
+    guess = probes.predict(fitted.estimator, X)
+    wrong = [(t, g) for t, g in zip(y.tolist(), guess.tolist(), strict=True) if t != g]
+    pairs = found["confused"]["pairs"]
+    assert found["confusion"] is None
+    assert len(pairs) == 20
+    assert found["confused"]["more"] == len(set(wrong)) - 20
+    for one in pairs:
+        assert wrong.count((one["true"], one["predicted"])) == one["count"]
+    assert [one["count"] for one in pairs] == sorted((one["count"] for one in pairs), reverse=True)

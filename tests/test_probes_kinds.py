@@ -410,3 +410,58 @@ def test_few_shots_of_every_kind(kind):
     X, y = clusters(60, spread=0.5)
     few = probes.fit_few_shot(kind, X, y, X, y, shots=[1, 2, 5], repeats=2)
     assert all(one["mean"] > 0.5 for one in few)
+
+
+# -- weights of rows ------------------------------------------------------------------------------------------------
+
+
+def weighted_rows(n, width, seed=0):
+    """Rows with whole weights, and the same rows that many times."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    X = rng.normal(size=(n, width)) + y[:, None] * np.linspace(0, 1, width)
+    weights = rng.integers(1, 4, n).astype(float)
+    times = weights.astype(int)
+    return X, y, weights, X.repeat(times, axis=0), y.repeat(times)
+
+
+@pytest.mark.parametrize("kind", probes.kinds.names("weighs_rows"))
+@pytest.mark.parametrize(("n", "width"), [(60, 5), (30, 40), (6, 4)])  # X'X, the rows themselves, a shared scale
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_row_of_weight_two_is_the_row_twice(kind, n, width, class_weight):
+    X, y, weights, many, labels = weighted_rows(n, width)
+    if class_weight is not None:  # which counts rows, as scikit-learn does, so that they have to be as many
+        many, labels, weights = X.repeat(2, axis=0), y.repeat(2), np.full(n, 2.0)
+    how = {"value": 0.1, "class_weight": class_weight, "measure": False}
+    one = probes.fit(kind, X, y, sample_weight=weights, **how).estimator
+    same = probes.fit(kind, many, labels, **how).estimator
+    plain = probes.fit(kind, X, y, **how).estimator
+    np.testing.assert_allclose(one.coef_, same.coef_, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(one.intercept_, same.intercept_, rtol=2e-3, atol=2e-4)
+    assert np.abs(one.coef_ - plain.coef_).max() > 1e-3 or class_weight is not None
+
+
+def test_weights_count_in_every_fit_of_the_selection_too():
+    X, y, _, _, _ = weighted_rows(60, 5)
+    plain, same = probes.fit("lda", X, y), probes.fit("lda", X, y, sample_weight=np.ones(60))
+    assert [one["log_loss"] for one in same.path] == pytest.approx([one["log_loss"] for one in plain.path])
+    heavy = np.where(y == 0, 50.0, 1.0)
+    found = probes.fit("ridge", X, y, sample_weight=heavy)
+    assert (probes.predict(found.estimator, X) == 0).mean() > 0.4
+    assert found.scores["n"] == 60  # each held-out row counts once
+    halves = probes.fit("logistic", X[::2], y[::2], X[1::2], y[1::2], sample_weight=heavy[::2])
+    assert halves.selected_on == "val"
+
+
+@pytest.mark.parametrize("kind", ["centroid", "knn", "mlp"])
+def test_kinds_without_weights_of_rows_say_so(kind):
+    X, y, weights, _, _ = weighted_rows(30, 5)
+    with pytest.raises(ProbeError, match=f"a {kind} probe has no weights of samples.*logistic, ridge, svm, lda"):
+        probes.fit(kind, X, y, sample_weight=weights)
+
+
+@pytest.mark.parametrize("weights", [np.zeros(30), np.ones(29), np.full(30, np.nan), -np.ones(30)])
+def test_weights_that_are_none_are_refused(weights):
+    X, y, _, _, _ = weighted_rows(30, 5)
+    with pytest.raises(ProbeError, match="one number above 0 for each of 30 rows"):
+        probes.fit("ridge", X, y, sample_weight=weights)

@@ -14,8 +14,8 @@ from featurepipe.cards.segmentations import Segmented
 from featurepipe.jsons import Type, check
 from featurepipe.statistics import Kept
 
-_SPLITS = ("train", "val", "test")
-_SPLIT = Type("a split", lambda value: value in _SPLITS)
+_MEASURED = ("train", "val", "test", "folds")
+_SPLIT = Type("a split, or folds", lambda value: value in _MEASURED)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,9 +121,11 @@ class Card(Part):
     split_source : str
         How the splits were made.
     evaluated_on : str or None
-        Which split holds the figures that count; None where nothing was measured.
+        Which of the next four holds the figures that count; None where nothing was measured.
     selection : Selection
     train, val, test : Figures or None
+    folds : Figures or None
+        Those of k-fold cross-validation over all samples; the probe in the file was trained on all of them.
     baselines : dict
         Name → top-1, or of sets of labels mean average precision; None where it was not measured.
     majority_class : str or None
@@ -153,6 +155,7 @@ class Card(Part):
     train: Figures | None = unsaid()
     val: Figures | None = unsaid()
     test: Figures | None = unsaid()
+    folds: Absent[Figures] = None
     baselines: dict[str, Share | None] = unsaid()
     majority_class: Text | None = None
     few_shot: list[FewShot] = unsaid()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurepipe.cards.parts import Absent, Anything, Count, Figure, Loss, Part, Share, Text, unsaid
+from featurepipe.cards.parts import Absent, Anything, Count, Figure, Loss, Number, Part, Share, Text, unsaid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +36,31 @@ class Answered(Part):
     right: Count
 
 
+class Pair(Part):
+    """How many images of one class are taken for another."""
+
+    true: Text
+    predicted: Text
+    count: Count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confused(Part):
+    """The most common confusions, and how many more pairs of classes are confused."""
+
+    pairs: list[Pair]
+    more: Count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold(Part):
+    """A fold of a cross-validation: how many images it holds out, and the strength that the others chose."""
+
+    n: Count
+    top1: Share
+    chosen: Number | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figures(Part):
     """Figures on the images of a split, as `featurepipe.probes.evaluate` or `label_figures` gives them.
@@ -44,17 +69,24 @@ class Figures(Part):
     ----------
     source : str
         What they are; only figures of selection data say it.
+    top5 : float or None
+        The share of images whose class is among the five likeliest, where there are more than ten classes.
     confusion : list of list of int or None
         Rows are true classes; None where there are too many of them.
+    confused : Confused or None
+        The most common confusions, where there is no matrix.
     with_copies : Headline or None
         With the exact copies of training images, which the other figures leave out.
     groups : int or None
         How many groups of images there are; then `interval` is bootstrapped over them.
+    mean, per_fold, method
+        For k-fold cross-validation: the mean of the folds' accuracies, each fold, and how `interval` was made.
     """
 
     source: Anything = None
     n: Count = unsaid()
     top1: Figure = unsaid()
+    top5: Absent[Share] = None
     balanced_accuracy: Figure = unsaid()
     map: Figure = unsaid()
     micro_f1: Share | None = unsaid()
@@ -67,9 +99,13 @@ class Figures(Part):
     classes: list[Text] = unsaid()
     per_class: dict[str, ClassFigures] = unsaid()
     confusion: list[list[Count]] | None = unsaid()
+    confused: Absent[Confused] = None
     with_copies: Absent[Headline] = None
     groups: Absent[Count] = None
     interval: Absent[list[Share]] = None
+    mean: Absent[Share] = None
+    per_fold: Absent[list[Fold]] = None
+    method: Absent[Text] = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,6 +28,7 @@ from featurepipe.cli.options import (
     COLUMNS,
     DEVICE,
     DEVICES,
+    FOLDED,
     FORCE,
     GROUPING,
     HELD,
@@ -224,6 +225,7 @@ def extract(
 )
 @HELD
 @JOINED
+@FOLDED
 @click.option(
     "--layers",
     metavar="L,L,…",
@@ -249,6 +251,7 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
       $ featurepipe probe digits.store --kind ridge --shots 5 --repeats 5 --semi
+      $ featurepipe probe digits.store --kind ridge --folds 5
       $ featurepipe extract data/digits -s digits.store --layers stages
       $ featurepipe probe digits.store --kind knn --neighbors 10
       $ featurepipe probe digits.store --kind ridge --layers all

@@ -16,6 +16,7 @@ from featurepipe.vocabulary import (
     ComputeOptions,
     EntryOptions,
     ExtractOptions,
+    FoldOptions,
     JoinOptions,
     OriginOptions,
     ProbeOptions,
@@ -134,6 +135,7 @@ WRITING = options(
     group="Output",
 )
 JOINED = flag(JoinOptions, "with_")
+FOLDED = flag(FoldOptions, "folds")
 HELD = options(flag(EntryOptions, "backbone"), flag(EntryOptions, "layer"))
 TASKS = options(
     click.option(
@@ -205,8 +207,11 @@ def task_options(options: dict[str, Any], probe_options: dict[str, Any]) -> bool
         raise click.UsageError("--labels cannot be combined with --layers or --protocol; leave them out")
     if options["with_"] and (given or "layers" in options or "protocol" in probe_options):
         raise click.UsageError("--with cannot be combined with --layers, --labels or --protocol; leave them out")
-    if not options["with_"]:
-        options.pop("with_")
+    if options["folds"] and (given or "layers" in options or "protocol" in probe_options):
+        raise click.UsageError("--folds cannot be combined with --layers, --labels or --protocol; leave them out")
+    for name in ("with_", "folds"):
+        if not options[name]:
+            options.pop(name)
     for name in ("labels", "tasks") if not given else ():
         options.pop(name)
     return bool(given)

@@ -116,11 +116,26 @@ def _figures(figures: dict[str, Any], name: str) -> str:
         )
     headline = click.style(f"{name + ' top-1':<14} {percent(figures['top1'])}", bold=True)  # on terminals only
     line = (
-        f"  {headline}   (n={figures['n']}, balanced {percent(figures['balanced_accuracy'])}, log-loss "
+        f"  {headline}   (n={figures['n']}, {_top5(figures)}balanced {percent(figures['balanced_accuracy'])}, log-loss "
         f"{figures['log_loss']:.3f}, ECE {figures['ece']:.3f})"
     )
     before = f"{figures['ece_uncalibrated']:.3f}"
     return line if before == f"{figures['ece']:.3f}" else f"{line}\n{'':<17}ECE {before} before calibration"
+
+
+def _top5(figures: dict[str, Any]) -> str:
+    """Of more than ten classes: how often the class is among the five likeliest."""
+    return f"top-5 {percent(figures['top5'])}, " if "top5" in figures else ""
+
+
+def _confused(figures: dict[str, Any]) -> list[str]:
+    """Of many classes: the pairs that are most often confused."""
+    if "confused" not in figures or not figures["confused"]["pairs"]:
+        return []
+    pairs = figures["confused"]["pairs"][:3]
+    more = len(figures["confused"]["pairs"]) - len(pairs) + figures["confused"]["more"]
+    said = ", ".join(f"{one['true']} taken for {one['predicted']} ({one['count']}×)" for one in pairs)
+    return [f"  {'most confused':<14} {said}" + (f", and {more} more pairs" if more else "")]
 
 
 def baseline_lines(result: dict[str, Any]) -> list[str]:
@@ -147,12 +162,26 @@ def probe_text(result: dict[str, Any]) -> str:
             *_few_labels(result),
             f"{result['kind']} probe on {_title(result)}{chosen}",
             figures_line(result[on], on),
+            *_folds(result[on]),
+            *_confused(result[on]),
             *([_lowest(result[on], "average_precision", "AP")] if result["kind"] == MULTI_LABEL else []),
             *baseline_lines(result),
             *_blocks(result),
             f"model → {result['model']}",
         ]
     )
+
+
+def _folds(figures: dict[str, Any]) -> list[str]:
+    """The accuracy of each fold, and the interval; nothing where there are no folds."""
+    if "per_fold" not in figures:
+        return []
+    each = ", ".join(f"{100 * one['top1']:.1f}" for one in figures["per_fold"])
+    low, high = figures["interval"]
+    return [
+        f"{'':<17}mean of {len(figures['per_fold'])} folds {percent(figures['mean'])} ({each})",
+        f"{'':<17}95 % interval {100 * low:.1f} – {100 * high:.1f} ({figures['method']})",
+    ]
 
 
 def _blocks(result: dict[str, Any]) -> list[str]:
@@ -343,6 +372,7 @@ def evaluate_text(result: dict[str, Any]) -> str:
         lines.append(_lowest(result, "average_precision", "AP"))
     elif len(result["per_class"]) > 2:  # of two the other recall says nothing more
         lines.append(_lowest(result, "recall", "recall"))
+    lines += _confused(result)
     return "\n".join([*lines, *_rejects(result)])
 
 

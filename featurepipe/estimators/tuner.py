@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featurepipe import extraction, finetuning, manifests, models, probes
@@ -19,13 +19,16 @@ from featurepipe.errors import FinetuningError
 from featurepipe.estimators.extractor import FeatureExtractor, embedded, make_extractor
 from featurepipe.estimators.images import Images
 from featurepipe.estimators.labels import check_groups, check_labelled
+from featurepipe.estimators.looks import Shown, tuner_face
+from featurepipe.estimators.parameters import seed_of
 from featurepipe.estimators.rows import keys_of_files, sample_tags
 from featurepipe.listeners import Bars, Listener, Quiet
+from featurepipe.results import Face
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
 
-class FineTuner(ClassifierMixin, BaseEstimator):
+class FineTuner(ClassifierMixin, Shown):
     """Classify images with a network that is tuned from where its probe stops (LP-FT).
 
     A fifth of each class is held back for validation, and the last epoch is kept. The tuned network predicts if it is
@@ -50,6 +53,8 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         Directory that keeps embeddings; only with a name.
     seed : int
         Seed for the draw of images that are held back, and for training.
+    random_state : int, optional
+        scikit-learn's name for `seed`; it counts where it is given. Model files record it, so it is a number.
     verbose : bool, optional
         None shows a progress bar for work of more than two seconds in a terminal or a notebook, and nothing where
         stderr is a file or a pipe. True shows it everywhere, with a line for each epoch. False shows nothing.
@@ -90,6 +95,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         recipe: dict[str, Any] | None = None,
         store: str | PathLike[str] | None = None,
         seed: int = 0,
+        random_state: int | None = None,
         verbose: bool | None = None,
     ) -> None:
         self.backbone = backbone
@@ -99,6 +105,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         self.recipe = recipe
         self.store = store
         self.seed = seed
+        self.random_state = random_state
         self.verbose = verbose
 
     @guarded
@@ -135,7 +142,7 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         finetuning.check_tunable(extractor.network(), recipe.tune)
         items = extractor.items(X)
         features = extractor.embed(items)  # (n, D)
-        how: dict[str, Any] = {"class_weight": recipe.class_weight, "seed": self.seed, "groups": together}
+        how: dict[str, Any] = {"class_weight": recipe.class_weight, "seed": self._seed(), "groups": together}
         probe = probes.fit("logistic", features, labels, **how)
         return self.tune_from(probe, items, labels, features, extractor, recipe.class_weight, together)
 
@@ -149,8 +156,18 @@ class FineTuner(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[Any]) -> np.ndarray:
         """Class probabilities, shape (n, classes), columns as in ``classes_``."""
         check_is_fitted(self, "estimator_")
-        vectors = embedded(Images(self.backbone_.transform).listed(X), self.backbone_, Bars(self.verbose))  # (n, D)
-        return probes.probabilities(self.estimator_, vectors, self.temperature_)
+        return probes.probabilities(self.estimator_, self._embedded(X), self.temperature_)
+
+    @guarded
+    def decision_function(self, X: Sequence[Any]) -> np.ndarray:
+        """Scores of the linear classifier, (n, classes), or (n,) for two classes: above 0 is the second."""
+        check_is_fitted(self, "estimator_")
+        found: np.ndarray = self.estimator_.decision_function(self._embedded(X).astype(np.float64))
+        return found
+
+    def _embedded(self, X: Sequence[Any]) -> np.ndarray:
+        """Embeddings (n, D) by the network that predicts."""
+        return embedded(Images(self.backbone_.transform).listed(X), self.backbone_, Bars(self.verbose))
 
     @guarded
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
@@ -185,17 +202,23 @@ class FineTuner(ClassifierMixin, BaseEstimator):
             selection=selection,
             finetuning=self._tuning,
             licence=getattr(self, "_licence", None),  # which an earlier featurepipe's pickle lacks
-            seed=self.seed,
+            seed=self._seed(),
             versions=extraction.versions(),
         )
         model = models.Model(kind, self.estimator_, self.temperature_, identity, self.seen_, card)
         models.save(path, model, module=made.module)
 
+    def _seed(self) -> int:
+        return seed_of(self.seed, getattr(self, "random_state", None))  # which an earlier featurepipe's pickle lacks
+
+    def _face(self) -> Face | None:
+        return tuner_face(self) if hasattr(self, "curve_") else None
+
     def _recipe(self) -> finetuning.Recipe:
         given = self.recipe or {}
         if unknown := given.keys() - set(finetuning.SWITCHES):
             raise FinetuningError(f"a recipe has no {unknown.pop()!r}; it has {', '.join(finetuning.SWITCHES)}")
-        recipe = finetuning.Recipe(**{"tune": self.tune, "epochs": self.epochs, "seed": self.seed, **given})
+        recipe = finetuning.Recipe(**{"tune": self.tune, "epochs": self.epochs, "seed": self._seed(), **given})
         recipe.check()
         return recipe
 
@@ -218,11 +241,11 @@ class FineTuner(ClassifierMixin, BaseEstimator):
         frozen = finetuning.check_tunable(extractor.network(), recipe.tune)
         digests = np.array([item.digest for item in items], object)
         units = digests if groups is None else manifests.units(digests, groups)
-        out = np.array(manifests.hold_out(list(map(str, y)), units.tolist(), seed=self.seed))
+        out = np.array(manifests.hold_out(list(map(str, y)), units.tolist(), seed=self._seed()))
         if not out.any():
             what = "image" if groups is None else "group"
             raise FinetuningError(f"every class has only one {what}, so none can be held back for validation; add more")
-        options: dict[str, Any] = {"class_weight": class_weight, "seed": self.seed, "groups": units[~out]}
+        options: dict[str, Any] = {"class_weight": class_weight, "seed": self._seed(), "groups": units[~out]}
 
         def fit(strength: float | None) -> probes.Probe:
             return probes.fit(probe.kind, features[~out], y[~out], value=strength, **options)

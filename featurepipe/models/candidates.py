@@ -61,6 +61,13 @@ class Candidate:
         return entry
 
     @property
+    def licence(self) -> str | None:
+        """The licences of the backbones' weights, as far as they are known."""
+        pairs = zip(self.entry.members, self.origins, strict=True)
+        known = [models.licence_of(origin, member.spec) for member, origin in pairs]
+        return "; ".join(dict.fromkeys(filter(None, known))) or None
+
+    @property
     def titles(self) -> list[str]:
         """What each entry is called."""
         return self.entry.titles if isinstance(self.entry, JointEntry) else [self.entry.title]
@@ -284,6 +291,43 @@ def divide(
     )
 
 
+def keep_whole(source: Candidate, folds: int, *, seed: int, among: Collection[str] | None = None) -> Prepared:
+    """Take the labelled rows of a source, all of them as training rows, to be measured by k-fold cross-validation.
+
+    Parameters
+    ----------
+    source : Candidate
+    folds : int
+    seed : int
+        Seed of the folds.
+    among : collection of str, optional
+        Digests of the images to use; by default all.
+
+    Raises
+    ------
+    ManifestError, ProbeError
+        As for `featurepipe.stages.probe`.
+    """
+    samples, notes = labelled(source.samples, _digests_among(source, among))
+    samples = replace(samples, split=np.full(len(samples), "train", object))
+    manifests.check_labels(samples_of(samples))
+    contradictory = manifests.contradictions(samples.digests, samples_of(samples))
+    for entry, rows in source.rows_of(samples):
+        _check_unseen(entry, rows)
+    whole = Parts(samples, None, samples, None, samples, "folds", None)
+    return Prepared(
+        **{**vars(source), "samples": samples},
+        split_source=f"{folds}-fold cross-validation, stratified, seed {seed}",
+        parts=whole,
+        contradictory=contradictory,
+        notes=[
+            *matrices.lacking_notes(source.lacking),
+            *notes,
+            *manifests.contradiction_notes(contradictory),
+        ],
+    )
+
+
 def _digests_among(source: Candidate, among: Collection[str] | None) -> Collection[str] | None:
     """What to look for among the digests of a source's samples; of several entries, samples with any such content."""
     if among is None or not source.blocks:
@@ -336,3 +380,13 @@ def tuned_on(entry: Entry, parts: Parts) -> int:
     learned, seen = {*parts.learned.digests}, models.seen_in_tuning(entry.provenance["source"], entry.spec)
     tuned = parts.report.digests[np.isin(models.row_keys(parts.report), seen).any(axis=1)]
     return len({*tuned} - learned)
+
+
+def _check_unseen(entry: Entry, rows: FeatureMatrix) -> None:
+    """Raise ProbeError where an entry's backbone has learned from any of the samples."""
+    seen = models.seen_in_tuning(entry.provenance["source"], entry.spec)
+    if has_learned(entry, rows.take(slice(0)), rows) or np.isin(models.row_keys(rows), seen).any():
+        raise ProbeError(
+            f"{entry.title} has learned from some of these samples, so it would know them when folds hold them out; "
+            "leave out --folds, and use the seed and splits it was learned with"
+        )

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from featurepipe.probes.cosines import ZERO_SHOT, CosineHead, cosine_classifier
+from featurepipe.probes.folds import Folded, check_folds, cross_validate, folded_groups
 from featurepipe.probes.indicators import average_precision, chance, indicator, label_figures, labels_of
 from featurepipe.probes.kinds import (
     ALPHA_GRID,
@@ -40,6 +41,7 @@ from featurepipe.probes.kinds import (
     candidates_of,
     check_blocks,
     check_kind,
+    check_weighing,
     names,
 )
 from featurepipe.probes.labels import MULTI_LABEL, ONE, LabelsHead, fit_labels, labels_classifier, listed
@@ -81,6 +83,7 @@ __all__ = [
     "ONE",
     "SEGMENTATION",
     "ZERO_SHOT",
+    "Folded",
     "Kind",
     "OutOfFold",
     "PatchClassifier",
@@ -92,18 +95,22 @@ __all__ = [
     "check_blocks",
     "check_enough",
     "check_few",
+    "check_folds",
     "check_kind",
     "check_known",
+    "check_weighing",
     "choose",
     "choose_layer",
     "commonest",
     "cosine_classifier",
+    "cross_validate",
     "decision_scores",
     "evaluate",
     "fit",
     "fit_few_shot",
     "fit_labels",
     "fit_temperature",
+    "folded_groups",
     "indicator",
     "is_multi_label",
     "label_figures",

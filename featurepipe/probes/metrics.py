@@ -14,6 +14,9 @@ from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
 BLOCK = 2**22  # scores at once
+MATRIX = 100  # classes up to which figures hold the confusion matrix
+PAIRS = 20  # most confused pairs that they hold instead
+TOP, MANY = 5, 10  # of more than ten classes, also the share of rows whose class is among the likeliest five
 
 
 @guarded
@@ -25,8 +28,10 @@ def evaluate(estimator: Any, X: np.ndarray, y: Sequence[str] | np.ndarray, tempe
     dict
         ``n, top1, balanced_accuracy, log_loss, ece`` (15 equal-width bins; Guo et al. 2017), ``ece_uncalibrated`` (at
         temperature 1), ``classes``, ``per_class`` (class → precision, recall, f1, support) and ``confusion`` (rows
-        true, columns predicted; None for more than 100 classes). Of a multi-label classifier, where y holds sets of
-        labels, those of `featurepipe.probes.label_figures`.
+        true, columns predicted; None for more than 100 classes). Of more than 10 classes also ``top5``: the share of
+        rows whose class is among the five likeliest. Of more than 100 also ``confused``: ``pairs`` (the 20 most common
+        confusions: ``true, predicted, count``) and ``more`` (how many other pairs there are). Of a multi-label
+        classifier, where y holds sets of labels, those of `featurepipe.probes.label_figures`.
 
     Raises
     ------
@@ -150,6 +155,8 @@ class _Rated(NamedTuple):
         Columns of the true class and of the likeliest.
     picked, confidence, plain : ndarray
         Probability of the true class, of the likeliest, and of the latter at temperature 1.
+    ahead : ndarray of int
+        How many classes come before the true one, the likeliest first.
     """
 
     truth: np.ndarray
@@ -157,18 +164,43 @@ class _Rated(NamedTuple):
     picked: np.ndarray
     confidence: np.ndarray
     plain: np.ndarray
+    ahead: np.ndarray
 
 
 def _rate(scores: np.ndarray, truth: np.ndarray, temperature: float) -> _Rated:
     """Scores (n, classes), and the column of each true class."""
     proba = softmax(scores, temperature)
     picked = proba[np.arange(len(truth)), truth]
-    return _Rated(truth, proba.argmax(axis=1), picked, proba.max(axis=1), softmax(scores, 1.0).max(axis=1))
+    return _Rated(
+        truth, proba.argmax(axis=1), picked, proba.max(axis=1), softmax(scores, 1.0).max(axis=1), _ahead(proba, truth)
+    )
+
+
+def _ahead(proba: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one, (n,); of equally likely ones the first comes first, as for argmax."""
+    if proba.shape[1] <= MANY:  # nobody asks
+        return np.zeros(len(truth), int)
+    own = proba[np.arange(len(truth)), truth][:, None]
+    earlier = np.arange(proba.shape[1]) < truth[:, None]  # (n, classes)
+    return ((proba > own) | ((proba == own) & earlier)).sum(axis=1)
 
 
 def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """`evaluate`'s figures of scores (n, classes)."""
     return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
+
+
+def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], classes: np.ndarray) -> dict[str, Any]:
+    """`evaluate`'s figures of the rows of several classifiers of the same classes.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        For each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
+    classes : ndarray, shape (classes,)
+    """
+    rated = [_rate(*part) for part in parts]
+    return _figures(_Rated(*map(np.concatenate, zip(*rated, strict=True))), classes)
 
 
 def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
@@ -177,9 +209,12 @@ def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
     truth, guess = rated.truth, rated.guess
     every = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=every, zero_division=0)
+    top5 = {"top5": float(np.mean(rated.ahead < TOP))} if len(classes) > MANY else {}
+    confused = {"confused": _confused(truth, guess, classes)} if len(classes) > MATRIX else {}
     return {
         "n": len(truth),
         "top1": float(np.mean(guess == truth)),
+        **top5,
         "balanced_accuracy": float(recall[support > 0].mean()),
         "log_loss": _mean_loss(rated.picked),
         "ece": _ece(rated.confidence, guess == truth),
@@ -194,8 +229,21 @@ def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
             }
             for i, label in enumerate(classes)
         },
-        "confusion": confusion_matrix(truth, guess, labels=every).tolist() if len(classes) <= 100 else None,
+        "confusion": confusion_matrix(truth, guess, labels=every).tolist() if len(classes) <= MATRIX else None,
+        **confused,
     }
+
+
+def _confused(truth: np.ndarray, guess: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
+    """The pairs of classes that are most often confused, and how many more there are."""
+    wrong = truth != guess
+    codes, counts = np.unique(truth[wrong] * len(classes) + guess[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:PAIRS]
+    pairs = [
+        {"true": str(classes[code // len(classes)]), "predicted": str(classes[code % len(classes)]), "count": int(n)}
+        for code, n in zip(codes[order], counts[order], strict=True)
+    ]
+    return {"pairs": pairs, "more": len(codes) - len(pairs)}
 
 
 def _ece(confidence: np.ndarray, correct: np.ndarray) -> float:

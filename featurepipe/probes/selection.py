@@ -10,7 +10,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
-from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_blocks, check_kind
+from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_blocks, check_kind, check_weights
 from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
 from featurepipe.signatures import spread
 from featurepipe.solvers import CPU, Certificate, Matrix, Stack, stacked
@@ -22,7 +22,7 @@ HELD_OUT = 0.5  # share of the rows that must ever be held out, or the strength 
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """A fitted probe.
 
@@ -85,6 +85,20 @@ class Probe:
         """Probabilities of shape (n, classes)."""
         return probabilities(self.estimator, X, self.temperature)
 
+    @property
+    def summary(self) -> str:
+        """What was chosen, on what, and how good it was there, in one line."""
+        parameter = KINDS[self.kind].parameter if self.kind in KINDS else None
+        strength = f", {parameter}={self.chosen:g}" if parameter and isinstance(self.chosen, float | int) else ""
+        line = f"{self.kind} probe of {len(self.classes)} classes{strength} ({self.selected_on})"
+        if "top1" not in self.scores:
+            return line
+        found = self.scores
+        return f"{line}: accuracy {100 * found['top1']:.1f} % of {found['n']}, log-loss {found['log_loss']:.3f}"
+
+    def __repr__(self) -> str:
+        return f"<{self.summary}>"
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -132,6 +146,7 @@ def fit(
     y_val: np.ndarray | None = None,
     *,
     groups: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
     how: FitOptions,
 ) -> Probe:
     """Choose the strength and fit a probe.
@@ -147,6 +162,10 @@ def fit(
         Selection data. Without them, stratified cross-validation inside X.
     groups : ndarray, shape (n,), optional
         Rows of the same class and group, such as exact copies of an image, stay in the same fold.
+    sample_weight : ndarray, shape (n,), optional
+        What each row of X weighs in every fit, above 0: 2 is exactly the row twice. Rows of X_val weigh 1. Whatever it
+        weighs, a row that is held out to choose the strength and the temperature counts once. Not for centroid, knn and
+        mlp.
     how
 
     Returns
@@ -157,7 +176,7 @@ def fit(
     Raises
     ------
     ProbeError
-        An unknown kind, rows and labels that `featurepipe.probes.inputs.check` refuses, a strength, class weights or a
+        An unknown kind, rows and labels that `featurepipe.probes.inputs.check` refuses, a strength, weights or a
         device that the kind cannot have, or a device that is not there, has no float64, or too little memory.
 
     Notes
@@ -184,6 +203,9 @@ def fit(
     classes = np.unique(y)
     candidates, folds = member.candidates(value, len(y)), assign_folds(y, how.seed, groups)
     own: dict[str, Any] = {name: getattr(how, name) for name in ("class_weight", "seed", "keep", "device")}
+    if sample_weight is not None:
+        check_weights(kind, sample_weight, len(y))
+        own["sample_weight"] = sample_weight
     rows: Matrix
     scores: Iterator[np.ndarray]
     if X_val is not None and y_val is not None:
@@ -192,6 +214,8 @@ def fit(
         scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val, blocks=how.blocks), np.concatenate([y, truth])
+        if sample_weight is not None:
+            own["sample_weight"] = np.concatenate([sample_weight, np.ones(len(truth))])
     elif _can_test(folds, value) and (how.measure or value is None or not member.is_dear):
         rows, truth, selected_on = held, y[folds >= 0], f"{FOLDS}-fold cross-validation on train"
         scores, converged = _cross_validate(member, held, y, candidates, folds, **own)
@@ -451,7 +475,7 @@ def _converged(certificate: Certificate | None) -> bool:
     return certificate is None or certificate.converged
 
 
-def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:
     """Stratified fold of each sample, (n,); -1 (never held out) for a class's only sample, or group of them.
 
     No group is in two folds, whatever classes its samples have. Unlike scikit-learn's StratifiedGroupKFold this takes
@@ -466,7 +490,7 @@ def assign_folds(y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> 
         mine, firsts = np.unique(drawn, return_index=True)
         order = firsts.argsort().argsort()  # of the units, as they were drawn
         new = folds[mine] < 0
-        folds[mine[new]] = (order[new] + offset) % FOLDS
+        folds[mine[new]] = (order[new] + offset) % count
         own.append(mine)
     for mine in own:
         if (folds[mine] == folds[mine[0]]).all():  # held out together, they would leave no sample of their class

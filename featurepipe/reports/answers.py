@@ -147,6 +147,7 @@ def _probe(model: Model) -> Sequence[str]:
     if card.selection.on == "given" and parameter is not None:
         line += [FLAGS.get(parameter, f"--{parameter}"), f"{card.selection.chosen:g}"]
     line += ["--class-weight", card.class_weight] if card.class_weight else []
+    line += ["--folds", str(len(card.folds.per_fold))] if card.folds and card.folds.per_fold else []
     if card.few_shot:
         line += ["--shots", ",".join(str(one.shots) for one in sorted(card.few_shot, key=lambda one: one.shots))]
         line += ["--repeats", str(card.few_shot[0].repeats)]

@@ -11,6 +11,7 @@ from types import ModuleType
 from featurepipe.cards import Card, Figures
 from featurepipe.models import Model
 from featurepipe.reports import answers, labelsets, promotions, sections
+from featurepipe.reports.folds import folds as fold_by_fold
 from featurepipe.reports.galleries import Gallery, confidences, maps, sheets
 from featurepipe.reports.markup import Html, document, section, tag
 
@@ -120,6 +121,11 @@ def baselines(page: Page) -> Html:
     return page.words.baselines(page.card, page.figures)
 
 
+def folds(page: Page) -> Html:
+    """Each fold of a cross-validation by itself."""
+    return fold_by_fold(page.card)
+
+
 def blocks(page: Page) -> Html:
     """Of several backbones: each alone."""
     return Html() if page.model.is_multi_label else sections.blocks(page.card, page.figures)
@@ -164,6 +170,7 @@ SECTIONS: list[Section] = [
     contact_sheet,
     confusion,
     per_class,
+    folds,
     embedding_map,
     trust,
     finetuning,

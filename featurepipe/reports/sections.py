@@ -83,6 +83,8 @@ def local(text: str) -> str:
 
 def no_test(where: str) -> str:
     """Says so where there is no test split."""
+    if where == "folds":
+        return " No sample was answered by a probe that had learned from it; see “Fold by fold”."
     return "" if where == "test" else f" There is no test split: the figures are measured on {where}."
 
 

@@ -34,7 +34,7 @@ class Rotated:
         constant = is_constant(deviations, mean)
         spread = np.ones(X.shape[1])  # (D,)
         if scale:
-            spread = feature_scales(deviations, constant, len(X), blocks_of(X))
+            spread = feature_scales(deviations, constant, self.weight, blocks_of(X))
         self._mean, self._spread = put(mean, device), put(spread, device)
         axes, squares = self._principal(w)  # (D, r), (r,)
         self._axes, self.squares = put(axes / spread[:, None], device), put(squares, device)

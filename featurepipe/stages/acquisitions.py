@@ -18,6 +18,7 @@ from featurepipe.files import check_safe_csv, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests.labelsets import SEPARATOR
 from featurepipe.matrices import FeatureMatrix
+from featurepipe.results import presented
 from featurepipe.stores import Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.surroundings import guarded
@@ -27,6 +28,7 @@ COLUMNS = ("id", "path", "label", "suggested_label", "confidence")
 
 
 @guarded
+@presented
 def label(
     store: str | Path,
     output: str | Path | None = None,

@@ -20,6 +20,7 @@ from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import sizes
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes import FOLDS
+from featurepipe.results import presented
 from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order
 from featurepipe.surroundings import guarded
@@ -30,6 +31,7 @@ MOST = 5000  # images to train on, and to select on: of more a draw is measured,
 
 
 @guarded
+@presented
 def advise(
     store: str | Path,
     *,

@@ -19,6 +19,7 @@ from featurepipe.files import check_safe_csv, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.reports.looks import LOOKS, show
+from featurepipe.results import presented
 from featurepipe.sources import Files, Remotes
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
@@ -29,6 +30,7 @@ COLUMNS = ("finding", "check", "kind", "score", "id", "label", "split", "suggest
 
 
 @guarded
+@presented
 def audit(
     store: str | Path,
     output: str | Path | None = None,

@@ -14,6 +14,7 @@ from featurepipe.digests import sha256_json
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.extraction import Settings
 from featurepipe.listeners import BARS, Listener, Quiet
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
@@ -21,6 +22,7 @@ from featurepipe.vocabulary import OriginOptions
 
 
 @guarded
+@presented
 @spread(origin=OriginOptions)
 def verify(
     store: str | Path,

@@ -33,6 +33,7 @@ from featurepipe.memory import available
 from featurepipe.models.candidates import tuned_on
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.parts import fit_parts
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
 from featurepipe.statistics.intervals import interval
@@ -47,6 +48,7 @@ ABSENT = "no row for "  # how a note on a baseline begins that cannot be made
 
 
 @guarded
+@presented
 @spread(wanted=CompareOptions)
 def compare(
     stores: str | Path | Sequence[str | Path],

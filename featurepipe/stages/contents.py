@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from featurepipe import backbones, models
+from featurepipe.results import presented
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
 
 
 @guarded
+@presented
 def info(path: str | Path) -> dict[str, Any]:
     """Show what a store, a model file or a backbone file holds; for a folder of results, its store or its model file.
 

@@ -16,6 +16,7 @@ from featurepipe.manifests import Manifest
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import check_finite, headline, labelled
 from featurepipe.matrices.scratch import read
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import rejected_samples
@@ -28,6 +29,7 @@ UNSEEN = "unseen"
 
 
 @guarded
+@presented
 @spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def evaluate(
     model: str | Path,

@@ -21,6 +21,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.models import Model
 from featurepipe.models.folders import safe_name
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.surroundings import guarded
@@ -33,6 +34,7 @@ COLOURS = np.array([(0, 0, 60), (150, 30, 120), (240, 110, 40), (255, 250, 160)]
 
 
 @guarded
+@presented
 @spread(columns=ColumnOptions, origin=OriginOptions)
 def explain(
     model: str | Path,

@@ -12,6 +12,7 @@ from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError, SampleError
 from featurepipe.files import check_output, check_safe_csv, write_bytes
 from featurepipe.listeners import BARS, Listener
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import atlases, clips
 from featurepipe.stores import Store
@@ -25,6 +26,7 @@ TRIALS = 8
 
 
 @guarded
+@presented
 @spread(atlas=AtlasOptions, origin=OriginOptions)
 def export(
     store: str | Path,

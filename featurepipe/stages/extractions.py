@@ -22,6 +22,7 @@ from featurepipe.files import size_text
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.media import plural
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.sources import Source, is_there, lasting_root, title
 from featurepipe.stages import clips
@@ -40,6 +41,7 @@ FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data
 
 
 @guarded
+@presented
 @spread(table=TableOptions, compute=ExtractOptions, options=BackboneOptions)
 def extract(
     data: str | PathLike[str] | Manifest | Dataset,

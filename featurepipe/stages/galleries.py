@@ -119,6 +119,8 @@ def _rows(source: Candidate, model: Model) -> tuple[FeatureMatrix, int]:
     """
     card = model.card
     parts = divide(source, seed=card.seed, multi_label=model.is_multi_label).parts
+    if card.evaluated_on == "folds":
+        raise StoreError("the probe has learned from every sample, so none shows what it does on new ones")
     if parts.reported != card.evaluated_on:
         raise StoreError(f"the store has other splits now than when the model was made (no {card.evaluated_on})")
     report = parts.report.take(~model.has_seen_rows(parts.report))

@@ -18,6 +18,7 @@ from featurepipe.memory import parse_size
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.probes import probe
 from featurepipe.statistics import wilson
@@ -28,6 +29,7 @@ from featurepipe.vocabulary import EntryOptions
 
 
 @guarded
+@presented
 @spread(where=EntryOptions, recipe=Options)
 def probe_layers(
     store: str | Path,

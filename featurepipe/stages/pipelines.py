@@ -15,6 +15,7 @@ from featurepipe.estimators.datasets import Dataset
 from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener, Once
 from featurepipe.probes.options import Options
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.evaluations import evaluate
@@ -34,6 +35,7 @@ MERGED = "metrics.json"
 
 
 @guarded
+@presented
 @spread(
     table=TableOptions,
     recipe=Options,

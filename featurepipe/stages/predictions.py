@@ -23,6 +23,7 @@ from featurepipe.media import plural
 from featurepipe.models import abstentions, folders
 from featurepipe.models.abstentions import Threshold
 from featurepipe.models.answers import Answers, Block, Count, Taker, answer, collector, csv_writer, table
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
@@ -34,6 +35,7 @@ PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @guarded
+@presented
 @spread(wanted=AnswerOptions, columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def predict(
     model: str | Path,

@@ -19,6 +19,7 @@ from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.memory import parse_size
 from featurepipe.reports.pretexts import pretraining_page
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.surroundings import guarded
@@ -34,6 +35,7 @@ LOOSE = ("resume", "licence", "device")  # options that do not decide what is le
 
 
 @guarded
+@presented
 @spread(how=PretrainOptions, table=TableOptions)
 def pretrain(
     data: str | Path,

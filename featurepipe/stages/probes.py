@@ -23,34 +23,35 @@ import numpy as np
 
 from featurepipe import backbones, matrices, models, probes
 from featurepipe.backbones import Extractor
-from featurepipe.cards import Blocks, Card, FewShot, Figures, Selection
+from featurepipe.cards import Blocks, Card, FewShot, Figures
 from featurepipe.comparisons.blocks import measure_blocks
 from featurepipe.comparisons.notes import split_notes
 from featurepipe.errors import BackboneError, ProbeError, StoreError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.matrices.parts import Parts, arrange, held_notes, with_copies
+from featurepipe.matrices.parts import Parts, held_notes, with_copies
 from featurepipe.memory import parse_size
-from featurepipe.models.candidates import Candidate, Prepared, divide, find_joint
+from featurepipe.models.candidates import Candidate, Prepared, divide, find_joint, keep_whole
 from featurepipe.probes.notes import fit_notes
 from featurepipe.probes.options import Options
 from featurepipe.probes.parts import hold
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.extractions import complete
+from featurepipe.stages.folds import Others, check_folded, probe_folded, same_samples, selection_of
 from featurepipe.statistics.intervals import interval
 from featurepipe.stores import Entry, JointEntry
 from featurepipe.surroundings import guarded
-from featurepipe.vocabulary import EntryOptions, JoinOptions, OriginOptions
+from featurepipe.vocabulary import EntryOptions, FoldOptions, JoinOptions, OriginOptions
 from featurepipe.vocabulary.names import HANDMADE
 
 BASELINE_NAMES = {**HANDMADE, "random_backbone": "the same network untrained"}
-# The baselines' entries and all of their rows, before the embeddings are read; and why some are absent
-Others = Callable[[], tuple[dict[str, tuple[Entry, FeatureMatrix]], list[str]]]
 
 
 @guarded
-@spread(where=EntryOptions, joined=JoinOptions, recipe=Options)
+@presented
+@spread(where=EntryOptions, joined=JoinOptions, recipe=Options, measured=FoldOptions)
 def probe(
     store: str | Path,
     output: str | Path | None = None,
@@ -58,6 +59,7 @@ def probe(
     where: EntryOptions,
     joined: JoinOptions,
     recipe: Options,
+    measured: FoldOptions,
     workers: int | None = None,
     among: Collection[str] | None = None,
     compared: Sequence[Mapping[str, Any]] = (),
@@ -80,6 +82,7 @@ def probe(
     where
     joined
     recipe
+    measured
     workers : int, optional
         Threads that compute the baselines' embeddings; one per core by default.
     among : collection of str, optional
@@ -113,6 +116,8 @@ def probe(
         draw), ``top1`` (a figure per draw), ``semi`` (with `semi`: ``self_training`` and ``label_spreading``, each with
         ``mean, std, interval, top1`` on the same draws), ``text`` (with `text`: the same of ``zero_shot, tip_adapter,
         tip_adapter_f, lp_plus_plus, wise_ft``) and ``baselines`` (their means on the same draws).
+        With `folds`, ``evaluated_on`` is ``folds``, and so is the key of the figures: those of all held-out samples
+        pooled, ``mean`` and ``per_fold`` of the folds' accuracies, ``interval`` and the ``method`` it was made by.
         Of several backbones each one alone is a baseline: ``blocks`` is what
         `featurepipe.comparisons.blocks.measure_blocks` returns, and ``lacking`` has for each of them the ids of the
         samples that it lacks, which are left out.
@@ -140,18 +145,18 @@ def probe(
     """
     started, limit = time.perf_counter(), parse_size(memory)
     recipe.check()
+    check_folded(measured.folds, recipe)
     source = find_joint(store, output, where, joined)
     check_joint(source.entry, recipe)
     source.check_output(source.path, force=force)
-    found = divide(source, seed=recipe.seed, among=among, multi_label=recipe.multi_label)
-    result = probe_prepared(
-        found,
-        recipe,
-        lambda: load_baselines(found, recipe, where, workers, listener),
-        compared=compared,
-        limit=limit,
-        listener=listener,
-    )
+    if measured.folds is not None:
+        found = keep_whole(source, measured.folds, seed=recipe.seed, among=among)
+        others = lambda: load_baselines(found, recipe, where, workers, listener)  # noqa: E731
+        result = probe_folded(found, recipe, measured.folds, others, limit=limit, listener=listener)
+    else:
+        found = divide(source, seed=recipe.seed, among=among, multi_label=recipe.multi_label)
+        others = lambda: load_baselines(found, recipe, where, workers, listener)  # noqa: E731
+        result = probe_prepared(found, recipe, others, compared=compared, limit=limit, listener=listener)
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -197,7 +202,7 @@ def probe_prepared(
     budget = None if limit is None else max(limit - parts.nbytes, 0)
     for name, (entry, rows) in held.items():
         try:
-            same = hold(entry, _same_samples(found, rows), kind, budget)
+            same = hold(entry, same_samples(found, rows), kind, budget)
             top1 = _score(replace(recipe, value=None).fit(same), same.report)
         except (ProbeError, StoreError) as error:  # too large for kind, device or disk, or broken: the probe stands
             absent = [*absent, f"no figure for {entry.name}: {error}"]
@@ -217,7 +222,7 @@ def probe_prepared(
         splits=found.splits,
         split_source=found.split_source,
         evaluated_on=parts.reported,
-        selection=_selection(fitted),
+        selection=selection_of(fitted),
         val=figures if parts.reported == "val" else on_val,
         test=figures if parts.reported == "test" else None,
         baselines={name: beside.get(name) for name in names},
@@ -225,7 +230,7 @@ def probe_prepared(
         few_shot=[FewShot.of_json({**one, "baselines": means}) for one, means in zip(few, means_beside, strict=True)],
         **told,
         protocol=None,  # no named one: see the module's docstring for what is done
-        licence=_licence(found),
+        licence=found.licence,
         seed=recipe.seed,
         probe_device=recipe.probe_device,
         class_weight=recipe.class_weight,
@@ -259,13 +264,6 @@ def _baselines_of(entry: Entry | JointEntry) -> list[str]:
     return [*backbones.SIMPLE[backbones.medium_of(entry.spec)], "random_backbone"]
 
 
-def _licence(found: Candidate) -> str | None:
-    """The licences of the backbones' weights, as far as they are known."""
-    pairs = zip(found.entry.members, found.origins, strict=True)
-    known = [models.licence_of(origin, member.spec) for member, origin in pairs]
-    return "; ".join(dict.fromkeys(filter(None, known))) or None
-
-
 def _figures(fitted: probes.Probe, parts: Parts) -> Figures:
     """The probe's figures on the reported split."""
 
@@ -277,19 +275,6 @@ def _figures(fitted: probes.Probe, parts: Parts) -> Figures:
         right = probes.predict(fitted.estimator, parts.report.X) == parts.report.y
         reported |= interval(parts.report, right)
     return Figures.of_json(reported)
-
-
-def _selection(fitted: probes.Probe) -> Selection:
-    """How the probe was selected."""
-    return Selection.made(
-        fitted.selected_on,
-        fitted.chosen,
-        fitted.path,
-        temperature=fitted.temperature,
-        ece=fitted.scores.get("ece"),  # None where there was nothing to select on
-        ece_uncalibrated=fitted.scores.get("ece_uncalibrated"),
-        coverage=fitted.coverage,
-    )
 
 
 def _score(fitted: probes.Probe, part: FeatureMatrix) -> float:
@@ -387,12 +372,3 @@ def _baseline_extractors(
         how: dict[str, Any] = {"seed": recipe.seed, "device": where.device, "trust": where.trust}
         found["random_backbone"] = partial(backbones.twin, entry.spec, name, **how)
     return found
-
-
-def _same_samples(found: Prepared, other: FeatureMatrix) -> FeatureMatrix:
-    """The same samples with the same labels and splits, of another entry's rows."""
-    mine = found.samples
-    known = {id_: (label, part) for id_, label, part in zip(mine.ids, mine.y, mine.split, strict=True)}
-    other = other.take(np.array([id_ in known for id_ in other.ids], bool))
-    labels, split = (np.array([known[id_][column] for id_ in other.ids], object) for column in (0, 1))
-    return arrange(replace(other, y=labels), split)

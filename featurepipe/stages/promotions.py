@@ -22,6 +22,7 @@ from featurepipe.finetuning.verdicts import Verdict, judge, measure, rate, untun
 from featurepipe.listeners import BARS, SILENT, Listener, Quiet
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import divide, find
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.advice import advise
 from featurepipe.stages.extractions import extract
@@ -61,6 +62,7 @@ class Task:
 
 
 @guarded
+@presented
 @spread(how=PromotionOptions, recipe=Recipe)
 def finetune(
     source: str | Path,

@@ -22,6 +22,7 @@ from featurepipe.memory import available
 from featurepipe.models.candidates import divide, find
 from featurepipe.probes.notes import edge_note, optimum_notes
 from featurepipe.protocols import Protocol, Result
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import EntryOptions
@@ -30,6 +31,7 @@ NO_FILE = "has no linear classifier of raw embeddings, which is what a model fil
 
 
 @guarded
+@presented
 @spread(where=EntryOptions)
 def probe_protocol(
     store: str | Path,

@@ -11,6 +11,7 @@ from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.memory import parse_size
 from featurepipe.reports.sections import local
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import galleries
 from featurepipe.surroundings import guarded
@@ -21,6 +22,7 @@ DRAWN = "report.html"
 
 
 @guarded
+@presented
 @spread(wanted=ReportOptions)
 def report(
     model: str | Path,

@@ -13,6 +13,7 @@ import numpy as np
 from featurepipe import backbones, matrices, statistics
 from featurepipe.errors import ProbeError
 from featurepipe.listeners import BARS, Listener
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.predictions import embed
@@ -23,6 +24,7 @@ from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
 
 
 @guarded
+@presented
 @spread(columns=ColumnOptions, origin=OriginOptions, compute=ComputeOptions)
 def search(
     store: str | Path,

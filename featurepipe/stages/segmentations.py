@@ -19,6 +19,7 @@ from featurepipe.images.pictures import convert, opened
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix, TokenRows
 from featurepipe.matrices.parts import is_unsplit, sizes, split_by_content
+from featurepipe.results import presented
 from featurepipe.segmentation import FINER, Choice, Masks, Patches
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
@@ -30,6 +31,7 @@ EPOCHS = 100
 
 
 @guarded
+@presented
 def segment(
     store: str | Path,
     masks: str | Path,

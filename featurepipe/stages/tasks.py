@@ -21,6 +21,7 @@ from featurepipe.matrices.parts import is_unsplit, split_by_content
 from featurepipe.memory import parse_size
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes.options import Options
+from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages.probes import load_baselines, probe_prepared
 from featurepipe.surroundings import guarded
@@ -30,6 +31,7 @@ KEYS = ("id", "path")  # columns that say which sample a row is of
 
 
 @guarded
+@presented
 @spread(where=EntryOptions, recipe=Options)
 def probe_tasks(
     store: str | Path,

@@ -15,6 +15,7 @@ from featurepipe.cards import Card, Data, Selection, Splits
 from featurepipe.errors import ManifestError
 from featurepipe.extraction import now, versions
 from featurepipe.listeners import BARS, Listener
+from featurepipe.results import presented
 from featurepipe.surroundings import guarded
 
 NOTHING = "nothing: the classes are named in words"
@@ -22,6 +23,7 @@ EQUALS = "="  # between a label and what it is called in prompts
 
 
 @guarded
+@presented
 def zeroshot(
     classes: str | Path | Sequence[str] | Mapping[str, str],
     output: str | Path,

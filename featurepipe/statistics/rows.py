@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurepipe.errors import ProbeError
-from featurepipe.statistics.sums import Chunk, Statistics, blocks, row_eigenpairs, sorted_classes, sum_cells
+from featurepipe.statistics.sums import Chunk, Statistics, blocks, row_eigenpairs, sorted_classes, sum_cells, weigh
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,17 @@ class RowStatistics(Statistics):
 
 
 def gather_rows(
-    chunks: Iterable[Chunk], classes: Sequence[Any] | np.ndarray, *, class_weight: np.ndarray | None = None
+    chunks: Iterable[Chunk],
+    classes: Sequence[Any] | np.ndarray,
+    *,
+    class_weight: np.ndarray | None = None,
+    weighted: bool = False,
 ) -> RowStatistics:
     """Keep rows as their own statistics; memory is that of the rows in float64.
 
     Parameters
     ----------
-    chunks, class_weight
+    chunks, class_weight, weighted
         As of `gather`, without folds.
     classes : sequence
         Every label; each occurs.
@@ -85,15 +89,18 @@ def gather_rows(
     if not pairs:
         raise ProbeError("there are no rows to take statistics of")
     X, codes = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    weights = np.ones(len(labels)) if class_weight is None else class_weight
+    X, weights = weigh(X, codes, class_weight, weighted)
     counts: np.ndarray = np.bincount(codes, minlength=len(labels))
     if not counts.all():
         raise ProbeError(f"class {labels.tolist()[int(counts.argmin())]!r} has no rows; name only those that have")
-    if class_weight is not None:
-        counts = counts * weights
+    if weighted:
+        counts = np.bincount(codes, weights, len(labels))
+    elif class_weight is not None:
+        counts = counts * class_weight
+    weights = np.ones(len(X)) if weights is None else weights
     shift = X.mean(axis=0)
     X -= shift
-    sums = sum_cells(X, codes, weights[codes], len(labels))
-    roots = np.sqrt(weights[codes])  # (n,)
+    sums = sum_cells(X, codes, weights, len(labels))
+    roots = np.sqrt(weights)  # (n,)
     X *= roots[:, None]
     return RowStatistics(labels, shift, counts[None], sums[None], np.empty((0, *2 * shift.shape)), X, codes, roots)

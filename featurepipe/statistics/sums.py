@@ -195,6 +195,7 @@ def gather(
     *,
     folds: int = 0,
     class_weight: np.ndarray | None = None,
+    weighted: bool = False,
     block_bytes: int | None = None,
 ) -> Statistics:
     """Take the statistics of rows in one pass; memory is O(folds × width²), whatever the number of rows.
@@ -210,6 +211,8 @@ def gather(
         How many folds to keep apart.
     class_weight : ndarray, shape (K,), optional
         What a row of each class (sorted) weighs, above 0; by default 1.
+    weighted : bool
+        Whether the last column of X is no feature, but what the row weighs, above 0. Give no class weights then.
     block_bytes : int, optional
         Size of the rows in float64 that are worked on at once; by default `BLOCK_BYTES`.
 
@@ -239,15 +242,15 @@ def gather(
     """
     labels = sorted_classes(classes)
     parts, known = folds + 1, len(labels)
-    counts = np.zeros(parts * known, np.int64 if class_weight is None else np.float64)
+    counts = np.zeros(parts * known, np.float64 if weighted or class_weight is not None else np.int64)
     shift: np.ndarray | None = None
     for X, cells in blocks(chunks, labels, folds, block_bytes=block_bytes):
+        X, weights = weigh(X, cells % known, class_weight, weighted)
         if shift is None:
             shift = X.mean(axis=0)
             sums = np.zeros((parts * known, X.shape[1]))
             grams = np.zeros((parts, X.shape[1], X.shape[1]))
         X -= shift
-        weights = None if class_weight is None else class_weight[cells % known]
         counts += np.bincount(cells, weights, len(counts))
         sums += sum_cells(X, cells, weights, len(counts))
         if weights is not None:
@@ -257,6 +260,24 @@ def gather(
     if shift is None:
         raise ProbeError("there are no rows to take statistics of")
     return Statistics(labels, shift, counts.reshape(parts, known), sums.reshape(parts, known, -1), grams)
+
+
+def weigh(
+    X: np.ndarray, codes: np.ndarray, class_weight: np.ndarray | None, weighted: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The features of rows, and what each row weighs (n,); None where all weigh the same.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n, D), or (n, D + 1) with a last column of weights
+    codes : ndarray of int, shape (n,)
+        Each row's class number.
+    class_weight, weighted
+        See `gather`.
+    """
+    if weighted:
+        return X[:, :-1], X[:, -1]
+    return X, None if class_weight is None else class_weight[codes]
 
 
 def sorted_classes(classes: Sequence[Any] | np.ndarray) -> np.ndarray:

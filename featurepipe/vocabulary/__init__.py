@@ -11,7 +11,14 @@ from featurepipe.vocabulary.extraction import ColumnOptions, ComputeOptions, Ext
 from featurepipe.vocabulary.flags import Flag, flags_of, option
 from featurepipe.vocabulary.pipelines import RunOptions
 from featurepipe.vocabulary.pretexts import PretrainOptions
-from featurepipe.vocabulary.probes import CompareOptions, EntryOptions, JoinOptions, ProbeOptions, ProtocolOptions
+from featurepipe.vocabulary.probes import (
+    CompareOptions,
+    EntryOptions,
+    FoldOptions,
+    JoinOptions,
+    ProbeOptions,
+    ProtocolOptions,
+)
 from featurepipe.vocabulary.recipes import PromotionOptions, TuneOptions
 from featurepipe.vocabulary.reports import PageOptions, ReportOptions
 
@@ -25,6 +32,7 @@ __all__ = [
     "EntryOptions",
     "ExtractOptions",
     "Flag",
+    "FoldOptions",
     "JoinOptions",
     "OriginOptions",
     "PageOptions",

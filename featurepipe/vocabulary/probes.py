@@ -201,6 +201,27 @@ class JoinOptions:
 
 
 @dataclass(frozen=True)
+class FoldOptions:
+    """Whether all samples are measured by k-fold cross-validation, instead of a reported split."""
+
+    folds: int | None = option(
+        None,
+        "Report the accuracy of k-fold cross-validation over all labelled samples, whatever split they have, instead "
+        "of that on a test split. Strength and temperature are chosen inside each training part. The model file then "
+        "holds a probe of all samples, and its figures are under ``folds``: see `featurepipe.probes.cross_validate`. "
+        "It does not work with `shots` and `multi_label`.",
+        Flag(
+            ("--folds",),
+            "Report the accuracy of K-fold cross-validation over all labelled images, with an interval, instead of "
+            "that on a test split. The model file holds a probe that is trained on all of them.",
+            kind="integer",
+            least=2,
+            metavar="K",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class ProtocolOptions:
     """Which published recipe is followed, instead of a probe's options."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds.centroid import Centroid
 from featurepipe.probes.kinds.kind import BALANCED, FOLDS, Fitted, Head, Kind, balanced, threads
@@ -31,6 +33,8 @@ __all__ = [
     "candidates_of",
     "check_blocks",
     "check_kind",
+    "check_weighing",
+    "check_weights",
     "describe",
     "named",
     "names",
@@ -91,6 +95,20 @@ def check_blocks(kind: str, blocks: Sequence[int], width: int | None = None) -> 
         )
     if width not in (None, sum(blocks)):
         raise ProbeError(f"blocks of {', '.join(map(str, blocks))} features are not the {width} that there are")
+
+
+def check_weights(kind: str, weights: np.ndarray, rows: int) -> None:
+    """Raise ProbeError unless a kind takes these weights, one for each row."""
+    check_weighing(kind)
+    if weights.shape != (rows,) or not np.isfinite(weights).all() or (weights <= 0).any():
+        raise ProbeError(f"sample_weight is one number above 0 for each of {rows} rows; got {weights.shape}")
+
+
+def check_weighing(kind: str) -> None:
+    """Raise ProbeError unless a kind takes a weight for each row."""
+    if not named(kind).weighs_rows:
+        able = ", ".join(names("weighs_rows"))
+        raise ProbeError(f"a {kind} probe has no weights of samples; leave them out, or use one of {able}")
 
 
 def check_kind(kind: str, class_weight: str | None, device: str = CPU) -> None:

@@ -23,6 +23,7 @@ class Centroid(Quadratic):
     may_be_nan: tuple[str, ...] = ("head.deviation",)  # where there are no more rows than classes
     parameter: str | None = None
     grid: tuple[float | None, ...] = (None,)
+    weighs_rows: bool = False
     is_weighted: bool = False
     is_standardised: bool = False
 

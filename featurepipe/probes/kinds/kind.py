@@ -87,6 +87,8 @@ class Kind(Head):
         Whether it minimises the cross-entropy, as tuning does, so that a tuned head has its strength.
     is_weighted : bool
         Whether it takes class weights.
+    weighs_rows : bool
+        Whether it takes a weight for each row, of which 2 is exactly the row twice.
     on_devices : bool
         Whether it can be fitted on a GPU.
     is_copied : bool
@@ -102,6 +104,7 @@ class Kind(Head):
     is_linear: bool = False
     is_cross_entropy: bool = False
     is_weighted: bool = True
+    weighs_rows: bool = True
     on_devices: bool = False
     is_copied: bool = False
     is_dear: bool = False
@@ -133,6 +136,7 @@ class Kind(Head):
         candidates: Sequence[float | None],
         *,
         class_weight: str | None = None,
+        sample_weight: np.ndarray | None = None,
         seed: int = 0,
         keep: bool = True,
         device: str = CPU,
@@ -147,6 +151,8 @@ class Kind(Head):
             Strengths, of `parameter`.
         class_weight : {None, 'balanced'}
             See `featurepipe.probes.fit`.
+        sample_weight : ndarray, shape (n,), optional
+            What each row weighs, above 0.
         seed : int
             Seed of an mlp's initialisation and batches.
         keep : bool
@@ -159,6 +165,8 @@ class Kind(Head):
             scikit-learn estimators for raw X; None where there is no certificate.
         """
         weights = balanced(y) if class_weight == BALANCED else None
+        if sample_weight is not None:
+            weights = sample_weight if weights is None else weights * sample_weight
         with threads(X):
             return list(self.fit(X, y, candidates, weights, seed=seed, keep=keep, device=device))
 
@@ -180,10 +188,12 @@ class Kind(Head):
             The rows held out.
         list of (estimator, certificate)
         """
+        weights = how.pop("sample_weight", None)
         for fold in range(FOLDS):
             out = folds == fold
             if out.any():
-                yield out, self.fit_path(stacked(X).take(~out), y[~out], candidates, **how)
+                mine = None if weights is None else weights[~out]
+                yield out, self.fit_path(stacked(X).take(~out), y[~out], candidates, sample_weight=mine, **how)
 
     def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
         """The strengths to try: the given one, or the grid as far as this many rows allow.

@@ -27,6 +27,7 @@ class Knn(Kind):
     tensors: tuple[str, ...] = ("head.rows", "head.codes")
     parameter: str | None = "n_neighbors"
     grid: tuple[float | None, ...] = K_GRID
+    weighs_rows: bool = False
     is_weighted: bool = False
     is_standardised: bool = False
     is_copied: bool = True

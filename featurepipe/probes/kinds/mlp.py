@@ -28,6 +28,7 @@ class Mlp(Kind):
     tensors: tuple[str, ...] = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
     parameter: str | None = "alpha"
     grid: tuple[float | None, ...] = DECAY_GRID
+    weighs_rows: bool = False
     is_copied: bool = True
 
     def fit(

@@ -44,7 +44,8 @@ class Quadratic(Kind):
         One pass serves all folds, except with weights, which balance each training part by itself; and the folds' X'X
         must not take more memory than twice the features.
         """
-        if how.get("class_weight") is not None or len(X) < (FOLDS + 1) * X.shape[1]:
+        weighted = how.get("class_weight") is not None or how.get("sample_weight") is not None
+        if weighted or len(X) < (FOLDS + 1) * X.shape[1]:
             yield from super().fit_folds(X, y, candidates, folds, **how)
             return
         with threads(X):
@@ -59,11 +60,15 @@ def describe(X: Matrix, y: np.ndarray, weights: np.ndarray | None) -> Statistics
     ----------
     X, y
     weights : ndarray, shape (n,), optional
-        Weights of rows, equal within a class.
+        Weights of rows, above 0.
     """
-    classes, firsts = np.unique(y, return_index=True)
+    classes, firsts, codes = np.unique(y, return_index=True, return_inverse=True)
     take = statistics.gather if X.shape[0] > X.shape[1] else statistics.gather_rows
-    found = take(_chunks(X, y), classes, class_weight=None if weights is None else weights[firsts])
+    if weights is None or np.array_equal(weights, weights[firsts][codes]):  # equal within a class
+        found = take(_chunks(X, y), classes, class_weight=None if weights is None else weights[firsts])
+    else:
+        rows = ((np.column_stack([chunk, weights[at]]), y[at]) for at, chunk in chunks(X))
+        found = take(rows, classes, weighted=True)
     return replace(found, blocks=blocks_of(X))
 
 
