@@ -46,6 +46,12 @@ def as_rows(spec: Mapping[str, Any], vectors: np.ndarray) -> np.ndarray:
     return vectors.reshape(shape).astype(DTYPE, copy=False)
 
 
+def feature_width(spec: Mapping[str, Any], width: int) -> int:
+    """How many features a head takes, of what `embed` gives `width` numbers: those of a vector, or of each token."""
+    grid = grid_of(spec)
+    return width if grid is None else width // math.prod(grid)
+
+
 def row_bytes(spec: Mapping[str, Any], width: int) -> int:
     """Bytes of what a store keeps of one sample, of which `embed` gives `width` numbers."""
     return width * (4 if grid_of(spec) is None else np.dtype(DTYPE).itemsize)
