@@ -94,8 +94,8 @@ def token_map(module: Any, last: torch.Tensor | list[torch.Tensor], size: Sequen
     ----------
     module : torch.nn.Module
     last : Tensor, or list of Tensor
-        Of ``forward_features``: a map (B, D, h, w), or (B, h, w, D) where the network says so, or tokens (B, N, D)
-        after the final norm, of which those of class and registers are dropped.
+        What ``forward_features`` gives: a map (B, D, h, w), or (B, h, w, D) where the network says so, or tokens
+        (B, N, D) after the final norm, of which those of class and registers are dropped.
     size : sequence of int
         Height and width of the input.
     name : str
@@ -116,7 +116,7 @@ def token_map(module: Any, last: torch.Tensor | list[torch.Tensor], size: Sequen
 
 
 def _arrangement(module: Any, count: int, size: Sequence[int], name: str) -> Grid:
-    """Rows and columns of so many patches: the network's own, or in the proportions of the input."""
+    """Rows and columns of this many patches: the network's own, or in the proportions of the input."""
     own = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if own is not None and math.prod(own) == count:
         return tuple(own)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 QUERIES = 8  # at most: as many as divide the width of a token
 EPOCHS, STEPS = 40, 600  # of which the one counts that is more
 BATCH, RATE, WARM_UP = 64, 3e-3, 0.1
-DECAY_GRID = (0.1, 1.0, 10.0)
+DECAY_GRID = (0.1, 1.0, 10.0, 100.0)
 PIECE_BYTES = 2**24  # of tokens in float64 at a time
 
 
@@ -152,7 +152,7 @@ def attend(
     ----------
     x : Tensor, shape (B, T, D)
     queries : Tensor, shape (A, M, D)
-        Of each of A probes.
+        M queries for each of A probes.
     values : Tensor, shape (A, M, V / M, D)
     weight : Tensor, shape (A, K, V)
     bias : Tensor, shape (A, K)
