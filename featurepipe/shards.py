@@ -408,7 +408,7 @@ def _index(path: Path, parts: Parts, digest: str) -> ShardIndex:
     if (digest or jsons.version(parts.texts["encoding-version"]) >= SEALED) and digest != parts.digest():
         raise ShardCorrupt(f"{path} does not match its digest; {_mend(path)}")
     major, shape = jsons.version(parts.texts["encoding-version"])[0], parts.embeddings.shape[1:]
-    if (major > 1) != (len(shape) > 1):
+    if (major, len(shape)) in ((1, 3), (2, 1)):
         raise ValueError(f"version {major} does not hold embeddings of shape {parts.embeddings.shape}")
     spec, provenance = json.loads(parts.texts["spec"]), json.loads(parts.texts["provenance"])
     if not isinstance(spec, dict) or not isinstance(provenance, dict):

@@ -1,11 +1,14 @@
-"""Sources that stand in for files, so that a test need not change what the package does with them."""
+"""Sources that stand in for files, so that a test need not change what the package does with them; and names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featurepipe.manifests import read
+from featurepipe.probes import KINDS
 from featurepipe.sources import Files
+
+VECTOR_KINDS = tuple(name for name, kind in KINDS.items() if kind.reads == "vectors")
 
 
 def _nothing(place):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from doubles import VECTOR_KINDS
 
 import featurepipe
 from featurepipe import cli, matrices, probes, stages, stores
@@ -872,7 +873,7 @@ def test_rehash_reaches_the_stage(monkeypatch, command):
 # -- model files of every kind ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sorted(probes.KINDS))
+@pytest.mark.parametrize("kind", sorted(VECTOR_KINDS))
 def test_a_model_file_of_every_kind_predicts_and_evaluates_as_its_estimator(photos, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(mlp, "EPOCHS", 5)
     monkeypatch.setattr(mlp, "HIDDEN", 8)

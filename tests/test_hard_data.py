@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from doubles import VECTOR_KINDS
 
-from featurepipe import compare, evaluate, probe, probe_protocol, probes
+from featurepipe import compare, evaluate, probe, probe_protocol
 from featurepipe.backbones import Pixels
 from featurepipe.errors import FeaturepipeError, ManifestError, ProbeError
 from featurepipe.manifests import Sample
@@ -16,7 +17,7 @@ from featurepipe.protocols import PROTOCOLS
 from featurepipe.sources import Files
 from featurepipe.stores import Row, Store, Writer
 
-KINDS, NAMES = tuple(probes.KINDS), tuple(PROTOCOLS)
+KINDS, NAMES = VECTOR_KINDS, tuple(PROTOCOLS)
 FOLLOWERS = (*KINDS, *NAMES, "compare")
 SHOTS = tuple(name for name in NAMES if PROTOCOLS[name].shots)
 HELD_OUT = tuple(name for name in NAMES if PROTOCOLS[name].held_out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from doubles import VECTOR_KINDS
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.base import ClassifierMixin
@@ -89,7 +90,7 @@ def file(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", probes.KINDS)
+@pytest.mark.parametrize("kind", VECTOR_KINDS)
 @pytest.mark.parametrize(
     "names", [("yes", "no"), ("ant", "bee", "cat"), (3, 1), (10, 20, 5, -1), (False, True), HOSTILE]
 )

@@ -344,7 +344,7 @@ def test_no_samples_are_refused():
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ProbeError, match=r"'forest' is unknown; use logistic, ridge, .* knn or mlp"):
+    with pytest.raises(ProbeError, match=r"'forest' is unknown; use logistic, ridge, .* mlp or attentive"):
         probes.fit("forest", *clusters())
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from doubles import VECTOR_KINDS
 from scaling import FlooredScaler, divisors
 from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -16,7 +17,7 @@ from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds import mlp
 
-KINDS = tuple(probes.KINDS)
+KINDS = VECTOR_KINDS
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
 NEW = {"svm": 0.01, "lda": 0.1, "centroid": None, "knn": 5, "mlp": 1.0}
 SHAPES = [(90, 8, 3), (60, 6, 2), (24, 60, 4), (20, 40, 2)]

@@ -149,7 +149,7 @@ def test_classes_whose_scores_alone_do_not_fit_are_refused_at_once(kind, split, 
     splits = np.array(["train"] * 32_000 + [split] * 8_000, object)
     nothing = np.zeros((40_000, 0))
     samples = matrices.FeatureMatrix(labels, nothing, labels, splits, labels)
-    entry = SimpleNamespace(width=8)
+    entry = SimpleNamespace(width=8, shape=(8,), dtype="float32")
     for memory in (None, 10**8):
         with pytest.raises(ProbeError, match=rf"scores of {rows} samples for 20000 classes take .* memory is 1 GB"):
             hold(entry, samples, kind, memory)
@@ -187,7 +187,7 @@ def test_an_unknown_kind_is_still_said_to_be_unknown(stored):
 
 def test_a_full_disk_is_found_before_it_is_written_to(stored):
     _, entry, samples = samples_of(stored())
-    wide = SimpleNamespace(width=10**13, folder=entry.folder)
+    wide = SimpleNamespace(shape=(10**13,), dtype="float32", folder=entry.folder)
     with pytest.raises(StoreError, match=r"is more than the \S+ .B left in .*color-histogram"):
         hold(wide, samples, "ridge", 1000)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from doubles import VECTOR_KINDS
 from scaling import FlooredScaler
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
@@ -47,7 +48,7 @@ def test_self_training_is_scikit_learns_round_the_same_probe():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", probes.KINDS)
+@pytest.mark.parametrize("kind", VECTOR_KINDS)
 def test_every_kind_trains_on_its_own_predictions(kind):
     X, y, known = blobs()
     probe = probes.fit(kind, X[known >= 0], known[known >= 0])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from doubles import VECTOR_KINDS
 from safetensors.torch import save_file
 
 from featurepipe import backbones, compare, evaluate, extract, matrices, models, probe, probes, report, run
@@ -374,7 +375,7 @@ def test_a_given_c_without_val_is_not_calibrated_and_a_note_says_so(stored, spli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", probes.KINDS)
+@pytest.mark.parametrize("kind", VECTOR_KINDS)
 def test_every_kind_is_probed_evaluated_and_reported(stored, kind, tmp_path):
     result = probe(stored(("train", "test")), tmp_path / "m.safetensors", kind=kind, baselines="none")
     again = evaluate(tmp_path / "m.safetensors", tmp_path / "s.store")

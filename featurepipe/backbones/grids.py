@@ -46,6 +46,12 @@ def as_rows(spec: Mapping[str, Any], vectors: np.ndarray) -> np.ndarray:
     return vectors.reshape(shape).astype(DTYPE, copy=False)
 
 
+def feature_width(spec: Mapping[str, Any], width: int) -> int:
+    """How many features a head takes, of what `embed` gives `width` numbers: those of a vector, or of each token."""
+    grid = grid_of(spec)
+    return width if grid is None else width // math.prod(grid)
+
+
 def row_bytes(spec: Mapping[str, Any], width: int) -> int:
     """Bytes of what a store keeps of one sample, of which `embed` gives `width` numbers."""
     return width * (4 if grid_of(spec) is None else np.dtype(DTYPE).itemsize)
@@ -88,8 +94,8 @@ def token_map(module: Any, last: torch.Tensor | list[torch.Tensor], size: Sequen
     ----------
     module : torch.nn.Module
     last : Tensor, or list of Tensor
-        Of ``forward_features``: a map (B, D, h, w), or (B, h, w, D) where the network says so, or tokens (B, N, D)
-        after the final norm, of which those of class and registers are dropped.
+        What ``forward_features`` gives: a map (B, D, h, w), or (B, h, w, D) where the network says so, or tokens
+        (B, N, D) after the final norm, of which those of class and registers are dropped.
     size : sequence of int
         Height and width of the input.
     name : str
@@ -110,7 +116,7 @@ def token_map(module: Any, last: torch.Tensor | list[torch.Tensor], size: Sequen
 
 
 def _arrangement(module: Any, count: int, size: Sequence[int], name: str) -> Grid:
-    """Rows and columns of so many patches: the network's own, or in the proportions of the input."""
+    """Rows and columns of this many patches: the network's own, or in the proportions of the input."""
     own = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if own is not None and math.prod(own) == count:
         return tuple(own)

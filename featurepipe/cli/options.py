@@ -182,7 +182,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     probe_options: dict[str, Any] = {}
     if options.get("probe_device", "cpu") != "cpu" and options["kind"] not in ON_DEVICES:
         raise click.UsageError(
-            f"--probe-device is for {' and '.join(ON_DEVICES)}, not for {options['kind']}; leave it out"
+            f"--probe-device is for {', '.join(ON_DEVICES)}, not for {options['kind']}; leave it out"
         )
     if "protocol" in options:
         probe_options = _protocol_options(options)
@@ -192,8 +192,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         probe_options["value"] = None if strength is None else given.pop(strength, None)
         if any(value is not None for value in given.values()):
             raise click.UsageError(
-                "--C is for logistic and svm, --alpha for ridge and mlp, --shrinkage for lda, --neighbors for knn; "
-                "leave out what the kind does not take"
+                "--C is for logistic and svm, --alpha for ridge, mlp and attentive, --shrinkage for lda, --neighbors "
+                "for knn; leave out what the kind does not take"
             )
     return options, probe_options
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,8 +44,16 @@ class Contender:
         return name in (self.label, self.entry.name, self.entry.folder.name) or self.entry.fingerprint.startswith(name)
 
 
-def gather(stores: Sequence[Store]) -> tuple[list[Contender], FeatureMatrix, list[str]]:
+def gather(
+    stores: Sequence[Store], reads: Collection[str] = ("vectors",)
+) -> tuple[list[Contender], FeatureMatrix, list[str]]:
     """What can be compared, the labelled samples that all of it holds (without embeddings), and notes.
+
+    Parameters
+    ----------
+    stores : sequence of Store
+    reads : collection of str
+        What the kinds of probe read: ``vectors``, ``tokens`` or both.
 
     Raises
     ------
@@ -53,7 +61,7 @@ def gather(stores: Sequence[Store]) -> tuple[list[Contender], FeatureMatrix, lis
         No complete entry, no sample that all hold, or stores that disagree on one's label or split.
     """
     tables = [store.rows() for store in stores]
-    held, notes = _entries(stores, tables)
+    held, notes = _entries(stores, tables, reads)
     parts: list[tuple[Store, list[Row]]] = []
     for store, table in zip(stores, tables, strict=True):
         contents = [entry.places().keys() for of, entry in held if of is store]
@@ -61,7 +69,8 @@ def gather(stores: Sequence[Store]) -> tuple[list[Contender], FeatureMatrix, lis
             both = set(contents[0]).intersection(*contents[1:])
             parts.append((store, [row for row in table if row.digest in both]))
     if not parts:
-        why = "; ".join(notes) or f"fill it with: featurepipe extract DATA --store {stores[0].path}"
+        tokens = " --tokens" if "tokens" in reads else ""
+        why = "; ".join(notes) or f"fill it with: featurepipe extract DATA --store {stores[0].path}{tokens}"
         raise ComparisonError(f"{_listed(stores)}: no backbone to compare; {why}")
     rows = _common(parts)
     shared = {(row.sample.id, row.digest) for row in rows}
@@ -79,11 +88,13 @@ def gather(stores: Sequence[Store]) -> tuple[list[Contender], FeatureMatrix, lis
     return contenders, samples, notes + unlabelled
 
 
-def _entries(stores: Sequence[Store], tables: Sequence[Sequence[Row]]) -> tuple[list[tuple[Store, Entry]], list[str]]:
+def _entries(
+    stores: Sequence[Store], tables: Sequence[Sequence[Row]], reads: Collection[str]
+) -> tuple[list[tuple[Store, Entry]], list[str]]:
     """The entries that hold all of their store's samples, and notes on the others."""
     found, notes = [], []
     for store, rows in zip(stores, tables, strict=True):
-        for entry in (one for one in store.entries() if one.grid is None):
+        for entry in (one for one in store.entries() if one.reads in reads):
             known = entry.places().keys() | entry.rejects().keys()
             lacking = sum(1 for row in rows if row.digest and row.digest not in known)
             if lacking:

@@ -258,6 +258,11 @@ class TransferClassifier(ClassifierMixin, Shown):
         if self.strategy not in STRATEGIES:
             raise ProbeError(f"strategy {self.strategy!r} is unknown; use {', '.join(STRATEGIES)}")
         probes.check_kind(self.kind, None, self.probe_device)
+        if probes.KINDS[self.kind].reads != "vectors":
+            raise ProbeError(
+                f"a TransferClassifier keeps vectors, and {self.kind} probes read tokens; use featurepipe extract "
+                "--tokens and featurepipe probe, or featurepipe.probes.fit"
+            )
 
     def _advise(
         self, X: Sequence[Any], features: np.ndarray, y: np.ndarray, groups: np.ndarray | None
@@ -475,6 +480,8 @@ class TransferClassifier(ClassifierMixin, Shown):
             raise ModelFileError(
                 f"{path} gives each sample a set of labels, but a TransferClassifier one; use featurepipe.predict"
             )
+        if any(backbones.grid_of(one["spec"]) for one in model.backbones):
+            raise ModelFileError(f"{path} reads tokens, but a TransferClassifier vectors; use featurepipe.predict")
         extractor = described_extractor(model, path, weights, trust)
         selection = model.card.selection
         assert not isinstance(selection.chosen, dict)  # which is of sets of labels

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featurepipe.backbones import Embedder
+from featurepipe.backbones import Embedder, as_rows
 from featurepipe.errors import OutOfMemory
 from featurepipe.extraction.allocation import reuse_memory
 from featurepipe.extraction.batches import Batch, join, read_batch
@@ -44,13 +44,14 @@ class Sink(Protocol):
 
 @dataclass
 class Memory:
-    """A sink that keeps the vectors, for a few samples that need no store."""
+    """A sink that keeps the vectors, for a few samples that need no store; or tokens, as a store would, of a `spec`."""
 
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest."""
-        self.vectors.update(zip(digests, vectors, strict=True))
+        self.vectors.update(zip(digests, as_rows(self.spec, vectors), strict=True))
 
     def commit(self) -> None:
         """Nothing is left to do."""

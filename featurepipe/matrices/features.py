@@ -26,7 +26,7 @@ class FeatureMatrix:
     ----------
     ids : ndarray of object (str), shape (n,)
     X : ndarray of float32, shape (n, width)
-        Of tokens as they are stored: (n, H, W, D), float16.
+        Tokens are as they are stored: (n, H, W, D), float16.
     y : ndarray of object (str or None), shape (n,)
         Labels.
     split : ndarray of object (str or None), shape (n,)

@@ -23,7 +23,7 @@ class TokenRows:
     Parameters
     ----------
     entry : Entry
-        Of tokens.
+        One that holds tokens.
     outlined : FeatureMatrix
         Samples of `featurepipe.matrices.outline`, or some of them, in any order.
 

@@ -19,6 +19,7 @@ from featurepipe.extraction.codebooks import has_learned
 from featurepipe.listeners import Listener
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import Parts, arrange, choose_splits, copy_notes, cut, labelled, samples_of, sizes
+from featurepipe.probes.kinds import TOKENS, VECTORS
 from featurepipe.stores import Entry, JointEntry, Store
 from featurepipe.vocabulary import EntryOptions, JoinOptions
 
@@ -150,7 +151,9 @@ class Prepared(Candidate):
         )
 
 
-def find_joint(store: str | Path, output: str | Path | None, where: EntryOptions, joined: JoinOptions) -> Candidate:
+def find_joint(
+    store: str | Path, output: str | Path | None, where: EntryOptions, joined: JoinOptions, *, reads: str = VECTORS
+) -> Candidate:
     """As `find`; where other entries are named, all of them as one.
 
     The first is the backbone that `where` names. Without a name it is the only one that the store holds, if there is
@@ -166,7 +169,9 @@ def find_joint(store: str | Path, output: str | Path | None, where: EntryOptions
         Weights are to be found elsewhere, or to be stored in the model file, which is for one backbone only.
     """
     if not joined.with_:
-        return find(store, output, where)
+        return find(store, output, where, reads=reads)
+    if reads != VECTORS:
+        raise ProbeError(f"a joint probe reads vectors, not {reads}; leave out --with, or choose another --kind")
     if where.weights is not None or where.include_backbone:
         what = "--weights" if where.weights is not None else "--include-backbone"
         raise ProbeError(f"{what} is for a single backbone; leave it out, or leave out --with")
@@ -212,7 +217,7 @@ def _check_distinct(store: Store, entries: Sequence[Entry]) -> None:
         seen.add(entry.fingerprint)
 
 
-def find(store: str | Path, output: str | Path | None, where: EntryOptions) -> Candidate:
+def find(store: str | Path, output: str | Path | None, where: EntryOptions, *, reads: str = VECTORS) -> Candidate:
     """Find an entry, check where its model file goes, and list its rows.
 
     Parameters
@@ -221,17 +226,19 @@ def find(store: str | Path, output: str | Path | None, where: EntryOptions) -> C
         As for `featurepipe.stages.probe`.
     where : EntryOptions
         Which entry, and where its weights are.
+    reads : {'vectors', 'tokens'}
+        What of a backbone's entries is meant.
 
     Raises
     ------
     StoreError, ModelFileError
         As for `featurepipe.stages.probe`.
     """
-    source = Store.open(store)
+    source, tokens = Store.open(store), reads == TOKENS
     ready: Extractor | None = None
     backbone = where.backbone
     if backbone is None or isinstance(backbone, str | PathLike):
-        entry = source.choose(None if backbone is None else os.fspath(backbone), where.layer)
+        entry = source.choose(None if backbone is None else os.fspath(backbone), where.layer, tokens=tokens)
         origin = entry.provenance["source"]
     elif where.layer is not None:
         raise TypeError("layer works only with a backbone's name; a ready-made backbone has its own layer")

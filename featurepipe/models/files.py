@@ -15,19 +15,27 @@ knn (since 1.1)
 mlp (since 1.1)
     ``head.0.weight`` (H, D), ``head.0.bias`` (H,), ``head.1.weight`` (K, H), ``head.1.bias`` (K,); one output for two
     classes. Scores are ``head.1.weight`` max(0, ``head.0.weight`` x + ``head.0.bias``) + ``head.1.bias``.
+attentive (since 1.3)
+    ``head.queries`` (M, D), ``head.values`` (V, D), ``head.weight`` (K, V), ``head.bias`` (K,). The backbone's spec has
+    ``tokens``, and x are the tokens (T, D). Query m gives each token the weight softmax(``head.queries``[m] x), over
+    the tokens. ``head.values``, in M parts of V / M rows, projects by part m the weighed mean of query m; scores are
+    ``head.weight`` times these V numbers + ``head.bias``.
 multi-label (since 1.1)
     ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are the
     log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
+segmentation (since 1.3)
+    ``head.weight`` (K, D) and ``head.bias`` (K,), for two classes, too. ``head.weight`` x + ``head.bias`` are the scores
+    of each token x, which are interpolated to pixels.
 zero-shot (since 1.2)
     ``head.weight`` (K, D), a vector of unit length for each class, for two classes, too; ``head.scale`` (1,). Scores
     are ``head.scale`` times the cosine of x and the class's vector.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
-``encoding-version`` "1.2") gives ``kind``, ``classes``, ``temperature``, ``head-sha256`` (of the bytes of the head's
-tensors, in the order above), ``backbone`` (name, fingerprint, spec, source) and ``card`` (data, selection, figures,
-baselines, versions). Since 1.2 ``sha256`` is of all this and of every tensor except the backbone's, whose own digest
-``backbone-sha256`` is, so that a head is read and checked without its backbone; see docs/format.md. Loading runs no
-code from the file. Version 1.0 had the kinds logistic and ridge only.
+``encoding-version`` "1.2", or "1.3" where the head reads tokens) gives ``kind``, ``classes``, ``temperature``,
+``head-sha256`` (of the bytes of the head's tensors, in the order above), ``backbone`` (name, fingerprint, spec, source)
+and ``card`` (data, selection, figures, baselines, versions). Since 1.2 ``sha256`` is of all this and of every tensor
+except the backbone's, whose own digest ``backbone-sha256`` is, so that a head is read and checked without its backbone;
+see docs/format.md. Loading runs no code from the file. Version 1.0 had the kinds logistic and ridge only.
 """
 
 from __future__ import annotations
@@ -56,9 +64,10 @@ if TYPE_CHECKING:
 
 ENCODING_TYPE = "featurepipe-model"
 ENCODING_VERSION = "1.2"
+TOKENS_VERSION = "1.3"  # of files whose head reads tokens
 JOINT_VERSION = "2.0"  # of files of several backbones
 LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
-_LATEST = {1: (1, 2), 2: (2, 0)}  # of each major version, whose tensors are all known
+_LATEST = {1: (1, 3), 2: (2, 0)}  # of each major version, whose tensors are all known
 SEALED = (1, 2)  # the first version with a digest of the whole file
 SUFFIX = ".safetensors"
 
@@ -157,7 +166,7 @@ def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None
     head = _dump(model)
     header = {
         "encoding-type": ENCODING_TYPE,
-        "encoding-version": ENCODING_VERSION if len(model.backbones) == 1 else JOINT_VERSION,
+        "encoding-version": _version(model),
         "head-sha256": _head_digest(head.values()),
         "kind": model.kind,
         "classes": model.classes.tolist(),
@@ -179,6 +188,13 @@ def save(path: str | PathLike[str], model: Model, *, module: Any = None) -> None
         # not save_file, whose files only their owner may read
         text = json.dumps(header, allow_nan=False)
         temporary.write_bytes(to_bytes(tensors | carried, metadata={"featurepipe": text}))
+
+
+def _version(model: Model) -> str:
+    """The earliest version that has what a model needs, so that earlier featurepipes read what they can."""
+    if len(model.backbones) > 1:
+        return JOINT_VERSION
+    return TOKENS_VERSION if any("tokens" in one["spec"] for one in model.backbones) else ENCODING_VERSION
 
 
 def joined(backbones: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -449,7 +465,7 @@ def open_backbones(
         mine = weights if len(model.backbones) == 1 or one in of_files else None
         who = replace(model, backbone=one)
         opened.append(open_backbone(who, path, weights=mine, **options))
-    check_width(model, sum(one.width for one in opened), path)
+    check_width(model, sum(backbones.feature_width(one.spec, one.width) for one in opened), path)
     return opened
 
 

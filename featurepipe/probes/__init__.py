@@ -10,6 +10,8 @@ lda       LinearDiscriminantAnalysis, solver lsqr     shrinkage
 centroid  NearestCentroid, Euclidean, raw features    none
 knn       KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes weigh exp(similarity / 0.07)
 mlp       MLPClassifier, one hidden layer of 128      alpha
+attentive (not one of scikit-learn's) attention over  alpha, the weight decay
+          tokens, then a linear classifier
 ========  ==========================================  =======================================================
 
 Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, but by no less

@@ -9,24 +9,37 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds import TOKENS, VECTORS
 from featurepipe.probes.metrics import check_known
 from featurepipe.solvers import chunks
+
+SHAPES = {VECTORS: (2,), TOKENS: (3, 4)}  # axes of X
 
 
 @overload
 def check(
-    X: ArrayLike, y: ArrayLike, X_other: ArrayLike, y_other: ArrayLike
+    X: ArrayLike, y: ArrayLike, X_other: ArrayLike, y_other: ArrayLike, *, reads: str = ...
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
 
 
 @overload
 def check(
-    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
+    X: ArrayLike,
+    y: ArrayLike,
+    X_other: ArrayLike | None = None,
+    y_other: ArrayLike | None = None,
+    *,
+    reads: str = ...,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]: ...
 
 
 def check(
-    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
+    X: ArrayLike,
+    y: ArrayLike,
+    X_other: ArrayLike | None = None,
+    y_other: ArrayLike | None = None,
+    *,
+    reads: str = VECTORS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The same as arrays, features uncopied where they are numbers.
 
@@ -35,6 +48,8 @@ def check(
     X, X_other : array-like, shape (n, width)
     y, y_other : array-like, shape (n,)
         Labels. Give both of X_other and y_other, or neither.
+    reads : {'vectors', 'tokens'}
+        What the kind of probe reads: X is (n, width), or (n, H, W, width) or (n, tokens, width).
 
     Raises
     ------
@@ -42,7 +57,7 @@ def check(
         A single class, no rows, values that are not finite or no numbers, a missing label, a class in y_other only, or
         rows, labels and widths that do not match.
     """
-    X, y, X_other, y_other = check_rows(X, y, X_other, y_other)
+    X, y, X_other, y_other = check_rows(X, y, X_other, y_other, reads)
     classes = np.unique(y)
     if len(classes) < 2:
         found = f"only one class ({classes.tolist()[0]!r})" if len(classes) else "no samples"
@@ -53,19 +68,24 @@ def check(
 
 
 def check_rows(
-    X: ArrayLike, y: ArrayLike, X_other: ArrayLike | None = None, y_other: ArrayLike | None = None
+    X: ArrayLike,
+    y: ArrayLike,
+    X_other: ArrayLike | None = None,
+    y_other: ArrayLike | None = None,
+    reads: str = VECTORS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """As `check`, whatever the labels are, if there are any."""
-    X, y = _pair(X, y)
+    X, y = _pair(X, y, reads)
     others: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None)
     if (X_other is None) != (y_other is None):
         raise ProbeError("selection data are embeddings and labels; one of the two is missing")
     if X_other is not None and y_other is not None:
-        others = X_other, y_other = _pair(X_other, y_other)
+        others = X_other, y_other = _pair(X_other, y_other, reads)
         if not len(y_other):
             raise ProbeError("there are no samples to select on; leave the selection data out, or give some")
-        if X_other.shape[1] != X.shape[1]:
-            raise ProbeError(f"embeddings of width {X.shape[1]} and {X_other.shape[1]}; all must be of one backbone")
+        if X_other.shape[1:] != X.shape[1:]:
+            one, other = ("×".join(map(str, some.shape[1:])) for some in (X, X_other))
+            raise ProbeError(f"embeddings of width {one} and {other}; all must be of one backbone")
     return X, y, *others
 
 
@@ -75,11 +95,16 @@ def check_groups(groups: Sequence[object] | np.ndarray | None, rows: int) -> Non
         raise ProbeError(f"{len(groups)} groups for {rows} rows; give one for each")
 
 
-def _pair(X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _pair(X: ArrayLike, y: ArrayLike, reads: str) -> tuple[np.ndarray, np.ndarray]:
     X, y = finite(X), np.asarray(y)
-    if X.ndim != 2 or y.shape != (len(X),):
+    if reads == TOKENS and X.ndim == 2:
+        raise ProbeError(
+            f"this probe reads tokens, (n, H, W, width), and got vectors, {X.shape}; keep tokens with: featurepipe "
+            "extract DATA --tokens"
+        )
+    if X.ndim not in SHAPES[reads] or y.shape != (len(X),):
         raise ProbeError(f"embeddings are (n, width) with n labels; got {X.shape} and {y.shape}")
-    if len(X) and not X.shape[1]:
+    if len(X) and not X.size:
         raise ProbeError(f"embeddings have no features; got {X.shape}")
     for row, label in enumerate(y.tolist()):
         if label is None or label != label:  # NaN is no label either
@@ -95,6 +120,6 @@ def finite(X: ArrayLike) -> np.ndarray:
             X = X.astype(np.float64)
     except (TypeError, ValueError) as error:  # text, or rows of different lengths
         raise ProbeError(f"embeddings are numbers; {error}") from error
-    if X.ndim == 2 and not all(np.isfinite(chunk).all() for _, chunk in chunks(X)):
+    if X.ndim >= 2 and not all(np.isfinite(chunk).all() for _, chunk in chunks(X)):
         raise ProbeError("embeddings hold values that are not finite; check the store with featurepipe verify")
     return X

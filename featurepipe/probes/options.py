@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from featurepipe.errors import ProbeError
 from featurepipe.matrices import Parts
-from featurepipe.probes.kinds import candidates_of, check_kind
+from featurepipe.probes.kinds import KINDS, VECTORS, candidates_of, check_kind
 from featurepipe.probes.labels import ONE
 from featurepipe.probes.parts import fit_parts
 from featurepipe.probes.selection import Probe
@@ -38,6 +38,8 @@ class Options(ProbeOptions):
         if self.text is not None and not self.shots:
             raise ProbeError("methods that start from class names need a number of labels per class; give shots")
         check_kind(self.kind, self.class_weight, self.probe_device)
+        if self.semi and KINDS[self.kind].reads != VECTORS:
+            raise ProbeError(f"semi-supervised lines are of vectors, and {self.kind} probes read tokens; drop --semi")
         candidates_of(self.kind, self.value)
 
     def fit(self, parts: Parts, *, measure: bool = True) -> Probe:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from featurepipe.errors import ProbeError, StoreError
 from featurepipe.files import size_text
@@ -51,8 +54,8 @@ def hold(
     ShardCorrupt
         A row fails its checksum.
     """
-    shape = len(samples), entry.width
-    size = 4 * shape[0] * shape[1]
+    shape = len(samples), *entry.shape
+    size = prod(shape) * np.dtype(entry.dtype).itemsize
     copies = 4 if kind == MULTI_LABEL else 2
     scores = 8 * len(samples) * len(set(samples.y)) * SCORES
     limit = available() if memory is None else memory
@@ -79,7 +82,7 @@ def hold(
         raise StoreError(
             f"{much}, and a scratch file of {size_text(size)} is more than the {size_text(free)} left in {folder}"
         )
-    X = scratch(folder, shape)
+    X = scratch(folder, shape, entry.dtype)
     return cut(read(entry, samples, X), f"out of core: {much}, so the features were read from disk")
 
 

@@ -32,7 +32,8 @@ class Probe:
         One of `KINDS`, or ``multi-label``; see `featurepipe.probes.fit_labels`.
     estimator : scikit-learn classifier
         LogisticRegression, RidgeClassifier, LinearSVC, LinearDiscriminantAnalysis, NearestCentroid,
-        KNeighborsClassifier, MLPClassifier or, multi-label, OneVsRestClassifier. Takes raw embeddings; the
+        KNeighborsClassifier, MLPClassifier, `featurepipe.probes.kinds.attentive.AttentiveClassifier` or, multi-label,
+        OneVsRestClassifier. Takes raw embeddings; the
         standardisation is folded in.
     temperature : float
         Scores are divided by it before the softmax that makes probabilities; 1 where nothing was held out to fit it on.
@@ -117,7 +118,9 @@ class FitOptions:
         "standardisation, too); not for centroid and knn.",
         shape="{None, 'balanced'}",
     )
-    seed: int = option(0, "Seed for the folds, and for an mlp's initialisation and batches.")
+    seed: int = option(
+        0, "Seed for the folds, and for the initialisation and batches of an mlp and an attentive probe."
+    )
     keep: bool = option(
         True,
         "Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in "
@@ -153,8 +156,8 @@ def fit(
 
     Parameters
     ----------
-    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
-    X : ndarray, shape (n, width)
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp', 'attentive'}
+    X : ndarray, shape (n, width), or (n, H, W, width) of tokens for an attentive probe
         Only read, and never copied to another precision as a whole; a memory map will do.
     y : ndarray, shape (n,)
         At least two classes.
@@ -196,7 +199,7 @@ def fit(
     check_kind(kind, how.class_weight, how.device)
     value = how.value
     member = KINDS[kind]
-    X, y, X_val, y_val = check(X, y, X_val, y_val)
+    X, y, X_val, y_val = check(X, y, X_val, y_val, reads=member.reads)
     check_groups(groups, len(y))
     check_blocks(kind, how.blocks, X.shape[1])
     held: Matrix = Stack(X, blocks=how.blocks) if how.blocks else X
@@ -308,7 +311,7 @@ def out_of_fold(
     >>> found.classes[found.probabilities.argmax(axis=1)].tolist()
     ['a', 'a', 'b', 'b']
     """
-    X, y, _, _ = check(X, y, None, None)
+    X, y, _, _ = check(X, y, None, None, reads=KINDS[kind].reads)
     check_groups(groups, len(y))
     member, folds = KINDS[kind], assign_folds(y, seed, groups)
     rows = np.flatnonzero(folds >= 0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
+from featurepipe.probes.kinds import named
 from featurepipe.probes.metrics import predict
 from featurepipe.probes.selection import fit
 from featurepipe.probes.text_starts import METHODS, TextStart
@@ -94,7 +95,7 @@ def fit_few_shot(
     >>> [(one["labels"], len(one["top1"]), list(one["semi"])) for one in few]
     [(4, 5, ['self_training', 'label_spreading']), (20, 5, ['self_training', 'label_spreading'])]
     """
-    X, y, X_test, y_test = check(X, y, X_test, y_test)
+    X, y, X_test, y_test = check(X, y, X_test, y_test, reads=named(kind).reads)
     check_groups(groups, len(y))
     repeats, semi, seed = draws.repeats, draws.semi, draws.seed
     check_few(shots, repeats, semi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Stack:
 
     Parameters
     ----------
-    *parts : ndarray, shape (n_i, D)
+    *parts : ndarray, shape (n_i, D), or (n_i, H, W, D) of tokens
         Only read; memory maps will do.
     blocks : sequence of int
         Widths of the blocks of features that are standardised each by itself; nothing where they are one.
@@ -25,7 +26,7 @@ class Stack:
     Attributes
     ----------
     shape : tuple of int
-        (n, D).
+        (n, D), or (n, H, W, D).
 
     Examples
     --------
@@ -41,18 +42,18 @@ class Stack:
         self._rows: np.ndarray = np.arange(self._starts[-1])
 
     @property
-    def shape(self) -> tuple[int, int]:  # noqa: D102
-        return len(self._rows), self._parts[0].shape[1]
+    def shape(self) -> tuple[int, ...]:  # noqa: D102
+        return len(self._rows), *self._parts[0].shape[1:]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, at: slice) -> np.ndarray:
-        """A copy of these rows, (m, D)."""
+    def __getitem__(self, at: slice | np.ndarray) -> np.ndarray:
+        """A copy of these rows, (m, D), or (m, H, W, D)."""
         rows = self._rows[at]
         if len(self._parts) == 1:
             return self._parts[0][rows]
-        found = np.empty((len(rows), self.shape[1]), np.result_type(*self._parts))
+        found = np.empty((len(rows), *self.shape[1:]), np.result_type(*self._parts))
         for part, start in zip(self._parts, self._starts[:-1], strict=True):
             mine = (rows >= start) & (rows < start + len(part))
             found[mine] = part[rows[mine] - start]
@@ -79,8 +80,11 @@ def blocks_of(X: Matrix) -> tuple[int, ...]:
 
 
 def chunks(X: Matrix | Array) -> Iterator[tuple[slice, Array]]:
-    """Where rows are, and the rows in float64, (m, D), a few megabytes at a time, on the device where X lies."""
-    step = rows_at_once(X.shape[1])
+    """Where rows are, and the rows in float64, (m, D), a few megabytes at a time, on the device where X lies.
+
+    Of tokens (m, H, W, D).
+    """
+    step = rows_at_once(prod(X.shape[1:]))
     for start in range(0, len(X), step):
         at = slice(start, min(start + step, len(X)))
         yield at, double(X[at])

@@ -125,22 +125,25 @@ def compare(
         check_safe_csv(safe_csv, Path(output))
         check_result(Path(output), "comparison", _is_comparison, opened, (imagenet,), force=force)
     published = {} if imagenet is None else comparisons.read_imagenet(imagenet)
-    contenders, samples, notes = gather(opened)
+    reads = {probes.KINDS[kind].reads for kind in kinds}
+    contenders, samples, notes = gather(opened, reads)
     split, split_source = choose_splits(samples, seed)
     samples = arrange(samples, split)
     if baselines != "none":
         learn = partial(learn_sift, opened[0], samples.take(samples.split == "train"), seed, workers, listener)
         absent = _add(opened[0], _wanted(contenders, baselines, seed, device, trust, learn), workers, listener)
-        contenders, held, notes = gather(opened)
+        contenders, held, notes = gather(opened, reads)
         kept = set(held.ids)
         samples, notes = samples.take(np.array([id_ in kept for id_ in samples.ids], bool)), notes + absent
     check_scores(samples, available())
     parts = cut(samples)
     contenders = _untainted(contenders, samples, parts, notes)
     _check_rows(contenders, kinds, reference, baselines, [note for note in notes if note.startswith(ABSENT)])
-    notes += copy_notes(parts)
+    notes += copy_notes(parts) + _unread(contenders, kinds)
     rows, rights, selected = _measure(contenders, kinds, samples, published, seed, notes, listener)
-    place = _reference(rows, selected, [reference is None or c.is_called(reference) for c in contenders for _ in kinds])
+    place = _reference(
+        rows, selected, [reference is None or c.is_called(reference) for c, _ in _pairs(contenders, kinds)]
+    )
     _test(rows, rights, place, parts.report.units if parts.report.has_units else None)
     result = {
         "stores": [str(store.path) for store in opened],
@@ -179,6 +182,19 @@ def _check_arguments(kinds: Sequence[str], baselines: str, output: str | Path | 
         raise ComparisonError(f"cannot write a comparison to {Path(output).name}; use one of {', '.join(SUFFIXES)}")
 
 
+def _pairs(contenders: Sequence[Contender], kinds: Sequence[str]) -> list[tuple[Contender, str]]:
+    """The rows: each entry with the kinds of probe that can read it."""
+    return [(one, kind) for one in contenders for kind in kinds if probes.KINDS[kind].reads == one.entry.reads]
+
+
+def _unread(contenders: Sequence[Contender], kinds: Sequence[str]) -> list[str]:
+    """A note on kinds of probe that can read no entry."""
+    without = sorted(set(kinds) - {kind for _, kind in _pairs(contenders, kinds)})
+    get = {"vectors": "featurepipe extract DATA", "tokens": "featurepipe extract DATA --tokens"}
+    lacking = [(kind, probes.KINDS[kind].reads) for kind in without]
+    return [f"no row for {kind}: no entry holds {what}; get them with: {get[what]}" for kind, what in lacking]
+
+
 def _open(stores: str | Path | Sequence[str | Path]) -> list[Store]:
     """Each store once."""
     paths = [stores] if isinstance(stores, (str, Path)) else list(stores)
@@ -214,7 +230,7 @@ def _check_rows(
 ) -> None:
     """Refuse a comparison of nothing, or with nothing, before anything is fitted; `absent` says what has no row."""
     known = ", ".join(contender.label for contender in contenders)
-    if len(contenders) * len(kinds) < 2:
+    if len(_pairs(contenders, kinds)) < 2:
         here = f"only a {kinds[0]} probe on {known} is here, and nothing to compare it with"
         if absent:
             why = "; ".join(absent)
@@ -237,15 +253,17 @@ def _wanted(
 ) -> dict[str, Callable[[], Extractor]]:
     """Baselines by name, each to be made when its turn comes."""
     medium = backbones.medium_of(contenders[0].entry.spec)
-    wanted = dict(backbones.SIMPLE[medium])
+    vectors = any(contender.entry.grid is None for contender in contenders)  # which the hand-made ones are
+    wanted = dict(backbones.SIMPLE[medium]) if vectors else {}
     if which == "full":
-        wanted |= backbones.FURTHER.get(medium, {})
-        wanted |= {backbones.SIFT: learn} if medium == IMAGE else {}
+        wanted |= backbones.FURTHER.get(medium, {}) if vectors else {}
+        wanted |= {backbones.SIFT: learn} if medium == IMAGE and vectors else {}
         for entry in (contender.entry for contender in contenders):
             if not entry.is_baseline and entry.layer == PENULTIMATE:
                 name = entry.provenance["source"]["name"]
                 how: dict[str, Any] = {"seed": seed, "device": device, "trust": trust}
-                wanted[f"{name} untrained"] = partial(backbones.twin, entry.spec, name, **how)
+                called = " ".join(filter(None, [name, backbones.output_of(entry.spec)]))
+                wanted[f"{called} untrained"] = partial(backbones.twin, entry.spec, name, **how)
     return wanted
 
 
@@ -283,7 +301,7 @@ def _measure(
     rows, rights, held = [], [], []
     for contender in contenders:
         parts = cut(contender.matrix(samples))  # one backbone's embeddings in memory at a time
-        for kind in kinds:
+        for _, kind in _pairs([contender], kinds):
             listener.note(f"{kind} probe on {contender.label}")
             fitted = fit_parts(kind, parts, seed=seed)
             guesses = fitted.classes[fitted.predict_proba(parts.report.X).argmax(axis=1)]

@@ -79,7 +79,7 @@ def evaluate(
     if Store.is_store(data):
         store = Store.open(data)
         matrix, rejects = _load(store, loaded)
-        models.check_width(loaded, matrix.X.shape[1], model)
+        models.check_width(loaded, matrix.X.shape[-1], model)
     else:
         data_of = clips.read_each(data, columns, listener, media_of(loaded))
         for medium, manifest in data_of.items():

@@ -430,12 +430,10 @@ def _layer(member: Extractor, entry: Entry) -> dict[str, Any]:
 
 
 def _tokens(member: Extractor, entry: Entry) -> dict[str, Any]:
-    height, width = grid = backbones.grid_of(member.spec) or (0, 0)
-    size = backbones.row_bytes(member.spec, member.width)
     return {
-        "grid": list(grid),
-        "width": member.width // (height * width),
-        "bytes": size,
+        "grid": list(backbones.grid_of(member.spec) or ()),
+        "width": backbones.feature_width(member.spec, member.width),
+        "bytes": backbones.row_bytes(member.spec, member.width),
         **_identity(member, entry),
     }
 

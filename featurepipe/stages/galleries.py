@@ -66,7 +66,8 @@ def gather(model: Path, loaded: Model, store: Path, how: Way, listener: Listener
         raise StoreError("the labels come from a table of several tasks, and the store does not hold them")
     opened = Store.open(store)
     entry = _entry(opened, loaded)
-    source = find(store, None, EntryOptions(backbone=entry.folder.name, layer=entry.layer, device="cpu"))
+    where = EntryOptions(backbone=entry.folder.name, layer=entry.layer, device="cpu")
+    source = find(store, None, where, reads=entry.reads)
     rows, reported = _rows(source, loaded)
     if entry.fingerprint == loaded.backbone["fingerprint"]:
         rows = rows.take(_drawn(len(rows), reported, loaded.card.seed))
@@ -148,7 +149,7 @@ def _drawn(count: int, reported: int, seed: int) -> np.ndarray:
 def _embedded(model: Path, loaded: Model, store: Store, rows: FeatureMatrix, listener: Listener) -> np.ndarray:
     """Embeddings of rows by the model's own network, (n, width)."""
     extractor = models.open_backbone(loaded, model, note=listener.note)
-    memory = extraction.Memory()
+    memory = extraction.Memory(spec=extractor.spec)
     digests = list(dict.fromkeys(rows.digests.tolist()))
     extraction.fill(store.pending(digests), extractor, memory, Settings(), listener=Quiet(listener))
     missing = [digest for digest in digests if digest not in memory.vectors]
@@ -172,7 +173,7 @@ def _judged(model: Model, rows: FeatureMatrix, reported: int, read: Reader, proj
     for start in range(0, len(rows), step):
         at = np.sort(order[start : start + step])
         X = read(at)
-        points[at] = place(X, at)
+        points[at] = place(_flat(X), at)
         proba = model.predict_proba(X)  # (m, K)
         if model.is_multi_label:
             sets = [manifests.write_set(sorted(model.classes[row].tolist())) for row in proba > 0.5]
@@ -206,15 +207,20 @@ def _projection(
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], str]:
     """Gives the points of embeddings, by them and their numbers; and how it does, in words."""
     if wanted == "tsne" and count <= projections.NEIGHBOURHOOD:
-        points = projections.tsne(read(np.arange(count)), seed)
+        points = projections.tsne(_flat(read(np.arange(count))), seed)
         return lambda X, at: points[at], "t-SNE: neighbours stay together; distances between groups mean little"
     drawn = np.arange(count)
     if count > projections.FITTED:
         drawn = np.sort(np.random.default_rng(seed).permutation(count)[: projections.FITTED])
-    plane = projections.Plane.of(read(drawn))
+    plane = projections.Plane.of(_flat(read(drawn)))
     too_many = f"t-SNE is for at most {projections.NEIGHBOURHOOD:,} samples, so this is " if wanted == "tsne" else ""
     said = f"{too_many}PCA: the two directions of most variance, {100 * plane.explained:.0f} % of all of it"
     return lambda X, at: plane.place(X), said
+
+
+def _flat(X: np.ndarray) -> np.ndarray:
+    """Features (n, D); of tokens (n, H, W, D) their means."""
+    return X if X.ndim == 2 else X.mean(axis=(1, 2), dtype=np.float32)
 
 
 def _local(id_: str, root: Path | None) -> str:

@@ -270,7 +270,7 @@ def _embed(
     rows, unreadable = digest(manifest, compute.workers, listener)
     todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
     listener.note(first_line(extractor, len(rows)))
-    memory = extraction.Memory()
+    memory = extraction.Memory(spec=extractor.spec)
     settings = Settings(**vars(compute))
     outcome = extraction.fill(todo, extractor, memory, settings, listener=listener)
     rejects = rejected_samples(rows, unreadable, outcome.rejects)

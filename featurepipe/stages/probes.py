@@ -146,7 +146,7 @@ def probe(
     started, limit = time.perf_counter(), parse_size(memory)
     recipe.check()
     check_folded(measured.folds, recipe)
-    source = find_joint(store, output, where, joined)
+    source = find_joint(store, output, where, joined, reads=probes.KINDS[recipe.kind].reads)
     check_joint(source.entry, recipe)
     source.check_output(source.path, force=force)
     if measured.folds is not None:
@@ -261,7 +261,12 @@ def _baselines_of(entry: Entry | JointEntry) -> list[str]:
     """Names of the baselines that are extracted: of several backbones none, as each alone is one."""
     if isinstance(entry, JointEntry):
         return []
-    return [*backbones.SIMPLE[backbones.medium_of(entry.spec)], "random_backbone"]
+    return [*_simple(entry), "random_backbone"]
+
+
+def _simple(entry: Entry) -> dict[str, Callable[[], Extractor]]:
+    """The hand-made baselines that a probe of an entry can read: none of them has tokens."""
+    return {} if entry.grid else backbones.SIMPLE[backbones.medium_of(entry.spec)]
 
 
 def _figures(fitted: probes.Probe, parts: Parts) -> Figures:
@@ -363,7 +368,7 @@ def _baseline_extractors(
     """What the probe is compared with, by its name in the result, each to be made when its turn comes."""
     if isinstance(entry, JointEntry):  # each of its backbones alone is a baseline
         return {}
-    simple = backbones.SIMPLE[backbones.medium_of(entry.spec)]
+    simple = _simple(entry)
     if recipe.baselines == "none" or entry.spec["architecture"] in simple:
         return {}
     found = dict(simple)

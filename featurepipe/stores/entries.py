@@ -81,6 +81,11 @@ class Entry:
         return "float32" if self.grid is None else self.indexes[0].dtype
 
     @property
+    def reads(self) -> str:
+        """What kinds of probe read it: ``vectors`` or ``tokens``."""
+        return "vectors" if self.grid is None else "tokens"
+
+    @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the tokens of each sample; None where there is one vector."""
         return grid_of(self.spec)

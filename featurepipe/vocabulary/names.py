@@ -8,8 +8,9 @@ KINDS = {  # kind of probe → the name of its strength
     "centroid": None,
     "knn": "n_neighbors",
     "mlp": "alpha",
+    "attentive": "alpha",
 }
-ON_DEVICES = ("logistic", "svm")  # kinds that are fitted on a GPU too
+ON_DEVICES = ("logistic", "svm", "attentive")  # kinds that are fitted on a GPU too
 MULTI_LABEL = "multi-label"  # what a probe of sets of labels is called
 PROTOCOLS = (
     "featurepipe",

@@ -26,7 +26,8 @@ class ProbeOptions:
         "See `featurepipe.probes`.",
         Flag(
             ("--kind",),
-            "Kind of probe. centroid is the nearest class mean; mlp has one hidden layer.",
+            "Kind of probe. centroid is the nearest class mean; mlp has one hidden layer; attentive learns which "
+            "patches count, and needs a store made with extract --tokens.",
             choices=tuple(KINDS),
             shown=True,
         ),
@@ -46,7 +47,7 @@ class ProbeOptions:
         ),
         Flag(
             ("--alpha",),
-            f"Regularisation strength of a ridge or mlp probe.{CHOSEN}",
+            f"Regularisation strength of a ridge, mlp or attentive probe.{CHOSEN}",
             "Probe",
             "number",
             least=0,
@@ -145,11 +146,11 @@ class ProbeOptions:
     seed: int = option(0, "Seed for splits, folds, draws and random weights.", SEED)
     probe_device: str = option(
         "cpu",
-        "Device that fits a logistic, svm or multi-label probe; see `featurepipe.probes.fit`. Never run on a GPU. The "
-        "many small fits of `shots` stay on the CPU.",
+        "Device that fits a logistic, svm, attentive or multi-label probe; see `featurepipe.probes.fit`. Never run on "
+        "a GPU. The many small fits of `shots` stay on the CPU.",
         Flag(
             ("--probe-device",),
-            "Device that fits a logistic or svm probe: cpu, cuda or cuda:1. Not tested on a GPU yet.",
+            "Device that fits a logistic, svm or attentive probe: cpu, cuda or cuda:1. Not tested on a GPU yet.",
             "Probe",
             shown=True,
         ),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds.attentive import Attentive
 from featurepipe.probes.kinds.centroid import Centroid
-from featurepipe.probes.kinds.kind import BALANCED, FOLDS, Fitted, Head, Kind, balanced, threads
+from featurepipe.probes.kinds.kind import BALANCED, FOLDS, TOKENS, VECTORS, Fitted, Head, Kind, balanced, threads
 from featurepipe.probes.kinds.knn import Knn
 from featurepipe.probes.kinds.lda import Lda
 from featurepipe.probes.kinds.logistic import C_GRID, Logistic
@@ -26,6 +27,8 @@ __all__ = [
     "C_GRID",
     "FOLDS",
     "KINDS",
+    "TOKENS",
+    "VECTORS",
     "Fitted",
     "Head",
     "Kind",
@@ -41,7 +44,8 @@ __all__ = [
     "threads",
 ]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Logistic(), Ridge(), Svm(), Lda(), Centroid(), Knn(), Mlp())}
+_ALL = (Logistic(), Ridge(), Svm(), Lda(), Centroid(), Knn(), Mlp(), Attentive())
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 CLASS_WEIGHTS = (None, BALANCED)
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Fitted = tuple[Any, Certificate | None]
 FOLDS = 5
 BALANCED = "balanced"
 SMALL_BYTES = 2**26
+VECTORS, TOKENS = "vectors", "tokens"  # what a kind reads of a sample: (D,), or (H, W, D)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class Kind(Head):
         Whether it is fitted once only, and not by cross-validation too, where its strength is given.
     is_standardised : bool
         Whether it standardises features, so that blocks of several backbones can be balanced.
+    reads : {'vectors', 'tokens'}
+        What it reads of a sample: which entries of a store it is for, and whether X is (n, D) or (n, H, W, D).
     """
 
     parameter: str | None
@@ -109,6 +113,7 @@ class Kind(Head):
     is_copied: bool = False
     is_dear: bool = False
     is_standardised: bool = True
+    reads: str = VECTORS
 
     @property
     def chosen(self) -> Any:
@@ -145,7 +150,7 @@ class Kind(Head):
 
         Parameters
         ----------
-        X : ndarray or Stack, shape (n, D)
+        X : ndarray or Stack, shape (n, D), or (n, H, W, D) of a kind that reads tokens
         y : ndarray, shape (n,)
         candidates : sequence
             Strengths, of `parameter`.
@@ -228,7 +233,7 @@ def threads(X: Matrix) -> AbstractContextManager[object]:
     """One BLAS thread for small matrices: they gain little from more, and waiting for busy cores costs tenfold."""
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1 if 8 * X.shape[0] * X.shape[1] < SMALL_BYTES else None, "blas")
+    return threadpool_limits(1 if 8 * prod(X.shape) < SMALL_BYTES else None, "blas")
 
 
 def numbers(candidates: Iterable[float | None]) -> Iterator[float]:
