@@ -80,7 +80,8 @@ def test_a_class_of_one_sample_is_never_held_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"folds": 1}, "1 folds hold nothing out"),
+        ({"folds": 1}, "2 or more, or nothing is held out; got 1"),
+        ({"folds": "x"}, "folds is a whole number"),
         ({"groups": np.zeros(3)}, "3 groups for 30 rows"),
         ({"units": np.zeros(30)}, "no fold can hold any out"),
     ],

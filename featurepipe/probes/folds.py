@@ -120,8 +120,8 @@ def cross_validate(
 
 def check_folds(folds: int) -> None:
     """Raise ProbeError for a number of folds that cannot be."""
-    if folds < 2:
-        raise ProbeError(f"{folds} folds hold nothing out; give 2 or more")
+    if not isinstance(folds, int | np.integer) or folds < 2:
+        raise ProbeError(f"folds is a whole number, 2 or more, or nothing is held out; got {folds!r}")
 
 
 def folded_groups(samples: FeatureMatrix) -> np.ndarray | None:
