@@ -72,7 +72,7 @@ def check_kind(model: Model, who: str) -> None:
     """Raise ModelFileError unless a graph can be made of such a head."""
     if model.kind not in HEADED:
         raise ModelFileError(
-            f"{who}: a {model.kind} probe cannot be written as ONNX; use one of {', '.join(HEADED)} instead"
+            f"{who}: a probe of kind {model.kind} cannot be written as ONNX; use one of {', '.join(HEADED)} instead"
         )
 
 

@@ -71,7 +71,7 @@ def test_a_class_of_the_probe_may_not_be_left_out():
 
 @pytest.mark.parametrize("kind", ["knn", "mlp", "centroid", "multi-label"])
 def test_what_is_not_linear_has_no_head(kind):
-    with pytest.raises(FinetuningError, match=f"a {kind} probe has no linear head"):
+    with pytest.raises(FinetuningError, match=f"a probe of kind {kind} has no linear head"):
         linear_head(kind, None)
 
 

@@ -98,7 +98,7 @@ def test_sets_of_labels_have_probabilities_of_their_own(photos, model_of, tmp_pa
 
 
 def test_what_cannot_be_a_graph_is_said_and_nothing_is_written(photos, model_of, tmp_path, monkeypatch):
-    with pytest.raises(ModelFileError, match="a knn probe cannot be written as ONNX; use one of logistic"):
+    with pytest.raises(ModelFileError, match="a probe of kind knn cannot be written as ONNX; use one of logistic"):
         featurepipe.export(model_of("test_resnet", "knn"), tmp_path / "m.onnx")
     store = featurepipe.extract(photos, tmp_path / "s", backbone="pixels")["store"]
     handmade = featurepipe.probe(store, tmp_path / "p.safetensors", baselines="none")["model"]

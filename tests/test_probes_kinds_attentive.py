@@ -25,8 +25,8 @@ def planted(n, *, seed=0, classes=3, width=12, grid=(3, 3)):
 def fitted():
     X, y = planted(240)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attentive, "STEPS", 250)
-        return probes.fit("attentive", X, y, *planted(60, seed=1))
+        patch.setattr(attentive, "STEPS", 200)
+        return probes.fit("attentive", X, y, *planted(60, seed=1), value=1.0)
 
 
 def reference(x, queries, values, weight, bias):
@@ -81,11 +81,10 @@ def test_the_order_of_tokens_and_the_shape_of_the_grid_do_not_matter(fitted):
 
 
 def test_standardising_is_folded_in(monkeypatch):
-    monkeypatch.setattr(attentive, "STEPS", 30)
+    monkeypatch.setattr(attentive, "STEPS", 12)
     monkeypatch.setattr(attentive, "EPOCHS", 2)
     X, y = planted(60)
-    plain = probes.fit("attentive", X, y, value=1.0).estimator
-    stretched = probes.fit("attentive", 100 * X + 7, y, value=1.0).estimator
+    plain, stretched = (probes.KINDS["attentive"].fit_path(one, y, (1.0,))[0][0] for one in (X, 100 * X + 7))
     T = planted(30, seed=5)[0]
     found, wanted = stretched.decision_function(100 * T + 7), plain.decision_function(T)
     assert np.allclose(found, wanted, rtol=1e-2, atol=1e-2)
@@ -93,7 +92,7 @@ def test_standardising_is_folded_in(monkeypatch):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_seeds_reproduce_and_each_alpha_is_what_it_is_alone(monkeypatch, classes):
-    monkeypatch.setattr(attentive, "STEPS", 30)
+    monkeypatch.setattr(attentive, "STEPS", 12)
     monkeypatch.setattr(attentive, "EPOCHS", 2)
     X, y = planted(90, classes=classes)
     kind = probes.KINDS["attentive"]
@@ -163,7 +162,7 @@ def test_arrays_that_do_not_fit_are_refused(fitted, change):
 
 
 def test_few_shots_read_tokens_too(monkeypatch):
-    monkeypatch.setattr(attentive, "STEPS", 20)
+    monkeypatch.setattr(attentive, "STEPS", 5)
     monkeypatch.setattr(attentive, "EPOCHS", 1)
     X, y = planted(60)
     found = probes.fit_few_shot("attentive", X, y, *planted(30, seed=1), shots=[2], repeats=2)

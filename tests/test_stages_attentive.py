@@ -16,6 +16,7 @@ from featurepipe.stores import Store
 
 NET = {"backbone": "test_resnet", "random_weights": True, "precision": "fp32", "compile": "off", "workers": 1}
 COUNT = 30
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def made(tmp_path_factory):
         Image.fromarray(pixels).save(place / f"{number:02}.png")
     stages.extract(folder / "photos", folder / "s", tokens=3, **NET)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attentive, "STEPS", 40)
+        patch.setattr(attentive, "STEPS", 10)
         patch.setattr(attentive, "EPOCHS", 1)
         result = stages.probe(folder / "s", folder / "m.safetensors", kind="attentive")
     return folder, result
@@ -99,8 +100,10 @@ def test_what_an_attentive_probe_cannot_do_is_refused(made, tmp_path):
         stages.probe(folder / "s", tmp_path / "m.safetensors", kind="attentive", shots=[1], semi=True)
     with pytest.raises(ProbeError, match="a joint probe reads vectors, not tokens"):
         stages.probe(folder / "s", tmp_path / "m.safetensors", kind="attentive", with_=["pixels"])
-    with pytest.raises(ModelFileError, match="attentive probe cannot be written as ONNX"):
+    with pytest.raises(ModelFileError, match="kind attentive cannot be written as ONNX"):
         stages.export(folder / "m.safetensors", tmp_path / "g.onnx")
+    with pytest.raises(ProbeError, match="attentive probes read tokens, which are of the last layer"):
+        stages.probe_layers(folder / "s", tmp_path / "m.safetensors", kind="attentive")
     with pytest.raises(ModelFileError, match="reads tokens"):
         TransferClassifier.load(folder / "m.safetensors")
     with pytest.raises(ProbeError, match="keeps vectors, and attentive probes read tokens"):

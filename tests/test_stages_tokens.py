@@ -72,12 +72,14 @@ def test_vectors_and_tokens_come_from_one_pass_into_two_entries(made, data):
     assert np.allclose(matrix.X[:4].reshape(4, -1), wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_vectors_with_tokens_are_those_without(made, data, tmp_path):
     stages.extract(data, tmp_path / "s", **NET, **SMALL)
     plain = Store.open(tmp_path / "s").choose()
     assert content(plain.folder) == content(Store.open(made[0]).choose().folder)
 
 
+@pytest.mark.slow
 def test_a_store_with_vectors_gets_tokens_and_its_vectors_are_not_touched(data, tmp_path):
     stages.extract(data, tmp_path / "s", **NET, **SMALL)
     held = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/shard-*.h5")}
@@ -87,6 +89,7 @@ def test_a_store_with_vectors_gets_tokens_and_its_vectors_are_not_touched(data, 
     assert stages.extract(data, tmp_path / "s", tokens=3, **NET, **SMALL)["computed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2])
 def test_what_a_crash_loses_is_computed_again_to_the_byte(made, data, tmp_path, lost):
     path = tmp_path / "s"
@@ -101,6 +104,7 @@ def test_what_a_crash_loses_is_computed_again_to_the_byte(made, data, tmp_path, 
         assert content(entry.folder) == content(made[0] / entry.folder.name)
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_set_aside_and_computed_again(made, data, tmp_path):
     path = tmp_path / "s"
     shutil.copytree(made[0], path)
@@ -116,6 +120,7 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(made, data, tmp_path):
     assert stages.verify(path)["checked"] == 2 * COUNT
 
 
+@pytest.mark.slow
 def test_tokens_that_are_not_finite_reject_the_image_of_both(data, tmp_path, monkeypatch):
     net = backbones.create_layers("test_resnet", "penultimate", tokens=3, random_weights=True, precision="fp32")
     plain = type(net).embed
@@ -142,6 +147,7 @@ def test_a_full_disk_is_refused_before_anything_is_computed(data, tmp_path, monk
     assert Store.open(tmp_path / "s").entries() == []
 
 
+@pytest.mark.slow
 def test_the_bytes_are_said_before(data, tmp_path):
     class Notes(Listener):
         said: ClassVar[list[str]] = []
@@ -154,6 +160,7 @@ def test_the_bytes_are_said_before(data, tmp_path):
     assert any("tokens 3×3 on cpu" in note for note in Notes.said)
 
 
+@pytest.mark.slow
 def test_large_tokens_make_small_shards(data, tmp_path, monkeypatch):
     monkeypatch.setattr(extractions, "SHARD_BYTES", 5 * 1728)
     stages.extract(data, tmp_path / "s", tokens=3, **{**NET, **SMALL, "batch_size": 1})
@@ -162,6 +169,7 @@ def test_large_tokens_make_small_shards(data, tmp_path, monkeypatch):
     assert [len(index.digests) for index in vectors.indexes] == [8, 8, 5]
 
 
+@pytest.mark.slow
 def test_probe_and_export_keep_to_the_vectors(made, data, tmp_path):
     path, _ = made
     _, vectors, tokens = entries(path)
@@ -175,6 +183,7 @@ def test_probe_and_export_keep_to_the_vectors(made, data, tmp_path):
     assert {row["fingerprint"] for row in rows} == {vectors.fingerprint}
 
 
+@pytest.mark.slow
 def test_which_tokens_are_meant(made, data, tmp_path):
     path = tmp_path / "s"
     shutil.copytree(made[0], path)

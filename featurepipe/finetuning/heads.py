@@ -81,7 +81,7 @@ def linear_head(
     ((2, 1), (2,))
     """
     if kind not in LINEAR:
-        raise FinetuningError(f"a {kind} probe has no linear head to tune; use one of {', '.join(LINEAR)}")
+        raise FinetuningError(f"a probe of kind {kind} has no linear head to tune; use one of {', '.join(LINEAR)}")
     coef, intercept = np.atleast_2d(estimator.coef_) / temperature, np.atleast_1d(estimator.intercept_) / temperature
     if len(estimator.classes_) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2

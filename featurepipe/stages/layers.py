@@ -92,6 +92,8 @@ def probe_layers(
     if where.layer is not None:
         raise ProbeError("layer is for one layer and layers for several; give only one of them")
     recipe.check()
+    if probes.KINDS[recipe.kind].reads != "vectors":
+        raise ProbeError(f"{recipe.kind} probes read tokens, which are of the last layer only; leave out --layers")
     source = Store.open(store)
     entries = source.choose_layers(None if where.backbone is None else os.fspath(where.backbone), layers)
     read = [where.weights, *(entry.provenance["source"]["weights"] for entry in entries)]

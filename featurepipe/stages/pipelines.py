@@ -187,7 +187,7 @@ def _check_promotion(promote: str, recipe: Options, protocol: str | None) -> Non
     """Refuse an unknown depth, and probes without a linear head for one class per image."""
     finetuning.check_depth(promote)
     if protocol is not None or recipe.multi_label or recipe.kind not in finetuning.LINEAR:
-        what = "a multi-label probe" if recipe.multi_label else f"a {recipe.kind} probe"
+        what = "a multi-label probe" if recipe.multi_label else f"a probe of kind {recipe.kind}"
         what = what if protocol is None else f"protocol {protocol}"
         raise FinetuningError(f"{what} cannot be promoted; use a {', '.join(finetuning.LINEAR)} probe without protocol")
 

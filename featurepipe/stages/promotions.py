@@ -285,7 +285,7 @@ def _open(
         models.check_single(loaded, source, "fine-tuning")
         if loaded.kind not in finetuning.LINEAR:
             raise FinetuningError(
-                f"{source} is a {loaded.kind} model, which has no linear head for one class per image; "
+                f"{source} is a model of kind {loaded.kind}, which has no linear head for one class per image; "
                 f"promote one of {', '.join(finetuning.LINEAR)}"
             )
         if data is None:
