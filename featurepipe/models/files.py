@@ -24,8 +24,8 @@ multi-label (since 1.1)
     ``head.weight`` (K, D) and ``head.bias`` (K,), for two labels, too. ``head.weight`` x + ``head.bias`` are the
     log-odds of each label for itself; those above 0 make up the set. ``selection.chosen`` maps each label to its C.
 segmentation (since 1.3)
-    ``head.weight`` (K, D) and ``head.bias`` (K,), for two classes, too. ``head.weight`` x + ``head.bias`` are the scores
-    of each token x, which are interpolated to pixels.
+    ``head.weight`` (K, D) and ``head.bias`` (K,), for two classes, too. ``head.weight`` x + ``head.bias`` are the
+    scores of each token x, which are interpolated to pixels.
 zero-shot (since 1.2)
     ``head.weight`` (K, D), a vector of unit length for each class, for two classes, too; ``head.scale`` (1,). Scores
     are ``head.scale`` times the cosine of x and the class's vector.
