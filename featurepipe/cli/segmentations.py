@@ -78,8 +78,8 @@ def segment(store: str, masks: str, as_json: bool, quiet: bool, classes: str | N
     Extract with --crop-mode squash --crop-pct 1, so that the network sees the whole image.
 
     \b
-      $ featurepipe extract data/digits -s digits.store --tokens 4
-      $ featurepipe segment photos.store masks/ --save predicted/
+      $ featurepipe extract photos.csv --tokens --crop-mode squash --crop-pct 1
+      $ featurepipe segment photos.store photos.csv --save predicted/
     """
     named = None if classes is None else [name.strip() for name in classes.split(",")]
     show(as_json, load_stages(quiet).segment(store, masks, classes=named, listener=Talk(quiet), **given), segment_text)

@@ -50,8 +50,8 @@ def zeroshot(classes: str, as_json: bool, quiet: bool, templates: tuple[str, ...
     evaluate take the model file like any other.
 
     \b
-      $ featurepipe zeroshot cat,dog -b open_clip:ViT-B-32/openai -o z.safetensors
-      $ featurepipe predict z.safetensors data/digits
+      $ featurepipe zeroshot cat,dog -o pets.safetensors -b open_clip:RN50/openai
+      $ featurepipe predict pets.safetensors photos/
     """
     given = {name: value for name, value in given.items() if value is not None}
     if templates:
