@@ -43,8 +43,8 @@ def check(model: Model, backbone: Extractor, who: str) -> Backbone:
     """
     if model.kind not in HEADED:
         raise ModelFileError(
-            f"{who}: a {model.kind} probe has no weights to draw a map of; see its nearest training samples with: "
-            f"featurepipe search STORE IMAGE, or use one of {', '.join(HEADED)}"
+            f"{who}: maps of a {model.kind} probe are not built; see the nearest training samples with: featurepipe "
+            f"search STORE IMAGE, or use one of {', '.join(HEADED)}"
         )
     if not isinstance(backbone, Backbone) or not isinstance(backbone.transform, ImageTransform):
         raise BackboneError(

@@ -25,7 +25,7 @@ A `View` instead of a plain `ImageTransform` gives the same image, differently c
 from featurepipe.images.augmentations import AUGMENTATIONS
 from featurepipe.images.decoders import DECODERS, DEFAULT_DECODER, Decoder
 from featurepipe.images.pictures import convert, from_array
-from featurepipe.images.transforms import ImageTransform, View, Views, decode, described, size_of
+from featurepipe.images.transforms import ImageTransform, View, Views, decode, described, picture_of, size_of
 
 __all__ = [
     "AUGMENTATIONS",
@@ -39,5 +39,6 @@ __all__ = [
     "decode",
     "described",
     "from_array",
+    "picture_of",
     "size_of",
 ]

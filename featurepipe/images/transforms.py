@@ -17,7 +17,8 @@ from featurepipe.images.decoders import DECODERS
 from featurepipe.images.formats import format_of
 from featurepipe.images.frames import Frame, Picture, to_image
 from featurepipe.images.limits import turn
-from featurepipe.images.pictures import check_kind, from_array, opened, simplify
+from featurepipe.images.orientations import orientation_of, upright
+from featurepipe.images.pictures import check_kind, convert, from_array, opened, simplify
 from featurepipe.images.switches import unswayed
 from featurepipe.vocabulary.names import CROP_MODES
 
@@ -312,13 +313,25 @@ def described(transform: Any) -> dict[str, Any]:
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height of an encoded image, as it is decoded; ImageError where it cannot be."""
     other = format_of(data, ANY)
-    if other is None:
-        with opened(data) as image:
-            return image.size
-    picture = to_image(other.read(data, ANY, None)[0])
-    return picture.size
+    if other is not None:
+        return to_image(other.read(data, ANY, None)[0]).size
+    with opened(data) as image:
+        if image.format in LATE:
+            return upright(image).size
+        return image.size if orientation_of(image) not in LYING else image.size[::-1]
 
 
+def picture_of(data: bytes) -> Image.Image:
+    """An encoded image as it is decoded, upright and RGB; ImageError where it cannot be."""
+    other = format_of(data, ANY)
+    if other is not None:
+        return to_image(other.read(data, ANY, None)[0]).convert("RGB")
+    with opened(data) as image:
+        return convert(image)
+
+
+LATE = ("TIFF",)  # formats that turn themselves when they are loaded
+LYING = (5, 6, 7, 8)  # orientations that exchange the sides
 ANY = ImageTransform((3, 1, 1), "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0)  # with which a size is asked for
 
 

@@ -1,18 +1,17 @@
 """Probes: small classifiers on frozen embeddings, and the figures that say how good they are.
 
-========  ==========================================  =======================================================
-kind      scikit-learn's                              strength
-========  ==========================================  =======================================================
-logistic  LogisticRegression, L2                      C
-ridge     RidgeClassifier                             alpha
-svm       LinearSVC, squared hinge                    C
-lda       LinearDiscriminantAnalysis, solver lsqr     shrinkage
-centroid  NearestCentroid, Euclidean, raw features    none
-knn       KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes weigh exp(similarity / 0.07)
-mlp       MLPClassifier, one hidden layer of 128      alpha
-attentive (not one of scikit-learn's) attention over  alpha, the weight decay
-          tokens, then a linear classifier
-========  ==========================================  =======================================================
+=========  ==========================================  =====================================================
+kind       scikit-learn's                              strength
+=========  ==========================================  =====================================================
+logistic   LogisticRegression, L2                      C
+ridge      RidgeClassifier                             alpha
+svm        LinearSVC, squared hinge                    C
+lda        LinearDiscriminantAnalysis, solver lsqr     shrinkage
+centroid   NearestCentroid, Euclidean, raw features    none
+knn        KNeighborsClassifier, cosine, raw features  n_neighbors, whose votes weigh exp(similarity / 0.07)
+mlp        MLPClassifier, one hidden layer of 128      alpha
+attentive  none: attention over tokens, then linear    alpha, the weight decay
+=========  ==========================================  =====================================================
 
 Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, but by no less
 than a fifth of the common one, or, of fewer than ten rows, all by their root mean square

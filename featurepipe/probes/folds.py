@@ -11,6 +11,7 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.matrices.features import FeatureMatrix
 from featurepipe.probes.inputs import check, check_groups
+from featurepipe.probes.kinds import named
 from featurepipe.probes.metrics import commonest, decision_scores, pooled
 from featurepipe.probes.selection import Probe, assign_folds, fit
 from featurepipe.solvers import stacked
@@ -92,7 +93,7 @@ def cross_validate(
     >>> found.figures["n"], len(found.figures["per_fold"]), found.figures["top1"] > 0.9
     (40, 4, True)
     """
-    X, y, _, _ = check(X, y, None, None)
+    X, y, _, _ = check(X, y, None, None, reads=named(kind).reads)
     units = groups if units is None else units
     for one in (units, groups):
         check_groups(one, len(y))

@@ -44,7 +44,7 @@ class StageResult(dict[str, Any]):
         """What is shown; None where keys are missing, or the verb is none of `FACES`."""
         try:
             return FACES[self.verb](self)
-        except KeyError:  # somebody took keys away, or a further process of a training has nothing to say
+        except (LookupError, TypeError, ValueError):  # keys or rows were taken away, or there is nothing to say
             return None
 
     def to_frame(self) -> Any:

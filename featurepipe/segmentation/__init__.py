@@ -7,23 +7,24 @@ as published evaluations do it. Scores of patches are interpolated to pixels.
 from featurepipe.segmentation.choices import Choice, choose
 from featurepipe.segmentation.closed import CLOSED, Patches
 from featurepipe.segmentation.descent import logistic
-from featurepipe.segmentation.drawings import mask_png, overlay_png, palette
+from featurepipe.segmentation.drawings import LARGEST, mask_png, overlay_png, palette
 from featurepipe.segmentation.figures import confusion, figures, ious, mean_iou
-from featurepipe.segmentation.frames import Window, enlarge, middles, spread, window_of
+from featurepipe.segmentation.frames import Window, classify, middles, spread, window_of
 from featurepipe.segmentation.masks import Masks, find_masks, learn_classes, shares
 from featurepipe.segmentation.moments import FINER, Moments
 
 __all__ = [
     "CLOSED",
     "FINER",
+    "LARGEST",
     "Choice",
     "Masks",
     "Moments",
     "Patches",
     "Window",
     "choose",
+    "classify",
     "confusion",
-    "enlarge",
     "figures",
     "find_masks",
     "ious",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe.segmentation.closed import CLOSED, Patches
+from featurepipe.segmentation.closed import CLOSED, Patches, fit_all
 from featurepipe.segmentation.descent import Tokens
 from featurepipe.segmentation.figures import mean_iou
 from featurepipe.segmentation.frames import middles, spread
@@ -25,13 +25,16 @@ class Choice:
     strength : float or None
     patches : Patches
     path : list of dict
-        ``kind, strength, miou`` of every candidate, on held-out images.
+        ``kind, strength, miou`` of every candidate, on held-out images; without `folds`, ``miou`` is None.
+    folds : int
+        How many there were; 0 where nothing could be held out, and the middle strength of the first kind was taken.
     """
 
     kind: str
     strength: float | None
     patches: Patches
     path: list[dict[str, Any]]
+    folds: int = 0
 
 
 def choose(
@@ -67,38 +70,28 @@ def choose(
     candidates = [(kind, strength) for kind in kinds for strength in CLOSED[kind][1]]
     found = np.zeros((len(candidates), classes, classes))
     if len(parts) > 1:
-        fitted = {fold: _all(total.without(part), kinds) for fold, part in parts.items()}
+        fitted = {fold: _stacked(fit_all(total.without(part), candidates)) for fold, part in parts.items()}
         for number, shares in enumerate(held):
             found += _measured(read(np.array([number]))[0], shares, fitted[int(folds[number])])
             progress(1)
     mious = [mean_iou(one) if len(parts) > 1 else None for one in found]
     known = [miou for miou in mious if miou is not None]
-    best = int(np.argmax(known)) if known else len(candidates) // 2
+    best = int(np.argmax(known)) if known else len(CLOSED[kinds[0]][1]) // 2
     kind, strength = candidates[best]
     path = [{"kind": k, "strength": s, "miou": m} for (k, s), m in zip(candidates, mious, strict=True)]
-    return Choice(kind, strength, CLOSED[kind][0](total, [strength])[0], path)
+    return Choice(kind, strength, fit_all(total, [candidates[best]])[0], path, len(parts) if known else 0)
 
 
-def _all(moments: Moments, kinds: Sequence[str]) -> Patches:
-    """All candidates, one below the other: coef (S·K, D). A class that the other folds lack gets no pixel."""
-    there = moments.counts > 0
-    some = Moments(moments.products, moments.crossed[:, there], moments.sums, moments.counts[there])
-    coefs, intercepts = [], []
-    for kind in kinds:
-        for one in CLOSED[kind][0](some):
-            coef, intercept = np.zeros((len(there), len(moments.sums))), np.full(len(there), -np.inf)
-            coef[there], intercept[there] = one.coef, one.intercept
-            coefs.append(coef)
-            intercepts.append(intercept)
-    return Patches(np.concatenate(coefs), np.concatenate(intercepts))
+def _stacked(several: Sequence[Patches]) -> Patches:
+    """Candidates one below the other: coef (S·K, D)."""
+    return Patches(np.concatenate([one.coef for one in several]), np.concatenate([one.intercept for one in several]))
 
 
 def _measured(tokens: np.ndarray, shares: np.ndarray, several: Patches) -> np.ndarray:
     """The confusion (S, K, K) of every candidate on a picture, in cells."""
     rows, columns, classes = shares.shape
     down, across = spread(tokens.shape[0], middles(rows)), spread(tokens.shape[1], middles(columns))
-    linear = Patches(several.coef, np.zeros(len(several.intercept)))
-    scores = widen(linear.scores(tokens), down, across) + several.intercept  # (R, C, S·K); -inf is not interpolated
+    scores = widen(several.scores(tokens), down, across)  # (R, C, S·K)
     said = scores.reshape(rows * columns, -1, classes).argmax(-1)  # (cells, S)
     flat = shares.reshape(rows * columns, classes)
     found = np.zeros((said.shape[1], classes, classes))

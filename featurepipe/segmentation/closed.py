@@ -11,6 +11,7 @@ from featurepipe.segmentation.moments import Moments
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge, times the number of cells
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1, 0.3)  # of LDA's covariance towards the identity, on standardised features
+NEVER = -1e30  # the score of a class that is not there: finite, as model files are
 SMALLEST = 1e-6  # deviation of a feature that is always the same
 
 
@@ -58,7 +59,7 @@ def lda(moments: Moments, strengths: Sequence[float] = SHRINKAGES) -> list[Patch
     prior = moments.counts / n
     means = (moments.crossed / moments.counts - mean[:, None]) / scale[:, None]  # (D, K), standardised
     within = covariance - (means * prior) @ means.T
-    size = np.trace(within) / len(mean)
+    size = max(np.trace(within) / len(mean), SMALLEST)
     made = []
     for strength in strengths:
         shrunk = (1 - strength) * within + strength * size * np.eye(len(mean))
@@ -75,6 +76,19 @@ def _standard(moments: Moments) -> tuple[float, np.ndarray, np.ndarray, np.ndarr
     covariance = moments.products / n - np.outer(mean, mean)
     scale = np.sqrt(np.maximum(np.diag(covariance), SMALLEST**2))
     return n, mean, scale, covariance / np.outer(scale, scale)
+
+
+def fit_all(moments: Moments, candidates: Sequence[tuple[str, float]]) -> list[Patches]:
+    """Every candidate, a kind and a strength. A class that no cell is of gets no pixel."""
+    there = moments.counts > 0
+    some = Moments(moments.products, moments.crossed[:, there], moments.sums, moments.counts[there])
+    made = []
+    for kind, strength in candidates:
+        (one,) = CLOSED[kind][0](some, [strength])
+        coef, intercept = np.zeros((len(there), len(moments.sums))), np.full(len(there), NEVER)
+        coef[there], intercept[there] = one.coef, one.intercept
+        made.append(Patches(coef, intercept))
+    return made
 
 
 CLOSED: dict[str, tuple[Callable[..., list[Patches]], Sequence[float]]] = {

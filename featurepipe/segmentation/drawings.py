@@ -8,6 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
+LARGEST = 65535  # value of a pixel of a mask
 GOLDEN = 0.61803398875  # turns of hue from class to class, so that neighbours differ
 SHARE = 0.5  # of the colour over the image
 
@@ -22,9 +23,8 @@ def palette(count: int) -> np.ndarray:
 
 
 def mask_png(classes: np.ndarray) -> bytes:
-    """Class numbers (height, width) as a PNG: its pixels are the numbers, shown in colours."""
-    count = int(classes.max()) + 1
-    if count > 256:
+    """Values of classes (height, width) as a PNG: its pixels are the values, shown in colours."""
+    if int(classes.max()) > 255:
         image = Image.fromarray(classes.astype(np.uint16))
     else:
         image = Image.fromarray(classes.astype(np.uint8))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from featurepipe.errors import SegmentationError
+
 DRAWS = 2000
 
 
@@ -50,23 +52,28 @@ def figures(matrices: np.ndarray, names: Sequence[str], groups: np.ndarray, seed
     groups : ndarray, shape (n,)
         What stays together in a draw.
     seed : int
+
+    Raises
+    ------
+    SegmentationError
+        No pixel counts.
     """
     total = matrices.sum(0)
+    if not total.sum():
+        raise SegmentationError("no pixel of the reported images counts; give other masks, or leave out --ignore")
+    hits = np.diagonal(matrices, axis1=1, axis2=2)  # (n, K)
+    unions = matrices.sum(2) + matrices.sum(1) - hits
+    told = np.concatenate([hits, unions], axis=1).astype(float)
     _, codes = np.unique(groups, return_inverse=True)
-    of_group = np.zeros((codes.max() + 1, *total.shape))
-    np.add.at(of_group, codes, matrices)
-    rng = np.random.default_rng(seed)
-    draws = [of_group[rng.integers(len(of_group), size=len(of_group))].sum(0) for _ in range(DRAWS)]
-    sampled = np.stack(draws) if len(of_group) > 1 else np.zeros((0, *total.shape))
-    each = ious(sampled)
+    of_group = np.zeros((codes.max() + 1, told.shape[1]))
+    np.add.at(of_group, codes, told)
+    mious, shares = _drawn(of_group, np.bincount(codes, matrices.sum((1, 2))), seed)
     return {
         "n": len(matrices),
         "miou": mean_iou(total),
-        "miou_interval": _interval(np.nanmean(each, axis=1)) if len(each) else None,
+        "miou_interval": _interval(mious),
         "pixel_accuracy": float(np.trace(total) / total.sum()),
-        "pixel_accuracy_interval": _interval(np.trace(sampled, axis1=1, axis2=2) / sampled.sum((1, 2)))
-        if len(each)
-        else None,
+        "pixel_accuracy_interval": _interval(shares),
         "per_class": {
             name: {"iou": None if np.isnan(iou) else float(iou), "pixels": int(count)}
             for name, iou, count in zip(names, ious(total), total.sum(1), strict=True)
@@ -74,6 +81,22 @@ def figures(matrices: np.ndarray, names: Sequence[str], groups: np.ndarray, seed
     }
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def _drawn(told: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """MIoU and accuracy of draws of groups, of their hits and unions (G, 2·K) and pixels (G,); none of one group."""
+    rng, count, classes = np.random.default_rng(seed), len(told), told.shape[1] // 2
+    mious, shares = [], []
+    for _ in range(DRAWS if count > 1 else 0):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        sums, whole = times @ told, times @ sizes
+        if whole:
+            hit, union = sums[:classes], sums[classes:]
+            mious.append(np.mean(hit[union > 0] / union[union > 0]))
+            shares.append(hit.sum() / whole)
+    return np.array(mious), np.array(shares)
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    if not len(values):
+        return None
     low, high = np.quantile(values, (0.025, 0.975))
     return [float(low), float(high)]

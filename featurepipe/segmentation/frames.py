@@ -14,6 +14,8 @@ import numpy as np
 
 from featurepipe.errors import SegmentationError
 
+AT_ONCE = 2**22  # scores of pixels that are held at a time
+
 
 @dataclass(frozen=True)
 class Window:
@@ -106,17 +108,28 @@ def middles(count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) / count
 
 
-def enlarge(scores: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
-    """Scores of patches (h, w, K) at every pixel of a window, (rows, columns, K), by bilinear interpolation.
+def classify(scores: np.ndarray, window: Window, size: tuple[int, int], *, whole: bool = False) -> np.ndarray:
+    """The class of every pixel of a window, int64 (rows, columns): scores are interpolated, and the highest counts.
 
     Parameters
     ----------
     scores : ndarray, shape (h, w, K)
+        Of patches.
     window : Window
     size : tuple of int
         Width and height of the image.
+    whole : bool
+        Also the pixels around the window, (height, width), as the nearest ones inside.
     """
-    rows, columns = (np.arange(size[1])[window.rows] + 0.5, np.arange(size[0])[window.columns] + 0.5)
+    rows, columns = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
+    if not whole:
+        rows, columns = rows[window.rows], columns[window.columns]
     down = spread(scores.shape[0], (rows - window.top) / window.height)  # (rows, h)
     across = spread(scores.shape[1], (columns - window.left) / window.width)  # (columns, w)
-    return np.einsum("rh,hwk,cw->rck", down, scores, across, optimize=True)
+    wide = np.tensordot(across, scores, (1, 1)).transpose(1, 0, 2)  # (h, columns, K)
+    said = np.empty((len(rows), len(columns)), np.int64)
+    step = max(1, AT_ONCE // max(1, wide[0].size))
+    for start in range(0, len(rows), step):
+        some = np.tensordot(down[start : start + step], wide, (1, 0))  # (rows, columns, K)
+        said[start : start + step] = some.argmax(-1)
+    return said

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from featurepipe.errors import SegmentationError
+from featurepipe.images.orientations import upright
 from featurepipe.segmentation.frames import Window
 from featurepipe.tables import TABLE_SUFFIXES, Table
 
@@ -80,7 +82,8 @@ def read_values(path: Path) -> np.ndarray:
     if path.suffix.lower() not in SUFFIXES:
         raise SegmentationError(f"mask {path} is not one of {' '.join(SUFFIXES)}; a JPEG changes its values. Save PNG")
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = upright(opened)
             if image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
                 found = np.asarray(image).astype(np.int64)
             else:
@@ -108,13 +111,11 @@ def find_masks(given: str | Path, samples: Iterable[tuple[str, str]]) -> dict[st
         No masks there, or none that belongs to a sample.
     """
     path, pairs = Path(given), list(samples)
-    known = _of_folder(path) if path.is_dir() else _of_table(path)
-    found = {}
-    for id_, place in pairs:
-        for name in (id_, place, *_shorter(id_), *_shorter(place)):
-            if name in known:
-                found[id_] = known[name]
-                break
+    if not path.is_dir():
+        known = _of_table(path)
+        found = {id_: known[name] for id_, place in pairs for name in (place, id_) if name in known}
+    else:
+        found = _matched(path, pairs)
     if not found:
         example = pairs[0][1] if pairs else ""
         raise SegmentationError(
@@ -124,23 +125,46 @@ def find_masks(given: str | Path, samples: Iterable[tuple[str, str]]) -> dict[st
     return found
 
 
-def _shorter(name: str) -> list[str]:
-    """A name without its suffix, and then without its first folders."""
-    stem = PurePosixPath(name).with_suffix("")
-    return [PurePosixPath(*stem.parts[start:]).as_posix() for start in range(len(stem.parts))]
+def _matched(folder: Path, pairs: Sequence[tuple[str, str]]) -> dict[str, Path]:
+    """Masks of a folder by the ends of paths: the longest that a mask and a sample share, if it is theirs alone.
 
-
-def _of_folder(folder: Path) -> dict[str, Path]:
-    """Name below the folder without a suffix → file; also the bare name, where there is one file of it."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
+    Raises
+    ------
+    SegmentationError
+        A mask may belong to several samples, or a sample has several masks.
+    """
+    masks = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not masks:
         raise SegmentationError(f"{folder} holds no masks ({' '.join(SUFFIXES)}); give a folder of masks, or a table")
+    names = {mask: _parts(mask.relative_to(folder).as_posix()) for mask in masks}
+    samples = {id_: _parts(place) for id_, place in pairs}
     found: dict[str, Path] = {}
-    bare: dict[str, list[Path]] = {}
-    for path in files:
-        found[path.relative_to(folder).with_suffix("").as_posix()] = path
-        bare.setdefault(path.stem, []).append(path)
-    return {**{name: some[0] for name, some in bare.items() if len(some) == 1}, **found}
+    for length in range(max(map(len, samples.values()), default=0), 0, -1):
+        by_mask, by_sample = _by_end(names, length), _by_end(samples, length)
+        for end in by_mask.keys() & by_sample.keys():
+            mine, theirs = by_sample[end], by_mask[end]
+            if len(mine) > 1 or len(theirs) > 1:
+                raise SegmentationError(
+                    f"it is not clear which of the masks {', '.join(map(str, theirs[:2]))} belongs to which of the "
+                    f"samples {', '.join(mine[:2])}; give a table with the columns path and mask"
+                )
+            found[mine[0]] = theirs[0]
+            del names[theirs[0]], samples[mine[0]]
+    return found
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The folders and the name of a file, without its suffix."""
+    return PurePosixPath(name).with_suffix("").parts
+
+
+def _by_end(names: Mapping[Any, tuple[str, ...]], length: int) -> dict[tuple[str, ...], list[Any]]:
+    """Whose paths end in the same parts, of those with as many."""
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for one, parts in names.items():
+        if len(parts) >= length:
+            found.setdefault(parts[-length:], []).append(one)
+    return found
 
 
 def _of_table(path: Path) -> dict[str, Path]:
@@ -163,7 +187,7 @@ def _of_table(path: Path) -> dict[str, Path]:
 
 
 def learn_classes(
-    places: Mapping[str, Path], train: Sequence[str], names: Sequence[str] | None, ignored: int | None
+    places: Mapping[str, Path], learned: Sequence[str], names: Sequence[str] | None, ignored: int | None
 ) -> Masks:
     """The classes of the training masks: all values that they hold, but the ignored one.
 
@@ -171,8 +195,8 @@ def learn_classes(
     ----------
     places : mapping
         Sample id → file.
-    train : sequence of str
-        Ids of the training samples.
+    learned : sequence of str
+        Ids of the samples that are learned from.
     names : sequence of str, optional
         What the classes are called, in the order of their values.
     ignored : int, optional
@@ -183,7 +207,7 @@ def learn_classes(
         Fewer than two classes, thousands of them, or another number of names.
     """
     values = np.zeros(0, np.int64)
-    for id_ in train:
+    for id_ in learned:
         values = np.union1d(values, read_values(places[id_]))
         if len(values) > MOST:
             raise SegmentationError(
@@ -202,6 +226,8 @@ def learn_classes(
             f"{', …' if len(values) > 8 else ''}); give one name for each, in this order"
         )
     called = tuple(names) if names is not None else tuple(map(str, values.tolist()))
+    if len(set(called)) < len(called):
+        raise SegmentationError(f"two classes have the same name ({', '.join(called[:8])}); give different names")
     return Masks(dict(places), values, called, ignored)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -105,11 +107,14 @@ def explain(
     opened = models.open_backbone(loaded, file, **vars(origin), note=listener.note)
     models.check_width(loaded, opened.width, file)
     backbone = attributions.check(loaded, opened, str(file))
+    targets = _targets(folder, manifest)
+    inputs = [file, *map(manifest.file, manifest.samples)]
+    for target in targets:
+        check_output(target, "picture", is_explanation, inputs if target.exists() else (), force=force)
     rejects: dict[str, str] = {}
     images = []
     with listener.progress("explaining", len(manifest)) as advance:
-        for sample, target in zip(manifest.samples, _targets(folder, manifest), strict=True):
-            check_output(target, "picture", is_explanation, [file, manifest.file(sample)], force=force)
+        for sample, target in zip(manifest.samples, targets, strict=True):
             try:
                 pixels = backbone.transform.decode(manifest.source.read(sample.place), sample.part)  # (C, H, W)
             except (SampleError, OSError) as error:
@@ -139,13 +144,29 @@ def _number(model: Model, label: str, file: Path) -> int:
     return known.index(label)
 
 
-def _targets(folder: Path, manifest: Manifest) -> Iterator[Path]:
-    """Where the picture of each sample goes: after its own name, or where two have it, after all of its id."""
+def _targets(folder: Path, manifest: Manifest) -> list[Path]:
+    """Where the picture of each sample goes: after its own name, or where two have it, after all of its id.
+
+    Raises
+    ------
+    OutputError
+        Two samples come to one name after all.
+    """
     names = [safe_name(f"{Path(sample.id).stem}.png") for sample in manifest.samples]
-    keys = [name.casefold() for name in names]
-    counts = {key: keys.count(key) for key in {*keys}} if len({*keys}) < len(keys) else {}
-    for sample, name, key in zip(manifest.samples, names, keys, strict=True):
-        yield folder / (safe_name(f"{sample.id}.png") if counts.get(key, 1) > 1 else name)
+    counts = Counter(map(_key, names))
+    made, taken = [], dict[str, str]()
+    for sample, name in zip(manifest.samples, names, strict=True):
+        own = safe_name(f"{sample.id}.png") if counts[_key(name)] > 1 else name
+        if (other := taken.setdefault(_key(own), sample.id)) != sample.id:
+            raise OutputError(
+                f"the pictures of {other!r} and {sample.id!r} would be one file, {own}; rename one of them"
+            )
+        made.append(folder / own)
+    return made
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _explained(

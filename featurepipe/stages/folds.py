@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def _measure(samples: FeatureMatrix, recipe: Options, folds: int, listener: List
 
 def _read(entry: Entry | JointEntry, samples: FeatureMatrix, limit: int | None) -> FeatureMatrix:
     """The embeddings of samples; ProbeError where they do not fit into memory."""
-    room, size = available() if limit is None else limit, COPIES * 4 * len(samples) * entry.width
+    room, size = available() if limit is None else limit, COPIES * 4 * len(samples) * prod(entry.shape)
     if room is not None and size > room:
         raise ProbeError(
             f"folds need the features in memory three times, {size_text(size)}, and it is {size_text(room)}; leave out "

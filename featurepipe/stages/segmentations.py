@@ -12,13 +12,13 @@ import numpy as np
 
 from featurepipe import images, matrices, models, probes, segmentation
 from featurepipe.cards import Card, Data, Segmented, Selection, Splits
-from featurepipe.errors import SegmentationError
+from featurepipe.errors import OutputError, SegmentationError
 from featurepipe.extraction import now, versions
-from featurepipe.files import write_bytes
-from featurepipe.images.pictures import convert, opened
+from featurepipe.files import check_output, write_bytes
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix, TokenRows
 from featurepipe.matrices.parts import is_unsplit, sizes, split_by_content
+from featurepipe.models.folders import safe_name
 from featurepipe.results import presented
 from featurepipe.segmentation import FINER, Choice, Masks, Patches
 from featurepipe.stores import Entry, Store
@@ -65,8 +65,8 @@ def segment(
         Model file; by default ``segmentation.safetensors`` in the folder of the tokens.
     kind : {'auto', 'ridge', 'lda', 'logistic'}
         ``ridge`` and ``lda`` in closed form from sums that are read once; their strength is chosen by 5-fold
-        cross-validation on training images. ``auto``: the better of the two there. ``logistic``: batch norm and a 1×1
-        convolution by gradient descent, as DINOv2 is evaluated; nothing is chosen.
+        cross-validation on all images that are not reported. ``auto``: the better of the two there. ``logistic``: batch
+        norm and a 1×1 convolution by gradient descent, as DINOv2 is evaluated; nothing is chosen.
     classes : sequence of str, optional
         What the classes are called, in the order of their values in the masks.
     ignore : int, optional
@@ -79,7 +79,8 @@ def segment(
         Also fit the mean colour of each patch; images are then decoded once more.
     save : path, optional
         Folder for the predicted mask of each reported image (``ID.png``) and for the image with the mask's colours over
-        it (``ID.overlay.png``).
+        it (``ID.overlay.png``). Pixels are the values of the masks that were given; of colours, the number of the
+        class. What the network has not seen is `ignore`, or else the nearest prediction. Unsafe names are changed.
     seed : int
         Seed of splits and folds, and of ``logistic``.
     force : bool
@@ -115,16 +116,17 @@ def segment(
     path = Path(output) if output is not None else entry.folder / "segmentation.safetensors"
     models.check_output(path, force=force)
     work = _Work.of(opened, entry, masks, classes, ignore, seed)
+    targets = {} if save is None else work.targets(Path(save), force=force)
     counts = sizes(work.rows.split)
     listener.note(f"{kind} segmentation on {entry.title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
     for note in work.notes:
         listener.note(f"note: {note}")
     learned = np.flatnonzero(work.rows.split != work.reported)
-    held = work.shares_of(learned, entry.grid, listener)
+    held = work.shares_of(learned, listener)
     at = time.perf_counter()
     made = _fit(work.tokens, learned, held, work, kind, epochs, seed, listener)
     fit_seconds = time.perf_counter() - at
-    found, covered = work.measure(work.tokens, made.patches, None if save is None else Path(save), listener)
+    found, covered = work.measure(work.tokens, made.patches, listener)
     result: dict[str, Any] = {
         "model": str(path),
         "backbone": entry.name,
@@ -144,8 +146,9 @@ def segment(
     if baselines:
         colours = _Colours(work, entry)
         plain = _fit(colours, learned, held, work, AUTO if kind == LOGISTIC else kind, epochs, seed, listener)
-        result["baselines"] = {COLOUR: work.measure(colours, plain.patches, None, listener)[0]}
+        result["baselines"] = {COLOUR: work.measure(colours, plain.patches, listener)[0]}
     models.save(path, _model(work, made, result, seed))
+    work.paint(made.patches, targets, listener)
     return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -186,7 +189,8 @@ class _Work:
         has = np.array([id_ in found for id_ in outlined.ids])
         rows = outlined.take(has)
         rows = _split(rows, seed)
-        known = segmentation.learn_classes(found, rows.ids[rows.split == "train"].tolist(), classes, ignore)
+        reported = "test" if (rows.split == "test").any() else "val"
+        known = segmentation.learn_classes(found, rows.ids[rows.split != reported].tolist(), classes, ignore)
         work = cls(store, entry, rows, known, places)
         work.without = int((~has).sum())
         if work.without:
@@ -196,14 +200,14 @@ class _Work:
     def _image(self, number: int) -> bytes:
         return bytes(self.source.read(self._places[self.rows.ids[number]]))
 
-    def shares_of(self, numbers: np.ndarray, grid: Any, listener: Listener) -> list[np.ndarray]:
-        """Shares of classes in finer cells of pictures, float32 (r·h, r·w, K) each."""
-        cells, count = (FINER * grid[0], FINER * grid[1]), len(self.masks.names)
-        made = []
+    def shares_of(self, numbers: np.ndarray, listener: Listener) -> _Held:
+        """Shares of classes in finer cells of pictures."""
+        assert self.entry.grid is not None
+        made = _Held((FINER * self.entry.grid[0], FINER * self.entry.grid[1], len(self.masks.names)))
         with listener.progress("reading masks", len(numbers)) as advance:
             for number in numbers.tolist():
                 mask, window, _ = self.mask_of(number)
-                made.append(segmentation.shares(mask, window, cells, count).astype(np.float32))
+                made.append(segmentation.shares(mask, window, made.shape[:2], made.shape[2]))
                 advance(1)
         return made
 
@@ -213,37 +217,95 @@ class _Work:
         window = segmentation.window_of(self.entry.spec["transform"], size)
         return self.masks.read(self.rows.ids[number], size), window, size
 
-    def measure(
-        self, tokens: Any, patches: Patches, save: Path | None, listener: Listener
-    ) -> tuple[dict[str, Any], float]:
+    def measure(self, tokens: Any, patches: Patches, listener: Listener) -> tuple[dict[str, Any], float]:
         """The figures of the reported images, and the share of their pixels that the network has seen."""
-        numbers, count = np.flatnonzero(self.rows.split == self.reported), len(self.masks.names)
+        numbers, count = self.numbers, len(self.masks.names)
         found, seen, whole = [], 0, 0
         with listener.progress("measuring", len(numbers)) as advance:
             for number in numbers.tolist():
                 mask, window, size = self.mask_of(number)
-                scores = segmentation.enlarge(patches.scores(tokens[np.array([number])][0]), window, size)
-                said, truth = scores.argmax(-1), mask[window.rows, window.columns]
+                said = segmentation.classify(patches.scores(tokens[np.array([number])][0]), window, size)
+                truth = mask[window.rows, window.columns]
                 found.append(segmentation.confusion(truth, said, count))
                 seen, whole = seen + int((truth >= 0).sum()), whole + int((mask >= 0).sum())
-                if save is not None:
-                    self._save(save, number, said, window, size)
                 advance(1)
         told = segmentation.figures(np.stack(found), self.masks.names, self.rows.units[numbers])
         return told, seen / max(whole, 1)
 
-    def _save(
-        self, folder: Path, number: int, said: np.ndarray, window: segmentation.Window, size: tuple[int, int]
-    ) -> None:
-        """The predicted mask and its overlay; what the network has not seen is the first class."""
-        classes = np.zeros(size[::-1], np.int64)
-        classes[window.rows, window.columns] = said
-        name = str(self.rows.ids[number]).replace("\\", "/").lstrip("/").replace("../", "")
-        place = (folder / name).with_suffix(".png")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(place, segmentation.mask_png(classes))
-        picture = convert(opened(self._image(number)))
-        write_bytes(place.with_suffix(".overlay.png"), segmentation.overlay_png(picture, classes))
+    @property
+    def numbers(self) -> np.ndarray:
+        """The rows of the reported images."""
+        return np.flatnonzero(self.rows.split == self.reported)
+
+    def targets(self, folder: Path, *, force: bool) -> dict[int, tuple[Path, Path]]:
+        """Where the mask and the overlay of each reported image go.
+
+        Raises
+        ------
+        OutputError
+            One of them is an image or a mask that is read, or somebody else's file; or two images have one name.
+        """
+        inputs = list(self.masks.places.values())
+        if self.source.kind == "files":
+            inputs += [Path(self.source.root) / place for place in self._places.values()]
+        made: dict[int, tuple[Path, Path]] = {}
+        taken: dict[str, str] = {}
+        for number in self.numbers.tolist():
+            id_ = str(self.rows.ids[number])
+            name = "/".join(map(safe_name, filter(None, id_.replace("\\", "/").split("/"))))
+            pair = folder / f"{name}.png", folder / f"{name}.overlay.png"
+            for path in pair:
+                if (other := taken.setdefault(str(path).casefold(), id_)) != id_:
+                    raise OutputError(
+                        f"the masks of {other!r} and {id_!r} would be one file, {path}; rename one of them"
+                    )
+                check_output(path, "mask", lambda _: False, inputs if path.exists() else (), force=force)
+            made[number] = pair
+        return made
+
+    def paint(self, patches: Patches, targets: dict[int, tuple[Path, Path]], listener: Listener) -> None:
+        """Write the predicted mask of each reported image, and the image with its colours over it."""
+        with listener.progress("drawing", len(targets)) as advance:
+            for number, (mask, overlay) in targets.items():
+                picture = images.picture_of(self._image(number))
+                window = segmentation.window_of(self.entry.spec["transform"], picture.size)
+                scores = patches.scores(self.tokens[np.array([number])][0])
+                said = segmentation.classify(scores, window, picture.size, whole=True)
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(mask, segmentation.mask_png(self._values(said, window)))
+                write_bytes(overlay, segmentation.overlay_png(picture, said))
+                advance(1)
+
+    def _values(self, said: np.ndarray, window: segmentation.Window) -> np.ndarray:
+        """Class numbers as the values of the masks that were given; of colours they stay numbers."""
+        if self.masks.values[-1] > segmentation.LARGEST:
+            return said
+        found = self.masks.values[said]
+        if self.masks.ignored is not None:
+            seen = np.zeros(said.shape, bool)
+            seen[window.rows, window.columns] = True
+            found = np.where(seen, found, self.masks.ignored)
+        return found
+
+
+class _Held(Sequence[np.ndarray]):
+    """Shares of classes in the cells of pictures, (R, C, K) each; of most cells only one class has to be kept."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+        self._kept: list[Any] = []
+
+    def append(self, shares: np.ndarray) -> None:
+        """Keep those of one more picture."""
+        from scipy.sparse import csr_array
+
+        self._kept.append(csr_array(shares.reshape(-1, self.shape[2]).astype(np.float32)))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._kept[number].toarray().astype(np.float64).reshape(self.shape)
 
 
 class _Colours:
@@ -281,7 +343,7 @@ def _split(rows: FeatureMatrix, seed: int) -> FeatureMatrix:
 def _fit(
     tokens: Any,
     learned: np.ndarray,
-    held: list[np.ndarray],
+    held: _Held,
     work: _Work,
     kind: str,
     epochs: int,
@@ -309,7 +371,9 @@ def _model(work: _Work, made: Choice, result: dict[str, Any], seed: int) -> mode
     backbone = {"name": entry.name, "fingerprint": entry.fingerprint, "spec": entry.spec, "source": dict(origin)}
     estimator = probes.PatchClassifier(np.array(work.masks.names), made.patches.coef, made.patches.intercept)
     learned = work.rows.take(work.rows.split != work.reported)
-    chosen = f"{FOLDS}-fold cross-validation on train" if made.path else "nothing: published settings"
+    chosen = f"{made.folds}-fold cross-validation on all that is not reported"
+    if not made.folds:
+        chosen = "nothing: published settings" if made.kind == LOGISTIC else "nothing: a single image to learn from"
     card = Card(
         data=Data(root=str(work.store.source_root), samples=len(work.rows), classes=len(work.masks.names)),
         splits=Splits(**result["splits"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -180,7 +181,7 @@ def _names(classes: str | PathLike[str] | Sequence[str]) -> list[str]:
     if not isinstance(classes, str | PathLike):
         return [str(one) for one in classes]
     path = Path(classes)
-    if isinstance(classes, PathLike) or path.suffix == ".txt" or path.is_file():
+    if isinstance(classes, PathLike) or path.suffix == ".txt" or os.path.isfile(path):
         try:
             lines = path.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

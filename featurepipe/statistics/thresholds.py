@@ -14,7 +14,7 @@ STEPS = 10**6  # confidences are rounded down to these, as tables of predictions
 class Kept(NamedTuple):
     """One point of a curve of coverage.
 
-    Attributes
+    Parameters
     ----------
     confidence : float
         The least confidence of an answer that is given.
