@@ -10,8 +10,8 @@ from featurepipe.segmentation import (
     Moments,
     Window,
     choose,
+    classify,
     confusion,
-    enlarge,
     figures,
     find_masks,
     ious,
@@ -131,6 +131,28 @@ def test_the_best_strength_is_that_of_held_out_pictures(pictures):
     assert made.path[0]["miou"] == pytest.approx(mean_iou(total), abs=1e-3)
 
 
+def test_a_class_that_no_cell_is_of_gets_no_pixel(pictures):
+    tokens, held = pictures
+    held = [one * (1, 1, 0) for one in held]
+    made = choose(lambda rows: tokens[rows], held, np.arange(8) % 4)
+    assert np.isfinite(made.patches.intercept).all()
+    assert set(made.patches.scores(tokens).argmax(-1).ravel().tolist()) <= {0, 1}
+
+
+def test_without_anything_to_hold_out_the_middle_strength_is_taken(pictures):
+    tokens, held = pictures
+    made = choose(lambda rows: tokens[rows], held, np.zeros(8, int), ("lda",))
+    assert (made.kind, made.strength, made.folds) == ("lda", 1e-2, 0)
+    assert {one["miou"] for one in made.path} == {None}
+
+
+def test_features_that_never_change_are_fitted_all_the_same(pictures):
+    _, held = pictures
+    for fit in (ridge, lda):
+        (made,) = fit(moments_of(np.ones((8, *GRID, WIDTH), np.float32), held), [1e-2])
+        assert np.isfinite(made.coef).all()
+
+
 def test_a_class_in_a_single_picture_can_be_held_out(pictures):
     tokens, held = pictures
     held = [np.where(n == 0, one, one * (1, 1, 0)) for n, one in enumerate(held)]
@@ -155,12 +177,22 @@ def test_logistic_learns_the_same_and_its_batch_norm_is_folded_in(pictures):
 # -- places -------------------------------------------------------------------------------------------------------
 
 
-def test_enlarging_is_torchs_bilinear_interpolation():
+def test_classes_of_pixels_are_those_of_torchs_bilinear_interpolation():
     scores = np.random.default_rng(0).normal(size=(3, 4, 2))
     wanted = torch.nn.functional.interpolate(
         torch.from_numpy(scores).permute(2, 0, 1)[None], (30, 20), mode="bilinear", align_corners=False
     )[0].permute(1, 2, 0)
-    np.testing.assert_allclose(enlarge(scores, Window(0, 0, 20, 30), (20, 30)), wanted.numpy(), atol=1e-9)
+    assert np.array_equal(classify(scores, Window(0, 0, 20, 30), (20, 30)), wanted.argmax(-1).numpy())
+    around = classify(scores, Window(5, 0, 20, 30), (40, 30), whole=True)  # five columns before, fifteen behind
+    assert np.array_equal(around[:, 5:25], wanted.argmax(-1).numpy())
+    assert (around[:, :5] == around[:, 5:6]).all()
+
+
+def test_large_pictures_are_classified_in_strips(monkeypatch):
+    scores = np.random.default_rng(0).normal(size=(3, 4, 5))
+    whole = classify(scores, Window(0, 0, 40, 30), (40, 30))
+    monkeypatch.setattr("featurepipe.segmentation.frames.AT_ONCE", 7)
+    assert np.array_equal(classify(scores, Window(0, 0, 40, 30), (40, 30)), whole)
 
 
 @pytest.mark.parametrize("mode", ["center", "squash"])
@@ -240,6 +272,8 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
         SegmentationError, match=r"3 class names are given, and the training masks hold 2 classes \(0, 1\)"
     ):
         learn_classes({"g": good}, ["g"], ["a", "b", "c"], None)
+    with pytest.raises(SegmentationError, match="two classes have the same name"):
+        learn_classes({"g": good}, ["g"], ["a", "a"], None)
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(SegmentationError, match=r"x\.png cannot be read"):
         learn_classes({"x": tmp_path / "x.png"}, ["x"], None, None)
@@ -255,6 +289,13 @@ def test_masks_are_found_by_name_below_a_folder_or_in_a_table(tmp_path):
     table.write_text("path,mask\ntrain/images/a.jpg,masks/a.png\nc.jpg,\n", "utf-8")
     assert find_masks(table, samples) == {"train/images/a.jpg": a}
     table.write_text("path\nb.jpg\n", "utf-8")
+    extra = saved(tmp_path / "masks" / "x" / "b.png", [[0]])
+    with pytest.raises(SegmentationError, match=r"it is not clear which of the masks .*give a table"):
+        find_masks(tmp_path / "masks", samples)
+    extra.unlink()
+    both = [("cat/1.jpg", "cat/1.jpg"), ("dog/1.jpg", "dog/1.jpg")]
+    cat = saved(tmp_path / "some" / "cat" / "1.png", [[0]])
+    assert find_masks(tmp_path / "some", both) == {"cat/1.jpg": cat}  # the dog's is not guessed
     with pytest.raises(SegmentationError, match="has no column 'mask'"):
         find_masks(table, samples)
     with pytest.raises(SegmentationError, match=r"no mask in .* belongs to a sample of the store"):
@@ -282,6 +323,8 @@ def test_figures_count_pixels_of_all_images_together():
     assert found["miou_interval"][0] <= found["miou"] <= found["miou_interval"][1]
     assert figures(matrices, ["a", "b", "c"], np.zeros(2))["miou_interval"] is None  # one group says nothing of others
     assert np.isnan(ious(np.zeros((2, 2)))).all()
+    with pytest.raises(SegmentationError, match="no pixel of the reported images counts"):
+        figures(np.zeros((2, 3, 3), int), ["a", "b", "c"], np.arange(2))
 
 
 def test_pictures_of_predictions_hold_the_classes(tmp_path):

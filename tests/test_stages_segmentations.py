@@ -9,7 +9,7 @@ from PIL import Image
 
 import featurepipe
 from featurepipe import cli, models
-from featurepipe.errors import ModelFileError, SegmentationError, StoreError
+from featurepipe.errors import ModelFileError, OutputError, SegmentationError, StoreError
 from featurepipe.listeners import SILENT
 
 HOW = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "precision": "fp32", "listener": SILENT}
@@ -55,13 +55,13 @@ def test_blocks_are_found_and_the_file_says_how_well(data, tmp_path):
     assert model.card.segmentation.miou == result["miou"]
     assert len(model.seen) == 14
     for n in range(14, 20):
-        with Image.open(tmp_path / "shown" / "images" / f"{n}.png") as image:
+        with Image.open(tmp_path / "shown" / "images" / f"{n}.png.png") as image:
             said = np.asarray(image)
         with Image.open(data[0] / "masks" / f"{n}.png") as image:
             truth = np.asarray(image)
         assert said.shape == truth.shape
         assert (said == truth)[truth < 255].mean() > 0.6
-    assert (tmp_path / "shown" / "images" / "14.overlay.png").is_file()
+    assert (tmp_path / "shown" / "images" / "14.png.overlay.png").is_file()
     assert featurepipe.info(tmp_path / "m.safetensors")["kind"] == "segmentation"
     for use in (
         lambda path: featurepipe.predict(path, data[0] / "images"),
@@ -72,6 +72,58 @@ def test_blocks_are_found_and_the_file_says_how_well(data, tmp_path):
     ):
         with pytest.raises(ModelFileError, match="is a segmentation model, which answers for each pixel"):
             use(tmp_path / "m.safetensors")
+
+
+def test_saved_masks_replace_nothing_and_stay_in_their_folder(data, tmp_path):
+    at, _ = data
+    shown = tmp_path / "shown"
+    segment(data, tmp_path / "m.safetensors", baselines=False, save=shown)
+    with pytest.raises(OutputError, match="replace it with --force"):
+        segment(data, tmp_path / "n.safetensors", baselines=False, save=shown, force=False)
+    table = tmp_path / "hostile.csv"
+    rows = [f"{at}/images/{n:02}.png,{at}/masks/{n:02}.png,{'train' if n < 14 else 'test'},{n}" for n in range(19)]
+    rows.append(f"{at}/images/19.png,{at}/masks/19.png,test,....//....//out")
+    table.write_text("\n".join(["path,mask,split,id", *rows]) + "\n", "utf-8")
+    store = featurepipe.extract(table, tmp_path / "s", tokens=True, **HOW, **SHAPE)["store"]
+    inside = tmp_path / "a" / "b"
+    options = {"baselines": False, "listener": SILENT, "ignore": 255}
+    featurepipe.segment(store, table, tmp_path / "h.safetensors", save=inside, **options)
+    assert not list((tmp_path / "a").glob("*.png"))
+    assert len(list(inside.rglob("*.png"))) == 12
+    aside = tmp_path / "masks"
+    aside.mkdir()
+    for n in range(20):
+        (aside / f"{n}.png.png").write_bytes((at / "masks" / f"{n:02}.png").read_bytes())
+    named = tmp_path / "named.csv"
+    named.write_text(
+        "id,path,mask,split\n"
+        + "".join(
+            f"{n}.png,{at}/images/{n:02}.png,masks/{n}.png.png,{'train' if n < 14 else 'test'}\n" for n in range(20)
+        ),
+        "utf-8",
+    )
+    store = featurepipe.extract(named, tmp_path / "t", tokens=True, **HOW, **SHAPE)["store"]
+    with pytest.raises(OutputError, match="is an input of this command"):
+        featurepipe.segment(store, named, tmp_path / "i.safetensors", save=aside, force=True, **options)
+
+
+def test_photos_that_lie_on_their_side_are_turned_with_their_masks(data, tmp_path):
+    at, _ = data
+    rows = ["path,mask,split"]
+    for n in range(20):
+        with Image.open(at / "images" / f"{n:02}.png") as image:
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{n}.jpg", exif=exif, quality=95)
+        rows.append(f"{n}.jpg,{at}/masks/{n:02}.png,{'train' if n < 14 else 'test'}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    store = featurepipe.extract(tmp_path / "t.csv", tmp_path / "s", tokens=True, **HOW, **SHAPE)["store"]
+    shown = tmp_path / "shown"
+    turned = featurepipe.segment(store, tmp_path / "t.csv", ignore=255, baselines=False, save=shown, listener=SILENT)
+    straight = segment(data, tmp_path / "m.safetensors", baselines=False)
+    assert turned["miou"] == pytest.approx(straight["miou"], abs=0.1)
+    with Image.open(shown / "14.jpg.png") as image:
+        assert image.size == (80, 64)
 
 
 def test_kinds_agree_and_a_folder_of_masks_does_too(data, tmp_path):

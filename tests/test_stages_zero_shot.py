@@ -166,6 +166,7 @@ def test_names_come_from_texts_files_lists_and_mappings(tmp_path):
     file.write_text("cat\n\nn02123 = tabby cat, a pet\n", "utf-8")
     assert class_words(file) == class_words(str(file)) == {"cat": "cat", "n02123": "tabby cat, a pet"}
     assert class_words(" cat , dog") == class_words(["cat", "dog"]) == class_words({"cat": "cat", "dog": "dog"})
+    assert len(class_words(",".join(f"class number {n}" for n in range(200)))) == 200  # longer than a name of a file
     with pytest.raises(ManifestError, match=r"none\.txt cannot be read"):
         class_words(tmp_path / "none.txt")
 
