@@ -29,7 +29,7 @@ LONGEST = 200  # bytes of a name, of the 255 that file systems take: temporary n
 SUFFIX = re.compile(r"(?<=.)\.[A-Za-z0-9]{1,8}$")
 SHORT = 8  # digits of a digest that tells names apart
 FORBIDDEN = re.compile(r'[/\\:*?"<>|]')  # the last seven by Windows
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices of Windows, with any suffix
+RESERVED = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", re.IGNORECASE)  # of Windows
 SIGNATURES = (  # first bytes, and those from the eighth on
     (b"\xff\xd8\xff", b"", ".jpg"),
     (b"\x89PNG", b"", ".png"),

@@ -21,7 +21,8 @@ from featurepipe.statistics import projections
 from featurepipe.stores import Entry, Store
 from featurepipe.stores.outputs import check_result
 from featurepipe.tables import require_pyarrow
-from featurepipe.vocabulary.atlases import AtlasOptions
+from featurepipe.vocabulary.atlases import PROGRAMS, AtlasOptions
+from featurepipe.vocabulary.names import PROJECTIONS
 
 SUFFIX = ".parquet"
 NEIGHBOURS = 10
@@ -39,6 +40,10 @@ def check(path: Path, wanted: AtlasOptions) -> None:
             if given is not None:
                 raise StoreError(f"{name} works only with --for atlas; add it, or leave {name} out")
         return
+    if wanted.for_ not in PROGRAMS:
+        raise StoreError(f"no table is written for {wanted.for_!r}; use {', '.join(PROGRAMS)}")
+    if wanted.projection not in (None, *PROJECTIONS):
+        raise StoreError(f"no map is made by {wanted.projection!r}; use {', '.join(PROJECTIONS)}")
     if path.suffix.lower() != SUFFIX:
         raise StoreError(f"an atlas is a Parquet file, and {path.name} is not one; name FILE.parquet")
     require_pyarrow()

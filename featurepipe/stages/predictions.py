@@ -56,8 +56,8 @@ def predict(
     A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
     ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
 
-    Probabilities in CSV have six decimals; in the other formats they are complete. Rows are computed and written block
-    by block, so memory does not grow with their number.
+    Probabilities in CSV have six decimals; in the other formats they are complete. Answers are computed and
+    written block by block; the embeddings of all images are in memory meanwhile.
 
     Images that cannot be read have no row; they are in the result's ``rejects``.
 
