@@ -58,8 +58,9 @@ def class_vectors(tower: TextTower, names: Sequence[str], templates: Sequence[st
     Examples
     --------
     >>> tower = TextTower(lambda prompts: np.array([[len(one), 1] for one in prompts], np.float32), 100.0)
-    >>> class_vectors(tower, ["ox", "horse"], ["{}", "a {}"]).round(2).tolist()
-    [[0.94, 0.34], [0.99, 0.17]]
+    >>> found = class_vectors(tower, ["ox", "horse"], ["{}", "a {}"])
+    >>> [[round(float(number), 2) for number in row] for row in found]
+    [[0.94, 0.35], [0.99, 0.17]]
     """
     check_templates(templates)
     prompts = [template.replace(PLACE, name) for name in names for template in templates]

@@ -18,7 +18,7 @@ class CosineClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : ndarray, shape (K,)
     vectors_ : ndarray of float64, shape (K, D)
-        Of unit length.
+        Vectors of unit length.
     """
 
     classes_: np.ndarray

@@ -51,7 +51,7 @@ def cosine_classifier(classes: Sequence[Any] | np.ndarray, vectors: np.ndarray, 
     classes : sequence of str, shape (K,)
         In any order.
     vectors : ndarray, shape (K, D)
-        Of unit length.
+        Vectors of unit length.
     scale : float
         What cosines are multiplied by before a softmax.
 

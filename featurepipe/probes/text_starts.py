@@ -32,7 +32,7 @@ class TextStart:
     classes : ndarray, shape (K,)
         Sorted.
     vectors : ndarray of float64, shape (K, D)
-        Of unit length.
+        Vectors of unit length.
     scale : float
         What cosines are multiplied by.
     """

@@ -74,7 +74,7 @@ def segment(
     backbone : str, optional
         Which tokens of the store, where it holds several.
     epochs : int
-        Of ``logistic``.
+        Epochs of ``logistic``.
     baselines : bool
         Also fit the mean colour of each patch; images are then decoded once more.
     save : path, optional
