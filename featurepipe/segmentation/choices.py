@@ -57,7 +57,7 @@ def choose(
         Shares of classes in finer cells.
     folds : ndarray of int, shape (n,)
     kinds : sequence of str
-        Of `CLOSED`.
+        Names in `CLOSED`.
     progress : callable
         Called with the number of pictures just read; twice for each.
     """

@@ -114,7 +114,7 @@ def classify(scores: np.ndarray, window: Window, size: tuple[int, int], *, whole
     Parameters
     ----------
     scores : ndarray, shape (h, w, K)
-        Of patches.
+        Scores of patches.
     window : Window
     size : tuple of int
         Width and height of the image.

@@ -63,7 +63,7 @@ def zeroshot(
         Untrained towers, as a baseline, initialised with `seed`.
     seed : int
     precision : {'auto', 'fp32', 'bf16', 'fp16'}
-        Of the image tower, as for `extract`; texts are always fp32.
+        Precision of the image tower, as for `extract`; texts are always fp32.
     device : str
     trust : bool
         See `featurepipe.backbones.trust`.
