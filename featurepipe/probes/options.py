@@ -36,7 +36,9 @@ class Options(ProbeOptions):
             raise ProbeError("few-shot evaluation needs one class per sample; drop --shots or --multi-label")
         check_few(self.shots, self.repeats, self.semi)
         if self.text is not None and not self.shots:
-            raise ProbeError("methods that start from class names need a number of labels per class; add shots, such as --shots 1,5,10")
+            raise ProbeError(
+                "methods that start from class names need a number of labels per class; add shots, such as --shots 1,5"
+            )
         check_kind(self.kind, self.class_weight, self.probe_device)
         if self.semi and KINDS[self.kind].reads != VECTORS:
             raise ProbeError(f"semi-supervised lines are of vectors, and {self.kind} probes read tokens; drop --semi")
