@@ -42,6 +42,7 @@ class Attentive(Kind):
     grid: tuple[float | None, ...] = DECAY_GRID
     on_devices: bool = True
     reads: str = TOKENS
+    weighs_rows: bool = False
 
     def fit(
         self,
