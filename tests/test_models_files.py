@@ -427,8 +427,23 @@ def test_neighbours_that_are_not_of_unit_length_are_refused(tmp_path):
         models.load(tmp_path / "m.safetensors")
 
 
+OF_VECTORS = [kind for kind in probes.HEADS if getattr(probes.HEADS[kind], "reads", "") == "vectors"]
+
+
+@pytest.mark.parametrize("temperature", [1e-100, 1e100])
+def test_the_largest_numbers_in_heads_of_tokens_and_names_give_probabilities_too(temperature):
+    big, classes = models.LARGEST, np.array(["ant", "bee"])
+    named = probes.cosine_classifier(classes, np.eye(2), big)
+    seen = probes.probabilities(named, np.full((2, 2), np.finfo(np.float32).max) * [[1, 0.5], [-1, 1]], temperature)
+    arrays = [np.array(rows) * big for rows in ([[1.0, -1]], [[1.0, 1], [-1, 1]], [[1.0, -1], [1, 1]], [1.0, -1])]
+    attentive = probes.HEADS["attentive"].restore(classes, arrays, 1.0, 0)
+    tokens = np.full((2, 2, 2, 2), 65504, np.float16) * np.array([1, -1], np.float16)
+    for proba in (seen, probes.probabilities(attentive, tokens, temperature)):
+        assert ((proba >= 0) & (proba <= 1)).all()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", probes.HEADS)
+@pytest.mark.parametrize("kind", [*OF_VECTORS, "multi-label"])
 @pytest.mark.parametrize("temperature", [1e-100, 1e100])
 def test_a_head_of_the_largest_numbers_that_are_read_still_gives_probabilities(tmp_path, kind, temperature):
     model = labelled()[0] if kind == "multi-label" else trained(kind)[0]
