@@ -100,6 +100,7 @@ CALLS = {
         install(),
         command("zeroshot", "a,b", "-o", at.file, "-b", "wordy:test_resnet"),
     )[1],
+    "featurepipe explain": lambda at: command("explain", at.model, at.data / "ant", "-o", at.new),
     "featurepipe segment": lambda at: command("segment", at.tokens, at.masks, "-o", at.file),
     "featurepipe search": lambda at: command("search", at.store, at.data),
     "featurepipe label": lambda at: command("label", at.unlabelled),
