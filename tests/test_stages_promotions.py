@@ -523,7 +523,7 @@ def test_a_model_without_a_linear_head_is_refused(store, tmp_path, no_embedding,
     probed = probe(path, tmp_path / "m.safetensors", baselines="none", **options)
     with pytest.raises(FinetuningError) as caught:
         finetune(probed["model"], data, **QUICK)
-    assert_one_line(caught, f"is a {kind} model", "promote one of logistic, ridge, svm, lda")
+    assert_one_line(caught, f"is a model of kind {kind}", "promote one of logistic, ridge, svm, lda")
 
 
 def test_descriptors_are_no_networks(photos, tmp_path, no_embedding):

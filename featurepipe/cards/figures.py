@@ -36,6 +36,7 @@ class Answered(Part):
     right: Count
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pair(Part):
     """How many images of one class are taken for another."""
 
