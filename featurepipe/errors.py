@@ -23,6 +23,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── FinetuningError (ValueError)      a recipe, model or data that no network can be tuned with
     │   └── TrainingDiverged (ArithmeticError)  a loss that is not finite any more
     ├── PretrainingError (ValueError)     data, an objective or options that no network can be pretrained with
+    ├── SegmentationError (ValueError)    masks and tokens that a segmentation cannot be learned from or measured on
     ├── ComparisonError (ValueError)      stores or tables that cannot be compared
     ├── ModelFileError (ValueError)       a file that is not a featurepipe model
     └── DependencyMissing (ImportError)   an optional library that is not installed
