@@ -98,7 +98,7 @@ def test_a_network_is_left_as_it_was():
 
 def test_what_has_no_weights_or_no_places_is_refused():
     backbone, model = taught("test_resnet", "centroid")
-    with pytest.raises(ModelFileError, match="a centroid probe has no weights"):
+    with pytest.raises(ModelFileError, match="maps of a centroid probe are not built"):
         attributions.check(model, backbone, "m.safetensors")
     plain = backbones.create("pixels")
     linear = SimpleNamespace(kind="ridge")

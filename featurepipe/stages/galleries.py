@@ -265,8 +265,8 @@ def _alike(made: Gallery, rows: FeatureMatrix, model: Model, read: Reader) -> di
     asked = made.compared
     if not len(learned) or not len(asked):
         return {}
-    pieces = (read(learned[start : start + BLOCK]) for start in range(0, len(learned), BLOCK))
-    found = statistics.search(read(asked), pieces, ALIKE)
+    pieces = (_flat(read(learned[start : start + BLOCK])) for start in range(0, len(learned), BLOCK))
+    found = statistics.search(_flat(read(asked)), pieces, ALIKE)
     near = zip(learned[found.rows].tolist(), (1 - found.distances).tolist(), strict=True)
     both = zip(asked.tolist(), near, strict=True)
     return {row: [Alike(*one) for one in zip(*pair, strict=True)] for row, pair in both}
