@@ -73,7 +73,7 @@ def test_what_cannot_be_explained_is_one_line(made, tmp_path):
     with pytest.raises(ModelFileError, match="knows no class 'cow'; it knows ant, bee"):
         explain(made / "m.safetensors", image, tmp_path / "maps", label="cow")
     probe(made / "store", tmp_path / "knn.safetensors", kind="knn", baselines="none")
-    with pytest.raises(ModelFileError, match="a knn probe has no weights"):
+    with pytest.raises(ModelFileError, match="maps of a knn probe are not built"):
         explain(tmp_path / "knn.safetensors", image, tmp_path / "maps")
     extract(made / "data", tmp_path / "plain", backbone="pixels")
     probe(tmp_path / "plain", tmp_path / "pixels.safetensors", kind="ridge", baselines="none")
