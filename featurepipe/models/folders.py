@@ -90,21 +90,22 @@ def folder_names(labels: Iterable[Any]) -> dict[str, str]:
     {'cat': 'cat', 'dog': 'dog'}
     """
     names = {str(label): safe_name(str(label)) for label in labels}
-    counts: dict[str, int] = {_key(UNSURE): 1}
+    counts: dict[str, int] = {name_key(UNSURE): 1}
     for name in names.values():
-        counts[_key(name)] = counts.get(_key(name), 0) + 1
+        counts[name_key(name)] = counts.get(name_key(name), 0) + 1
     found = {
-        label: _told_apart(name, label.encode("utf-8", "surrogatepass")) if counts[_key(name)] > 1 else name
+        label: _told_apart(name, label.encode("utf-8", "surrogatepass")) if counts[name_key(name)] > 1 else name
         for label, name in names.items()
     }
     taken: dict[str, str] = {}
     for label, name in found.items():
-        if (other := taken.setdefault(_key(name), label)) != label:
+        if (other := taken.setdefault(name_key(name), label)) != label:
             raise OutputError(f"the classes {other!r} and {label!r} would share the folder {name}; rename one of them")
     return found
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """What two names have in common that are one name to some system."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

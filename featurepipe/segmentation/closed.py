@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -83,11 +85,11 @@ def fit_all(moments: Moments, candidates: Sequence[tuple[str, float]]) -> list[P
     there = moments.counts > 0
     some = Moments(moments.products, moments.crossed[:, there], moments.sums, moments.counts[there])
     made = []
-    for kind, strength in candidates:
-        (one,) = CLOSED[kind][0](some, [strength])
-        coef, intercept = np.zeros((len(there), len(moments.sums))), np.full(len(there), NEVER)
-        coef[there], intercept[there] = one.coef, one.intercept
-        made.append(Patches(coef, intercept))
+    for kind, mine in groupby(candidates, itemgetter(0)):
+        for one in CLOSED[kind][0](some, [strength for _, strength in mine]):
+            coef, intercept = np.zeros((len(there), len(moments.sums))), np.full(len(there), NEVER)
+            coef[there], intercept[there] = one.coef, one.intercept
+            made.append(Patches(coef, intercept))
     return made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
@@ -22,7 +21,7 @@ from featurepipe.files import check_output, write_bytes
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.models import Model
-from featurepipe.models.folders import safe_name
+from featurepipe.models.folders import name_key, safe_name
 from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
@@ -153,20 +152,16 @@ def _targets(folder: Path, manifest: Manifest) -> list[Path]:
         Two samples come to one name after all.
     """
     names = [safe_name(f"{Path(sample.id).stem}.png") for sample in manifest.samples]
-    counts = Counter(map(_key, names))
+    counts = Counter(map(name_key, names))
     made, taken = [], dict[str, str]()
     for sample, name in zip(manifest.samples, names, strict=True):
-        own = safe_name(f"{sample.id}.png") if counts[_key(name)] > 1 else name
-        if (other := taken.setdefault(_key(own), sample.id)) != sample.id:
+        own = safe_name(f"{sample.id}.png") if counts[name_key(name)] > 1 else name
+        if (other := taken.setdefault(name_key(own), sample.id)) != sample.id:
             raise OutputError(
                 f"the pictures of {other!r} and {sample.id!r} would be one file, {own}; rename one of them"
             )
         made.append(folder / own)
     return made
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _explained(

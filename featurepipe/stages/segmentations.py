@@ -18,7 +18,7 @@ from featurepipe.files import check_output, write_bytes
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix, TokenRows
 from featurepipe.matrices.parts import is_unsplit, sizes, split_by_content
-from featurepipe.models.folders import safe_name
+from featurepipe.models.folders import name_key, safe_name
 from featurepipe.results import presented
 from featurepipe.segmentation import FINER, Choice, Masks, Patches
 from featurepipe.stores import Entry, Store
@@ -255,7 +255,7 @@ class _Work:
             name = "/".join(map(safe_name, filter(None, id_.replace("\\", "/").split("/"))))
             pair = folder / f"{name}.png", folder / f"{name}.overlay.png"
             for path in pair:
-                if (other := taken.setdefault(str(path).casefold(), id_)) != id_:
+                if (other := taken.setdefault(name_key(str(path)), id_)) != id_:
                     raise OutputError(
                         f"the masks of {other!r} and {id_!r} would be one file, {path}; rename one of them"
                     )
