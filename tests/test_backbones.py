@@ -828,6 +828,21 @@ def test_a_device_that_is_not_there_is_refused():
     assert backbones.resolve_device("cpu") == random_resnet(device="cpu").device == "cpu"
 
 
+def test_all_devices_are_every_gpu_of_this_machine(monkeypatch):
+    assert backbones.resolve_devices(()) == ()
+    assert backbones.resolve_devices(("cuda:1", "cpu")) == ("cuda:1", "cpu")
+    with pytest.raises(BackboneError, match="devices all, cpu: all means every GPU already"):
+        backbones.resolve_devices(("all", "cpu"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert backbones.resolve_devices(["all"]) == ("cuda:0", "cuda:1", "cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert backbones.resolve_devices(["all"]) == ("mps",)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(BackboneError, match="this machine has no GPU that PyTorch can use; leave out --devices"):
+        backbones.resolve_devices(["all"])
+
+
 # Made again
 
 

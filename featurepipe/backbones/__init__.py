@@ -27,7 +27,7 @@ from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, Colo
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.grids import as_rows, feature_width, grid_of, row_bytes
 from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
-from featurepipe.backbones.makers.assembly import resolve_device
+from featurepipe.backbones.makers.assembly import resolve_device, resolve_devices
 from featurepipe.backbones.media import FURTHER, SIMPLE, made_for
 from featurepipe.backbones.mfcc import MFCC, Mfcc
 from featurepipe.backbones.networks import BUNDLED, check_name, freeze, is_out_of_memory, with_tag
@@ -129,6 +129,7 @@ __all__ = [
     "output_of",
     "recreate",
     "resolve_device",
+    "resolve_devices",
     "row_bytes",
     "save_codebook",
     "stage_of",

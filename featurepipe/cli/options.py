@@ -165,6 +165,14 @@ STRENGTHS = {  # option → strength
 }
 
 
+def _resolve_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if "all" not in devices:
+        return devices
+    from featurepipe.backbones import resolve_devices  # here: it loads torch, which --help does without
+
+    return resolve_devices(devices)
+
+
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Gather the transform's options into one, and the probe's strength, whatever it is called."""
     options = dict(options)
@@ -174,6 +182,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if options.get("devices"):
         if options["device"] != "auto":
             raise click.UsageError("--device is for one device and --devices for several; give only one of them")
+        options["devices"] = _resolve_devices(options["devices"])
         options["device"] = options["devices"][0]
     if "mean" in options:
         options["transform"] = {field.name: options.pop(field.name) for field in fields(TransformOptions)}

@@ -4,7 +4,7 @@ Where the network runs on the CPU, every core is a *lane*: a thread that reads, 
 with no second thread to wait for. Cores are then busy to the end, a batch stays in a core's cache, and another
 program on the machine delays one lane rather than all. With an accelerator the lanes read and decode, and threads
 of the device put their pieces together into large batches. Either way results come back in planned order, and the
-calling thread writes them while the lanes go on. Several devices are several processes, each with a share of the plan.
+calling thread writes them while the lanes go on. Several devices are several processes, which take chunks of the plan.
 """
 
 from featurepipe.extraction.batches import Batch, read_batch

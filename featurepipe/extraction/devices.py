@@ -1,35 +1,34 @@
-"""Several devices: one process each, over a plan that is shared out shard by shard beforehand."""
+"""Several devices: one process each, which takes the next chunk of the plan whenever it is free."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, overload
+from functools import partial
+from typing import Any
 
 from featurepipe import backbones
 from featurepipe.backbones import Extractor
 from featurepipe.errors import BackboneError
+from featurepipe.extraction.chunks import POLL, Chunk, Chunks, Inbox
 from featurepipe.extraction.engines import default_workers
-from featurepipe.extraction.loop import fill
-from featurepipe.extraction.outcomes import Outcome
+from featurepipe.extraction.loop import fill_parts
+from featurepipe.extraction.outcomes import Outcome, together
 from featurepipe.interrupts import Interrupts
 from featurepipe.listeners import SILENT, Listener
-from featurepipe.manifests.samples import Rare, Texts
-from featurepipe.sources import Source
 from featurepipe.stores import Pending, Writer, Writers
 from featurepipe.surroundings import guarded
 
-POLL = 0.2  # seconds between two looks at how far the processes are
+AHEAD = 2  # chunks for each process that wait for it
 GUARD = (
     "several devices need a main guard in the script: each runs in a process that first imports it, and would start "
     'all over again; put its main part under: if __name__ == "__main__":'
@@ -55,12 +54,10 @@ def fill_together(
 ) -> Outcome:
     """Embed what is planned on several devices; the arguments are those of `fill`.
 
-    The plan is cut into slices of ``writer.rows_per_shard`` samples. The first device takes the first, the second the
-    second, and so on in turn, each under the shard number that it would have had on one device. So nothing has to be
-    agreed on while they run. Where a slice is a multiple of the batch size and every file can be read, the shards
-    come out as on one device; where not, a device's batches reach from one of its slices into its next, or a shard
-    takes a batch more, and the same rows are shared out among the shards in another way. The caller holds the store's
-    lock. Each process makes the backbone again from its spec, and checks that it is the same.
+    The plan is cut into `Chunks`, each under its own shard number, and a device takes the next one whenever it is free.
+    The batches are those of one device if the batch size is given, and so are the shards, except for the last ones,
+    which are smaller, and for those with files that cannot be read, to which one device adds a batch. The caller
+    holds the store's lock. Each process makes the backbone again from its spec, and checks that it is the same.
 
     Returns
     -------
@@ -88,7 +85,7 @@ def fill_together(
     for _, _, rejects, _ in results:
         writer.rejects |= rejects
     begun, ended = zip(*(times for _, _, _, times in results), strict=True)
-    return _together([outcome for outcome, _, _, _ in results], max(ended) - min(begun))
+    return together([outcome for outcome, _, _, _ in results], max(ended) - min(begun))
 
 
 def check_main() -> None:
@@ -108,19 +105,19 @@ def _results(
     advance: Callable[[int], object],
 ) -> list[tuple[Outcome, list[str], dict[str, str], tuple[float, float]]]:
     """What `_work` gives in each process; on leaving, none of them is left."""
-    count, rows = len(devices), writer.rows_per_shard
+    count = len(devices)
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     stop, done, begun = context.Event(), context.Value("q", 0), context.Value("q", 0)
+    hand = context.Queue(AHEAD * count)
+    sent = _sent(Chunks(plan, writer.rows_per_shard, options["batch_size"], count), count)
     options = {**options, "workers": options["workers"] or max(1, default_workers() // count)}
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(count, context, _begin, (stop, done, begun))
+    pool = ProcessPoolExecutor(count, context, _begin, (stop, done, begun, hand))
     told = 0
     try:
-        running = []
-        for turn, device in enumerate(devices):
-            part = Share(plan[i] for i in range(len(plan)) if i // rows % count == turn)
-            own = writer.share(turn, count)
-            running.append(pool.submit(_work, backbone.spec, backbone.source, device, part, own, options))
+        work = partial(_work, backbone.spec, backbone.source)
+        _hand_out(sent, hand)  # what cannot be sent shows before a process is started
+        running = [pool.submit(work, device, len(plan) // count, writer.share(), options) for device in devices]
         unfinished = set(running)
         while unfinished:
             finished, unfinished = wait(unfinished, POLL, FIRST_EXCEPTION)
@@ -128,6 +125,7 @@ def _results(
             advance(told - before)
             for future in finished:
                 future.result()
+            _hand_out(sent, hand)
         return [future.result() for future in running]
     except (BrokenProcessPool, BrokenPipeError) as error:
         if not begun.value:  # not one has come as far as to ask for work
@@ -138,6 +136,7 @@ def _results(
         ) from error
     finally:
         stop.set()
+        hand.cancel_join_thread()  # nobody may be left to take what is in it
         try:
             pool.shutdown(wait=True, cancel_futures=True)
         except BaseException:  # Ctrl-C once more: none may go on when the store's lock is let go
@@ -145,67 +144,30 @@ def _results(
                 child.kill()
             pool.shutdown(wait=True)
             raise
+        finally:
+            hand.close()
 
 
-class Share(Sequence[Pending]):
-    """A part of a plan, packed to be sent: fifty bytes an image, and its place.
+def _sent(chunks: Chunks, count: int) -> Iterator[bytes]:
+    """All chunks as they are sent, and for each process the word that no more will come.
 
-    A `Pending` is made when it is asked for; as objects, or pickled ones, all of them would need many times as much.
-
-    Parameters
-    ----------
-    plan : iterable of Pending
-
-    Examples
-    --------
-    >>> from featurepipe.sources import Files
-    >>> share = Share([Pending("ab" * 32, Files(), "a.jpg"), Pending("cd" * 32, Files(), "b.jpg", retried=True)])
-    >>> len(share), share[1].place, share[1].retried
-    (2, 'b.jpg', True)
+    They are pickled here: what the queue's own thread cannot pickle, it drops.
     """
-
-    def __init__(self, plan: Iterable[Pending]) -> None:
-        self._digests, self._places, self._parts, self._retried = bytearray(), Texts(), Rare(), bytearray()
-        self._sources, self._codes = list[Source](), array("i")
-        codes: dict[int, int] = {}  # a source need not be hashable; mostly there is but one
-        for pending in plan:
-            self._digests += bytes.fromhex(pending.digest)
-            self._places.append(pending.place)
-            self._parts.append(pending.part)
-            self._retried.append(pending.retried)
-            code = codes.setdefault(id(pending.source), len(self._sources))
-            self._sources += [pending.source] if code == len(self._sources) else []
-            self._codes.append(code)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a process is sent: of a source that holds contents, those of this part."""
-        places: list[set[str]] = [set() for _ in self._sources]
-        for number, code in enumerate(self._codes):
-            places[code].add(self._places[number])
-        sources = [source.share(some) for source, some in zip(self._sources, places, strict=True)]
-        return {**self.__dict__, "_sources": sources}
-
-    def __len__(self) -> int:
-        return len(self._retried)
-
-    @overload
-    def __getitem__(self, index: int) -> Pending: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Pending]: ...
-
-    def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        digest, source = self._digests[32 * i : 32 * i + 32].hex(), self._sources[self._codes[i]]
-        return Pending(digest, source, self._places[i], self._parts[i], bool(self._retried[i]))
+    for chunk in iter(chunks.take, None):
+        yield pickle.dumps(chunk)
+    yield from [pickle.dumps(None)] * count
 
 
-def _begin(stop: Any, done: Any, begun: Any) -> None:
+def _hand_out(sent: Iterator[bytes], hand: Any) -> None:
+    """Fill the queue up. Only this process puts anything in, so what is not full does not become so by itself."""
+    while not hand.full() and (one := next(sent, None)) is not None:
+        hand.put(one)
+
+
+def _begin(stop: Any, done: Any, begun: Any, hand: Any) -> None:
     """Set a process up: Ctrl-C is for the parent to hear, and none of it outlives the parent or its lock."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _CHILD.update(stop=stop, done=done)
+    _CHILD.update(stop=stop, done=done, hand=hand)
     with begun.get_lock():
         begun.value += 1
     parent = multiprocessing.parent_process()
@@ -235,40 +197,33 @@ class _Child(Listener):
     def _advance(self, count: int) -> None:
         with _CHILD["done"].get_lock():
             _CHILD["done"].value += count
-        if _CHILD["stop"].is_set():
-            raise KeyboardInterrupt  # on which `fill` writes what is finished
+        _check()
+
+
+def _check() -> None:
+    if _CHILD["stop"].is_set():
+        raise KeyboardInterrupt  # on which `fill_parts` writes what is finished
+
+
+def _receive(block: bool, timeout: float) -> Chunk | None:
+    received: Chunk | None = pickle.loads(_CHILD["hand"].get(block, timeout))
+    return received
 
 
 def _work(
     spec: Mapping[str, Any],
     source: Mapping[str, Any],
     device: str,
-    plan: Sequence[Pending],
+    left: int,
     writer: Writer | Writers,
     options: Mapping[str, Any],
 ) -> tuple[Outcome, list[str], dict[str, str], tuple[float, float]]:
-    """What `fill` does and says here, the writer's rejects, and when it began and ended."""
+    """What `fill_parts` does and says here, the writer's rejects, and when it began and ended."""
     import torch
 
     torch.set_num_threads(options["workers"])
     listener = _Child(device)
     made = backbones.recreate(spec, source, device=device, trust=True)  # the parent has made the same
     begun = time.time()  # of a clock that all processes share
-    outcome = fill(plan, made, writer, **options, listener=listener)
+    outcome = fill_parts(Inbox(_receive, writer, left, _check), made, writer, **options, listener=listener)
     return outcome, listener.notes, writer.rejects, (begun, time.time())
-
-
-def _together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:
-    """One outcome of several that ran side by side."""
-    total = Outcome(
-        elapsed=elapsed, lanes=0, infer_threads=0, processes=len(outcomes), own_device=outcomes[0].own_device
-    )
-    for outcome in outcomes:
-        for name in (field.name for field in fields(Outcome)):
-            if name.endswith("_seconds") or name in ("computed", "lanes", "infer_threads"):
-                setattr(total, name, getattr(total, name) + getattr(outcome, name))
-        total.rejects |= outcome.rejects
-    total.write_seconds /= len(outcomes)  # each writes by itself
-    floors = [outcome.infer_floor for outcome in outcomes if outcome.infer_floor is not None]
-    total.infer_floor = sum(floors) / len(floors) if len(floors) == len(outcomes) else None
-    return total

@@ -57,6 +57,68 @@ class Memory:
         """Nothing is left to do."""
 
 
+@dataclass
+class Part:
+    """Planned samples whose batches are their own, and what has come of them.
+
+    Attributes
+    ----------
+    plan : sequence of Pending
+        Not empty.
+    left : int
+        Samples that nothing has come of yet.
+    computed : int
+        Embeddings.
+    rejects : dict
+        Digest → reason, of all that failed.
+    """
+
+    plan: Sequence[Pending]
+    left: int = field(init=False)
+    computed: int = 0
+    rejects: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.plan)
+
+
+class Parts(Protocol):
+    """The work of a loop, which may become known while it runs: one plan, or the chunks that this process is given.
+
+    Attributes
+    ----------
+    left : int
+        Samples that are likely to be in parts that have not been taken yet.
+    """
+
+    left: int
+
+    def take(self, *, wait: bool) -> Part | None:
+        """The next part; None where there is none yet, or, with `wait`, none any more."""
+        ...
+
+    def finish(self, part: Part) -> None:
+        """Hear that all samples of a part are in the sink; parts are finished in the order that they were taken in."""
+        ...
+
+
+class Whole:
+    """One plan, as the only part there is."""
+
+    def __init__(self, plan: Sequence[Pending]) -> None:
+        self._plan, self.left = plan, len(plan)
+
+    def take(self, *, wait: bool) -> Part | None:
+        """See `Parts.take`."""
+        if not self.left:
+            return None
+        self.left = 0
+        return Part(self._plan)
+
+    def finish(self, part: Part) -> None:
+        """Nothing comes after it."""
+
+
 @dataclass(frozen=True)
 class _Done:
     """What came of a batch: vectors (B, width), those that are not finite among the rejects, and no more inputs."""
@@ -74,7 +136,6 @@ class _Done:
         return len(self.digests) + len(self.rejects) + len(self.unreadable)
 
 
-@guarded
 def fill(
     plan: Sequence[Pending],
     backbone: Embedder,
@@ -115,15 +176,32 @@ def fill(
     BackboneError
         The network fails, or (`OutOfMemory`) there is no memory for a single input.
     """
+    return fill_parts(
+        Whole(plan), backbone, sink, batch_size=batch_size, workers=workers, compile=compile, listener=listener
+    )
+
+
+@guarded
+def fill_parts(
+    parts: Parts,
+    backbone: Embedder,
+    sink: Sink,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    compile: str = "auto",
+    listener: Listener = SILENT,
+) -> Outcome:
+    """As `fill`, but of one part after another, without a pause between them; the sink commits at the end of each."""
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
     interrupts = Interrupts()
-    bar = listener.progress("embedding", len(plan))
+    expected = parts.left
+    bar = listener.progress("embedding", expected)
     with bar as advance, interrupts.heard(), _lanes(engine) as (lanes, device):
         try:
-            _run(plan, engine, lanes, device, sink, outcome, interrupts, advance, listener)
-            _timed_commit(sink, outcome)
+            _run(parts, engine, lanes, device, sink, outcome, interrupts, advance, listener)
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
             with interrupts.held():  # of somebody who presses twice
                 sink.commit()
@@ -131,7 +209,7 @@ def fill(
                     listener.note("stopping; waiting for the compiler, which cannot be interrupted")
             raise
     interrupts.check()
-    if len(plan):
+    if expected:
         engine.finish()
     _tell(engine, listener)  # what a lane that compiled to the end had to say
     outcome.compile_seconds, outcome.infer_seconds = engine.compile_seconds, engine.infer_seconds
@@ -141,7 +219,7 @@ def fill(
 
 
 def _run(
-    plan: Sequence[Pending],
+    parts: Parts,
     engine: Engine,
     lanes: ThreadPoolExecutor,
     device: ThreadPoolExecutor | None,
@@ -152,15 +230,16 @@ def _run(
     listener: Listener,
 ) -> None:
     """Take results as they come, and let a lane compile when that is wanted: the others wait for it to infer."""
-    left = len(plan)
-    if left and engine.wants_compiling(left):  # where it was asked for and nothing has to be found out before
+    if parts.left and engine.wants_compiling(parts.left):  # where it was asked for, and nothing has to be found first
         lanes.submit(engine.compile)
-    for done in _in_order(plan, engine, lanes, device):
-        _take(done, sink, outcome)
-        left -= len(done)
+    for part, done in _in_order(parts, engine, lanes, device):
+        _take(part, done, sink, outcome)
         advance(len(done))
+        if not part.left:
+            _timed_commit(sink, outcome)
+            parts.finish(part)
         interrupts.check()
-        if engine.wants_compiling(left):
+        if engine.wants_compiling(part.left + parts.left):
             lanes.submit(engine.compile)
         _tell(engine, listener)
 
@@ -185,17 +264,28 @@ def _lanes(engine: Engine) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecu
 
 
 def _in_order(
-    plan: Sequence[Pending], engine: Engine, lanes: ThreadPoolExecutor, device: ThreadPoolExecutor | None
-) -> Iterator[_Done]:
-    """Results in planned order, the lanes kept some batches ahead of the consumer."""
-    ahead: deque[Future[_Done]] = deque()
+    parts: Parts, engine: Engine, lanes: ThreadPoolExecutor, device: ThreadPoolExecutor | None
+) -> Iterator[tuple[Part, _Done]]:
+    """Results in planned order, the lanes kept some batches ahead of the consumer, also into the next part."""
+    ahead: deque[tuple[Part, Future[_Done]]] = deque()
     limit = 4 * engine.lanes + 8 if device is None else GROUPS_AHEAD
-    for future in _submit(plan, engine, lanes, device):
-        ahead.append(future)
-        while ahead and (len(ahead) >= limit or ahead[0].done()):  # written as soon as may be: a crash costs less
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+    few = 2 * engine.lanes if device is None else limit  # with more, another device may be sooner at the next part
+
+    def first() -> tuple[Part, _Done]:
+        part, future = ahead.popleft()
+        return part, future.result()
+
+    while True:
+        part = parts.take(wait=not ahead) if len(ahead) < few else None
+        if part is None and not ahead:
+            return
+        if part is None:  # there may be one when this result is there
+            yield first()
+            continue
+        for future in _submit(part.plan, engine, lanes, device):
+            ahead.append((part, future))
+            while ahead and (len(ahead) >= limit or ahead[0][1].done()):  # written soon: a crash costs less
+                yield first()
 
 
 def _submit(
@@ -281,12 +371,14 @@ def _tell(engine: Engine, listener: Listener) -> None:
         listener.note(engine.notes.popleft())
 
 
-def _take(done: _Done, sink: Sink, outcome: Outcome) -> None:
+def _take(part: Part, done: _Done, sink: Sink, outcome: Outcome) -> None:
     started = time.perf_counter()
     sink.append(done.digests, done.vectors, done.rejects)
     outcome.write_seconds += time.perf_counter() - started
-    outcome.computed += len(done.digests)
-    outcome.rejects |= done.rejects | done.unreadable
+    part.left -= len(done)
+    for counted in (part, outcome):
+        counted.computed += len(done.digests)
+        counted.rejects |= done.rejects | done.unreadable
     outcome.load_seconds += done.load_seconds
     outcome.decode_seconds += done.decode_seconds
     outcome.decode_cpu_seconds += done.decode_cpu_seconds

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from featurepipe.extraction.engines import THREADS_PER_DEVICE, default_workers
@@ -160,3 +161,20 @@ class Outcome:
             }
             for step, seconds in steps.items()
         }
+
+
+def together(outcomes: Sequence[Outcome], elapsed: float) -> Outcome:
+    """One outcome of several that ran side by side."""
+    total = Outcome(
+        elapsed=elapsed, lanes=0, infer_threads=0, processes=len(outcomes), own_device=outcomes[0].own_device
+    )
+    for outcome in outcomes:
+        for name in (each.name for each in fields(Outcome)):
+            if name.endswith("_seconds") or name in ("computed", "lanes", "infer_threads"):
+                setattr(total, name, getattr(total, name) + getattr(outcome, name))
+        total.rejects |= outcome.rejects
+    total.write_seconds /= len(outcomes)  # each writes by itself
+    busy = [outcome for outcome in outcomes if outcome.computed]  # one may have come too late to be given anything
+    floors = [outcome.infer_floor for outcome in busy if outcome.infer_floor is not None]
+    total.infer_floor = sum(floors) / len(floors) if floors and len(floors) == len(busy) else None
+    return total

@@ -115,7 +115,8 @@ def extract(
     (1797, [2, 2])
     """
     started = time.perf_counter()
-    if len(compute.devices) > 1:
+    devices = backbones.resolve_devices(compute.devices)
+    if len(devices) > 1:
         extraction.check_main()
     manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
@@ -143,7 +144,7 @@ def extract(
             rows,
             unreadable,
             extractor,
-            Settings.of(compute.batch_size, compute.workers, compute.compile, compute.devices),
+            Settings.of(compute.batch_size, compute.workers, compute.compile, devices),
             rows_per_shard=rows_per_shard,
             check_seconds=check_seconds,
             listener=listener,

@@ -38,11 +38,13 @@ class Writer:
         Written into each shard, with the seconds since the one before it, or since the start.
     rows_per_shard : int
         Planned samples per shard.
-    number, step : int
-        Number of the first shard, and the step from one to the next; by default they follow what is there.
+    number : int
+        Number of the first shard; by default it follows what is there.
 
     Attributes
     ----------
+    first : int
+        Number of the first shard.
     rejects : dict
         Digest → reason, of all contents that the entry is known not to embed, those just taken included.
     """
@@ -51,26 +53,43 @@ class Writer:
     provenance: dict[str, Any]
     rows_per_shard: int
     number: int | None = None
-    step: int = 1
+    _tag: str = field(init=False, default="")
     _taken: list[tuple[Sequence[str], np.ndarray, Mapping[str, str]]] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.perf_counter)
+    first: int = field(init=False)
     rejects: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.number is None:
             names = [re.match(r"shard-(\d+)", path.name) for path in self.entry.folder.glob("shard-*")]
             self.number = max((int(name[1]) for name in names if name), default=-1) + 1
+        self.first = self.number
         self.rejects = self.entry.rejects()
 
-    def share(self, turn: int, count: int) -> Writer:
-        """One of `count` writers, each with every `count`-th shard to write, in a process of its own.
+    def share(self) -> Writer:
+        """A writer for a process of its own, which is told by `turn_to` what shard comes next.
 
         It is not sent the digests that the entry holds, since the plan has none of them.
         """
         indexes = tuple(replace(index, digests=index.digests[:0]) for index in self.entry.indexes)
-        entry = replace(self.entry, indexes=indexes)
-        assert self.number is not None  # set when it was made
-        return replace(self, entry=entry, number=self.number + turn, step=count)
+        return replace(self, entry=replace(self.entry, indexes=indexes), number=self.first)
+
+    def turn_to(self, place: int, rows: int, tag: str = "", *, idle: bool = False) -> None:
+        """Write what comes next as one shard, however many batches it takes.
+
+        Parameters
+        ----------
+        place : int
+            Of the shard among all of a run, from 0.
+        rows : int
+            Planned samples of it.
+        tag : str
+            What follows the number in its name.
+        idle : bool
+            Whether nothing has been at work for it before: its seconds begin now.
+        """
+        self.number, self.rows_per_shard, self._tag = self.first + place, rows, tag
+        self._since = time.perf_counter() if idle else self._since
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, width), one per digest, and the rejects (digest → reason) of the same batch."""
@@ -96,8 +115,8 @@ class Writer:
             rejects=rejects,
         )
         assert self.number is not None  # set when it was made
-        shards.write(self.entry.folder / f"shard-{self.number:05d}.h5", shard)
-        self.number, self._taken, self._since = self.number + self.step, [], now
+        shards.write(self.entry.folder / f"shard-{self.number:05d}{self._tag}.h5", shard)
+        self.number, self._taken, self._since = self.number + 1, [], now
 
 
 @dataclass
@@ -132,12 +151,17 @@ class Writers:
 
     @property
     def rows_per_shard(self) -> int:
-        """Planned samples per shard."""
-        return self.writers[0].rows_per_shard
+        """Planned samples that give none of the layers more than a shard."""
+        return min(writer.rows_per_shard for writer in self.writers)
 
-    def share(self, turn: int, count: int) -> Writers:
-        """One of `count` sets of writers, each with every `count`-th shard to write."""
-        return replace(self, writers=[writer.share(turn, count) for writer in self.writers])
+    def share(self) -> Writers:
+        """Writers for a process of its own; see `Writer.share`."""
+        return replace(self, writers=[writer.share() for writer in self.writers])
+
+    def turn_to(self, place: int, rows: int, tag: str = "", *, idle: bool = False) -> None:
+        """Write what comes next as one shard of each layer; see `Writer.turn_to`."""
+        for writer in self.writers:
+            writer.turn_to(place, rows, tag, idle=idle)
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, sum of widths), one per digest, and the batch's rejects (digest → reason).

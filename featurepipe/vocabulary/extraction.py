@@ -149,11 +149,13 @@ class ExtractOptions(ComputeOptions):
 
     devices: Sequence[str] = option(
         (),
-        "Devices to use, each in a process of its own. With more than one, a script must guard its main part by "
+        "Devices to use, each in a process of its own, which takes more work whenever it is free; ``all`` is every GPU "
+        "of this machine. With more than one, a script must guard its main part by "
         '``if __name__ == "__main__":``, as for every use of Python\'s multiprocessing.',
         Flag(
             ("--devices",),
-            "Several devices to use at once, each in its own process, such as cuda:0,cuda:1.",
+            "Several devices to use at once, each in its own process, such as cuda:0,cuda:1. all means every GPU of "
+            "this machine.",
             COMPUTE,
             metavar="D,D,…",
             parse="devices",

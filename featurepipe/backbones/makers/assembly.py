@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featurepipe.backbones.clips import Clips
@@ -17,6 +17,8 @@ from featurepipe.errors import BackboneError
 from featurepipe.images import ImageTransform
 from featurepipe.videos import VideoTransform
 from featurepipe.vocabulary.names import PRECISIONS
+
+ALL = "all"  # devices
 
 
 def assemble(
@@ -66,6 +68,34 @@ def assemble(
         notes=tuple(f"note: {text}" for text in notes),
     )
     return made if request.precision == tried else made.adapted(precision=choose_precision(made))
+
+
+def resolve_devices(devices: Sequence[str]) -> tuple[str, ...]:
+    """Several devices as they are given; ``all``, alone, becomes every GPU of this machine.
+
+    These are all CUDA devices (AMD's count as such), or else the GPU of a Mac.
+
+    Raises
+    ------
+    BackboneError
+        There is no GPU, or ``all`` is one of several.
+
+    Examples
+    --------
+    >>> resolve_devices(["cpu", "cpu"])
+    ('cpu', 'cpu')
+    """
+    import torch
+
+    if ALL not in devices:
+        return tuple(devices)
+    if len(devices) > 1:
+        raise BackboneError(f"devices {', '.join(devices)}: all means every GPU already; give it alone, or name each")
+    if count := torch.cuda.device_count():
+        return tuple(f"cuda:{number}" for number in range(count))
+    if torch.backends.mps.is_available():
+        return ("mps",)
+    raise BackboneError("devices all: this machine has no GPU that PyTorch can use; leave out --devices to use the CPU")
 
 
 def resolve_device(device: str) -> str:
