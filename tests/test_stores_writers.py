@@ -262,3 +262,36 @@ def test_digests_that_end_in_zero_bytes_are_told_apart(store):
     sink.append(similar, np.arange(3, dtype=np.float32)[:, None], {})
     sink.commit()
     assert sorted(store.entry(LAYERS[0]).places()) == sorted(similar[1:])
+
+
+def test_a_writer_may_be_turned_to_any_shard_which_another_one_finds(store):
+    entry = store.entry(LAYERS[0])
+    made_by = {"name": "net", "source": LAYERS[0].source}
+    first = Writer(entry, made_by, ROWS)
+    writer = first.share()
+    writer.turn_to(2, 6, "-abc", idle=True)
+    for numbers in ((0, 1), (2, 4), (5,)):  # of which one more than fills what was a shard
+        writer.append([digest(n) for n in numbers], np.stack([vector(n)[:2] for n in numbers]), {})
+    assert first.found(2, [digest(0)], "-abc") is None  # it is not full, and not written
+    writer.append([], np.empty((0, 2), np.float32), {digest(3): "broken"})
+    assert [path.name for path in entry.folder.iterdir()] == ["shard-00002-abc.h5"]
+    assert first.found(2, [digest(n) for n in range(6)], "-abc") == {digest(3): "broken"}
+    assert first.found(2, [digest(n) for n in range(7)], "-abc") is None
+    assert first.found(2, [digest(0)], "-abd") is None
+    assert Writer(store.entry(LAYERS[0]), made_by, ROWS).first == 3
+
+
+def test_layers_are_found_when_each_has_what_it_lacked(store):
+    extract(store, LAYERS[:1], until=0)  # one layer is ahead
+    sink, todo = sink_and_plan(store)
+    digests = [pending.digest for pending in todo][:8]
+    writers = sink.share()
+    writers.turn_to(0, 8)
+    numbers = [int(one, 16) for one in digests]
+    good = [n for n in numbers if n not in BAD]
+    assert sink.found(0, digests, "") is None
+    broken = {digest(n): "broken" for n in numbers if n in BAD}
+    writers.append([digest(n) for n in good], np.stack([vector(n) for n in good]), broken)
+    writers.commit()
+    assert sink.found(0, digests, "") == broken
+    assert sink.found(0, [one.digest for one in todo][:9], "") is None

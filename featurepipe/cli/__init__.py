@@ -26,6 +26,7 @@ from featurepipe.cli.options import (
     ARCHITECTURE,
     CHOSEN,
     COLUMNS,
+    CREW,
     DEVICE,
     DEVICES,
     FOLDED,
@@ -155,6 +156,7 @@ def main() -> None:
 @GROUPING
 @SPEED
 @DEVICES
+@CREW
 @REHASH
 @PROBE_DETAILS
 @flags(PageOptions, panel="Report")
@@ -193,6 +195,7 @@ def run(data: str, output: str | None, strict: bool, as_json: bool, quiet: bool,
 @GROUPING
 @SPEED
 @DEVICES
+@CREW
 @REHASH
 @WRITING
 @FORCE

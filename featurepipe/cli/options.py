@@ -94,6 +94,7 @@ ARCHITECTURE = flags(BackboneOptions, panel="Backbone", without=("weights", "tru
 TRANSFORM = flags(TransformOptions, panel="Input transform")
 SPEED = flags(ComputeOptions, panel="Compute")
 DEVICES, REHASH = flag(ExtractOptions, "devices"), flag(ExtractOptions, "rehash")
+CREW = options(flag(ExtractOptions, "crew"), flag(ExtractOptions, "gpus_per_actor"))
 LAYERS = options(
     click.option(
         "--layers",

@@ -4,11 +4,12 @@ Where the network runs on the CPU, every core is a *lane*: a thread that reads, 
 with no second thread to wait for. Cores are then busy to the end, a batch stays in a core's cache, and another
 program on the machine delays one lane rather than all. With an accelerator the lanes read and decode, and threads
 of the device put their pieces together into large batches. Either way results come back in planned order, and the
-calling thread writes them while the lanes go on. Several devices are several processes, which take chunks of the plan.
+calling thread writes them while the lanes go on. Several devices are several processes, which take chunks of the plan;
+Ray has actors that do so on several machines.
 """
 
 from featurepipe.extraction.batches import Batch, read_batch
-from featurepipe.extraction.crews import Crew, Lanes, Processes, Settings, fill
+from featurepipe.extraction.crews import CREWS, Crew, Lanes, Processes, Ray, Settings, fill, named_crew
 from featurepipe.extraction.devices import check_main
 from featurepipe.extraction.engines import Engine, default_workers
 from featurepipe.extraction.loop import ROWS_PER_SHARD, Memory, Sink
@@ -16,6 +17,7 @@ from featurepipe.extraction.outcomes import Outcome
 from featurepipe.extraction.provenance import now, provenance, versions
 
 __all__ = [
+    "CREWS",
     "ROWS_PER_SHARD",
     "Batch",
     "Crew",
@@ -24,11 +26,13 @@ __all__ = [
     "Memory",
     "Outcome",
     "Processes",
+    "Ray",
     "Settings",
     "Sink",
     "check_main",
     "default_workers",
     "fill",
+    "named_crew",
     "now",
     "provenance",
     "read_batch",

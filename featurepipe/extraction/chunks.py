@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from featurepipe.digests import sha256_bytes
 from featurepipe.extraction.loop import Part
 from featurepipe.manifests.samples import Rare, Texts
 from featurepipe.sources import Source
@@ -60,6 +61,16 @@ class Share(Sequence[Pending]):
         sources = [source.share(some) for source, some in zip(self._sources, places, strict=True)]
         return {**self.__dict__, "_sources": sources}
 
+    @property
+    def digests(self) -> list[str]:
+        """Of all of them, in order."""
+        return [self._digests[i : i + 32].hex() for i in range(0, len(self._digests), 32)]
+
+    @property
+    def key(self) -> str:
+        """The sha256 of their digests, one after another."""
+        return sha256_bytes(bytes(self._digests))
+
     def __len__(self) -> int:
         return len(self._retried)
 
@@ -94,6 +105,11 @@ class Chunk:
     plan: Share
     left: int
 
+    @property
+    def tag(self) -> str:
+        """What a name says of its contents."""
+        return "-" + self.plan.key[:12]
+
 
 class Chunks:
     """Cuts a plan into chunks, from its beginning to its end.
@@ -110,7 +126,7 @@ class Chunks:
         Planned samples per shard.
     batch_size : int or None
     count : int
-        Devices.
+        Devices; it may change.
 
     Examples
     --------
@@ -121,7 +137,7 @@ class Chunks:
     """
 
     def __init__(self, plan: Sequence[Pending], rows: int, batch_size: int | None, count: int) -> None:
-        self._plan, self._rows, self._count = plan, rows, count
+        self._plan, self._rows, self.count = plan, rows, count
         self._batch_size, self._even = (batch_size, 1) if batch_size else (1, EVEN)
         self._start = self._places = 0
         self._fresh = len(plan)
@@ -143,11 +159,11 @@ class Chunks:
             end = min(end + self._batch_size, whole)
         share = Share(self._plan[start:end])
         self._start, self._places = end, self._places + 1
-        return Chunk(self._places - 1, share, self.left // self._count)
+        return Chunk(self._places - 1, share, self.left // self.count)
 
     @property
     def _wanted(self) -> int:
-        each = max(-(-self.left // self._count), self._rows // LEAST, 1)
+        each = max(-(-self.left // self.count), self._rows // LEAST, 1)
         return min(self._rows, -(-each // self._even) * self._even)
 
 
@@ -165,8 +181,8 @@ class Inbox:
         Called while there is nothing to do; what it raises ends the loop.
     tell : callable, optional
         Called with each chunk when its shard is written, and what has come of it.
-    name : callable, optional
-        Chunk → what follows the number in its shard's name.
+    tagged : bool
+        Whether a shard's name also says what is in it.
     """
 
     def __init__(
@@ -176,10 +192,10 @@ class Inbox:
         left: int,
         check: Callable[[], object],
         tell: Callable[[Chunk, Part], object] = lambda chunk, part: None,
-        name: Callable[[Chunk], str] = lambda chunk: "",
+        tagged: bool = False,
     ) -> None:
         self.left = left
-        self._receive, self._sink, self._check, self._tell, self._name = receive, sink, check, tell, name
+        self._receive, self._sink, self._check, self._tell, self._tagged = receive, sink, check, tell, tagged
         self._taken = deque[Chunk]()
         self._ended = False
 
@@ -216,4 +232,4 @@ class Inbox:
 
     def _turn(self, *, idle: bool = False) -> None:
         chunk = self._taken[0]
-        self._sink.turn_to(chunk.place, len(chunk.plan), self._name(chunk), idle=idle)
+        self._sink.turn_to(chunk.place, len(chunk.plan), chunk.tag if self._tagged else "", idle=idle)

@@ -15,7 +15,7 @@ import numpy as np
 
 from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Adaptable, Extractor
-from featurepipe.errors import StoreError
+from featurepipe.errors import BackboneError, StoreError
 from featurepipe.estimators.datasets import Dataset
 from featurepipe.extraction import Settings
 from featurepipe.files import size_text
@@ -115,9 +115,7 @@ def extract(
     (1797, [2, 2])
     """
     started = time.perf_counter()
-    devices = backbones.resolve_devices(compute.devices)
-    if len(devices) > 1:
-        extraction.check_main()
+    settings = _make_settings(compute)
     manifest = data if isinstance(data, Manifest) else clips.read(data, table, listener)
     if layers is not None:
         options = {**options, "layers": layers}
@@ -144,7 +142,7 @@ def extract(
             rows,
             unreadable,
             extractor,
-            Settings.of(compute.batch_size, compute.workers, compute.compile, devices),
+            settings,
             rows_per_shard=rows_per_shard,
             check_seconds=check_seconds,
             listener=listener,
@@ -153,6 +151,16 @@ def extract(
     about = {"found": manifests.summarise(manifest), "contradictions": sum(map(len, contradictory))}
     about["contradictory"] = contradictory
     return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _make_settings(compute: ExtractOptions) -> Settings:
+    devices = backbones.resolve_devices(compute.devices)
+    crew = extraction.named_crew(compute.crew, compute.gpus_per_actor)
+    if crew is not None and devices:
+        raise BackboneError("devices are those of one machine, and a crew has its own; leave out one of the two")
+    if len(devices) > 1:
+        extraction.check_main()
+    return Settings.of(compute.batch_size, compute.workers, compute.compile, devices, crew)
 
 
 def default_name(data: str | PathLike[str], suffix: str) -> Path:

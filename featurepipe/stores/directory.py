@@ -113,7 +113,7 @@ class Store:
         StoreError
             Another process holds it, or its file system has no locks.
         """
-        with locks.acquire(self.path, wait=wait):
+        with locks.held(self.path, wait=wait):
             for folder in self._folders():
                 if not folder.is_symlink():  # what lies behind a link may be anybody's
                     remove_partials(folder, ("shard-",))  # others may be writing model files here

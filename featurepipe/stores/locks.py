@@ -1,24 +1,34 @@
-"""The lock that a store is written under."""
+"""The lock that a store is written under, and those of the workers that write for its holder on other machines."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from featurepipe import inputs
+from featurepipe.characters import shown
 from featurepipe.errors import OutputError, StoreError, StoreReadOnly
 from featurepipe.files import refusal
 
 LOCK = ".lock"
+HOLDER = ".lock.holder"  # who has it, for people to read; it decides nothing
+MEMBER = ".lock.{}.member"  # of a worker, locked for as long as that may write
+MOST_NAME = 200  # bytes of a holder's name
+SETTLE = 30.0  # seconds for workers of a run that has ended to notice
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
-def acquire(store: Path, *, wait: bool) -> Any:
-    """The lock of a store, held; it goes with the process.
+@contextmanager
+def held(store: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock of a store, when no worker of an earlier holder can write any more; it goes with the process.
 
     A lock that only a file's existence makes would not, so none is made where the file system has no real ones.
 
@@ -29,14 +39,92 @@ def acquire(store: Path, *, wait: bool) -> Any:
     StoreError
         Another process holds it, the file system has no locks, or what lies in its place is not a file.
     """
+    taken = _acquire(store, LOCK, -1 if wait else 0)
+    if taken is None:
+        raise StoreError(
+            f"{store} is being written by another process{_named(store / HOLDER)}; wait for it, or stop it"
+        )
+    with taken:
+        settle(store, -1 if wait else SETTLE)
+        with suppress(OSError):  # it is a courtesy; that the disk is full shows elsewhere
+            (store / HOLDER).write_text(whoami(), "utf-8")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (store / HOLDER).unlink(missing_ok=True)
+
+
+def settle(store: Path, seconds: float) -> None:
+    """Wait until no worker of a run can write any more, and remove their locks; the caller holds the store's.
+
+    Raises
+    ------
+    StoreError
+        One still could after these seconds; -1 waits for ever.
+    """
+    for place in sorted(store.glob(MEMBER.format("*"))):
+        taken = _acquire(store, place.name, seconds)
+        if taken is None:
+            raise StoreError(
+                f"{store} may still be written by a worker of an earlier run{_named(place)}; it ends when Ray notices "
+                "that its driver is gone; wait, or stop it"
+            )
+        with taken, suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
+def admit(store: Path, name: str) -> None:
+    """Let a worker of this name write for the holder of the store's lock, which calls this."""
+    (store / MEMBER.format(name)).write_text(whoami(), "utf-8")
+
+
+def join(store: Path, name: str) -> Any:
+    """The lock of a worker that was admitted; it goes with the worker's process.
+
+    Raises
+    ------
+    StoreError
+        Nobody was admitted here under that name: this may be another folder than the holder's.
+    """
+    place = store / MEMBER.format(name)
+    if not place.is_file():
+        raise StoreError(
+            f"{store} on {socket.gethostname()} is not the folder that this run writes to; keep the store in a folder "
+            "that all machines share"
+        )
+    with suppress(OSError):
+        place.write_text(whoami(), "utf-8")
+    taken = _acquire(store, place.name, 0)
+    if taken is None:
+        raise StoreError(f"{place} is held by another worker; run the same command again")
+    return taken
+
+
+def whoami() -> str:
+    """What this process is called."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _named(place: Path) -> str:
+    """A holder's name in brackets; nothing where it is not known."""
+    try:
+        name = inputs.content(place, MOST_NAME).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return f" ({shown(name)})" if name else ""
+
+
+def _acquire(store: Path, name: str, seconds: float) -> Any:
+    """A lock, held; None if another process has it after these seconds."""
     from filelock import FileLock, Timeout
 
-    place = store / LOCK
+    place = store / name
     _check_place(place)
-    try:
-        return FileLock(place, timeout=-1 if wait else 0, fallback_to_soft=False).acquire()
-    except Timeout as error:
-        raise StoreError(f"{store} is being written by another process; wait for it, or stop it") from error
+    try:  # threads may let go of it, too
+        return FileLock(place, timeout=seconds, fallback_to_soft=False, thread_local=False).acquire()
+    except Timeout:
+        return None
     except NotImplementedError as error:
         raise StoreError(_without_locks(place, "not implemented")) from error
     except OSError as error:

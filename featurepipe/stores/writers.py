@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,20 @@ class Writer:
     def share(self) -> Writer:
         """A writer for a process of its own, which is told by `turn_to` what shard comes next.
 
-        It is not sent the digests that the entry holds, since the plan has none of them.
+        It is not sent the digests that the entry holds, since the plan has none of them. It may run in another folder.
         """
         indexes = tuple(replace(index, digests=index.digests[:0]) for index in self.entry.indexes)
-        return replace(self, entry=replace(self.entry, indexes=indexes), number=self.first)
+        entry = replace(self.entry, folder=self.entry.folder.absolute(), indexes=indexes)
+        return replace(self, entry=entry, number=self.first)
+
+    def found(self, place: int, digests: Sequence[str], tag: str) -> dict[str, str] | None:
+        """The rejects of a shard that another process may have written, if it has all these contents; else None."""
+        path = self._path(self.first + place, tag)
+        if not path.is_file():
+            return None
+        index = shards.read_index(path)
+        held = {row.tobytes().hex() for row in index.digests} | index.rejects.keys()
+        return dict(index.rejects) if held >= set(digests) else None
 
     def turn_to(self, place: int, rows: int, tag: str = "", *, idle: bool = False) -> None:
         """Write what comes next as one shard, however many batches it takes.
@@ -115,8 +126,11 @@ class Writer:
             rejects=rejects,
         )
         assert self.number is not None  # set when it was made
-        shards.write(self.entry.folder / f"shard-{self.number:05d}{self._tag}.h5", shard)
+        shards.write(self._path(self.number, self._tag), shard)
         self.number, self._taken, self._since = self.number + 1, [], now
+
+    def _path(self, number: int, tag: str) -> Path:
+        return self.entry.folder / f"shard-{number:05d}{tag}.h5"
 
 
 @dataclass
@@ -162,6 +176,17 @@ class Writers:
         """Write what comes next as one shard of each layer; see `Writer.turn_to`."""
         for writer in self.writers:
             writer.turn_to(place, rows, tag, idle=idle)
+
+    def found(self, place: int, digests: Sequence[str], tag: str) -> dict[str, str] | None:
+        """The rejects of the layers' shards, if each has all that it lacked of these contents; else None."""
+        rejects: dict[str, str] = {}
+        for writer, held in zip(self.writers, self.held, strict=True):
+            lacking = [digest for digest, known in zip(digests, _among(digests, held), strict=True) if not known]
+            found = writer.found(place, lacking, tag) if lacking else {}
+            if found is None:
+                return None
+            rejects |= found
+        return rejects
 
     def append(self, digests: Sequence[str], vectors: np.ndarray, rejects: Mapping[str, str]) -> None:
         """Take one batch: `vectors` (B, sum of widths), one per digest, and the batch's rejects (digest → reason).

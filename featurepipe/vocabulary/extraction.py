@@ -161,6 +161,32 @@ class ExtractOptions(ComputeOptions):
             parse="devices",
         ),
     )
+    crew: str | None = option(
+        None,
+        "``ray`` embeds on all nodes of a Ray cluster, which must share the folders of the samples and the store. It "
+        "may have an address, such as ``ray://head:10001``; without, it is what RAY_ADDRESS says, or this machine's "
+        "cluster.",
+        Flag(
+            ("--crew",),
+            "Who embeds: ray means all nodes of a Ray cluster. The images and the store must be in folders that all "
+            "nodes share. ray://HOST:PORT connects to a cluster from outside.",
+            COMPUTE,
+            metavar="ray[://ADDRESS]",
+        ),
+    )
+    gpus_per_actor: float | None = option(
+        None,
+        "GPUs of each actor of a crew, such as 0.5; 0 for none. By default 1, where there are any.",
+        Flag(
+            ("--gpus-per-actor",),
+            "Number of GPUs for each network, with --crew ray. 0.5 puts two networks on each GPU, and 0 uses CPUs.  "
+            "[default: 1, if the cluster has GPUs]",
+            COMPUTE,
+            "number",
+            least=0,
+            metavar="N",
+        ),
+    )
     rehash: bool = option(
         False,
         "Read every file again, even if its size, times and inode are what the store knows.",

@@ -1,4 +1,4 @@
-"""Who does the work: lanes of this process, or a process on each of several devices."""
+"""The seam of crews and how they are asked to work; lanes of this process, and a process on each of several devices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Processes:
-    """A process on each of several devices; less than a shard is not worth starting them.
+    """A process on each of several devices, which take chunks; less than a shard is not worth starting them.
 
     Attributes
     ----------
@@ -101,9 +101,11 @@ class Settings:
         workers: int | None = None,
         compile: str = "auto",
         devices: Sequence[str] = (),
+        crew: Crew | None = None,
     ) -> Settings:
-        """Settings of the command line's options: of several devices each has a process."""
-        return cls(batch_size, workers, compile, Processes(tuple(devices)) if len(devices) > 1 else Lanes())
+        """Settings of the command line's options: of several devices each has a process, unless a crew is given."""
+        chosen = crew or (Processes(tuple(devices)) if len(devices) > 1 else Lanes())
+        return cls(batch_size, workers, compile, chosen)
 
     def pace(self) -> dict[str, Any]:
         """What every crew passes on to the loop that it runs."""
