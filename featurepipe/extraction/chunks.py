@@ -19,7 +19,7 @@ from featurepipe.sources import Source
 from featurepipe.stores import Pending, Writer, Writers
 
 POLL = 0.2  # seconds between two looks at how far the others are
-LEAST = 8  # of a shard's rows: no chunk but the last is smaller than one in so many
+LEAST = 8  # a chunk has at least an eighth of the rows of a shard, unless it is the last
 EVEN = 64  # what chunks are multiples of where nobody has said how large a batch is
 
 
@@ -95,7 +95,7 @@ class Chunk:
     Attributes
     ----------
     place : int
-        Of the shard among all of the run, from 0.
+        Number of the shard among all of the run, from 0.
     plan : Share
     left : int
         Samples that are likely to come after it for the same device.

@@ -91,7 +91,7 @@ class Writer:
         Parameters
         ----------
         place : int
-            Of the shard among all of a run, from 0.
+            Number of the shard among all of a run, from 0.
         rows : int
             Planned samples of it.
         tag : str

@@ -120,7 +120,7 @@ class Seat:
     node : str
         Id of the node.
     number : int
-        Of the actor among those of the node.
+        Number of the actor among those of the node.
     workers : int
         Threads of it.
     cpus, gpus : float
