@@ -56,6 +56,7 @@ from featurepipe.cli.pretexts import pretrain
 from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
+from featurepipe.cli.publications import pull, push
 from featurepipe.cli.samples import label, search
 from featurepipe.cli.segmentations import segment
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
@@ -317,6 +318,8 @@ main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(explain)
 main.add_command(report)
+main.add_command(push)
+main.add_command(pull)
 
 
 @main.command()
