@@ -52,7 +52,8 @@ def _check_numbers(samples: Collection[Sample]) -> None:
         return
     raise ManifestError(
         f"the labels are numbers such as {decimal}, and most occur once; a classifier needs classes. To predict "
-        "numbers, put featurepipe.FeatureExtractor and a regressor of scikit-learn into a pipeline, or name ranges as classes"
+        "numbers, put featurepipe.FeatureExtractor and a regressor of scikit-learn into a pipeline, or name ranges as "
+        "classes"
     )
 
 
