@@ -251,16 +251,8 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
-      $ featurepipe probe digits.store --kind ridge --shots 5 --repeats 5 --semi
       $ featurepipe probe digits.store --kind ridge --folds 5
-      $ featurepipe extract data/digits -s digits.store --layers stages
-      $ featurepipe probe digits.store --kind knn --neighbors 10
-      $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
-      $ featurepipe probe digits.store --multi-label
-      $ featurepipe export digits.store -o digits.csv
-      $ featurepipe probe digits.store --labels digits.csv --task label
-      $ featurepipe probe digits.store --memory 500MB
       $ featurepipe extract data/digits -s digits.store -b color-histogram
       $ featurepipe probe digits.store --kind ridge --with color-histogram
     """
