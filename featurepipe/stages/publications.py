@@ -8,7 +8,7 @@ from typing import Any
 
 from featurepipe import models
 from featurepipe.errors import ModelFileError
-from featurepipe.files import atomic
+from featurepipe.files import atomic, size_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.reports.markdown import MARK, model_card
 from featurepipe.repositories import Repository
@@ -72,6 +72,7 @@ def push(
     else:
         contents[README] = model_card(loaded, there.name, FILE, carries=models.carries_backbone(path)).encode()
     listener.note(f"note: the file names the folder of the data: {loaded.card.data.root}")
+    listener.note(f"sending {size_text(path.stat().st_size)} to {there.name}")
     said = message or f"{loaded.kind} on {', '.join(one['name'] for one in loaded.backbones)}"
     commit = there.push(contents, said, public=public)
     return {"model": str(path), "repository": there.name, "files": list(contents), "commit": commit}
@@ -119,6 +120,7 @@ def pull(
     path = Path(output)
     models.check_output(path, force=force)
     there = Repository.of(repository, endpoint)
+    listener.note(f"fetching {FILE} of {there.name}")
     found = there.pull(FILE)
     try:
         loaded = models.load(found)
