@@ -44,6 +44,8 @@ _HOMES = {
     "verify": "stages",
     "export": "stages",
     "zeroshot": "stages",
+    "push": "stages",
+    "pull": "stages",
 }
 __all__ = ["__version__", *_HOMES]  # names are strings
 

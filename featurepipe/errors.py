@@ -26,6 +26,7 @@ The tree (each member also inherits the standard type a caller would guess)::
     ├── SegmentationError (ValueError)    masks and tokens that a segmentation cannot be learned from or measured on
     ├── ComparisonError (ValueError)      stores or tables that cannot be compared
     ├── ModelFileError (ValueError)       a file that is not a featurepipe model
+    ├── RepositoryError (OSError)         a repository of a hub that cannot be found, read or written
     └── DependencyMissing (ImportError)   an optional library that is not installed
 
 Messages say which thing, why, and what to do next, on one line.
@@ -130,3 +131,7 @@ class ModelFileError(FeaturepipeError, ValueError):
 
 class DependencyMissing(FeaturepipeError, ImportError):
     """An optional library is needed and not installed."""
+
+
+class RepositoryError(FeaturepipeError, OSError):
+    """A repository of a hub cannot be found, read or written."""

@@ -217,6 +217,11 @@ for path in data.rglob("*.png"):
     Image.open(path).convert("L").point(lambda value: value > 100).convert("L").save(mask)
 call("extract", data, "-s", at / "tokens", *tiny, "--tokens")
 call("segment", at / "tokens", at / "masks", "-o", at / "s.safetensors")
+import hub, huggingface_hub.constants
+huggingface_hub.constants.HF_HUB_CACHE = str(at / "cache")
+with hub.serving() as server:
+    call("push", model, "ann/cats", "--endpoint", server.url)
+    call("pull", "ann/cats", "-o", at / "pulled.safetensors", "--endpoint", server.url)
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

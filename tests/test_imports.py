@@ -37,6 +37,7 @@ ROWS = (
     ("finetuning",),
     ("graphs",),
     ("attributions",),
+    ("repositories",),
     ("pretraining",),
     ("advice",),
     ("comparisons",),

@@ -408,6 +408,9 @@ def samples(*pairs):
 def test_labels_that_can_be_trained_on_pass():
     check_labels(samples(("a", None), ("b", None), (None, None)))
     check_labels(samples(("a", "train"), ("b", "train"), ("a", "test"), (None, "test")))
+    check_labels(samples(*[(str(n), None) for n in range(9)]))  # numbers of classes
+    check_labels(samples(*[(f"v{n}.5", None) for n in range(9)]))
+    check_labels(samples(*[("0.5", None), ("1.5", None)] * 2))
 
 
 @pytest.mark.parametrize(
@@ -417,6 +420,8 @@ def test_labels_that_can_be_trained_on_pass():
         ([("a", None), ("a", None), (None, None)], r"only one class \('a'\)"),
         ([("a", "train"), ("b", "train"), ("c", "test")], r"class 'c' occurs in test only, never in train \(2\)"),
         ([("a", "train"), ("b", "val"), ("a", "test")], r"class 'b' occurs in val only, never in train \(1\)"),
+        ([("20.5", None), ("31.0", None), ("47", None)], r"the labels are numbers such as 20\.5, and most occur once"),
+        ([("20.5", "train"), ("31.0", "test")], r"FeatureExtractor and a regressor of scikit-learn"),
     ],
 )
 def test_labels_that_cannot_be_trained_on_are_refused_by_name(given, message):

@@ -105,6 +105,8 @@ RESULTS = {
         "finetuning": {"stopped": "after all epochs", "probe": {"n": 40, "top1": 0.8, "log_loss": 0.5}},
     },
     "zeroshot": {"model": "m", "backbone": "clip", "classes": {EVIL: "a thing", "b": "b"}},
+    "push": {"model": EVIL, "repository": "a/b", "files": ["model.safetensors"], "commit": EVIL},
+    "pull": {"repository": "a/b", "model": "m", "kind": EVIL, "classes": 3, "backbone": EVIL},
     "segment": {
         **{"kind": "lda", "backbone": "vit", "miou": 0.8, "pixel_accuracy": 0.9, "n": 9, "evaluated_on": "test"},
         "per_class": {EVIL: {"iou": 0.7, "pixels": 10}, "b": {"iou": None, "pixels": 0}},

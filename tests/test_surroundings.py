@@ -12,8 +12,12 @@ import sys
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import sklearn
@@ -53,6 +57,8 @@ CALLS = {
     "pretrain": lambda at: featurepipe.pretrain(at.data, at.file, objective="autoencoder", **PRETRAINED)["curve"][1][
         "train_loss"
     ],
+    "push": lambda at: published(lambda url: featurepipe.push(at.model, "a/b", endpoint=url)["files"]),
+    "pull": lambda at: published(lambda url: featurepipe.pull("a/b", at.file, endpoint=url)["kind"], at.model),
     "zeroshot": lambda at: named(at)["scale"],
     "segment": lambda at: featurepipe.segment(at.tokens, at.masks, at.file)["path"][0]["miou"],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
@@ -100,6 +106,10 @@ CALLS = {
         install(),
         command("zeroshot", "a,b", "-o", at.file, "-b", "wordy:test_resnet"),
     )[1],
+    "featurepipe push": lambda at: published(lambda url: command("push", at.model, "a/b", "--endpoint", url)),
+    "featurepipe pull": lambda at: published(
+        lambda url: command("pull", "a/b", "-o", at.file, "--endpoint", url), at.model
+    ),
     "featurepipe explain": lambda at: command("explain", at.model, at.data / "ant", "-o", at.new),
     "featurepipe segment": lambda at: command("segment", at.tokens, at.masks, "-o", at.file),
     "featurepipe search": lambda at: command("search", at.store, at.data),
@@ -118,6 +128,15 @@ def command(*arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments], prog_name="featurepipe")
     return caught.value.code or 0
+
+
+def published(call, model=None):
+    """What `call` gives of the address of a hub, which holds a model in ``a/b``."""
+    with hub.serving() as server, TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", cache)
+        if model is not None:
+            server.repositories["a/b"] = {"model.safetensors": Path(model).read_bytes()}
+        return call(server.url)
 
 
 def named(at):

@@ -57,6 +57,7 @@ from featurepipe.cli.pretexts import pretrain
 from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, prepared
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
+from featurepipe.cli.publications import pull, push
 from featurepipe.cli.samples import label, search
 from featurepipe.cli.segmentations import segment
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
@@ -253,16 +254,8 @@ def probe(store: str, output: str | None, as_json: bool, quiet: bool, **options:
       $ featurepipe extract data/digits -s digits.store
       $ featurepipe probe digits.store -o digits.safetensors
       $ featurepipe probe digits.store --kind ridge --shots 5,10 --json
-      $ featurepipe probe digits.store --kind ridge --shots 5 --repeats 5 --semi
       $ featurepipe probe digits.store --kind ridge --folds 5
-      $ featurepipe extract data/digits -s digits.store --layers stages
-      $ featurepipe probe digits.store --kind knn --neighbors 10
-      $ featurepipe probe digits.store --kind ridge --layers all
       $ featurepipe probe digits.store --protocol clip
-      $ featurepipe probe digits.store --multi-label
-      $ featurepipe export digits.store -o digits.csv
-      $ featurepipe probe digits.store --labels digits.csv --task label
-      $ featurepipe probe digits.store --memory 500MB
       $ featurepipe extract data/digits -s digits.store -b color-histogram
       $ featurepipe probe digits.store --kind ridge --with color-histogram
     """
@@ -320,6 +313,8 @@ main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(explain)
 main.add_command(report)
+main.add_command(push)
+main.add_command(pull)
 
 
 @main.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -20,7 +22,7 @@ def check_labels(samples: Collection[Sample]) -> None:
     Raises
     ------
     ManifestError
-        No labels at all, a single class, or a class that occurs outside ``train`` only.
+        No labels at all, a single class, a class that occurs outside ``train`` only, or numbers instead of classes.
     """
     first: dict[tuple[str, str | None], str] = {}  # of each class in each split, in order
     for sample in samples:
@@ -32,12 +34,34 @@ def check_labels(samples: Collection[Sample]) -> None:
     if len(labels) == 1:
         label = labels.pop()
         raise ManifestError(f"only one class ({label!r}); a classifier needs at least two{_nested(label, samples)}")
+    _check_numbers(samples)
     if all(split is None for _, split in first):
         return
     trained = {label for label, split in first if split == "train"}
     for (label, split), id_ in first.items():
         if label not in trained:
             raise ManifestError(f"class {label!r} occurs in {split} only, never in train ({id_})")
+
+
+def _check_numbers(samples: Collection[Sample]) -> None:
+    """Refuse measurements, such as ages: numbers with decimals, most of which occur once."""
+    counts = Counter(sample.label for sample in samples if sample.label is not None)
+    single = sum(count == 1 for count in counts.values())
+    decimal = next((label for label in counts if "." in label), None)
+    if decimal is None or 2 * single <= len(counts) or not all(map(_is_number, counts)):
+        return
+    raise ManifestError(
+        f"the labels are numbers such as {decimal}, and most occur once; a classifier needs classes. To predict "
+        "numbers, put featurepipe.FeatureExtractor and a regressor of scikit-learn into a pipeline, or name ranges as "
+        "classes"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _nested(label: str, samples: Collection[Sample]) -> str:

@@ -22,6 +22,7 @@ from featurepipe.stages.pretexts import pretrain
 from featurepipe.stages.probes import probe
 from featurepipe.stages.promotions import finetune
 from featurepipe.stages.protocols import probe_protocol
+from featurepipe.stages.publications import pull, push
 from featurepipe.stages.reports import report
 from featurepipe.stages.searches import search
 from featurepipe.stages.segmentations import segment
@@ -46,6 +47,8 @@ __all__ = [
     "probe_layers",
     "probe_protocol",
     "probe_tasks",
+    "pull",
+    "push",
     "report",
     "run",
     "search",

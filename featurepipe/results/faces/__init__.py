@@ -24,6 +24,8 @@ FACES: dict[str, Callable[[Mapping[str, Any]], Face]] = {
     "probe_tasks": probes.probe_tasks,
     "segment": probes.segment,
     "zeroshot": files.zeroshot,
+    "push": files.push,
+    "pull": files.pull,
     "evaluate": probes.evaluate,
     "run": probes.run,
     "compare": probes.compare,

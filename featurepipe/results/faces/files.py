@@ -81,6 +81,19 @@ def zeroshot(said: Said) -> Face:
     return Face(title, rows, {"class": plain("class"), "words": plain("words")})
 
 
+def push(said: Said) -> Face:
+    """Which files went where."""
+    rows = [{"file": name} for name in said["files"]]
+    return Face(f"{said['model']} → {said['repository']}", rows, {"file": plain("file")}, [said["commit"]])
+
+
+def pull(said: Said) -> Face:
+    """What came."""
+    facts = {"kind": said["kind"], "classes": said["classes"], "backbone": said["backbone"]}
+    columns = {"what": plain("what"), "value": plain("value")}
+    return Face(f"{said['repository']} → {said['model']}", _facts(facts), columns)
+
+
 def explain(said: Said) -> Face:
     """What each map speaks for, and where it is."""
     title = f"{said['explained']:,} maps by {said['model']} → {said['output']}"
