@@ -26,6 +26,7 @@ C_VALUES = [10.0**power for power in range(-5, 3)]  # ascending, so that GridSea
 C_OF_ONE_SHOT = 1.0  # one label per class leaves nothing to cross-validate
 DRAWS = 10
 SUFFIXES = {".png", ".jpg", ".jpeg"}
+TIMM = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}  # what timm knows of a transform
 
 Features = tuple[np.ndarray, np.ndarray]  # X (N, width) and the class names (N,)
 
@@ -54,7 +55,8 @@ def list_images(folder: Path) -> tuple[list[Path], np.ndarray]:
 @torch.inference_mode()
 def embed(model: torch.nn.Module, header: dict, files: list[Path]) -> np.ndarray:
     """Return the pre-logits embeddings of the files under the stored transform."""
-    transform = timm.data.create_transform(**header["transform"], is_training=False)
+    own = {key: value for key, value in header["transform"].items() if key in TIMM}
+    transform = timm.data.create_transform(**own, is_training=False)
     rows = []
     for start in range(0, len(files), 128):
         images = [transform(Image.open(path).convert("RGB")) for path in files[start : start + 128]]
