@@ -217,6 +217,7 @@ for path in data.rglob("*.png"):
     Image.open(path).convert("L").point(lambda value: value > 100).convert("L").save(mask)
 call("extract", data, "-s", at / "tokens", *tiny, "--tokens")
 call("segment", at / "tokens", at / "masks", "-o", at / "s.safetensors")
+call("paint", at / "s.safetensors", data / "猫", "-o", at / "painted", "--overlays")
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

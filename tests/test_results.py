@@ -113,6 +113,10 @@ RESULTS = {
         **{"model": "m", "output": "maps", "explained": 1},
         "images": [{"id": EVIL, "label": "a", "confidence": 0.9, "of": "b", "map": "maps/1.png"}],
     },
+    "paint": {
+        **{"model": "m", "output": "masks", "painted": 1, "rejects": {}},
+        "classes": {EVIL: {"images": 1, "share": 0.25}, "b": {"images": 1, "share": 0.75}},
+    },
     "pretrain": {"name": EVIL, "objective": "vicreg", "backbone": "b.safetensors", "curve": [EPOCH]},
 }
 

@@ -57,7 +57,7 @@ from featurepipe.cli.process import BROKEN_PIPE, INTERRUPTED, let_stdout_go, pre
 from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.samples import label, search
-from featurepipe.cli.segmentations import segment
+from featurepipe.cli.segmentations import paint, segment
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.cli.zero_shot import zeroshot
 from featurepipe.errors import BackboneError, FeaturepipeError
@@ -315,6 +315,7 @@ main.add_command(pretrain)
 main.add_command(zeroshot)
 main.add_command(evaluate)
 main.add_command(predict)
+main.add_command(paint)
 main.add_command(explain)
 main.add_command(report)
 
