@@ -88,6 +88,7 @@ RESULTS = {
             "more_labels": False,
             "warnings": [EVIL],
             "next": "featurepipe probe s",
+            "attentive": None,
         },
         **{"expected_gain": {"linear": RANGE, "stage": None}, "cost_minutes": None},
     },
