@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import featurepipe
 from featurepipe import advise, extract, probe, stages
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds import attentive as attentive_kind
 from featurepipe.stages import advice
 from featurepipe.stores import Store
 
@@ -172,6 +173,8 @@ def test_an_attentive_probe_is_offered_and_its_figure_is_used_where_it_fits(data
     (learn,) = advise(store)["attentive_commands"]
     *call, folder, kind, attentive = learn.split()
     assert (call, kind, attentive) == (["featurepipe", "probe", str(store), "-b"], "--kind", "attentive")
+    monkeypatch.setattr(attentive_kind, "STEPS", 10)
+    monkeypatch.setattr(attentive_kind, "EPOCHS", 1)
     made = probe(store, kind="attentive", backbone=folder, value=1.0, baselines="none")
     found = advise(store)
     figures = found["evidence"]["tokens"]["attentive"]

@@ -14,6 +14,7 @@ from featurepipe.cards import Card
 from featurepipe.errors import ManifestError, ModelFileError, OutputError, SegmentationError
 from featurepipe.listeners import SILENT
 
+pytestmark = pytest.mark.slow
 CENTER = {"transform": {"input_size": (3, 64, 64), "crop_mode": "center", "crop_pct": 1.0}}  # 64 of 80 columns
 
 
