@@ -55,7 +55,7 @@ CALLS = {
     ],
     "zeroshot": lambda at: named(at)["scale"],
     "segment": lambda at: featurepipe.segment(at.tokens, at.masks, at.file)["path"][0]["miou"],
-    "paint": lambda at: featurepipe.paint(at.painter, at.data / "ant", at.new)["classes"],
+    "paint": lambda at: featurepipe.paint(at.painter, at.data / "ant", at.new)["classes"]["0"]["share"],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
