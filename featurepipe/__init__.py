@@ -37,6 +37,7 @@ _HOMES = {
     "segment": "stages",
     "evaluate": "stages",
     "predict": "stages",
+    "paint": "stages",
     "explain": "stages",
     "run": "stages",
     "report": "stages",

@@ -94,6 +94,47 @@ def test_depth_and_layer_are_those_that_tuning_and_probing_take(case, tune, laye
         check_depth(tune)
 
 
+def tokens(top1=None, *, possible=True, n=5000):
+    return {"there": True, "possible": possible, "attentive": None if top1 is None else {"top1": top1, "n": n}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, None),
+        ({"tokens": tokens()}, None),  # nothing speaks for it
+        ({"tokens": tokens(), "masked": True}, "try"),
+        ({"tokens": tokens(possible=False), "masked": True}, None),  # a network without tokens
+        ({"tokens": tokens(0.76), "masked": True}, "use"),
+        ({"tokens": tokens(0.76)}, "use"),
+        ({"tokens": tokens(0.705)}, "keep"),  # less than a point
+        ({"tokens": tokens(0.6)}, "keep"),
+        ({"tokens": tokens(0.72, n=100), "measured": 100}, "keep"),  # chance explains it
+    ],
+)
+def test_an_attentive_probe_is_offered_where_linear_ones_mislead_and_used_where_it_is_better(changes, verdict):
+    found = decide(evidence(**changes))
+    assert found["attentive"] == verdict
+    said = [reason for reason in found["reasons"] if "attentive" in reason]
+    assert len(said) == (verdict in ("use", "keep"))
+    assert any("ICLR 2026" in warning for warning in found["warnings"]) == bool(changes.get("masked"))
+
+
+def test_what_the_gaps_say_is_a_sentence():
+    def said(top1, n=5000):
+        case = evidence(tokens=tokens(top1, n=n), measured=n)
+        return next(reason for reason in decide(case)["reasons"] if "attentive" in reason)
+
+    assert "60.0\N{NO-BREAK SPACE}%" in said(0.76)  # of neighbours
+    assert said(0.76).endswith("the tokens know more than the vector.")
+    assert said(0.6).endswith("the tokens know no more than the vector.")
+    assert said(0.71, n=100).endswith("chance explains a gap of 1.0 ± 6.4 points.")
+    found = decide(evidence(top1=0.97, tokens=tokens(0.99)))
+    assert (found["option"], advice.in_words(found)) == ("linear", "use the attentive probe on the tokens")
+    tuned = decide(evidence(tokens=tokens(0.76)))
+    assert advice.in_words(tuned) == "tune the whole network, with small learning rates"
+
+
 def test_advice_can_be_replayed_from_json():
     case = evidence()
     assert advice.decide(json.loads(json.dumps(case))) == json.loads(json.dumps(advice.decide(case)))

@@ -222,6 +222,7 @@ huggingface_hub.constants.HF_HUB_CACHE = str(at / "cache")
 with hub.serving() as server:
     call("push", model, "ann/cats", "--endpoint", server.url)
     call("pull", "ann/cats", "-o", at / "pulled.safetensors", "--endpoint", server.url)
+call("paint", at / "s.safetensors", data / "猫", "-o", at / "painted", "--overlays")
 call("backbones", "test_vit*")
 (at / "codes.json").write_text(json.dumps([codes, sorted(cli.main.commands)]))
 """

@@ -88,6 +88,7 @@ RESULTS = {
             "more_labels": False,
             "warnings": [EVIL],
             "next": "featurepipe probe s",
+            "attentive": None,
         },
         **{"expected_gain": {"linear": RANGE, "stage": None}, "cost_minutes": None},
     },
@@ -114,6 +115,10 @@ RESULTS = {
     "explain": {
         **{"model": "m", "output": "maps", "explained": 1},
         "images": [{"id": EVIL, "label": "a", "confidence": 0.9, "of": "b", "map": "maps/1.png"}],
+    },
+    "paint": {
+        **{"model": "m", "output": "masks", "painted": 1, "rejects": {}},
+        "classes": {EVIL: {"images": 1, "share": 0.25}, "b": {"images": 1, "share": 0.75}},
     },
     "pretrain": {"name": EVIL, "objective": "vicreg", "backbone": "b.safetensors", "curve": [EPOCH]},
 }

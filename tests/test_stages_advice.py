@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 import featurepipe
 from featurepipe import advise, extract, probe, stages
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds import attentive as attentive_kind
 from featurepipe.stages import advice
 from featurepipe.stores import Store
 
@@ -154,6 +156,41 @@ def test_masking_is_read_from_the_backbones_name(stored, monkeypatch):
     masked = advise(stored)
     assert (plain["evidence"]["masked"], masked["evidence"]["masked"]) == (False, True)
     assert any("masking" in warning for warning in masked["warnings"])
+
+
+def test_an_attentive_probe_is_offered_and_its_figure_is_used_where_it_fits(data, stored, tmp_path, monkeypatch):
+    plain = advise(stored)
+    assert (plain["attentive"], plain["attentive_commands"]) == (None, [])
+    assert plain["evidence"]["tokens"] == {"there": False, "possible": True, "attentive": None}
+    monkeypatch.setattr(advice.advice, "is_masked", lambda *names: True)
+    offered = advise(stored)
+    assert offered["attentive"] == "try"
+    get, learn = offered["attentive_commands"]
+    assert get.startswith(f"featurepipe extract DATA -s {stored} -b ")
+    assert learn == f"featurepipe probe {stored} --kind attentive"
+    store = shutil.copytree(stored, tmp_path / "s")
+    extract(data, store, **{**SOME, "layers": None}, tokens=1)
+    (learn,) = advise(store)["attentive_commands"]
+    *call, folder, kind, attentive = learn.split()
+    assert (call, kind, attentive) == (["featurepipe", "probe", str(store), "-b"], "--kind", "attentive")
+    monkeypatch.setattr(attentive_kind, "STEPS", 10)
+    monkeypatch.setattr(attentive_kind, "EPOCHS", 1)
+    made = probe(store, kind="attentive", backbone=folder, value=1.0, baselines="none")
+    found = advise(store)
+    figures = found["evidence"]["tokens"]["attentive"]
+    assert (figures["model"], figures["n"]) == (made["model"], 24)
+    assert found["attentive"] in ("use", "keep")
+    assert advise(store, attentive=made["model"])["evidence"] == found["evidence"]
+    other = probe(stored, tmp_path / "ridge.safetensors", kind="ridge", baselines="none")
+    with pytest.raises(ProbeError, match="is a ridge model, not an attentive probe; leave out --attentive"):
+        advise(store, attentive=other["model"])
+    fewer = shutil.copytree(data, tmp_path / "fewer")
+    (fewer / "train" / "b" / "00.png").unlink()
+    extract(fewer, tmp_path / "f", **SOME)
+    with pytest.raises(ProbeError, match="was trained on other samples than these"):
+        advise(tmp_path / "f", attentive=made["model"])
+    Path(made["model"]).write_bytes(b"damaged")
+    assert advise(store)["evidence"]["tokens"]["attentive"] is None
 
 
 def test_what_no_head_can_be_tuned_on_is_refused(data, stored, tmp_path):

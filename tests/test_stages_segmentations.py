@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from blocks import HOW, SHAPE, make_blocks
 from click.testing import CliRunner
 from PIL import Image
 
@@ -12,29 +13,11 @@ from featurepipe import cli, models
 from featurepipe.errors import ModelFileError, OutputError, SegmentationError, StoreError
 from featurepipe.listeners import SILENT
 
-HOW = {"backbone": "test_resnet", "random_weights": True, "device": "cpu", "precision": "fp32", "listener": SILENT}
-SHAPE = {"transform": {"input_size": (3, 64, 64), "crop_mode": "squash", "crop_pct": 1.0}}
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Pictures of a bright block on a dark ground with masks, their table, and a store of their tokens."""
-    at = tmp_path_factory.mktemp("blocks")
-    rows = ["path,mask,split"]
-    for n in range(20):
-        rng = np.random.default_rng(n)
-        pixels, mask = rng.integers(0, 60, (64, 80, 3), np.uint8), np.zeros((64, 80), np.uint8)
-        top, left = rng.integers(0, 32, 2)
-        pixels[top : top + 32, left : left + 40] += 160
-        mask[top : top + 32, left : left + 40] = 1
-        mask[:2] = 255
-        for name, what in (("images", pixels), ("masks", mask)):
-            (at / name).mkdir(exist_ok=True)
-            Image.fromarray(what).save(at / name / f"{n:02}.png")
-        rows.append(f"images/{n:02}.png,masks/{n:02}.png,{'train' if n < 14 else 'test'}")
-    (at / "t.csv").write_text("\n".join(rows) + "\n", "utf-8")
-    store = featurepipe.extract(at / "t.csv", at / "s", tokens=True, **HOW, **SHAPE)["store"]
-    return at, store
+    return make_blocks(tmp_path_factory.mktemp("blocks"))
 
 
 def segment(data, *more, **options):
@@ -62,6 +45,11 @@ def test_blocks_are_found_and_the_file_says_how_well(data, tmp_path):
         assert said.shape == truth.shape
         assert (said == truth)[truth < 255].mean() > 0.6
     assert (tmp_path / "shown" / "images" / "14.png.overlay.png").is_file()
+    assert result["report"] == str(tmp_path / "m.html")
+    page = (tmp_path / "m.html").read_text("utf-8")
+    assert page.count('<img src="data:image/jpeg;base64,') == 3 * 6  # the image, its mask, the prediction
+    assert "Is this good?" in page
+    assert "images/19.png" in [one["id"] for one in result["images"]]
     assert featurepipe.info(tmp_path / "m.safetensors")["kind"] == "segmentation"
     for use in (
         lambda path: featurepipe.predict(path, data[0] / "images"),
@@ -181,6 +169,11 @@ def test_what_cannot_be_done_is_said_in_a_line(data, tmp_path):
     with pytest.raises(featurepipe.FeaturepipeError, match=r"m\.safetensors"):
         featurepipe.segment(store, at / "t.csv", model, listener=SILENT)
     assert model.read_bytes() == b"mine"
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+    with pytest.raises(OutputError, match=r"page\.html exists and is not a report"):
+        featurepipe.segment(store, at / "t.csv", tmp_path / "n.safetensors", report=page, listener=SILENT)
+    assert not (tmp_path / "n.safetensors").exists()
 
 
 def test_the_command_prints_figures_and_json(data, tmp_path):

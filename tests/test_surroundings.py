@@ -61,6 +61,7 @@ CALLS = {
     "pull": lambda at: published(lambda url: featurepipe.pull("a/b", at.file, endpoint=url)["kind"], at.model),
     "zeroshot": lambda at: named(at)["scale"],
     "segment": lambda at: featurepipe.segment(at.tokens, at.masks, at.file)["path"][0]["miou"],
+    "paint": lambda at: featurepipe.paint(at.painter, at.data / "ant", at.new)["classes"]["0"]["share"],
     "search": lambda at: featurepipe.search(at.store, at.data)["queries"][0]["neighbours"][0]["id"],
     "label": lambda at: [one["id"] for one in featurepipe.label(at.unlabelled, count=2)["next"]],
     "evaluate": lambda at: featurepipe.evaluate(at.model, at.data, split="all")["top1"],
@@ -112,6 +113,7 @@ CALLS = {
     ),
     "featurepipe explain": lambda at: command("explain", at.model, at.data / "ant", "-o", at.new),
     "featurepipe segment": lambda at: command("segment", at.tokens, at.masks, "-o", at.file),
+    "featurepipe paint": lambda at: command("paint", at.painter, at.data / "ant", "-o", at.new),
     "featurepipe search": lambda at: command("search", at.store, at.data),
     "featurepipe label": lambda at: command("label", at.unlabelled),
     "featurepipe finetune": lambda at: command("finetune", at.store, "-o", at.file, "--tune", "head", "--epochs", "1"),
@@ -180,7 +182,9 @@ def made(tmp_path_factory):
         path = at / "masks" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray((pixels[:, :, 0] > 80).astype(np.uint8)).save(path)
+    featurepipe.segment(at / "tokens", at / "masks", at / "painter.safetensors")
     return SimpleNamespace(
+        painter=at / "painter.safetensors",
         data=at / "data",
         table=at / "labels.csv",
         store=at / "store",

@@ -20,7 +20,8 @@ DRAWS = 5  # of labels for the curve, where selection data are given
 NEIGHBOURS = 10  # the fewest that DINOv2's evaluation takes
 # Pretraining that rebuilds what was masked, and leaves what it knows where no linear probe finds it. Tokens of timm's
 # names and tags; "ft" after them says that such a network has since been tuned on labels.
-MASKED = {"mae", "fcmae", "mim", "simmim", "ijepa", "jepa", "vjepa", "beit", "data2vec", "maskfeat", "cae"}
+MASKED = {"mae", "fcmae", "mim", "simmim", "ijepa", "jepa", "vjepa", "data2vec", "maskfeat", "cae"}
+MASKED |= {"beit", "beitv2", "beit3"}
 TUNED = {"ft"}
 TUNED_HERE = re.compile(r" tuned on | \(tuned\)")  # how featurepipe calls what it has tuned; data are named after "on"
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featurepipe.advice import tokens
+
 OPTIONS = ("linear", "stage", "tune-last", "tune-all")  # cheapest first
 TABLE = {
     ("small", "similar"): "linear",
@@ -28,6 +30,8 @@ SAID = {
     "tune-last": "tune the last blocks",
     "tune-all": "tune the whole network, with small learning rates",
 }
+
+PROBED = ("linear", "stage")  # the options that train a probe only
 
 # -- the cell -----------------------------------------------------------------------------------------------------
 # VTAB's number of images (Zhai et al. 2019), on which that benchmark tunes the whole network.
@@ -79,7 +83,8 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
     ----------
     evidence : mapping
         `featurepipe.advice.count`'s and `featurepipe.advice.measure`'s together; and ``masked``, whether the backbone
-        was pretrained by masking (`featurepipe.advice.is_masked`), and ``tunable``, whether it can be tuned.
+        was pretrained by masking (`featurepipe.advice.is_masked`), ``tunable``, whether it can be tuned, and
+        ``tokens``: see `featurepipe.advice.tokens.verdict`.
     constants : Constants
 
     Returns
@@ -91,6 +96,7 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
         - ``cell``: ``size, similarity``, and ``table``: the option that the table of CS231n has there
         - ``expected_gain``: option → ``low, mean, high``, fractions on new images against the linear probe; None for a
           stage where the evidence has no other layer
+        - ``attentive``: whether to ``try`` a probe that reads tokens, ``use`` it, or ``keep`` the linear one; else None
         - ``reasons, warnings``: a sentence each
 
     Notes
@@ -135,6 +141,7 @@ def decide(evidence: Mapping[str, Any], constants: Constants = FITTED) -> dict[s
         "more_labels": more_labels,
         "cell": cell,
         "expected_gain": gains,
+        "attentive": tokens.verdict(evidence, WORTH),
         "reasons": _reasons(evidence, gains, cell, option),
         "warnings": _warnings(evidence, option),
     }
@@ -149,6 +156,8 @@ def in_words(found: Mapping[str, Any]) -> str:
     'keep the linear probe on penultimate; better still, label more images'
     """
     said = SAID[found["option"]].format(layer=found["layer"])
+    if found.get("attentive") == tokens.USE and found["option"] in PROBED:
+        said = "use the attentive probe on the tokens"
     return said + ("; better still, label more images" if found["more_labels"] else "")
 
 
@@ -207,9 +216,7 @@ def _cell(evidence: Mapping[str, Any]) -> dict[str, str]:
 
 def standard_error(evidence: Mapping[str, Any]) -> float:
     """The standard error of the probe's top-1; without a mistake, that of one mistake."""
-    n = evidence["measured"]
-    error = max(1 - evidence["top1"], 1 / n)
-    return math.sqrt(error * (1 - error) / n)
+    return tokens.error_of(evidence["top1"], evidence["measured"])
 
 
 def _labels_pay(evidence: Mapping[str, Any], gains: Mapping[str, Any]) -> bool:
@@ -231,6 +238,7 @@ def _reasons(evidence: Mapping[str, Any], gains: Mapping[str, Any], cell: Mappin
         _similarity_reason(evidence, cell),
         f"The probe errs on {error} of new images; tuning the whole network should fix about "
         f"{_points(gains['tune-all']['mean'])} of that.",
+        *tokens.reasons(evidence, WORTH),
         *_stage_reason(evidence, gains),
         *_labels_reason(evidence, gains),
         _choice_reason(option),
@@ -311,11 +319,7 @@ def _warnings(evidence: Mapping[str, Any], option: str) -> list[str]:
             "featurepipe cannot tune this backbone, so the choice is between probes; the gains of tuning say what a "
             "backbone that can be tuned might bring."
         )
-    if evidence.get("masked"):
-        found.append(
-            "A linear probe is misleading for backbones pretrained by masking. For a MAE ViT-B on ImageNet, lightly's "
-            "benchmarks report 11.2 % for neighbours, 46.0 % for the probe and 81.3 % for the tuned network."
-        )
+    found += tokens.warnings(evidence)
     if evidence["per_class"]["median"] < FEW:
         found.append(f"With fewer than {FEW} images per class, all figures here are rough. Label more before tuning.")
     if len(evidence["layers"]) == 1:

@@ -33,6 +33,10 @@ class Segmented(Part):
     per_class : dict
     path : list of dict
         What was tried, and its mIoU in cross-validation.
+    mask_values : list of int, or None
+        What each class is in a mask; without them, the number of the class.
+    ignored : int or None
+        The value of pixels that do not count.
     """
 
     kind: Text
@@ -46,3 +50,5 @@ class Segmented(Part):
     covered: Share
     per_class: dict[str, PatchClass]
     path: Anything = None
+    mask_values: Absent[list[Count]] = None
+    ignored: Absent[Count] = None

@@ -59,7 +59,7 @@ from featurepipe.cli.promotion import advise, finetune, was_interrupted
 from featurepipe.cli.promotion_texts import run_text
 from featurepipe.cli.publications import pull, push
 from featurepipe.cli.samples import label, search
-from featurepipe.cli.segmentations import segment
+from featurepipe.cli.segmentations import paint, segment
 from featurepipe.cli.terminal import FAILED, Talk, exit_strict, load_stages, say, show
 from featurepipe.cli.zero_shot import zeroshot
 from featurepipe.errors import BackboneError, FeaturepipeError
@@ -311,6 +311,7 @@ main.add_command(pretrain)
 main.add_command(zeroshot)
 main.add_command(evaluate)
 main.add_command(predict)
+main.add_command(paint)
 main.add_command(explain)
 main.add_command(report)
 main.add_command(push)

@@ -27,6 +27,13 @@ DETAILS = options(
 @click.argument("store", type=click.Path())
 @HELD
 @SEED
+@click.option(
+    "--attentive",
+    type=click.Path(),
+    metavar="MODEL",
+    help="Model file of an attentive probe on the same images, to compare the linear probe with.  [default: the one "
+    "next to the tokens in the store]",
+)
 @options(click.option("--why", is_flag=True, help="Also print the reasons and numbers behind the advice."), TOLD)
 def advise(store: str, why: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """Recommend what to do next: keep the probe, fine-tune, or label more images.

@@ -26,6 +26,9 @@ def advise_text(result: dict[str, Any], *, why: bool = False) -> str:
     from featurepipe.advice import in_words  # here: it loads NumPy, which --help does without
 
     answer = [*_hanging(f"→ {in_words(result)}", ""), *_hanging(_promise(result), "  "), f"  $ {result['next']}"]
+    if result["attentive"] == "try":
+        text = "A linear probe is misleading for this network. Also try an attentive probe, which reads its tokens:"
+        answer += [*_hanging(text, "  "), *(f"  $ {command}" for command in result["attentive_commands"])]
     more = _grounds(result) if why else [["reasons and figures: the same command with --why"]]
     return "\n\n".join("\n".join(block) for block in [answer, *more])
 

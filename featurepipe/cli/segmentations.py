@@ -1,15 +1,16 @@
-"""The command `segment`."""
+"""The commands `segment` and `paint`."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
 
 from featurepipe.cli.flags import flag
 from featurepipe.cli.help import Command, options
-from featurepipe.cli.options import FORCE, SEED, TOLD
-from featurepipe.cli.terminal import Talk, load_stages, show
+from featurepipe.cli.options import COLUMNS, DEVICE, FORCE, OUTPUT, SEED, SPEED, TOLD, TRUST, WEIGHTS
+from featurepipe.cli.terminal import Talk, exit_strict, load_stages, show
 from featurepipe.cli.texts import columns, percent
 from featurepipe.vocabulary import EntryOptions
 from featurepipe.vocabulary.names import SEGMENTATION_KINDS
@@ -32,6 +33,12 @@ SHOWN = 20  # classes
         type=click.Path(),
         metavar="FOLDER",
         help="Folder for predicted masks of the reported images, and for these images with the masks over them.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(),
+        metavar="FILE",
+        help="HTML report to write, with figures and pictures.  [default: next to the model file, FILE.html]",
     ),
     FORCE,
     group="Output",
@@ -58,7 +65,12 @@ SHOWN = 20  # classes
     group="Probe",
 )
 @options(
-    click.option("--ignore", type=int, metavar="VALUE", help="Value of mask pixels that do not count, such as 255."),
+    click.option(
+        "--ignore",
+        type=click.IntRange(0),
+        metavar="VALUE",
+        help="Value of mask pixels that do not count, such as 255.",
+    ),
     click.option(
         "--classes",
         metavar="NAME,NAME,…",
@@ -85,6 +97,56 @@ def segment(store: str, masks: str, as_json: bool, quiet: bool, classes: str | N
     show(as_json, load_stages(quiet).segment(store, masks, classes=named, listener=Talk(quiet), **given), segment_text)
 
 
+@click.command(cls=Command)
+@click.argument("model", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@options(
+    click.option("-o", "--output", type=click.Path(), required=True, help="New folder for the masks."),
+    click.option(
+        "--overlays", is_flag=True, help="Also write each image with the colours of its mask over it, ID.overlay.png."
+    ),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Also write into a folder that holds files, and replace them. Files that the command reads are never "
+        "replaced.",
+    ),
+    group="Output",
+)
+@WEIGHTS
+@TRUST
+@DEVICE
+@COLUMNS
+@SPEED
+@OUTPUT
+def paint(model: str, data: tuple[str, ...], strict: bool, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Write a mask of each new image with a segmentation model.
+
+    MODEL is a file that segment wrote. DATA is one or more images, folders or tables. Each mask is a PNG of the size of
+    its image, and has the name of the image with .png added. Its pixels are class numbers as in the masks of training.
+
+    \b
+      $ featurepipe paint horses.safetensors holiday/ -o masks
+      $ featurepipe paint horses.safetensors holiday/*.jpg -o masks --overlays
+    """
+    result = load_stages(quiet).paint(model, data, listener=Talk(quiet), **given)
+    show(as_json, result, paint_text)
+    exit_strict(strict, result)
+
+
+def paint_text(result: dict[str, Any]) -> str:
+    """The result of `paint`: how much is of each class, and where the masks are."""
+    classes = sorted(result["classes"].items(), key=lambda item: -item[1]["share"])
+    rows = [[name, percent(one["share"]), f"on {one['images']:,}"] for name, one in classes[:SHOWN]]
+    lines = [f"  {line}" for line in columns([["class", "pixels", "images"], *rows], left=1)]
+    lines += [f"  … and {len(classes) - SHOWN} more; --json has them all"] if len(classes) > SHOWN else []
+    lines += [f"not read: {id_} ({reason})" for id_, reason in result["rejects"].items()]
+    if result["seen_in_training"]:
+        lines.append(f"note: the model was trained on {result['seen_in_training']:,} of these images")
+    count = result["painted"]
+    return "\n".join([*lines, f"{count:,} mask{'s' * (count != 1)} → {result['output']}"])
+
+
 def segment_text(result: dict[str, Any]) -> str:
     """The result of `segment`: mIoU with its interval, classes, baselines, and where the model is."""
     grid = "×".join(map(str, result["grid"]))
@@ -108,7 +170,8 @@ def segment_text(result: dict[str, Any]) -> str:
         lines.append(
             f"  note: the network has seen {percent(result['covered'])} of the pixels; the others do not count"
         )
-    return "\n".join([*lines, f"model → {result['model']}"])
+    lines += [f"model → {result['model']}", f"report → {result['report']}"]
+    return "\n".join([*lines, f"masks of new images: featurepipe paint {shlex.quote(result['model'])} PHOTOS -o masks"])
 
 
 def _with(result: dict[str, Any], key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -65,4 +66,5 @@ def zeroshot_text(result: dict[str, Any]) -> str:
     shown = ", ".join(names[:SHOWN]) + (f", … ({len(names)} in all)" if len(names) > SHOWN else "")
     count = len(result["templates"])
     prompts = f"{count} prompt{'s' * (count != 1)} of each"
-    return f"{len(names)} classes on {result['backbone']}, {prompts}: {shown}\nmodel → {result['model']}"
+    said = f"{len(names)} classes on {result['backbone']}, {prompts}: {shown}\nmodel → {result['model']}"
+    return f"{said}\nclassify images: featurepipe predict {shlex.quote(result['model'])} PHOTOS"

@@ -340,9 +340,22 @@ def load_of_samples(path: str | PathLike[str]) -> Model:
     model = load(path)
     if HEADS[model.kind].of_pixels:
         raise ModelFileError(
-            f"{path} is a {model.kind} model, which answers for each pixel and not for a sample; featurepipe info "
-            "shows its figures"
+            f"{path} is a {model.kind} model, which answers for each pixel and not for a sample; featurepipe paint "
+            "writes its masks, and featurepipe info shows its figures"
         )
+    return model
+
+
+def load_of_pixels(path: str | PathLike[str]) -> Model:
+    """As `load`, for those who want an answer for each pixel; ModelFileError where a model answers for samples."""
+    model = load(path)
+    if not HEADS[model.kind].of_pixels:
+        raise ModelFileError(
+            f"{path} is a {model.kind} model, which answers for a sample and not for each pixel; use featurepipe "
+            "predict, or make a segmentation model with: featurepipe segment"
+        )
+    if backbones.grid_of(model.backbones[0]["spec"]) is None or len(model.backbones) > 1:
+        raise ModelFileError(f"{path} is a {model.kind} model without tokens; make it again with: featurepipe segment")
     return model
 
 

@@ -31,6 +31,11 @@ class PatchClassifier:
     coef_: np.ndarray
     intercept_: np.ndarray
 
+    @property
+    def n_features_in_(self) -> int:
+        """How many numbers a token has."""
+        return self.coef_.shape[1]
+
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores (…, K) of tokens (…, D)."""
         return X.astype(np.float64) @ self.coef_.T + self.intercept_

@@ -1,4 +1,5 @@
-"""Reports: one self-contained HTML page of a model file, from the model's own card, of a comparison, or of an audit.
+"""Reports: one self-contained HTML page of a model file, from the model's own card, of a comparison, an audit or a
+segmentation.
 
 A page loads nothing: styles, drawings and pictures are in it, and so is its one script, which the page's policy names
 by its digest. What comes from outside (class names, paths, notes) cannot become markup, because `tag` escapes every
@@ -14,8 +15,20 @@ from featurepipe.reports.comparisons import comparison_page
 from featurepipe.reports.galleries import Gallery
 from featurepipe.reports.markup import is_page
 from featurepipe.reports.pages import SECTIONS, Page, draw
+from featurepipe.reports.segmentations import exemplars, segmentation_page
 
-__all__ = ["SECTIONS", "Gallery", "Page", "audit_page", "comparison_page", "is_page", "page", "pictured"]
+__all__ = [
+    "SECTIONS",
+    "Gallery",
+    "Page",
+    "audit_page",
+    "comparison_page",
+    "exemplars",
+    "is_page",
+    "page",
+    "pictured",
+    "segmentation_page",
+]
 
 
 def page(model: models.Model, gallery: Gallery | None = None, missing: str = "") -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 LARGEST = 65535  # value of a pixel of a mask
 GOLDEN = 0.61803398875  # turns of hue from class to class, so that neighbours differ
 SHARE = 0.5  # of the colour over the image
+SIDE = 224  # pixels of a small copy
 
 
 def palette(count: int) -> np.ndarray:
@@ -32,12 +33,34 @@ def mask_png(classes: np.ndarray) -> bytes:
     return _bytes(image)
 
 
-def overlay_png(picture: Image.Image, classes: np.ndarray) -> bytes:
-    """The image with the classes' colours over it; the first class leaves it as it is."""
+def overlay(picture: Image.Image, classes: np.ndarray) -> np.ndarray:
+    """The image with the classes' colours over it, uint8 (height, width, 3).
+
+    Parameters
+    ----------
+    picture : PIL image
+    classes : ndarray of int, shape (height, width)
+        The first class leaves the image as it is. Pixels of class -1 do not count, and are white.
+    """
     pixels = np.asarray(picture.convert("RGB")).astype(float)
-    colours = palette(int(classes.max()) + 1)[classes].astype(float)
+    colours = palette(max(int(classes.max()), 0) + 1)[classes].astype(float)
     blended = np.where(classes[..., None] > 0, (1 - SHARE) * pixels + SHARE * colours, pixels)
-    return _bytes(Image.fromarray(blended.round().astype(np.uint8)))
+    return np.where(classes[..., None] < 0, 255, blended.round()).astype(np.uint8)
+
+
+def overlay_png(picture: Image.Image, classes: np.ndarray) -> bytes:
+    """As `overlay`, as a PNG."""
+    return _bytes(Image.fromarray(overlay(picture, classes)))
+
+
+def small(picture: Image.Image, *masks: np.ndarray) -> list[np.ndarray]:
+    """Small copies of an image (h, w, 3): as it is, and under each of some masks, for a page."""
+    copy = picture.convert("RGB")
+    copy.thumbnail((SIDE, SIDE))
+    rows, columns = (
+        ((np.arange(n) + 0.5) * whole / n).astype(int) for n, whole in zip(copy.size[::-1], masks[0].shape, strict=True)
+    )
+    return [np.asarray(copy), *(overlay(copy, mask[np.ix_(rows, columns)]) for mask in masks)]
 
 
 def _bytes(image: Image.Image) -> bytes:

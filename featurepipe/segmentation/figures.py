@@ -38,6 +38,24 @@ def mean_iou(matrix: np.ndarray) -> float:
     return float(np.nanmean(ious(matrix)))
 
 
+def confused(matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
+    """The classes most often taken for another: ``true, predicted, pixels``, and ``share`` of the true class's pixels.
+
+    Examples
+    --------
+    >>> confused(np.array([[6, 2], [0, 4]]), ["sky", "sea"])
+    [{'true': 'sky', 'predicted': 'sea', 'pixels': 2, 'share': 0.25}]
+    """
+    wrong = matrix - np.diag(np.diag(matrix))
+    found = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist():
+        truth, said = divmod(place, len(names))
+        if count := int(wrong[truth, said]):
+            share = count / int(matrix[truth].sum())
+            found.append({"true": names[truth], "predicted": names[said], "pixels": count, "share": share})
+    return found
+
+
 def figures(matrices: np.ndarray, names: Sequence[str], groups: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """mIoU, pixel accuracy and IoU of each class, with 95 % intervals over images, or over groups of them.
 

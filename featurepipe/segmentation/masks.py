@@ -204,8 +204,10 @@ def learn_classes(
     Raises
     ------
     SegmentationError
-        Fewer than two classes, thousands of them, or another number of names.
+        Fewer than two classes, thousands of them, another number of names, or an ignored value below 0.
     """
+    if ignored is not None and ignored < 0:
+        raise SegmentationError(f"no pixel of a mask is {ignored}; the value to ignore is 0 or more, such as 255")
     values = np.zeros(0, np.int64)
     for id_ in learned:
         values = np.union1d(values, read_values(places[id_]))

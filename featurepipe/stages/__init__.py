@@ -16,6 +16,7 @@ from featurepipe.stages.explanations import explain
 from featurepipe.stages.exports import export
 from featurepipe.stages.extractions import extract
 from featurepipe.stages.layers import probe_layers
+from featurepipe.stages.paintings import paint
 from featurepipe.stages.pipelines import run
 from featurepipe.stages.predictions import predict
 from featurepipe.stages.pretexts import pretrain
@@ -41,6 +42,7 @@ __all__ = [
     "finetune",
     "info",
     "label",
+    "paint",
     "predict",
     "pretrain",
     "probe",

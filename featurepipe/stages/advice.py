@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurepipe import advice, backbones, matrices
+from featurepipe import advice, backbones, matrices, models
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ProbeError
+from featurepipe.errors import FeaturepipeError, ProbeError
 from featurepipe.finetuning import Recipe
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests.labelsets import SEPARATOR
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.matrices.parts import sizes
+from featurepipe.models import Model
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes import FOLDS
 from featurepipe.results import presented
@@ -27,6 +29,7 @@ from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import EntryOptions
 from featurepipe.vocabulary.names import HANDMADE
 
+ATTENTIVE = "attentive"  # kind of probe
 MOST = 5000  # images to train on, and to select on: of more a draw is measured, so that advice takes seconds
 
 
@@ -37,6 +40,7 @@ def advise(
     *,
     backbone: str | Extractor | None = None,
     layer: str | None = None,
+    attentive: str | Path | None = None,
     seed: int = 0,
     listener: Listener = BARS,
 ) -> dict[str, Any]:
@@ -56,6 +60,9 @@ def advise(
     layer : str, optional
         The layer that a head would be tuned on, by default the penultimate embedding; layers before it are the earlier
         ones.
+    attentive : path, optional
+        Model file of an attentive probe on the tokens of this backbone, trained on the same samples; by default the one
+        next to the tokens in the store, if it fits. Its accuracy on selection data is compared with the linear probe's.
     seed : int
         Seed for splits, folds and draws.
     listener : Listener
@@ -64,10 +71,12 @@ def advise(
     Returns
     -------
     dict
-        `featurepipe.advice.decide`'s ``option, tune, layer, more_labels, cell, expected_gain, reasons, warnings``, and
-        ``store, backbone, splits, split_source, seed``, ``next`` (the command to run), ``cost_minutes`` (option →
-        minutes, at the least; None where the shards do not say how long they took), ``evidence``
-        (`featurepipe.advice.count`'s and `measure`'s, ``masked``, ``drawn`` (images that were measured, where not all),
+        `featurepipe.advice.decide`'s ``option, tune, layer, more_labels, cell, expected_gain, attentive, reasons,
+        warnings``, and ``store, backbone, splits, split_source, seed``, ``next`` (the command to run),
+        ``attentive_commands`` (those that train an attentive probe; none where nothing speaks for it), ``cost_minutes``
+        (option → minutes, at the least; None where the shards do not say how long they took), ``evidence``
+        (`featurepipe.advice.count`'s and `measure`'s, ``masked``, ``tokens`` (``there``, ``possible``, and
+        ``attentive``: None, or ``model, top1, n, on``), ``drawn`` (images that were measured, where not all),
         ``seconds_per_image, device, epochs``), ``seconds``.
 
     Raises
@@ -92,7 +101,8 @@ def advise(
     common = set.intersection(*(set(entry.places()) for entry in entries))
     ready = divide(source, seed=seed, among=common)
     ready.announce(listener, "advice")
-    evidence = _evidence(ready, entries, seed)
+    tokens = _tokens(ready, attentive, listener)
+    evidence = {**_evidence(ready, entries, seed), "tokens": tokens.evidence}
     cost = None
     if evidence["seconds_per_image"]:
         held_out = 0 if ready.parts.select is None else len(ready.parts.select)
@@ -104,7 +114,8 @@ def advise(
         "store": str(source.store.path),
         "backbone": source.single.name,
         **found,
-        "next": _next(source, found),
+        "next": _next(source, found, tokens),
+        "attentive_commands": tokens.commands if found["attentive"] in ("try", "use") else [],
         "cost_minutes": cost,
         "evidence": evidence,
         "splits": sizes(ready.samples.split),
@@ -114,8 +125,94 @@ def advise(
     }
 
 
-def _next(source: Candidate, found: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Tokens:
+    """What a store has of the tokens of a backbone.
+
+    Attributes
+    ----------
+    evidence : dict
+        ``there, possible, attentive``.
+    commands : list of str
+        They train an attentive probe, and the last one tells it what it is worth.
+    """
+
+    evidence: dict[str, Any]
+    commands: list[str]
+
+
+def _tokens(ready: Prepared, given: str | Path | None, listener: Listener) -> _Tokens:
+    """Find tokens of the backbone, and an attentive probe on them.
+
+    Raises
+    ------
+    ProbeError
+        The model that is given is no attentive probe of this backbone and these samples.
+    """
+    entry, store = ready.single, ready.store
+    held = [one for one in store.entries() if _is_same_network(one.spec, entry)]
+    if given is not None:
+        file = models.locate(given)
+        if (problem := _misfit(loaded := models.load(file), ready)) is not None:
+            raise ProbeError(f"{file} {problem}; leave out --attentive, or give an attentive probe of this store")
+        found = [(file, loaded)]
+    else:
+        found = list(_fitting((file for one in held for file in models.find(one.folder)), ready, listener))
+    place, name = shlex.quote(str(store.path)), shlex.quote(entry.provenance["source"]["name"])
+    commands = [] if held else [f"featurepipe extract DATA -s {place} -b {name} --tokens"]
+    which = f" -b {shlex.quote(held[0].folder.name)}" if held else ""
+    commands.append(f"featurepipe probe {place}{which} --kind attentive")
+    return _Tokens(
+        {
+            "there": bool(held),
+            "possible": bool(held) or (backbones.is_tunable(entry.spec) and backbones.medium_of(entry.spec) == "image"),
+            "attentive": _measured(*found[0]) if found else None,
+        },
+        commands,
+    )
+
+
+def _fitting(files: Iterable[Path], ready: Prepared, listener: Listener) -> Iterator[tuple[Path, Model]]:
+    """Those of some model files that are attentive probes of a backbone and its samples."""
+    for file in files:
+        try:
+            model = models.load(file)
+        except FeaturepipeError as error:
+            listener.note(f"note: a model next to the tokens is not used: {error}")
+        else:
+            if _misfit(model, ready) is None:
+                yield file, model
+
+
+def _is_same_network(spec: Mapping[str, Any], entry: Entry) -> bool:
+    """Whether a spec is of tokens of the network that an entry's vectors come from."""
+    same = ("architecture", "arguments", "weights", "transform", "precision")
+    return backbones.grid_of(spec) is not None and all(spec[key] == entry.spec[key] for key in same)
+
+
+def _misfit(model: Model, ready: Prepared) -> str | None:
+    """Why a model is no attentive probe of a backbone and its samples; None where it is."""
+    if model.kind != ATTENTIVE:
+        return f"is a {model.kind} model, not an attentive probe"
+    if not _is_same_network(model.backbones[0]["spec"], ready.single):
+        return f"reads tokens of another network than {ready.single.title}"
+    if not np.array_equal(model.seen, np.unique(models.row_keys(ready.parts.learned))):
+        return "was trained on other samples than these"
+    if model.card.val is None or "top1" not in model.card.val:
+        return "has no figure on selection data"
+    return None
+
+
+def _measured(file: Path, model: Model) -> dict[str, Any]:
+    figures = model.card.val
+    assert figures is not None  # of a model that fits
+    return {"model": str(file), "top1": figures.top1, "n": figures.n, "on": model.card.selection.on}
+
+
+def _next(source: Candidate, found: Mapping[str, Any], tokens: _Tokens) -> str:
     """The command that follows the advice."""
+    if found["attentive"] == "use" and found["tune"] is None:
+        return tokens.commands[-1]
     store, names = (
         shlex.quote(str(source.store.path)),
         {one.name for one in source.store.entries() if not one.is_baseline},

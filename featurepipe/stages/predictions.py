@@ -14,7 +14,7 @@ import numpy as np
 from featurepipe import backbones, extraction, manifests, matrices, models, tables
 from featurepipe.backbones import Extractor
 from featurepipe.errors import ManifestError, ModelFileError
-from featurepipe.extraction import Settings
+from featurepipe.extraction import Settings, Sink
 from featurepipe.files import atomic, check_output, check_safe_csv
 from featurepipe.listeners import BARS, Listener
 from featurepipe.manifests import Manifest, Sample
@@ -27,7 +27,7 @@ from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
-from featurepipe.stores import Pending
+from featurepipe.stores import Pending, Row
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import AnswerOptions, ColumnOptions, ComputeOptions, OriginOptions
 
@@ -268,21 +268,39 @@ def _embed(
 ) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
     """As `embed`, by one extractor."""
     rows, unreadable = digest(manifest, compute.workers, listener)
-    todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
-    listener.note(first_line(extractor, len(rows)))
     memory = extraction.Memory(spec=extractor.spec)
-    settings = Settings(**vars(compute))
-    outcome = extraction.fill(todo, extractor, memory, settings, listener=listener)
-    rejects = rejected_samples(rows, unreadable, outcome.rejects)
+    rejects = fill(memory, rows, unreadable, manifest, extractor, compute, listener)
     held = [row for row in rows if row.digest in memory.vectors]
-    if not held:
-        id_, reason = next(iter(rejects.items()))
-        if len(rows) == 1:
-            raise ManifestError(f"{manifest.name(rows[0].sample)} cannot be read: {reason}")
-        where = f"these {plural(extractor.transform.medium)}" if manifest.root == Path() else manifest.root
-        raise ManifestError(f"no {extractor.transform.medium} of {where} can be read; first reason: {reason} ({id_})")
+    check_read(len(held), rejects, manifest, extractor.transform.medium)
     matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
     return matrix, [row.sample for row in held], rejects
+
+
+def fill(
+    sink: Sink,
+    rows: Sequence[Row],
+    unreadable: Mapping[str, str],
+    manifest: Manifest,
+    extractor: Extractor,
+    compute: ComputeOptions,
+    listener: Listener,
+) -> dict[str, str]:
+    """Embed the rows of a data set into a sink, each content once; sample id → reason of the rejects."""
+    todo = list({row.digest: Pending.of(row, manifest.source) for row in rows if row.digest}.values())
+    listener.note(first_line(extractor, len(rows)))
+    outcome = extraction.fill(todo, extractor, sink, Settings(**vars(compute)), listener=listener)
+    return rejected_samples(rows, unreadable, outcome.rejects)
+
+
+def check_read(held: int, rejects: Mapping[str, str], manifest: Manifest, medium: str) -> None:
+    """Raise ManifestError where no sample could be read."""
+    if held:
+        return
+    id_, reason = next(iter(rejects.items()))
+    if len(manifest) == 1:
+        raise ManifestError(f"{manifest.name(manifest.samples[0])} cannot be read: {reason}")
+    where = f"these {plural(medium)}" if manifest.root == Path() else manifest.root
+    raise ManifestError(f"no {medium} of {where} can be read; first reason: {reason} ({id_})")
 
 
 def is_prediction(path: Path) -> bool:

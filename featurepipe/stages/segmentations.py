@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from featurepipe import images, matrices, models, probes, segmentation
+from featurepipe import images, matrices, models, probes, reports, segmentation
 from featurepipe.cards import Card, Data, Segmented, Selection, Splits
-from featurepipe.errors import OutputError, SegmentationError
+from featurepipe.errors import SegmentationError
 from featurepipe.extraction import now, versions
-from featurepipe.files import check_output, write_bytes
+from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener
 from featurepipe.matrices import FeatureMatrix, TokenRows
 from featurepipe.matrices.parts import is_unsplit, sizes, split_by_content
-from featurepipe.models.folders import name_key, safe_name
+from featurepipe.reports.looks import Look, jpeg
 from featurepipe.results import presented
 from featurepipe.segmentation import FINER, Choice, Masks, Patches
 from featurepipe.stores import Entry, Store
@@ -44,6 +45,7 @@ def segment(
     epochs: int = EPOCHS,
     baselines: bool = True,
     save: str | Path | None = None,
+    report: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
     listener: Listener = BARS,
@@ -81,6 +83,9 @@ def segment(
         Folder for the predicted mask of each reported image (``ID.png``) and for the image with the mask's colours over
         it (``ID.overlay.png``). Pixels are the values of the masks that were given; of colours, the number of the
         class. What the network has not seen is `ignore`, or else the nearest prediction. Unsafe names are changed.
+    report : path, optional
+        HTML page of the figures, with the worst, middle and best of the reported images as small pictures. By default
+        next to the model file, with the suffix ``.html``.
     seed : int
         Seed of splits and folds, and of ``logistic``.
     force : bool
@@ -94,7 +99,9 @@ def segment(
         ``model, backbone, grid, kind, strength, classes, splits, evaluated_on, seconds, fit_seconds, without_mask``
         (how many samples have none), ``path`` (``kind, strength, miou`` of every candidate, in cross-validation), and
         the figures ``n, miou, miou_interval, pixel_accuracy, pixel_accuracy_interval, per_class``; ``baselines`` with
-        those of ``colour``; ``covered`` (share of the reported pixels that the network has seen; others do not count).
+        those of ``colour``; ``covered`` (share of the reported pixels that the network has seen; others do not count);
+        ``images`` (for each reported image ``id`` and its own ``miou``, None where no pixel counts); ``confused`` (the
+        classes most often taken for another: ``true, predicted, pixels, share``); ``report`` (the page).
 
     Raises
     ------
@@ -117,6 +124,8 @@ def segment(
     models.check_output(path, force=force)
     work = _Work.of(opened, entry, masks, classes, ignore, seed)
     targets = {} if save is None else work.targets(Path(save), force=force)
+    page = Path(report) if report is not None else path.with_suffix(".html")
+    check_output(page, "report", reports.is_page, [path], force=force)
     counts = sizes(work.rows.split)
     listener.note(f"{kind} segmentation on {entry.title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
     for note in work.notes:
@@ -126,7 +135,7 @@ def segment(
     at = time.perf_counter()
     made = _fit(work.tokens, learned, held, work, kind, epochs, seed, listener)
     fit_seconds = time.perf_counter() - at
-    found, covered = work.measure(work.tokens, made.patches, listener)
+    found = work.measure(work.tokens, made.patches, listener)
     result: dict[str, Any] = {
         "model": str(path),
         "backbone": entry.name,
@@ -137,7 +146,6 @@ def segment(
         "splits": counts,
         "evaluated_on": work.reported,
         **found,
-        "covered": covered,
         "path": made.path,
         "baselines": {},
         "without_mask": work.without,
@@ -146,10 +154,13 @@ def segment(
     if baselines:
         colours = _Colours(work, entry)
         plain = _fit(colours, learned, held, work, AUTO if kind == LOGISTIC else kind, epochs, seed, listener)
-        result["baselines"] = {COLOUR: work.measure(colours, plain.patches, listener)[0]}
+        measured = work.measure(colours, plain.patches, listener)
+        result["baselines"] = {COLOUR: {key: measured[key] for key in FIGURES}}
     models.save(path, _model(work, made, result, seed))
     work.paint(made.patches, targets, listener)
-    return {**result, "seconds": round(time.perf_counter() - started, 3)}
+    looks = work.looks(made.patches, reports.exemplars(result["images"]))
+    write_text(page, reports.segmentation_page(result, work.data, _how_made(entry, seed), looks))
+    return {**result, "report": str(page), "seconds": round(time.perf_counter() - started, 3)}
 
 
 class _Work:
@@ -217,8 +228,8 @@ class _Work:
         window = segmentation.window_of(self.entry.spec["transform"], size)
         return self.masks.read(self.rows.ids[number], size), window, size
 
-    def measure(self, tokens: Any, patches: Patches, listener: Listener) -> tuple[dict[str, Any], float]:
-        """The figures of the reported images, and the share of their pixels that the network has seen."""
+    def measure(self, tokens: Any, patches: Patches, listener: Listener) -> dict[str, Any]:
+        """The figures of the reported images, of each by itself, and the share of their pixels that count."""
         numbers, count = self.numbers, len(self.masks.names)
         found, seen, whole = [], 0, 0
         with listener.progress("measuring", len(numbers)) as advance:
@@ -229,63 +240,58 @@ class _Work:
                 found.append(segmentation.confusion(truth, said, count))
                 seen, whole = seen + int((truth >= 0).sum()), whole + int((mask >= 0).sum())
                 advance(1)
-        told = segmentation.figures(np.stack(found), self.masks.names, self.rows.units[numbers])
-        return told, seen / max(whole, 1)
+        matrices = np.stack(found)
+        return {
+            **segmentation.figures(matrices, self.masks.names, self.rows.units[numbers]),
+            "covered": seen / max(whole, 1),
+            "images": [
+                {"id": str(id_), "miou": segmentation.mean_iou(one) if one.any() else None}
+                for id_, one in zip(self.rows.ids[numbers], matrices, strict=True)
+            ],
+            "confused": segmentation.confused(matrices.sum(0), self.masks.names),
+        }
+
+    @property
+    def data(self) -> str:
+        """What the data set is called."""
+        root = str(self.store.source_root)
+        return Path(root).name or root
+
+    def looks(self, patches: Patches, shown: dict[str, list[str]]) -> dict[str, list[Look]]:
+        """Of each image that is shown: the image, its mask, and the prediction over it."""
+        rows = {str(id_): number for number, id_ in enumerate(self.rows.ids)}
+        made = {}
+        for id_ in (id_ for ids in shown.values() for id_ in ids):
+            number = rows[id_]
+            mask, window, size = self.mask_of(number)
+            said = segmentation.classify(patches.scores(self.tokens[number]), window, size, whole=True)
+            pictures = segmentation.small(images.picture_of(self._image(number)), mask, said)
+            made[id_] = [Look(picture=jpeg(pixels)) for pixels in pictures]
+        return made
 
     @property
     def numbers(self) -> np.ndarray:
         """The rows of the reported images."""
         return np.flatnonzero(self.rows.split == self.reported)
 
-    def targets(self, folder: Path, *, force: bool) -> dict[int, tuple[Path, Path]]:
-        """Where the mask and the overlay of each reported image go.
-
-        Raises
-        ------
-        OutputError
-            One of them is an image or a mask that is read, or somebody else's file; or two images have one name.
-        """
+    def targets(self, folder: Path, *, force: bool) -> dict[str, segmentation.Files]:
+        """Where the mask and the overlay of each reported image go; see `featurepipe.segmentation.places`."""
         inputs = list(self.masks.places.values())
         if self.source.kind == "files":
             inputs += [Path(self.source.root) / place for place in self._places.values()]
-        made: dict[int, tuple[Path, Path]] = {}
-        taken: dict[str, str] = {}
-        for number in self.numbers.tolist():
-            id_ = str(self.rows.ids[number])
-            name = "/".join(map(safe_name, filter(None, id_.replace("\\", "/").split("/"))))
-            pair = folder / f"{name}.png", folder / f"{name}.overlay.png"
-            for path in pair:
-                if (other := taken.setdefault(name_key(str(path)), id_)) != id_:
-                    raise OutputError(
-                        f"the masks of {other!r} and {id_!r} would be one file, {path}; rename one of them"
-                    )
-                check_output(path, "mask", lambda _: False, inputs if path.exists() else (), force=force)
-            made[number] = pair
-        return made
+        return segmentation.places(folder, map(str, self.rows.ids[self.numbers]), inputs, force=force)
 
-    def paint(self, patches: Patches, targets: dict[int, tuple[Path, Path]], listener: Listener) -> None:
+    def paint(self, patches: Patches, targets: dict[str, segmentation.Files], listener: Listener) -> None:
         """Write the predicted mask of each reported image, and the image with its colours over it."""
+        painter = self.painter(patches)
         with listener.progress("drawing", len(targets)) as advance:
-            for number, (mask, overlay) in targets.items():
-                picture = images.picture_of(self._image(number))
-                window = segmentation.window_of(self.entry.spec["transform"], picture.size)
-                scores = patches.scores(self.tokens[np.array([number])][0])
-                said = segmentation.classify(scores, window, picture.size, whole=True)
-                mask.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(mask, segmentation.mask_png(self._values(said, window)))
-                write_bytes(overlay, segmentation.overlay_png(picture, said))
+            for number in self.numbers.tolist() if targets else ():
+                painter.paint(self.tokens[number], self._image(number), targets[str(self.rows.ids[number])])
                 advance(1)
 
-    def _values(self, said: np.ndarray, window: segmentation.Window) -> np.ndarray:
-        """Class numbers as the values of the masks that were given; of colours they stay numbers."""
-        if self.masks.values[-1] > segmentation.LARGEST:
-            return said
-        found = self.masks.values[said]
-        if self.masks.ignored is not None:
-            seen = np.zeros(said.shape, bool)
-            seen[window.rows, window.columns] = True
-            found = np.where(seen, found, self.masks.ignored)
-        return found
+    def painter(self, patches: Patches) -> segmentation.Painter:
+        """What makes masks of images."""
+        return segmentation.Painter(patches, self.entry.spec["transform"], self.masks.values, self.masks.ignored)
 
 
 class _Held(Sequence[np.ndarray]):
@@ -385,7 +391,7 @@ def _model(work: _Work, made: Choice, result: dict[str, Any], seed: int) -> mode
         baselines={},
         few_shot=[],
         segmentation=Segmented.of_json(
-            {key: result[key] for key in SAID if result[key] is not None or key == "strength"}
+            {key: result[key] for key in SAID if result[key] is not None or key == "strength"} | _values(work.masks)
         ),
         licence=models.licence_of(origin, entry.spec),
         seed=seed,
@@ -397,6 +403,24 @@ def _model(work: _Work, made: Choice, result: dict[str, Any], seed: int) -> mode
     return models.Model(probes.SEGMENTATION, estimator, 1.0, backbone, seen, card)
 
 
+def _how_made(entry: Entry, seed: int) -> dict[str, str]:
+    """What a page says of how a model was made."""
+    return {
+        "precision": entry.spec["precision"],
+        "transform": ", ".join(f"{key} {json.dumps(value)}" for key, value in entry.spec["transform"].items()),
+        "fingerprint": entry.fingerprint,
+        "seed": str(seed),
+        "versions": ", ".join(f"{library} {version}" for library, version in versions().items()),
+        "created": now(),
+    }
+
+
+def _values(masks: Masks) -> dict[str, Any]:
+    """What pixels of masks mean, for those who write some."""
+    return {"mask_values": masks.values.tolist(), **({} if masks.ignored is None else {"ignored": masks.ignored})}
+
+
+FIGURES = ("n", "miou", "miou_interval", "pixel_accuracy", "pixel_accuracy_interval", "per_class")
 SAID = (
     *("kind", "strength", "evaluated_on", "n", "miou", "miou_interval", "pixel_accuracy", "pixel_accuracy_interval"),
     *("per_class", "covered", "path"),

@@ -4,11 +4,11 @@
 """
 
 from featurepipe.reports.looks.images import IMAGES
-from featurepipe.reports.looks.look import BUDGET, Look, Way, show
+from featurepipe.reports.looks.look import BUDGET, Look, Way, jpeg, show
 from featurepipe.reports.looks.sounds import SOUNDS
 from featurepipe.reports.looks.texts import TEXTS
 from featurepipe.reports.looks.videos import VIDEOS
 
 LOOKS: dict[str, Way] = {"image": IMAGES, "sound": SOUNDS, "text": TEXTS, "video": VIDEOS}
 
-__all__ = ["BUDGET", "LOOKS", "Look", "Way", "show"]
+__all__ = ["BUDGET", "LOOKS", "Look", "Way", "jpeg", "show"]

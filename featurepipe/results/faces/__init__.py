@@ -18,6 +18,7 @@ FACES: dict[str, Callable[[Mapping[str, Any]], Face]] = {
     "report": files.report,
     "explain": files.explain,
     "predict": files.predict,
+    "paint": files.paint,
     "probe": probes.probe,
     "probe_layers": probes.probe_layers,
     "probe_protocol": probes.probe,

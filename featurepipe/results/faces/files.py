@@ -74,6 +74,14 @@ def predict(said: Said) -> Face:
     return Face(title, rows, {"label": plain("label"), "predicted": count("predicted")})
 
 
+def paint(said: Said) -> Face:
+    """How much of the images is of each class."""
+    rows = [{"class": name, **one} for name, one in said["classes"].items()]
+    columns = {"class": plain("class"), "images": count("images"), "pixels": share("share")}
+    rejects = [f"rejected {id_}: {why}" for id_, why in list(said["rejects"].items())[:5]]
+    return Face(f"{said['painted']:,} masks by {said['model']} → {said['output']}", rows, columns, rejects)
+
+
 def zeroshot(said: Said) -> Face:
     """The classes and what they are called in prompts."""
     rows = [{"class": label, "words": words} for label, words in said["classes"].items()]

@@ -213,4 +213,4 @@ def segment(said: Said) -> Face:
         f"{said['kind']} segmentation on {said['backbone']}: mIoU {percent(said['miou'])}, pixels right "
         f"{percent(said['pixel_accuracy'])}, of {said['n']:,} {said['evaluated_on']} images"
     )
-    return Face(title, rows, {"class": plain("class"), "iou": share("IoU"), "pixels": count("pixels")})
+    return Face(title, rows, {"class": plain("class"), "iou": share("iou"), "pixels": count("pixels")})
