@@ -183,7 +183,8 @@ def plot_few_labels(result: Mapping[str, Any], ax: Any = None) -> Any:
         raise ProbeError("this result has no figures of few labels; ask for them with shots=(1, 5, 10)")
     ax, shots = _axes(ax), [one["shots"] for one in few]
     lines = {f"{result['kind']} probe": few}
-    lines |= {key.replace("_", " "): [one["semi"][key] for one in few] for key in few[0].get("semi") or ()}
+    for more in ("semi", "text"):  # methods that use unlabelled samples, or class names
+        lines |= {key.replace("_", " "): [one[more][key] for one in few] for key in few[0].get(more) or ()}
     for name, draws in lines.items():
         ax.plot(shots, [one["mean"] for one in draws], marker="o", label=_text(name))
         ends = [one.get("interval") or (one["mean"], one["mean"]) for one in draws]

@@ -75,7 +75,7 @@ class Repository:
         contents : mapping
             Name in the repository → a file here, or bytes.
         message : str
-            Of the commit.
+            Text of the commit.
         public : bool
             Who may see a repository that is made; one that is there stays as it is.
 

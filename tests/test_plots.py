@@ -101,6 +101,10 @@ def test_few_labels_come_in_order_with_their_intervals():
     axes = plots.plot_few_labels(PROBE)
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 0.5], [5, 0.7]])
     assert [one.get_text() for one in axes.get_legend().get_texts()] == ["logistic probe", "pixels", "all labels"]
+    draws = {"mean": 0.6, "interval": [0.5, 0.7]}
+    few = [{**one, "semi": {"self_training": draws}, "text": {"tip_adapter": draws}} for one in PROBE["few_shot"]]
+    names = [one.get_text() for one in plots.plot_few_labels({**PROBE, "few_shot": few}).get_legend().get_texts()]
+    assert names[:3] == ["logistic probe", "self training", "tip adapter"]
     with pytest.raises(ProbeError, match="ask for them with shots"):
         plots.plot_few_labels({**PROBE, "few_shot": []})
 

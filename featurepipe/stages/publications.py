@@ -45,7 +45,7 @@ def push(
     public : bool
         Whether everybody may see a repository that is made here. One that is there stays as it is.
     message : str, optional
-        Of the commit.
+        Text of the commit.
     endpoint : str, optional
         Address of another hub than huggingface.co, or than what HF_ENDPOINT says.
     listener : Listener

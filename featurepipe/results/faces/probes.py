@@ -160,10 +160,13 @@ def _few(said: Said) -> list[dict[str, Any]]:
     found = []
     for one in said["few_shot"]:
         plural = "label" if one["shots"] == 1 else "labels"
-        low, high = one["interval"] or (None, None)
-        where = {"shots": one["shots"], "repeats": one["repeats"]}
-        what = f"with {one['shots']} {plural} per class"
-        found.append({"what": what, one.get("metric", "top1"): one["mean"], "low": low, "high": high, **where})
+        what, key = f"with {one['shots']} {plural} per class", one.get("metric", "top1")
+        others = {**(one.get("semi") or {}), **(one.get("text") or {})}
+        methods = {what: one} | {f"{what}, {name.replace('_', ' ')}": draws for name, draws in others.items()}
+        for name, draws in methods.items():
+            low, high = draws["interval"] or (None, None)
+            shots = {"shots": one["shots"], "repeats": one["repeats"]}
+            found.append({"what": name, key: draws["mean"], "low": low, "high": high, **shots})
     return found
 
 
