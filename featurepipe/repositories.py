@@ -59,16 +59,11 @@ class Repository:
 
     def has(self, file: str) -> bool:
         """Whether the repository is there and holds a file."""
-        from huggingface_hub.errors import RepositoryNotFoundError
-
         with self._spoken():
-            try:
-                return self._api().file_exists(self.name, file, revision=self.revision)
-            except RepositoryNotFoundError:
-                return False
+            return self._api().file_exists(self.name, file, revision=self.revision)
 
     def push(self, contents: Mapping[str, Path | bytes], message: str, *, public: bool = False) -> str:
-        """Send files in one commit; a repository that is missing is made first.
+        """Send files in one commit; a repository or branch that is missing is made first.
 
         Parameters
         ----------
@@ -95,6 +90,8 @@ class Repository:
         with self._spoken():
             api = self._api()
             api.create_repo(self.name, private=not public, exist_ok=True)
+            if self.revision is not None:
+                api.create_branch(self.name, branch=self.revision, exist_ok=True)
             return api.create_commit(self.name, operations, commit_message=message, revision=self.revision).commit_url
 
     def pull(self, file: str) -> Path:
@@ -115,6 +112,9 @@ class Repository:
         with self._spoken():
             return Path(hf_hub_download(self.name, file, revision=self.revision, endpoint=self.endpoint))
 
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
     def _api(self) -> Any:
         from huggingface_hub import HfApi
 
@@ -130,14 +130,15 @@ class Repository:
             OfflineModeIsEnabled,
         )
 
-        transport: Any = HfHubHTTPError.__bases__  # of requests or httpx, whichever the library uses, and OSError
+        # the base is httpx's error of any request; what fails while a large file is sent is a RuntimeError
+        failures: Any = (*HfHubHTTPError.__bases__, HFValidationError, OSError, RuntimeError)
         try:
             with _no_bars():
                 yield
         except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
             why = "the hub cannot be reached, and nothing of it is in the cache here"
             raise RepositoryError(f"{self.name}: {why}; connect, or copy the file by hand") from error
-        except (HFValidationError, *transport) as error:
+        except failures as error:
             raise RepositoryError(f"{self.name}: {_why(error)}") from error
 
 

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Keeps ``server.repositories``: name → file → bytes; `server.refused` is a status that every request gets."""
-
-    protocol_version = "HTTP/1.1"
+    """Keeps ``server.repositories``: name → file → bytes; `server.refused` is a status that every request gets,
+    and while it `breaks`, no large file can be sent.
+    """
 
     def do_GET(self):
         owner, name, _, revision, file = [*self.path.lstrip("/").split("/", 4), "", "", ""][:5]
@@ -41,11 +41,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.json({"files": [self.mode(one["path"]) for one in json.loads(body)["files"]]})
         if self.path.endswith("/lfs/objects/batch"):
             return self.json({"objects": [self.place(one) for one in json.loads(body)["objects"]]})
+        if "/branch/" in self.path:
+            return self.json({})
         return self.commit(body)
 
     def do_PUT(self):
+        if self.server.breaks:
+            return self.answer(400)
         self.server.large[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(200)
+        return self.answer(200)
 
     def create(self, said):
         name = f"{said['organization']}/{said['name']}"
@@ -101,7 +105,8 @@ def serving(*, keeps_large=False):
     """An empty hub; `keeps_large` sends model files apart, as git-lfs does."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.repositories, server.private, server.large, server.messages = {}, {}, {}, []
-    server.refused, server.keeps_large, server.daemon_threads = None, keeps_large, True
+    server.breaks = False
+    server.refused, server.keeps_large, server.daemon_threads = None, keeps_large, False
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -31,6 +31,8 @@ def node(name, **resources):
 
 
 def test_a_crew_has_a_name_and_may_have_an_address():
+    with pytest.raises(BackboneError, match=r"cannot have 1\.5 GPUs"):
+        named_crew("ray", 1.5)
     assert named_crew(None) is None
     assert named_crew("ray") == Ray()
     assert named_crew("ray://head:10001", 0.5) == Ray("ray://head:10001", 0.5)

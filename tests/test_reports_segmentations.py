@@ -14,7 +14,7 @@ FIGURES = {"n": 9, "pixel_accuracy": 0.9, "pixel_accuracy_interval": [0.8, 0.95]
 RESULT = {
     **{**FIGURES, "kind": "lda", "strength": 0.1, "evaluated_on": "test", "miou": 0.8, "miou_interval": [0.7, 0.85]},
     **{"model": "deep/m.safetensors", "backbone": "vit", "grid": [7, 7], "classes": ["ground", EVIL], "covered": 1.0},
-    **{"splits": {"train": 20, "test": 9}, "without_mask": 0, "fit_seconds": 1.0},
+    **{"splits": {"train": 20, "test": 9}, "without_mask": 0, "fit_seconds": 1.0, "folds": 5},
     "per_class": {"ground": {"iou": 0.9, "pixels": 75}, EVIL: {"iou": 0.7, "pixels": 25}},
     "confused": [{"true": EVIL, "predicted": "ground", "pixels": 5, "share": 0.2}],
     "images": [{"id": f"{n}.png", "miou": n / 20} for n in range(20)],

@@ -167,8 +167,9 @@ def test_an_attentive_probe_is_offered_and_its_figure_is_used_where_it_fits(data
     assert offered["attentive"] == "try"
     get, learn = offered["attentive_commands"]
     assert get.startswith(f"featurepipe extract DATA -s {stored} -b ")
-    assert learn == f"featurepipe probe {stored} --kind attentive"
+    assert learn == f"featurepipe probe {stored} -b test_resnet --kind attentive"
     store = shutil.copytree(stored, tmp_path / "s")
+    assert "--precision fp32 --input-size 3 32 32" in get  # else the tokens would be of another network
     extract(data, store, **{**SOME, "layers": None}, tokens=1)
     (learn,) = advise(store)["attentive_commands"]
     *call, folder, kind, attentive = learn.split()

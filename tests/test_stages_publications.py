@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import hub
 import huggingface_hub.constants
@@ -11,8 +12,9 @@ import pytest
 
 import featurepipe
 from featurepipe import models
+from featurepipe.cards import Card
 from featurepipe.errors import ModelFileError, OutputError, RepositoryError
-from featurepipe.reports.markdown import MARK
+from featurepipe.reports.markdown import MARK, model_card
 from featurepipe.repositories import Repository
 from featurepipe.stages import Listener
 
@@ -51,7 +53,7 @@ def test_what_was_pushed_comes_back(server, model, tmp_path):
         **{"repository": "ann/bugs", "revision": "main", "model": str(tmp_path / "new.safetensors")},
         **{"kind": "ridge", "classes": 2, "backbone": "pixels"},
     }
-    assert ears.notes[0] == f"note: the file names the folder of the data: {models.load(model).card.data.root}"
+    assert ears.notes[0] == f"note: the file names places on this machine: {models.load(model).card.data.root}"
 
 
 def test_the_readme_has_the_figures_and_no_markup_of_strangers(server, model, tmp_path):
@@ -101,6 +103,20 @@ def test_names_that_lead_nowhere(server, tmp_path, name, message):
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_a_branch_is_named_in_its_readme_and_words_of_strangers_are_no_links(server, model):
+    result = featurepipe.push(model, "ann/bugs@dev", endpoint=server.url)
+    assert result["repository"] == "ann/bugs@dev"
+    assert "featurepipe pull ann/bugs@dev -o" in server.repositories["ann/bugs"]["README.md"].decode()
+    loaded = models.load(model)
+    backbone = {**loaded.backbone, "name": "transformers:/home/ann/secret/vit"}
+    said = {"created": "www.evil.example", "notes": ["see https://evil.example"]}
+    card = Card.from_json({**loaded.card.to_json(), **said})
+    readme = model_card(replace(loaded, backbone=backbone, card=card), "ann/bugs", "m.safetensors", carries=False)
+    assert "secret" not in readme
+    assert r"transformers\:vit" in readme
+    assert (r"www\.evil.example" in readme, r"https\://evil.example" in readme) == (True, True)
+
+
 def test_a_hub_that_refuses_or_is_gone(server, model, tmp_path):
     server.refused = 403
     with pytest.raises(
@@ -139,6 +155,10 @@ def test_large_files_go_apart_and_what_was_fetched_is_found_without_a_connection
         assert (done.returncode, json.loads(done.stdout)["repository"]) == (0, "ann/bugs")
         assert len(server.large) == 1
         assert run(server.url, "pull", "ann/bugs", "-o", tmp_path / "a.safetensors").returncode == 0
+        server.breaks = True
+        broken = run(server.url, "push", model, "ann/other")
+        assert (broken.returncode, "Traceback" in broken.stderr) == (1, False)
+        assert broken.stderr.splitlines()[-1].startswith("featurepipe: ann/other: ")
     again = run(server.url, "pull", "ann/bugs", "-o", tmp_path / "b.safetensors", HF_HUB_OFFLINE="1")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "ridge of 2 classes on pixels")
     assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()

@@ -99,7 +99,6 @@ def test_plain_names_are_those_there_are():
     assert {name: kind.parameter for name, kind in probes.KINDS.items()} == names.KINDS
     assert tuple(name for name, kind in probes.KINDS.items() if kind.on_devices) == names.ON_DEVICES
     assert names.MULTI_LABEL == probes.MULTI_LABEL
-    assert tuple(extraction.CREWS) == names.CREWS
     assert tuple(protocols.PROTOCOLS) == names.PROTOCOLS
     metrics = {metric for protocol in protocols.PROTOCOLS.values() for metric in protocol.metrics}
     assert metrics == set(names.METRICS)

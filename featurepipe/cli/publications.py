@@ -29,7 +29,8 @@ def push(model: str, repository: str, as_json: bool, quiet: bool, **given: Any) 
 
     It goes to the repository OWNER/NAME as model.safetensors. A repository that is missing is made. A README with the
     figures, the classes and the commands to use the model goes with it. A README that somebody else wrote is kept. No
-    image is sent, but the file names the folder of your data. Log in first with hf auth login, or set HF_TOKEN.
+    image is sent, but the file names the folders of your data and weights. Log in first with hf auth login, or set
+    HF_TOKEN.
 
     \b
       $ featurepipe run photos/ -o photos

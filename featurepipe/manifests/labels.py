@@ -44,7 +44,7 @@ def check_labels(samples: Collection[Sample]) -> None:
 
 
 def _check_numbers(samples: Collection[Sample]) -> None:
-    """Refuse measurements, such as ages: numbers with decimals, most of which occur once."""
+    """Refuse measurements: numbers with a decimal point, most of which occur once."""
     counts = Counter(sample.label for sample in samples if sample.label is not None)
     single = sum(count == 1 for count in counts.values())
     decimal = next((label for label in counts if "." in label), None)

@@ -88,7 +88,8 @@ def commands(model: Model, gallery: Gallery | None) -> Html:
     """Commands that make the model again, on a machine that has the data and the weights."""
     store = STORE if gallery is None or gallery.store is None else gallery.store
     card = model.card
-    lines = [_extract(one, card, store) for one in model.backbones]
+    data = PurePath(card.data.root).name or "DATA"
+    lines = [extract_words(one, data, store) for one in model.backbones]
     names = ",".join(str(one["name"]) for one in model.backbones)
     which = ["--with" if len(model.backbones) > 1 else "-b", names]
     if card.tuned is not None:
@@ -110,10 +111,14 @@ def _remark(card: Card) -> str:
     return text
 
 
-def _extract(backbone: Mapping[str, Any], card: Card, store: str) -> list[str]:
+def extract_words(backbone: Mapping[str, Any], data: str, store: str, *, whole: bool = False) -> list[str]:
+    """The words of the command that embeds `data` as a backbone's `spec` and `source` say.
+
+    `whole` names the transform in any case, which may have been given.
+    """
     spec, source = backbone["spec"], backbone["source"]
     transform = spec["transform"]
-    line = ["featurepipe", "extract", PurePath(card.data.root).name or "DATA", "-s", store]
+    line = ["featurepipe", "extract", data, "-s", store]
     line += ["-b", str(source["name"])]
     line += ["--weights", PurePath(source["weights"]).name] if source["weights"] else []
     for key, value in (spec["arguments"] or {}).items():
@@ -123,7 +128,7 @@ def _extract(backbone: Mapping[str, Any], card: Card, store: str) -> list[str]:
     line += ["--layer", spec["layer"]] if isinstance(spec["layer"], str) and spec["layer"] != "penultimate" else []
     line += ["--pooling", spec["pooling"]] if spec["pooling"] else []
     line += ["--precision", spec["precision"]]
-    if "weights" in source and source["weights"] and "mean" in transform and "input_size" in transform:
+    if (whole or source["weights"]) and "mean" in transform and "input_size" in transform:
         line += _transform(transform)
     return line
 

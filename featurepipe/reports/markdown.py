@@ -19,8 +19,9 @@ PIPELINES = {
     "text": "text-classification",
     "video": "video-classification",
 }  # the hub's words for media
+FOLDS = "folds"  # instead of a split
 LISTED = 50  # classes
-SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
+SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$:@]|(?<=www)\.)")  # markup, and what makes a link of an address
 
 
 def model_card(model: models.Model, repository: str, file: str, *, carries: bool) -> str:
@@ -30,7 +31,7 @@ def model_card(model: models.Model, repository: str, file: str, *, carries: bool
     ----------
     model : Model
     repository : str
-        ``OWNER/NAME``.
+        ``OWNER/NAME``, or ``OWNER/NAME@BRANCH``.
     file : str
         The model file's name in it.
     carries : bool
@@ -43,7 +44,7 @@ def model_card(model: models.Model, repository: str, file: str, *, carries: bool
     """
     parts = [
         f"---\n{_metadata(model, repository)}\n---\n{MARK}\n",
-        f"# {_shown(repository.partition('/')[2])}\n",
+        f"# {_shown(_name(repository))}\n",
         f"{_what(model)}\n",
         "## How good it is\n",
         f"{_figures(model)}\n",
@@ -60,6 +61,20 @@ def model_card(model: models.Model, repository: str, file: str, *, carries: bool
     return "\n".join(parts)
 
 
+def called(model: models.Model) -> list[str]:
+    """The backbones' names, without the folders of this machine in which some of them lie."""
+    return [_without_folders(one["name"]) for one in model.backbones]
+
+
+def _without_folders(name: str) -> str:
+    family, colon, place = name.rpartition(":")
+    return f"{family}{colon}{PurePath(place).name}" if PurePath(place).is_absolute() else name
+
+
+def _name(repository: str) -> str:
+    return repository.partition("/")[2].partition("@")[0]
+
+
 def _metadata(model: models.Model, repository: str) -> str:
     """The YAML by which the hub lists the model."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -73,11 +88,11 @@ def _metadata(model: models.Model, repository: str) -> str:
             task_type=task,
             dataset_type="custom",
             dataset_name=_data(model),
-            dataset_split=model.card.evaluated_on,
+            dataset_split=None if model.card.evaluated_on == FOLDS else model.card.evaluated_on,
             metric_type=name,
             metric_value=round(value, 4),
         )
-        said |= {"model_name": repository.partition("/")[2], "eval_results": [result]}
+        said |= {"model_name": _name(repository), "eval_results": [result]}
     return ModelCardData(**said).to_yaml().strip()
 
 
@@ -86,7 +101,7 @@ def _headline(figures: Figures) -> tuple[str, float]:
 
 
 def _what(model: models.Model) -> str:
-    names = _listed([one["name"] for one in model.backbones])
+    names = _listed(called(model))
     task = "a set of labels" if model.is_multi_label else f"one of {len(model.classes):,} classes"
     if model.card.tuned is not None:
         how = f"The network {names} was fine-tuned"
@@ -101,7 +116,8 @@ def _figures(model: models.Model) -> str:
         return "Nobody has measured it."
     figures = card.figures
     name, value = _headline(figures)
-    said = f"**{percent(value)}** {name} on the {card.evaluated_on} split of {_shown(_data(model))}"
+    where = "all folds of a cross-validation" if card.evaluated_on == FOLDS else f"the {card.evaluated_on} split"
+    said = f"**{percent(value)}** {name} on {where} of {_shown(_data(model))}"
     sure = f"; 95 % interval {interval_text(figures)}, {method(figures)}" if name == "accuracy" else ""
     said += f" (n = {figures.n:,}{sure}). "
     if figures.get("top1") is not None:
@@ -144,19 +160,19 @@ FOLDER holds {medium}s. The file is data only: nothing in it is run.{network}
 def _classes(model: models.Model) -> str:
     names = [str(name) for name in model.classes]
     more = f", and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return f"{_listed(names[:LISTED])}{more}."
+    return f"Classes: {_listed(names[:LISTED])}{more}."
 
 
 def _made(model: models.Model) -> Iterator[str]:
     card = model.card
-    for one in model.backbones:
-        yield f"Backbone {_shown(one['name'])}, fingerprint `{one['fingerprint']}`."
+    for name, one in zip(called(model), model.backbones, strict=True):
+        yield f"Backbone {_shown(name)}, fingerprint `{one['fingerprint']}`."
     licence = f"{_shown(str(card.licence))}." if card.licence else "not known here."
     yield f"Licence of the backbone's weights: {licence}"
     splits = ", ".join(f"{n:,} {name}" for name, n in card.splits.items())
     yield f"Data {_shown(_data(model))}: {splits} ({_shown(card.split_source)})."
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-    yield f"Seed {card.seed}; {versions}; {card.created}."
+    yield f"Seed {card.seed}; {_shown(versions)}; {_shown(card.created)}."
 
 
 def _data(model: models.Model) -> str:

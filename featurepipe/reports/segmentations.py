@@ -251,8 +251,8 @@ def _path(result: Mapping[str, Any]) -> Html:
         chosen = result["strength"] if kind == result["kind"] else None
         charts.append(curves(f"mIoU in %, by strength of {kind}", strengths, labels, {kind: points}, 100, chosen))
     said = (
-        f"{result['kind']} with strength {result['strength']:g} was chosen by 5-fold cross-validation on the images "
-        f"that are not reported; {result['evaluated_on']} was not used for it."
+        f"{result['kind']} with strength {result['strength']:g} was chosen by {result['folds']}-fold cross-validation "
+        f"on the images that are not reported; {result['evaluated_on']} was not used for it."
     )
     rows = [[one["kind"], f"{one['strength']:g}", percent(one["miou"])] for one in known]
     marks = [(one["kind"], one["strength"]) == (result["kind"], result["strength"]) for one in known]

@@ -12,12 +12,14 @@ from PIL import Image
 
 from featurepipe.errors import SegmentationError
 from featurepipe.images.orientations import upright
+from featurepipe.segmentation.drawings import LARGEST
 from featurepipe.segmentation.frames import Window
 from featurepipe.tables import TABLE_SUFFIXES, Table
 
 COLUMN = "mask"
 SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # without loss, unlike JPEG
 MOST = 4096  # classes
+NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of masks that are not colours
 NOTHING = -1  # the class of pixels that do not count
 
 
@@ -34,12 +36,22 @@ class Masks:
     names : tuple of str
     ignored : int or None
         The value of pixels that do not count.
+    coloured : bool
+        Whether the values stand for colours.
     """
 
     places: Mapping[str, Path]
     values: np.ndarray
     names: tuple[str, ...]
     ignored: int | None
+    coloured: bool = False
+
+    @property
+    def written(self) -> tuple[np.ndarray, int | None]:
+        """The values, and the ignored one, of masks that are written: what a PNG cannot hold becomes class numbers."""
+        if self.coloured or max(int(self.values[-1]), self.ignored or 0) > LARGEST:
+            return np.arange(len(self.values)), None
+        return self.values, self.ignored
 
     def read(self, id_: str, size: tuple[int, int]) -> np.ndarray:
         """A mask as class numbers, int64 (height, width); -1 where pixels do not count.
@@ -84,7 +96,7 @@ def read_values(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image = upright(opened)
-            if image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+            if image.mode in NUMBERS:
                 found = np.asarray(image).astype(np.int64)
             else:
                 colours = np.asarray(image.convert("RGB")).astype(np.int64)
@@ -92,6 +104,12 @@ def read_values(path: Path) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SegmentationError(f"mask {path} cannot be read: {error}; make it again") from error
     return found
+
+
+def _is_coloured(path: Path) -> bool:
+    """Whether a mask, which can be read, has colours for values."""
+    with Image.open(path) as opened:
+        return opened.mode not in NUMBERS
 
 
 def find_masks(given: str | Path, samples: Iterable[tuple[str, str]]) -> dict[str, Path]:
@@ -230,7 +248,7 @@ def learn_classes(
     called = tuple(names) if names is not None else tuple(map(str, values.tolist()))
     if len(set(called)) < len(called):
         raise SegmentationError(f"two classes have the same name ({', '.join(called[:8])}); give different names")
-    return Masks(dict(places), values, called, ignored)
+    return Masks(dict(places), values, called, ignored, any(_is_coloured(places[id_]) for id_ in learned))
 
 
 def shares(mask: np.ndarray, window: Window, cells: tuple[int, int], classes: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from featurepipe.errors import OutputError
 from featurepipe.files import check_output, write_bytes
 from featurepipe.models.folders import name_key, safe_name
 from featurepipe.segmentation.closed import Patches
-from featurepipe.segmentation.drawings import LARGEST, mask_png, overlay_png
+from featurepipe.segmentation.drawings import mask_png, overlay_png
 from featurepipe.segmentation.frames import Window, classify, window_of
 
 Files = tuple[Path, Path | None]  # of an image: the mask, and the overlay where there is one
@@ -31,7 +31,7 @@ class Painter:
     transform : mapping
         As the spec of the backbone has it.
     values : ndarray of int64, shape (K,)
-        What each class is in a mask; see `featurepipe.segmentation.Masks`.
+        What each class is in a mask that is written; see `featurepipe.segmentation.Masks.written`.
     ignored : int or None
         What pixels get that the network has not seen; without it, they get the nearest prediction.
     """
@@ -75,9 +75,7 @@ class Painter:
         return said
 
     def values_of(self, said: np.ndarray, window: Window) -> np.ndarray:
-        """Class numbers (height, width) as the values of the masks that were given; of colours they stay numbers."""
-        if self.values[-1] > LARGEST:
-            return said
+        """Class numbers (height, width) as the values of masks."""
         found = self.values[said]
         if self.ignored is not None:
             seen = np.zeros(said.shape, bool)
@@ -112,7 +110,7 @@ def places(
     OutputError
         One of them is an image or a mask that is read, or somebody else's file; or two images have one name.
     """
-    read = list(inputs)
+    read = _files_of(inputs)
     made: dict[str, Files] = {}
     taken: dict[str, str] = {}
     for id_ in ids:
@@ -122,6 +120,19 @@ def places(
         for path in files:
             if (other := taken.setdefault(name_key(str(path)), id_)) != id_:
                 raise OutputError(f"the masks of {other!r} and {id_!r} would be one file, {path}; rename one of them")
-            check_output(path, "mask", lambda _: False, read if path.exists() else (), force=force)
+            check_output(path, "mask", lambda _: False, [path] if _file_of(path) in read else (), force=force)
         made[id_] = (mask, overlay if overlays else None)
     return made
+
+
+def _files_of(paths: Iterable[str | PathLike[str] | None]) -> set[tuple[int, int] | None]:
+    """What the system knows files by, so that one under another name is the same; each is asked for once."""
+    return {_file_of(path) for path in paths if path is not None} - {None}
+
+
+def _file_of(path: str | PathLike[str]) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

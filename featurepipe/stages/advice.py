@@ -22,6 +22,7 @@ from featurepipe.matrices.parts import sizes
 from featurepipe.models import Model
 from featurepipe.models.candidates import Candidate, Prepared, divide, find
 from featurepipe.probes import FOLDS
+from featurepipe.reports.answers import extract_words
 from featurepipe.results import presented
 from featurepipe.stores import Entry
 from featurepipe.stores.entries import in_order
@@ -103,6 +104,12 @@ def advise(
     ready.announce(listener, "advice")
     tokens = _tokens(ready, attentive, listener)
     evidence = {**_evidence(ready, entries, seed), "tokens": tokens.evidence}
+    if evidence["drawn"] is not None and tokens.evidence["attentive"] is not None:
+        listener.note(
+            f"note: {tokens.evidence['attentive']['model']} is not compared: its probe has learned from all samples, "
+            f"the linear one here from {evidence['drawn']:,}"
+        )
+        tokens.evidence["attentive"] = None
     cost = None
     if evidence["seconds_per_image"]:
         held_out = 0 if ready.parts.select is None else len(ready.parts.select)
@@ -158,10 +165,11 @@ def _tokens(ready: Prepared, given: str | Path | None, listener: Listener) -> _T
         found = [(file, loaded)]
     else:
         found = list(_fitting((file for one in held for file in models.find(one.folder)), ready, listener))
-    place, name = shlex.quote(str(store.path)), shlex.quote(entry.provenance["source"]["name"])
-    commands = [] if held else [f"featurepipe extract DATA -s {place} -b {name} --tokens"]
-    which = f" -b {shlex.quote(held[0].folder.name)}" if held else ""
-    commands.append(f"featurepipe probe {place}{which} --kind attentive")
+    place, source = str(store.path), entry.provenance["source"]
+    words = extract_words({"spec": entry.spec, "source": source}, "DATA", place, whole=True)
+    commands = [] if held else [shlex.join([*words, "--tokens"])]
+    which = held[0].folder.name if held else entry.name
+    commands.append(shlex.join(["featurepipe", "probe", place, "-b", which, "--kind", "attentive"]))
     return _Tokens(
         {
             "there": bool(held),
@@ -196,7 +204,9 @@ def _misfit(model: Model, ready: Prepared) -> str | None:
         return f"is a {model.kind} model, not an attentive probe"
     if not _is_same_network(model.backbones[0]["spec"], ready.single):
         return f"reads tokens of another network than {ready.single.title}"
-    if not np.array_equal(model.seen, np.unique(models.row_keys(ready.parts.learned))):
+    entry = ready.single
+    tuned = models.seen_in_tuning(entry.provenance["source"], entry.spec)
+    if not np.array_equal(model.seen, np.union1d(models.row_keys(ready.parts.learned), tuned)):
         return "was trained on other samples than these"
     if model.card.val is None or "top1" not in model.card.val:
         return "has no figure on selection data"

@@ -10,7 +10,7 @@ from featurepipe import models
 from featurepipe.errors import ModelFileError
 from featurepipe.files import atomic, size_text
 from featurepipe.listeners import BARS, Listener
-from featurepipe.reports.markdown import MARK, model_card
+from featurepipe.reports.markdown import MARK, called, model_card
 from featurepipe.repositories import Repository
 from featurepipe.results import presented
 from featurepipe.surroundings import guarded
@@ -34,7 +34,7 @@ def push(
 
     The README (the hub's model card) has the figures, the classes, the backbone and how to use the file. One that
     somebody else wrote is kept. No picture and no page is sent; but the model file names the folder of the data, the
-    classes, and its notes.
+    file of the backbone's weights if there was one, the classes, and its notes.
 
     Parameters
     ----------
@@ -70,12 +70,18 @@ def push(
     if there.has(README) and MARK not in there.pull(README).read_text("utf-8", "replace"):
         listener.note(f"note: {there.name} has a {README} that featurepipe did not write; it is kept")
     else:
-        contents[README] = model_card(loaded, there.name, FILE, carries=models.carries_backbone(path)).encode()
-    listener.note(f"note: the file names the folder of the data: {loaded.card.data.root}")
+        contents[README] = model_card(loaded, str(there), FILE, carries=models.carries_backbone(path)).encode()
+    listener.note(f"note: the file names places on this machine: {', '.join(_places(loaded))}")
     listener.note(f"sending {size_text(path.stat().st_size)} to {there.name}")
-    said = message or f"{loaded.kind} on {', '.join(one['name'] for one in loaded.backbones)}"
+    said = message or f"{loaded.kind} on {', '.join(called(loaded))}"
     commit = there.push(contents, said, public=public)
-    return {"model": str(path), "repository": there.name, "files": list(contents), "commit": commit}
+    return {"model": str(path), "repository": str(there), "files": list(contents), "commit": commit}
+
+
+def _places(model: models.Model) -> list[str]:
+    """The places on this machine that a model file names."""
+    weights = [one["source"]["weights"] for one in model.backbones]
+    return [model.card.data.root, *dict.fromkeys(place for place in weights if place is not None)]
 
 
 @guarded

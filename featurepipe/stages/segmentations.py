@@ -13,7 +13,7 @@ import numpy as np
 
 from featurepipe import images, matrices, models, probes, reports, segmentation
 from featurepipe.cards import Card, Data, Segmented, Selection, Splits
-from featurepipe.errors import SegmentationError
+from featurepipe.errors import OutputError, SegmentationError
 from featurepipe.extraction import now, versions
 from featurepipe.files import check_output, write_text
 from featurepipe.listeners import BARS, Listener
@@ -97,8 +97,9 @@ def segment(
     -------
     dict
         ``model, backbone, grid, kind, strength, classes, splits, evaluated_on, seconds, fit_seconds, without_mask``
-        (how many samples have none), ``path`` (``kind, strength, miou`` of every candidate, in cross-validation), and
-        the figures ``n, miou, miou_interval, pixel_accuracy, pixel_accuracy_interval, per_class``; ``baselines`` with
+        (how many samples have none), ``folds`` (of the cross-validation that chose the strength; 0: nothing chose),
+        ``path`` (``kind, strength, miou`` of every candidate, in cross-validation), and the figures ``n, miou,
+        miou_interval, pixel_accuracy, pixel_accuracy_interval, per_class``; ``baselines`` with
         those of ``colour``; ``covered`` (share of the reported pixels that the network has seen; others do not count);
         ``images`` (for each reported image ``id`` and its own ``miou``, None where no pixel counts); ``confused`` (the
         classes most often taken for another: ``true, predicted, pixels, share``); ``report`` (the page).
@@ -125,7 +126,9 @@ def segment(
     work = _Work.of(opened, entry, masks, classes, ignore, seed)
     targets = {} if save is None else work.targets(Path(save), force=force)
     page = Path(report) if report is not None else path.with_suffix(".html")
-    check_output(page, "report", reports.is_page, [path], force=force)
+    if page.absolute() == path.absolute():
+        raise OutputError(f"{page} is the name of the model file, too; give the report another name with --report")
+    check_output(page, "report", reports.is_page, [path, masks, *work.inputs()], force=force)
     counts = sizes(work.rows.split)
     listener.note(f"{kind} segmentation on {entry.title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
     for note in work.notes:
@@ -142,6 +145,7 @@ def segment(
         "grid": list(entry.grid or ()),
         "kind": made.kind,
         "strength": made.strength,
+        "folds": made.folds,
         "classes": list(work.masks.names),
         "splits": counts,
         "evaluated_on": work.reported,
@@ -276,10 +280,14 @@ class _Work:
 
     def targets(self, folder: Path, *, force: bool) -> dict[str, segmentation.Files]:
         """Where the mask and the overlay of each reported image go; see `featurepipe.segmentation.places`."""
-        inputs = list(self.masks.places.values())
+        return segmentation.places(folder, map(str, self.rows.ids[self.numbers]), self.inputs(), force=force)
+
+    def inputs(self) -> list[Path]:
+        """The files that are read: masks, and images that are files."""
+        found = list(self.masks.places.values())
         if self.source.kind == "files":
-            inputs += [Path(self.source.root) / place for place in self._places.values()]
-        return segmentation.places(folder, map(str, self.rows.ids[self.numbers]), inputs, force=force)
+            found += [Path(self.source.root) / place for place in self._places.values()]
+        return found
 
     def paint(self, patches: Patches, targets: dict[str, segmentation.Files], listener: Listener) -> None:
         """Write the predicted mask of each reported image, and the image with its colours over it."""
@@ -291,7 +299,7 @@ class _Work:
 
     def painter(self, patches: Patches) -> segmentation.Painter:
         """What makes masks of images."""
-        return segmentation.Painter(patches, self.entry.spec["transform"], self.masks.values, self.masks.ignored)
+        return segmentation.Painter(patches, self.entry.spec["transform"], *self.masks.written)
 
 
 class _Held(Sequence[np.ndarray]):
@@ -417,7 +425,8 @@ def _how_made(entry: Entry, seed: int) -> dict[str, str]:
 
 def _values(masks: Masks) -> dict[str, Any]:
     """What pixels of masks mean, for those who write some."""
-    return {"mask_values": masks.values.tolist(), **({} if masks.ignored is None else {"ignored": masks.ignored})}
+    values, ignored = masks.written
+    return {"mask_values": values.tolist(), **({} if ignored is None else {"ignored": ignored})}
 
 
 FIGURES = ("n", "miou", "miou_interval", "pixel_accuracy", "pixel_accuracy_interval", "per_class")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+import platform
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +47,7 @@ def held(store: Path, *, wait: bool) -> Iterator[None]:
     with taken:
         settle(store, -1 if wait else SETTLE)
         with suppress(OSError):  # it is a courtesy; that the disk is full shows elsewhere
-            (store / HOLDER).write_text(whoami(), "utf-8")
+            _sign(store / HOLDER)
         try:
             yield
         finally:
@@ -90,7 +90,7 @@ def join(store: Path, name: str) -> Any:
     place = store / MEMBER.format(name)
     if not place.is_file():
         raise StoreError(
-            f"{store} on {socket.gethostname()} is not the folder that this run writes to; keep the store in a folder "
+            f"{store} on {platform.node()} is not the folder that this run writes to; keep the store in a folder "
             "that all machines share"
         )
     with suppress(OSError):
@@ -101,9 +101,16 @@ def join(store: Path, name: str) -> Any:
     return taken
 
 
+def _sign(place: Path) -> None:
+    """Write who this is to a file of its own; what lies there may be a stranger's link, which is not followed."""
+    place.unlink(missing_ok=True)
+    with open(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "w", encoding="utf-8") as file:
+        file.write(whoami())
+
+
 def whoami() -> str:
     """What this process is called."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
+    return f"process {os.getpid()} on {platform.node()}"
 
 
 def _named(place: Path) -> str:

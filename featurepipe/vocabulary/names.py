@@ -23,7 +23,6 @@ PROTOCOLS = (
     "bigvision-fewshot",
     "lpft",
 )
-CREWS = ("ray",)  # who embeds, where that does not follow from the devices
 MEDIA = ("image", "sound", "text", "video")  # what a sample is made of
 # the hand-made baseline of each medium, and what it is in prose
 HANDMADE = {"pixels": "raw pixels", "mfcc": "MFCC", "tfidf": "TF-IDF", "color-motion": "colours and motion"}

@@ -28,7 +28,7 @@ def named_crew(name: str | None, gpus: float | None = None) -> Crew | None:
     Raises
     ------
     BackboneError
-        There is none of that name, or `gpus` without a crew.
+        There is none of that name, `gpus` without a crew, or a number of GPUs that no actor can have.
 
     Examples
     --------
@@ -42,4 +42,6 @@ def named_crew(name: str | None, gpus: float | None = None) -> Crew | None:
     kind, _, place = name.partition("://")
     if kind not in CREWS:
         raise BackboneError(f"crew {name!r} is unknown; choose one of {', '.join(CREWS)}, or leave it out")
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise BackboneError(f"an actor cannot have {gpus:g} GPUs; give a share of one, such as 0.5, or a whole number")
     return CREWS[kind](name if place else None, gpus)

@@ -242,7 +242,7 @@ class _Team:
             extractor.source,
             "cpu",
             self._sink.share(),
-            _readable(plan),
+            _alone(_readable(plan)),
             len(plan),
             {"batch_size": self._settings.batch_size, "compile": self._settings.compile},
         )
@@ -423,6 +423,11 @@ def _readable(plan: Sequence[Pending]) -> Pending:
             pending.size  # noqa: B018
             return pending
     return plan[0]
+
+
+def _alone(pending: Pending) -> Pending:
+    """A sample whose source holds no other contents, for another process."""
+    return pending._replace(source=pending.source.share([pending.place]))
 
 
 def _cause(error: Any, member: Member) -> Exception:
