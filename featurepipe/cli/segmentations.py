@@ -126,8 +126,8 @@ def paint(model: str, data: tuple[str, ...], strict: bool, as_json: bool, quiet:
     its image, and has the name of the image with .png added. Its pixels are class numbers as in the masks of training.
 
     \b
-      $ featurepipe paint horses.safetensors holiday/ -o masks
-      $ featurepipe paint horses.safetensors holiday/*.jpg -o masks --overlays
+      $ featurepipe paint photos.safetensors holiday/ -o masks
+      $ featurepipe paint photos.safetensors holiday/*.jpg -o masks --overlays
     """
     result = load_stages(quiet).paint(model, data, listener=Talk(quiet), **given)
     show(as_json, result, paint_text)
