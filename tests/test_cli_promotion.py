@@ -26,6 +26,8 @@ RESULT = {
     | {"tune-last": GAIN, "tune-all": GAIN},
     "reasons": ["First reason.", "Second reason."],
     "warnings": ["Mind this."],
+    "attentive": None,
+    "attentive_commands": [],
     "next": "featurepipe finetune s DATA --tune all -o MODEL.safetensors",
     "cost_minutes": {"linear": 0.0, "stage": 0.0, "tune-last": 0.4, "tune-all": 150.0},
     "evidence": {
@@ -47,6 +49,12 @@ RESULT = {
         "epochs": 20,
     },
 }
+
+
+def test_an_attentive_probe_to_try_comes_with_its_commands():
+    text = advise_text({**RESULT, "attentive": "try", "attentive_commands": ["featurepipe probe s --kind attentive"]})
+    assert "Also try an attentive probe" in " ".join(text.split())
+    assert "  $ featurepipe probe s --kind attentive" in text.splitlines()
 
 
 def test_the_advice_is_three_lines_and_a_word_on_how_to_see_more():
