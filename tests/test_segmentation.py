@@ -259,6 +259,15 @@ def test_classes_are_numbers_palettes_or_colours(tmp_path):
     assert three.read("x", (2, 2)).tolist() == [[1, 0], [1, 0]]  # blue is the smaller number
 
 
+def test_masks_that_are_written_have_the_values_that_were_given_but_for_colours(tmp_path):
+    grey, green = saved(tmp_path / "grey.png", [[3, 9, 255]]), tmp_path / "green.png"
+    Image.fromarray(np.array([[[0, 0, 0], [0, 255, 0]]], np.uint8)).save(green)  # 65280, which a PNG could hold
+    values, ignored = learn_classes({"x": grey}, ["x"], None, 255).written
+    assert (values.tolist(), ignored) == ([3, 9], 255)
+    values, ignored = learn_classes({"x": green}, ["x"], None, 16777215).written
+    assert (values.tolist(), ignored) == ([0, 1], None)
+
+
 def test_masks_that_do_not_fit_are_refused(tmp_path):
     good, other = saved(tmp_path / "g.png", [[0, 1]]), saved(tmp_path / "o.png", [[0, 3]])
     masks = learn_classes({"g": good, "o": other}, ["g"], None, None)

@@ -182,6 +182,11 @@ def test_an_attentive_probe_is_offered_and_its_figure_is_used_where_it_fits(data
     assert (figures["model"], figures["n"]) == (made["model"], 24)
     assert found["attentive"] in ("use", "keep")
     assert advise(store, attentive=made["model"])["evidence"] == found["evidence"]
+    with monkeypatch.context() as patch:  # of a draw the linear probe is measured, and of all samples the attentive one
+        patch.setattr(advice, "MOST", 10)
+        drawn = advise(store)
+    assert drawn["evidence"]["drawn"] is not None
+    assert (drawn["evidence"]["tokens"]["attentive"], drawn["attentive"]) == (None, "try")
     other = probe(stored, tmp_path / "ridge.safetensors", kind="ridge", baselines="none")
     with pytest.raises(ProbeError, match="is a ridge model, not an attentive probe; leave out --attentive"):
         advise(store, attentive=other["model"])

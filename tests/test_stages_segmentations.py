@@ -173,6 +173,11 @@ def test_what_cannot_be_done_is_said_in_a_line(data, tmp_path):
     page.write_text("mine")
     with pytest.raises(OutputError, match=r"page\.html exists and is not a report"):
         featurepipe.segment(store, at / "t.csv", tmp_path / "n.safetensors", report=page, listener=SILENT)
+    new = tmp_path / "n.safetensors"
+    with pytest.raises(OutputError, match="is the name of the model file, too"):
+        featurepipe.segment(store, at / "t.csv", new, report=new, listener=SILENT)
+    with pytest.raises(OutputError, match="is an input of this command"):
+        featurepipe.segment(store, at / "t.csv", new, report=at / "t.csv", force=True, listener=SILENT)
     assert not (tmp_path / "n.safetensors").exists()
 
 

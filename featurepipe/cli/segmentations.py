@@ -123,7 +123,8 @@ def paint(model: str, data: tuple[str, ...], strict: bool, as_json: bool, quiet:
     """Write a mask of each new image with a segmentation model.
 
     MODEL is a file that segment wrote. DATA is one or more images, folders or tables. Each mask is a PNG of the size of
-    its image, and has the name of the image with .png added. Its pixels are class numbers as in the masks of training.
+    its image, and has the name of the image with .png added. Its pixels have the values of the masks that the model was
+    trained on; if those were colours, the number of the class.
 
     \b
       $ featurepipe paint photos.safetensors holiday/ -o masks

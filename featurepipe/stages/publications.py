@@ -81,7 +81,8 @@ def push(
 def _places(model: models.Model) -> list[str]:
     """The places on this machine that a model file names."""
     weights = [one["source"]["weights"] for one in model.backbones]
-    return [model.card.data.root, *dict.fromkeys(place for place in weights if place is not None)]
+    names = [one["name"] for one, short in zip(model.backbones, called(model), strict=True) if one["name"] != short]
+    return [model.card.data.root, *dict.fromkeys(place for place in (*weights, *names) if place is not None)]
 
 
 @guarded
