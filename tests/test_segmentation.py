@@ -264,8 +264,9 @@ def test_masks_that_are_written_have_the_values_that_were_given_but_for_colours(
     Image.fromarray(np.array([[[0, 0, 0], [0, 255, 0]]], np.uint8)).save(green)  # 65280, which a PNG could hold
     values, ignored = learn_classes({"x": grey}, ["x"], None, 255).written
     assert (values.tolist(), ignored) == ([3, 9], 255)
-    values, ignored = learn_classes({"x": green}, ["x"], None, 16777215).written
-    assert (values.tolist(), ignored) == ([0, 1], None)
+    for given in (None, 16777215):
+        values, ignored = learn_classes({"x": green}, ["x"], None, given).written
+        assert (values.tolist(), ignored) == ([0, 1], None)
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path):
