@@ -21,7 +21,7 @@ def test_the_quickstart_beats_raw_pixels_with_all_labels_and_by_four_points_with
     assert few["repeats"] == 10
     assert few["mean"] - few["baselines"]["pixels"] >= 0.04
     picture = runpy.run_path(str(DIGITS.parents[1] / "docs" / "picture.py"))
-    with Image.open(picture["PICTURE"]) as taken:
+    with Image.open(DIGITS.parents[1] / "docs" / picture["REPORT"]) as taken:
         seen = taken.text["page"]
     today = picture["shown"](Path(result["report"]).read_text("utf-8"))
     assert picture["masked"](seen) == picture["masked"](today), "the page looks different now: python docs/picture.py"

@@ -3,7 +3,7 @@
 `archives/store-1.1.tar.gz` was written by the first featurepipe with store format 1.1 (shards 1.0, models 1.1): 20 of
 the bundled digits through the bundled network, every layer of a timm network of random weights, and three descriptors;
 ten model files of them; and the probabilities that each model gave for the embeddings in the store. It is never written
-again.
+again. What was the bundled network then is `bundled-1` now.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurepipe import extract, matrices, models
+from featurepipe import extract, matrices, models, predict
 from featurepipe.stores import Store
 
 ARCHIVE = Path(__file__).parent / "archives" / "store-1.1.tar.gz"
@@ -40,7 +40,7 @@ FINGERPRINTS = {
     ),
 }
 EXTRACTORS = {
-    "bundled": {},
+    "bundled": {"backbone": "bundled-1"},  # "bundled" means a newer one today
     "pixels": {"backbone": "pixels"},
     "color-histogram": {"backbone": "color-histogram"},
     "hog": {"backbone": "hog"},
@@ -78,3 +78,11 @@ def test_models_of_every_kind_predict_as_they_did(unpacked):
         X = matrices.load(store, entries[model.backbone["fingerprint"]]).X
         np.testing.assert_allclose(model.predict_proba(X), wanted[name], rtol=1e-9, atol=1e-12, err_msg=name)
         np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), wanted[name].argmax(axis=1))
+
+
+def test_models_of_an_earlier_bundled_network_are_recalled_with_it(unpacked):
+    file = unpacked / "models" / "bundled-logistic.safetensors"
+    model = models.load(file)
+    assert model.backbone["source"]["name"] == "bundled"
+    assert models.open_backbones(model, file)[0].fingerprint == FINGERPRINTS["bundled-57c105a0"]
+    assert predict(file, unpacked / "digits")["predicted"] == 20

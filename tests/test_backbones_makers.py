@@ -34,6 +34,6 @@ def test_a_library_that_is_missing_is_one_line_with_the_command(family, library,
 def test_names_of_what_is_not_installed_are_left_out_unless_they_are_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert backbones("bundl*") == ["bundled"]
+    assert backbones("bundl*") == ["bundled", "bundled-1"]
     with pytest.raises(DependencyMissing, match="pip install"):
         backbones("open_clip:*")

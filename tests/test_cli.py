@@ -23,7 +23,7 @@ from doubles import VECTOR_KINDS
 
 import featurepipe
 from featurepipe import cli, matrices, probes, stages, stores
-from featurepipe.backbones.makers import BUNDLED_WEIGHTS
+from featurepipe.backbones.makers import BUNDLED_FILES
 from featurepipe.probes.kinds import mlp
 
 DIGITS = Path(featurepipe.__file__).parents[1] / "data" / "digits"
@@ -152,7 +152,7 @@ def test_the_examples_in_the_help_run(command, here, monkeypatch):
     monkeypatch.setitem(
         probes.KINDS, "logistic", replace(probes.KINDS["logistic"], grid=(0.01, 0.1, 1.0))
     )  # to be quick
-    if not BUNDLED_WEIGHTS.is_file():
+    if not BUNDLED_FILES["bundled"].is_file():
         pytest.skip("needs the bundled weights")
     one = cli.main if command == "main" else cli.main.commands[command]
     for example in examples_of(one):
@@ -333,7 +333,7 @@ def test_the_table_of_layers_says_what_the_json_says(here):
 @pytest.mark.slow
 def test_the_bundled_backbone_is_named_as_such(here, machine):
     machine(bf16=False)
-    if not BUNDLED_WEIGHTS.is_file():
+    if not BUNDLED_FILES["bundled"].is_file():
         pytest.skip("needs the bundled weights")
     assert "demo network (bundled) on cpu · none in the store yet. For real work: -b resnet50" in call(
         "extract", "data/digits"

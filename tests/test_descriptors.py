@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from featurepipe import backbones, extract, models, predict, probe, shards
-from featurepipe.backbones.makers import BUNDLED_WEIGHTS
+from featurepipe.backbones.makers import BUNDLED_FILES
 from featurepipe.errors import BackboneError, DependencyMissing, FingerprintMismatch, WeightsUnavailable
 from featurepipe.extraction import versions
 from featurepipe.images import decode
@@ -276,7 +276,7 @@ def test_sift_without_a_codebook_says_where_one_comes_from(tmp_path):
     with pytest.raises(WeightsUnavailable, match="does not exist"):
         backbones.create("sift", weights=tmp_path / "gone.safetensors")
     with pytest.raises(BackboneError, match="holds no codebook of SIFT words"):
-        backbones.create("sift", weights=BUNDLED_WEIGHTS)
+        backbones.create("sift", weights=BUNDLED_FILES["bundled"])
 
 
 # -- in use -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 
 import featurepipe
 from featurepipe import probes, protocols
-from featurepipe.backbones.makers import BUNDLED_WEIGHTS
+from featurepipe.backbones.makers import BUNDLED_FILES
 from featurepipe.cli import main
 
 ROOT = Path(featurepipe.__file__).parents[1]
@@ -42,7 +42,7 @@ def test_there_are_examples():
 def test_docstring_example(example, tmp_path, monkeypatch):
     if not (ROOT / "data" / "digits" / "train").is_dir():
         pytest.skip("needs the repository's data/digits")
-    if not BUNDLED_WEIGHTS.is_file() and example.name.rsplit(".", 1)[-1] not in ("read", "canonical_json", "wilson"):
+    if not BUNDLED_FILES["bundled"].is_file() and example.name.rsplit(".", 1)[-1] not in ("read", "canonical_json", "wilson"):
         pytest.skip("needs the bundled weights")
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(

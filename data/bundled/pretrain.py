@@ -1,7 +1,9 @@
 """Make the small backbone that ships inside featurepipe: distilled from a large one, from photos and drawn letters.
 
-The teacher embeds four random views of every picture once; `featurepipe.pretrain` then trains a small network to say
-the same of the same views, with 1 - cosine on a linear projection. Pictures are
+Two teachers embed random views of every picture once; `featurepipe.pretrain` then trains a small network to say the same
+of the same views, with 1 - cosine on a linear projection for each. One teacher knows photos. The other is the bundled
+network that was trained on the classes of letters: a teacher of photos alone says too little about strokes, and what it
+taught was worse than raw pixels on digits with few labels. Pictures are
 
 * photos: all of CIFAR-10's training images (train/<class>/), and any other folders of --photos, without their labels;
 * letters: a-z and A-Z (never a digit), drawn from TrueType fonts in many sizes, turned, bright on dark or dark on
@@ -23,23 +25,61 @@ import csv
 import json
 import string
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from featurepipe import pretrain
 from featurepipe.backbones import carried_card
 from featurepipe.media import MEDIA
+from featurepipe.pretraining import OBJECTIVES
+from featurepipe.pretraining.objectives.distillation import Distill
+from featurepipe.pretraining.objectives.pretext import Need
+from featurepipe.pretraining.pictures import Pictures
 from featurepipe.stages import Listener
+from featurepipe.stores import Pending
+from featurepipe.vocabulary import PretrainOptions
 
 LARGEST = 2_000_000  # bytes of the file
 CANVAS = 64  # pixels that letters are drawn in, before they are shrunk to one of these
 SIDES = (8, 8, 12, 16, 32)
 TURN = 15  # degrees to either side
-SOURCE = "distilled from {teacher} by featurepipe.pretrain, from {what}; no labels"
+SOURCE = "distilled from {teacher} and the older bundled network by featurepipe.pretrain, from {what}; no labels"
+
+
+class TwoTeachers(Distill):
+    """Matches two teachers at once, each by its own cosine: the one that is named, and the one of strokes.
+
+    References
+    ----------
+    Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", which distills from several teachers.
+    """
+
+    strokes: ClassVar[Path | None] = None  # weights of the second teacher; the file in the package, if None
+
+    def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
+        super().__init__(how, size, pictures, np.concatenate(extra, axis=2))
+        self._widths = [one.shape[2] for one in extra]
+
+    @classmethod
+    def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
+        """The embeddings of both teachers, float32 (n, K, D) each."""
+        weights = None if cls.strokes is None else str(cls.strokes)
+        how = replace(need.how, teacher="bundled", teacher_weights=weights, teacher_size=None)
+        first, learned = super().extras(need, pending, learned)
+        second, _ = super().extras(replace(need, how=how, folder=need.folder / "strokes"), pending, learned)
+        return (first, second), learned
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """The sum of both."""
+        parts = zip(outputs.split(self._widths, 1), targets.split(self._widths, 1), strict=True)
+        return sum((super(TwoTeachers, self).loss(*one)[0] for one in parts), outputs.new_zeros(())), float(len(targets))
 
 
 class Talk(Listener):
@@ -59,10 +99,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", default="efficientnet_lite0")
     parser.add_argument("--teacher-weights", type=Path)
     parser.add_argument("--teacher-size", type=int, help="height and width of the teacher's input; its own by default")
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--strokes", type=Path, help="weights of the teacher of strokes; the file in the package by default")
+    parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--architecture", default="test_resnet", help="timm model name")
-    parser.add_argument("--arguments", type=json.loads, default={"channels": [32, 48, 48, 112]}, help="JSON, for timm")
+    parser.add_argument("--arguments", type=json.loads, default={"channels": [32, 48, 88, 160]}, help="JSON, for timm")
     parser.add_argument("--size", type=int, default=48, help="input size in pixels")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--minutes", type=float)
@@ -120,12 +161,16 @@ def describe(options: argparse.Namespace) -> str:
 
 
 def rename(path: Path, source: str) -> None:
-    """Call the network ``bundled``, say what it was made from, and leave out paths of this machine."""
+    """Call the network ``bundled``, say what it was made from, and leave out paths of this machine.
+
+    Numbers are kept in half precision, so that twice as many fit; the network computes in float32 as ever.
+    """
     header: dict[str, Any] = carried_card(path) or {}
     card = header["pretraining"]
     card["options"] = {key: value for key, value in card["options"].items() if key != "teacher_weights"}
     header |= {"name": "bundled", "licence": "Apache-2.0", "source": source}
-    save_file(load_file(path), path, metadata={"featurepipe": json.dumps(header)})
+    half = {name: value.astype(np.float16 if value.dtype.kind == "f" else value.dtype) for name, value in load_file(path).items()}
+    save_file(half, path, metadata={"featurepipe": json.dumps(header)})
 
 
 def main() -> None:
@@ -134,6 +179,8 @@ def main() -> None:
     work = options.output.with_suffix(".pictures")
     work.mkdir(parents=True, exist_ok=True)
     table = list_pictures(options, work)
+    TwoTeachers.strokes = options.strokes
+    OBJECTIVES["distill"] = TwoTeachers
     pretrain(
         table,
         options.output,

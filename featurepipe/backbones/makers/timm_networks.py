@@ -29,7 +29,10 @@ from featurepipe.backbones.weights import check_finite, is_model_name, load_weig
 from featurepipe.errors import BackboneError
 from featurepipe.images import DEFAULT_DECODER, ImageTransform
 
-BUNDLED_WEIGHTS = Path(__file__).parents[2] / "bundled" / "backbone.safetensors"
+BUNDLED_FILES = {  # the newest first; what was made with an earlier one is recalled with that
+    BUNDLED: Path(__file__).parents[2] / "bundled" / "backbone.safetensors",
+    f"{BUNDLED}-1": Path(__file__).parents[2] / "bundled" / "backbone-1.safetensors",
+}
 HUBS = ("hf-hub:", "hf_hub:", "local-dir:")  # how timm's own names begin that lead elsewhere
 LOCAL = "local-dir:"
 
@@ -53,14 +56,15 @@ class TimmNetworks(Maker):
             raise BackboneError(f"backbone argument {taken.pop()!r} is set by featurepipe; leave it out")
         if random and weights is not None:
             raise BackboneError("random weights and a weights file exclude each other; give only one of them")
-        file = Path(weights) if weights is not None else BUNDLED_WEIGHTS if name == BUNDLED else None
+        file = Path(weights) if weights is not None else BUNDLED_FILES.get(name)
+        is_bundled = name in BUNDLED_FILES
         content, config = read_weights(file) if file is not None else (None, {})
-        if name == BUNDLED and "architecture" not in config:
+        if is_bundled and "architecture" not in config:
             raise BackboneError(f"{file} does not say its architecture; name it with -b (backbone= in Python)")
-        timm_name = config["architecture"] if name == BUNDLED else name
-        if name == BUNDLED:
+        timm_name = config["architecture"] if is_bundled else name
+        if is_bundled:
             own = plain(config.get("arguments", {}))
-            if file != BUNDLED_WEIGHTS and not request.trust:
+            if weights is not None and not request.trust:
                 check_network(timm_name, own, config.get("transform", {}).get("input_size"), file, str(file))
             arguments = {**own, **arguments}
         if random:
@@ -101,8 +105,8 @@ class TimmNetworks(Maker):
         if not origin.trust:
             _check_described(spec, origin)
         seed = None if file else source["random_seed"]
-        name = spec["architecture"] if file else source["name"]
-        if origin.trust and not file and seed is None and name != BUNDLED and package_of(name) is None:
+        name = spec["architecture"] if file else _edition(source["name"], spec)
+        if origin.trust and not file and seed is None and name not in BUNDLED_FILES and package_of(name) is None:
             origin.note(f"weights of {name}: from timm's cache, or downloaded from where timm has them")
         return {
             "name": name if ":" in name else f"{self.family}:{name}",  # without it, another family may know the name
@@ -114,24 +118,24 @@ class TimmNetworks(Maker):
         }
 
     def names(self, pattern: str, *, pretrained: bool) -> list[str]:
-        """The bundled one's, and timm's."""
+        """The bundled ones', and timm's."""
         import timm
 
-        own = [BUNDLED] if fnmatch(BUNDLED, pattern) else []
+        own = [name for name in BUNDLED_FILES if fnmatch(name, pattern)]
         return own + timm.list_models(pattern, pretrained=pretrained)
 
     def files(self, name: Any, weights: Path | None) -> Iterable[Path]:
         """Its weights; and all that is in a folder that is named."""
         if weights is not None:
             yield weights
-        elif name == BUNDLED:
-            yield BUNDLED_WEIGHTS
+        elif name in BUNDLED_FILES:
+            yield BUNDLED_FILES[name]
         if name.startswith(LOCAL):
             yield from sorted(path for path in Path(name.removeprefix(LOCAL)).rglob("*") if path.is_file())
 
     def fetches(self, name: Any) -> bool:
-        """All but the bundled one's; raises BackboneError for an unknown name, which has no weights to wait for."""
-        if name == BUNDLED:
+        """All but the bundled ones'; raises BackboneError for an unknown name, which has no weights to wait for."""
+        if name in BUNDLED_FILES:
             return False
         check_name(name)
         return True
@@ -143,6 +147,16 @@ def settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {layer: spec["layer"], **{key: spec[key] for key in ("transform", "pooling", "precision")}}
 
 
+def _edition(name: str, spec: Mapping[str, Any]) -> str:
+    """The name itself; of what was made when it meant an earlier bundled network, the name of that one."""
+    if name != BUNDLED:
+        return name
+    for edition, file in BUNDLED_FILES.items():
+        if read_weights(file)[1]["arguments"].items() <= dict(spec["arguments"]).items():
+            return edition
+    return name
+
+
 def _check_described(spec: Mapping[str, Any], origin: Origin) -> None:
     """Refuse a description of a network that asks for more than a file may."""
     source, file, who = origin.source, origin.weights, origin.who
@@ -151,8 +165,8 @@ def _check_described(spec: Mapping[str, Any], origin: Origin) -> None:
         raise BackboneError(f"{who} names another file, {source['name']!a}, for its backbone; {GIVE}")
     package = package_of(source["name"])
     name = spec["architecture"] if file else source["name"] if package is None else package.architecture
-    if name == BUNDLED:
-        own = read_weights(BUNDLED_WEIGHTS)[1]
+    if name in BUNDLED_FILES:
+        own = read_weights(BUNDLED_FILES[name])[1]
         check_arguments(own["architecture"], arguments, who)
         check_size(own["architecture"], {**own["arguments"], **arguments}, size, 0, who)
     else:
