@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--images", type=int, help="images to see in training, instead of minutes")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--backbone", default="bundled", help="architecture")
+    parser.add_argument("--backbone", default="bundled-1", help="architecture")
     parser.add_argument("--side", type=int, default=32, help="height and width of the input")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--teacher")

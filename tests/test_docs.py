@@ -42,7 +42,11 @@ def test_there_are_examples():
 def test_docstring_example(example, tmp_path, monkeypatch):
     if not (ROOT / "data" / "digits" / "train").is_dir():
         pytest.skip("needs the repository's data/digits")
-    if not BUNDLED_FILES["bundled"].is_file() and example.name.rsplit(".", 1)[-1] not in ("read", "canonical_json", "wilson"):
+    if not BUNDLED_FILES["bundled"].is_file() and example.name.rsplit(".", 1)[-1] not in (
+        "read",
+        "canonical_json",
+        "wilson",
+    ):
         pytest.skip("needs the bundled weights")
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(

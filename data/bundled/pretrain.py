@@ -1,9 +1,9 @@
 """Make the small backbone that ships inside featurepipe: distilled from a large one, from photos and drawn letters.
 
-Two teachers embed random views of every picture once; `featurepipe.pretrain` then trains a small network to say the same
-of the same views, with 1 - cosine on a linear projection for each. One teacher knows photos. The other is the bundled
-network that was trained on the classes of letters: a teacher of photos alone says too little about strokes, and what it
-taught was worse than raw pixels on digits with few labels. Pictures are
+Two teachers embed random views of every picture once. `featurepipe.pretrain` then trains a small network to say
+the same of the same views, with 1 - cosine on a linear projection for each. One teacher knows photos. The other is `bundled-1`,
+which was trained on the classes of letters: a teacher of photos alone says too little about strokes, and what it taught
+was worse than raw pixels on digits with few labels. Pictures are
 
 * photos: all of CIFAR-10's training images (train/<class>/), and any other folders of --photos, without their labels;
 * letters: a-z and A-Z (never a digit), drawn from TrueType fonts in many sizes, turned, bright on dark or dark on
@@ -12,7 +12,7 @@ taught was worse than raw pixels on digits with few labels. Pictures are
 Photos that are named here are no test of the result: judge it by data that it never saw, with evaluate.py.
 
     python data/bundled/pretrain.py --cifar CIFAR --fonts /usr/share/fonts/truetype \\
-        --teacher efficientnet_lite0 --epochs 60 --output backbone.safetensors
+        --teacher mobilenetv2_100 --teacher-size 96 --epochs 25 --output backbone.safetensors
     python data/bundled/evaluate.py backbone.safetensors data/digits --shots 1 5 10
 
 The fingerprint of `bundled` depends on these weights: see README.md before you replace the file in the package.
@@ -28,15 +28,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from featurepipe import pretrain
-from featurepipe.backbones import carried_card
+from featurepipe import backbones, pretrain
+from featurepipe.backbones import BUNDLED, carried_card
 from featurepipe.media import MEDIA
 from featurepipe.pretraining import OBJECTIVES
 from featurepipe.pretraining.objectives.distillation import Distill
@@ -50,7 +50,8 @@ LARGEST = 2_000_000  # bytes of the file
 CANVAS = 64  # pixels that letters are drawn in, before they are shrunk to one of these
 SIDES = (8, 8, 12, 16, 32)
 TURN = 15  # degrees to either side
-SOURCE = "distilled from {teacher} and the older bundled network by featurepipe.pretrain, from {what}; no labels"
+STROKES = "bundled-1"  # which was trained on the classes of letters
+SOURCE = "distilled from {teacher} and {strokes} by featurepipe.pretrain, from {what}; no labels"
 
 
 class TwoTeachers(Distill):
@@ -61,8 +62,6 @@ class TwoTeachers(Distill):
     Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", which distills from several teachers.
     """
 
-    strokes: ClassVar[Path | None] = None  # weights of the second teacher; the file in the package, if None
-
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures, np.concatenate(extra, axis=2))
         self._widths = [one.shape[2] for one in extra]
@@ -70,8 +69,7 @@ class TwoTeachers(Distill):
     @classmethod
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
         """The embeddings of both teachers, float32 (n, K, D) each."""
-        weights = None if cls.strokes is None else str(cls.strokes)
-        how = replace(need.how, teacher="bundled", teacher_weights=weights, teacher_size=None)
+        how = replace(need.how, teacher=STROKES, teacher_weights=None, teacher_size=None)
         first, learned = super().extras(need, pending, learned)
         second, _ = super().extras(replace(need, how=how, folder=need.folder / "strokes"), pending, learned)
         return (first, second), learned
@@ -79,7 +77,9 @@ class TwoTeachers(Distill):
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """The sum of both."""
         parts = zip(outputs.split(self._widths, 1), targets.split(self._widths, 1), strict=True)
-        return sum((super(TwoTeachers, self).loss(*one)[0] for one in parts), outputs.new_zeros(())), float(len(targets))
+        return sum((super(TwoTeachers, self).loss(*one)[0] for one in parts), outputs.new_zeros(())), float(
+            len(targets)
+        )
 
 
 class Talk(Listener):
@@ -96,10 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="more folders of photos to learn from")
     parser.add_argument("--fonts", type=Path, nargs="*", default=[], help="folders searched for .ttf files")
     parser.add_argument("--letters", type=int, default=20_000, help="letters to draw, where there are fonts")
-    parser.add_argument("--teacher", default="efficientnet_lite0")
+    parser.add_argument("--teacher", default="mobilenetv2_100")
     parser.add_argument("--teacher-weights", type=Path)
     parser.add_argument("--teacher-size", type=int, help="height and width of the teacher's input; its own by default")
-    parser.add_argument("--strokes", type=Path, help="weights of the teacher of strokes; the file in the package by default")
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--architecture", default="test_resnet", help="timm model name")
@@ -157,7 +156,7 @@ def describe(options: argparse.Namespace) -> str:
     what = ["CIFAR-10", *(f"the photos of {place.name}" for place in options.photos)]
     if options.fonts:
         what.append(f"letters drawn from the fonts of {', '.join(place.name for place in options.fonts)}")
-    return SOURCE.format(teacher=options.teacher, what=" and ".join(what))
+    return SOURCE.format(teacher=options.teacher, strokes=STROKES, what=" and ".join(what))
 
 
 def rename(path: Path, source: str) -> None:
@@ -168,8 +167,11 @@ def rename(path: Path, source: str) -> None:
     header: dict[str, Any] = carried_card(path) or {}
     card = header["pretraining"]
     card["options"] = {key: value for key, value in card["options"].items() if key != "teacher_weights"}
-    header |= {"name": "bundled", "licence": "Apache-2.0", "source": source}
-    half = {name: value.astype(np.float16 if value.dtype.kind == "f" else value.dtype) for name, value in load_file(path).items()}
+    header |= {"name": BUNDLED, "licence": "Apache-2.0", "source": source, "weights-sha256": None}
+    numbers = load_file(path).items()
+    half = {name: one.astype(np.float16) if one.dtype.kind == "f" else one for name, one in numbers}
+    save_file(half, path, metadata={"featurepipe": json.dumps(header)})
+    header["weights-sha256"] = backbones.create(BUNDLED, weights=path).spec["weights"]  # of the rounded numbers
     save_file(half, path, metadata={"featurepipe": json.dumps(header)})
 
 
@@ -179,7 +181,6 @@ def main() -> None:
     work = options.output.with_suffix(".pictures")
     work.mkdir(parents=True, exist_ok=True)
     table = list_pictures(options, work)
-    TwoTeachers.strokes = options.strokes
     OBJECTIVES["distill"] = TwoTeachers
     pretrain(
         table,
