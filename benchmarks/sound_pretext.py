@@ -80,7 +80,7 @@ def cell(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     backbone: Any = options.out / f"{called}-{seed}.safetensors"
     if name == RANDOM:
         values = {"random_weights": True, "seed": seed, "transform": {"input_size": size, **CENTRE}}
-        backbone = backbones.create("bundled", **values)
+        backbone = backbones.create("bundled-1", **values)
     else:
         pairs = pair(options.digits, options.sounds, options.pairs, seed, options.out / "tables" / f"pairs-{seed}.csv")
         how = {"input_size": size, "augment": "crop", "crop": 0.5, "epochs": options.epochs, "seed": seed, "every": 0}

@@ -1,8 +1,8 @@
 """Take the pictures of pages again: ``python docs/picture.py`` (needs Chromium).
 
-They show a report for a desk and for a phone, a comparison of backbones, and a fine-tuned model. The first picture holds
-the text that it shows, so that a test notices when the page has become another one. What is said of single images is
-left out of that: which are shown differs from machine to machine.
+They show a report for a desk and for a phone, a comparison of backbones, and a fine-tuned model. The first picture
+holds the text that it shows, so that a test notices when the page has become another one. What is said of single images
+is left out of that: which are shown differs from machine to machine.
 """
 
 from __future__ import annotations

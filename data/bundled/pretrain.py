@@ -1,9 +1,9 @@
 """Make the small backbone that ships inside featurepipe: distilled from a large one, from photos and drawn letters.
 
 Two teachers embed random views of every picture once. `featurepipe.pretrain` then trains a small network to say
-the same of the same views, with 1 - cosine on a linear projection for each. One teacher knows photos. The other is `bundled-1`,
-which was trained on the classes of letters: a teacher of photos alone says too little about strokes, and what it taught
-was worse than raw pixels on digits with few labels. Pictures are
+the same of the same views, with 1 - cosine on a linear projection for each. One teacher knows photos. The other is
+`bundled-1`, which was trained on the classes of letters: a teacher of photos alone says too little about strokes, and
+what it taught was worse than raw pixels on digits with few labels. Pictures are
 
 * photos: all of CIFAR-10's training images (train/<class>/), and any other folders of --photos, without their labels;
 * letters: a-z and A-Z (never a digit), drawn from TrueType fonts in many sizes, turned, bright on dark or dark on
