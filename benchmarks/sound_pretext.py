@@ -83,7 +83,15 @@ def cell(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         backbone = backbones.create("bundled-1", **values)
     else:
         pairs = pair(options.digits, options.sounds, options.pairs, seed, options.out / "tables" / f"pairs-{seed}.csv")
-        how = {"input_size": size, "augment": "crop", "crop": 0.5, "epochs": options.epochs, "seed": seed, "every": 0}
+        how = {
+            "backbone": "bundled-1",
+            "input_size": size,
+            "augment": "crop",
+            "crop": 0.5,
+            "epochs": options.epochs,
+            "seed": seed,
+            "every": 0,
+        }
         pretrain(pairs, backbone, **how, resume=True, listener=Talk(), **KINDS[name])
     store = options.out / "stores" / f"{called}-{seed}.store"
     extract(options.digits, store, backbone=backbone, listener=Talk())
