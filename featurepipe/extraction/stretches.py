@@ -1,7 +1,7 @@
 """Stretches: new files are read once, just ahead of embedding, and their digests and inputs come from the same bytes.
 
-1. The rows whose files are not known (`stores.Survey`) are gone through in the manifest's order, with the known ones that
-   an entry lacks. A thread prepares one stretch of them while the one before is embedded.
+1. The rows whose files are not known (`stores.Survey`) are gone through in the manifest's order, with the known ones
+   that an entry lacks. A thread prepares one stretch of them while the one before is embedded.
 2. Threads read and hash the files. Contents that entries hold, or that came before, are dropped; those that were
    rejected before wait for the end. The bytes of the others are kept (`sources.Kept`) until a lane decodes them.
 3. A stretch has whole batches, so batches are those of a plan that was made of all digests. It ends when it has enough

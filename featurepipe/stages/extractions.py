@@ -110,7 +110,8 @@ def extract(
         `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of the three counts;
         copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
         over the seconds of checking all files and of embedding, without imports and the making of the network.
-        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
+        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``: new
+        files are read for their digests in ``read``, or in ``check`` with several devices or a crew.
         With several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
         folder, fingerprint``; an image counts as computed if any layer lacked it. With tokens, ``tokens`` has their
         ``grid, width`` (of each), ``bytes`` (of an image), ``folder, fingerprint``; the other keys are of the vectors.

@@ -34,7 +34,7 @@ class Journal:
     """The digests of files of one source, in a file that only grows, until a manifest has them.
 
     Each line is the beginning of the sha256 of the JSON behind it, which has the source's kind and root, and rows of
-    id, place, digest and stamp, sorted by id. A line that is torn or damaged does not fit its sha256, and is passed over.
+    id, place, digest and stamp, sorted by id. A line that is torn or damaged does not fit its sha256, and is ignored.
 
     Parameters
     ----------
