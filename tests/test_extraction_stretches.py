@@ -1,4 +1,4 @@
-"""New files are read once: counted reads, kills, copies, rejects, budgets, and the shards of a plan made of all digests."""
+"""New files are read once: counted reads, kills, copies, rejects, budgets, and shards as of a plan of all digests."""
 
 import json
 import os
@@ -160,7 +160,7 @@ def test_what_does_not_fit_into_the_budget_is_read_again(folder, tmp_path):
     small, enough = counted(folder), counted(folder)
     assert counts(ahead(small, tmp_path / "small", largest)) == (30, 3, 2)
     assert max(small.source.read_at.values()) == 2
-    assert counts(ahead(enough, tmp_path / "enough", 4 * largest)) == (30, 3, 2)  # a stretch of one batch after another
+    assert counts(ahead(enough, tmp_path / "enough", 4 * largest)) == (30, 3, 2)  # one batch each
     assert set(enough.source.read_at.values()) == {1}
 
 
@@ -172,9 +172,7 @@ def test_a_file_that_changes_between_two_readings_is_not_filed_under_its_old_dig
         if name == place:
             png(folder / place, 77)
 
-    result = ahead(
-        counted(folder, before=change), tmp_path / "s", 0
-    )  # digests are taken in another way than by reading
+    result = ahead(counted(folder, before=change), tmp_path / "s", 0)  # nothing is kept
     assert counts(result) == (29, 2, 4)  # its copy has the same digest
     assert "has just changed" in result["rejects"][place]
     assert (

@@ -21,7 +21,7 @@ import torch
 from doubles import eventful_manifest
 from PIL import Image
 
-from featurepipe import backbones, matrices, stages
+from featurepipe import backbones, manifests, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import (
     BackboneError,
@@ -36,7 +36,7 @@ from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
 from featurepipe.sources import Stamp
 from featurepipe.stages import extractions
-from featurepipe.stores import Store, Survey
+from featurepipe.stores import Store, Survey, digest_rows
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -358,7 +358,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_embedded_as_it_was_hashed(da
 
 def age(data, seconds=60):
     """Make all files look as if they had been modified some time ago."""
-    for path in data.rglob("*.png"):
+    for path in data.rglob("*.[jp]*g"):
         os.utime(path, (path.stat().st_mtime - seconds,) * 2)
 
 
@@ -599,16 +599,34 @@ def test_two_extractions_at_once_are_one_and_one_error(data, tmp_path):
 
 
 def test_a_pending_store_says_what_to_do(data, tmp_path):
-    extract(data, tmp_path / "s")
-    edit_one(data)
-
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         extract(data, tmp_path / "s", Hooked(PIXELS, interrupt))
+    with pytest.raises(StoreError, match="no manifest"):
+        Store.open(tmp_path / "s").rows()
+    extract(data, tmp_path / "s")
+    edit_one(data)
+    opened = Store.open(tmp_path / "s")
+    opened.write_rows(
+        opened.source, digest_rows(manifests.read(data), 1)[0]
+    )  # as if another backbone had been extracted
     with pytest.raises(StoreError, match=r"1 of 10 samples are not extracted .*run featurepipe extract again"):
         stages.export(tmp_path / "s", tmp_path / "out.npz")
+
+
+def test_until_an_extraction_ends_the_store_describes_what_it_did(data, tmp_path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    extract(data, tmp_path / "s")
+    add_five(data)
+    with pytest.raises(KeyboardInterrupt):
+        extract(data, tmp_path / "s", Hooked(PIXELS, interrupt))
+    assert len(load(tmp_path / "s")) == 10
+    assert extract(data, tmp_path / "s") == (5, 10, 0)
+    assert len(load(tmp_path / "s")) == 15
 
 
 # -- what is refused
@@ -638,6 +656,7 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
             self.lines.append(text)
 
     spoil(data)
+    (data / "b" / "5z.png").unlink()
     age(data)
     extract(data, tmp_path / "s")
     add_five(data)
@@ -649,17 +668,17 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
     assert notes.lines == [
-        "found 23 images of 2 classes: a (13), b (10)",
-        "23 images · pixels on cpu · 10 in the store already, 11 still to be read",  # three of which are broken
+        "found 22 images of 2 classes: a (13), b (9)",
+        "22 images · pixels on cpu · 10 in the store already, 8 still to be read",
         contradiction,
     ]
     age(data)
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
-    assert notes.lines[1] == "23 images · pixels on cpu · all still to be read"
+    assert notes.lines[1] == "22 images · pixels on cpu · all still to be read"
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
-    assert notes.lines[1:] == [contradiction, "23 images · pixels on cpu · 18 in the store already"]
+    assert notes.lines[1:] == [contradiction, "22 images · pixels on cpu · 18 in the store already"]
 
 
 # -- verify, repair, info, export
