@@ -34,7 +34,7 @@ class Outcome:
         Before that, of comparing all files with what is known of them, and of reading new ones for their digests where
         they are not read just ahead of embedding.
     ahead_seconds : float
-        Of reading new files just ahead of embedding, and taking their digests; summed over threads.
+        Spent on reading new files just ahead of embedding and taking their digests, summed over threads.
     lanes : int
         Threads that read, and on a CPU infer too.
     own_device : bool

@@ -50,7 +50,7 @@ class Stretches:
     todo : Plan
         What entries lack of the rows that the survey has settled already.
     holdings : Holdings
-        Of the same entries.
+        What the same entries hold.
     journal : Journal
     batch : int
         Contents per batch.
@@ -143,7 +143,7 @@ class Stretches:
         return _Stretch(Plan(self._survey.rows, self._survey.source, retried, 0, len(retried), ()), 0)
 
     def _is_full(self, count: int, size: int) -> bool:
-        """Whether so many contents, of so many bytes, are whole batches and enough."""
+        """Whether `count` contents, of `size` bytes together, are whole batches and enough."""
         return count % self._batch == 0 and (count >= ROWS or size + size // (count // self._batch) > self._budget)
 
     def _planned(self, rows: Sequence[int], kept: Kept) -> list[Pending]:

@@ -460,7 +460,7 @@ def fill_ahead(
 def _sink(
     extractor: Extractor, entries: Sequence[Entry], held: Sequence[np.ndarray], settings: Settings, rows: int
 ) -> Writer | Writers:
-    """What writes the entries' shards of so many rows; `held` as of `Writers`."""
+    """What writes the entries' shards, of `rows` samples each; `held` as of `Writers`."""
     made_by = extraction.provenance(extractor, settings.batch_size)
     pairs = zip(extractor.members, entries, strict=True)
     writers = [Writer(entry, made_by, _shard_rows(member, rows)) for member, entry in pairs]
