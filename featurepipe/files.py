@@ -139,6 +139,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add `data` to the end of a file, synced; a file that is new is in its folder for good, too. Links are refused."""
+    is_new = not path.exists()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags, 0o666), "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        _sync_folder(path.parent)
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically, where nothing is there; the folder exists.
 

@@ -17,7 +17,7 @@ def _nothing(place):
 
 @dataclass(frozen=True)
 class Eventful(Files):
-    """Files of which something happens before each is read, and after its digest is taken; it knows whose it took."""
+    """Files of which something happens before each is read, and after its digest is taken; it knows which it opened."""
 
     before: Callable[[str], object] = field(default=_nothing, compare=False)
     after: Callable[[str], object] = field(default=_nothing, compare=False)
@@ -31,6 +31,7 @@ class Eventful(Files):
 
     def read(self, place):
         self.before(place)
+        self.digested.append(Path(place).name)
         return super().read(place)
 
 

@@ -21,7 +21,7 @@ import torch
 from doubles import eventful_manifest
 from PIL import Image
 
-from featurepipe import backbones, matrices, stages
+from featurepipe import backbones, manifests, matrices, stages
 from featurepipe.backbones import Pixels
 from featurepipe.errors import (
     BackboneError,
@@ -36,7 +36,7 @@ from featurepipe.extraction.loop import NOT_FINITE
 from featurepipe.listeners import Listener
 from featurepipe.sources import Stamp
 from featurepipe.stages import extractions
-from featurepipe.stores import Store, digest_rows
+from featurepipe.stores import Store, Survey, digest_rows
 
 PIXELS = Pixels()
 SMALL = {"batch_size": 4, "rows_per_shard": 8, "workers": 2}
@@ -346,27 +346,19 @@ def test_nothing_but_bad_files_is_reported_not_raised(tmp_path, content):
         stages.export(tmp_path / "s", tmp_path / "out.npz")
 
 
-def test_a_file_that_changes_after_it_was_hashed_is_not_filed_under_its_old_digest(data, tmp_path, monkeypatch):
-    real = stages.extractions.digest
-
-    def digest(*args):
-        found = real(*args)
+def test_a_file_that_changes_after_it_was_hashed_is_embedded_as_it_was_hashed(data, tmp_path):
+    def change(number):
         save(data / "a" / "0.png", 77)
-        return found
 
-    monkeypatch.setattr(stages.extractions, "digest", digest)
-    assert extract(data, tmp_path / "s") == (9, 0, 1)
-    assert "has just changed" in ledger(tmp_path / "s")[0][1]
-    with pytest.raises(StoreError, match="run featurepipe extract again"):
-        load(tmp_path / "s")
-    monkeypatch.undo()
+    assert extract(data, tmp_path / "s", Hooked(PIXELS, change)) == (10, 0, 0)
+    assert np.array_equal(load(tmp_path / "s").X[0], vector(0))
     assert extract(data, tmp_path / "s") == (1, 9, 0)
     assert np.array_equal(load(tmp_path / "s").X[0], vector(77))
 
 
 def age(data, seconds=60):
     """Make all files look as if they had been modified some time ago."""
-    for path in data.rglob("*.png"):
+    for path in data.rglob("*.[jp]*g"):
         os.utime(path, (path.stat().st_mtime - seconds,) * 2)
 
 
@@ -487,21 +479,22 @@ print(json.dumps(endings))
 
 # Where the process is killed: in what, at which call, before it or after it; how many shards that leaves, and whether
 # a *.partial: None where lanes infer while others write, and it may be any. os.replace makes .gitignore, store.json,
-# store.json that names both manifests, manifest.csv, store.json, rejects.csv, four shards, and rejects.csv again.
+# rejects.csv, four shards, store.json that names both manifests, manifest.csv, store.json, and rejects.csv again.
 MOMENTS = {
     "new store, no header": ("os", "replace", 2, True, 0, True),
-    "half a manifest": ("os", "replace", 3, True, 0, True),
-    "manifest that is announced": ("os", "replace", 4, True, 0, True),
-    "manifest that was announced": ("os", "replace", 4, False, 0, False),
+    "no first ledger": ("os", "replace", 3, True, 0, True),
     "first batch": ("embed", "embed", 1, True, 0, False),
     "second batch": ("embed", "embed", 2, False, 0, False),
-    "half a shard": ("files", "_sync_file", 7, True, 0, True),
-    "unnamed shard": ("os", "replace", 7, True, 0, True),
-    "first shard": ("os", "replace", 7, False, 1, False),
+    "half a shard": ("files", "_sync_file", 4, True, 0, True),
+    "unnamed shard": ("os", "replace", 4, True, 0, True),
+    "first shard": ("os", "replace", 4, False, 1, False),
     "inside the second shard": ("embed", "embed", 4, True, None, None),
-    "half a second shard": ("files", "_sync_file", 8, True, 1, True),
-    "third shard unsynced": ("files", "_sync_file", 9, True, 2, True),
+    "half a second shard": ("files", "_sync_file", 5, True, 1, True),
+    "third shard unsynced": ("files", "_sync_file", 6, True, 2, True),
     "before the last": ("embed", "embed", 8, True, None, None),
+    "half a manifest": ("os", "replace", 8, True, 4, True),
+    "manifest that is announced": ("os", "replace", 9, True, 4, True),
+    "manifest that was announced": ("os", "replace", 9, False, 4, False),
     "no ledger": ("os", "replace", 11, True, 4, True),
 }
 
@@ -606,16 +599,34 @@ def test_two_extractions_at_once_are_one_and_one_error(data, tmp_path):
 
 
 def test_a_pending_store_says_what_to_do(data, tmp_path):
-    extract(data, tmp_path / "s")
-    edit_one(data)
-
     def interrupt(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         extract(data, tmp_path / "s", Hooked(PIXELS, interrupt))
+    with pytest.raises(StoreError, match="no manifest"):
+        Store.open(tmp_path / "s").rows()
+    extract(data, tmp_path / "s")
+    edit_one(data)
+    opened = Store.open(tmp_path / "s")
+    opened.write_rows(
+        opened.source, digest_rows(manifests.read(data), 1)[0]
+    )  # as if another backbone had been extracted
     with pytest.raises(StoreError, match=r"1 of 10 samples are not extracted .*run featurepipe extract again"):
         stages.export(tmp_path / "s", tmp_path / "out.npz")
+
+
+def test_until_an_extraction_ends_the_store_describes_what_it_did(data, tmp_path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    extract(data, tmp_path / "s")
+    add_five(data)
+    with pytest.raises(KeyboardInterrupt):
+        extract(data, tmp_path / "s", Hooked(PIXELS, interrupt))
+    assert len(load(tmp_path / "s")) == 10
+    assert extract(data, tmp_path / "s") == (5, 10, 0)
+    assert len(load(tmp_path / "s")) == 15
 
 
 # -- what is refused
@@ -645,17 +656,29 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
             self.lines.append(text)
 
     spoil(data)
+    (data / "b" / "5z.png").unlink()
+    age(data)
     extract(data, tmp_path / "s")
     add_five(data)
     copy_three(data)
+    contradiction = (
+        "note: 4 images have an exact copy under another label: a/0.png (a) = b/copy-0.png (b); a/2.png (a) = "
+        "b/copy-2.png (b); correct the labels or remove the copies"
+    )
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
     assert notes.lines == [
-        "found 23 images of 2 classes: a (13), b (10)",
-        "note: 4 images have an exact copy under another label: a/0.png (a) = b/copy-0.png (b); a/2.png (a) = "
-        "b/copy-2.png (b); correct the labels or remove the copies",
-        "23 images · pixels on cpu · 13 in the store already",
+        "found 22 images of 2 classes: a (13), b (9)",
+        "22 images · pixels on cpu · 10 in the store already, 8 still to be read",
+        contradiction,
     ]
+    age(data)
+    notes = Notes()
+    stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
+    assert notes.lines[1] == "22 images · pixels on cpu · all still to be read"
+    notes = Notes()
+    stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
+    assert notes.lines[1:] == [contradiction, "22 images · pixels on cpu · 18 in the store already"]
 
 
 # -- verify, repair, info, export
@@ -949,9 +972,9 @@ def test_the_result_says_where_the_time_went(data, tmp_path):
 def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monkeypatch):
     def slow(*arguments):
         time.sleep(1)
-        return digest_rows(*arguments)
+        return Survey(*arguments)
 
-    monkeypatch.setattr(extractions, "digest_rows", slow)
+    monkeypatch.setattr(extractions, "Survey", slow)
     result = stages.extract(data, tmp_path / "s", backbone=PIXELS, batch_size=1, workers=1)
     assert result["stages"]["check"] >= 1
     assert result["limited_by"] == "checking files"

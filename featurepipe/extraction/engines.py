@@ -130,11 +130,9 @@ class Engine:
         kind, self.infer_threads = extractor.device.partition(":")[0], self.lanes
         if self.own_device:
             self.infer_threads = THREADS_PER_DEVICE if kind == "cuda" else 1
-        transform = extractor.transform
-        self.medium = transform.medium
-        most = max(1, min(RAMP_TO, RAMP_BYTES // (prod(transform.shape) * transform.dtype.itemsize)))
-        start = batch_size or (min(RAMP_FROM, most) if self.own_device else lane_batch(extractor))
-        self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=most)
+        self.medium = extractor.transform.medium
+        start = batch_size or first_batch(extractor)
+        self.size = BatchSize(start, ramp=self.own_device and batch_size is None, most=largest_batch(extractor))
         self.notes: deque[str] = deque()
         self.compile_seconds = self.infer_seconds = 0.0
         self.compiling = False
@@ -315,6 +313,19 @@ class _Turns:
 
 
 _TURNS = _Turns()  # of the whole process: memory and the compiler's tracing are all engines' affair
+
+
+def first_batch(extractor: Embedder) -> int:
+    """Inputs per batch to begin with, where nobody has said how many; an accelerator may double it."""
+    if extractor.device.startswith("cpu"):
+        return lane_batch(extractor)
+    return min(RAMP_FROM, largest_batch(extractor))
+
+
+def largest_batch(extractor: Embedder) -> int:
+    """The most inputs of a batch that an accelerator tries."""
+    transform = extractor.transform
+    return max(1, min(RAMP_TO, RAMP_BYTES // (prod(transform.shape) * transform.dtype.itemsize)))
 
 
 def lane_batch(extractor: Embedder) -> int:

@@ -65,6 +65,9 @@ class Part:
     ----------
     plan : sequence of Pending
         Not empty.
+    ends_shard : bool
+        Whether the sink commits at its end. If not, the sink goes on with the next part, and decides by itself what
+        becomes a shard.
     left : int
         Samples that nothing has come of yet.
     computed : int
@@ -74,6 +77,7 @@ class Part:
     """
 
     plan: Sequence[Pending]
+    ends_shard: bool = True
     left: int = field(init=False)
     computed: int = 0
     rejects: dict[str, str] = field(default_factory=dict)
@@ -83,7 +87,9 @@ class Part:
 
 
 class Parts(Protocol):
-    """The work of a loop, which may become known while it runs: one plan, or the chunks that this process is given.
+    """The work of a loop, which may become known while it runs.
+
+    It is one plan, the chunks that this process is given, or the stretches of files that are being read just ahead.
 
     Attributes
     ----------
@@ -98,7 +104,10 @@ class Parts(Protocol):
         ...
 
     def finish(self, part: Part) -> None:
-        """Hear that all samples of a part are in the sink; parts are finished in the order that they were taken in."""
+        """Hear that all samples of a part are in the sink; parts are finished in the order that they were taken in.
+
+        The sink has made them permanent, if the part ends a shard.
+        """
         ...
 
 
@@ -192,7 +201,10 @@ def fill_parts(
     compile: str = "auto",
     listener: Listener = SILENT,
 ) -> Outcome:
-    """As `fill`, but of one part after another, without a pause between them; the sink commits at the end of each."""
+    """As `fill`, but of one part after another, without a pause between them.
+
+    The sink commits at the end of each part that ends a shard, and at the end of all.
+    """
     started = time.perf_counter()
     engine = Engine(backbone, batch_size=batch_size, workers=workers, compile=compile)
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
@@ -236,12 +248,14 @@ def _run(
         _take(part, done, sink, outcome)
         advance(len(done))
         if not part.left:
-            _timed_commit(sink, outcome)
+            if part.ends_shard:
+                _timed_commit(sink, outcome)
             parts.finish(part)
         interrupts.check()
         if engine.wants_compiling(part.left + parts.left):
             lanes.submit(engine.compile)
         _tell(engine, listener)
+    _timed_commit(sink, outcome)
 
 
 @contextmanager

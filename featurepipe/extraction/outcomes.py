@@ -31,7 +31,10 @@ class Outcome:
     elapsed : float
         Seconds from the first file that was decoded to the last shard.
     check_seconds : float
-        Before that, of taking the digests of all files; 0 where they were known.
+        Before that, of comparing all files with what is known of them, and of reading new ones for their digests where
+        they are not read just ahead of embedding.
+    ahead_seconds : float
+        Spent on reading new files just ahead of embedding and taking their digests, summed over threads.
     lanes : int
         Threads that read, and on a CPU infer too.
     own_device : bool
@@ -59,6 +62,7 @@ class Outcome:
     rejects: dict[str, str] = field(default_factory=dict)
     elapsed: float = 0.0
     check_seconds: float = 0.0
+    ahead_seconds: float = 0.0
     lanes: int = 1
     own_device: bool = False
     load_seconds: float = 0.0
@@ -78,7 +82,7 @@ class Outcome:
         """Seconds of checking, reading, inferring and writing, each as if the threads that shared it were one."""
         return {
             "check": self.check_seconds,
-            "read": (self.load_seconds + self.decode_seconds) / self.lanes,
+            "read": (self.ahead_seconds + self.load_seconds + self.decode_seconds) / self.lanes,
             "infer": self.infer_seconds / self.infer_threads + self.compile_seconds / self.processes,
             "write": self.write_seconds,
         }
@@ -139,18 +143,19 @@ class Outcome:
     def profile(self) -> dict[str, dict[str, float]]:
         """Each step's seconds (summed over threads), milliseconds per image, and share of the threads' time.
 
-        All lanes check files together. ``wait`` is what is left of their time and the device threads', such as waiting
-        for the compiler; writing goes on meanwhile.
+        All lanes check files together. Threads that read ahead are at work next to them, and count for as long as they
+        read. ``wait`` is what is left of the lanes' time and the device threads', such as waiting for the compiler;
+        writing goes on meanwhile.
         """
         steps = {
             "check": self.check_seconds * self.lanes,
-            "load": self.load_seconds,
+            "load": self.ahead_seconds + self.load_seconds,
             "decode": self.decode_seconds,
             "compile": self.compile_seconds,
             "infer": self.infer_seconds,
         }
         threads = self.lanes + (self.infer_threads if self.own_device else 0)
-        total = (self.check_seconds + self.elapsed) * threads or 1.0
+        total = (self.check_seconds + self.elapsed) * threads + self.ahead_seconds or 1.0
         steps["wait"] = max(0.0, total - sum(steps.values()))
         steps["write"] = self.write_seconds
         return {

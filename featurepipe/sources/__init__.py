@@ -13,6 +13,7 @@ from collections.abc import Callable
 from featurepipe.sources.containers import Columns, Container, Item, Listing, Opener
 from featurepipe.sources.files import Files
 from featurepipe.sources.hubs import Hubs, open_hubs
+from featurepipe.sources.kept import Kept
 from featurepipe.sources.memory import InMemory
 from featurepipe.sources.objects import Objects
 from featurepipe.sources.parquets import Parquets, open_parquets
@@ -53,6 +54,7 @@ __all__ = [
     "Hubs",
     "InMemory",
     "Item",
+    "Kept",
     "Listing",
     "Objects",
     "Opener",

@@ -17,16 +17,29 @@ from featurepipe import backbones, extraction, manifests
 from featurepipe.backbones import Adaptable, Extractor
 from featurepipe.errors import BackboneError, StoreError
 from featurepipe.estimators.datasets import Dataset
-from featurepipe.extraction import Settings
+from featurepipe.extraction import Settings, stretches
 from featurepipe.files import size_text
-from featurepipe.listeners import BARS, SILENT, Listener
+from featurepipe.listeners import BARS, SILENT, Listener, Within
 from featurepipe.manifests import Manifest
 from featurepipe.media import plural
 from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.sources import Source, is_there, lasting_root, title
 from featurepipe.stages import clips
-from featurepipe.stores import Entry, Known, Row, Rows, Store, Writer, Writers, digest_rows, plan
+from featurepipe.stores import (
+    Entry,
+    Holdings,
+    Journal,
+    Known,
+    Row,
+    Rows,
+    Store,
+    Survey,
+    Writer,
+    Writers,
+    digest_rows,
+    plan,
+)
 from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import BackboneOptions, ExtractOptions, TableOptions
@@ -97,7 +110,8 @@ def extract(
         `featurepipe.extraction.Outcome`; None where too little ran to say). ``samples`` is the sum of the three counts;
         copies of an image already embedded count as reused. ``images_per_second`` is end to end: what was computed,
         over the seconds of checking all files and of embedding, without imports and the making of the network.
-        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``.
+        ``efficiency`` is that over ``ceiling``, and ``stages`` holds the seconds of ``check, read, infer, write``: new
+        files are read for their digests in ``read``, or in ``check`` with several devices or a crew.
         With several layers ``fingerprint`` is None, ``width`` the sum, and ``layers`` lists each one's ``layer, width,
         folder, fingerprint``; an image counts as computed if any layer lacked it. With tokens, ``tokens`` has their
         ``grid, width`` (of each), ``bytes`` (of an image), ``folder, fingerprint``; the other keys are of the vectors.
@@ -127,30 +141,59 @@ def extract(
     target = Store.create(place)
     with target.lock():
         checking = time.perf_counter()
-        known = () if compute.rehash else target.known(manifest.source, listener.note)
-        rows, unreadable = digest(manifest, compute.workers, listener, known)
-        check_seconds = time.perf_counter() - checking
-        _check_root(target, manifest.source, rows, force, listener)
-        target.write_rows(manifest.source, rows)
-        contradictory = manifests.contradictions(rows.keys, rows.samples)
-        for note in manifests.contradiction_notes(contradictory):
-            listener.note(f"note: {note}")
-        target.write_rejects(unreadable)  # the last run's are not true any more, even if this one is interrupted
-        result = fill(
-            target,
-            manifest.source,
-            rows,
-            unreadable,
-            extractor,
-            settings,
-            rows_per_shard=rows_per_shard,
-            check_seconds=check_seconds,
-            listener=listener,
-        )
+        survey = _survey(target, manifest, extractor, settings, compute, force, listener)
+        target.write_rejects(survey.unreadable)  # the last run's are not true any more, even if this one is interrupted
+        how: dict[str, Any] = {
+            "rows_per_shard": rows_per_shard,
+            "check_seconds": time.perf_counter() - checking,
+            "listener": listener,
+        }
+        if survey.unread.any():
+            result = fill_ahead(target, survey, extractor, settings, **how)
+            contradictory = _contradictions(survey.rows, listener)
+        else:
+            rows = survey.rows
+            target.write_rows(manifest.source, rows)
+            contradictory = _contradictions(rows, listener)
+            result = fill(target, manifest.source, rows, survey.unreadable, extractor, settings, **how)
         target.write_rejects(result["rejects"])
     about = {"found": manifests.summarise(manifest), "contradictions": sum(map(len, contradictory))}
     about["contradictory"] = contradictory
     return {**result, **about, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _survey(
+    store: Store,
+    manifest: Manifest,
+    extractor: Extractor,
+    settings: Settings,
+    compute: ExtractOptions,
+    force: bool,
+    listener: Listener,
+) -> Survey:
+    """What is known of the files, and whether the store may describe them.
+
+    New files are left unread, to be read just ahead of embedding, unless all digests have to be known before: for other
+    workers than this process, or to know whether a store of other samples may describe these.
+    """
+    known = () if compute.rehash else store.known(manifest.source, listener.note)
+    with listener.progress("checking files", len(manifest)) as advance:
+        survey = Survey(manifest, compute.workers or extraction.default_workers(), advance, known)
+        belongs = force or _belongs(store, survey.source, survey.rows)
+        waits = isinstance(settings.crew, extraction.Streaming) and has_room(store.path, extractor, len(manifest))
+        if survey.unread.any() and not (belongs and waits):
+            survey.read_all(advance)
+            belongs = belongs or _belongs(store, survey.source, survey.rows)
+    _check_root(store, survey.source, belongs, listener)
+    return survey
+
+
+def _contradictions(rows: Rows, listener: Listener) -> list[Any]:
+    """See `featurepipe.manifests.contradictions`; `listener` hears of them."""
+    found = manifests.contradictions(rows.keys, rows.samples)
+    for note in manifests.contradiction_notes(found):
+        listener.note(f"note: {note}")
+    return found
 
 
 def _make_settings(compute: ExtractOptions) -> Settings:
@@ -168,31 +211,46 @@ def default_name(data: str | PathLike[str], suffix: str) -> Path:
     return Path(title(data) + suffix)
 
 
-def _check_root(store: Store, source: Source, rows: Rows, force: bool, listener: Listener) -> None:
-    """Say that a store is about to describe another folder; refuse if it is another data set's, which is still there.
-
-    A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
-    folder it also is if some paths are: the images behind them may all have been made again.
-    """
-    before, now = store.recorded_root, Path(lasting_root(source))
+def _check_root(store: Store, source: Source, belongs: bool, listener: Listener) -> None:
+    """Say that a store is about to describe another folder; refuse if it is another data set's that is still there."""
+    before, now = store.recorded_root or store.begun_root, Path(lasting_root(source))
     if before is None:
         return
-    if before == now:
-        if not force and not _continues(store, source, rows):
-            raise StoreError(
-                f"{store.path} describes other samples of {now}, none of which is among these; give another place (-o "
-                "of run, -s of extract), or replace what it describes with --force"
-            )
-        return
-    if not is_there(str(before)):
-        listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
-        return
-    if not force and not _shares(store, rows):
+    if not belongs and before == now:
+        raise StoreError(
+            f"{store.path} describes other samples of {now}, none of which is among these; give another place (-o "
+            "of run, -s of extract), or replace what it describes with --force"
+        )
+    if not belongs:
         raise StoreError(
             f"{store.path} describes another data set, {before}, of which {now} holds no sample; give another place "
             "(-o of run, -s of extract), or replace what it describes with --force"
         )
-    listener.note(f"note: {store.path} described {before}; it now describes {now}")
+    if before != now and not is_there(str(before)):
+        listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
+    elif before != now:
+        listener.note(f"note: {store.path} described {before}; it now describes {now}")
+
+
+def _belongs(store: Store, source: Source, rows: Rows) -> bool:
+    """Whether rows are of the data set that a store describes, or it describes none that is still there.
+
+    A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
+    folder it also is if some paths are: the images behind them may all have been made again. More digests may turn a
+    False into True, and never the other way round.
+    """
+    before, now = store.recorded_root, Path(lasting_root(source))
+    if before == now:
+        return _continues(store, source, rows)
+    if before is not None:
+        return not is_there(str(before)) or _shares(store, rows)
+    begun = store.begun_root  # by a run that was stopped before it could write a manifest
+    return begun in (None, now) or not is_there(str(begun)) or _has_read(store, rows)
+
+
+def _has_read(store: Store, rows: Rows) -> bool:
+    """Whether a content that the store's journal lists is among `rows`."""
+    return bool(np.isin(keys(store.begun_contents), rows.keys[rows.readable]).any())
 
 
 def _continues(store: Store, source: Source, rows: Rows) -> bool:
@@ -351,19 +409,74 @@ def fill(
     entries = [store.entry(member) for member in extractor.members]
     todo = plan(rows, source, *entries)
     listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
-    made_by = extraction.provenance(extractor, settings.batch_size)
     check_room(store.path, extractor, len(todo), listener)
-    writers = [
-        Writer(entry, made_by, _shard_rows(member, rows_per_shard))
-        for member, entry in zip(extractor.members, entries, strict=True)
-    ]
-    widths = [member.width for member in extractor.members]
-    sink = writers[0] if len(writers) == 1 else Writers(writers, widths, todo.held)
+    sink = _sink(extractor, entries, todo.held, settings, rows_per_shard)
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)
     outcome.check_seconds = check_seconds
     doubtful = outcome.rejects.keys() - sink.rejects.keys()  # not broken, but gone or changed since it was hashed
     if doubtful:
         store.write_rows(source, Rows.of(rows).without_stamps(doubtful))
+    return _result(store, extractor, entries, rows, unreadable, outcome, started)
+
+
+def fill_ahead(
+    store: Store,
+    survey: Survey,
+    extractor: Extractor,
+    settings: Settings,
+    *,
+    rows_per_shard: int = extraction.ROWS_PER_SHARD,
+    check_seconds: float = 0.0,
+    budget: int = stretches.BYTES,
+    listener: Listener,
+) -> dict[str, Any]:
+    """As `fill`, of a survey that has unread files: they are read just ahead of embedding, and once.
+
+    The manifest is written at the end. `budget` is how many bytes are kept between the two.
+    """
+    started = time.perf_counter()
+    entries = [store.entry(member) for member in extractor.members]
+    rows, unread = survey.rows, int(survey.unread.sum())
+    todo, holdings = plan(rows, survey.source, *entries), Holdings(entries)
+    cached = int(rows.readable.sum()) - todo.samples
+    is_new = not any(map(len, holdings.held))
+    listener.note(first_line(extractor, len(rows), cached, unread=0 if is_new else unread))
+    check_room(store.path, extractor, len(todo) + unread, listener, up_to=True)
+    sink = _sink(extractor, entries, holdings.held, settings, rows_per_shard)
+    batch = stretches.batch_of(extractor, settings.batch_size)
+    with listener.progress("embedding", len(todo) + unread) as advance:
+        parts = stretches.Stretches(
+            survey, todo, holdings, Journal(store.path, survey.source), batch=batch, budget=budget, advance=advance
+        )
+        with parts:
+            outcome = extraction.fill(parts, extractor, sink, settings, listener=Within(listener, advance))
+    outcome.check_seconds, outcome.ahead_seconds = check_seconds, survey.seconds
+    doubtful = outcome.rejects.keys() - sink.rejects.keys()
+    rows = survey.rows
+    store.write_rows(survey.source, rows.without_stamps(doubtful) if doubtful else rows)
+    return _result(store, extractor, entries, rows, survey.unreadable, outcome, started)
+
+
+def _sink(
+    extractor: Extractor, entries: Sequence[Entry], held: Sequence[np.ndarray], settings: Settings, rows: int
+) -> Writer | Writers:
+    """What writes the entries' shards, of `rows` samples each; `held` as of `Writers`."""
+    made_by = extraction.provenance(extractor, settings.batch_size)
+    pairs = zip(extractor.members, entries, strict=True)
+    writers = [Writer(entry, made_by, _shard_rows(member, rows)) for member, entry in pairs]
+    widths = [member.width for member in extractor.members]
+    return writers[0] if len(writers) == 1 else Writers(writers, widths, held)
+
+
+def _result(
+    store: Store,
+    extractor: Extractor,
+    entries: Sequence[Entry],
+    rows: Sequence[Row],
+    unreadable: Mapping[str, str],
+    outcome: extraction.Outcome,
+    started: float,
+) -> dict[str, Any]:
     rejects = rejected_samples(rows, unreadable, outcome.rejects)
     return {
         "store": str(store.path),
@@ -383,28 +496,40 @@ def fill(
     }
 
 
-def check_room(place: Path, extractor: Extractor, count: int, listener: Listener) -> None:
-    """Say how many bytes the tokens of `count` more samples take; of vectors nothing.
+def check_room(place: Path, extractor: Extractor, count: int, listener: Listener, *, up_to: bool = False) -> None:
+    """Say how many bytes the tokens of `count` more samples take, or of `up_to` as many; of vectors nothing.
 
     Raises
     ------
     StoreError
         The disk has no room for them.
     """
-    sizes = [backbones.row_bytes(member.spec, member.width) for member in extractor.members]
-    grids = [backbones.grid_of(member.spec) for member in extractor.members]
-    tokens = next(((size, grid) for size, grid in zip(sizes, grids, strict=True) if grid), None)
-    if tokens is None or not count:
+    grid = next(filter(None, (backbones.grid_of(member.spec) for member in extractor.members)), None)
+    if grid is None or not count:
         return
-    size, (height, width) = tokens
+    size, (height, width) = _row_bytes(extractor, tokens=True), grid
+    total, free = count * _row_bytes(extractor), shutil.disk_usage(place).free
     each = f"{size:,} bytes for each {extractor.transform.medium}"
-    total, free = count * sum(sizes), shutil.disk_usage(place).free
-    listener.note(f"tokens {height}×{width}: {each}, {size_text(count * size)} for {count:,}")
+    listener.note(
+        f"tokens {height}×{width}: {each}, {size_text(count * size)} for {'up to ' if up_to else ''}{count:,}"
+    )
     if total > free:
         raise StoreError(
             f"tokens take {each}, {size_text(total)} for {count:,} with their vectors, and {place} has "
             f"{size_text(free)} left; give a coarser grid, such as --tokens 7, or another disk"
         )
+
+
+def has_room(place: Path, extractor: Extractor, count: int) -> bool:
+    """Whether the tokens of `count` more samples fit onto the disk; vectors are not looked at."""
+    has_tokens = any(backbones.grid_of(member.spec) for member in extractor.members)
+    return not has_tokens or count * _row_bytes(extractor) <= shutil.disk_usage(place).free
+
+
+def _row_bytes(extractor: Extractor, *, tokens: bool = False) -> int:
+    """Bytes of a sample in all entries, or of its tokens alone, of which there is one entry."""
+    members = [one for one in extractor.members if backbones.grid_of(one.spec) or not tokens]
+    return sum(backbones.row_bytes(member.spec, member.width) for member in members)
 
 
 def _shard_rows(member: Extractor, rows: int) -> int:
@@ -447,13 +572,15 @@ def _tokens(member: Extractor, entry: Entry) -> dict[str, Any]:
     }
 
 
-def first_line(extractor: Extractor, samples: int, cached: int | None = None) -> str:
+def first_line(extractor: Extractor, samples: int, cached: int | None = None, *, unread: int = 0) -> str:
     """What a run says first: images, backbone, device, and how many of the images the store holds already.
 
     Parameters
     ----------
     cached : int or None
         None where there is no store.
+    unread : int
+        Images of which nobody knows whether the store holds them before they are read.
     """
     bundled = extractor.source["name"] == backbones.BUNDLED and extractor.source["random_seed"] is None
     stage = backbones.stage_of(extractor.members[0].spec)
@@ -467,6 +594,9 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None) ->
     said += f" in {extractor.spec['precision']}" if extractor.spec["precision"] != "fp32" else ""
     if cached is None:
         return said
+    if unread:
+        held = f"{cached:,} in the store already, " if cached else ""
+        return f"{said} · {held}{'all' if unread == samples else f'{unread:,}'} still to be read"
     held = "none" if not cached else "all" if cached == samples else f"{cached:,}"
     hint = f". For real work: -b {EXAMPLE}; without a model hub: {OFFLINE}" if bundled else ""
     return f"{said} · {held} in the store yet{hint}" if not cached else f"{said} · {held} in the store already{hint}"

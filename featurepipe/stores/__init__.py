@@ -7,6 +7,7 @@
                                            and the sha256 of all that
     STORE/manifest.csv                     id, path, label, split, digest, size, mtime_ns, ctime_ns, inode, part, group
     STORE/<backbone>[.<stage>]-<fingerprint8>/shard-NNNNN.h5
+    STORE/manifest.csv.journal             digests of files that were read for the next manifest, in case of a kill
     STORE/rejects.csv                      id, reason: what the last extraction could not embed, for people to read
     STORE/.gitignore                       ``*``
 
@@ -31,20 +32,26 @@ read 1.2, for which these are more columns and keys.
 
 from featurepipe.stores.directory import Store
 from featurepipe.stores.entries import Entry, JointEntry
+from featurepipe.stores.journals import Journal
 from featurepipe.stores.manifest import Known
-from featurepipe.stores.plans import Pending, Plan, digest_rows, plan
+from featurepipe.stores.plans import Holdings, Pending, Plan, Seen, plan
 from featurepipe.stores.rows import Row, Rows
+from featurepipe.stores.surveys import Survey, digest_rows
 from featurepipe.stores.writers import Writer, Writers
 
 __all__ = [
     "Entry",
+    "Holdings",
     "JointEntry",
+    "Journal",
     "Known",
     "Pending",
     "Plan",
     "Row",
     "Rows",
+    "Seen",
     "Store",
+    "Survey",
     "Writer",
     "Writers",
     "digest_rows",

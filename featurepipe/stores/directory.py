@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +27,10 @@ from featurepipe.errors import (
 )
 from featurepipe.files import atomic, remove_partials, write_text
 from featurepipe.sources import SOURCES, Source, is_there, lasting_root
-from featurepipe.stores import headers, locks, manifest
+from featurepipe.stores import headers, journals, locks, manifest
 from featurepipe.stores.entries import ALL, Entry, check_described, pick, pick_layers, pick_tokens
 from featurepipe.stores.headers import HEADER, Header, State
+from featurepipe.stores.journals import JOURNAL, Journal
 from featurepipe.stores.locks import LOCK
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.plans import Pending
@@ -146,6 +148,17 @@ class Store:
         return None if root is None else Path(root)
 
     @property
+    def begun_root(self) -> Path | None:
+        """The root of the source of which a run has begun to read files, and has written no manifest yet."""
+        root = journals.begun(self.path)
+        return None if root is None else Path(root)
+
+    @property
+    def begun_contents(self) -> np.ndarray:
+        """The digests in that run's journal, uint8 (n, 32)."""
+        return journals.contents(self.path)
+
+    @property
     def source_root(self) -> str | None:
         """The source's root as text, which may be a URL; else as `root`."""
         return self._place(self._state(self._trusted()))
@@ -168,9 +181,7 @@ class Store:
         while True:
             header = self._trusted() if checked else self._header()
             if not path.is_file():
-                raise StoreError(
-                    f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}"
-                )
+                raise StoreError(self._without_manifest())
             fits, is_earlier = (_judge(header), header.digests is None) if checked else (_anything, False)
             try:
                 return manifest.read(path, fits, is_earlier=is_earlier).rows
@@ -191,7 +202,7 @@ class Store:
         state = self._state(self._trusted())
         root = self._place(state)
         if root is None:
-            raise StoreError(f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}")
+            raise StoreError(self._without_manifest())
         if state.source not in SOURCES:
             raise StoreError(
                 f"{self.path} describes samples of a {state.source!r} source, which cannot be opened from here (only "
@@ -218,7 +229,7 @@ class Store:
         return [Pending.of(rows[row], source) for row in numbers[order[at]].tolist()]
 
     def known(self, source: Source, note: Callable[[str], object] = lambda text: None) -> Iterator[Known]:
-        """What the manifest knows of the files of `source`, in its order; nothing if it is of another one.
+        """What the manifest and the journal know of the files of `source`, sorted by id; nothing of another one's.
 
         Nothing, either, if the manifest or the header was edited or damaged, of which `note` hears.
 
@@ -227,14 +238,19 @@ class Store:
         StoreError
             The manifest changed while it was read.
         """
+        written = Journal(self.path, source).known() if (self.path / JOURNAL).exists() else iter(())
         if not self._manifest.is_file():
+            yield from written
             return
         header, digest = self._header(), self._digest()
         if not header.fits or digest is None or not _judge(header)(digest):
             place = self._manifest if header.fits else self.path / HEADER
             note(f"note: {place} was edited or damaged; every file is read again, and it is written again")
         elif self.is_of(source):
-            yield from manifest.known(self._manifest, None if header.digests is None else digest)
+            held = manifest.known(self._manifest, None if header.digests is None else digest)
+            yield from heapq.merge(written, held, key=lambda one: one.id) if (self.path / JOURNAL).exists() else held
+        else:
+            yield from written
 
     def is_of(self, source: Source) -> bool:
         """Whether the manifest describes samples of a source; an existing folder is the same by any of its names."""
@@ -242,7 +258,7 @@ class Store:
         return (state.source, self._place(state)) == (source.kind, lasting_root(source))
 
     def write_rows(self, source: Source, rows: Sequence[Row]) -> None:
-        """Replace the manifest, unless it says just this already.
+        """Replace the manifest, unless it says just this already; then the journal has served its purpose.
 
         The header describes the old and the new manifest while one takes the other's place.
         """
@@ -263,6 +279,7 @@ class Store:
             after = replace(after, state=coming[0])
         if header != after:
             after.write(self.path)
+        journals.remove(self.path)
 
     def accept_edits(self) -> int:
         """Take the manifest and the header as they are, edited by hand, if the manifest can be used.
@@ -409,6 +426,15 @@ class Store:
     @property
     def _manifest(self) -> Path:
         return self.path / "manifest.csv"
+
+    def _without_manifest(self) -> str:
+        """Why there is no manifest, and what to do."""
+        if (begun := self.begun_root) is not None:
+            return (
+                f"{self.path} has no manifest yet: a run is reading the files of {begun}, or was stopped; wait for it, "
+                f"or finish it with: featurepipe extract {begun} --store {self.path}"
+            )
+        return f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}"
 
     def _relative(self, root: str) -> str | None:
         """The way from the store to a root; None where there is none, as from one drive of Windows to another."""

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from itertools import islice
-from typing import NamedTuple, TypeVar, overload
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, overload
 
 import numpy as np
 
 from featurepipe import shards
 from featurepipe.digests import sha256_bytes, sha256_part
-from featurepipe.files import check_scarce
-from featurepipe.manifests import Manifest, Sample, Samples
-from featurepipe.sources import NO_STAMP, Content, Source, Stamp
+from featurepipe.sources import Content, Source
 from featurepipe.stores.entries import Entry
-from featurepipe.stores.manifest import Known
-from featurepipe.stores.rows import BLOCK, Row, Rows, keys
-
-FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
-RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-Task = tuple[int, tuple[str, Known | None]]  # a row, its place, and what is known of it
+from featurepipe.stores.rows import BLOCK, Row, Rows, are_among, keys
 
 
 class Pending(NamedTuple):
@@ -89,11 +75,11 @@ class Plan(Sequence[Pending]):
     def __init__(
         self, rows: Rows, source: Source, numbers: np.ndarray, new: int, samples: int, held: tuple[np.ndarray, ...]
     ) -> None:
-        self._rows, self._source, self._numbers, self._new = rows, source, numbers, new
+        self._rows, self._source, self.numbers, self._new = rows, source, numbers, new
         self.samples, self.held = samples, held
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     @overload
     def __getitem__(self, index: int) -> Pending: ...
@@ -104,127 +90,8 @@ class Plan(Sequence[Pending]):
     def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row = self._rows[int(self._numbers[index])]
+        row = self._rows[int(self.numbers[index])]
         return Pending.of(row, self._source, retried=index % len(self) >= self._new)
-
-
-def digest_rows(
-    manifest: Manifest,
-    workers: int,
-    progress: Callable[[int], object] = lambda n: None,
-    known: Iterable[Known] = (),
-) -> tuple[Rows, dict[str, str]]:
-    """Take the sha256 of every file of a manifest, reading those that are not `known`; of several parts of one, once.
-
-    A file keeps its known digest if its path and `Stamp` are still the same: size, modification and change time, inode,
-    which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
-    stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
-    a file server's clock is further behind, such a change can go unseen.
-
-    Parameters
-    ----------
-    manifest : Manifest
-    workers : int
-        Threads that read.
-    progress : callable
-        Called with the number of files that have just been dealt with.
-    known : iterable of Known
-        Sorted by id, as the manifest is; from `featurepipe.stores.Store.known`.
-
-    Returns
-    -------
-    rows : Rows
-        In manifest order; the digest is '' where the file could not be read.
-    unreadable : dict
-        Sample id → reason.
-    """
-    samples = Samples.of(manifest.samples)
-    rows = Rows(
-        samples,
-        contents=np.zeros((len(samples), 32), np.uint8),
-        readable=np.zeros(len(samples), bool),
-        stamps=np.zeros((len(samples), len(NO_STAMP)), np.int64),
-    )
-    unreadable: dict[str, str] = {}
-    first = _first_parts(samples)
-    tasks = (task for task in enumerate(_beside(samples, known)) if task[0] not in first)
-    with ThreadPoolExecutor(workers) as pool:
-        for found in _in_order(pool, partial(_check, manifest.source), _pieces(tasks, FILES_PER_TASK), 4 * workers):
-            numbers, contents, stamps, reasons = map(list, zip(*found, strict=True))
-            rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
-            rows.readable[numbers] = [not reason for reason in reasons]
-            rows.stamps[numbers] = stamps
-            unreadable |= {samples[i].id: reason for i, reason in zip(numbers, reasons, strict=True) if reason}
-            progress(len(found))
-    for column in (rows.contents, rows.readable, rows.stamps):
-        column[list(first)] = column[list(first.values())]
-    unreadable |= {samples[i].id: unreadable[samples[one].id] for i, one in first.items() if not rows.readable[i]}
-    progress(len(first))
-    return rows, unreadable
-
-
-def _first_parts(samples: Samples) -> dict[int, int]:
-    """Each row that is a part of a file, except the first one of that file: row → first row."""
-    if not samples.parts.any:
-        return {}
-    firsts: dict[str, int] = {}
-    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples) if one.part is not None)
-    return {row: first for row, first in rows if row != first}
-
-
-def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple[str, Known | None]]:
-    """Each sample's place and what is known of it: one pass over two tables that are sorted by id."""
-    records = iter(known)
-    record = next(records, None)
-    for sample in samples:
-        while record is not None and record.id < sample.id:
-            record = next(records, None)
-        same = record is not None and record.id == sample.id and record.place == sample.place
-        yield sample.place, record if same else None
-    for _ in records:  # at its end it says whether it was read as it was written
-        pass
-
-
-def _pieces(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while part := list(islice(items, size)):
-        yield part
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
-) -> Iterator[Made]:
-    """`pool.map`, with no more than `ahead` tasks waiting: a million futures would fill the memory."""
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _check(source: Source, tasks: Sequence[Task]) -> list[tuple[int, bytes, Stamp, str]]:
-    """Of each task the row, the digest and stamp of what is there, and why that cannot be read."""
-    return [(row, *_checked(source, place, known)) for row, (place, known) in tasks]
-
-
-def _checked(source: Source, place: str, known: Known | None) -> tuple[bytes, Stamp, str]:
-    try:
-        now = time.time_ns()
-        stamp = source.stamp(place)
-        if known is not None and known.stamp == stamp:
-            return known.digest, known.stamp, ""
-        digest = bytes.fromhex(source.digest(place))
-        if stamp is None or stamp.mtime_ns >= now - RACY_NS or source.stamp(place) != stamp:
-            return digest, NO_STAMP, ""
-    except OSError as error:
-        check_scarce(error)
-        return bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}"
-    return digest, stamp, ""
 
 
 def plan(rows: Sequence[Row], source: Source, *entries: Entry) -> Plan:
@@ -265,3 +132,64 @@ def _mask(values: np.ndarray, order: np.ndarray, digests: Iterable[np.ndarray]) 
         wanted, at = wanted[at < len(order)], at[at < len(order)]
         found[at[values[order[at]] == wanted]] = True
     return found
+
+
+class Holdings:
+    """What entries hold and have rejected, to look up contents that become known one after another; 32 bytes each.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+
+    Attributes
+    ----------
+    held, refused : tuple of ndarray
+        For each entry the contents that it holds, and those that it has rejected: sorted keys (see `Rows.keys`).
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.held = tuple(_sorted(index.digests for index in entry.indexes) for entry in entries)
+        self.refused = tuple(_sorted([shards.digest_array(entry.rejects())]) for entry in entries)
+
+    def missing(self, values: np.ndarray) -> np.ndarray:
+        """Which contents any entry lacks; bool, as `values`."""
+        return ~np.logical_and.reduce([are_among(values, held) for held in self.held])
+
+    def tried(self, values: np.ndarray) -> np.ndarray:
+        """Which contents every entry holds or has rejected before; bool, as `values`."""
+        both = zip(self.held, self.refused, strict=True)
+        return np.logical_and.reduce([are_among(values, held) | are_among(values, refused) for held, refused in both])
+
+
+class Seen:
+    """A set of keys that grows, in 32 bytes each; a set of Python objects would need five times as much.
+
+    Examples
+    --------
+    >>> seen = Seen()
+    >>> seen.add(np.array([b"b", b"a"], "S32"))
+    >>> seen.has(np.array([b"a", b"c"], "S32")).tolist()
+    [True, False]
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []  # sorted, each more than twice as long as the next: few, whatever they hold
+
+    def add(self, values: np.ndarray) -> None:
+        """Put keys in that are not there yet."""
+        run = np.sort(values)
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # of two sorted halves in one pass
+        self._runs += [run] if len(run) else []
+
+    def has(self, values: np.ndarray) -> np.ndarray:
+        """Which keys are there; bool, as `values`."""
+        found = np.zeros(len(values), bool)
+        for run in self._runs:
+            found |= are_among(values, run)
+        return found
+
+
+def _sorted(digests: Iterable[np.ndarray]) -> np.ndarray:
+    """Keys of all these digests (n, 32), sorted."""
+    return np.sort(np.concatenate([np.empty(0, "S32"), *map(keys, digests)]))

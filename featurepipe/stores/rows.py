@@ -126,6 +126,16 @@ class Rows(Sequence[Row]):
                 made[number] = np.frombuffer(bytes.fromhex(sha256_part(made[number].tobytes(), part)), np.uint8)
         return made
 
+    def digests_at(self, numbers: np.ndarray) -> np.ndarray:
+        """As `digests`, of these rows alone, uint8 (k, 32); nothing of it is remembered."""
+        made = self.contents[numbers]
+        if self.samples.parts.any:
+            for at, number in enumerate(numbers.tolist()):
+                part = self.samples.parts[number]
+                if part is not None and self.readable[number]:
+                    made[at] = np.frombuffer(bytes.fromhex(sha256_part(made[at].tobytes(), part)), np.uint8)
+        return made
+
     @property
     def keys(self) -> np.ndarray:
         """The digests as one sortable value each, shape (n,); no copy."""
@@ -135,3 +145,12 @@ class Rows(Sequence[Row]):
 def keys(digests: np.ndarray) -> np.ndarray:
     """Digests (n, 32) as one sortable value each, shape (n,)."""
     return np.ascontiguousarray(digests).view("S32")[:, 0]
+
+
+def are_among(values: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Which keys are among sorted ones; bool, as `values`."""
+    if not len(held):
+        return np.zeros(len(values), bool)
+    at = np.minimum(np.searchsorted(held, values), len(held) - 1)
+    found: np.ndarray = held[at] == values
+    return found

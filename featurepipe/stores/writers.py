@@ -14,7 +14,7 @@ import numpy as np
 from featurepipe import shards
 from featurepipe.backbones import as_rows
 from featurepipe.stores.entries import Entry
-from featurepipe.stores.rows import keys
+from featurepipe.stores.rows import are_among, keys
 
 
 @dataclass
@@ -209,8 +209,4 @@ class Writers:
 
 def _among(digests: Sequence[str], held: np.ndarray) -> np.ndarray:
     """Which hexadecimal digests are among sorted keys; bool (n,)."""
-    wanted = keys(shards.digest_array(digests))
-    if not len(held):
-        return np.zeros(len(wanted), bool)
-    at = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
-    return held[at] == wanted
+    return are_among(keys(shards.digest_array(digests)), held)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from featurepipe.errors import BackboneError
 from featurepipe.extraction.crews.clusters import Ray
-from featurepipe.extraction.crews.crew import Crew, Lanes, Processes, Settings, fill
+from featurepipe.extraction.crews.crew import Crew, Lanes, Processes, Settings, Streaming, fill
 
-__all__ = ["CREWS", "Crew", "Lanes", "Processes", "Ray", "Settings", "fill", "named_crew"]
+__all__ = ["CREWS", "Crew", "Lanes", "Processes", "Ray", "Settings", "Streaming", "fill", "named_crew"]
 
 CREWS: dict[str, Callable[[str | None, float | None], Crew]] = {"ray": Ray}
 

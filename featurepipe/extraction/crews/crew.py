@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from featurepipe.backbones import Embedder, Extractor
 from featurepipe.extraction import devices, loop
-from featurepipe.extraction.loop import Sink
+from featurepipe.extraction.loop import Parts, Sink
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.listeners import SILENT, Listener, Within
 from featurepipe.stores import Pending, Writer, Writers
@@ -29,9 +29,26 @@ class Crew(Protocol):
         ...
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """What a crew is that takes its work in parts, which become known while it is at work."""
+
+    def fill_parts(
+        self, parts: Parts, extractor: Embedder, sink: Sink, settings: Settings, listener: Listener
+    ) -> Outcome:
+        """Embed all parts into a sink, under `listener.progress`; see `featurepipe.extraction.fill`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Lanes:
     """The threads of this process, on the extractor's own device."""
+
+    def fill_parts(
+        self, parts: Parts, extractor: Embedder, sink: Sink, settings: Settings, listener: Listener
+    ) -> Outcome:
+        """See `Streaming.fill_parts`."""
+        return loop.fill_parts(parts, extractor, sink, **settings.pace(), listener=listener)
 
     def fill(
         self,
@@ -113,7 +130,7 @@ class Settings:
 
 
 def fill(
-    plan: Sequence[Pending],
+    plan: Sequence[Pending] | Parts,
     extractor: Embedder,
     sink: Sink,
     settings: Settings = Settings(),  # frozen
@@ -125,8 +142,8 @@ def fill(
 
     Parameters
     ----------
-    plan : sequence of Pending
-        What is retried comes last.
+    plan : sequence of Pending, or Parts
+        What is retried comes last. Parts are for crews that are `Streaming`.
     extractor : Backbone, Layers or Descriptor
     sink : Writer, Writers or Memory
         A Writer must be of the same backbone's entry, and Writers of its layers' entries.
@@ -144,5 +161,11 @@ def fill(
     BackboneError
         The network or a process fails, or (`OutOfMemory`) there is no memory for a single image.
     """
-    with listener.progress(label, len(plan)) as advance:
-        return settings.crew.fill(plan, extractor, sink, settings, Within(listener, advance))
+    total = len(plan) if isinstance(plan, Sequence) else plan.left
+    with listener.progress(label, total) as advance:
+        within = Within(listener, advance)
+        if isinstance(plan, Sequence):
+            return settings.crew.fill(plan, extractor, sink, settings, within)
+        if not isinstance(settings.crew, Streaming):
+            raise TypeError(f"{type(settings.crew).__name__} takes a plan, not parts that become known later")
+        return settings.crew.fill_parts(plan, extractor, sink, settings, within)

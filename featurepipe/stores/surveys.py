@@ -1,0 +1,307 @@
+"""A survey: which files of a manifest are what they were, and then the digests of the others, as they are read."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from featurepipe.digests import sha256_bytes
+from featurepipe.files import check_scarce
+from featurepipe.manifests import Manifest, Sample, Samples
+from featurepipe.sources import NO_STAMP, Source, Stamp
+from featurepipe.stores.manifest import Known
+from featurepipe.stores.rows import Rows
+
+FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
+TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
+RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Settled(NamedTuple):
+    """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it."""
+
+    row: int
+    content: bytes
+    stamp: Stamp
+    reason: str = ""
+    data: bytes | None = None
+
+
+class Survey:
+    """The rows of a manifest, and which files are still to be read for them.
+
+    A file keeps its known digest if its path and `Stamp` are still the same: size, modification and change time, inode,
+    which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
+    stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
+    a file server's clock is further behind, such a change can go unseen.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    workers : int
+        Threads that look at files and read them.
+    progress : callable
+        Called with the number of rows that have just been settled.
+    known : iterable of Known
+        Sorted by id, as the manifest is; from `featurepipe.stores.Store.known`.
+
+    Attributes
+    ----------
+    source : Source
+    unread : ndarray of bool, shape (n,)
+        The rows that are not settled yet.
+    unreadable : dict
+        Sample id → reason.
+    seconds : float
+        Spent on reading, summed over threads.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        workers: int,
+        progress: Callable[[int], object] = lambda n: None,
+        known: Iterable[Known] = (),
+    ) -> None:
+        samples = Samples.of(manifest.samples)
+        self.source, self._workers = manifest.source, workers
+        self._rows = Rows(
+            samples,
+            contents=np.zeros((len(samples), 32), np.uint8),
+            readable=np.zeros(len(samples), bool),
+            stamps=np.full((len(samples), len(NO_STAMP)), NO_STAMP, np.int64),
+        )
+        self.unread = np.ones(len(samples), bool)
+        self.unreadable: dict[str, str] = {}
+        self.seconds = 0.0
+        self._firsts = _first_parts(samples)
+        self._recognise(known, progress)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows as far as they are settled; the others are as of files that could not be read."""
+        return replace(self._rows)  # which remembers nothing of what the columns were before
+
+    def read(
+        self, rows: np.ndarray, most: int = 0, progress: Callable[[int], object] = lambda n: None
+    ) -> Generator[list[Settled], None, None]:
+        """Settle the unread ones among these rows, in order, and give all of them piece by piece.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Ascending.
+        most : int
+            Files of up to this many bytes are kept, so that they need not be read again.
+        progress : callable
+            Called with the number of rows that have just been settled.
+
+        Yields
+        ------
+        list of Settled
+            Of rows that had been settled before, the `row` alone is right.
+        """
+        reader = _Reader(self.source, most)
+        tasks = self._tasks(rows, reader)
+        with ThreadPoolExecutor(self._workers, "reading") as pool:
+            for found, seconds in _in_order(pool, reader, tasks, (2 if most else 4) * self._workers):
+                self.seconds += seconds
+                count = self._settle([one for one in found if one.row not in self._firsts and self.unread[one.row]])
+                for one in found:
+                    count += self._follow(one.row)
+                progress(count)
+                yield found
+
+    def read_all(self, progress: Callable[[int], object] = lambda n: None) -> None:
+        """Settle all rows, and keep nothing."""
+        with closing(self.read(np.flatnonzero(self.unread), progress=progress)) as pieces:
+            for _ in pieces:
+                pass
+
+    def _recognise(self, known: Iterable[Known], progress: Callable[[int], object]) -> None:
+        """Settle the files that are known and look as they did, and those that are gone."""
+        beside = enumerate(_beside(self._rows.samples, known))
+        tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
+        with ThreadPoolExecutor(self._workers) as pool:
+            pieces = _pieces(tasks, FILES_PER_TASK)
+            for found in _in_order(pool, partial(_recognised, self.source), pieces, 4 * self._workers):
+                progress(self._settle(found))
+        progress(sum(map(self._follow, self._firsts)))
+
+    def _tasks(self, rows: np.ndarray, reader: _Reader) -> Iterator[list[tuple[int, str | None]]]:
+        """Rows in pieces, each with the place where it is to be read."""
+        start = 0
+        while start < len(rows):
+            some = rows[start : start + reader.pace].tolist()
+            start += len(some)
+            wanted = (self.unread[row] and row not in self._firsts for row in some)
+            yield [(row, self._rows.samples[row].place if is_ else None) for row, is_ in zip(some, wanted, strict=True)]
+
+    def _settle(self, found: Sequence[Settled]) -> int:
+        if not found:
+            return 0
+        numbers, contents, stamps, reasons, _ = map(list, zip(*found, strict=True))
+        self._rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
+        self._rows.readable[numbers] = [not reason for reason in reasons]
+        self._rows.stamps[numbers] = stamps
+        self.unread[numbers] = False
+        samples = self._rows.samples
+        self.unreadable |= {samples[i].id: reason for i, reason in zip(numbers, reasons, strict=True) if reason}
+        return len(found)
+
+    def _follow(self, row: int) -> int:
+        """Settle a part of a file whose first part is settled; says how many that were."""
+        first = self._firsts.get(row)
+        if first is None or self.unread[first] or not self.unread[row]:
+            return 0
+        for column in (self._rows.contents, self._rows.readable, self._rows.stamps, self.unread):
+            column[row] = column[first]
+        if not self._rows.readable[row]:
+            samples = self._rows.samples
+            self.unreadable[samples[row].id] = self.unreadable[samples[first].id]
+        return 1
+
+
+class _Reader:
+    """Reads files for their digests, and keeps those of up to `most` bytes; arrays are not kept, as nothing reads them.
+
+    Attributes
+    ----------
+    pace : int
+        Files that the next task should have.
+    """
+
+    def __init__(self, source: Source, most: int) -> None:
+        self._source, self._most = source, most
+        self.pace = 4 if most else FILES_PER_TASK  # until it is known how large they are
+
+    def __call__(self, task: Sequence[tuple[int, str | None]]) -> tuple[list[Settled], float]:
+        """What is at these places, and how long that took; of rows without one nothing."""
+        started = time.perf_counter()
+        found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
+        if self._most:
+            kept = sum(len(one.data) for one in found if one.data is not None)
+            self.pace = max(1, min(FILES_PER_TASK, TASK_BYTES * len(found) // max(1, kept)))
+        return found, time.perf_counter() - started
+
+    def _read(self, row: int, place: str) -> Settled:
+        try:
+            now = time.time_ns()
+            stamp = self._source.stamp(place)
+            data = self._kept(place, stamp)
+            digest = self._source.digest(place) if data is None else sha256_bytes(data)
+            if stamp is None or stamp.mtime_ns >= now - RACY_NS or self._source.stamp(place) != stamp:
+                stamp = NO_STAMP
+        except OSError as error:
+            return _unreadable(row, error)
+        return Settled(row, bytes.fromhex(digest), stamp, "", data)
+
+    def _kept(self, place: str, stamp: Stamp | None) -> bytes | None:
+        if not self._most or (stamp is not None and stamp.size > self._most):
+            return None
+        try:
+            data = self._source.read(place)
+        except MemoryError:  # the digest needs less
+            return None
+        if not isinstance(data, bytes):
+            self._most = 0
+            return None
+        return data
+
+
+def digest_rows(
+    manifest: Manifest,
+    workers: int,
+    progress: Callable[[int], object] = lambda n: None,
+    known: Iterable[Known] = (),
+) -> tuple[Rows, dict[str, str]]:
+    """Take the sha256 of every file of a manifest, reading those that are not `known`; of several parts of one, once.
+
+    Parameters
+    ----------
+    manifest, workers, progress, known
+        As of `Survey`, which says when a file keeps its known digest.
+
+    Returns
+    -------
+    rows : Rows
+        In manifest order; the digest is '' where the file could not be read.
+    unreadable : dict
+        Sample id → reason.
+    """
+    survey = Survey(manifest, workers, progress, known)
+    survey.read_all(progress)
+    return survey.rows, survey.unreadable
+
+
+def _first_parts(samples: Samples) -> dict[int, int]:
+    """Each row that is a part of a file, except the first one of that file: row → first row."""
+    if not samples.parts.any:
+        return {}
+    firsts: dict[str, int] = {}
+    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples) if one.part is not None)
+    return {row: first for row, first in rows if row != first}
+
+
+def _beside(samples: Iterable[Sample], known: Iterable[Known]) -> Iterator[tuple[str, Known | None]]:
+    """Each sample's place and what is known of it: one pass over two tables that are sorted by id."""
+    records = iter(known)
+    record = next(records, None)
+    for sample in samples:
+        while record is not None and record.id < sample.id:
+            record = next(records, None)
+        same = record is not None and record.id == sample.id and record.place == sample.place
+        yield sample.place, record if same else None
+    for _ in records:  # at its end it says whether it was read as it was written
+        pass
+
+
+def _pieces(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while part := list(islice(items, size)):
+        yield part
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
+) -> Iterator[Made]:
+    """`pool.map`, with no more than `ahead` tasks waiting: a million futures would fill the memory."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _recognised(source: Source, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
+    """Of each task whose file still looks as it is known, or cannot be looked at, what is true of it."""
+    found = (_compared(source, *task) for task in tasks)
+    return [one for one in found if one is not None]
+
+
+def _compared(source: Source, row: int, place: str, known: Known) -> Settled | None:
+    try:
+        return Settled(row, known.digest, known.stamp) if source.stamp(place) == known.stamp else None
+    except OSError as error:
+        return _unreadable(row, error)
+
+
+def _unreadable(row: int, error: OSError) -> Settled:
+    check_scarce(error)
+    return Settled(row, bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}")
