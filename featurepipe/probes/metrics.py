@@ -14,6 +14,7 @@ from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
 BLOCK = 2**22  # scores at once
+NEIGHBOURS = 2**13  # rows whose neighbours are looked for at once
 MATRIX = 100  # classes up to which figures hold the confusion matrix
 PAIRS = 20  # most confused pairs that they hold instead
 TOP, MANY = 5, 10  # of more than ten classes, also the share of rows whose class is among the likeliest five
@@ -115,10 +116,14 @@ def predict(estimator: Any, X: Matrix) -> np.ndarray:
 
 
 def _pieces(estimator: Any, X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows in float64, a few megabytes at a time; of neighbours all, as each call prepares the training rows anew."""
-    if hasattr(estimator, "n_neighbors"):
-        return iter([(slice(None), X[:].astype(np.float64, copy=False))])
-    return chunks(X)
+    """Rows in float64, a few megabytes at a time; of neighbours more, as each time all training rows are looked at."""
+    return _few(X, NEIGHBOURS) if hasattr(estimator, "n_neighbors") else chunks(X)
+
+
+def _few(X: Matrix, step: int) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(0, len(X), step):
+        at = slice(start, min(start + step, len(X)))
+        yield at, X[at].astype(np.float64, copy=False)
 
 
 @guarded
