@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -143,10 +143,10 @@ def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 def log_loss(proba: np.ndarray, truth: np.ndarray) -> float:
     """Mean negative log-probability (nats) of the true classes, given as column numbers."""
-    return _mean_loss(proba[np.arange(len(truth)), truth])
+    return mean_loss(proba[np.arange(len(truth)), truth])
 
 
-def _mean_loss(picked: np.ndarray) -> float:
+def mean_loss(picked: np.ndarray) -> float:
     """Mean negative logarithm of probabilities."""
     return float(-np.mean(np.log(np.maximum(picked, np.finfo(float).tiny))))
 
@@ -190,6 +190,46 @@ def _ahead(proba: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return ((proba > own) | ((proba == own) & earlier)).sum(axis=1)
 
 
+class Blocks(Protocol):
+    """Scores of rows, which may be asked for several times: their places, and the scores (m, classes)."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
+        """Block after block; each row is in one of them."""
+        ...
+
+
+class Judged(NamedTuple):
+    """What is said of scores after a temperature: the figures, and of each row (n,) whether it is right, how surely."""
+
+    figures: dict[str, Any]
+    right: np.ndarray
+    sure: np.ndarray
+
+
+def judge(blocks: Blocks, columns: np.ndarray, classes: np.ndarray, temperature: float) -> Judged:
+    """`evaluate`'s figures of scores that need not all be in memory, and what each row says.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    columns : ndarray of int, shape (n,)
+        The place of each row's true class in `classes`.
+    classes : ndarray, shape (classes,)
+    temperature : float
+    """
+    found: _Rated | None = None
+    right = np.zeros(len(columns), bool)
+    for at, scores in blocks:
+        rated = _rate(scores, columns[at], temperature)
+        if found is None:
+            found = _Rated(*(np.zeros(len(columns), one.dtype) for one in rated))
+        for whole, part in zip(found, rated, strict=True):
+            whole[at] = part
+        right[at] = scores.argmax(axis=1) == columns[at]
+    assert found is not None  # there are rows
+    return Judged(_figures(found, classes), right, found.confidence)
+
+
 def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """`evaluate`'s figures of scores (n, classes)."""
     return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
@@ -221,7 +261,7 @@ def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
         "top1": float(np.mean(guess == truth)),
         **top5,
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "log_loss": _mean_loss(rated.picked),
+        "log_loss": mean_loss(rated.picked),
         "ece": _ece(rated.confidence, guess == truth),
         "ece_uncalibrated": _ece(rated.plain, guess == truth),
         "classes": [str(label) for label in classes],

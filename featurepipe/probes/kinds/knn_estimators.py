@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from featurepipe.statistics import Index
 
-REMEMBERED = 2**28  # bytes of neighbours that are kept in case they are asked for again
+REMEMBERED = 2**30  # bytes of neighbours that are kept in case they are asked for again
 
 
 class Searcher:
