@@ -35,9 +35,8 @@ def test_the_probe_is_the_same_whether_scores_are_kept_or_made_again(monkeypatch
     monkeypatch.setattr(selection, "THINNED", 10**6)
     remade = probes.fit(kind, X, y, *select)
     same(remade, kept)
-    assert remade.notes == [
-        f"{rows} samples of 4 classes have too many scores to keep, so the temperature was fitted on {rows} of these samples"
-    ]
+    said = f"{rows} samples of 4 classes have too many scores to keep, so the temperature was fitted on {rows} of"
+    assert remade.notes == [f"{said} these samples"]
     assert not kept.notes
 
 

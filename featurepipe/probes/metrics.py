@@ -217,6 +217,12 @@ def judge(blocks: Blocks, columns: np.ndarray, classes: np.ndarray, temperature:
     classes : ndarray, shape (classes,)
     temperature : float
     """
+    rated, right = rate(blocks, columns, temperature)
+    return Judged(_figures(rated, classes), right, rated.confidence)
+
+
+def rate(blocks: Blocks, columns: np.ndarray, temperature: float) -> tuple[_Rated, np.ndarray]:
+    """What is left of scores, and whether the highest score of each row is that of its true class, (n,)."""
     found: _Rated | None = None
     right = np.zeros(len(columns), bool)
     for at, scores in blocks:
@@ -227,7 +233,7 @@ def judge(blocks: Blocks, columns: np.ndarray, classes: np.ndarray, temperature:
             whole[at] = part
         right[at] = scores.argmax(axis=1) == columns[at]
     assert found is not None  # there are rows
-    return Judged(_figures(found, classes), right, found.confidence)
+    return found, right
 
 
 def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
@@ -235,17 +241,16 @@ def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, tempera
     return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
 
 
-def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], classes: np.ndarray) -> dict[str, Any]:
+def pooled(parts: Sequence[_Rated], classes: np.ndarray) -> dict[str, Any]:
     """`evaluate`'s figures of the rows of several classifiers of the same classes.
 
     Parameters
     ----------
-    parts : sequence of tuple
-        For each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
+    parts : sequence
+        What `rate` leaves of each classifier's scores.
     classes : ndarray, shape (classes,)
     """
-    rated = [_rate(*part) for part in parts]
-    return _figures(_Rated(*map(np.concatenate, zip(*rated, strict=True))), classes)
+    return _figures(_Rated(*map(np.concatenate, zip(*parts, strict=True))), classes)
 
 
 def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
