@@ -23,6 +23,7 @@ from featurepipe.errors import (
 )
 from featurepipe.estimators import TransferClassifier
 from featurepipe.matrices import FeatureMatrix, join
+from featurepipe.stages import galleries
 from featurepipe.stores import JointEntry, Store
 
 SPLITS = ("train", "test")
@@ -336,3 +337,35 @@ def test_where_each_sample_is_rejected_by_a_backbone_the_first_reason_is_said(bo
         match=r"each sample is rejected for color-histogram or tfidf; first reason: .*\(b\)",
     ):
         predict(made["model"], table)
+
+
+def test_the_page_of_a_joint_probe_has_pictures_a_map_and_look_alikes(stored, tmp_path):
+    store, _ = stored
+    made = probe(store, tmp_path / "m.safetensors", backbone="hog", with_=["color-histogram"], **FAST)
+    result = report(made["model"], store=store)
+    page = (tmp_path / "m.html").read_text("utf-8")
+    assert (result["missing"], result["shown"]) == (None, 48)
+    assert "data:image/jpeg" in page or "data:image/webp" in page or "data:image/png" in page
+    for title in ("Look at these first", "Map of the embeddings", "Each backbone alone"):
+        assert title in page
+    assert page.count("Together they ") == 2  # first of all, and next to the figures of each alone
+    model = models.load(made["model"])
+    found = galleries.gather(tmp_path / "m.safetensors", model, store, galleries.Way(0, "pca"))
+    matrix = matrix_of(store, "hog", "color-histogram")
+    says = model.classes[model.predict_proba(matrix.X).argmax(axis=1)]
+    answers = dict(zip(matrix.ids.tolist(), says.tolist(), strict=True))
+    assert {id_: found.labels[guess] for id_, guess in zip(found.ids, found.guess, strict=True)} == answers
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in np.split(matrix.X, matrix.blocks[:1], 1)]
+    (asked, alike), *_ = found.alike.items()
+    place = {id_: number for number, id_ in enumerate(matrix.ids.tolist())}
+    a, others = place[found.ids[asked]], [place[found.ids[one.row]] for one in alike]
+    cosines = np.mean([part[others] @ part[a] for part in units], axis=0)
+    np.testing.assert_allclose([one.cosine for one in alike], cosines, atol=1e-5)
+
+
+def test_the_page_of_a_joint_probe_says_which_backbone_its_store_lacks(stored, tmp_path):
+    store, photos = stored
+    made = probe(store, tmp_path / "m.safetensors", backbone="hog", with_=["color-histogram"], **FAST)
+    extract(photos, tmp_path / "other.store", backbone="hog", workers=1)
+    with pytest.raises(StoreError, match=r"other\.store holds no embeddings of the model's backbone color-histogram"):
+        report(made["model"], store=tmp_path / "other.store")

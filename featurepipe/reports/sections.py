@@ -141,9 +141,13 @@ def compared(card: Card, labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def verdict(card: Card, figures: Figures) -> str:
-    """Whether the figure is above those of the baselines, in a sentence; nothing where there are none."""
+    """Whether the figure is above those of the baselines, in a sentence; nothing where there are none.
+
+    Of several backbones also whether they are better together.
+    """
     present = _present(card)
-    return _verdict("model" if card.tuned else "probe", figures, present) if present else ""
+    said = [_verdict("model" if card.tuned else "probe", figures, present)] if present else []
+    return " ".join([*said, block_verdict(card.blocks)] if card.blocks else said)
 
 
 def _present(card: Card) -> dict[str, float]:
@@ -154,13 +158,13 @@ def _present(card: Card) -> dict[str, float]:
 
 def baselines(card: Card, figures: Figures) -> Html:
     """The probe next to what it has to beat."""
-    present = _present(card)
-    absent = ", ".join(name for name in compared(card, BASELINE_LABELS).values() if name not in present)
-    present |= {f"{one.name} alone": one.top1 for one in (card.blocks.alone if card.blocks else [])}
+    measured = _present(card)
+    absent = ", ".join(name for name in compared(card, BASELINE_LABELS).values() if name not in measured)
+    present = measured | {f"{one.name} alone": one.top1 for one in (card.blocks.alone if card.blocks else [])}
     what, commonest = "model" if card.tuned else "probe", card.majority_class  # which files of before lack
     return section(
         "Compared with baselines",
-        tag("p", verdict(card, figures)) if present else "",
+        tag("p", _verdict(what, figures, measured)) if measured else "",
         bars({f"this {what}": figures.top1, **present}, None if figures.groups is not None else figures.n),
         tag("small", f"Top-1 on {card.evaluated_on}; whiskers: {NINETY_FIVE} Wilson intervals."),
         tag("small", f"Majority class: always answering “{commonest}”, the most common class in train.")

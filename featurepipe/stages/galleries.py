@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,19 @@ from featurepipe.extraction import Settings
 from featurepipe.listeners import SILENT, Listener, Quiet
 from featurepipe.matrices import FeatureMatrix
 from featurepipe.models.answers import BLOCK as PROBABILITIES
-from featurepipe.models.candidates import Candidate, divide, find
+from featurepipe.models.candidates import Candidate, divide, find_joint
 from featurepipe.models.files import Model
 from featurepipe.reports.galleries import ALIKE, NONE, Alike, Gallery
 from featurepipe.reports.looks import LOOKS, show
 from featurepipe.stages.advice import advise
 from featurepipe.statistics import projections
 from featurepipe.stores import Entry, Store
-from featurepipe.vocabulary import EntryOptions
+from featurepipe.vocabulary import EntryOptions, JoinOptions
 
 POINTS = 100_000  # samples of a page; of more a draw
 BLOCK = 2**14  # embeddings at once
 Reader = Callable[[np.ndarray], np.ndarray]  # numbers of rows → their embeddings
+Shape = Callable[[np.ndarray], np.ndarray]  # embeddings → features (n, D) to compare samples by
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,13 @@ def gather(model: Path, loaded: Model, store: Path, how: Way, listener: Listener
     FeaturepipeError
         The store does not hold what the model was made from.
     """
-    if len(loaded.backbones) > 1:
-        raise StoreError("samples of a joint probe cannot be shown yet; probe one of its backbones alone for pictures")
     if "task" in loaded.card.data:
         raise StoreError("the labels come from a table of several tasks, and the store does not hold them")
     opened = Store.open(store)
-    entry = _entry(opened, loaded)
-    where = EntryOptions(backbone=entry.folder.name, layer=entry.layer, device="cpu")
-    source = find(store, None, where, reads=entry.reads)
+    source = _source(opened, loaded)
+    entry = source.entry
     rows, reported = _rows(source, loaded)
+    alike = _blocks([member.width for member in entry.members])
     if entry.fingerprint == loaded.backbone["fingerprint"]:
         rows = rows.take(_drawn(len(rows), reported, loaded.card.seed))
         places = rows.X
@@ -82,27 +81,35 @@ def gather(model: Path, loaded: Model, store: Path, how: Way, listener: Listener
         def read(numbers: np.ndarray) -> np.ndarray:
             return X[numbers]
 
-    found = _judged(loaded, rows, min(reported, len(rows)), read, how.projection)
+    found = _judged(loaded, rows, min(reported, len(rows)), read, how.projection, alike)
     made = Gallery(
         ids=[_local(id_, opened.root) for id_ in rows.ids.tolist()],
         whole=len(source.samples),
         store=opened.path.resolve().name,
-        medium=backbones.medium_of(loaded.backbone["spec"]),
+        medium=backbones.medium_of(loaded.backbones[0]["spec"]),
         advice=_advice(source, loaded),
         notes=_notes(loaded, reported, found["truth"][:reported] == found["guess"][:reported]),
         **found,
     )
-    made = made.near(_alike(made, rows, loaded, read))
-    return made.shown(_looks(made, opened, rows, how.pictures, listener))
+    made = made.near(_alike(made, rows, loaded, read, alike))
+    return made.shown(_looks(made, opened, source.rows_of(rows)[0][1], how.pictures, listener))
 
 
-def _entry(store: Store, model: Model) -> Entry:
-    """The model's own entry; of a tuned network, the one that it was tuned from."""
+def _source(store: Store, model: Model) -> Candidate:
+    """The rows of the model's entries in a store."""
+    first, *others = (_entry(store, model, one) for one in model.backbones)
+    where = EntryOptions(backbone=first.folder.name, layer=first.layer, device="cpu")
+    joined = JoinOptions(with_=tuple(entry.folder.name for entry in others))
+    return find_joint(store.path, None, where, joined, reads=first.reads)
+
+
+def _entry(store: Store, model: Model, backbone: Mapping[str, Any]) -> Entry:
+    """The entry of a model's backbone; of a tuned network, the one that it was tuned from."""
     entries = store.entries()
     for entry in entries:
-        if entry.fingerprint == model.backbone["fingerprint"]:
+        if entry.fingerprint == backbone["fingerprint"]:
             return entry
-    spec = model.backbone["spec"]
+    spec = backbone["spec"]
     if model.card.tuned is not None:
         for entry in entries:
             if {**entry.spec, "weights": spec["weights"]} == spec and not entry.is_baseline:
@@ -110,7 +117,7 @@ def _entry(store: Store, model: Model) -> Entry:
         for entry in entries:
             if entry.spec["architecture"] == spec["architecture"] and not entry.is_baseline:
                 return entry
-    raise StoreError(f"{store.path.name} holds no embeddings of the model's backbone {model.backbone['name']}")
+    raise StoreError(f"{store.path.name} holds no embeddings of the model's backbone {backbone['name']}")
 
 
 def _rows(source: Candidate, model: Model) -> tuple[FeatureMatrix, int]:
@@ -158,9 +165,11 @@ def _embedded(model: Path, loaded: Model, store: Store, rows: FeatureMatrix, lis
     return np.stack([memory.vectors[digest] for digest in rows.digests.tolist()])
 
 
-def _judged(model: Model, rows: FeatureMatrix, reported: int, read: Reader, projection: str) -> dict[str, Any]:
+def _judged(
+    model: Model, rows: FeatureMatrix, reported: int, read: Reader, projection: str, alike: Shape
+) -> dict[str, Any]:
     """What the model says of rows, and where they lie on the map."""
-    place, said = _projection(len(rows), read, model.card.seed, projection)
+    place, said = _projection(len(rows), lambda numbers: alike(read(numbers)), model.card.seed, projection)
     truths = ["" if label is None else _sorted_set(label, model) for label in rows.y.tolist()]
     names = list(map(str, model.classes.tolist())) if not model.is_multi_label else []
     labels = [*names, *sorted({truth for truth in truths if truth} - {*names})]
@@ -173,7 +182,7 @@ def _judged(model: Model, rows: FeatureMatrix, reported: int, read: Reader, proj
     for start in range(0, len(rows), step):
         at = np.sort(order[start : start + step])
         X = read(at)
-        points[at] = place(_flat(X), at)
+        points[at] = place(alike(X), at)
         proba = model.predict_proba(X)  # (m, K)
         if model.is_multi_label:
             sets = [manifests.write_set(sorted(model.classes[row].tolist())) for row in proba > 0.5]
@@ -207,20 +216,31 @@ def _projection(
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], str]:
     """Gives the points of embeddings, by them and their numbers; and how it does, in words."""
     if wanted == "tsne" and count <= projections.NEIGHBOURHOOD:
-        points = projections.tsne(_flat(read(np.arange(count))), seed)
+        points = projections.tsne(read(np.arange(count)), seed)
         return lambda X, at: points[at], "t-SNE: neighbours stay together; distances between groups mean little"
     drawn = np.arange(count)
     if count > projections.FITTED:
         drawn = np.sort(np.random.default_rng(seed).permutation(count)[: projections.FITTED])
-    plane = projections.Plane.of(_flat(read(drawn)))
+    plane = projections.Plane.of(read(drawn))
     too_many = f"t-SNE is for at most {projections.NEIGHBOURHOOD:,} samples, so this is " if wanted == "tsne" else ""
     said = f"{too_many}PCA: the two directions of most variance, {100 * plane.explained:.0f} % of all of it"
     return lambda X, at: plane.place(X), said
 
 
-def _flat(X: np.ndarray) -> np.ndarray:
-    """Features (n, D); of tokens (n, H, W, D) their means."""
-    return X if X.ndim == 2 else X.mean(axis=(1, 2), dtype=np.float32)
+def _blocks(widths: Sequence[int]) -> Shape:
+    """Gives features (n, D) to compare samples by; of tokens (n, H, W, D) their means.
+
+    Of several backbones the embedding of each has length 1, so that each counts alike, and the cosine of two samples is
+    the mean of theirs.
+    """
+
+    def compared(X: np.ndarray) -> np.ndarray:
+        if len(widths) == 1:
+            return X if X.ndim == 2 else X.mean(axis=(1, 2), dtype=np.float32)
+        parts = np.split(X, np.cumsum(widths)[:-1], axis=1)
+        return np.concatenate([statistics.directions(part) for part in parts], axis=1)
+
+    return compared
 
 
 def _local(id_: str, root: Path | None) -> str:
@@ -248,15 +268,16 @@ def _notes(model: Model, reported: int, right: np.ndarray) -> list[str]:
 
 def _advice(source: Candidate, model: Model) -> dict[str, Any] | None:
     """What to do next, from the embeddings; None where advice does not apply."""
-    if model.is_multi_label or model.card.finetuning is not None or model.card.protocol is not None:
+    card = model.card
+    if model.is_multi_label or len(model.backbones) > 1 or card.finetuning is not None or card.protocol is not None:
         return None
     try:
-        return advise(source.store.path, backbone=source.entry.folder.name, seed=model.card.seed, listener=SILENT)
+        return advise(source.store.path, backbone=source.entry.folder.name, seed=card.seed, listener=SILENT)
     except FeaturepipeError:  # hand-made features cannot be tuned, and some labels tell nothing
         return None
 
 
-def _alike(made: Gallery, rows: FeatureMatrix, model: Model, read: Reader) -> dict[int, list[Alike]]:
+def _alike(made: Gallery, rows: FeatureMatrix, model: Model, read: Reader, alike: Shape) -> dict[int, list[Alike]]:
     """The nearest samples, among those that the model has learned from, of the reported ones that matter most.
 
     Not of a tuned network, which has embedded the reported samples only.
@@ -265,8 +286,8 @@ def _alike(made: Gallery, rows: FeatureMatrix, model: Model, read: Reader) -> di
     asked = made.compared
     if not len(learned) or not len(asked):
         return {}
-    pieces = (_flat(read(learned[start : start + BLOCK])) for start in range(0, len(learned), BLOCK))
-    found = statistics.search(_flat(read(asked)), pieces, ALIKE)
+    pieces = (alike(read(learned[start : start + BLOCK])) for start in range(0, len(learned), BLOCK))
+    found = statistics.search(alike(read(asked)), pieces, ALIKE)
     near = zip(learned[found.rows].tolist(), (1 - found.distances).tolist(), strict=True)
     both = zip(asked.tolist(), near, strict=True)
     return {row: [Alike(*one) for one in zip(*pair, strict=True)] for row, pair in both}
