@@ -310,3 +310,61 @@ def test_many_classes_that_are_all_but_certain_still_converge():
     certificates = [fit.certificate for fit in path.fit([1e-2, 1.0, 1e2, 1e4, 1e6])]
     assert all(one.converged for one in certificates)
     assert max(one.products for one in certificates) < 1000
+
+
+# -- many rows and classes ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowd():
+    """Many classes of very different sizes."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.arange(70), (70 * rng.random(1400) ** 2).astype(int)])
+    return (0.7 * rng.normal(size=(70, 12))[y] + rng.normal(size=(1470, 12)) + 3).astype(np.float32), y
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("keep", [True, False])
+def test_without_arrays_of_rows_and_classes_the_optimum_is_the_same(crowd, monkeypatch, weighted, keep):
+    X, y = crowd
+    how = {"scale": True, "keep": keep}
+    if weighted:
+        how["sample_weight"] = np.random.default_rng(1).random(len(y)) + 0.5
+    exact = list(LogisticPath(X, y, tolerance=1e-7, **how).fit([1e-3, 1.0]))
+    monkeypatch.setattr(paths, "ARRAY", 1000)
+    for one, other in zip(LogisticPath(X, y, **how).fit([1e-3, 1.0]), exact, strict=True):
+        bound, best = one.certificate, other.certificate.objective
+        assert bound.converged
+        assert bound.gap <= paths.LOOSE
+        excess = bound.objective / best - 1
+        assert -1e-7 <= excess <= bound.gap  # what is proven holds
+        scores = X @ one.coef.T + one.intercept
+        assert np.mean(scores.argmax(1) == (X @ other.coef.T + other.intercept).argmax(1)) > 0.98
+
+
+def test_the_bound_holds_far_from_the_optimum_and_with_a_wrong_intercept(crowd, monkeypatch):
+    X, y = crowd
+    best = next(LogisticPath(X, y, tolerance=1e-7).fit([1.0])).certificate.objective
+    monkeypatch.setattr(paths, "ARRAY", 1000)
+    lean = LogisticPath(X, y)._lean
+    rng = np.random.default_rng(2)
+    for size in (0.0, 0.01, 1.0):
+        W = size * rng.normal(size=(70, lean.rows.rank + 1))
+        objective, norm, gap = lean._certify(W, 1.0)
+        assert objective * (1 - gap) <= best <= objective
+        assert norm > 0
+    loss = -np.log(np.bincount(y)[y] / len(y)).sum()  # of intercepts alone, which are then right
+    W = np.zeros((70, lean.rows.rank + 1))
+    W[:, -1] = np.log(np.bincount(y) / len(y))
+    objective, _, gap = lean._certify(W, 1e-9)
+    assert objective == pytest.approx(loss)
+    assert gap < 1e-4
+
+
+def test_class_numbers_are_checked_as_ever_where_there_are_many(monkeypatch):
+    monkeypatch.setattr(paths, "ARRAY", 1000)
+    with pytest.raises(ProbeError, match="class numbers are 0 to 99, each of which occurs"):
+        LogisticPath(np.zeros((200, 3)), np.arange(200) % 100 + 1)
+    with pytest.raises(ProbeError, match="200 rows of features, but 100 targets"):
+        LogisticPath(np.zeros((200, 3)), np.arange(100))

@@ -113,7 +113,7 @@ def test_what_an_attentive_probe_cannot_do_is_refused(made, tmp_path):
 def test_tokens_that_do_not_fit_into_memory_are_read_from_disk(made, tmp_path, monkeypatch):
     monkeypatch.setattr(attentive, "STEPS", 10)
     monkeypatch.setattr(attentive, "EPOCHS", 1)
-    monkeypatch.setattr(probes.parts, "check_scores", lambda *_: None)
+    monkeypatch.setattr(probes.parts, "check_scores", lambda *_, **__: None)
     how = {"kind": "attentive", "value": 1.0, "baselines": "none"}
     result = stages.probe(made[0] / "s", tmp_path / "m.safetensors", memory=9000, **how)
     assert result["out_of_core"]

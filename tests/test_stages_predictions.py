@@ -21,7 +21,7 @@ from featurepipe.cli import texts
 from featurepipe.digests import sha256_json, sha256_state_dict
 from featurepipe.errors import FingerprintMismatch, ManifestError, ModelFileError, OutputError, ProbeError, StoreError
 from featurepipe.models import answers
-from featurepipe.stages import Listener, compare, export, info, run
+from featurepipe.stages import Listener, compare, export, info, run, streams
 from featurepipe.stores import Store
 
 FIGURES = ("n", "top1", "balanced_accuracy", "log_loss", "ece", "per_class", "confusion", "classes")
@@ -448,6 +448,26 @@ def test_blocks_give_what_one_gives(tmp_path, monkeypatch):
         assert list(few[0]) == list(whole[0])
 
 
+def test_small_blocks_of_samples_give_the_same_file_to_the_byte(trained, photos, tmp_path, monkeypatch):
+    _, _, probed = trained()
+    new = photos(("ant", "cat"), 4, name="new", seed=1)
+    (new / "ant" / "bad.jpg").write_bytes(b"no image")
+    shutil.copy(new / "ant/0.jpg", new / "cat/twin.jpg")
+    how = {"probabilities": True, "threshold": 0.5}
+    whole = predict(probed["model"], new, tmp_path / "a.csv", copy_to=tmp_path / "sorted a", **how)
+    once = streams.Once
+    monkeypatch.setattr(streams, "Once", lambda rows, source: once(rows, source, 3))
+    blocks = predict(probed["model"], new, tmp_path / "b.csv", copy_to=tmp_path / "sorted b", **how)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    places = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in tmp_path.glob("sorted *")]
+    assert places[0] == places[1]
+    for result in (whole, blocks):
+        for own in ("seconds", "output"):
+            result.pop(own)
+        result["copied"].pop("folder")
+    assert whole == blocks
+
+
 def test_csv_has_six_decimals_and_the_other_formats_all(trained, tmp_path):
     data, _, probed = trained()
     exact = predict(probed["model"], data, probabilities=True)["predictions"]
@@ -473,10 +493,10 @@ def test_memory_does_not_grow_with_images_times_classes(tmp_path, monkeypatch):
     many = SimpleNamespace(classes=classes, is_multi_label=False, predict_proba=predict_proba)
     samples = [manifests.Sample(str(number), str(number), None, None) for number in range(rows)]
     monkeypatch.setattr(answers, "BLOCK", 10**5)
-    given = answers.Answers(many, SimpleNamespace(X=np.zeros((rows, 1))), samples, [""] * rows, True)
+    given, X, count = answers.Answers(many, True), np.zeros((rows, 1)), answers.Count()
     with open(tmp_path / "p.csv", "w", newline="") as file:
         tracemalloc.start()
-        answers.answer(given, answers.csv_writer(file, given, safe=False))
+        answers.answer(given, X, samples, [""] * rows, count, answers.csv_writer(file, given, safe=False))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert set(scored) == {50}

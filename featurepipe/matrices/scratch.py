@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import Counter
 from math import prod
@@ -22,7 +23,7 @@ LEAST = 4  # such arrays of the rows that are selected on, at the least, whateve
 SMALL = 2**26  # bytes that can always be had
 
 
-def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
+def check_scores(samples: FeatureMatrix, *room: int | None, most: int = sys.maxsize) -> None:
     """Refuse classes whose scores alone do not fit, for which features on disk would be no help.
 
     Parameters
@@ -31,6 +32,8 @@ def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
         With labels and splits.
     *room : int or None
         Bytes of memory; the largest counts, and None where it is not known.
+    most : int
+        How many scores are kept at once, where not all are.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def check_scores(samples: FeatureMatrix, *room: int | None) -> None:
     """
     classes, sizes = len(set(samples.y)), Counter(samples.split)
     rows = sizes["val"] or sizes["train"]  # without val, it is cross-validation that selects
-    least = LEAST * 8 * rows * classes
+    least = LEAST * 8 * min(rows * classes, most)
     known = [one for one in room if one is not None]
     if len(known) == len(room) and least > max(*known, SMALL):
         raise ProbeError(

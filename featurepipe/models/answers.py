@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,6 @@ from featurepipe import manifests, models, tables
 from featurepipe.characters import safe_cell
 from featurepipe.errors import ManifestError
 from featurepipe.manifests import Sample
-from featurepipe.matrices import FeatureMatrix
 
 BLOCK = 2**22  # probabilities at once
 DECIMALS = 6  # of a probability in CSV: a file of all classes would otherwise be three times as large
@@ -29,28 +28,44 @@ STEPS = 10**DECIMALS
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of images, in their order.
+    """Which answers a model gives to samples, and with which columns.
 
     Attributes
     ----------
     model : Model
-    matrix : FeatureMatrix
-    samples : sequence of Sample
-        One for each row.
-    files : sequence of str
-        How to open each image from here.
     probabilities : bool
         Whether there is a column for each class.
+    has_truths : bool
+        Whether there is a column for the samples' own labels.
+    has_parts : bool
+        Whether there is a column for what part of its file a sample is.
     least : float or None
         The least confidence of an answer; None where all are given.
     """
 
     model: models.Model
-    matrix: FeatureMatrix
-    samples: Sequence[Sample]
-    files: Sequence[str]
     probabilities: bool
+    has_truths: bool = False
+    has_parts: bool = False
     least: float | None = None
+
+    @classmethod
+    def to(
+        cls, samples: Iterable[Sample], model: models.Model, *, probabilities: bool, least: float | None = None
+    ) -> Answers:
+        """Answers with the columns that make sense for samples, which are looked at once.
+
+        Folders are not always named after classes: a column of true labels is there if any is a class of the model.
+        """
+        labels: set[str | None] = set()
+        has_parts = False
+        for sample in samples:
+            labels.add(sample.label)
+            has_parts |= sample.part is not None
+        known, truths = set(map(str, model.classes.tolist())), labels - {None}
+        if model.is_multi_label:
+            truths = {label for text in truths if text is not None for label in manifests.read_set(text)}
+        return cls(model, probabilities, not known.isdisjoint(truths), has_parts, least)
 
     @property
     def names(self) -> list[str]:
@@ -102,29 +117,47 @@ class Count:
 Taker = Callable[[Block], object]
 
 
-def answer(answers: Answers, take: Taker) -> Count:
-    """Give all rows to `take`, a block at a time."""
-    model, count = answers.model, Count()
-    truths = known_truths(model, answers.samples)
-    has_parts = any(sample.part is not None for sample in answers.samples)
-    step = max(1, BLOCK // max(1, len(model.classes)))
-    for start in range(0, len(answers.samples), step):
+def answer(
+    answers: Answers, X: np.ndarray, samples: Sequence[Sample], files: Sequence[str], count: Count, take: Taker
+) -> None:
+    """Give rows to `take`, a block at a time, and count them.
+
+    Parameters
+    ----------
+    answers : Answers
+    X : ndarray, shape (n, width)
+    samples : sequence of Sample
+        One for each row.
+    files : sequence of str
+        How to open each of them from here.
+    count : Count
+        Goes on counting.
+    take : callable
+    """
+    step = max(1, BLOCK // max(1, len(answers.model.classes)))
+    for start in range(0, len(samples), step):
         rows = slice(start, start + step)
-        proba = model.predict_proba(answers.matrix.X[rows])  # (rows, K)
-        before = {"path": [sample.place for sample in answers.samples[rows]]}
-        before |= _multiple(model, proba, count) if model.is_multi_label else _single(answers, proba, count)
-        after = {} if truths is None else {"true_label": truths[rows]}
-        guesses = before.get("guess", before["label"])
-        for guess, label, truth in zip(guesses, before["label"], after.get("true_label", ()), strict=bool(after)):
-            is_right = bool(truth) and str(guess) == truth
-            count.labelled += bool(truth)
-            count.right += is_right
-            count.answered += bool(truth) and label is not None
-            count.answered_right += is_right and label is not None
-        after |= {"part": [sample.part for sample in answers.samples[rows]]} if has_parts else {}
-        after["file"] = list(answers.files[rows])
-        take(Block(before, proba if answers.probabilities else proba[:, :0], after))
-    return count
+        _answer(answers, X[rows], samples[rows], files[rows], count, take)
+
+
+def _answer(
+    answers: Answers, X: np.ndarray, samples: Sequence[Sample], files: Sequence[str], count: Count, take: Taker
+) -> None:
+    """As `answer`, of a single block."""
+    model, proba = answers.model, answers.model.predict_proba(X)  # (rows, K)
+    before = {"path": [sample.place for sample in samples]}
+    before |= _multiple(model, proba, count) if model.is_multi_label else _single(answers, proba, count)
+    after: dict[str, list[Any]] = {"true_label": _truths(model, samples)} if answers.has_truths else {}
+    guesses = before.get("guess", before["label"])
+    for guess, label, truth in zip(guesses, before["label"], after.get("true_label", ()), strict=bool(after)):
+        is_right = bool(truth) and str(guess) == truth
+        count.labelled += bool(truth)
+        count.right += is_right
+        count.answered += bool(truth) and label is not None
+        count.answered_right += is_right and label is not None
+    after |= {"part": [sample.part for sample in samples]} if answers.has_parts else {}
+    after["file"] = list(files)
+    take(Block(before, proba if answers.probabilities else proba[:, :0], after))
 
 
 def _single(answers: Answers, proba: np.ndarray, count: Count) -> dict[str, list[Any]]:
@@ -146,17 +179,12 @@ def _multiple(model: models.Model, proba: np.ndarray, count: Count) -> dict[str,
     return {"label": [manifests.write_set(labels) for labels in sets]}
 
 
-def known_truths(model: models.Model, samples: Sequence[Sample]) -> list[str | None] | None:
-    """The samples' own labels, written as the model writes its; None where none is of a class that the model knows.
-
-    Folders are not always named after classes.
-    """
-    truths, known = [sample.label for sample in samples], set(map(str, model.classes.tolist()))
-    if model.is_multi_label:
-        sets = [None if truth is None else manifests.read_set(truth) for truth in truths]
-        truths = [None if labels is None else manifests.write_set(sorted(labels)) for labels in sets]
-        return truths if any(known & set(labels or ()) for labels in sets) else None
-    return truths if known & set(truths) else None
+def _truths(model: models.Model, samples: Sequence[Sample]) -> list[str | None]:
+    """The samples' own labels, written as the model writes its."""
+    truths = [sample.label for sample in samples]
+    if not model.is_multi_label:
+        return truths
+    return [None if truth is None else manifests.write_set(sorted(manifests.read_set(truth))) for truth in truths]
 
 
 # -- where they go ------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from featurepipe.errors import ProbeError
 from featurepipe.matrices.features import FeatureMatrix
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import named
-from featurepipe.probes.metrics import commonest, decision_scores, pooled
+from featurepipe.probes.metrics import commonest, pooled, rate
+from featurepipe.probes.scorings import scored
 from featurepipe.probes.selection import Probe, assign_folds, fit
 from featurepipe.solvers import stacked
 from featurepipe.statistics.intervals import bootstrap, wilson
@@ -107,10 +108,10 @@ def cross_validate(
         out = place == fold
         if out.any():
             probe = _fit(kind, X, y, ~out, units, how)
-            scores = decision_scores(probe.estimator, stacked(X).take(out))  # (m, classes)
-            right[out] = classes[scores.argmax(axis=1)] == y[out]
+            scores = scored([(probe.estimator, stacked(X).take(out), np.arange(out.sum()))])  # (m, classes)
+            rated, right[out] = rate(scores, np.searchsorted(classes, y[out]), probe.temperature)
             trivial[out] = y[out] == commonest(y[~out])
-            held.append((scores, np.searchsorted(classes, y[out]), probe.temperature))
+            held.append(rated)
             per_fold.append({"n": int(out.sum()), "top1": float(right[out].mean()), "chosen": probe.chosen})
         advance(1)
     ever = place >= 0

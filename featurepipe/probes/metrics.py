@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from featurepipe.surroundings import guarded
 
 ECE_BINS = 15
 BLOCK = 2**22  # scores at once
+NEIGHBOURS = 2**13  # rows whose neighbours are looked for at once
 MATRIX = 100  # classes up to which figures hold the confusion matrix
 PAIRS = 20  # most confused pairs that they hold instead
 TOP, MANY = 5, 10  # of more than ten classes, also the share of rows whose class is among the likeliest five
@@ -115,10 +116,14 @@ def predict(estimator: Any, X: Matrix) -> np.ndarray:
 
 
 def _pieces(estimator: Any, X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows in float64, a few megabytes at a time; of neighbours all, as each call prepares the training rows anew."""
-    if hasattr(estimator, "n_neighbors"):
-        return iter([(slice(None), X[:].astype(np.float64, copy=False))])
-    return chunks(X)
+    """Rows in float64, a few megabytes at a time; of neighbours more, as each time all training rows are looked at."""
+    return _few(X, NEIGHBOURS) if hasattr(estimator, "n_neighbors") else chunks(X)
+
+
+def _few(X: Matrix, step: int) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(0, len(X), step):
+        at = slice(start, min(start + step, len(X)))
+        yield at, X[at].astype(np.float64, copy=False)
 
 
 @guarded
@@ -138,10 +143,10 @@ def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 def log_loss(proba: np.ndarray, truth: np.ndarray) -> float:
     """Mean negative log-probability (nats) of the true classes, given as column numbers."""
-    return _mean_loss(proba[np.arange(len(truth)), truth])
+    return mean_loss(proba[np.arange(len(truth)), truth])
 
 
-def _mean_loss(picked: np.ndarray) -> float:
+def mean_loss(picked: np.ndarray) -> float:
     """Mean negative logarithm of probabilities."""
     return float(-np.mean(np.log(np.maximum(picked, np.finfo(float).tiny))))
 
@@ -185,22 +190,67 @@ def _ahead(proba: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return ((proba > own) | ((proba == own) & earlier)).sum(axis=1)
 
 
+class Blocks(Protocol):
+    """Scores of rows, which may be asked for several times: their places, and the scores (m, classes)."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
+        """Block after block; each row is in one of them."""
+        ...
+
+
+class Judged(NamedTuple):
+    """What is said of scores after a temperature: the figures, and of each row (n,) whether it is right, how surely."""
+
+    figures: dict[str, Any]
+    right: np.ndarray
+    sure: np.ndarray
+
+
+def judge(blocks: Blocks, columns: np.ndarray, classes: np.ndarray, temperature: float) -> Judged:
+    """`evaluate`'s figures of scores that need not all be in memory, and what each row says.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    columns : ndarray of int, shape (n,)
+        The place of each row's true class in `classes`.
+    classes : ndarray, shape (classes,)
+    temperature : float
+    """
+    rated, right = rate(blocks, columns, temperature)
+    return Judged(_figures(rated, classes), right, rated.confidence)
+
+
+def rate(blocks: Blocks, columns: np.ndarray, temperature: float) -> tuple[_Rated, np.ndarray]:
+    """What is left of scores, and whether the highest score of each row is that of its true class, (n,)."""
+    found: _Rated | None = None
+    right = np.zeros(len(columns), bool)
+    for at, scores in blocks:
+        rated = _rate(scores, columns[at], temperature)
+        if found is None:
+            found = _Rated(*(np.zeros(len(columns), one.dtype) for one in rated))
+        for whole, part in zip(found, rated, strict=True):
+            whole[at] = part
+        right[at] = scores.argmax(axis=1) == columns[at]
+    assert found is not None  # there are rows
+    return found, right
+
+
 def figures(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
     """`evaluate`'s figures of scores (n, classes)."""
     return _figures(_rate(scores, np.searchsorted(classes, labels), temperature), classes)
 
 
-def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], classes: np.ndarray) -> dict[str, Any]:
+def pooled(parts: Sequence[_Rated], classes: np.ndarray) -> dict[str, Any]:
     """`evaluate`'s figures of the rows of several classifiers of the same classes.
 
     Parameters
     ----------
-    parts : sequence of tuple
-        For each classifier the scores (m, classes), the column of each true class (m,), and its temperature.
+    parts : sequence
+        What `rate` leaves of each classifier's scores.
     classes : ndarray, shape (classes,)
     """
-    rated = [_rate(*part) for part in parts]
-    return _figures(_Rated(*map(np.concatenate, zip(*rated, strict=True))), classes)
+    return _figures(_Rated(*map(np.concatenate, zip(*parts, strict=True))), classes)
 
 
 def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
@@ -216,7 +266,7 @@ def _figures(rated: _Rated, classes: np.ndarray) -> dict[str, Any]:
         "top1": float(np.mean(guess == truth)),
         **top5,
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "log_loss": _mean_loss(rated.picked),
+        "log_loss": mean_loss(rated.picked),
         "ece": _ece(rated.confidence, guess == truth),
         "ece_uncalibrated": _ece(rated.plain, guess == truth),
         "classes": [str(label) for label in classes],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from math import prod
 from pathlib import Path
@@ -18,7 +19,9 @@ from featurepipe.matrices.scratch import check_scores, read, scratch
 from featurepipe.memory import available
 from featurepipe.probes.kinds import KINDS, names
 from featurepipe.probes.labels import MULTI_LABEL, fit_labels
+from featurepipe.probes.scorings import HELD
 from featurepipe.probes.selection import Probe, fit
+from featurepipe.solvers.paths import ARRAY, MANY
 from featurepipe.stores import Entry, JointEntry
 
 SCORES = 18  # float64 arrays (n, classes): of each candidate on selection data, and of the C path
@@ -57,10 +60,12 @@ def hold(
     shape = len(samples), *entry.shape
     size = prod(shape) * np.dtype(entry.dtype).itemsize
     copies = 4 if kind == MULTI_LABEL else 2
-    scores = 8 * len(samples) * len(set(samples.y)) * SCORES
+    classes = len(set(samples.y))
+    by_blocks = kind != MULTI_LABEL and classes >= MANY and not KINDS[kind].holds_scores
+    scores = 8 * SCORES * min(len(samples) * classes, ARRAY if by_blocks else sys.maxsize)
     limit = available() if memory is None else memory
     if kind != MULTI_LABEL:
-        check_scores(samples, limit, available())
+        check_scores(samples, limit, available(), most=HELD if by_blocks else sys.maxsize)
     if limit is None or copies * size + scores <= limit:
         return cut(read(entry, samples))
     much = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from featurepipe.errors import ProbeError
 from featurepipe.probes.inputs import check, check_groups
 from featurepipe.probes.kinds import FOLDS, KINDS, Kind, check_blocks, check_kind, check_weights
-from featurepipe.probes.metrics import decision_scores, figures, log_loss, probabilities, softmax
+from featurepipe.probes.metrics import Blocks, Judged, decision_scores, judge, mean_loss, probabilities, softmax
+from featurepipe.probes.scorings import HELD, Remade, Scoring, scored
 from featurepipe.signatures import spread
 from featurepipe.solvers import CPU, Certificate, Matrix, Stack, stacked
 from featurepipe.statistics import Kept, coverage
@@ -19,6 +20,7 @@ from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import option
 
 HELD_OUT = 0.5  # share of the rows that must ever be held out, or the strength is not chosen on them
+THINNED = 2**26  # scores that fit the temperature, where not all of them can be kept
 COLDEST = 7.0  # log of the scores' size over the temperature; and hottest: all classes are as likely to a thousandth
 
 
@@ -210,11 +212,11 @@ def fit(
         check_weights(kind, sample_weight, len(y))
         own["sample_weight"] = sample_weight
     rows: Matrix
-    scores: Iterator[np.ndarray]
+    scores: Iterable[Blocks]
     if X_val is not None and y_val is not None:
         truth, selected_on = y_val, "val"
         fitted = member.fit_path(held, y, candidates, **own)
-        scores = (decision_scores(estimator, X_val) for estimator, _ in fitted)  # one candidate's in memory at a time
+        scores = (scored([(estimator, X_val, np.arange(len(truth)))]) for estimator, _ in fitted)  # one at a time
         converged = np.array([_converged(certificate) for _, certificate in fitted])
         rows, y = Stack(X, X_val, blocks=how.blocks), np.concatenate([y, truth])
         if sample_weight is not None:
@@ -228,7 +230,8 @@ def fit(
         why = f"nothing: {_few(folds, groups)}, so the middle of the grid" if value is None else "given"
         temperature, notes = member.untested(X, middle, value is not None)
         return Probe(kind, estimator, temperature, _number(middle), why, certificate=certificate, notes=notes)
-    temperatures, found, right, sure = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
+    temperatures, judged = zip(*(_judge(one, truth, classes) for one in scores), strict=True)
+    found, right, sure = zip(*judged, strict=True)
     best = choose(right, [f["log_loss"] for f in found])
     ((estimator, certificate),) = member.fit_path(rows, y, candidates[best : best + 1], **own)
     return Probe(
@@ -246,6 +249,7 @@ def fit(
         right=right[best],
         confidence=sure[best],
         certificate=certificate,
+        notes=[_thinned_note(len(truth), len(classes))] if _is_thinned(len(truth), len(classes)) else [],
     )
 
 
@@ -322,24 +326,34 @@ def out_of_fold(
     candidates = [one for value in asked for one in member.candidates(value, len(y))]
     held, _ = _cross_validate(member, X, y, candidates, folds, class_weight=None, seed=seed)
     scores = list(held)
-    temperatures, found, right, _ = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
-    best = choose(right, [one["log_loss"] for one in found])
-    return OutOfFold(rows, np.searchsorted(classes, y[rows]), classes, softmax(scores[best], temperatures[best]))
+    temperatures, judged = zip(*(_judge(one, y[rows], classes) for one in scores), strict=True)
+    best = choose([one.right for one in judged], [one.figures["log_loss"] for one in judged])
+    found = np.empty((len(rows), len(classes)))
+    for at, block in scores[best]:
+        found[at] = softmax(block, temperatures[best])
+    return OutOfFold(rows, np.searchsorted(classes, y[rows]), classes, found)
 
 
 def _cross_validate(
     kind: Kind, X: Matrix, y: np.ndarray, candidates: Sequence[float | None], folds: np.ndarray, **how: Any
-) -> tuple[Iterator[np.ndarray], np.ndarray]:
+) -> tuple[Iterator[Blocks], np.ndarray]:
     """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
-    classes = np.unique(y)
-    scores = [np.zeros((len(y), len(classes))) for _ in candidates]
+    classes, held = np.unique(y), np.flatnonzero(folds >= 0)
     converged = np.ones(len(candidates), bool)
+    lasts = len(held) * len(classes) * len(candidates) > HELD
+    parts: list[list[Scoring]] = [[] for _ in candidates]
+    scores = [np.zeros((0 if lasts else len(held), len(classes))) for _ in candidates]
     for out, fitted in kind.fit_folds(X, y, candidates, folds, **how):
-        held_out = stacked(X).take(out)
+        held_out, at = stacked(X).take(out), np.searchsorted(held, np.flatnonzero(out))
         for i, (estimator, certificate) in enumerate(fitted):
-            scores[i][out] = decision_scores(estimator, held_out)
+            if lasts:
+                parts[i].append((estimator, held_out, at))
+            else:
+                scores[i][at] = decision_scores(estimator, held_out)
             converged[i] &= _converged(certificate)
-    return (one[folds >= 0] for one in scores), converged
+    return (
+        Remade(one) if lasts else [(slice(None), whole)] for one, whole in zip(parts, scores, strict=True)
+    ), converged
 
 
 def _can_test(folds: np.ndarray, value: float | None) -> bool:
@@ -357,14 +371,32 @@ def _few(folds: np.ndarray, groups: np.ndarray | None) -> str:
     return some if (folds >= 0).any() else every
 
 
-def _judge(
-    scores: np.ndarray, truth: np.ndarray, classes: np.ndarray
-) -> tuple[float, dict[str, Any], np.ndarray, np.ndarray]:
-    """The temperature of selection scores (m, classes), their figures at it, which rows they get right, how surely."""
-    temperature = fit_temperature(scores, truth, classes)
-    right = classes[scores.argmax(axis=1)] == truth
-    sure = softmax(scores, temperature).max(axis=1)  # (m,)
-    return temperature, figures(scores, truth, classes, temperature), right, sure
+def _judge(scores: Blocks, truth: np.ndarray, classes: np.ndarray) -> tuple[float, Judged]:
+    """The temperature of selection scores (m, classes), and what is said of them at it."""
+    columns = np.searchsorted(classes, truth)
+    some, rows = scores, np.arange(len(columns))
+    if _is_thinned(len(columns), len(classes)) and isinstance(scores, Remade):
+        some, rows = scores.thinned(_thinned(len(classes)))
+    elif isinstance(scores, Remade):  # there were several candidates' to keep; one is less
+        some = scores = [(slice(None), scores.kept(len(columns), len(classes)))]
+    temperature = temperature_of(some, columns[rows])
+    return temperature, judge(scores, columns, classes, temperature)
+
+
+def _is_thinned(rows: int, classes: int) -> bool:
+    """Whether there are more selection scores than can be kept, so that some of the rows fit the temperature."""
+    return rows * classes > HELD
+
+
+def _thinned(classes: int) -> int:
+    return max(1, THINNED // classes)
+
+
+def _thinned_note(rows: int, classes: int) -> str:
+    return (
+        f"{rows:,} samples of {classes:,} classes have too many scores to keep, so the temperature was fitted on "
+        f"{min(rows, _thinned(classes)):,} of these samples"
+    )
 
 
 def strength_of(probe: Probe) -> float | None:
@@ -518,19 +550,36 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, classes: np.ndarray) 
     ----------
     Guo et al. 2017, "On Calibration of Modern Neural Networks"; the limit is Laplace's rule of succession, see `fit`.
     """
+    return temperature_of([(slice(None), scores)], np.searchsorted(classes, truth))
+
+
+def temperature_of(scores: Blocks, columns: np.ndarray) -> float:
+    """As `fit_temperature`, of scores that need not all be in memory, and the columns of the true classes (n,)."""
     from scipy.optimize import brentq, minimize_scalar
 
-    columns = np.searchsorted(classes, truth)
-    size = float(np.std(scores - scores.mean(axis=1, keepdims=True))) or 1.0  # squared distances may be any
+    size, count = _spread(scores) or 1.0, len(columns)  # squared distances may be any
 
-    def proba(log_temperature: float) -> np.ndarray:
-        return softmax(scores, size * np.exp(log_temperature))
+    def measure(log_temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        sure, picked = np.empty(count), np.empty(count)
+        for at, block in scores:
+            proba = softmax(block, size * np.exp(log_temperature))
+            sure[at], picked[at] = proba.max(axis=1), proba[np.arange(len(proba)), columns[at]]
+        return sure, picked
 
     def excess(log_temperature: float) -> float:
-        return float(proba(log_temperature).max(axis=1).mean()) - (len(truth) + 1) / (len(truth) + 2)
+        return float(measure(log_temperature)[0].mean()) - (count + 1) / (count + 2)
 
     coldest, hottest = -COLDEST, COLDEST
     if excess(coldest) > 0 > excess(hottest):
         coldest = brentq(excess, coldest, hottest)
-    found = minimize_scalar(lambda t: log_loss(proba(t), columns), bounds=(coldest, hottest), method="bounded").x
+    found = minimize_scalar(lambda t: mean_loss(measure(t)[1]), bounds=(coldest, hottest), method="bounded").x
     return size * float(np.exp(found))
+
+
+def _spread(scores: Blocks) -> float:
+    """Deviation of scores about the mean of their row."""
+    sizes, deviations = [], []
+    for _, block in scores:
+        sizes.append(block.size)
+        deviations.append(float(np.std(block - block.mean(axis=1, keepdims=True))))
+    return deviations[0] if len(sizes) == 1 else float(np.sqrt(np.average(np.square(deviations), weights=sizes)))

@@ -13,6 +13,7 @@ from featurepipe.probes.metrics import figures
 from featurepipe.protocols.copies import distinct
 from featurepipe.protocols.definitions import Protocol
 from featurepipe.protocols.outcomes import Result
+from featurepipe.statistics import Index
 
 
 def run(
@@ -62,22 +63,18 @@ def run(
 
 def _nearest(X: np.ndarray, X_val: np.ndarray | None, k: int, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distances and row numbers, (m, k) each, of the nearest rows; of each training row without its own image's."""
-    from sklearn.neighbors import NearestNeighbors
-
-    others = 0 if X_val is not None else np.bincount(images).max() - 1  # copies other than the row itself, at most
-    search = NearestNeighbors(n_neighbors=k + others, metric="cosine", algorithm="brute").fit(X)
-    distances, rows = search.kneighbors(X_val)  # (m, k + others); without X_val each row's without itself
-    if others:
-        last = np.argsort(images[rows] == images[:, None], axis=1, kind="stable")[:, :k]  # copies behind all others
-        distances, rows = np.take_along_axis(distances, last, axis=1), np.take_along_axis(rows, last, axis=1)
-    return distances, rows
+    if X_val is not None:
+        return Index(X).search(X_val, k)
+    distances, rows = Index(X).search(X, k + np.bincount(images).max())  # its own copies, itself included, at most
+    last = np.argsort(images[rows] == images[:, None], axis=1, kind="stable")[:, :k]  # copies behind all others
+    return np.take_along_axis(distances, last, axis=1), np.take_along_axis(rows, last, axis=1)
 
 
 def classifier(k: int, X: np.ndarray, y: np.ndarray) -> Any:
     """The scikit-learn classifier of k neighbours."""
-    from sklearn.neighbors import KNeighborsClassifier
+    from featurepipe.probes.kinds.knn_estimators import CosineNeighbors
 
-    return KNeighborsClassifier(k, weights=vote, metric="cosine", algorithm="brute").fit(X, y)
+    return CosineNeighbors(k, weights=vote, metric="cosine", algorithm="brute").fit(X, y)
 
 
 def _votes(distances: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -104,9 +104,14 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
 
 def blocks(x: Array) -> Iterator[slice]:
     """The rows of an array (n, K), a few at a time: in NumPy as many as stay in a core's cache, in torch all."""
-    step = max(MIN_BLOCK, BLOCK_BYTES // (8 * max(x.shape[1], 1))) if isinstance(x, np.ndarray) else len(x)
-    for start in range(0, len(x), step):
-        yield slice(start, min(start + step, len(x)))
+    yield from slices(len(x), x.shape[1]) if isinstance(x, np.ndarray) else slices(len(x), 0, len(x))
+
+
+def slices(rows: int, columns: int, step: int = 0) -> Iterator[slice]:
+    """Slices of rows, a few at a time: `step`, or as many as stay in a core's cache with that many columns."""
+    step = step or max(MIN_BLOCK, BLOCK_BYTES // (8 * max(columns, 1)))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def along_rows(x: Array, columns: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 
 from featurepipe.solvers.arrays import CPU, Array, blocks, double, host, namespace, put, single, zeros
@@ -63,9 +65,43 @@ class Rotated:
         xp = namespace(R)
         total = R.sum(axis=0)  # (K,)
         full = sum(R[at].T @ chunk for at, chunk in chunks(self._X)) - xp.outer(total, self._mean)  # (K, D)
+        return self._along(full, total)
+
+    def backward_of(self, pieces: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, float]:
+        """As `backward`, of an R that comes in pieces: rows as `scores` gives them (m, D), and their R (m, K)."""
+        full = total = np.zeros(1)
+        for chunk, R in pieces:
+            full, total = full + R.T @ chunk, total + R.sum(axis=0)
+        return self._along(full - np.outer(total, self._mean), total)
+
+    def _along(self, full: Array, total: Array) -> tuple[Array, float]:
+        """What `backward` returns, of Rᵀ times the features about their mean (K, D), and R's sums (K,)."""
         along = full @ self._axes  # (K, r)
         beside = float(((full / self._spread) ** 2).sum() - (along**2).sum())  # Pythagoras
-        return xp.concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
+        return namespace(full).concatenate([along, total[:, None]], axis=1), max(beside, 0.0)
+
+    def scores(
+        self, V: np.ndarray, cut: Callable[[int], Iterable[slice]]
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Where rows are, the rows (m, D), and their scores (m, K) of coefficients V (K, r + 1), in float64.
+
+        Parameters
+        ----------
+        V : ndarray
+        cut : callable
+            Cuts a number of rows into slices.
+        """
+        full = self._axes @ V[:, :-1].T  # (D, K)
+        shift = V[:, -1] - self._offset @ V[:, :-1].T  # (K,)
+        for at, chunk in chunks(self._X):
+            for part in cut(len(chunk)):
+                yield slice(at.start + part.start, at.start + part.stop), chunk[part], chunk[part] @ full + shift
+
+    def single(self, at: slice) -> np.ndarray:
+        """Some rows on the axes, (m, r), in float32."""
+        if self.kept is not None:
+            return self.kept[at]
+        return (double(self._X[at]) @ self._axes - self._offset).astype(np.float32)
 
     def bent32(self, V: Array, bend: Product, like: Array) -> Array:
         """`backward` of `bend` of `forward` of V (K, r + 1), in float32 from the kept features.

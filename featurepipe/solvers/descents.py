@@ -11,24 +11,30 @@ from collections.abc import Callable
 
 import numpy as np
 
-from featurepipe.solvers.arrays import blocks
+from featurepipe.solvers.arrays import slices
 
 MAX_STEPS = 100
 MARGIN = 0.25  # of the tolerance: float64 and an exact intercept may see a little more of a gap
 
 
 def descend(
-    Z: np.ndarray, Y: np.ndarray, w: np.ndarray, C: float, W: np.ndarray, curvatures: np.ndarray, tolerance: float
-) -> np.ndarray:
+    features: Callable[[slice], np.ndarray],
+    codes: np.ndarray,
+    w: np.ndarray,
+    C: float,
+    W: np.ndarray,
+    curvatures: np.ndarray,
+    tolerance: float,
+) -> tuple[np.ndarray, int]:
     """Softmax regression brought near its optimum.
 
     Parameters
     ----------
-    Z : ndarray of float32, shape (n, r)
-        Features on their axes.
-    Y : ndarray of float64, shape (n, K)
-        1 in the column of a row's class, else 0.
-    w : ndarray of float32, shape (n,)
+    features : callable
+        Gives some rows on their axes, (m, r), in float32.
+    codes : ndarray of int, shape (n,)
+        Class numbers.
+    w : ndarray, shape (n,)
         Weights of the rows.
     C : float
     W : ndarray of float64, shape (K, r + 1)
@@ -41,11 +47,13 @@ def descend(
     Returns
     -------
     ndarray of float64, shape (K, r + 1)
+    int
+        How often the gradient was computed.
     """
     from scipy.optimize import minimize
 
     root = np.sqrt(curvatures)
-    evaluate, gap = _objective(Z, Y, w, C, root)
+    evaluate, gap = _objective(features, codes, w.astype(np.float32), C, root)
 
     def stop_when_near(_: np.ndarray) -> None:
         if gap() <= MARGIN * tolerance:
@@ -55,21 +63,22 @@ def descend(
     found = minimize(
         evaluate, (W * root).ravel(), jac=True, method="L-BFGS-B", callback=stop_when_near, options=options
     )
-    return found.x.reshape(W.shape) / root
+    return found.x.reshape(W.shape) / root, int(found.nfev)
 
 
 def _objective(
-    Z: np.ndarray, Y: np.ndarray, w: np.ndarray, C: float, root: np.ndarray
+    features: Callable[[slice], np.ndarray], codes: np.ndarray, w: np.ndarray, C: float, root: np.ndarray
 ) -> tuple[Callable[[np.ndarray], tuple[float, np.ndarray]], Callable[[], float]]:
     """The objective and gradient at scaled coefficients (K (r + 1),), and the gap where it was asked last."""
-    codes, last = Y.argmax(axis=1), [np.inf]
+    last = [np.inf]
 
     def evaluate(scaled: np.ndarray) -> tuple[float, np.ndarray]:
         V = scaled.reshape(root.shape) / root  # (K, r + 1)
         coef, intercept = V[:, :-1].astype(np.float32), V[:, -1].astype(np.float32)
         value, G = 0.0, np.zeros(V.shape)
-        for at in blocks(Y):
-            T = Z[at] @ coef.T + intercept  # (m, K)
+        for at in slices(len(codes), len(coef)):
+            Z = features(at)  # (m, r)
+            T = Z @ coef.T + intercept  # (m, K)
             T -= T.max(axis=1, keepdims=True)
             rows = np.arange(len(T))
             own = T[rows, codes[at]]
@@ -78,7 +87,7 @@ def _objective(
             value += float((w[at] * (np.log(total) - own)).sum(dtype=np.float64))
             T *= (w[at] / total)[:, None]
             T[rows, codes[at]] -= w[at]
-            G[:, :-1] += T.T @ Z[at]
+            G[:, :-1] += T.T @ Z
             G[:, -1] += T.sum(axis=0)
         value += float((V[:, :-1] ** 2).sum()) / (2 * C)
         G[:, :-1] += V[:, :-1] / C

@@ -13,7 +13,8 @@ What makes it fast, of which nothing changes the answer beyond rounding:
 - **Many classes.** From `MANY` on, L-BFGS in float32 goes most of the way (`solvers.descents`), as a step of
   Newton's costs many gradients there. No system of K equations is solved in float64: the intercepts have conjugate
   gradients of their own, A is decomposed in float32, and above `COUPLED` its diagonal replaces it. The tolerance is
-  `LOOSE` there; each certificate still says in float64 what was reached.
+  `LOOSE` there; each certificate still says in float64 what was reached. Of more than `ARRAY` rows × classes, L-BFGS
+  goes the whole way, and scores exist only in blocks (`solvers.lean`).
 - **Prediction.** The path is smooth in log C, so a fit starts where the line through its two neighbours points; that
   of the squared hinge bends wherever a row leaves the margin, and a fit starts from the one before it.
 
@@ -54,11 +55,13 @@ from featurepipe.solvers.arrays import (
 )
 from featurepipe.solvers.axes import Rotated
 from featurepipe.solvers.descents import descend
+from featurepipe.solvers.lean import Lean
 from featurepipe.solvers.losses import Loss, Sigmoid, Softmax, SquaredHinge
 from featurepipe.solvers.stacks import Matrix
 
 TOLERANCE, LOOSE = 1e-7, 1e-3  # relative to the objective; of MANY classes or more
 MANY, COUPLED = 65, 2048  # classes: from here on their systems are iterated; up to here A is decomposed
+ARRAY = 2**25  # rows × classes; beyond, of many classes, no array of that size is kept: see `solvers.lean`
 ROUNDED = 1e-12  # what float64 can do no better than, relative to the weights
 BALANCE = 1e-5  # of the tolerance: what may be left of an intercept's slope, relative to the loss, or the weights
 MAX_STEPS, MAX_PRODUCTS = 50, 1000  # Newton steps of a fit, conjugate gradients of a step
@@ -80,7 +83,7 @@ class Certificate:
     gap : float
         Proven bound on (objective - optimum) / objective.
     steps, products : int
-        Newton steps, and products with the Hessian.
+        Newton steps, and products with the Hessian; of many rows and classes (`solvers.lean`) gradients instead.
     converged : bool
         Whether the gap is within the tolerance, and the intercept at its optimum.
     """
@@ -162,6 +165,10 @@ class LogisticPath:
     ) -> None:
         check_device(device)
         self._device = device
+        self._lean: Lean | None = None
+        if device == CPU and type(self) is LogisticPath and is_lean(np.asarray(Y)):
+            self._lean = _lean(X, np.asarray(Y), sample_weight, scale, LOOSE if tolerance is None else tolerance, keep)
+            return
         self._loss, targets = self._targets(np.asarray(Y), len(X))  # (n, K)
         self._many = not self._loss.separate and targets.shape[1] >= MANY
         self._coupled = not self._loss.separate and targets.shape[1] <= COUPLED  # in the preconditioner
@@ -197,11 +204,19 @@ class LogisticPath:
         for C in strengths:
             if not 0 < C < np.inf:
                 raise ProbeError(f"C must be above 0 and finite; got {C}")
+            if self._lean is not None:
+                yield self._lean_fit(self._lean, float(C))
+                continue
             with memory_named(self._device, self._bytes):
                 W, S, certificate = self._solve(float(C), *self._start(float(C)))
                 self._solved = [*self._solved[-1:], (float(np.log(C)), W, S)]
                 found = self._rows.unrotated(W)
             yield Fit(*found, certificate)
+
+    @staticmethod
+    def _lean_fit(path: Lean, C: float) -> Fit:
+        W, (objective, norm, gap, passes) = path.solve(C)
+        return Fit(*path.rows.unrotated(W), Certificate(C, objective, norm, gap, passes, passes, gap <= path.tolerance))
 
     def _start(self, C: float) -> tuple[Array, Array]:
         """Coefficients (K, r + 1) to start from, the last column the intercept, and their scores (n, K)."""
@@ -246,12 +261,13 @@ class LogisticPath:
     def _near(self, C: float, W: Array) -> tuple[Array, Array]:
         """Coefficients near the optimum, from W (K, r + 1), and their scores (n, K)."""
         w = np.broadcast_to(self._w, (len(self._Y), 1))[:, 0].astype(np.float32)
+        codes = self._Y.argmax(axis=1)
         shares = (w @ self._Y) / self._rows.weight  # (K,)
         spread = shares * (1 - shares)
         curvatures = spread[:, None] * np.append(self._rows.squares, self._rows.weight)  # (K, r + 1)
         curvatures[:, :-1] += 1 / C
         assert self._rows.kept is not None  # else there is no such start
-        W = descend(self._rows.kept, self._Y, w, C, W, curvatures, self._tolerance)
+        W, _ = descend(self._rows.kept.__getitem__, codes, w, C, W, curvatures, self._tolerance)
         return W, self._rows.forward(W)
 
     def _balance(self, W: Array, S: Array) -> tuple[Array, Array, Array, bool]:
@@ -376,15 +392,38 @@ def _logistic_targets(Y: np.ndarray, rows: int) -> tuple[Loss, np.ndarray]:
         if not np.isin(Y, (0, 1)).all():
             raise ProbeError("a matrix of labels holds 0 and 1 only")
         return Sigmoid(), Y.astype(np.float64)
+    classes = _check_codes(Y, rows)
+    if classes == 2:
+        return Sigmoid(), Y[:, None].astype(np.float64)
+    return Softmax(), np.eye(classes)[Y]
+
+
+def _check_codes(Y: np.ndarray, rows: int) -> int:
+    """How many classes there are; ProbeError unless numbers (n,) are 0…K-1, of which each occurs."""
+    if len(Y) != rows:
+        raise ProbeError(f"{rows} rows of features, but {len(Y)} targets")
     found = np.unique(Y)
     classes = len(found)
     if classes < 2:
         raise ProbeError("a classifier needs at least two classes")
     if not np.array_equal(found, np.arange(classes)):
         raise ProbeError(f"class numbers are 0 to {classes - 1}, each of which occurs; got {found[:8].tolist()}")
-    if classes == 2:
-        return Sigmoid(), Y[:, None].astype(np.float64)
-    return Softmax(), np.eye(classes)[Y]
+    return classes
+
+
+def is_lean(Y: np.ndarray) -> bool:
+    """Whether class numbers (n,) are of so many rows and classes that no array of rows × classes is kept."""
+    classes = len(np.unique(Y)) if Y.ndim == 1 else 0
+    return classes >= MANY and len(Y) * classes > ARRAY
+
+
+def _lean(
+    X: Matrix, Y: np.ndarray, sample_weight: np.ndarray | None, scale: bool, tolerance: float, keep: bool
+) -> Lean:
+    """The path of many rows and classes."""
+    classes = _check_codes(Y, len(X))
+    w = np.ones(len(X)) if sample_weight is None else _weights(sample_weight, Y.shape)[:, 0]
+    return Lean(Rotated(X, w, scale=scale, keep=keep), Y, classes, w, tolerance)
 
 
 def _weights(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

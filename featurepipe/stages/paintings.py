@@ -21,7 +21,8 @@ from featurepipe.segmentation import Files, Painter, Patches
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest
-from featurepipe.stages.predictions import check_read, fill
+from featurepipe.stages.predictions import fill
+from featurepipe.stages.streams import check_read
 from featurepipe.stores import Row
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions

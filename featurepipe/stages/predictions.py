@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,9 +20,8 @@ from featurepipe.errors import ManifestError, ModelFileError
 from featurepipe.extraction import Settings, Sink
 from featurepipe.files import atomic, check_output, check_safe_csv
 from featurepipe.listeners import BARS, Listener
-from featurepipe.manifests import Manifest, Sample
+from featurepipe.manifests import Manifest, Sample, Samples
 from featurepipe.matrices import FeatureMatrix
-from featurepipe.media import plural
 from featurepipe.models import abstentions, folders
 from featurepipe.models.abstentions import Threshold
 from featurepipe.models.answers import Answers, Block, Count, Taker, answer, collector, csv_writer, table
@@ -27,7 +29,8 @@ from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import digest, first_line, rejected_samples
-from featurepipe.stores import Pending, Row
+from featurepipe.stages.streams import ask, check_read, stream
+from featurepipe.stores import Pending, Row, Rows
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import AnswerOptions, ColumnOptions, ComputeOptions, OriginOptions
 
@@ -56,8 +59,10 @@ def predict(
     A multi-label model's ``label`` is the set of labels whose probability is above 0.5, as in a manifest (``cat;dog``,
     ``;`` for none), and instead of one confidence there is a column ``p:LABEL`` for each.
 
-    Probabilities in CSV have six decimals; in the other formats they are complete. Answers are computed and
-    written block by block; the embeddings of all images are in memory meanwhile.
+    Probabilities in CSV have six decimals; in the other formats they are complete. Images are embedded, answered and
+    forgotten block by block, so memory hardly grows with their number: a path and a digest each. An image that comes
+    several times in a block of 16,384 is embedded once. Of a model of several backbones, the embeddings of all but the
+    first wait in files without names, in the folder for temporary files.
 
     Images that cannot be read have no row; they are in the result's ``rejects``.
 
@@ -143,31 +148,30 @@ def predict(
     for note in manifest.left_out.lines():
         listener.note(f"note: {note}")
     extractors = models.open_backbones(loaded, model, **vars(origin), note=listener.note)
-    matrix, samples, rejects = embed(data_of, extractors, compute, listener)
-    answers = Answers(
+    asked = ask(data_of, extractors, compute, listener)
+    answers = Answers.to(
+        readable(asked[0].rows),
         loaded,
-        matrix,
-        samples,
-        [manifest.name(sample) for sample in samples],
-        probabilities or loaded.is_multi_label,
-        None if limit is None else limit.confidence,
+        probabilities=probabilities or loaded.is_multi_label,
+        least=None if limit is None else limit.confidence,
     )
     predictions: list[dict[str, Any]] = []
-    given: list[Any] = []
+    told = Told(answers, manifest, sorts=target is not None)
     with _taker(answers, path or output, predictions, safe=safe_csv) as take:
-        count = answer(answers, take if target is None else _noted(take, given))
+        rejects = stream(asked, compute, partial(told.tell, take=take), listener)
+    count = told.count
     further = {} if limit is None else {"abstention": _abstention(limit, count)}
     if target is not None:
-        copied = folders.sort(target, manifest, samples, given, loaded.classes.tolist(), listener)
+        copied = folders.sort(target, manifest, told.samples, told.labels, loaded.classes.tolist(), listener)
         further["copied"] = {"folder": str(target), **vars(copied), "renamed": _renamed(loaded)}
     return {
         "model": str(model),
         "output": None if path is None else str(path),
-        "predicted": len(matrix),
+        "predicted": told.predicted,
         "labels": dict(count.labels),
         "labelled": count.labelled,
         "right": count.right,
-        "seen_in_training": int(loaded.has_seen_rows(matrix).sum()),
+        "seen_in_training": told.seen,
         **further,
         **({} if output is not None else {"predictions": predictions}),
         "rejected": len(rejects),
@@ -205,14 +209,58 @@ def _taker(
         yield collector(answers, predictions)
 
 
-def _noted(take: Taker, given: list[Any]) -> Taker:
-    """The same, which also notes the labels."""
+@dataclass
+class Told:
+    """What has been answered, block after block.
 
-    def both(block: Block) -> None:
-        take(block)
-        given.extend(block.before["label"])
+    Attributes
+    ----------
+    answers : Answers
+    manifest : Manifest
+        Where the samples are.
+    sorts : bool
+        Whether samples and labels are kept, to sort files by them.
+    count : Count
+    predicted, seen : int
+        How many samples have been answered, and how many of them the model was trained on.
+    samples : Samples
+    labels : list
+        Of each of these the label, or None.
+    """
 
-    return both
+    answers: Answers
+    manifest: Manifest
+    sorts: bool
+    count: Count = field(default_factory=Count)
+    predicted: int = 0
+    seen: int = 0
+    samples: Samples = field(default_factory=Samples)
+    labels: list[Any] = field(default_factory=list)
+    _one: dict[Any, Any] = field(default_factory=dict)  # label → itself: a million copies of a text are kept once
+
+    def tell(self, matrix: FeatureMatrix, samples: list[Sample], *, take: Taker) -> None:
+        """Answer some samples."""
+        self.predicted += len(samples)
+        self.seen += int(self.answers.model.has_seen_rows(matrix).sum())
+        names = [self.manifest.name(sample) for sample in samples]
+        answer(self.answers, matrix.X, samples, names, self.count, self._noted(take) if self.sorts else take)
+        if self.sorts:
+            for sample in samples:
+                self.samples.append(sample)
+
+    def _noted(self, take: Taker) -> Taker:
+        """The same, which also notes the labels."""
+
+        def both(block: Block) -> None:
+            take(block)
+            self.labels += [self._one.setdefault(label, label) for label in block.before["label"]]
+
+        return both
+
+
+def readable(rows: Rows) -> Iterator[Sample]:
+    """The samples that could be read."""
+    return compress(rows.samples, rows.readable.tolist())
 
 
 def _abstention(limit: Threshold, count: Count) -> dict[str, Any]:
@@ -290,17 +338,6 @@ def fill(
     listener.note(first_line(extractor, len(rows)))
     outcome = extraction.fill(todo, extractor, sink, Settings(**vars(compute)), listener=listener)
     return rejected_samples(rows, unreadable, outcome.rejects)
-
-
-def check_read(held: int, rejects: Mapping[str, str], manifest: Manifest, medium: str) -> None:
-    """Raise ManifestError where no sample could be read."""
-    if held:
-        return
-    id_, reason = next(iter(rejects.items()))
-    if len(manifest) == 1:
-        raise ManifestError(f"{manifest.name(manifest.samples[0])} cannot be read: {reason}")
-    where = f"these {plural(medium)}" if manifest.root == Path() else manifest.root
-    raise ManifestError(f"no {medium} of {where} can be read; first reason: {reason} ({id_})")
 
 
 def is_prediction(path: Path) -> bool:

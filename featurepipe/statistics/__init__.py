@@ -27,6 +27,7 @@ array(['ant'], dtype='<U3')
 """
 
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
+from featurepipe.statistics.indexes import Index
 from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
 from featurepipe.statistics.neighbours import Nearest, directions, nearest, search
 from featurepipe.statistics.projections import Plane, tsne
@@ -41,6 +42,7 @@ from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 __all__ = [
     "ROUNDING",
     "Chunk",
+    "Index",
     "Kept",
     "Nearest",
     "Plane",

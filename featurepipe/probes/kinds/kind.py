@@ -95,6 +95,8 @@ class Kind(Head):
         Whether it can be fitted on a GPU.
     is_copied : bool
         Whether it is made of a copy of the features, which then have to be in memory.
+    holds_scores : bool
+        Whether its fit holds numbers of all rows and classes at once, however many there are.
     is_dear : bool
         Whether it is fitted once only, and not by cross-validation too, where its strength is given.
     is_standardised : bool
@@ -111,6 +113,7 @@ class Kind(Head):
     weighs_rows: bool = True
     on_devices: bool = False
     is_copied: bool = False
+    holds_scores: bool = False
     is_dear: bool = False
     is_standardised: bool = True
     reads: str = VECTORS

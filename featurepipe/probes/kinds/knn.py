@@ -86,9 +86,15 @@ def _fit(X: Matrix, y: np.ndarray, candidates: Iterable[float | None]) -> Iterat
     for at, chunk in chunks(X):
         norms = np.linalg.norm(chunk, axis=1, keepdims=True)
         unit[at] = chunk / np.where(norms > 0, norms, 1.0)
+    from featurepipe.probes.kinds.knn_estimators import Searcher
+
     classes, codes = np.unique(y, return_inverse=True)
-    for k in numbers(candidates):
-        yield knn_classifier(classes, unit, codes, min(int(k), len(unit))), None
+    asked = [min(int(k), len(unit)) for k in numbers(candidates)]
+    searcher = None
+    for k in asked:
+        estimator = knn_classifier(classes, unit, codes, k)
+        searcher = estimator.searcher_ = searcher or Searcher(unit, max(asked))
+        yield estimator, None
 
 
 def knn_classifier(classes: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: int) -> Any:
@@ -107,9 +113,9 @@ def knn_classifier(classes: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: 
     -------
     KNeighborsClassifier
     """
-    from sklearn.neighbors import KNeighborsClassifier
+    from featurepipe.probes.kinds.knn_estimators import CosineNeighbors
 
-    estimator = KNeighborsClassifier(n_neighbors=k, weights=vote, metric="cosine", algorithm="brute")
+    estimator = CosineNeighbors(n_neighbors=k, weights=vote, metric="cosine", algorithm="brute")
     with warnings.catch_warnings():  # scikit-learn takes class numbers of few shots for targets of a regression
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         estimator.fit(rows, codes)

@@ -25,6 +25,7 @@ class Mlp(Kind):
     """scikit-learn's MLPClassifier, one hidden layer of `HIDDEN`, at each alpha."""
 
     name: str = "mlp"
+    holds_scores: bool = True
     tensors: tuple[str, ...] = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
     parameter: str | None = "alpha"
     grid: tuple[float | None, ...] = DECAY_GRID

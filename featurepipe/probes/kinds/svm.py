@@ -20,6 +20,7 @@ class Svm(Linear):
     """scikit-learn's LinearSVC (squared hinge) at each C; its intercept is penalised, for features about their mean."""
 
     name: str = "svm"
+    holds_scores: bool = True
     parameter: str | None = "C"
     grid: tuple[float | None, ...] = SVM_GRID
     on_devices: bool = True

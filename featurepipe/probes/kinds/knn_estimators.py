@@ -1,0 +1,71 @@
+"""scikit-learn's classifier of the nearest neighbours, with a search whose memory no number of rows makes grow."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
+
+from featurepipe.statistics import Index
+
+REMEMBERED = 2**30  # bytes of neighbours that are kept in case they are asked for again
+
+
+class Searcher:
+    """Finds the neighbours of blocks of rows, and knows those of the first blocks that were asked for.
+
+    Classifiers of several numbers of neighbours share one, so that what the greatest needs is found once for all.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (n, D)
+    most : int
+        The greatest number of neighbours that will be asked for.
+    """
+
+    def __init__(self, rows: np.ndarray, most: int) -> None:
+        self._index, self._most = Index(rows), most
+        self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._bytes = 0
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `featurepipe.statistics.Index.search`."""
+        if k > self._most:
+            return self._index.search(queries, k)
+        key = hashlib.blake2b(np.ascontiguousarray(queries).data, digest_size=16).digest()
+        if (found := self._known.get(key)) is None:
+            found = self._index.search(queries, self._most)
+            if self._bytes + found[0].nbytes + found[1].nbytes <= REMEMBERED:
+                self._known[key] = found
+                self._bytes += found[0].nbytes + found[1].nbytes
+        return found[0][:, :k], found[1][:, :k]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what it remembers: a pickle of a classifier holds its rows, and no queries."""
+        return vars(self) | {"_known": {}, "_bytes": 0}
+
+
+class CosineNeighbors(KNeighborsClassifier):
+    """KNeighborsClassifier by cosine, with the answers of scikit-learn's own search; equally near rows in their order.
+
+    Attributes
+    ----------
+    searcher_ : Searcher or None
+        Given to classifiers that share one; else each makes its own.
+    """
+
+    searcher_: Searcher | None = None
+
+    def kneighbors(
+        self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+        """As scikit-learn's."""
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        if X is None or self.metric != "cosine" or not 1 <= k <= len(self._fit_X):
+            return super().kneighbors(X, n_neighbors, return_distance)  # which has the words for what is wrong
+        if self.searcher_ is None:
+            self.searcher_ = Searcher(self._fit_X, k)
+        distances, rows = self.searcher_.search(np.asarray(X), k)
+        return (distances, rows) if return_distance else rows
