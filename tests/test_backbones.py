@@ -1102,7 +1102,8 @@ def test_the_module_called_as_a_function_lists_names_as_the_command_does():
 
 def test_names_are_featurepipes_own_and_timms():
     everything = backbones.names()
-    assert everything[:6] == ["bundled", "bundled-1", "pixels", "hog", "color-histogram", "sift"]
+    assert everything[:5] == ["bundled", "pixels", "hog", "color-histogram", "sift"]
+    assert "bundled-1" in everything
     assert {"resnet50", "test_vit", "vit_tiny_patch16_224"} < set(everything)
     assert backbones.names("test_resn*") == ["test_resnet"]
     assert backbones.names("pix*") == ["pixels"]
