@@ -1,4 +1,4 @@
-"""Softmax regression of so many rows and classes that no array of rows × classes is kept, with its certificate.
+"""Softmax regression that keeps no array of rows × classes, with its certificate.
 
 L-BFGS goes the whole way (`featurepipe.solvers.descents`), and a bound in float64 says how far it came. What is proven
 does not need an intercept at its optimum. With t the classes' weights, s the sums of the predictions P over the rows,

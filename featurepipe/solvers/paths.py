@@ -412,7 +412,7 @@ def _check_codes(Y: np.ndarray, rows: int) -> int:
 
 
 def is_lean(Y: np.ndarray) -> bool:
-    """Whether class numbers (n,) are of so many rows and classes that no array of rows × classes is kept."""
+    """Whether class numbers (n,) need a path that keeps no array of rows × classes."""
     classes = len(np.unique(Y)) if Y.ndim == 1 else 0
     return classes >= MANY and len(Y) * classes > ARRAY
 

@@ -225,7 +225,7 @@ class Told:
         How many samples have been answered, and how many of them the model was trained on.
     samples : Samples
     labels : list
-        Of each of these the label, or None.
+        The label of each of these, or None.
     """
 
     answers: Answers
