@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000", help="rows")
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--width", type=int, default=112, help="features of a row; pictures have the bundled network's")
+    parser.add_argument("--width", type=int, default=112, help="features of a row; pictures have those of bundled-1")
     parser.add_argument("--pictures", action="store_true", help="make tars of pictures too")
     parser.add_argument("--only", default="info,verify,ridge,logistic,knn", help="what to run, with commas between")
     parser.add_argument("--folder", type=Path, help="where to work; the data stay there, and are used again")
@@ -71,9 +71,9 @@ def write_store(path: Path, rows: int, classes: int, width: int) -> None:
     from featurepipe.sources import Files
     from featurepipe.stores import Rows, Store, Writer
 
-    backbone = backbones.create("bundled", device="cpu")
+    backbone = backbones.create("bundled-1", device="cpu")
     if width != backbone.width:
-        sys.exit(f"the bundled network's embeddings have {backbone.width} features, not {width}")
+        sys.exit(f"the embeddings of bundled-1 have {backbone.width} features, not {width}")
     features, store = Features(width, classes), Store.create(path)
     writer = Writer(store.entry(backbone), extraction.provenance(backbone, None), extraction.ROWS_PER_SHARD)
     labels = np.zeros(rows, int)

@@ -142,7 +142,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def append(path: Path, data: bytes) -> None:
     """Add `data` to the end of a file, synced; a file that is new is in its folder for good, too. Links are refused."""
     is_new = not path.exists()
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_BINARY", "O_NONBLOCK"):  # the last, as nobody may ever read from a pipe
+        flags |= getattr(os, name, 0)
     with open(os.open(path, flags, 0o666), "ab") as file:
         file.write(data)
         file.flush()

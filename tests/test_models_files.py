@@ -183,7 +183,7 @@ def test_the_estimator_is_scikit_learns_own(tmp_path, kind, type_, names):
     model, X = trained(kind, names)
     models.save(tmp_path / "m.safetensors", model)
     estimator = models.load(tmp_path / "m.safetensors").estimator
-    assert type(estimator) is type_
+    assert isinstance(estimator, type_)
     assert isinstance(estimator, ClassifierMixin)
     assert estimator.score(X, estimator.predict(X)) == 1
     name = probes.KINDS[kind].parameter

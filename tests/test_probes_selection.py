@@ -203,6 +203,7 @@ def test_a_logistic_probe_never_does_worse_on_held_out_rows_than_at_temperature_
             ((scores,), _) = selection._cross_validate(
                 probes.KINDS["logistic"], X, y, [C], selection.assign_folds(y, 0)
             )
+            scores = np.concatenate([block for _, block in scores])
         plain = metrics.log_loss(softmax(scores, axis=1), truth)
         assert probe.scores["log_loss"] <= plain + 1e-9
         assert probe.scores["log_loss"] == pytest.approx(

@@ -52,7 +52,7 @@ def test_rows_and_queries_of_zeros_are_at_distance_one():
 def test_memory_is_that_of_a_block(monkeypatch):
     monkeypatch.setattr(indexes, "QUERIES", 64)
     monkeypatch.setattr(indexes, "ROWS", 256)
-    monkeypatch.setattr(indexes, "PAIRS", 1024)
+    monkeypatch.setattr(indexes, "NUMBERS", 1024)
     peaks = []
     for rows in (2000, 16000):
         X = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)

@@ -26,7 +26,17 @@ from featurepipe.backbones.creation import (
 from featurepipe.backbones.descriptors import COLOR_HISTOGRAM, HOG, PIXELS, ColorHistogram, Descriptor, Hog, Pixels
 from featurepipe.backbones.extractors import Backbone, Layers, embedding_forward
 from featurepipe.backbones.grids import as_rows, feature_width, grid_of, row_bytes
-from featurepipe.backbones.makers import DESCRIPTORS, MAKERS, Maker, Origin, Request, is_handmade, is_tunable, maker_of
+from featurepipe.backbones.makers import (
+    DESCRIPTORS,
+    MAKERS,
+    Maker,
+    Origin,
+    Request,
+    edition,
+    is_handmade,
+    is_tunable,
+    maker_of,
+)
 from featurepipe.backbones.makers.assembly import resolve_device, resolve_devices
 from featurepipe.backbones.media import FURTHER, SIMPLE, made_for
 from featurepipe.backbones.mfcc import MFCC, Mfcc
@@ -106,6 +116,7 @@ __all__ = [
     "create_pair",
     "described",
     "drifting",
+    "edition",
     "embedding_forward",
     "feature_width",
     "fetch",

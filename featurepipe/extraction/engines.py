@@ -42,6 +42,9 @@ def lanes_for(*, own_device: bool, cores: int) -> int:
     return cores if own_device else min(cores, MAX_LANES)
 
 
+SHORTER = 16  # batches in a row that are shorter than the size to be tried, after which nothing larger is
+
+
 class BatchSize:
     """How many inputs go through the network at once.
 
@@ -60,6 +63,7 @@ class BatchSize:
     def __init__(self, start: int, *, ramp: bool, most: int = RAMP_TO) -> None:
         self.current, self._ramp, self._most = start, ramp, most
         self._speeds: dict[int, list[float]] = {}
+        self._shorter: list[int] = []  # one after another
 
     @property
     def settled(self) -> bool:
@@ -68,8 +72,14 @@ class BatchSize:
 
     def record(self, size: int, seconds: float) -> None:
         """Take note of a batch; the third of a size decides whether the next is twice as large."""
-        if not self._ramp or size != self.current:
+        if not self._ramp or size > self.current:
             return
+        if size < self.current:
+            self._shorter.append(size)
+            if len(self._shorter) == SHORTER:  # no more inputs come together, as those of very large files
+                self.current, self._ramp = max(self._shorter), False
+            return
+        self._shorter = []
         speeds = self._speeds.setdefault(size, [])
         speeds.append(size / seconds)
         if len(speeds) < 3:  # the first of a size also pays for its memory and its kernels

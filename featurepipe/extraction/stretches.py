@@ -16,12 +16,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from featurepipe.backbones import Embedder
+from featurepipe.errors import OutputError
 from featurepipe.extraction.engines import first_batch
 from featurepipe.extraction.loop import Part
 from featurepipe.sources import Kept
@@ -93,10 +94,11 @@ class Stretches:
         self._coming = self._pool.submit(self._prepare)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        with closing(self._pieces), closing(self._new):  # nobody is in them any more
+        told = suppress(OutputError) if error is not None else nullcontext()  # it would hide why all this ends
+        with closing(self._pieces), closing(self._new), told:  # nobody is in them any more
             self._journal.write()
 
     def take(self, *, wait: bool) -> Part | None:

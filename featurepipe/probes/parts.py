@@ -28,7 +28,13 @@ SCORES = 18  # float64 arrays (n, classes): of each candidate on selection data,
 
 
 def hold(
-    entry: Entry | JointEntry, samples: FeatureMatrix, kind: str, memory: int | None, *, whole: bool = False
+    entry: Entry | JointEntry,
+    samples: FeatureMatrix,
+    kind: str,
+    memory: int | None,
+    *,
+    whole: bool = False,
+    device: str = "cpu",
 ) -> Parts:
     """Read the embeddings of samples, and cut them into parts.
 
@@ -47,6 +53,8 @@ def hold(
         Bytes; by default what is available.
     whole : bool
         Whether something else than the probe needs all features in memory (semi-supervised lines).
+    device : str
+        Where the probe is fitted.
 
     Raises
     ------
@@ -61,7 +69,7 @@ def hold(
     size = prod(shape) * np.dtype(entry.dtype).itemsize
     copies = 4 if kind == MULTI_LABEL else 2
     classes = len(set(samples.y))
-    by_blocks = kind != MULTI_LABEL and classes >= MANY and not KINDS[kind].holds_scores
+    by_blocks = kind != MULTI_LABEL and classes >= MANY and not KINDS[kind].holds_scores and device == "cpu"
     scores = 8 * SCORES * min(len(samples) * classes, ARRAY if by_blocks else sys.maxsize)
     limit = available() if memory is None else memory
     if kind != MULTI_LABEL:

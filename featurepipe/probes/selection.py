@@ -340,7 +340,8 @@ def _cross_validate(
     """Scores of every candidate on the rows ever held out, (m, classes), and whether each always converged."""
     classes, held = np.unique(y), np.flatnonzero(folds >= 0)
     converged = np.ones(len(candidates), bool)
-    lasts = len(held) * len(classes) * len(candidates) > HELD
+    several = 1 if kind.is_copied else len(candidates)  # estimators of copies would be larger than their scores
+    lasts = len(held) * len(classes) * several > HELD
     parts: list[list[Scoring]] = [[] for _ in candidates]
     scores = [np.zeros((0 if lasts else len(held), len(classes))) for _ in candidates]
     for out, fitted in kind.fit_folds(X, y, candidates, folds, **how):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from featurepipe import probes
+from featurepipe import backbones, probes
 from featurepipe.cards import Card, Figures
 from featurepipe.models import Model
 from featurepipe.reports.galleries import Gallery
@@ -119,7 +119,7 @@ def extract_words(backbone: Mapping[str, Any], data: str, store: str, *, whole: 
     spec, source = backbone["spec"], backbone["source"]
     transform = spec["transform"]
     line = ["featurepipe", "extract", data, "-s", store]
-    line += ["-b", str(source["name"])]
+    line += ["-b", backbones.edition(str(source["name"]), spec)]
     line += ["--weights", PurePath(source["weights"]).name] if source["weights"] else []
     for key, value in (spec["arguments"] or {}).items():
         line += ["--backbone-arg", f"{key}={value}"]

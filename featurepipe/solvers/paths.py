@@ -85,7 +85,8 @@ class Certificate:
     steps, products : int
         Newton steps, and products with the Hessian; of many rows and classes (`solvers.lean`) gradients instead.
     converged : bool
-        Whether the gap is within the tolerance, and the intercept at its optimum.
+        Whether the gap is within the tolerance, and the intercept at its optimum; of `solvers.lean`, whose gap holds
+        for any intercept, the former.
     """
 
     C: float

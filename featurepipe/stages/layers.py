@@ -106,7 +106,7 @@ def probe_layers(
             samples, _ = labelled(matrices.outline(source, entry), common)
             samples = arrange(samples, choose_splits(samples, recipe.seed)[0])
             probes.check_enough(cut(samples).learned.y, recipe.shots)
-            parts = hold(entry, samples, recipe.kind, limit)
+            parts = hold(entry, samples, recipe.kind, limit, device=recipe.probe_device)
             row, right = _row(entry, parts, recipe)
             table.append(row)
             rights.append(right)

@@ -189,7 +189,7 @@ def probe_prepared(
     start = _text_start(recipe.text, found.entry)
     kind = probes.MULTI_LABEL if recipe.multi_label else recipe.kind
     found.announce(listener, f"{kind} probe" + ("" if recipe.probe_device == "cpu" else f" by {recipe.probe_device}"))
-    parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi)
+    parts = hold(found.entry, found.samples, kind, limit, whole=recipe.semi, device=recipe.probe_device)
     fitted = recipe.fit(parts, measure=False)  # nothing is chosen by the figures of a given strength
     few = _few_shot(recipe, parts, listener, start)
     means_beside: list[dict[str, float]] = [{} for _ in few]
@@ -202,7 +202,7 @@ def probe_prepared(
     budget = None if limit is None else max(limit - parts.nbytes, 0)
     for name, (entry, rows) in held.items():
         try:
-            same = hold(entry, same_samples(found, rows), kind, budget)
+            same = hold(entry, same_samples(found, rows), kind, budget, device=recipe.probe_device)
             top1 = _score(replace(recipe, value=None).fit(same), same.report)
         except (ProbeError, StoreError) as error:  # too large for kind, device or disk, or broken: the probe stands
             absent = [*absent, f"no figure for {entry.name}: {error}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 QUERIES, ROWS = 2**10, 2**15  # whose similarities are in memory at once: 128 MiB
-PAIRS = 2**15  # similarities that are taken in float64 at once
+NUMBERS = 2**22  # in float64, of pairs of queries and rows whose similarities are taken again at once: 32 MiB each
 
 
 class Index:
@@ -73,8 +73,9 @@ class Index:
     def _distances(self, Q: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """1 − cosine of pairs of queries and rows, (pairs,), in float64."""
         found = np.empty(len(row))
-        for start in range(0, len(row), PAIRS):
-            at = slice(start, start + PAIRS)
+        step = max(1, NUMBERS // Q.shape[1])
+        for start in range(0, len(row), step):
+            at = slice(start, start + step)
             near = np.einsum("ij,ij->i", Q[query[at]], self.rows[row[at]].astype(np.float64))
             found[at] = 1 - near / self._lengths[row[at]]
         return np.clip(found, 0.0, 2.0)

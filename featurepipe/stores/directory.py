@@ -431,8 +431,8 @@ class Store:
         """Why there is no manifest, and what to do."""
         if (begun := self.begun_root) is not None:
             return (
-                f"{self.path} has no manifest yet: a run is reading the files of {begun}, or was stopped; wait for it, "
-                f"or finish it with: featurepipe extract {begun} --store {self.path}"
+                f"{self.path} is not complete: a run that reads the files of {begun} is still at work, or was stopped; "
+                "if it was, run the same command again"
             )
         return f"{self.path} has no manifest; fill it with: featurepipe extract DATA --store {self.path}"
 

@@ -11,6 +11,7 @@ from featurepipe import shards
 from featurepipe.backbones import (
     PENULTIMATE,
     carried_digest,
+    edition,
     grid_of,
     is_handmade,
     is_model_name,
@@ -330,6 +331,7 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
     if name is None:
         return [entry for entry in entries if not entry.is_baseline] or list(entries)
     matches = [entry for entry in entries if _is_called(entry, name)]
+    matches = matches or [entry for entry in entries if entry.provenance["source"]["name"] == name]
     matches = matches or [entry for entry in entries if entry.fingerprint.startswith(name)]
     return [entry for entry in matches if not entry.is_baseline] or matches
 
@@ -337,4 +339,6 @@ def _matches(entries: Sequence[Entry], name: str | None) -> list[Entry]:
 def _is_called(entry: Entry, name: str | None) -> bool:
     if name is not None and is_model_name(name):
         return entry.spec["weights"] == carried_digest(name)
-    return name in (None, entry.name, entry.folder.name, entry.provenance["source"]["name"])
+    recorded = entry.provenance["source"]["name"]
+    today = edition(recorded, entry.spec)
+    return name in (None, today if entry.name == recorded else entry.name, entry.folder.name, today)

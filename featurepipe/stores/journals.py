@@ -124,8 +124,17 @@ def contents(store: Path) -> np.ndarray:
 
 
 def remove(store: Path) -> None:
-    """Remove a store's journal, when a manifest has taken its place."""
-    (store / JOURNAL).unlink(missing_ok=True)
+    """Remove a store's journal, when a manifest has taken its place.
+
+    Raises
+    ------
+    OutputError
+        The system refuses.
+    """
+    try:
+        (store / JOURNAL).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(refusal(store / JOURNAL, error)) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

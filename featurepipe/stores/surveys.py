@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,11 +18,12 @@ import numpy as np
 from featurepipe.digests import sha256_bytes
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample, Samples
-from featurepipe.sources import NO_STAMP, Source, Stamp
+from featurepipe.sources import NO_STAMP, Content, Source, Stamp
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.rows import Rows
 
 FILES_PER_TASK = 64  # one future for each file would cost more than looking at an unchanged one
+ROOM = 4  # contents of the largest size that is kept, which may wait between two threads
 TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 Item = TypeVar("Item")
@@ -112,11 +114,12 @@ class Survey:
         list of Settled
             Of rows that had been settled before, the `row` alone is right.
         """
-        reader = _Reader(self.source, most)
+        reader = _Reader(self.source, most, self._workers)
         tasks = self._tasks(rows, reader)
         with ThreadPoolExecutor(self._workers, "reading") as pool:
-            for found, seconds in _in_order(pool, reader, tasks, (2 if most else 4) * self._workers):
+            for found, seconds in _in_order(pool, reader, tasks, lambda: reader.ahead):
                 self.seconds += seconds
+                reader.hand_over(found)
                 count = self._settle([one for one in found if one.row not in self._firsts and self.unread[one.row]])
                 for one in found:
                     count += self._follow(one.row)
@@ -135,7 +138,7 @@ class Survey:
         tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
         with ThreadPoolExecutor(self._workers) as pool:
             pieces = _pieces(tasks, FILES_PER_TASK)
-            for found in _in_order(pool, partial(_recognised, self.source), pieces, 4 * self._workers):
+            for found in _in_order(pool, partial(_recognised, self.source), pieces, lambda: 4 * self._workers):
                 progress(self._settle(found))
         progress(sum(map(self._follow, self._firsts)))
 
@@ -176,48 +179,86 @@ class Survey:
 class _Reader:
     """Reads files for their digests, and keeps those of up to `most` bytes; arrays are not kept, as nothing reads them.
 
+    No more than `ROOM` times as many bytes wait to be handed over; what comes when these are full is not kept either.
+
     Attributes
     ----------
     pace : int
         Files that the next task should have.
     """
 
-    def __init__(self, source: Source, most: int) -> None:
-        self._source, self._most = source, most
-        self.pace = 4 if most else FILES_PER_TASK  # until it is known how large they are
+    def __init__(self, source: Source, most: int, workers: int) -> None:
+        self._source, self._most, self._workers = source, most, workers
+        self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
+        self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
+        self._bytes = self._room // 8  # of a task
+
+    @property
+    def ahead(self) -> int:
+        """How many tasks may wait: of large files few, as what has no room is read again."""
+        if not self._room:
+            return 4 * self._workers
+        return max(1, min(2 * self._workers, self._room // max(1, 2 * self._bytes)))
+
+    def hand_over(self, found: Sequence[Settled]) -> None:
+        """Count what was kept of these as somebody else's."""
+        for one in found:
+            self._free(one.data)
 
     def __call__(self, task: Sequence[tuple[int, str | None]]) -> tuple[list[Settled], float]:
         """What is at these places, and how long that took; of rows without one nothing."""
         started = time.perf_counter()
         found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
         if self._most:
-            kept = sum(len(one.data) for one in found if one.data is not None)
-            self.pace = max(1, min(FILES_PER_TASK, TASK_BYTES * len(found) // max(1, kept)))
+            self._bytes = sum(len(one.data) for one in found if one.data is not None)
+            self.pace = max(1, min(FILES_PER_TASK, TASK_BYTES * len(found) // max(1, self._bytes)))
         return found, time.perf_counter() - started
 
     def _read(self, row: int, place: str) -> Settled:
+        data = None
         try:
             now = time.time_ns()
             stamp = self._source.stamp(place)
-            data = self._kept(place, stamp)
+            data = self._contents(place, -1 if stamp is None else stamp.size)
             digest = self._source.digest(place) if data is None else sha256_bytes(data)
             if stamp is None or stamp.mtime_ns >= now - RACY_NS or self._source.stamp(place) != stamp:
                 stamp = NO_STAMP
         except OSError as error:
+            self._free(data)
             return _unreadable(row, error)
+        if data is not None and len(data) > self._most:  # whose size nobody knew
+            self._free(data)
+            data = None
         return Settled(row, bytes.fromhex(digest), stamp, "", data)
 
-    def _kept(self, place: str, stamp: Stamp | None) -> bytes | None:
-        if not self._most or (stamp is not None and stamp.size > self._most):
+    def _contents(self, place: str, size: int) -> bytes | None:
+        """What a file of that size holds (of -1, nobody knows it), if there is room for it; else the digest is all."""
+        if not self._most or not self._takes(max(size, 0)):
             return None
+        data: Content | None = None
         try:
             data = self._source.read(place)
         except MemoryError:  # the digest needs less
             return None
+        finally:
+            kept = len(data) if isinstance(data, bytes) else 0
+            with self._lock:
+                self._held += kept - max(size, 0)
         if not isinstance(data, bytes):
             self._most = 0
             return None
         return data
+
+    def _free(self, data: bytes | None) -> None:
+        with self._lock:
+            self._held -= 0 if data is None else len(data)
+
+    def _takes(self, size: int) -> bool:
+        """Whether there is room for so many bytes, which is taken then; a single one always has it."""
+        with self._lock:
+            fits = size <= self._most and (self._held + size <= self._room or not self._held)
+            self._held += size if fits else 0
+        return fits
 
 
 def digest_rows(
@@ -273,14 +314,14 @@ def _pieces(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int
+    pool: ThreadPoolExecutor, function: Callable[[Item], Made], items: Iterable[Item], ahead: Callable[[], int]
 ) -> Iterator[Made]:
-    """`pool.map`, with no more than `ahead` tasks waiting: a million futures would fill the memory."""
+    """`pool.map`, with no more than `ahead()` tasks waiting: a million futures would fill the memory."""
     waiting: deque[Future[Made]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
+            while len(waiting) > ahead():
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

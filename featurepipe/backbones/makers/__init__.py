@@ -22,7 +22,7 @@ from featurepipe.backbones.makers.speech_embeddings import SpeechEmbeddings
 from featurepipe.backbones.makers.static_encoders import StaticEncoders
 from featurepipe.backbones.makers.tensorflow_folders import TensorflowFolders
 from featurepipe.backbones.makers.text_descriptors import TextDescriptors
-from featurepipe.backbones.makers.timm_networks import BUNDLED_FILES, TimmNetworks
+from featurepipe.backbones.makers.timm_networks import BUNDLED_FILES, TimmNetworks, edition
 from featurepipe.backbones.makers.torchvision_networks import TorchvisionNetworks
 from featurepipe.backbones.makers.transformers_networks import TransformersNetworks
 from featurepipe.backbones.makers.word_files import WordFiles
@@ -65,6 +65,7 @@ __all__ = [
     "Maker",
     "Origin",
     "Request",
+    "edition",
     "find",
     "is_handmade",
     "is_module",

@@ -105,7 +105,7 @@ class TimmNetworks(Maker):
         if not origin.trust:
             _check_described(spec, origin)
         seed = None if file else source["random_seed"]
-        name = spec["architecture"] if file else _edition(source["name"], spec)
+        name = spec["architecture"] if file else edition(source["name"], spec)
         if origin.trust and not file and seed is None and name not in BUNDLED_FILES and package_of(name) is None:
             origin.note(f"weights of {name}: from timm's cache, or downloaded from where timm has them")
         return {
@@ -147,8 +147,20 @@ def settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {layer: spec["layer"], **{key: spec[key] for key in ("transform", "pooling", "precision")}}
 
 
-def _edition(name: str, spec: Mapping[str, Any]) -> str:
-    """The name itself; of what was made when it meant an earlier bundled network, the name of that one."""
+def edition(name: str, spec: Mapping[str, Any]) -> str:
+    """The name of a network today: an earlier bundled network was called ``bundled`` when it was used, and is not now.
+
+    Parameters
+    ----------
+    name : str
+        What it is called where its `spec` was recorded.
+    spec : mapping
+
+    Examples
+    --------
+    >>> edition("bundled", {"arguments": {"channels": [32, 48, 48, 112]}}), edition("resnet50", {})
+    ('bundled-1', 'resnet50')
+    """
     if name != BUNDLED:
         return name
     for edition, file in BUNDLED_FILES.items():

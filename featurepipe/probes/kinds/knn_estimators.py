@@ -22,10 +22,10 @@ class Searcher:
     ----------
     rows : ndarray of float32, shape (n, D)
     most : int
-        The greatest number of neighbours that will be asked for.
+        The greatest number of neighbours that will be asked for again; 0 if none will.
     """
 
-    def __init__(self, rows: np.ndarray, most: int) -> None:
+    def __init__(self, rows: np.ndarray, most: int = 0) -> None:
         self._index, self._most = Index(rows), most
         self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
@@ -58,6 +58,12 @@ class CosineNeighbors(KNeighborsClassifier):
 
     searcher_: Searcher | None = None
 
+    def fit(self, X: Any, y: Any) -> CosineNeighbors:
+        """As scikit-learn's."""
+        self.searcher_ = None
+        super().fit(X, y)
+        return self
+
     def kneighbors(
         self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
     ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
@@ -66,6 +72,6 @@ class CosineNeighbors(KNeighborsClassifier):
         if X is None or self.metric != "cosine" or not 1 <= k <= len(self._fit_X):
             return super().kneighbors(X, n_neighbors, return_distance)  # which has the words for what is wrong
         if self.searcher_ is None:
-            self.searcher_ = Searcher(self._fit_X, k)
+            self.searcher_ = Searcher(self._fit_X)
         distances, rows = self.searcher_.search(np.asarray(X), k)
         return (distances, rows) if return_distance else rows
