@@ -770,15 +770,15 @@ def test_the_archive_of_store_1_1_is_read_with_nothing_to_compute_again(tmp_path
             (digits / row.sample.place).read_bytes() if content is None else content
         )
     assert (len(rows), Store.open(store).root, stages.verify(store)["ok"]) == (20, images, True)
-    before = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
-    result = stages.extract(images, store, device="cpu", workers=1)
+    before = load(store, backbones.create("bundled-1", precision="fp32", device="cpu"))
+    result = stages.extract(images, store, backbone="bundled-1", device="cpu", workers=1)
     assert (result["computed"], result["reused"], result["rejected"]) == (0, 18, 2)
     assert result["rejects"] == {
         "train/0/broken.png": "empty file (0 bytes)",
         "train/2/broken.png": "not an image that Pillow can read",
     }
     assert json.loads((store / "store.json").read_text())["encoding-version"] == "1.2"
-    after = load(store, backbones.create("bundled", precision="fp32", device="cpu"))
+    after = load(store, backbones.create("bundled-1", precision="fp32", device="cpu"))
     assert (before.X.tobytes(), before.ids.tolist()) == (after.X.tobytes(), after.ids.tolist())
     assert len(before.X) == 18
 
