@@ -179,7 +179,7 @@ class Survey:
 class _Reader:
     """Reads files for their digests, and keeps those of up to `most` bytes; arrays are not kept, as nothing reads them.
 
-    No more than `ROOM` times as many bytes wait to be handed over; what comes when these are full is not kept either.
+    What waits to be handed over takes `ROOM` times as much at most; what comes when that is full is not kept either.
 
     Attributes
     ----------
@@ -191,7 +191,7 @@ class _Reader:
         self._source, self._most, self._workers = source, most, workers
         self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
         self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
-        self._bytes = self._room // 8  # of a task
+        self._bytes = most  # of a task
 
     @property
     def ahead(self) -> int:
@@ -211,7 +211,8 @@ class _Reader:
         found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
         if self._most:
             self._bytes = sum(len(one.data) for one in found if one.data is not None)
-            self.pace = max(1, min(FILES_PER_TASK, TASK_BYTES * len(found) // max(1, self._bytes)))
+            wanted = min(TASK_BYTES, self._room // 8) * len(found) // max(1, self._bytes)
+            self.pace = max(1, min(FILES_PER_TASK, wanted))
         return found, time.perf_counter() - started
 
     def _read(self, row: int, place: str) -> Settled:
@@ -254,7 +255,7 @@ class _Reader:
             self._held -= 0 if data is None else len(data)
 
     def _takes(self, size: int) -> bool:
-        """Whether there is room for so many bytes, which is taken then; a single one always has it."""
+        """Whether there is room for these bytes, which is taken then; a single content always has it."""
         with self._lock:
             fits = size <= self._most and (self._held + size <= self._room or not self._held)
             self._held += size if fits else 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.validation import validate_data
 
 from featurepipe.statistics import Index
 
@@ -73,5 +74,6 @@ class CosineNeighbors(KNeighborsClassifier):
             return super().kneighbors(X, n_neighbors, return_distance)  # which has the words for what is wrong
         if self.searcher_ is None:
             self.searcher_ = Searcher(self._fit_X)
-        distances, rows = self.searcher_.search(np.asarray(X), k)
+        X = validate_data(self, X, reset=False)
+        distances, rows = self.searcher_.search(X, k)
         return (distances, rows) if return_distance else rows
