@@ -191,14 +191,14 @@ class _Reader:
         self._source, self._most, self._workers = source, most, workers
         self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
         self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
-        self._bytes = most  # of a task
+        self._each = most  # bytes of a file, about: after large ones it is slow to expect small ones
 
     @property
     def ahead(self) -> int:
         """How many tasks may wait: of large files few, as what has no room is read again."""
         if not self._room:
             return 4 * self._workers
-        return max(1, min(2 * self._workers, self._room // max(1, 2 * self._bytes)))
+        return max(1, min(2 * self._workers, self._room // max(1, 2 * self._each * self.pace)))
 
     def hand_over(self, found: Sequence[Settled]) -> None:
         """Count what was kept of these as somebody else's."""
@@ -210,9 +210,8 @@ class _Reader:
         started = time.perf_counter()
         found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
         if self._most:
-            self._bytes = sum(len(one.data) for one in found if one.data is not None)
-            wanted = min(TASK_BYTES, self._room // 8) * len(found) // max(1, self._bytes)
-            self.pace = max(1, min(FILES_PER_TASK, wanted))
+            self._each = max(self._each // 2, *(len(one.data or b"") for one in found))
+            self.pace = max(1, min(FILES_PER_TASK, min(TASK_BYTES, self._room // 8) // max(1, self._each)))
         return found, time.perf_counter() - started
 
     def _read(self, row: int, place: str) -> Settled:
