@@ -121,9 +121,9 @@ class Stretches:
         assert self._coming is not None  # as the caller has seen
         while True:
             is_ready = self._coming.done()
-            passed = self._passed
-            self._advance(passed - self._told)
-            self._told = passed
+            if (passed := self._passed) > self._told:
+                self._advance(passed - self._told)
+                self._told = passed
             if is_ready or not patient:
                 return is_ready
             wait([self._coming], POLL)
