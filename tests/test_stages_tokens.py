@@ -156,7 +156,7 @@ def test_the_bytes_are_said_before(data, tmp_path):
             self.said.append(text)
 
     stages.extract(data, tmp_path / "s", tokens=3, listener=Notes(), **NET, **SMALL)
-    assert "tokens 3×3: 1,728 bytes for each image, 36.3 kB for 21" in Notes.said
+    assert "tokens 3×3: 1,728 bytes for each image, 36.3 kB for up to 21" in Notes.said
     assert any("tokens 3×3 on cpu" in note for note in Notes.said)
 
 
