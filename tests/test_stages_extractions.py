@@ -669,13 +669,13 @@ def test_the_first_line_counts_what_is_cached(data, tmp_path):
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
     assert notes.lines == [
         "found 22 images of 2 classes: a (13), b (9)",
-        "22 images · pixels on cpu · 10 in the store already, 8 have to be read first",
+        "22 images · pixels on cpu · 10 in the store already, 8 to be read first",
         contradiction,
     ]
     age(data)
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
-    assert notes.lines[1] == "22 images · pixels on cpu · all have to be read first"
+    assert notes.lines[1] == "22 images · pixels on cpu · all to be read first"
     notes = Notes()
     stages.extract(data, tmp_path / "s", backbone=PIXELS, listener=notes)
     assert notes.lines[1:] == [contradiction, "22 images · pixels on cpu · 18 in the store already"]

@@ -596,7 +596,7 @@ def first_line(extractor: Extractor, samples: int, cached: int | None = None, *,
         return said
     if unread:
         held = f"{cached:,} in the store already, " if cached else ""
-        return f"{said} · {held}{'all' if unread == samples else f'{unread:,}'} have to be read first"
+        return f"{said} · {held}{'all' if unread == samples else f'{unread:,}'} to be read first"
     held = "none" if not cached else "all" if cached == samples else f"{cached:,}"
     hint = f". For real work: -b {EXAMPLE}; without a model hub: {OFFLINE}" if bundled else ""
     return f"{said} · {held} in the store yet{hint}" if not cached else f"{said} · {held} in the store already{hint}"
