@@ -88,6 +88,14 @@ def test_info_says_whether_a_model_was_tuned_and_carries_its_backbone():
     assert len(cli.texts.info_text({**described(), "carries_backbone": False}).splitlines()) == 1
 
 
+def test_info_of_a_store_without_a_manifest_says_what_to_do(tmp_path):
+    store = stores.Store.create(tmp_path / "s")
+    said = CliRunner().invoke(cli.main, ["info", str(store.path)]).output
+    assert (
+        said == f"{store.path}: no list of samples yet; extract is still at work, or was stopped: then run it again\n"
+    )
+
+
 def test_info_of_a_backbone_file_whose_card_is_anything_shows_what_it_can():
     told = {"backbone_file": "b.safetensors", "name": "b", "architecture": "resnet18", "licence": "MIT"}
     assert cli.texts.info_text({**told, "source": "the web"}).splitlines() == [
@@ -206,6 +214,8 @@ def test_every_commands_json_has_the_keys_that_scripts_rely_on(here):
 
 @pytest.mark.slow
 def test_talk_goes_to_stderr_and_starts_with_what_was_found_and_what_runs(here):
+    for path in Path("data/digits").rglob("*.png"):
+        os.utime(path, (10**9, 10**9))  # a file that has just been written is read again the next time
     for cached in (0, 160):
         done = call("extract", "data/digits", "-s", "s", *TINY, "--precision", "fp32")
         found, first = done.stderr.splitlines()[:2]

@@ -448,9 +448,10 @@ def info_text(result: dict[str, Any]) -> str:
         return _backbone_text(result)
     names = {"none": "without a split"}
     splits = ", ".join(f"{count} {names.get(name, name)}" for name, count in result["splits"].items())
-    lines = [
-        f"{result['store']}: {result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
-    ]
+    held = f"{result['samples']} samples of {result['classes']} classes ({splits}) in {result['root']}"
+    if result["root"] is None:
+        held = "no list of samples yet; extract is still at work, or was stopped: then run it again"
+    lines = [f"{result['store']}: {held}"]
     for one in result["backbones"]:
         parts = [
             *_stage(one),
