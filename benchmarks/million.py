@@ -29,7 +29,6 @@ from PIL import Image
 from rivals import machine, table
 
 COMMAND = (sys.executable, "-P", "-c", "from featurepipe.cli import main; main()")
-PART = 8192  # rows that are drawn at once
 IN_TAR = 10_000  # pictures in a tar
 SIDE = 8  # pixels of a picture
 PROBES = {
@@ -64,29 +63,15 @@ def parse() -> argparse.Namespace:
 
 def write_store(path: Path, rows: int, classes: int, width: int) -> None:
     """A store of drawn features, as `extract` would have made it."""
-    from ridge import Features, digest
+    from ridge import Features, fill
 
-    from featurepipe import backbones, extraction
-    from featurepipe.manifests import Sample
-    from featurepipe.sources import Files
-    from featurepipe.stores import Rows, Store, Writer
+    from featurepipe import backbones
+    from featurepipe.stores import Store
 
     backbone = backbones.create("bundled-1", device="cpu")
     if width != backbone.width:
         sys.exit(f"the embeddings of bundled-1 have {backbone.width} features, not {width}")
-    features, store = Features(width, classes), Store.create(path)
-    writer = Writer(store.entry(backbone), extraction.provenance(backbone, None), extraction.ROWS_PER_SHARD)
-    labels = np.zeros(rows, int)
-    for start in range(0, rows, PART):
-        X, y = features.draw(min(PART, rows - start), start)
-        labels[start : start + len(y)] = y
-        for first in range(0, len(X), extraction.ROWS_PER_SHARD):
-            part = X[first : first + extraction.ROWS_PER_SHARD]
-            writer.append([digest(start + first + i) for i in range(len(part))], part, {})
-    writer.commit()
-    samples = (Sample(f"{i:07d}.jpg", f"{i:07d}.jpg", f"{labels[i]:05d}", None) for i in range(rows))
-    table_of = Rows.gather((sample, digest(i), None) for i, sample in enumerate(samples))
-    store.write_rows(Files(str(store.path)), table_of)
+    fill(Store.create(path), rows, Features(width, classes), backbone)
 
 
 def write_tars(folder: Path, rows: int, classes: int) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from rivals import machine, spread, table
 
 from featurepipe import extraction, matrices, statistics
-from featurepipe.backbones import Pixels
+from featurepipe.backbones import Extractor, Pixels
 from featurepipe.manifests import Sample
 from featurepipe.models import digest_keys
 from featurepipe.sources import Files
@@ -138,11 +138,9 @@ def summary(rounds: list[dict[str, Any]]) -> str:
 # -- growth
 
 
-def fill(store: Store, rows: int, options: argparse.Namespace) -> None:
-    """Write so many rows through featurepipe's own writer, part by part."""
-    features, backbone = Features(options.width, options.classes), Pixels()
-    provenance = {"name": backbone.name, "source": backbone.source}
-    writer = Writer(store.entry(backbone), provenance, extraction.ROWS_PER_SHARD)
+def fill(store: Store, rows: int, features: Features, backbone: Extractor) -> None:
+    """Write rows through featurepipe's own writer, part by part, as if `backbone` had made them."""
+    writer = Writer(store.entry(backbone), extraction.provenance(backbone, None), extraction.ROWS_PER_SHARD)
     labels = np.zeros(rows, int)
     for start in range(0, rows, PART):
         X, y = features.draw(min(PART, rows - start), start)
@@ -151,7 +149,7 @@ def fill(store: Store, rows: int, options: argparse.Namespace) -> None:
             part = X[first : first + extraction.ROWS_PER_SHARD]
             writer.append([digest(start + first + i) for i in range(len(part))], part, {})
     writer.commit()
-    samples = (Sample(f"{i:07d}.jpg", f"{i:07d}.jpg", f"{labels[i]:03d}", None) for i in range(rows))
+    samples = (Sample(f"{i:07d}.jpg", f"{i:07d}.jpg", f"{labels[i]:05d}", None) for i in range(rows))
     table = Rows.gather((sample, digest(i), None) for i, sample in enumerate(samples))
     store.write_rows(Files(str(store.path)), table)
 
@@ -188,7 +186,7 @@ def grow(rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """Write a store, have a process read it, delete it."""
     with tempfile.TemporaryDirectory() as scratch:
         store = Store.create(Path(scratch) / "rows.store")
-        fill(store, rows, options)
+        fill(store, rows, Features(options.width, options.classes), Pixels())
         shape = ["--width", str(options.width), "--classes", str(options.classes), "--alphas", str(len(options.alphas))]
         process = subprocess.Popen([sys.executable, __file__, "--read", store.path, *shape], stdout=subprocess.PIPE)
         said = json.loads(process.stdout.read() or "{}")

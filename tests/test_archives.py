@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from featurepipe import extract, matrices, models, predict
+from featurepipe.reports.answers import extract_words
 from featurepipe.stores import Store
 
 ARCHIVE = Path(__file__).parent / "archives" / "store-1.1.tar.gz"
@@ -86,3 +87,15 @@ def test_models_of_an_earlier_bundled_network_are_recalled_with_it(unpacked):
     assert model.backbone["source"]["name"] == "bundled"
     assert models.open_backbones(model, file)[0].fingerprint == FINGERPRINTS["bundled-57c105a0"]
     assert predict(file, unpacked / "digits")["predicted"] == 20
+
+
+def test_an_earlier_bundled_network_goes_by_its_name_of_today(unpacked):
+    store = Store.open(unpacked / "store")
+    old = FINGERPRINTS["bundled-57c105a0"]
+    assert {store.choose(name).fingerprint for name in ("bundled-1", "bundled")} == {old}  # there is no other one yet
+    new = extract(unpacked / "digits", store.path, backbone="bundled")
+    assert (new["computed"], new["fingerprint"]) != (0, old)
+    assert [store.choose(name).fingerprint for name in ("bundled-1", "bundled")] == [old, new["fingerprint"]]
+    model = models.load(unpacked / "models" / "bundled-logistic.safetensors")
+    words = extract_words(model.backbone, "digits", "digits.store")
+    assert words[words.index("-b") + 1] == "bundled-1"

@@ -94,6 +94,17 @@ def test_the_rests_of_a_plan_do_not_count_for_the_ramp():
     assert size.current == 32
 
 
+def test_where_only_short_batches_come_the_longest_of_them_is_taken():
+    size = BatchSize(64, ramp=True)  # of large files no more than 40 come together
+    for rest in (40, 24, 40, 8) * 3:
+        size.record(rest, 0.001)
+    assert (size.current, size.settled) == (64, False)
+    size.record(64, 0.001)  # one that is whole after all
+    for rest in (40, 24, 40, 8) * 4:
+        size.record(rest, 0.001)
+    assert (size.current, size.settled) == (40, True)
+
+
 def test_a_size_that_failed_is_halved_for_good_and_once():
     size = BatchSize(32, ramp=True)
     assert size.halve(32)

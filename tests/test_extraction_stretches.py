@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from featurepipe.extraction import Settings
 from featurepipe.listeners import Listener
 from featurepipe.sources import Kept, Source, open_container
 from featurepipe.stages import extractions
-from featurepipe.stores import Store, Survey
+from featurepipe.stores import Store, Survey, surveys
 
 HOW = {"batch_size": 4, "compile": "off", "workers": 2}
 
@@ -341,3 +344,28 @@ def test_parts_of_a_file_are_made_of_one_reading(folder, tmp_path):
     assert set(manifest.source.read_at.values()) == {1}
     assert stages.verify(tmp_path / "s")["ok"]
     assert open_container(folder / "boxes.csv") is None
+
+
+def test_no_more_contents_wait_than_there_is_room_for(tmp_path):
+    root = tmp_path / "large"
+    for n in range(24):
+        (root / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        (root / "ab"[n % 2] / f"{n:02}.png").write_bytes(bytes([n]) * 1000)
+    survey = Survey(manifests.read(root), 8)
+    kept = []
+    with closing(survey.read(np.arange(24), 1000)) as pieces:
+        for piece in pieces:
+            time.sleep(0.005)  # the readers are quicker
+            kept += [one.data is not None for one in piece]
+    assert len(kept) == 24
+    assert all(kept)  # because no more were asked for than fit
+    survey = Survey(manifests.read(root), 8)
+    reader = surveys._Reader(survey.source, 1000, 8)
+    places = list(enumerate(one.place for one in survey.rows.samples))
+    found, _ = reader(places)  # nobody takes them
+    assert sum(len(one.data) for one in found if one.data is not None) == surveys.ROOM * 1000
+    wanted = [sha256(bytes([int(place[2:4])]) * 1000).digest() for _, place in places]
+    assert [one.content for one in found] == wanted
+    reader.hand_over(found)
+    again, _ = reader(places[:4])
+    assert all(one.data is not None for one in again)

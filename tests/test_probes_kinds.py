@@ -8,7 +8,7 @@ from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import has_fit_parameter
@@ -16,6 +16,7 @@ from sklearn.utils.validation import has_fit_parameter
 from featurepipe import probes
 from featurepipe.errors import ProbeError
 from featurepipe.probes.kinds import mlp
+from featurepipe.probes.kinds.knn_estimators import CosineNeighbors
 
 KINDS = VECTOR_KINDS
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
@@ -466,3 +467,13 @@ def test_weights_that_are_none_are_refused(weights):
     X, y, _, _, _ = weighted_rows(30, 5)
     with pytest.raises(ProbeError, match="one number above 0 for each of 30 rows"):
         probes.fit("ridge", X, y, sample_weight=weights)
+
+
+def test_neighbours_of_a_second_fit_are_those_of_its_own_rows():
+    rng = np.random.default_rng(0)
+    A, B, queries = (rng.normal(size=(40, 5)).astype(np.float32) for _ in range(3))
+    estimator = CosineNeighbors(n_neighbors=3, metric="cosine").fit(A, np.arange(40) % 2)
+    estimator.kneighbors(queries)
+    found = estimator.fit(B[:20], np.arange(20) % 2).kneighbors(queries, return_distance=False)
+    wanted = KNeighborsClassifier(n_neighbors=3, metric="cosine").fit(B[:20], np.arange(20) % 2)
+    np.testing.assert_array_equal(found, wanted.kneighbors(queries, return_distance=False))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from featurepipe.backbones import as_rows
 from featurepipe.sources import Source
-from featurepipe.stores import Pending, Rows
+from featurepipe.stores import Plan, Rows
 from featurepipe.stores.rows import keys
 
 BLOCK_ROWS = 2**14  # whose embeddings are in memory at once
 Take = Callable[[np.ndarray, np.ndarray], object]  # of the numbers of rows (m,), and their embeddings (m, width)
 
 
-class Once(Sequence[Pending]):
+class Once(Plan):
     """A plan in which each content of a block of rows comes once, in their order; again in another block.
 
     A content that is in several blocks is embedded several times: its embedding would have to be kept until then.
@@ -29,33 +29,14 @@ class Once(Sequence[Pending]):
         Where the rows' places are.
     size : int
         Rows of a block.
-
-    Attributes
-    ----------
-    numbers : ndarray of int
-        The row that represents each content.
     """
 
     def __init__(self, rows: Rows, source: Source, size: int = BLOCK_ROWS) -> None:
-        self._rows, self._source = rows, source
         starts = range(0, len(rows), size)
         firsts = [_firsts(rows, start, min(start + size, len(rows))) for start in starts]
-        self.numbers = np.concatenate([np.zeros(0, np.int64), *firsts])
+        numbers = np.concatenate([np.zeros(0, np.int64), *firsts])
+        super().__init__(rows, source, numbers, len(numbers), int(rows.readable.sum()), ())
         self.blocks = [slice(*pair) for pair in pairwise([*starts, len(rows)])]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Pending: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Pending]: ...
-
-    def __getitem__(self, index: int | slice) -> Pending | list[Pending]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return Pending.of(self._rows[int(self.numbers[index])], self._source)
 
 
 def _firsts(rows: Rows, start: int, stop: int) -> np.ndarray:

@@ -20,7 +20,8 @@ from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
 from featurepipe.stages.extractions import rejected_samples
-from featurepipe.stages.predictions import embed, media_of
+from featurepipe.stages.predictions import media_of
+from featurepipe.stages.streams import embed
 from featurepipe.stores import Entry, JointEntry, Store
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import ColumnOptions, ComputeOptions, OriginOptions
@@ -87,7 +88,7 @@ def evaluate(
             _check_labels(manifest, loaded)
         found = {"found": manifests.summarise(next(iter(data_of.values())))}
         extractors = models.open_backbones(loaded, model, **vars(origin), note=listener.note)
-        matrix, _, rejects = embed(data_of, extractors, compute, listener)
+        matrix, rejects = embed(data_of, extractors, compute, listener)
     matrix, notes = labelled(matrix)
     if "task" in (of := loaded.card.get("data", {})):
         notes.append(f"the model learned column {of['task']} of {of['labels']}, but these are the data's own labels")

@@ -12,11 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
-from featurepipe import backbones, extraction, manifests, matrices, models, tables
+from featurepipe import backbones, extraction, manifests, models, tables
 from featurepipe.backbones import Extractor
-from featurepipe.errors import ManifestError, ModelFileError
+from featurepipe.errors import ModelFileError
 from featurepipe.extraction import Settings, Sink
 from featurepipe.files import atomic, check_output, check_safe_csv
 from featurepipe.listeners import BARS, Listener
@@ -28,8 +26,8 @@ from featurepipe.models.answers import Answers, Block, Count, Taker, answer, col
 from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
-from featurepipe.stages.extractions import digest, first_line, rejected_samples
-from featurepipe.stages.streams import ask, check_read, stream
+from featurepipe.stages.extractions import first_line, rejected_samples
+from featurepipe.stages.streams import ask, stream
 from featurepipe.stores import Pending, Row, Rows
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import AnswerOptions, ColumnOptions, ComputeOptions, OriginOptions
@@ -276,52 +274,6 @@ def _renamed(model: models.Model) -> dict[str, str]:
 def media_of(model: models.Model) -> list[str]:
     """The media that a model's backbones embed, each once."""
     return list(dict.fromkeys(backbones.medium_of(one["spec"]) for one in model.backbones))
-
-
-def embed(
-    data: Mapping[str, Manifest], extractors: Sequence[Extractor], compute: ComputeOptions, listener: Listener
-) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
-    """Embed a data set without a store; also the sample of each row, and sample id → reason of the rejects.
-
-    Of several extractors the embeddings of a sample lie side by side; what one of them cannot embed is rejected.
-
-    Parameters
-    ----------
-    data : mapping
-        Medium → the data set, as samples of that medium.
-    extractors : sequence of Extractor
-    compute : ComputeOptions
-    listener : Listener
-    """
-    if len(extractors) == 1:
-        return _embed(data[extractors[0].transform.medium], extractors[0], compute, listener)
-    blocks, rejects, known = dict[str, FeatureMatrix](), dict[str, str](), dict[str, Sample]()
-    for number, extractor in enumerate(extractors, 1):
-        matrix, samples, mine = _embed(data[extractor.transform.medium], extractor, compute, listener)
-        name = extractor.name if extractor.name not in blocks else f"{extractor.name} ({number})"
-        blocks[name] = matrix
-        rejects |= {id_: f"{name}: {reason}" for id_, reason in mine.items() if id_ not in rejects}
-        known = {sample.id: sample for sample in samples} | known
-    if known.keys() <= rejects.keys():
-        id_, reason = next(iter(rejects.items()))
-        raise ManifestError(f"each sample is rejected for {' or '.join(blocks)}; first reason: {reason} ({id_})")
-    joined, lacking = matrices.join(blocks)
-    for name, ids in lacking.items():
-        rejects |= {id_: f"it has nothing for {name}" for id_ in ids if id_ not in rejects}
-    return joined, [known[id_] for id_ in joined.ids], rejects
-
-
-def _embed(
-    manifest: Manifest, extractor: Extractor, compute: ComputeOptions, listener: Listener
-) -> tuple[FeatureMatrix, list[Sample], dict[str, str]]:
-    """As `embed`, by one extractor."""
-    rows, unreadable = digest(manifest, compute.workers, listener)
-    memory = extraction.Memory(spec=extractor.spec)
-    rejects = fill(memory, rows, unreadable, manifest, extractor, compute, listener)
-    held = [row for row in rows if row.digest in memory.vectors]
-    check_read(len(held), rejects, manifest, extractor.transform.medium)
-    matrix = matrices.from_rows(held, np.stack([memory.vectors[row.digest] for row in held]))
-    return matrix, [row.sample for row in held], rejects
 
 
 def fill(

@@ -16,7 +16,7 @@ from featurepipe.listeners import BARS, Listener
 from featurepipe.results import presented
 from featurepipe.signatures import spread
 from featurepipe.stages import clips
-from featurepipe.stages.predictions import embed
+from featurepipe.stages.streams import embed
 from featurepipe.statistics import Nearest
 from featurepipe.stores import Entry, Store
 from featurepipe.surroundings import guarded
@@ -99,7 +99,7 @@ def search(
         clips.check_medium(medium, manifest, f"{entry.name} in {source.path}")
         how = {**vars(origin), "who": str(store), "note": listener.note}
         extractor = backbones.recreate(entry.spec, entry.provenance["source"], **how)
-        matrix, _, rejects = embed({medium: manifest}, [extractor], compute, listener)
+        matrix, rejects = embed({medium: manifest}, [extractor], compute, listener)
         names, Q = [*names, *matrix.ids], np.concatenate([Q, matrix.X])
     return {
         "store": str(source.path),

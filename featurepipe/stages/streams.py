@@ -75,6 +75,13 @@ class Asked:
         """Some rows."""
         return [self.rows[number] for number in numbers.tolist()]
 
+    def whole(self, compute: ComputeOptions, listener: Listener) -> FeatureMatrix:
+        """Embed all, and keep them."""
+        blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        self.embed(compute, lambda *block: blocks.append(block), listener)
+        numbers, X = zip(*blocks, strict=True)
+        return self.matrix(np.concatenate(numbers), np.concatenate(X))
+
     def embed(self, compute: ComputeOptions, take: Take, listener: Listener) -> None:
         """Embed all, and hand on block after block."""
 
@@ -163,6 +170,28 @@ def stream(
     if not answered:
         _refuse(asked)
     return _rejects(asked, answered)
+
+
+def embed(
+    data: Mapping[str, Manifest], extractors: Sequence[Extractor], compute: ComputeOptions, listener: Listener
+) -> tuple[FeatureMatrix, dict[str, str]]:
+    """All embeddings of a data set in memory, and sample id → reason of the rejects.
+
+    Of several extractors the embeddings of a sample lie side by side; what one of them cannot embed is rejected.
+
+    Parameters
+    ----------
+    data, extractors, compute, listener
+        As for `ask`.
+    """
+    asked = ask(data, extractors, compute, listener)
+    blocks = {one.name: one.whole(compute, listener) for one in asked}
+    if len(asked) == 1:
+        return blocks[asked[0].name], asked[0].reasons
+    if not set.intersection(*({*block.ids} for block in blocks.values())):
+        _refuse(asked)
+    joined = matrices.join(blocks)[0]
+    return joined, _rejects(asked, {*joined.ids})
 
 
 def _samples(asked: Asked, numbers: np.ndarray) -> list[Sample]:
