@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,9 @@ from featurepipe.manifests import Manifest
 from featurepipe.media import plural
 from featurepipe.results import presented
 from featurepipe.signatures import spread
-from featurepipe.sources import Source, is_there, lasting_root, title
+from featurepipe.sources import Source, title
 from featurepipe.stages import clips
+from featurepipe.stages.descriptions import check_root, describes
 from featurepipe.stores import (
     Entry,
     Holdings,
@@ -40,7 +40,6 @@ from featurepipe.stores import (
     digest_rows,
     plan,
 )
-from featurepipe.stores.rows import keys
 from featurepipe.surroundings import guarded
 from featurepipe.vocabulary import BackboneOptions, ExtractOptions, TableOptions
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 EXAMPLE = "resnet50.a1_in1k"  # of a real backbone
 OFFLINE = "pip install 'featurepipe[offline]'"
 SHARD_BYTES = 2**26  # of tokens in one shard, which is in memory while it is written
-FEW = 1024  # rows of a manifest that mostly tell whether it is of the same data set
 
 
 @guarded
@@ -179,12 +177,12 @@ def _survey(
     known = () if compute.rehash else store.known(manifest.source, listener.note)
     with listener.progress("checking files", len(manifest)) as advance:
         survey = Survey(manifest, compute.workers or extraction.default_workers(), advance, known)
-        belongs = force or _belongs(store, survey.source, survey.rows)
+        belongs = force or describes(store, survey.source, survey.rows)
         waits = isinstance(settings.crew, extraction.Streaming) and has_room(store.path, extractor, len(manifest))
         if survey.unread.any() and not (belongs and waits):
             survey.read_all(advance)
-            belongs = belongs or _belongs(store, survey.source, survey.rows)
-    _check_root(store, survey.source, belongs, listener)
+            belongs = belongs or describes(store, survey.source, survey.rows)
+    check_root(store, survey.source, belongs, listener)
     return survey
 
 
@@ -209,77 +207,6 @@ def _make_settings(compute: ExtractOptions) -> Settings:
 def default_name(data: str | PathLike[str], suffix: str) -> Path:
     """``NAME<suffix>`` in the current folder, after a data set's own name."""
     return Path(title(data) + suffix)
-
-
-def _check_root(store: Store, source: Source, belongs: bool, listener: Listener) -> None:
-    """Say that a store is about to describe another folder; refuse if it is another data set's that is still there."""
-    before, now = store.recorded_root or store.begun_root, Path(lasting_root(source))
-    if before is None:
-        return
-    if not belongs and before == now:
-        raise StoreError(
-            f"{store.path} describes other samples of {now}, none of which is among these; give another place (-o "
-            "of run, -s of extract), or replace what it describes with --force"
-        )
-    if not belongs:
-        raise StoreError(
-            f"{store.path} describes another data set, {before}, of which {now} holds no sample; give another place "
-            "(-o of run, -s of extract), or replace what it describes with --force"
-        )
-    if before != now and not is_there(str(before)):
-        listener.note(f"note: {store.path} described {before}, which is gone; it now describes {now}")
-    elif before != now:
-        listener.note(f"note: {store.path} described {before}; it now describes {now}")
-
-
-def _belongs(store: Store, source: Source, rows: Rows) -> bool:
-    """Whether rows are of the data set that a store describes, or it describes none that is still there.
-
-    A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
-    folder it also is if some paths are: the images behind them may all have been made again. More digests may turn a
-    False into True, and never the other way round.
-    """
-    before, now = store.recorded_root, Path(lasting_root(source))
-    if before == now:
-        return _continues(store, source, rows)
-    if before is not None:
-        return not is_there(str(before)) or _shares(store, rows)
-    begun = store.begun_root  # by a run that was stopped before it could write a manifest
-    return begun in (None, now) or not is_there(str(begun)) or _has_read(store, rows)
-
-
-def _has_read(store: Store, rows: Rows) -> bool:
-    """Whether a content that the store's journal lists is among `rows`."""
-    return bool(np.isin(keys(store.begun_contents), rows.keys[rows.readable]).any())
-
-
-def _continues(store: Store, source: Source, rows: Rows) -> bool:
-    """Whether a store's manifest lists contents or paths that are among `rows`, or none whose file is still there."""
-    some = [known.digest for known in islice(store.known(source), FEW)]
-    contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
-    if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
-        return True
-    places = {sample.place for sample in rows.samples}
-    before = [sample.place for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
-    return not places.isdisjoint(before) or not any(_is_there(source, place) for place in before)
-
-
-def _is_there(source: Source, place: str) -> bool:
-    try:
-        source.stamp(place)
-    except OSError:
-        return False
-    return True
-
-
-def _shares(store: Store, rows: Rows) -> bool:
-    """Whether a content that the store's manifest lists is among `rows`, or it lists none at all."""
-    try:
-        before = store.rows(checked=False)
-    except StoreError:  # a damaged manifest is replaced
-        return True
-    known = before.keys[before.readable]
-    return not len(known) or bool(np.isin(known, rows.keys[rows.readable]).any())
 
 
 def complete(

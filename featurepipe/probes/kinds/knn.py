@@ -82,18 +82,18 @@ class Knn(Kind):
 
 def _fit(X: Matrix, y: np.ndarray, candidates: Iterable[float | None]) -> Iterator[Fitted]:
     """KNeighborsClassifier at each number of neighbours (or all rows, where there are fewer)."""
+    from featurepipe.probes.kinds.knn_estimators import Searcher
+
     unit = np.empty(X.shape, np.float32)  # (n, D)
     for at, chunk in chunks(X):
         norms = np.linalg.norm(chunk, axis=1, keepdims=True)
         unit[at] = chunk / np.where(norms > 0, norms, 1.0)
-    from featurepipe.probes.kinds.knn_estimators import Searcher
-
     classes, codes = np.unique(y, return_inverse=True)
     asked = [min(int(k), len(unit)) for k in numbers(candidates)]
-    searcher = None
+    shared = Searcher(unit, max(asked)) if len(asked) > 1 else None  # a single one is asked about each row once
     for k in asked:
         estimator = knn_classifier(classes, unit, codes, k)
-        searcher = estimator.searcher_ = searcher or Searcher(unit, max(asked))
+        estimator.searcher_ = shared
         yield estimator, None
 
 
