@@ -1,6 +1,8 @@
 """Data sets as Python objects."""
 
 import io
+import pickle
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +47,7 @@ def test_items_may_be_all_that_an_image_can_be(tmp_path):
     manifest = of_dataset(Pairs([(image, 1) for image in images]))
     assert [one.label for one in manifest.samples] == ["bee"] * 5
     digests = [manifest.source.digest(one.place) for one in manifest.samples]
+    assert pickle.loads(pickle.dumps(manifest.source)).digest("0") == digests[0]
     assert digests[0] == digests[1]
     assert digests[2] == digests[3] == digests[4] != digests[0]
     assert manifest.source.digest("2") == Files().digest(str(tmp_path / "a.png"))
@@ -87,6 +90,26 @@ def test_torchvisions_folder_of_images(photos, tmp_path):
     assert extract(datasets.ImageFolder(root), tmp_path / "st", backbone="pixels")["computed"] == 0
     fake = extract(datasets.FakeData(6, (3, 32, 32), 3), tmp_path / "fake", backbone="pixels")
     assert (fake["computed"], fake["rejected"]) == (6, 0)
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_a_data_set_that_fills_one_array_again_gives_each_item_its_own_pixels(tmp_path, as_array):
+    class OneBuffer(Pairs):
+        targets = (0,) * 24
+        buffer = np.zeros((24, 24, 3), np.uint8)
+
+        def __getitem__(self, index):
+            self.buffer[:12] = index
+            time.sleep(0.001)  # another thread's turn
+            self.buffer[12:] = index
+            return (self.buffer if as_array else Image.fromarray(self.buffer)), 0
+
+    plain = Pairs([(np.full((24, 24, 3), number, np.uint8), 0) for number in range(24)])
+    assert extract(plain, tmp_path / "plain", backbone="pixels")["computed"] == 24
+    found = extract(OneBuffer(range(24)), tmp_path / "buffer", backbone="pixels")
+    assert (found["computed"], found["rejected"]) == (24, 0)
+    digests = [[row.digest for row in Store.open(tmp_path / name).rows()] for name in ("plain", "buffer")]
+    assert digests[0] == digests[1]
 
 
 def test_an_item_that_fails_is_rejected_by_name(tmp_path):

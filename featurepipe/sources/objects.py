@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from featurepipe.sources.memory import sha256_content
@@ -15,8 +16,9 @@ from featurepipe.sources.source import Content, Source
 class Objects(Source):
     """What an object gives for the numbers below its length; a place is a number.
 
-    It is asked again whenever an item is read, and by several threads at the same time. Nothing of it is kept, so a
-    store cannot make it again.
+    It is asked again whenever an item is read, and for one item at a time: a data set is written for loaders that give
+    each worker a copy of it, so it may draw from the global random state, seek in its one open file or fill the same
+    array again. Nothing of it is kept, so a store cannot make it again.
 
     Attributes
     ----------
@@ -32,6 +34,10 @@ class Objects(Source):
     content: Callable[[Any], Content]
     root: str = "object"
     kind: ClassVar[str] = "object"
+    _asking: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.items, self.content, self.root)
 
     def digest(self, place: str) -> str:
         """See `Source.digest`; of an array, as of one in memory."""
@@ -40,7 +46,8 @@ class Objects(Source):
     def read(self, place: str) -> Content:
         """See `Source.read`."""
         try:
-            return self.content(self.items[int(place)])
+            with self._asking:  # until its pixels are taken over, as the item may share them with the next
+                return self.content(self.items[int(place)])
         except MemoryError:
             raise
         except Exception as error:  # the code is the user's, and may raise anything
