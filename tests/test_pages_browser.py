@@ -191,7 +191,8 @@ def test_a_table_sorts_by_pointer_and_keyboard_and_filters(browser, digits):
     assert shares == sorted(shares)
     assert table.find_elements(By.TAG_NAME, "th")[3].get_attribute("aria-sort") == "ascending"
     field = browser.find_element(By.CSS_SELECTOR, "input[type=search]")
-    field.send_keys(column(0)[0])
+    field.send_keys("7")  # which figures of other classes hold, too
+    assert "7" in column(0)
     assert len(column(0)) < 10
     quiet(browser)
 

@@ -35,6 +35,13 @@
     return typeof one === "number" ? -1 : 1;
   }
 
+  function matches(row, wanted) { // a figure only as a whole, as the figures hold every digit
+    return [...row.cells].some((cell, column) => {
+      const text = cell.textContent.toLowerCase();
+      return column && typeof valueOf(row, column) === "number" ? text === wanted : text.includes(wanted);
+    });
+  }
+
   function sortBy(table, column) {
     const head = table.tHead.rows[0].cells[column];
     const rising = head.getAttribute("aria-sort") !== "ascending";
@@ -60,7 +67,7 @@
         const wanted = filter.value.toLowerCase();
         let seen = 0;
         for (const row of table.tBodies[0].rows) {
-          row.hidden = !row.textContent.toLowerCase().includes(wanted);
+          row.hidden = wanted !== "" && !matches(row, wanted);
           seen += row.hidden ? 0 : 1;
         }
         left.textContent = wanted ? `${count(seen)} of ${count(total)}` : "";
