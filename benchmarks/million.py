@@ -43,6 +43,7 @@ PROBES = {
     "logistic": ("--kind", "logistic", "--C", "0.01"),
     "knn": ("--kind", "knn"),
     "knn20": ("--kind", "knn", "-k", "20"),
+    "approximate20": ("--kind", "approximate-knn", "-k", "20"),
 }
 OF_STORES, OF_PICTURES = ("info", "verify", *PROBES), ("extract", "killed", "again", "contents", "check", "predict")
 
@@ -155,6 +156,8 @@ def run(patience: float, *arguments: object, until: Callable[[], bool] = lambda:
         found["error"] = said.get("error", "stopped: patience ran out" if process.returncode < 0 else "no JSON")
     if isinstance(said.get("test"), dict):
         found["top1"] = said["test"]["top1"]
+    if kept := [note for note in said.get("notes", []) if "neighbours" in note]:
+        found["neighbours"] = kept
     if "model" in said and Path(said["model"]).is_file():
         found["model_bytes"] = Path(said["model"]).stat().st_size
     return found

@@ -4,11 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from featurepipe.errors import DependencyMissing
 from featurepipe.manifests import read
 from featurepipe.probes import KINDS
 from featurepipe.sources import Files
 
-VECTOR_KINDS = tuple(name for name, kind in KINDS.items() if kind.reads == "vectors")
+
+def _is_here(kind):
+    try:
+        kind.check_installed()
+    except DependencyMissing:
+        return False
+    return True
+
+
+VECTOR_KINDS = tuple(name for name, kind in KINDS.items() if kind.reads == "vectors" and _is_here(kind))
 
 
 def _nothing(place):

@@ -20,7 +20,7 @@ from featurepipe.probes.kinds.knn_estimators import CosineNeighbors
 
 KINDS = VECTOR_KINDS
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
-NEW = {"svm": 0.01, "lda": 0.1, "centroid": None, "knn": 5, "mlp": 1.0}
+NEW = {"svm": 0.01, "lda": 0.1, "centroid": None, "knn": 5, "approximate-knn": 5, "mlp": 1.0}
 SHAPES = [(90, 8, 3), (60, 6, 2), (24, 60, 4), (20, 40, 2)]
 
 
