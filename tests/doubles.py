@@ -18,7 +18,8 @@ def _is_here(kind):
     return True
 
 
-VECTOR_KINDS = tuple(name for name, kind in KINDS.items() if kind.reads == "vectors" and _is_here(kind))
+KINDS_HERE = tuple(name for name, kind in KINDS.items() if _is_here(kind))
+VECTOR_KINDS = tuple(name for name in KINDS_HERE if KINDS[name].reads == "vectors")
 
 
 def _nothing(place):

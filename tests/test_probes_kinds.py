@@ -20,7 +20,7 @@ from featurepipe.probes.kinds.knn_estimators import CosineNeighbors
 
 KINDS = VECTOR_KINDS
 WEIGHTED = ("logistic", "ridge", "svm", "lda", "mlp")
-NEW = {"svm": 0.01, "lda": 0.1, "centroid": None, "knn": 5, "approximate-knn": 5, "mlp": 1.0}
+NEW = {"svm": 0.01, "lda": 0.1, "centroid": None, "knn": 5, "mlp": 1.0}
 SHAPES = [(90, 8, 3), (60, 6, 2), (24, 60, 4), (20, 40, 2)]
 
 
@@ -157,7 +157,7 @@ def test_labels_come_back_as_they_were(kind, value, names):
 def test_the_temperature_is_chosen_on_the_selection_scores_alone(kind):
     X, y = clusters(90, 8, 3, spread=2.5)
     V, v = clusters(600, 8, 3, spread=2.5, seed=1)
-    value = {"logistic": 0.1, "ridge": 1.0, **NEW}[kind]
+    value = {"logistic": 0.1, "ridge": 1.0, "approximate-knn": 5, **NEW}[kind]
     probe = probes.fit(kind, X, y, V, v, value=value)
     ((estimator, _),) = probes.KINDS[kind].fit_path(X.astype(float), y, [value])
     before, after = probes.evaluate(estimator, V, v), probes.evaluate(estimator, V, v, probe.temperature)

@@ -29,7 +29,7 @@ class Recall:
     ----------
     k : int
     share : float
-        Of the true neighbours of rows that chose nothing, those that are found; from 0 to 1.
+        How many of the true neighbours of rows that chose nothing are found, from 0 to 1.
     queries : int
         How many such rows.
     lists, probed : int

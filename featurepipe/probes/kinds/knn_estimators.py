@@ -22,7 +22,7 @@ class Searcher:
     Parameters
     ----------
     index : Index or ApproximateIndex
-        Of the rows.
+        What compares queries with the rows.
     most : int
         The greatest number of neighbours that will be asked for again; 0 if none will.
     """
