@@ -4,11 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from featurepipe.errors import DependencyMissing
 from featurepipe.manifests import read
 from featurepipe.probes import KINDS
 from featurepipe.sources import Files
 
-VECTOR_KINDS = tuple(name for name, kind in KINDS.items() if kind.reads == "vectors")
+
+def _is_here(kind):
+    try:
+        kind.check_installed()
+    except DependencyMissing:
+        return False
+    return True
+
+
+KINDS_HERE = tuple(name for name, kind in KINDS.items() if _is_here(kind))
+VECTOR_KINDS = tuple(name for name in KINDS_HERE if KINDS[name].reads == "vectors")
 
 
 def _nothing(place):

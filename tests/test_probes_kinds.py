@@ -157,7 +157,7 @@ def test_labels_come_back_as_they_were(kind, value, names):
 def test_the_temperature_is_chosen_on_the_selection_scores_alone(kind):
     X, y = clusters(90, 8, 3, spread=2.5)
     V, v = clusters(600, 8, 3, spread=2.5, seed=1)
-    value = {"logistic": 0.1, "ridge": 1.0, **NEW}[kind]
+    value = {"logistic": 0.1, "ridge": 1.0, "approximate-knn": 5, **NEW}[kind]
     probe = probes.fit(kind, X, y, V, v, value=value)
     ((estimator, _),) = probes.KINDS[kind].fit_path(X.astype(float), y, [value])
     before, after = probes.evaluate(estimator, V, v), probes.evaluate(estimator, V, v, probe.temperature)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from doubles import KINDS_HERE
 from PIL import Image, ImageFile
 from sklearn.base import clone
 from wordy import install
@@ -49,7 +50,7 @@ CALLS = {
         featurepipe.probe_tasks(at.store, at.file, labels=at.table, tasks="label", **PLAIN)["tasks"]
     ),
     "compare": lambda at: [
-        row["top1"] for row in featurepipe.compare(at.store, kinds=list(probes.KINDS), baselines="none")["rows"]
+        row["top1"] for row in featurepipe.compare(at.store, kinds=KINDS_HERE, baselines="none")["rows"]
     ],
     "finetune": lambda at: featurepipe.finetune(at.store, output=at.file, **EPOCH)["finetuning"]["curve"][1]["top1"],
     "advise": lambda at: featurepipe.advise(at.store)["option"],

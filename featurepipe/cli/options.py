@@ -203,7 +203,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         if any(value is not None for value in given.values()):
             raise click.UsageError(
                 "--C is for logistic and svm, --alpha for ridge, mlp and attentive, --shrinkage for lda, --neighbors "
-                "for knn; leave out what the kind does not take"
+                "for knn and approximate-knn; leave out what the kind does not take"
             )
     return options, probe_options
 

@@ -35,7 +35,7 @@ def _has_scores(model: TransferClassifier) -> bool:
 
 
 def _has_neighbours(model: TransferClassifier) -> bool:
-    return model.kind == "knn"
+    return names.KINDS.get(model.kind) == "n_neighbors"
 
 
 class TransferClassifier(ClassifierMixin, Shown):
@@ -49,14 +49,14 @@ class TransferClassifier(ClassifierMixin, Shown):
         Name of a backbone, or an extractor for full control.
     weights : path, optional
         See `FeatureExtractor`; only with a name.
-    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp'}
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'approximate-knn', 'mlp'}
         The probe: logistic regression, ridge classifier, linear SVM, linear discriminant analysis, nearest class mean,
         nearest neighbours, or a network with one hidden layer; see `featurepipe.probes`.
     value : float, optional
         The kind's strength; None chooses it by cross-validation inside the training data.
     C, alpha, shrinkage, n_neighbors : float, optional
         The same by the kind's own name for it: C of logistic and svm, alpha of ridge and mlp, shrinkage of lda,
-        n_neighbors of knn.
+        n_neighbors of knn and approximate-knn.
     store : path, optional
         Directory that keeps embeddings; only with a name.
     probe_device : str
@@ -315,7 +315,7 @@ class TransferClassifier(ClassifierMixin, Shown):
     @available_if(_has_neighbours)
     @guarded
     def kneighbors(self, X: Sequence[Any], n_neighbors: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest training samples of each sample; only of the kind knn.
+        """The nearest training samples of each sample; only of the kinds knn and approximate-knn.
 
         Parameters
         ----------

@@ -12,6 +12,8 @@ centroid (since 1.1)
 knn (since 1.1)
     ``head.rows`` (n, D) float32, of unit length; ``head.codes`` (n,) int64, the class number of each. The
     ``selection.chosen`` rows of greatest cosine vote, each with weight exp(cosine / 0.07).
+approximate-knn (since 1.3)
+    As knn, to the letter. Only what the card says was found by an approximate search.
 mlp (since 1.1)
     ``head.0.weight`` (H, D), ``head.0.bias`` (H,), ``head.1.weight`` (K, H), ``head.1.bias`` (K,); one output for two
     classes. Scores are ``head.1.weight`` max(0, ``head.0.weight`` x + ``head.0.bias``) + ``head.1.bias``.
@@ -31,7 +33,7 @@ zero-shot (since 1.2)
     are ``head.scale`` times the cosine of x and the class's vector.
 
 The header's metadata has one key, ``featurepipe``, whose JSON (``encoding-type`` "featurepipe-model",
-``encoding-version`` "1.2", or "1.3" where the head reads tokens) gives ``kind``, ``classes``, ``temperature``,
+``encoding-version`` "1.2", or "1.3" of the kinds since then) gives ``kind``, ``classes``, ``temperature``,
 ``head-sha256`` (of the bytes of the head's tensors, in the order above), ``backbone`` (name, fingerprint, spec, source)
 and ``card`` (data, selection, figures, baselines, versions). Since 1.2 ``sha256`` is of all this and of every tensor
 except the backbone's, whose own digest ``backbone-sha256`` is, so that a head is read and checked without its backbone;
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     import torch
 
 ENCODING_TYPE = "featurepipe-model"
-ENCODING_VERSION = "1.2"
-TOKENS_VERSION = "1.3"  # of files whose head reads tokens
 JOINT_VERSION = "2.0"  # of files of several backbones
 LARGEST = 1e70  # of a head's numbers: with it, and a temperature from 1e-100, no score of float32 embeddings overflows
 _LATEST = {1: (1, 3), 2: (2, 0)}  # of each major version, whose tensors are all known
@@ -194,7 +194,7 @@ def _version(model: Model) -> str:
     """The earliest version that has what a model needs, so that earlier featurepipes read what they can."""
     if len(model.backbones) > 1:
         return JOINT_VERSION
-    return TOKENS_VERSION if any("tokens" in one["spec"] for one in model.backbones) else ENCODING_VERSION
+    return HEADS[model.kind].since
 
 
 def joined(backbones: Sequence[dict[str, Any]]) -> dict[str, Any]:

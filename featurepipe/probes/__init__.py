@@ -13,6 +13,9 @@ mlp        MLPClassifier, one hidden layer of 128      alpha
 attentive  none: attention over tokens, then linear    alpha, the weight decay
 =========  ==========================================  =====================================================
 
+``approximate-knn`` is knn whose neighbours are searched with `featurepipe.statistics.ApproximateIndex`, for a million
+rows and more; a model file of it compares all rows again.
+
 Features are standardised where nothing else is said: each by its own deviation over the rows of the fit, but by no less
 than a fifth of the common one, or, of fewer than ten rows, all by their root mean square
 (`featurepipe.statistics.feature_scales`). The strength is chosen on validation data only, the

@@ -13,7 +13,7 @@ def fit_notes(fitted: probes.Probe) -> list[str]:
     """Notes on a choice at the end of its grid, and on optima that were not reached."""
     kind = probes.KINDS[probes.ONE if fitted.kind == probes.MULTI_LABEL else fitted.kind]
     name = kind.parameter
-    notes = list(fitted.notes)
+    notes = [*fitted.notes, *([] if fitted.kind == probes.MULTI_LABEL else kind.notes(fitted.estimator))]
     if fitted.path and fitted.selected_on != "given":
         if isinstance(fitted.chosen, dict):
             ends = [label for label, C in fitted.chosen.items() if kind.is_at_edge(C)]

@@ -46,6 +46,7 @@ class PatchHead(Head):
     """A weight for each class and feature of a token, for two classes, too."""
 
     name: str = SEGMENTATION
+    since: str = "1.3"
     tensors: tuple[str, ...] = TENSORS
     of_pixels: bool = True
 

@@ -158,7 +158,7 @@ def fit(
 
     Parameters
     ----------
-    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'mlp', 'attentive'}
+    kind : {'logistic', 'ridge', 'svm', 'lda', 'centroid', 'knn', 'approximate-knn', 'mlp', 'attentive'}
     X : ndarray, shape (n, width), or (n, H, W, width) of tokens for an attentive probe
         Only read, and never copied to another precision as a whole; a memory map will do.
     y : ndarray, shape (n,)

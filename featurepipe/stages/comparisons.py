@@ -174,6 +174,8 @@ def _check_arguments(kinds: Sequence[str], baselines: str, output: str | Path | 
     if unknown or not kinds:
         what = f"probe {unknown[0]!r} is unknown" if unknown else "no probe is named"
         raise ComparisonError(f"{what}; use {', '.join(probes.KINDS)}")
+    for kind in kinds:
+        probes.KINDS[kind].check_installed()
     if len(set(kinds)) < len(kinds):
         raise ComparisonError(f"a probe is named twice in {', '.join(kinds)}; name each once")
     if baselines not in BASELINES:

@@ -26,6 +26,7 @@ Examples
 array(['ant'], dtype='<U3')
 """
 
+from featurepipe.statistics.approximations import ApproximateIndex, Recall, check_faiss
 from featurepipe.statistics.discriminants import centroid_classifier, lda_path, to_centroids, to_lda, to_scaler
 from featurepipe.statistics.indexes import Index
 from featurepipe.statistics.intervals import bootstrap, interval_of, wilson
@@ -41,16 +42,19 @@ from featurepipe.statistics.validation import RidgeScores, cross_validate_ridge
 
 __all__ = [
     "ROUNDING",
+    "ApproximateIndex",
     "Chunk",
     "Index",
     "Kept",
     "Nearest",
     "Plane",
+    "Recall",
     "RidgeScores",
     "RowStatistics",
     "Statistics",
     "bootstrap",
     "centroid_classifier",
+    "check_faiss",
     "coverage",
     "cross_validate_ridge",
     "directions",

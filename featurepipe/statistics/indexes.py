@@ -34,6 +34,10 @@ class Index:
             self._lengths[start : start + ROWS] = np.linalg.norm(rows[start : start + ROWS].astype(np.float64), axis=1)
         self._lengths[self._lengths == 0] = 1.0  # rows of zeros are at distance 1 from all
 
+    def directions(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Some of the rows at length 1, in float32; those of zeros stay so."""
+        return self.rows[rows] / self._lengths[rows, None].astype(np.float32)
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest rows of each query, the nearest first.
 
@@ -55,13 +59,35 @@ class Index:
             distances[at], rows[at] = self._search(_unit(queries[at]), k)
         return distances, rows
 
+    def nearest_of(self, queries: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of each query's own candidates, the nearest first.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (q, D)
+        candidates : ndarray of int, shape (q, m)
+            Row numbers, k or more; -1 is none.
+        k : int
+
+        Returns
+        -------
+        distances : ndarray of float64, shape (q, k)
+            As `search` has them; infinite where there are fewer candidates.
+        rows : ndarray of int64, shape (q, k)
+        """
+        distances = np.full(candidates.shape, np.inf)
+        query, place = np.nonzero(candidates >= 0)
+        distances[query, place] = self._distances(_unit(queries), query, candidates[query, place])
+        nearest = np.lexsort((candidates, distances), axis=1)[:, :k]  # (q, k)
+        return np.take_along_axis(distances, nearest, axis=1), np.take_along_axis(candidates, nearest, axis=1)
+
     def _search(self, Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `search`, of queries (b, D) of length 1 in float64."""
         few, doubt = Q.astype(np.float32), (Q.shape[1] + 2) * float(np.finfo(np.float32).eps)
         held, which = np.full((len(Q), k), np.inf), np.full((len(Q), k), len(self.rows))
         for start in range(0, len(self.rows), ROWS):
             at = slice(start, start + ROWS)
-            near = few @ (self.rows[at] / self._lengths[at, None].astype(np.float32)).T  # (b, m)
+            near = few @ self.directions(at).T  # (b, m)
             least = 1 - held[:, -1]  # similarity of the k-th so far, -inf where there are fewer
             if start == 0 and near.shape[1] > k:
                 least = np.partition(near, -k, axis=1)[:, -k] - doubt

@@ -7,6 +7,7 @@ KINDS = {  # kind of probe → the name of its strength
     "lda": "shrinkage",
     "centroid": None,
     "knn": "n_neighbors",
+    "approximate-knn": "n_neighbors",
     "mlp": "alpha",
     "attentive": "alpha",
 }

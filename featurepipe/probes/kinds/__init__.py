@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featurepipe.errors import ProbeError
+from featurepipe.probes.kinds.approximate_knn import ApproximateKnn
 from featurepipe.probes.kinds.attentive import Attentive
 from featurepipe.probes.kinds.centroid import Centroid
 from featurepipe.probes.kinds.kind import BALANCED, FOLDS, TOKENS, VECTORS, Fitted, Head, Kind, balanced, threads
@@ -44,7 +45,7 @@ __all__ = [
     "threads",
 ]
 
-_ALL = (Logistic(), Ridge(), Svm(), Lda(), Centroid(), Knn(), Mlp(), Attentive())
+_ALL = (Logistic(), Ridge(), Svm(), Lda(), Centroid(), Knn(), ApproximateKnn(), Mlp(), Attentive())
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 CLASS_WEIGHTS = (None, BALANCED)
 
@@ -55,7 +56,7 @@ def names(trait: str, *, without: bool = False) -> tuple[str, ...]:
     Examples
     --------
     >>> names("is_copied")
-    ('knn', 'mlp')
+    ('knn', 'approximate-knn', 'mlp')
     """
     return tuple(name for name, kind in KINDS.items() if getattr(kind, trait) is not without)
 
@@ -116,8 +117,12 @@ def check_weighing(kind: str) -> None:
 
 
 def check_kind(kind: str, class_weight: str | None, device: str = CPU) -> None:
-    """Raise ProbeError for an unknown kind, or class weights or a device that it cannot have."""
+    """Raise ProbeError for an unknown kind, or class weights or a device that it cannot have.
+
+    And DependencyMissing for one that needs a library which is not installed.
+    """
     found = named(kind)
+    found.check_installed()
     if class_weight not in CLASS_WEIGHTS:
         raise ProbeError(f"class_weight {class_weight!r} is unknown; use None or 'balanced'")
     if class_weight is not None and not found.is_weighted:

@@ -37,6 +37,7 @@ class Attentive(Kind):
     """Multi-query attention without projections of queries and keys, at each weight decay alpha of AdamW."""
 
     name: str = "attentive"
+    since: str = "1.3"
     holds_scores: bool = True
     tensors: tuple[str, ...] = ("head.queries", "head.values", "head.weight", "head.bias")
     parameter: str | None = "alpha"

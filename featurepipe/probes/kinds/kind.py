@@ -35,12 +35,15 @@ class Head(ABC):
         Those of them that may hold what is not a number, as they decide no answer.
     of_pixels : bool
         Whether it answers for each pixel, and not for a sample.
+    since : str
+        The version of a model file that holds it alone: the earliest one, from 1.2, that has it.
     """
 
     name: str
     tensors: tuple[str, ...]
     may_be_nan: tuple[str, ...] = ()
     of_pixels: bool = False
+    since: str = "1.2"
 
     @property
     @abstractmethod
@@ -222,6 +225,13 @@ class Kind(Head):
         """Raise ProbeError for a strength that the kind cannot have."""
         if not 0 < value < np.inf:
             raise ProbeError(f"{self.parameter} must be above 0 and finite; got {value}")
+
+    def check_installed(self) -> None:
+        """Raise DependencyMissing if it needs a library that is not installed."""
+
+    def notes(self, estimator: Any) -> list[str]:
+        """What has to be said of a fitted estimator, in notes."""
+        return []
 
     def is_at_edge(self, chosen: float | None) -> bool:
         """Whether better strengths may lie beyond the grid: the chosen one is its first or last."""

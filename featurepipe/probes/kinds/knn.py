@@ -44,7 +44,30 @@ class Knn(Kind):
         device: str,
     ) -> Iterable[Fitted]:
         """See `Kind.fit`."""
-        return _fit(X, y, candidates)
+        return self._fitted(X, y, candidates, seed)
+
+    def index(self, rows: np.ndarray, seed: int) -> Any:
+        """What finds neighbours among rows (n, D) of length 1; see `featurepipe.statistics.Index`."""
+        from featurepipe.statistics import Index
+
+        return Index(rows)
+
+    def _fitted(self, X: Matrix, y: np.ndarray, candidates: Iterable[float | None], seed: int) -> Iterator[Fitted]:
+        """KNeighborsClassifier at each number of neighbours (or all rows, where there are fewer)."""
+        from featurepipe.probes.kinds.knn_estimators import Searcher
+
+        unit = np.empty(X.shape, np.float32)  # (n, D)
+        for at, chunk in chunks(X):
+            norms = np.linalg.norm(chunk, axis=1, keepdims=True)
+            unit[at] = chunk / np.where(norms > 0, norms, 1.0)
+        classes, codes = np.unique(y, return_inverse=True)
+        asked = [min(int(k), len(unit)) for k in numbers(candidates)]
+        # A single number of neighbours is asked about each row once, so there is nothing to remember.
+        shared = Searcher(self.index(unit, seed), max(asked) if len(asked) > 1 else 0)
+        for k in asked:
+            estimator = knn_classifier(classes, unit, codes, k)
+            estimator.searcher_ = shared
+            yield estimator, None
 
     def candidates(self, value: float | None, rows: int) -> tuple[float | None, ...]:
         """See `Kind.candidates`."""
@@ -78,23 +101,6 @@ class Knn(Kind):
         if not 1 <= k <= len(rows):
             raise ValueError(f"{k} neighbours are more than its {len(rows)} rows")
         return knn_classifier(classes, rows, codes, k)
-
-
-def _fit(X: Matrix, y: np.ndarray, candidates: Iterable[float | None]) -> Iterator[Fitted]:
-    """KNeighborsClassifier at each number of neighbours (or all rows, where there are fewer)."""
-    from featurepipe.probes.kinds.knn_estimators import Searcher
-
-    unit = np.empty(X.shape, np.float32)  # (n, D)
-    for at, chunk in chunks(X):
-        norms = np.linalg.norm(chunk, axis=1, keepdims=True)
-        unit[at] = chunk / np.where(norms > 0, norms, 1.0)
-    classes, codes = np.unique(y, return_inverse=True)
-    asked = [min(int(k), len(unit)) for k in numbers(candidates)]
-    shared = Searcher(unit, max(asked)) if len(asked) > 1 else None  # a single one is asked about each row once
-    for k in asked:
-        estimator = knn_classifier(classes, unit, codes, k)
-        estimator.searcher_ = shared
-        yield estimator, None
 
 
 def knn_classifier(classes: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.validation import validate_data
 
-from featurepipe.statistics import Index
+from featurepipe.statistics import ApproximateIndex, Index
 
 REMEMBERED = 2**30  # bytes of neighbours that are kept in case they are asked for again
 
@@ -21,23 +21,24 @@ class Searcher:
 
     Parameters
     ----------
-    rows : ndarray of float32, shape (n, D)
+    index : Index or ApproximateIndex
+        What compares queries with the rows.
     most : int
         The greatest number of neighbours that will be asked for again; 0 if none will.
     """
 
-    def __init__(self, rows: np.ndarray, most: int = 0) -> None:
-        self._index, self._most = Index(rows), most
+    def __init__(self, index: Index | ApproximateIndex, most: int = 0) -> None:
+        self.index, self._most = index, most
         self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `featurepipe.statistics.Index.search`."""
         if k > self._most:
-            return self._index.search(queries, k)
+            return self.index.search(queries, k)
         key = hashlib.blake2b(np.ascontiguousarray(queries).data, digest_size=16).digest()
         if (found := self._known.get(key)) is None:
-            found = self._index.search(queries, self._most)
+            found = self.index.search(queries, self._most)
             if self._bytes + found[0].nbytes + found[1].nbytes <= REMEMBERED:
                 self._known[key] = found
                 self._bytes += found[0].nbytes + found[1].nbytes
@@ -73,7 +74,7 @@ class CosineNeighbors(KNeighborsClassifier):
         if X is None or self.metric != "cosine" or not 1 <= k <= len(self._fit_X):
             return super().kneighbors(X, n_neighbors, return_distance)  # which has the words for what is wrong
         if self.searcher_ is None:
-            self.searcher_ = Searcher(self._fit_X)
+            self.searcher_ = Searcher(Index(self._fit_X))
         X = validate_data(self, X, reset=False)
         distances, rows = self.searcher_.search(X, k)
         return (distances, rows) if return_distance else rows
