@@ -1,6 +1,7 @@
 """kNN with an approximate search: what it finds, what it says of that, and what its model file needs."""
 
 import json
+import pickle
 import sys
 from dataclasses import replace
 
@@ -53,8 +54,9 @@ def test_many_rows_are_searched_and_the_model_file_compares_them_all(monkeypatch
     assert found.scores["top1"] == pytest.approx(exact.scores["top1"], abs=0.01)
     (note,) = fit_notes(found)
     recall = found.estimator.searcher_.index.recall(7)
-    assert f"this found {100 * recall.share:.1f} % of the 7 nearest of 512 samples" in note
+    assert f"this finds {100 * recall.share:.1f} % of the 7 nearest of 512 of them" in note
 
+    pickled, T = pickle.dumps(found.estimator), clusters(40, 1)[0]
     names = np.array(["ant", "bee", "cat"])
     found.estimator.classes_ = names
     path, card = tmp_path / "m.safetensors", Card(selection=Selection.made("given", 7, []))
@@ -64,6 +66,6 @@ def test_many_rows_are_searched_and_the_model_file_compares_them_all(monkeypatch
         header = json.loads(file.metadata()["featurepipe"])
     assert (header["kind"], header["encoding-version"]) == ("approximate-knn", "1.3")
     back = models.load(path)
-    T = clusters(40, 1)[0]
-    np.testing.assert_array_equal(back.estimator.predict_proba(T), exact.estimator.predict_proba(T))
-    assert type(back.estimator.searcher_.index) is Index
+    for restored in back.estimator, pickle.loads(pickled):
+        np.testing.assert_array_equal(restored.predict_proba(T), exact.estimator.predict_proba(T))
+        assert type(restored.searcher_.index) is Index

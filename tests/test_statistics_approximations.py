@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_equal_seeds_find_equal_neighbours(index, monkeypatch):
     for one, other, third in zip(index.search(queries, 5), again, copied, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(one, third)
+
+
+def test_numbers_of_numpy_and_several_threads_ask_alike(index, monkeypatch):
+    monkeypatch.setattr(approximations, "FEWEST", 4000)
+    queries, other = rows(200, 1).astype(float), ApproximateIndex(rows(6000), np.int64(0))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda k: other.search(queries, np.int64(k)), [5, 40, 5, 40, 5, 40]))
+    for k, (_, found) in zip([5, 40] * 3, answers, strict=True):
+        np.testing.assert_array_equal(found, index.search(queries, k)[1])
 
 
 def test_few_rows_and_many_neighbours_are_compared_in_full(index):

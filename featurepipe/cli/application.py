@@ -138,7 +138,7 @@ def explain(model: str, data: tuple[str, ...], output: str, as_json: bool, quiet
 
     The pictures show in grey what the network sees, and in warm colours the places that raise the score of the class.
     DATA is one or more images, folders or tables. The model needs weights for its classes, as all probes except
-    centroid and knn have, and a network that torch runs.
+    centroid, knn and approximate-knn have, and a network that torch runs.
 
     \b
       $ featurepipe run data/digits -o digits

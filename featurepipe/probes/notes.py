@@ -10,7 +10,7 @@ from featurepipe.solvers import Certificate
 
 
 def fit_notes(fitted: probes.Probe) -> list[str]:
-    """Notes on a choice at the end of its grid, and on optima that were not reached."""
+    """Notes of the fit and of its kind, on a choice at the end of its grid, and on optima that were not reached."""
     kind = probes.KINDS[probes.ONE if fitted.kind == probes.MULTI_LABEL else fitted.kind]
     name = kind.parameter
     notes = [*fitted.notes, *([] if fitted.kind == probes.MULTI_LABEL else kind.notes(fitted.estimator))]

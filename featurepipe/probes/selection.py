@@ -117,16 +117,18 @@ class FitOptions:
     class_weight: str | None = option(
         None,
         "``balanced`` lets every class count alike, as if the rows of small ones were there several times (in the "
-        "standardisation, too); not for centroid and knn.",
+        "standardisation, too); not for centroid and kinds of knn.",
         shape="{None, 'balanced'}",
     )
     seed: int = option(
-        0, "Seed for the folds, and for the initialisation and batches of an mlp and an attentive probe."
+        0,
+        "Seed for the folds, for the initialisation and batches of an mlp and an attentive probe, and for the lists of "
+        "approximate-knn.",
     )
     keep: bool = option(
         True,
         "Whether logistic and svm keep a working copy of the features in memory, as float32. Without it they read X in "
-        "every product, and no kind but knn and mlp, which are made of copies, holds more than a few rows.",
+        "every product, and no kind but those of knn and mlp, which are made of copies, holds more than a few rows.",
     )
     device: str = option(
         CPU,
@@ -137,7 +139,7 @@ class FitOptions:
     blocks: Sequence[int] = option(
         (),
         "Widths of blocks of features, such as those of several backbones. Each block is standardised by itself, and "
-        "none drowns the others: see `featurepipe.statistics.feature_scales`. Not for centroid and knn.",
+        "none drowns the others: see `featurepipe.statistics.feature_scales`. Not for centroid and kinds of knn.",
     )
 
 
@@ -169,8 +171,8 @@ def fit(
         Rows of the same class and group, such as exact copies of an image, stay in the same fold.
     sample_weight : ndarray, shape (n,), optional
         What each row of X weighs in every fit, above 0: 2 is exactly the row twice. Rows of X_val weigh 1. Whatever it
-        weighs, a row that is held out to choose the strength and the temperature counts once. Not for centroid, knn and
-        mlp.
+        weighs, a row that is held out to choose the strength and the temperature counts once. Not for centroid, mlp
+        and kinds of knn.
     how
 
     Returns
@@ -352,6 +354,7 @@ def _cross_validate(
             else:
                 scores[i][at] = decision_scores(estimator, held_out)
             converged[i] &= _converged(certificate)
+        del fitted, estimator  # a kind that is made of copies would hold those of two folds
     return (
         Remade(one) if lasts else [(slice(None), whole)] for one, whole in zip(parts, scores, strict=True)
     ), converged

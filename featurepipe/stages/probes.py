@@ -92,8 +92,8 @@ def probe(
     memory : int or str, optional
         Memory for the features: bytes, or text such as ``"8GB"``; by default what the machine has available. If the
         features and a working copy of them (both float32) take more, they are read from a scratch file in the store's
-        folder. That is slower, with the same result to the tolerance of each fit. It does not work for knn, mlp and
-        multi-label probes.
+        folder. That is slower, with the same result to the tolerance of each fit. It does not work for knn,
+        approximate-knn, mlp and multi-label probes.
     force : bool
         Also replace a file that featurepipe did not write, but never one that is read here.
     listener : Listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ DRAWN = 2**9  # rows that are asked about to choose how much is searched, and ot
 FACTORS = (4, 16)  # candidates, for each neighbour
 SAME = 1e-12  # of distances: what rounding may make of equal ones
 PAIRS = 2**20  # of queries and candidates that are compared at once
+TURN = threading.RLock()  # how many lists are looked into is a setting of faiss's index, not of a search
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class ApproximateIndex:
     Rows of length 1, less their mean, are put into √n lists by k-means, and each of their numbers becomes a code of 4
     bits. A query looks into the nearest lists only, and compares codes. The best of what it finds there are compared
     with the rows themselves in float64, so distances are exact, and only a neighbour may be missed. How many lists are
-    looked into is chosen for each number of neighbours, so that 99 % of them are found, and measured on other rows.
+    looked into is chosen for each number of neighbours, so that 99 % of those of some rows are found, and measured on
+    other rows. Threads take turns.
 
     Parameters
     ----------
@@ -80,7 +83,7 @@ class ApproximateIndex:
     def __init__(self, rows: np.ndarray, seed: int = 0) -> None:
         check_faiss()
         self.exact = Index(rows)
-        self._seed = seed
+        self._seed = int(seed)  # faiss takes no number of NumPy
         self._found: dict[int, Recall | None] = {}
         self._codes: Any = None
         if len(rows) >= FEWEST:
@@ -89,15 +92,16 @@ class ApproximateIndex:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.search`."""
-        how = self.recall(k)
+        k, how = int(k), self.recall(k)
         return self.exact.search(queries, k) if how is None else self._search(queries, k, how.probed, k * how.factor)
 
     def recall(self, k: int) -> Recall | None:
         """How k neighbours are searched; None where all pairs are compared."""
         if self._codes is None or (k + 1) * FACTORS[-1] > len(self.exact.rows):
             return None
-        if k not in self._found:
-            self._found[k] = self._measured(k)
+        with TURN:
+            if k not in self._found:
+                self._found[k] = self._measured(int(k))
         return self._found[k]
 
     def _mean(self) -> np.ndarray:
@@ -123,13 +127,14 @@ class ApproximateIndex:
 
     def _search(self, queries: np.ndarray, k: int, probed: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of that many candidates; of all rows where the lists hold fewer than k."""
-        self._codes.nprobe = probed
         distances, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
         step = max(1, PAIRS // candidates)
         for start in range(0, len(queries), step):
             at = slice(start, start + step)
             centred = directions(queries[at]) - self._centre
-            _, found = self._codes.search(centred, candidates)  # (q, candidates); -1 where there are no more
+            with TURN:
+                self._codes.nprobe = probed
+                _, found = self._codes.search(centred, candidates)  # (q, candidates); -1 where there are no more
             distances[at], rows[at] = self.exact.nearest_of(queries[at], found, k)
         few = np.isinf(distances[:, -1])
         if few.any():

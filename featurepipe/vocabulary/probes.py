@@ -28,7 +28,7 @@ class ProbeOptions:
             ("--kind",),
             "Kind of probe. centroid is the nearest class mean; mlp has one hidden layer; attentive learns which "
             "patches count, and needs a store made with extract --tokens. approximate-knn is quicker than knn on a "
-            "million images, misses about one neighbour in a hundred, and needs the extra faiss.",
+            "million images, misses at most about one neighbour in a hundred, and needs the extra faiss.",
             choices=tuple(KINDS),
             shown=True,
         ),

@@ -14,8 +14,8 @@ from featurepipe.probes.kinds.knn import Knn
 class ApproximateKnn(Knn):
     """As `Knn`, of very many rows: the number of neighbours is chosen, and measured, by an approximate search.
 
-    A model file holds the rows, as that of `Knn` does, and what is restored from it compares all of them: it needs no
-    faiss.
+    A model file holds the rows, as that of `Knn` does. What is restored from it, or from a pickle, compares all of
+    them: it needs no faiss.
     """
 
     name: str = "approximate-knn"
@@ -40,7 +40,7 @@ class ApproximateKnn(Knn):
         if found is None:
             return [f"all {rows} were compared: the search for neighbours was exact"]
         return [
-            f"neighbours were searched approximately among {rows}, in {found.probed:,} of {found.lists:,} lists; this "
-            f"found {100 * found.share:.1f} % of the {k} nearest of {found.queries} samples. The model file itself "
+            f"neighbours are searched approximately: among {rows}, in {found.probed:,} of {found.lists:,} lists; this "
+            f"finds {100 * found.share:.1f} % of the {k} nearest of {found.queries} of them. The model file itself "
             "compares all samples"
         ]

@@ -62,7 +62,7 @@ class Knn(Kind):
             unit[at] = chunk / np.where(norms > 0, norms, 1.0)
         classes, codes = np.unique(y, return_inverse=True)
         asked = [min(int(k), len(unit)) for k in numbers(candidates)]
-        # A single number of neighbours is asked about each row once, so there is nothing to remember.
+        # One number of neighbours alone: hardly any row is asked about twice.
         shared = Searcher(self.index(unit, seed), max(asked) if len(asked) > 1 else 0)
         for k in asked:
             estimator = knn_classifier(classes, unit, codes, k)

@@ -44,10 +44,6 @@ class Searcher:
                 self._bytes += found[0].nbytes + found[1].nbytes
         return found[0][:, :k], found[1][:, :k]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what it remembers: a pickle of a classifier holds its rows, and no queries."""
-        return vars(self) | {"_known": {}, "_bytes": 0}
-
 
 class CosineNeighbors(KNeighborsClassifier):
     """KNeighborsClassifier by cosine, with the answers of scikit-learn's own search; equally near rows in their order.
@@ -78,3 +74,7 @@ class CosineNeighbors(KNeighborsClassifier):
         X = validate_data(self, X, reset=False)
         distances, rows = self.searcher_.search(X, k)
         return (distances, rows) if return_distance else rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its searcher: a pickle holds the rows, no queries that were asked, and compares all rows."""
+        return {name: value for name, value in super().__getstate__().items() if name != "searcher_"}

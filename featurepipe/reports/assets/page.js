@@ -35,10 +35,12 @@
     return typeof one === "number" ? -1 : 1;
   }
 
+  const plain = (text) => text.replace(/[\s,%]/g, "");
+
   function matches(row, wanted) { // a figure only as a whole, as the figures hold every digit
     return [...row.cells].some((cell, column) => {
       const text = cell.textContent.toLowerCase();
-      return column && typeof valueOf(row, column) === "number" ? text === wanted : text.includes(wanted);
+      return column && /^[-+\d.,%–\s]+$/.test(text) ? plain(text) === plain(wanted) : text.includes(wanted);
     });
   }
 
