@@ -194,18 +194,22 @@ _FEATUREPIPE = Protocol(
     refit=ON_ALL,
     metrics=(TOP1,),
     remarks=(
-        "standardised, so that one grid fits every backbone, whose features differ in scale by orders of magnitude",
-        "by no less than a fifth of the common deviation (the features' root mean square, none counted above the 95 % "
-        "quantile), because a feature that few rows of the fit activate would lie tens of deviations away in others",
-        "of fewer than 10 rows by one deviation, the features' root mean square, because two rows become -1 and 1 in "
-        "every feature that is divided by its own",
-        "whole decades, because finer steps change top-1 by less than its standard error on most data",
-        "the lowest log-loss of those that cannot be told apart, because top-1 alone lets single images decide",
-        "a candidate is told apart from the best if it is behind by more than 1 + √m images, of m that only one of the "
-        "two gets right",
+        "features are standardised, because their scale differs between backbones by orders of magnitude, and one grid "
+        "must fit all",
+        "no feature is divided by less than a fifth of the common deviation; otherwise one that few rows of the fit "
+        "activate would lie tens of deviations away in other rows",
+        "the common deviation is the root mean square of the features' deviations, clipped at their 95 % quantile",
+        "with fewer than 10 rows, all features are divided by one deviation, their root mean square; divided by their "
+        "own, two rows would become -1 and 1 in every feature",
+        "the grid has whole decades, because finer steps change top-1 by less than its standard error on most data",
+        "of the candidates that cannot be told apart, the one with the lowest log-loss is chosen, because by top-1 "
+        "alone single images would decide",
+        "a candidate can be told apart from the best if it is behind by more than 1 + √m images, where m is how many "
+        "images only one of the two gets right",
         "scores are divided by a temperature that is fitted on the selection rows, because a probe of few rows is too "
-        "sure",
-        "cross-validation rather than one held-out part, because few labels are the usual case",
+        "confident",
+        "strengths are chosen by cross-validation instead of on one held-out part, because few labels are the usual "
+        "case",
     ),
 )
 _DINOV2_KNN = Protocol(
