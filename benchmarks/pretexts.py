@@ -34,6 +34,8 @@ import numpy as np
 from rivals import machine, table
 
 from featurepipe import backbones, extract, manifests, pretrain, probe
+from featurepipe.finetuning.loop import EVERY_EPOCH
+from featurepipe.pretraining import plans
 from featurepipe.stages import Listener
 
 RANDOM = "random"
@@ -89,10 +91,12 @@ def subset(cifar: Path, count: int, seed: int, path: Path, *, test: bool = True)
     for members in by_class.values():
         rows += [members[i] for i in rng.permutation(len(members))[:count]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "path", "label", "split"])
         writer.writerows([row.id, (cifar / row.place).resolve(), row.label, row.split] for row in sorted(rows))
+    partial.replace(path)
     return path
 
 
@@ -110,27 +114,36 @@ def pretrained(options: argparse.Namespace, objective: str, seed: int) -> tuple[
         values = {"random_weights": True, "seed": seed, "transform": {"input_size": size, **CENTRE}}
         return backbones.create(options.backbone, **values), {}
     path = options.out / f"{objective}-{seed}.safetensors"
-    if not path.exists() or path.with_suffix(".pretraining").joinpath("checkpoint.pt").exists():
+    if not is_whole(path):
         more: dict[str, Any] = {**budget(options, 50_000), **options.options}
         if objective == "distill":
             more |= {"teacher": options.teacher, "teacher_weights": options.teacher_weights, "views": options.views}
             more |= {"teacher_size": options.teacher_size}
-        pretrain(
-            options.cifar,
-            path,
-            objective=objective,
-            backbone=options.backbone,
-            input_size=size,
-            batch_size=options.batch_size,
-            seed=seed,
-            every=0,
-            resume=True,
-            listener=Talk(),
-            **more,
-        )
+        more |= {"backbone": options.backbone, "input_size": size, "batch_size": options.batch_size}
+        train(options.cifar, path, objective=objective, seed=seed, **more)
     told = json.loads(path.with_suffix(".json").read_text("utf-8"))
     keys = ("images_per_second", "seconds", "stopped", "curve")
     return path, {**{key: told[key] for key in keys}, "epochs": told["card"]["epochs"], "card": told["card"]}
+
+
+def train(data: Path, path: Path, **how: Any) -> None:
+    """Pretrain to the end, or leave: what was interrupted is not measured."""
+    result = pretrain(data, path, every=0, resume=True, listener=Talk(), **how)
+    if result["stopped"] != EVERY_EPOCH:
+        sys.exit(f"{path.stem} ended early ({result['stopped']}); run the same command again")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a backbone file is there, and its training came to its end."""
+    figures = path.with_suffix(".json")
+    return path.exists() and figures.exists() and json.loads(figures.read_text("utf-8"))["stopped"] == EVERY_EPOCH
+
+
+def keep(place: Path, told: dict[str, Any]) -> None:
+    """Write a cell, whole or not at all."""
+    partial = place.with_suffix(".partial")
+    partial.write_text(json.dumps(told, indent=1, default=str), "utf-8")
+    partial.replace(place)
 
 
 def probed(data: Path, backbone: Any, store: Path) -> dict[str, float]:
@@ -157,7 +170,7 @@ def cell(options: argparse.Namespace, objective: str, seed: int) -> None:
         top1[data.name] = probed(data, backbone, stores / f"{data.name}.store")
     told = {"objective": objective, "seed": seed, "top1": top1, "training": training, "machine": machine()}
     told |= {"backbone": options.backbone, "side": options.side, "seconds": round(time.perf_counter() - started, 1)}
-    place.write_text(json.dumps(told, indent=1, default=str), "utf-8")
+    keep(place, told)
     print(f"{objective} {seed}: {top1}", file=sys.stderr, flush=True)
 
 
@@ -171,25 +184,16 @@ def few(options: argparse.Namespace, count: int, seed: int) -> None:
     alone = subset(options.cifar, count, seed, tables / f"alone-{count}-{seed}.csv", test=False)
     contrastive, _ = pretrained(options, "contrastive", seed)
     scratch = options.out / f"scratch-{count}-{seed}.safetensors"
-    pretrain(
-        alone,
-        scratch,
-        objective="supervised",
-        backbone=options.backbone,
-        input_size=(3, options.side, options.side),
-        batch_size=min(options.batch_size, 10 * count),
-        epochs=max(1, SCRATCH // (10 * count)),
-        seed=seed,
-        every=0,
-        resume=True,
-        listener=Talk(),
-    )
+    batch_size = min(options.batch_size, 10 * count)
+    how = {"backbone": options.backbone, "input_size": (3, options.side, options.side), "batch_size": batch_size}
+    epochs = round(SCRATCH / plans.whole_batches(10 * count, batch_size))
+    train(alone, scratch, objective="supervised", epochs=epochs, seed=seed, **how)
     stores = options.out / "stores" / f"labels-{count}-{seed}"
     top1 = {
         name: probed(labelled, network, stores / f"{name}.store")
         for name, network in (("contrastive", contrastive), ("scratch", scratch))
     }
-    place.write_text(json.dumps({"labels": count, "seed": seed, "top1": top1, "machine": machine()}, indent=1), "utf-8")
+    keep(place, {"labels": count, "seed": seed, "top1": top1, "machine": machine()})
     print(f"{count} labels, {seed}: {top1}", file=sys.stderr, flush=True)
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretexts import CENTRE, RANDOM, Talk, mean_text
+from pretexts import CENTRE, RANDOM, Talk, keep, mean_text, train
 from rivals import machine, table
 
-from featurepipe import backbones, extract, manifests, pretrain, probe
+from featurepipe import backbones, extract, manifests, probe
 
 KINDS: dict[str, dict[str, Any]] = {
     RANDOM: {},
@@ -90,9 +90,8 @@ def cell(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
             "crop": 0.5,
             "epochs": options.epochs,
             "seed": seed,
-            "every": 0,
         }
-        pretrain(pairs, backbone, **how, resume=True, listener=Talk(), **KINDS[name])
+        train(pairs, backbone, **how, **KINDS[name])
     store = options.out / "stores" / f"{called}-{seed}.store"
     extract(options.digits, store, backbone=backbone, listener=Talk())
     shots = tuple(map(int, options.shots.split(",")))
@@ -103,7 +102,7 @@ def cell(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         top1[kind], few[kind] = result["test"]["top1"], result.get("shots")
     told = {"name": name, "seed": seed, "top1": top1, "shots": few["logistic"], "machine": machine()}
     told["seconds"] = round(time.perf_counter() - started, 1)
-    place.write_text(json.dumps(told, indent=1, default=str), "utf-8")
+    keep(place, told)
     print(f"{name} {seed}: {top1}", file=sys.stderr, flush=True)
     return told
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import featurepipe
-from featurepipe import backbones, cli
+from featurepipe import backbones, cli, manifests
 from featurepipe.errors import (
     FeaturepipeError,
     FingerprintMismatch,
@@ -28,9 +29,11 @@ from featurepipe.errors import (
     WeightsUnavailable,
 )
 from featurepipe.listeners import SILENT
-from featurepipe.pretraining import OBJECTIVES, plans
+from featurepipe.pretraining import OBJECTIVES, gather, plans
 from featurepipe.pretraining.objectives.supervised import Supervised
 from featurepipe.stages import pretrain
+from featurepipe.stores import digest_rows
+from featurepipe.vocabulary import PretrainOptions
 
 SMALL = {"backbone": "test_resnet", "input_size": (3, 32, 32), "batch_size": 8, "epochs": 2, "device": "cpu"}
 
@@ -158,9 +161,91 @@ def test_ctrl_c_keeps_the_best_until_then_and_other_images_are_not_gone_on_with(
     assert (result["stopped"], result["card"]["kept_epoch"]) == ("interrupted", 1)
     assert backbones.create(tmp_path / "b.safetensors").width == result_width()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(data / "ant" / "new.png")
-    with pytest.raises(PretrainingError, match="holds a run on other images"):
+    with pytest.raises(PretrainingError, match="holds a run with other images than these; restore them"):
         run(data, every=0, resume=True)
     assert run(data, every=0, force=True)["stopped"] == "after all epochs"
+
+
+def interrupted_in(label, when=lambda: None):
+    """A listener that Ctrl-C comes to when a progress bar of that name begins."""
+
+    @contextmanager
+    def progress(name, total):
+        if name == label:
+            when()
+            raise KeyboardInterrupt
+        yield lambda done: None
+
+    return Ear(progress=progress)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_the_files_of_before(run, photos, tmp_path):
+    data, notes = photos(per_class=6), []
+    run(data, every=0)
+    before = (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(data, every=0, seed=1, listener=interrupted_in("epoch 1 of 2"))
+    assert (tmp_path / "b.safetensors").read_bytes() == before
+    # its record is not taken for the plan of another run
+    result = run(data, every=0, seed=2, epochs=3, resume=True, listener=Ear(notes.append))
+    assert (result["card"]["planned_epochs"], len(result["curve"])) == (3, 4)
+    assert any("holds nothing to resume" in note for note in notes)
+    assert losses(result) == losses(run(data, "whole", every=0, seed=2, epochs=3))
+
+
+def test_force_removes_an_earlier_run_only_when_the_new_one_starts(run, photos, tmp_path):
+    data = photos(per_class=6)
+    run(data, every=0, listener=interrupted_in("epoch 2 of 2"))
+    checkpoint = tmp_path / "b.pretraining" / "checkpoint.pt"
+    with pytest.raises(FeaturepipeError, match="does not exist"):
+        run(tmp_path / "phtos", every=0, force=True)
+    assert checkpoint.is_file()
+
+
+@pytest.mark.parametrize("lost", ["record", "precision"])
+def test_a_run_that_cannot_be_continued_is_not_started_again_without_a_word(run, photos, tmp_path, lost, monkeypatch):
+    data = photos(per_class=6)
+    run(data, every=0, listener=interrupted_in("epoch 2 of 2"))
+    folder = tmp_path / "b.pretraining"
+    before = (folder / "checkpoint.pt").read_bytes()
+    if lost == "record":
+        (folder / "run.json").unlink()
+        says = r"run\.json is missing or damaged"
+    else:  # as on another device
+        made = plans.recipe_of
+        monkeypatch.setattr(plans, "recipe_of", lambda *given: replace(made(*given), precision="bf16"))
+        says = "belongs to a run with other data, options or precision"
+    with pytest.raises(FeaturepipeError, match=says):
+        run(data, every=0, resume=True)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_other_weights_under_the_same_name_are_not_gone_on_with(run, photos, tmp_path):
+    data, weights = photos(per_class=6), tmp_path / "start.pth"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+        if not seed:
+            run(data, every=0, weights=weights, listener=interrupted_in("epoch 2 of 2"))
+    with pytest.raises(PretrainingError, match="holds a run with other weights than these; restore them"):
+        run(data, every=0, weights=weights, resume=True)
+
+
+@pytest.mark.parametrize("name", ["b.json", "b.html", "b.png"])
+def test_files_of_others_next_to_the_backbone_are_not_replaced(run, photos, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(OutputError, match=rf"{name} exists and is not a .* of featurepipe; give another name"):
+        run(photos(per_class=4), every=0)
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_what_is_read_is_never_replaced(run, photos, tmp_path):
+    data = photos(per_class=4)
+    with pytest.raises(OutputError, match=r"lies in .*would be one of the images"):
+        pretrain(data, data / "b.safetensors", **SMALL)
+    run(data, "teacher", every=0, epochs=1)
+    with pytest.raises(OutputError, match="is an input of this command"):
+        run(data, "teacher", objective="distill", teacher=str(tmp_path / "teacher.safetensors"), force=True)
 
 
 def result_width():
@@ -201,6 +286,40 @@ def test_test_images_are_never_seen_and_val_is_for_probes(run, photos, monkeypat
     assert sum(seen) == 8  # one whole batch
 
 
+def test_copies_of_test_images_are_not_learned_from(run, photos):
+    data, notes = photos(per_class=6, splits=("train", "test")), []
+    for path in (data / "test").rglob("*.*"):
+        path.write_bytes(np.random.default_rng(len(path.name)).bytes(4) + path.read_bytes())  # unreadable, distinct
+    train, test = sorted((data / "train").rglob("*.*")), sorted((data / "test").rglob("*.*"))
+    test[0].write_bytes(train[0].read_bytes())
+    result = run(data, every=0, epochs=1, listener=Ear(notes.append))
+    assert (result["card"]["data"]["images"], result["card"]["data"]["left_out"]) == (len(train) - 1, 0)
+    assert any("1 images are exact copies of test images and are left out" in note for note in notes)
+
+
+def test_no_group_is_learned_from_and_measured(photos, tmp_path):
+    """Not even by images of a measured group that have no label."""
+    data = photos(per_class=10)
+    table = tmp_path / "grouped.csv"
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label", "patient"])
+        for path in sorted(data.rglob("*.*")):
+            label = path.parent.name if int(path.stem) % 5 else ""
+            rows.writerow([path, label, f"{path.parent.name}{int(path.stem) // 2}"])
+    manifest = manifests.read(table, group_column="patient")
+    network = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
+    how = PretrainOptions(objective="contrastive", every=1)
+    given = (table, "path"), network, (tmp_path, tmp_path)
+    found = gather(OBJECTIVES["contrastive"], how, manifest, *given, limit=None, workers=1, listener=SILENT).pictures
+    group = {sample.id: sample.group for sample in manifest.samples}
+    rows, _ = digest_rows(manifest, 1)
+    of_digest = {row.digest: group[row.sample.id] for row in rows}
+    learned, measured = ({of_digest[found.digests[i]] for i in some} for some in (found.learned, found.measured))
+    assert len(measured) >= 2
+    assert not learned & measured
+
+
 def remembering(loss, seen):
     def made(self, outputs, targets):
         seen.append(len(targets))
@@ -214,7 +333,9 @@ def test_images_without_labels_are_learned_from_without_probes(run, photos):
     result = run(data / "one", every=1)
     assert result["card"]["probe"] == {}
     assert all("knn" not in row for row in result["curve"])
-    assert "no labels were there" in Path(result["page"]).read_text("utf-8")
+    assert "there were no labels to probe it with" in Path(result["page"]).read_text("utf-8")
+    asked = run(data / "one", "asked", every=0)
+    assert "no probes were asked for" in Path(asked["page"]).read_text("utf-8")
 
 
 def test_where_memory_is_small_pictures_lie_on_disk(run, photos, tmp_path):
@@ -241,6 +362,9 @@ def test_images_smaller_than_the_input_are_told_of_and_broken_ones_left_out(run,
 
 def test_minutes_become_epochs_by_the_speed_of_the_first_steps(run, photos):
     result = run(photos(per_class=10), epochs=None, minutes=0.002, every=0)
+    few = run(photos(per_class=2, name="few"), "few", epochs=None, minutes=0.01, every=0)  # an epoch is one batch
+    assert few["card"]["images_per_epoch"] == 4
+    assert few["card"]["planned_epochs"] < 60
     assert result["card"]["planned_epochs"] >= 1
     assert result["card"]["images_per_epoch"] in (8, 16)
     assert plans.of_minutes(10, 1000, 50_000, 256) == plans.Plan(12, 49_920)
@@ -400,6 +524,8 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_is_written(run, p
         (data, {"objective": "flying"}, r"no objective is called 'flying'; use supervised, "),
         (data, {"minutes": 1.0}, r"in epochs or in minutes; leave out one"),
         (data, {"crop": 0.0}, r"crop is 0\.0; it must be above 0"),
+        (data, {"teacher": "test_vit"}, r"does not use teacher; leave it out, or choose --objective distill"),
+        (data, {"objective": "supervised", "codes": 4}, r"does not use codes; .* choose --objective sound"),
         (data, {"input_size": (1, 32, 32)}, r"input_size is 3, height and width"),
         (data, {"backbone": "pixels"}, r"pixels takes no|not a network of timm"),
     ):

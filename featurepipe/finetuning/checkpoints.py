@@ -90,7 +90,7 @@ class _Hashing:
 
 
 def load(
-    path: Path, identity: str, note: Callable[[str], object] = lambda text: None
+    path: Path, identity: str, note: Callable[[str], object] = lambda text: None, *, strict: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Progress and tensors of the same run's checkpoint; None where there is none that a run can go on from.
 
@@ -100,12 +100,14 @@ def load(
     identity : str
         As for `save`.
     note : callable
-        Called with one line where a file is damaged, and so is set aside.
+        Called with one line where a file is damaged, and so is set aside, or is another run's, and will be replaced.
+    strict : bool
+        Whether another run's checkpoint is an error.
 
     Raises
     ------
     FinetuningError
-        The system does not give the file out.
+        The system does not give the file out, or it is another run's.
     """
     if not path.is_file():
         return None
@@ -120,7 +122,13 @@ def load(
         note(f"note: {path} is damaged{_set_aside(path)}; tuning starts again")
         return None
     header, tensors = found
-    return (header["progress"], tensors) if header["identity"] == identity else None
+    if header["identity"] == identity:
+        return header["progress"], tensors
+    other = f"{path} belongs to a run with other data, options or precision, or to another version of featurepipe"
+    if strict:
+        raise FinetuningError(f"{other}; give the options of that run, or remove the file to start again")
+    note(f"note: {other}; it is replaced")
+    return None
 
 
 def _line(sha256: Any) -> bytes:

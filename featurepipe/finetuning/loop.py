@@ -110,6 +110,7 @@ class Session(Watch):
     """What goes on around a tuning."""
 
     peers: Peers = option(Peers(), "The processes that share each batch.", shape="Peers, optional")
+    strict: bool = option(False, "Whether a checkpoint of another run is an error, and not replaced with a note.")
 
 
 @guarded
@@ -182,7 +183,7 @@ class _Tuning:
     ) -> None:
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
         self.checkpoint, self.identity = session.checkpoint, sha256_json({**identity, "recipe": asdict(recipe)})
-        self.peers, self.listener = session.peers, session.listener
+        self.peers, self.listener, self.strict = session.peers, session.listener, session.strict
         self.epochs = recipe.head_epochs + recipe.epochs_for(len(train))
         self.steps = -(-len(train) // recipe.batch_size)  # per epoch
         self.objective, self.every = objective, every
@@ -219,8 +220,7 @@ class _Tuning:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
         found = None
         if self.checkpoint is not None:  # the other processes may not see the first one's files
-            held = None if self.peers.rank else checkpoints.load(self.checkpoint, self.identity, self.listener.note)
-            found = self.peers.share(held)
+            found = self.peers.share(None if self.peers.rank else self._held())
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._figures(0)}
             if told := self.objective.tell(first):
@@ -243,6 +243,10 @@ class _Tuning:
         # the whole network, after the head alone, begins with an optimizer of its own
         begins = run.step == 0 and run.epoch == self.recipe.head_epochs + 1
         return run, None if begins else tensors["optimizer"]
+
+    def _held(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        assert self.checkpoint is not None
+        return checkpoints.load(self.checkpoint, self.identity, self.listener.note, strict=self.strict)
 
     def _epochs(self, run: _Run, optimizer_state: dict[str, Any] | None) -> str:
         """All epochs that are left; why they ended."""

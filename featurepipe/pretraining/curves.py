@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featurepipe import __version__
 from featurepipe.files import atomic
+
+MAKER = "featurepipe"
 
 
 def draw(result: Mapping[str, Any], path: Path) -> str | None:
@@ -27,5 +30,14 @@ def draw(result: Mapping[str, Any], path: Path) -> str | None:
     if measured:
         probes.legend()
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": f"{MAKER} {__version__}"})
     return str(path)
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is such a picture: it says so in its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            return f"Software\0{MAKER} ".encode() in file.read(1024)
+    except OSError:
+        return False

@@ -62,6 +62,16 @@ def is_backbone(path: Path) -> bool:
     return carried_card(path) is not None
 
 
+def is_figures(path: Path) -> bool:
+    """Whether a file holds the figures of a pretraining."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"backbone", "objective", "curve", "card"} <= set(found)
+
+
 def check_output(path: Path, inputs: Any = (), *, force: bool = False) -> None:
     """Refuse a place where a backbone file cannot or must not be written; see `featurepipe.files.check_output`."""
     files.check_output(path, "backbone file", is_backbone, inputs, force=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from featurepipe.backbones import Backbone
 from featurepipe.errors import PretrainingError
 from featurepipe.extraction import default_workers
 from featurepipe.listeners import Listener
-from featurepipe.manifests import Manifest, Samples
+from featurepipe.manifests import Manifest
 from featurepipe.media import IMAGE, MEDIA
 from featurepipe.pretraining.objectives.pretext import Need, Pretext
 from featurepipe.pretraining.pictures import Pictures, check_enough, decode, held_transform
@@ -107,12 +108,19 @@ def _check_medium(kind: type[Pretext], manifest: Manifest, objective: str) -> No
 
 def _readable(manifest: Manifest, workers: int | None, listener: Listener) -> tuple[list[Row], dict[str, str]]:
     """Rows of distinct contents that may be learned from or probed, and why others cannot be read."""
-    samples = Samples(one for one in manifest.samples if one.split in (*LEARNED, "val"))
-    with listener.progress("checking files", len(samples)) as advance:
-        rows, unreadable = digest_rows(replace(manifest, samples=samples), workers or default_workers(), advance)
-    order = sorted(rows, key=lambda row: row.sample.split == "val")  # what is in both is learned from
-    distinct = {row.digest: row.sample.id for row in reversed(order) if row.digest}
-    return [row for row in rows if distinct.get(row.digest) == row.sample.id], unreadable
+    with listener.progress("checking files", len(manifest.samples)) as advance:
+        rows, unreadable = digest_rows(manifest, workers or default_workers(), advance)
+    tested = {row.digest for row in rows if row.digest and row.sample.split == "test"}
+    usable = [row for row in rows if row.digest and row.sample.split in (*LEARNED, "val")]
+    kept = [row for row in usable if row.digest not in tested]
+    if len(kept) < len(usable):
+        listener.note(f"note: {len(usable) - len(kept)} images are exact copies of test images and are left out")
+    order = sorted(kept, key=lambda row: row.sample.split == "val")  # what is in both is learned from
+    distinct = {row.digest: row.sample.id for row in reversed(order)}
+    ours = {one.id for one in manifest.samples if one.split in (*LEARNED, "val")}
+    return [row for row in kept if distinct[row.digest] == row.sample.id], {
+        name: why for name, why in unreadable.items() if name in ours
+    }
 
 
 def _divided(rows: Sequence[Row], pixels: object, usable: np.ndarray, how: PretrainOptions) -> Pictures:
@@ -129,19 +137,44 @@ def _divided(rows: Sequence[Row], pixels: object, usable: np.ndarray, how: Pretr
     return _held_back(rows, pictures, np.flatnonzero(usable & is_val & (classes >= 0)), how.seed)
 
 
+def _some(rows: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """Rows to measure probes on, in whole units, and these units; what is more than enough is learned from after all.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+    units : ndarray of object (str), shape (n,)
+        What must stay together; see `featurepipe.manifests.units`.
+    rng : Generator
+    """
+    sizes = Counter(units.tolist())
+    if len(rows) <= MEASURED:
+        return rows, list(sizes)
+    if len(sizes) == len(rows):
+        chosen = np.sort(rng.permutation(len(rows))[:MEASURED])
+        return rows[chosen], units[chosen].tolist()
+    held: list[str] = []
+    count = 0
+    for unit in rng.permutation(sorted(sizes)).tolist():
+        if count >= MEASURED:
+            break
+        held.append(unit)
+        count += sizes[unit]
+    return rows[np.isin(units, held)], held
+
+
 def _held_back(rows: Sequence[Row], pictures: Pictures, val: np.ndarray, seed: int) -> Pictures:
     """The same with pictures for probes: val, or up to a fifth of those that would be learned from."""
     rng, learned = np.random.default_rng(seed), pictures.learned
     measured = val
     if not len(val):
-        labelled = learned[pictures.classes[learned] >= 0]
-        contents = [rows[i].content or rows[i].digest for i in labelled]
-        of_group = manifests.units(contents, [rows[i].sample.group for i in labelled]).tolist()
-        out = np.array(manifests.hold_out([pictures.names[pictures.classes[i]] for i in labelled], of_group, seed=seed))
-        measured = labelled[out]
-        if len(measured) > MEASURED and len(set(of_group)) == len(of_group):
-            measured = np.sort(rng.permutation(measured)[:MEASURED])  # the others are learned from after all
-        learned = np.setdiff1d(learned, measured)
+        contents = [rows[i].content or rows[i].digest for i in learned]
+        of_unit = manifests.units(contents, [rows[i].sample.group for i in learned])  # of all, labelled or not
+        has_label = pictures.classes[learned] >= 0
+        labels = [pictures.names[pictures.classes[i]] for i in learned[has_label]]
+        out = np.array(manifests.hold_out(labels, of_unit[has_label].tolist(), seed=seed))
+        measured, held = _some(learned[has_label][out], of_unit[has_label][out], rng)
+        learned = learned[~np.isin(of_unit, held)]
     measured = np.sort(rng.permutation(measured)[:MEASURED])
     labelled = learned[pictures.classes[learned] >= 0]
     fitted = np.sort(rng.permutation(labelled)[:FITTED])

@@ -33,11 +33,14 @@ class Sounds:
         Picture i has the sounds ``numbers[starts[i]:starts[i + 1]]``.
     numbers : ndarray of int64
         Rows of `textures`.
+    digests : sequence of str
+        Of the contents that were heard, one for each texture.
     """
 
     textures: np.ndarray
     starts: np.ndarray
     numbers: np.ndarray
+    digests: Sequence[str] = ()
 
     def drawn(self, rows: np.ndarray, seed: Sequence[int]) -> np.ndarray:
         """One sound of each of some pictures, int64 (B,); the seed decides which."""
@@ -121,7 +124,7 @@ def paired(
     _tell(len(unreadable) + len(lost), len(files), [*unreadable.values(), *lost.values()], "sounds", listener)
     numbers = {digest: number for number, digest in enumerate(found)}
     own = [[numbers[digests[file]] for file in table.get(place, ()) if digests[file] in numbers] for place in places]
-    return _sounds(list(found.values()), own), np.array([bool(some) for some in own])
+    return _sounds(found, own), np.array([bool(some) for some in own])
 
 
 def heard(pending: Sequence[Pending], workers: int | None, listener: Listener) -> tuple[Sounds, np.ndarray]:
@@ -130,12 +133,13 @@ def heard(pending: Sequence[Pending], workers: int | None, listener: Listener) -
     _tell(len(lost), len(pending), list(lost.values()), "videos", listener)
     numbers = {digest: number for number, digest in enumerate(found)}
     own = [[numbers[one.digest]] if one.digest in numbers else [] for one in pending]
-    return _sounds(list(found.values()), own), np.array([bool(some) for some in own])
+    return _sounds(found, own), np.array([bool(some) for some in own])
 
 
-def _sounds(textures: Sequence[np.ndarray], own: Sequence[Sequence[int]]) -> Sounds:
+def _sounds(found: Mapping[str, np.ndarray], own: Sequence[Sequence[int]]) -> Sounds:
     starts = np.concatenate([[0], np.cumsum([len(some) for some in own])]).astype(np.int64)
-    return Sounds(np.stack(textures), starts, np.array([one for some in own for one in some], np.int64))
+    numbers = np.array([one for some in own for one in some], np.int64)
+    return Sounds(np.stack(list(found.values())), starts, numbers, list(found))
 
 
 def _tell(lost: int, count: int, reasons: Sequence[str], what: str, listener: Listener) -> None:

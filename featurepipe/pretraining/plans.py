@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 
 from featurepipe.errors import PretrainingError
 from featurepipe.finetuning import Batches, Peers, Recipe
+from featurepipe.finetuning.batches import Step
 from featurepipe.finetuning.gradients import Gradients
 from featurepipe.listeners import SILENT
 from featurepipe.pretraining.pupils import Pupil
@@ -109,24 +112,29 @@ def speed(pupil: Pupil, batches: Batches, recipe: Recipe, seconds: float, peers:
         How long to try, at the least.
     peers : Peers
     """
-    state = pupil.state()
+    state, device = pupil.state(), torch.device(pupil.device)
     gradients = Gradients(pupil, pupil.pretext, recipe, peers, SILENT)
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=0.0)
-    images, started, steps = 0, time.perf_counter(), 0
-    for step in batches.epoch(0):
-        gradients.fill(step, [recipe.seed, 0, steps])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        steps += 1
-        if steps == WARM:
-            started = time.perf_counter()
-            continue
-        images += recipe.batch_size
-        if any(peers.gather(time.perf_counter() - started > seconds)):
-            break
+    started, done = time.perf_counter(), -WARM
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step in _endless(batches):
+            gradients.fill(step, [recipe.seed, 0, done + WARM])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done += 1
+            if not done:
+                started = time.perf_counter()
+            elif any(peers.gather(time.perf_counter() - started > seconds)):
+                break
     spent = time.perf_counter() - started
     pupil.load(state)
-    return min(peers.gather(max(images, 1) / spent))
+    return min(peers.gather(done * min(recipe.batch_size, len(batches)) / spent))
+
+
+def _endless(batches: Batches) -> Iterator[Step]:
+    """Batches of one epoch after another: an epoch of few images is over before its speed is known."""
+    for number in count():
+        yield from batches.epoch(number)
 
 
 def timed(how: PretrainOptions, pupil: Pupil, batches: Batches, images: int, recipe: Recipe, peers: Peers) -> Plan:

@@ -32,8 +32,16 @@ def pretraining_page(result: Mapping[str, Any]) -> str:
 
 def _headline(card: Mapping[str, Any]) -> str:
     if not card["probe"]:
-        return f"{card['objective']}, {card['epochs']} epochs; no labels were there to probe it with"
+        return f"{card['objective']}, {card['epochs']} epochs; {_why_unprobed(card)}"
     return f"{percent(card['probe']['linear'])} linear probe"
+
+
+def _why_unprobed(card: Mapping[str, Any]) -> str:
+    if card["options"].get("every") == 0:
+        return "no probes were asked for"
+    if card["data"]["held_back"]:
+        return "this epoch was not probed"
+    return "there were no labels to probe it with"
 
 
 def _thinned(numbers: Sequence[int]) -> list[str]:

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurepipe import backbones, finetuning
+from featurepipe import backbones, finetuning, reports
 from featurepipe.backbones import Backbone
-from featurepipe.digests import sha256_json
+from featurepipe.digests import sha256_file, sha256_json
 from featurepipe.errors import BackboneError, OutputError, PretrainingError
-from featurepipe.files import write_text
-from featurepipe.finetuning import Course, Peers, checkpoints
+from featurepipe.files import check_output, write_text
+from featurepipe.finetuning import Course, Peers
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
 from featurepipe.memory import parse_size
@@ -27,8 +27,8 @@ from featurepipe.vocabulary import PretrainOptions, TableOptions
 
 if TYPE_CHECKING:
     from featurepipe.pretraining import Gathered, Plan, Pupil
+    from featurepipe.pretraining.runs import Run
 
-CHECKPOINT, RUN = "checkpoint.pt", "run.json"
 CLIP_SECONDS = 4.0  # of videos that are not cut by the caller: about as long as those of Owens et al.
 UNSTATED = "not stated; it depends on the licence of the data"
 LOOSE = ("resume", "licence", "device")  # options that do not decide what is learned
@@ -69,14 +69,15 @@ def pretrain(
     memory : int or str, optional
         How much memory decoded images may take; by default half of what there is. Beyond that they lie on disk.
     force : bool
-        Also replace a file that featurepipe did not write, and start again where an earlier run was interrupted.
+        Also replace files that featurepipe did not write, and start again where an earlier run was interrupted: its
+        checkpoint is removed when training starts.
     listener : Listener
         Hears notes and progress; see `extract`.
 
     Returns
     -------
     dict
-        ``backbone, name, objective, fingerprint, curve`` (per epoch: ``epoch, train_loss, lr, seconds``, and ``knn,
+        ``backbone, name, objective, curve`` (per epoch: ``epoch, train_loss, lr, seconds``, and ``knn,
         linear, n`` where probes were measured), ``card``, ``page, png`` (None without matplotlib), ``json``,
         ``stopped, images_per_second, seconds``. In all but the first of several processes, ``stopped`` alone.
 
@@ -85,24 +86,22 @@ def pretrain(
     PretrainingError
         Data, options or an objective that do not fit, or an earlier run that must be resumed or replaced.
     TrainingDiverged, OutOfMemory
-        The loss is not finite, or memory runs out with a single image; the best epoch so far has been written.
+        The loss is not finite, or memory runs out with a single image; the best epoch so far has been written, if
+        there is one.
+    KeyboardInterrupt
+        Before the first epoch is over; nothing is written. From then on Ctrl-C writes the best epoch, and returns.
     """
     started = time.perf_counter()
     # here, as they load torch, which `import featurepipe.stages` does not
-    from featurepipe.pretraining import OBJECTIVES, files, plans
+    from featurepipe.pretraining import OBJECTIVES, objectives, plans, runs
 
     path = Path(output)
-    if path.suffix.lower() != ".safetensors":
-        raise OutputError(f"{path} must end in .safetensors, as backbone files do; give another name with -o")
-    if how.objective not in OBJECTIVES:
-        raise PretrainingError(f"no objective is called {how.objective!r}; use {', '.join(OBJECTIVES)}")
+    objectives.check(how)
     plans.check(how)
-    given = [data, how.weights, how.teacher_weights]
-    files.check_output(path, given, force=force)
+    _check_outputs(path, data, how, force=force)
     with finetuning.joined(how.device) as (peers, device):
         listener = SILENT if peers.rank else listener
-        work = path.with_suffix(".pretraining")
-        run = _Run(replace(how, device=device), path, work, peers, listener)
+        run = _Run(replace(how, device=device), path, runs.Run(path.with_suffix(".pretraining")), peers, listener)
         if not peers.rank:
             run.check_earlier(force=force)
         manifest = clips.read(data, _clipped(table, data, how), listener, own=OBJECTIVES[how.objective].columns)
@@ -112,6 +111,8 @@ def pretrain(
         outcome, plan, pupil = _train(run, gathered, network)
         if peers.rank:
             return {"stopped": outcome.stopped}
+        if not outcome.finished and not outcome.best_epoch:
+            raise _nothing_learned(run, outcome)
         result = _write(run, gathered, network, pupil, outcome, plan, Path(data), time.perf_counter() - started)
     if outcome.error is not None:
         raise type(outcome.error)(f"{outcome.error}; {path} holds the best epoch so far")
@@ -124,13 +125,9 @@ class _Run:
 
     how: PretrainOptions
     path: Path
-    work: Path
+    kept: Run
     peers: Peers
     listener: Listener
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.work / CHECKPOINT
 
     def options(self) -> dict[str, Any]:
         """What decides the run, as JSON."""
@@ -139,36 +136,59 @@ class _Run:
 
     def check_earlier(self, *, force: bool) -> None:
         """Refuse to replace an earlier run that could be resumed, or to resume another one."""
-        if not self.checkpoint.is_file():
-            if self.how.resume:
-                self.listener.note(f"note: {self.work} holds nothing to resume; training starts")
-            return
-        if not self.how.resume:
-            if force:
-                checkpoints.remove(self.checkpoint)
-                return
+        if self.how.resume:
+            if not self.kept.begun:
+                self.listener.note(f"note: {self.kept.folder} holds nothing to resume; training starts")
+            self.kept.check_options(self.options())
+        elif self.kept.begun and not force:
             raise PretrainingError(
-                f"{self.work} holds a run that was interrupted; add --resume to continue it, or --force to start again"
+                f"{self.kept.folder} holds a run that was interrupted; add --resume to continue it, or --force to "
+                "start again"
             )
-        before = self.plan_told().get("options", {})
-        for key, value in self.options().items():
-            if key in before and before[key] != value:
-                raise PretrainingError(
-                    f"{self.work} holds a run with another {key} ({before[key]!r}, not {value!r}); give the same "
-                    "options to resume it, or --force without --resume to start again"
-                )
 
-    def plan_told(self) -> dict[str, Any]:
-        """What an earlier run wrote of itself."""
-        file = self.work / RUN
-        try:
-            told = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        except ValueError as error:
-            raise PretrainingError(f"{file} is damaged ({error}); start again with --force") from error
-        return told if isinstance(told, dict) else {}
+    def begin(self, sources: dict[str, str]) -> dict[str, Any]:
+        """What the run to be resumed recorded, if it learns from the same; a run that is not resumed is forgotten."""
+        if not self.how.resume:
+            self.kept.forget()
+            return {}
+        told = self.kept.told()
+        self.kept.check_sources(sources)
+        if told.get("processes", self.peers.world) != self.peers.world:
+            self.listener.note(
+                f"note: the run was begun by {told['processes']} processes, and {self.peers.world} continue it; the "
+                "curve may differ from that of an uninterrupted run"
+            )
+        return told
 
-    def tell_plan(self, plan: Plan, data: str) -> None:
-        write_text(self.work / RUN, json.dumps({"options": self.options(), "plan": asdict(plan), "data": data}) + "\n")
+
+def _check_outputs(path: Path, data: str | Path, how: PretrainOptions, *, force: bool) -> None:
+    """Refuse, before anything is read, places where the backbone file or its figures cannot or must not be written."""
+    from featurepipe.pretraining import curves, files
+
+    if path.suffix.lower() != ".safetensors":
+        raise OutputError(f"{path} must end in .safetensors, as backbone files do; give another name with -o")
+    if Path(data).is_dir() and Path(data).resolve() in path.resolve().parents:
+        raise OutputError(
+            f"{path} lies in {data}, and the picture of its curves would be one of the images; give another place "
+            "with -o"
+        )
+    given = [data, how.weights, how.teacher_weights, how.teacher]
+    files.check_output(path, given, force=force)
+    for suffix, what, is_ours in (
+        (".json", "file of figures", files.is_figures),
+        (".html", "page", reports.is_page),
+        (".png", "picture of curves", curves.is_drawn),
+    ):
+        check_output(path.with_suffix(suffix), what, is_ours, given, force=force)
+
+
+def _nothing_learned(run: _Run, outcome: Course) -> BaseException:
+    """What to raise where training ended before its first epoch: an untrained network replaces no file."""
+    if outcome.error is not None:
+        return type(outcome.error)(f"{outcome.error}; no epoch was finished, so {run.path} was not written")
+    again = "add --resume to continue" if run.kept.begun else "run the same command again"
+    run.listener.note(f"note: no epoch was finished, so {run.path} was not written; {again}")
+    return KeyboardInterrupt()
 
 
 def _clipped(table: TableOptions, data: str | Path, how: PretrainOptions) -> TableOptions:
@@ -210,8 +230,7 @@ def _gathered(
     from featurepipe.pretraining import OBJECTIVES, gather
 
     kind = OBJECTIVES[run.how.objective]
-    scratch = run.work if run.peers.world == 1 else run.work / f"process-{run.peers.rank}"
-    folders = run.work, scratch
+    folders = run.kept.folder, run.kept.scratch(run.peers.rank, run.peers.world)
     options: dict[str, Any] = {"limit": limit, "workers": workers, "listener": run.listener}
     if run.peers.rank:
         run.peers.share(None)
@@ -226,18 +245,14 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
 
     pictures, pretext, how = gathered.pictures, gathered.pretext, run.how
     images = len(pictures.learned)
-    digest = _digest(gathered)
+    sources = _sources(how, gathered)
     recipe = plans.recipe_of(how, network.device)
     pupil = Pupil(network, pretext, recipe)
 
     def batches(length: int) -> ViewBatches:
         return ViewBatches(pictures, pretext, recipe, network.device, length, run.peers)
 
-    earlier = run.peers.share(run.plan_told() if how.resume and not run.peers.rank else None) or {}
-    if earlier and earlier.get("data") != digest and run.checkpoint.is_file():
-        raise PretrainingError(
-            f"{run.work} holds a run on other images than these; restore them to resume it, or start again with --force"
-        )
+    earlier = run.peers.share(None if run.peers.rank else run.begin(sources))
     if "plan" in earlier:
         plan = Plan(**earlier["plan"])
     elif how.minutes is None:
@@ -246,9 +261,9 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
         length = plans.whole_batches(images, how.batch_size)
         plan = plans.timed(how, pupil, batches(length), images, recipe, run.peers)
     recipe = plans.recipe_of(how, network.device, plan.epochs)
+    decided = {"options": run.options(), "plan": asdict(plan), "sources": sources}
     if not run.peers.rank:
-        run.work.mkdir(parents=True, exist_ok=True)
-        run.tell_plan(plan, digest)
+        run.kept.tell({**decided, "processes": run.peers.world})
     run.listener.note(
         f"{how.objective}: {network.name} on {network.device}, {images:,} images, {plan.epochs} "
         f"epoch{'s' * (plan.epochs != 1)} of "
@@ -261,12 +276,20 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
         recipe,
         objective=pretext,
         every=how.every if len(pictures.measured) else 0,
-        identity={"data": digest, "options": run.options(), "plan": asdict(plan)},
-        checkpoint=run.checkpoint,
+        identity=decided,
+        checkpoint=run.kept.checkpoint,
+        strict=how.resume,
         listener=run.listener,
         peers=run.peers,
     )
     return outcome, plan, pupil
+
+
+def _sources(how: PretrainOptions, gathered: Gathered) -> dict[str, str]:
+    """What a run learns from, in words, to a digest of its content."""
+    named = {"weights": how.weights, "teacher": how.teacher, "teacher weights": how.teacher_weights}
+    read = {name: sha256_file(file) for name, file in named.items() if file is not None and Path(file).is_file()}
+    return {"images": _digest(gathered), **gathered.pretext.sources(), **read}
 
 
 def _digest(gathered: Gathered) -> str:
@@ -298,9 +321,10 @@ def _write(
     except OutputError as error:
         why, _, _ = str(error).partition("; ")
         raise OutputError(
-            f"{why}; make room or give the same command with --resume; {run.checkpoint} keeps the training"
+            f"{why}; make room or give the same command with --resume; {run.kept.checkpoint} keeps the training"
         ) from error
-    spent = sum(row["seconds"] for row in outcome.curve[1:])
+    timed = [row for row in outcome.curve[1:] if "knn" not in row] or outcome.curve[1:]  # probes take time, too
+    spent = sum(row["seconds"] for row in timed)
     result: dict[str, Any] = {
         "backbone": str(run.path),
         "name": name,
@@ -308,7 +332,7 @@ def _write(
         "curve": outcome.curve,
         "card": card,
         "stopped": outcome.stopped,
-        "images_per_second": round(plan.length * (len(outcome.curve) - 1) / spent, 1) if spent else None,
+        "images_per_second": round(plan.length * len(timed) / spent, 1) if spent else None,
         "seconds": round(seconds, 3),
     }
     page, figures = run.path.with_suffix(".html"), run.path.with_suffix(".json")
@@ -316,11 +340,7 @@ def _write(
     write_text(page, pretraining_page(result))
     write_text(figures, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if outcome.finished:
-        checkpoints.remove(run.checkpoint)
-        (run.work / RUN).unlink(missing_ok=True)
-        (run.work / "pixels.npy").unlink(missing_ok=True)
-        if not any(run.work.iterdir()):  # a teacher's store stays, and serves again
-            run.work.rmdir()
+        run.kept.clear()
     return result
 
 

@@ -119,10 +119,10 @@ class PretrainOptions:
     )
     crop: float = option(
         0.2,
-        "Smallest share of an image that a crop keeps.",
+        "Smallest share of an image that a crop keeps. Distillation does not use it: its crops keep at least half.",
         Flag(
             ("--crop",),
-            "Smallest share of an image that a crop keeps.",
+            "Smallest share of an image that a crop keeps. distill does not use it: its crops keep at least half.",
             VIEWS,
             "number",
             least=0,

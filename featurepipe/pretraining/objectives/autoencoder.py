@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class Autoencoder(Pretext):
     He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners". Vincent et al. 2008, "Extracting and Composing
     Robust Features with Denoising Autoencoders".
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("crop", "mask")
 
     @property
     def _restored(self) -> tuple[int, int]:

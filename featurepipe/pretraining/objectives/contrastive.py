@@ -69,6 +69,7 @@ class Contrastive(TwoViews):
     """
 
     layers: ClassVar[tuple[int, ...]] = (512, PROJECTED)
+    reads: ClassVar[tuple[str, ...]] = ("crop", "temperature")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """See `nt_xent`."""

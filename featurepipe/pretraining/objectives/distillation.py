@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Distill(Pretext):
     Romero et al. 2015, "FitNets: Hints for Thin Deep Nets"; Beyer et al. 2022, "Knowledge Distillation: A Good Teacher
     Is Patient and Consistent", which says why both have to see the same views.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("teacher", "teacher_weights", "teacher_size", "views", "distance")
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)

@@ -80,12 +80,15 @@ class Pretext(ABC):
         Columns of a table that it reads itself.
     strength : float
         How much its views change colours; see `featurepipe.pretraining.augmentations.Views`.
+    reads : tuple of str
+        Fields of `PretrainOptions` that it reads, of those that not every objective does.
     """
 
     media: ClassVar[tuple[str, ...]] = (IMAGE,)
     couples: ClassVar[bool] = False
     columns: ClassVar[tuple[str, ...]] = ()
     strength: ClassVar[float] = 0.0
+    reads: ClassVar[tuple[str, ...]] = ("crop",)
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         self.how, self.size = how, size
@@ -107,6 +110,10 @@ class Pretext(ABC):
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
         """What it needs besides pictures, and which of the rows that would be learned from have it."""
         return None, learned
+
+    def sources(self) -> dict[str, str]:
+        """What it learns from besides pictures and files of weights, in words, to a digest of its content."""
+        return {}
 
     @abstractmethod
     def make_head(self, body: Body) -> nn.Module:

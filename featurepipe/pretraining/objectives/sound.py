@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurepipe.digests import sha256_json
 from featurepipe.errors import PretrainingError
 from featurepipe.images import ImageTransform
 from featurepipe.media import IMAGE, Transform
@@ -39,6 +40,7 @@ class Sound(Pretext):
 
     media: ClassVar[tuple[str, ...]] = (IMAGE, VIDEO)
     columns: ClassVar[tuple[str, ...]] = (COLUMN,)
+    reads: ClassVar[tuple[str, ...]] = ("crop", "sound_target", "codes")
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)
@@ -68,6 +70,11 @@ class Sound(Pretext):
             table = of_table(need.table, need.path_column)
             sounds, has = paired(places, table, need.manifest.root, need.workers, need.listener)
         return sounds, learned[has[learned]]
+
+    def sources(self) -> dict[str, str]:
+        """The sounds, and which pictures they belong to."""
+        sounds = self._sounds
+        return {"sounds": sha256_json([sounds.digests, sounds.starts.tolist(), sounds.numbers.tolist()])}
 
     def make_head(self, body: Body) -> nn.Module:
         """A linear layer."""
