@@ -34,7 +34,7 @@ class Sounds:
     numbers : ndarray of int64
         Rows of `textures`.
     digests : sequence of str
-        Of the contents that were heard, one for each texture.
+        sha256 of each sound file, in the order of `textures`.
     """
 
     textures: np.ndarray
