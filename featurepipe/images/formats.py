@@ -16,7 +16,7 @@ from featurepipe.images.dicoms import Dicom
 from featurepipe.images.frames import Picture
 from featurepipe.images.limits import turn
 from featurepipe.images.orientations import upright
-from featurepipe.images.samples import Wanted, as_picture, check_pixels, only_image_errors, scaled
+from featurepipe.images.samples import Wanted, as_picture, check_colours, check_pixels, only_image_errors, scaled
 
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -43,6 +43,7 @@ class Heif:
 
     def read(self, data: bytes | bytearray, transform: Wanted, part: str | None) -> tuple[Picture, str | None]:
         """See `Format.read`."""
+        check_colours(transform)
         try:
             import pillow_heif
         except ImportError as error:

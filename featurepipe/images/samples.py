@@ -39,6 +39,13 @@ def check_pixels(*shape: int) -> None:
         raise ImageError(f"too large: {'×'.join(map(str, shape))} samples, of more than {MAX_PIXELS}")
 
 
+def check_colours(wanted: Wanted) -> None:
+    """Refuse a file that has no bands for a network that takes several; ImageError says so."""
+    channels = wanted.input_size[0]
+    if channels not in (1, 3) and wanted.bands is not None:
+        raise ImageError(f"the backbone takes {channels} bands, and only a TIFF has them")
+
+
 def scaled(array: np.ndarray, levels: tuple[float, float] | None) -> np.ndarray:
     """Samples as uint8: the first level is black, the second is white, and what is not a number is black.
 
