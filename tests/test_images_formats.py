@@ -1,6 +1,7 @@
 """Image files that Pillow does not read: TIFFs of many bands, DICOM and HEIC."""
 
 import io
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,125 @@ def test_tiffs_that_are_not_clear_are_refused(array, change, message):
         images.decode(as_tiff(array, **how), replace(SQUARE, **change))
     with pytest.raises(ImageError, match=r"broken TIFF|Pillow cannot read"):
         images.decode(as_tiff(noise(8, 8))[:40], replace(SQUARE, bands=(1, 2, 3)))
+
+
+def as_other_tiff(image, **how):
+    """A TIFF by Pillow, of an image or an array."""
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, "TIFF", **how)
+    return file.getvalue()
+
+
+def with_palette():
+    image = Image.fromarray(noise(8, 8, top=256, dtype=np.uint8)).convert("P")
+    image.putpalette([value for n in range(256) for value in (255 - n, n, 7)])
+    return image
+
+
+SHALLOW = {
+    "grey": lambda: as_tiff(noise(8, 8, top=256, dtype=np.uint8)),
+    "0 is white": lambda: as_other_tiff(noise(8, 8, top=256, dtype=np.uint8), tiffinfo={262: 0}),
+    "one bit": lambda: as_other_tiff(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("1")),
+    "palette": lambda: as_other_tiff(with_palette()),
+    "colours on their side": lambda: as_other_tiff(noise(8, 8, 3, top=256, dtype=np.uint8), tiffinfo={274: 6}),
+    "alpha": lambda: as_other_tiff(noise(8, 8, 4, top=256, dtype=np.uint8)),
+    "CMYK": lambda: as_other_tiff(Image.fromarray(noise(8, 8, 3, top=256, dtype=np.uint8)).convert("CMYK")),
+}
+
+
+@pytest.mark.parametrize("what", SHALLOW)
+def test_levels_change_nothing_of_up_to_8_bits(what):
+    data = SHALLOW[what]()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()  # which turns it
+        shown_by_pillow = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    for decoder in ("pillow", "torchvision"):
+        made = images.decode(data, replace(SQUARE, levels=(0, 3000), decoder=decoder))
+        assert np.array_equal(made, shown_by_pillow)
+
+
+def test_white_that_is_zero_in_a_tiff_is_turned_round():
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(8, 8, top=3001)
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="miniswhite")
+    made = images.decode(file.getvalue(), replace(GREY, levels=(0, 3000)))
+    assert np.array_equal(made[0], shown(3000 - array.astype(int), 0, 3000))
+    file = io.BytesIO()
+    tifffile.imwrite(file, array.astype(np.uint8), photometric="miniswhite")
+    assert np.array_equal(images.decode(file.getvalue(), replace(GREY, bands=(1,)))[0], 255 - array.astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("bands", [None, (3, 1, 2)])
+def test_tiffs_of_many_bits_are_turned_upright(orientation, bands):
+    array = noise(6, 8, 3)
+    data = as_tiff(array, planarconfig="contig", extratags=[(274, "H", 1, orientation, True)])
+    stored = Image.fromarray(shown(array, 0, 4000)[:, :, [2, 0, 1] if bands else [0, 1, 2]])
+    exif = stored.getexif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    stored.save(file, "PNG", exif=exif)
+    size = {"input_size": (3, 8, 6) if orientation > 4 else (3, 6, 8)}
+    made = images.decode(data, replace(SQUARE, bands=bands, levels=(0, 4000), **size))
+    assert np.array_equal(made, images.decode(file.getvalue(), replace(SQUARE, **size)))
+
+
+def test_alpha_of_many_bits_is_dropped_and_palettes_and_lab_have_no_bands():
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(8, 8, 4)
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="rgb", extrasamples=["unassalpha"])
+    made = images.decode(file.getvalue(), replace(SQUARE, levels=(0, 4000)))
+    assert np.array_equal(made, shown(array[:, :, :3], 0, 4000).transpose(2, 0, 1))
+    with pytest.raises(ImageError, match="are indexes of a palette has no bands; leave out --bands, or save it as RGB"):
+        images.decode(as_other_tiff(with_palette()), replace(SQUARE, bands=(1, 1, 1)))
+    file = io.BytesIO()
+    tifffile.imwrite(file, array[:, :, :3], photometric="cielab")
+    with pytest.raises(ImageError, match="whose colours are Lab; save it as RGB"):
+        images.decode(file.getvalue(), replace(SQUARE, levels=(0, 4000)))
+
+
+def test_one_bit_fills_a_band():
+    one = as_other_tiff(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("1"))
+    assert np.array_equal(images.decode(one, replace(SQUARE, bands=(1, 1, 1)))[1], np.eye(8) * 255)
+
+
+def test_only_the_pages_that_are_asked_for_are_read(monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(5, 8, 8)
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for page in array:
+            writer.write(page, photometric="minisblack", compression="zlib", metadata=None)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        (offset,), (length,) = opened.pages[1].dataoffsets, opened.pages[1].databytecounts
+    data[offset : offset + length] = b"\xff" * length  # broken
+    made = images.decode(bytes(data), replace(SQUARE, bands=(4, 1, 3), levels=(0, 4000)))
+    assert np.array_equal(made, shown(array[[3, 0, 2]], 0, 4000))
+    with pytest.raises(ImageError, match="broken TIFF"):
+        images.decode(bytes(data), replace(SQUARE, bands=(4, 2, 3), levels=(0, 4000)))
+    monkeypatch.setattr("featurepipe.images.samples.MAX_PIXELS", 3 * 64)
+    assert np.array_equal(made, images.decode(bytes(data), replace(SQUARE, bands=(4, 1, 3), levels=(0, 4000))))
+    with pytest.raises(ImageError, match=r"too large: 8×8×5 samples, of more than 192"):
+        images.decode(as_tiff(noise(8, 8, 5), planarconfig="contig"), replace(SQUARE, bands=(1, 2, 3), levels=(0, 9)))
+
+
+def test_large_tiffs_take_turns_and_are_scaled_in_blocks(monkeypatch):
+    taken = []
+
+    @contextmanager
+    def turn(size):
+        taken.append(size)
+        yield
+
+    monkeypatch.setattr("featurepipe.images.formats.turn", turn)
+    monkeypatch.setattr("featurepipe.images.samples.BLOCK", 24)  # not even rows: 3 of 8
+    array = noise(8, 8)
+    made = images.decode(as_tiff(array), replace(GREY, levels=(100, 3000)))
+    assert np.array_equal(made[0], shown(array, 100, 3000))
+    assert taken == [(64, 1)]
 
 
 def test_old_fingerprints_do_not_know_of_bands_and_levels():
