@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from featurepipe import backbones, images
 from featurepipe.errors import BackboneError, ImageError
@@ -177,6 +177,14 @@ def test_alpha_of_many_bits_is_dropped_and_palettes_and_lab_have_no_bands():
     tifffile.imwrite(file, array[:, :, :3], photometric="cielab")
     with pytest.raises(ImageError, match="whose colours are Lab; save it as RGB"):
         images.decode(file.getvalue(), replace(SQUARE, levels=(0, 4000)))
+
+
+def test_webp_in_a_tiff_is_left_to_tifffile():
+    pytest.importorskip("imagecodecs")
+    array = noise(8, 8, 3, top=256, dtype=np.uint8)
+    file = io.BytesIO()
+    pytest.importorskip("tifffile").imwrite(file, array, photometric="rgb", compression="webp")
+    assert np.array_equal(images.decode(file.getvalue(), replace(SQUARE, levels=(0, 9))), array.transpose(2, 0, 1))
 
 
 def test_one_bit_fills_a_band():
@@ -496,6 +504,16 @@ def test_photos_of_phones(orientation):
     assert downwards > 150 if orientation == 1 else across < -150
     with pytest.raises(ImageError, match="broken HEIC"):
         images.decode(data[:200], SQUARE)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_under_a_generic_brand_is_not_taken_for_heic():
+    file = io.BytesIO()
+    Image.fromarray(noise(16, 16, 3, top=256, dtype=np.uint8)).save(file, "AVIF")
+    data = file.getvalue()
+    assert data[8:12] == b"avif"
+    assert b"avif" in data[16 : int.from_bytes(data[:4], "big")]
+    assert np.array_equal(images.decode(data[:8] + b"mif1" + data[12:], SQUARE), images.decode(data, SQUARE))
 
 
 def test_weights_of_colours_are_adapted_to_other_bands_as_timm_does(tmp_path):

@@ -21,6 +21,7 @@ from featurepipe.images.pictures import TIFF, opened
 from featurepipe.images.samples import Wanted, as_picture, check_colours, check_pixels, only_image_errors, scaled
 
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+GENERIC, AVIF = (b"mif1", b"msf1"), (b"avif", b"avis")  # brands that do not say how pixels are coded; that do
 WHITE_IS_0, PALETTE, LAB = 0, 3, (8, 9, 10)  # values of a TIFF's PhotometricInterpretation
 ORIENTATION = 274  # a TIFF's tag
 ALPHA = 2  # of its ExtraSamples: one that the colours are not multiplied with
@@ -43,7 +44,10 @@ class Heif:
 
     def knows(self, data: bytes | bytearray, transform: Wanted) -> bool:
         """See `Format.knows`."""
-        return data[4:8] == b"ftyp" and bytes(data[8:12]) in HEIF
+        if data[4:8] != b"ftyp" or bytes(data[8:12]) not in HEIF:
+            return False
+        others = bytes(data[16 : int.from_bytes(data[:4], "big")])
+        return bytes(data[8:12]) not in GENERIC or not any(brand in others for brand in AVIF)
 
     def read(self, data: bytes | bytearray, transform: Wanted, part: str | None) -> tuple[Picture, str | None]:
         """See `Format.read`."""
@@ -97,7 +101,7 @@ def _by_pillow(data: bytes | bytearray) -> bool:
     """Whether Pillow reads a TIFF, and its samples need no levels."""
     try:
         with opened(data) as image:
-            return is_shallow(image)
+            return is_shallow(image) and image.info.get("compression") != "webp"  # for which few are built
     except ImageError:
         return False
 

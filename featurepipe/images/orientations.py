@@ -53,7 +53,7 @@ def upright_array(array: np.ndarray, orientation: int | None) -> np.ndarray:
         return array
     _, transposed, flipped = UPRIGHT[orientation]
     array = array.swapaxes(0, 1) if transposed else array
-    return np.flip(array, [axis - 1 for axis in flipped])  # of (C, h, w) the axes are one further
+    return np.flip(array, tuple(axis - 1 for axis in flipped))  # of (C, h, w) the axes are one further
 
 
 def upright_tensor(tensor: torch.Tensor, orientation: int | None) -> torch.Tensor:
