@@ -151,7 +151,7 @@ def _bands_last(array: np.ndarray, axes: str, bands: list[int]) -> np.ndarray:
 def _shown(array: np.ndarray, page: Any, levels: tuple[float, float] | None) -> np.ndarray:
     """Samples as uint8: those of less than 8 bits fill them, and 0 is white where the page says so."""
     bits = page.bitspersample
-    if isinstance(bits, int) and bits < 8 and array.dtype.kind in "bu":
+    if isinstance(bits, int) and bits < 8 and array.dtype.kind in ("b", "u"):
         top = 2**bits - 1
         array = np.floor(np.arange(top + 1) * 255 / top + 0.5).astype(np.uint8)[array.astype(np.uint8)]
     if page.photometric == WHITE_IS_0 and page.samplesperpixel == 1:  # of several bands it says nothing
