@@ -1,12 +1,13 @@
 """Image files that Pillow does not read: TIFFs of many bands, DICOM and HEIC."""
 
 import io
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from featurepipe import backbones, images
 from featurepipe.errors import BackboneError, ImageError
@@ -99,6 +100,133 @@ def test_tiffs_that_are_not_clear_are_refused(array, change, message):
         images.decode(as_tiff(array, **how), replace(SQUARE, **change))
     with pytest.raises(ImageError, match=r"broken TIFF|Pillow cannot read"):
         images.decode(as_tiff(noise(8, 8))[:40], replace(SQUARE, bands=(1, 2, 3)))
+
+
+def as_other_tiff(image, **how):
+    """A TIFF by Pillow, of an image or an array."""
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, "TIFF", **how)
+    return file.getvalue()
+
+
+def with_palette():
+    image = Image.fromarray(noise(8, 8, top=256, dtype=np.uint8)).convert("P")
+    image.putpalette([value for n in range(256) for value in (255 - n, n, 7)])
+    return image
+
+
+SHALLOW = {
+    "grey": lambda: as_tiff(noise(8, 8, top=256, dtype=np.uint8)),
+    "0 is white": lambda: as_other_tiff(noise(8, 8, top=256, dtype=np.uint8), tiffinfo={262: 0}),
+    "one bit": lambda: as_other_tiff(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("1")),
+    "palette": lambda: as_other_tiff(with_palette()),
+    "colours on their side": lambda: as_other_tiff(noise(8, 8, 3, top=256, dtype=np.uint8), tiffinfo={274: 6}),
+    "alpha": lambda: as_other_tiff(noise(8, 8, 4, top=256, dtype=np.uint8)),
+    "CMYK": lambda: as_other_tiff(Image.fromarray(noise(8, 8, 3, top=256, dtype=np.uint8)).convert("CMYK")),
+}
+
+
+@pytest.mark.parametrize("what", SHALLOW)
+def test_levels_change_nothing_of_up_to_8_bits(what):
+    data = SHALLOW[what]()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()  # which turns it
+        shown_by_pillow = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    for decoder in ("pillow", "torchvision"):
+        made = images.decode(data, replace(SQUARE, levels=(0, 3000), decoder=decoder))
+        assert np.array_equal(made, shown_by_pillow)
+
+
+def test_white_that_is_zero_in_a_tiff_is_turned_round():
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(8, 8, top=3001)
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="miniswhite")
+    made = images.decode(file.getvalue(), replace(GREY, levels=(0, 3000)))
+    assert np.array_equal(made[0], shown(3000 - array.astype(int), 0, 3000))
+    file = io.BytesIO()
+    tifffile.imwrite(file, array.astype(np.uint8), photometric="miniswhite")
+    assert np.array_equal(images.decode(file.getvalue(), replace(GREY, bands=(1,)))[0], 255 - array.astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("bands", [None, (3, 1, 2)])
+def test_tiffs_of_many_bits_are_turned_upright(orientation, bands):
+    array = noise(6, 8, 3)
+    data = as_tiff(array, planarconfig="contig", extratags=[(274, "H", 1, orientation, True)])
+    stored = Image.fromarray(shown(array, 0, 4000)[:, :, [2, 0, 1] if bands else [0, 1, 2]])
+    exif = stored.getexif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    stored.save(file, "PNG", exif=exif)
+    size = {"input_size": (3, 8, 6) if orientation > 4 else (3, 6, 8)}
+    made = images.decode(data, replace(SQUARE, bands=bands, levels=(0, 4000), **size))
+    assert np.array_equal(made, images.decode(file.getvalue(), replace(SQUARE, **size)))
+
+
+def test_alpha_of_many_bits_is_dropped_and_palettes_and_lab_have_no_bands():
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(8, 8, 4)
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="rgb", extrasamples=["unassalpha"])
+    made = images.decode(file.getvalue(), replace(SQUARE, levels=(0, 4000)))
+    assert np.array_equal(made, shown(array[:, :, :3], 0, 4000).transpose(2, 0, 1))
+    with pytest.raises(ImageError, match="are indexes of a palette has no bands; leave out --bands, or save it as RGB"):
+        images.decode(as_other_tiff(with_palette()), replace(SQUARE, bands=(1, 1, 1)))
+    file = io.BytesIO()
+    tifffile.imwrite(file, array[:, :, :3], photometric="cielab")
+    with pytest.raises(ImageError, match="whose colours are Lab; save it as RGB"):
+        images.decode(file.getvalue(), replace(SQUARE, levels=(0, 4000)))
+
+
+def test_webp_in_a_tiff_is_left_to_tifffile():
+    pytest.importorskip("imagecodecs")
+    array = noise(8, 8, 3, top=256, dtype=np.uint8)
+    file = io.BytesIO()
+    pytest.importorskip("tifffile").imwrite(file, array, photometric="rgb", compression="webp")
+    assert np.array_equal(images.decode(file.getvalue(), replace(SQUARE, levels=(0, 9))), array.transpose(2, 0, 1))
+
+
+def test_one_bit_fills_a_band():
+    one = as_other_tiff(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("1"))
+    assert np.array_equal(images.decode(one, replace(SQUARE, bands=(1, 1, 1)))[1], np.eye(8) * 255)
+
+
+def test_only_the_pages_that_are_asked_for_are_read(monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(5, 8, 8)
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for page in array:
+            writer.write(page, photometric="minisblack", compression="zlib", metadata=None)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        (offset,), (length,) = opened.pages[1].dataoffsets, opened.pages[1].databytecounts
+    data[offset : offset + length] = b"\xff" * length  # broken
+    made = images.decode(bytes(data), replace(SQUARE, bands=(4, 1, 3), levels=(0, 4000)))
+    assert np.array_equal(made, shown(array[[3, 0, 2]], 0, 4000))
+    with pytest.raises(ImageError, match="broken TIFF"):
+        images.decode(bytes(data), replace(SQUARE, bands=(4, 2, 3), levels=(0, 4000)))
+    monkeypatch.setattr("featurepipe.images.samples.MAX_PIXELS", 3 * 64)
+    assert np.array_equal(made, images.decode(bytes(data), replace(SQUARE, bands=(4, 1, 3), levels=(0, 4000))))
+    with pytest.raises(ImageError, match=r"too large: 8×8×5 samples, of more than 192"):
+        images.decode(as_tiff(noise(8, 8, 5), planarconfig="contig"), replace(SQUARE, bands=(1, 2, 3), levels=(0, 9)))
+
+
+def test_large_tiffs_take_turns_and_are_scaled_in_blocks(monkeypatch):
+    taken = []
+
+    @contextmanager
+    def turn(size):
+        taken.append(size)
+        yield
+
+    monkeypatch.setattr("featurepipe.images.formats.turn", turn)
+    monkeypatch.setattr("featurepipe.images.samples.BLOCK", 24)  # not even rows: 3 of 8
+    array = noise(8, 8)
+    made = images.decode(as_tiff(array), replace(GREY, levels=(100, 3000)))
+    assert np.array_equal(made[0], shown(array, 100, 3000))
+    assert taken == [(64, 1)]
 
 
 def test_old_fingerprints_do_not_know_of_bands_and_levels():
@@ -194,6 +322,159 @@ def test_white_that_is_zero_is_turned_round():
     assert np.array_equal(whole(file.getvalue()), 255 - whole(dicom("MR_small.dcm")))
 
 
+def made_dicom(array, *, stored=16, photometric="MONOCHROME2", **said):
+    """A file of the samples (h, w), (frames, h, w) or (h, w, 3), which says so of them."""
+    pydicom = pytest.importorskip("pydicom")
+    found = pydicom.Dataset()
+    found.file_meta = pydicom.dataset.FileMetaDataset()
+    found.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    colours = photometric == "RGB"
+    *frames, found.Rows, found.Columns = array.shape[:-1] if colours else array.shape
+    found.SamplesPerPixel, found.PhotometricInterpretation = 3 if colours else 1, photometric
+    found.BitsAllocated, found.BitsStored, found.HighBit = array.itemsize * 8, stored, stored - 1
+    found.PixelRepresentation = int(array.dtype.kind == "i")
+    said |= {"PlanarConfiguration": 0} if colours else {}
+    said |= {"NumberOfFrames": frames[0]} if frames else {}
+    for name, value in said.items():
+        setattr(found, name, value)
+    found.PixelData = array.tobytes()
+    file = io.BytesIO()
+    found.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def item(**said):
+    """A data set within another."""
+    made = pytest.importorskip("pydicom").Dataset()
+    for name, value in said.items():
+        setattr(made, name, value)
+    return made
+
+
+def group(slope=None, intercept=0, center=None, width=None):
+    """What an enhanced file says of a frame, or of all of them."""
+    said = {}
+    if slope is not None:
+        said["PixelValueTransformationSequence"] = [item(RescaleSlope=slope, RescaleIntercept=intercept)]
+    if width is not None:
+        said["FrameVOILUTSequence"] = [item(WindowCenter=center, WindowWidth=width)]
+    return item(**said)
+
+
+def shade(data, part=None, **change):
+    """The one shade of a picture of 8×8 equal pixels."""
+    found = np.unique(images.decode(data, replace(GREY, **change), part))
+    assert len(found) == 1
+    return int(found[0])
+
+
+def same(value, *shape, dtype=np.uint16):
+    return np.full(shape or (8, 8), value, dtype)
+
+
+def test_what_an_enhanced_file_says_of_its_frames_counts():
+    levels = {"levels": (-200, 300)}
+    classic = made_dicom(same(1024), RescaleIntercept=-1024, RescaleSlope=1)
+    assert shade(classic, **levels) == 102  # 0 of -200 to 300
+    two = same(1024, 2, 8, 8)
+    shared = made_dicom(
+        two, SharedFunctionalGroupsSequence=[group(1, -1024)], PerFrameFunctionalGroupsSequence=[item(), item()]
+    )
+    assert [shade(shared, part, **levels) for part in ("1", "2")] == [102, 102]
+    slopes = made_dicom(
+        two,
+        SharedFunctionalGroupsSequence=[group(1, 9999)],
+        PerFrameFunctionalGroupsSequence=[group(1, -1024), group(1.125, -1024)],
+        RescaleIntercept=5555,
+        RescaleSlope=1,
+    )
+    assert [shade(slopes, part, **levels) for part in ("1", "2")] == [102, 167]  # 0 and 128
+    rest = made_dicom(
+        two, PerFrameFunctionalGroupsSequence=[group(1, -924), item()], RescaleIntercept=-1024, RescaleSlope=1
+    )
+    assert [shade(rest, part, **levels) for part in ("1", "2")] == [153, 102]  # the second as the data set says
+
+
+def test_windows_of_frames_and_of_all_frames():
+    two = same(100, 2, 8, 8)
+    frames = made_dicom(
+        two,
+        SharedFunctionalGroupsSequence=[group(2, 0, 200.5, 101)],
+        PerFrameFunctionalGroupsSequence=[group(center=150.5, width=101), group(center="", width="")],
+        WindowCenter=1,
+        WindowWidth=2,
+    )
+    assert [shade(frames, part) for part in ("1", "2")] == [255, 128]  # 200, of 100 to 200 and of 150 to 250
+    assert shade(made_dicom(two, WindowCenter=100.5, WindowWidth=101), "2") == 128
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_empty_values_count_as_none(empty):
+    window = {"WindowCenter": empty, "WindowWidth": empty}
+    assert shade(made_dicom(same(100, dtype=np.uint8), stored=8, **window)) == 100
+    with pytest.raises(ImageError, match="a DICOM of 12 bits without a window; say what is black and white with"):
+        shade(made_dicom(same(100), stored=12, **window))
+    assert shade(made_dicom(same(100), stored=12, RescaleSlope=empty, RescaleIntercept=empty), levels=(0, 200)) == 128
+
+
+def test_eight_bits_without_a_window_stay_as_they_are_unless_a_slope_changes_them():
+    eight = same(100, dtype=np.uint8)
+    assert shade(made_dicom(eight, stored=8, RescaleSlope=1, RescaleIntercept=0)) == 100
+    changed = made_dicom(eight, stored=8, RescaleSlope=2, RescaleIntercept=-300)
+    with pytest.raises(ImageError, match="a DICOM of 8 bits without a window; say what is black and white with"):
+        shade(changed)
+    assert shade(changed, levels=(-200, 0)) == 128
+    assert shade(made_dicom(eight, stored=8), levels=(0, 3000)) == 100
+
+
+def table(bits, entries, first=0):
+    return [item(LUTDescriptor=[len(entries), first, bits], LUTData=np.array(entries, "<u2").tobytes())]
+
+
+def with_table(data, name, sequence):
+    """A file with a table of words, whose kind of value pydicom cannot guess."""
+    pydicom = pytest.importorskip("pydicom")
+    found = pydicom.dcmread(io.BytesIO(data))
+    sequence[0]["LUTDescriptor"].VR, sequence[0]["LUTData"].VR = "US", "OW"
+    setattr(found, name, sequence)
+    file = io.BytesIO()
+    found.save_as(file)
+    return file.getvalue()
+
+
+def test_tables_of_what_samples_measure_and_of_what_is_shown():
+    twelve = list(range(4096))
+    ninth = with_table(made_dicom(same(1600), stored=12), "VOILUTSequence", table(8, [n // 16 for n in twelve]))
+    assert shade(ninth) == 100  # of more entries than 8 bits count
+    rescaled = made_dicom(same(1600), stored=12, RescaleSlope=1, RescaleIntercept=-1024)
+    from_100 = table(12, twelve[::-1], first=100)
+    assert shade(with_table(rescaled, "VOILUTSequence", from_100)) == 225  # (4095 - 476) / 4095 * 255
+    from_900 = table(12, [2048, *twelve], first=900)
+    assert shade(with_table(rescaled, "VOILUTSequence", from_900)) == 128  # 576 is below the first
+    measured = with_table(made_dicom(same(1600), stored=12), "ModalityLUTSequence", table(12, twelve[::-1]))
+    assert shade(measured, levels=(0, 4990)) == 128  # 2495
+    shallow = with_table(made_dicom(same(1600), stored=12), "ModalityLUTSequence", table(8, [n // 16 for n in twelve]))
+    assert shade(shallow) == 100
+    with pytest.raises(ImageError, match="a table of 8 bits whose entries reach 4095"):
+        shade(with_table(made_dicom(same(1600), stored=12), "VOILUTSequence", table(8, twelve)))
+
+
+def test_levels_hold_for_deep_colours_and_windows_are_known():
+    deep = made_dicom(same(1500, 8, 8, 3), photometric="RGB")
+    assert np.unique(images.decode(deep, replace(SQUARE, levels=(0, 3000)))) == [128]
+    assert np.unique(images.decode(deep, SQUARE)) == [6]  # of 65535
+    with pytest.raises(ImageError, match="a window of the unknown function CUBIC"):
+        shade(made_dicom(same(9), WindowCenter=1, WindowWidth=2, VOILUTFunction="CUBIC"))
+
+
+def test_networks_of_many_bands_take_tiffs_alone():
+    many = replace(SQUARE, input_size=(5, 8, 8), mean=(0.5,) * 5, std=(0.5,) * 5, bands=(1, 2, 3, 4, 5))
+    with pytest.raises(ImageError, match="takes 5 bands, and only a TIFF has them"):
+        images.decode(made_dicom(same(9, dtype=np.uint8), stored=8), many)
+
+
 def test_every_test_file_of_pydicom_gives_a_picture_or_a_reason():
     data = pytest.importorskip("pydicom.data")
     reasons = []
@@ -223,6 +504,16 @@ def test_photos_of_phones(orientation):
     assert downwards > 150 if orientation == 1 else across < -150
     with pytest.raises(ImageError, match="broken HEIC"):
         images.decode(data[:200], SQUARE)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_under_a_generic_brand_is_not_taken_for_heic():
+    file = io.BytesIO()
+    Image.fromarray(noise(16, 16, 3, top=256, dtype=np.uint8)).save(file, "AVIF")
+    data = file.getvalue()
+    assert data[8:12] == b"avif"
+    assert b"avif" in data[16 : int.from_bytes(data[:4], "big")]
+    assert np.array_equal(images.decode(data[:8] + b"mif1" + data[12:], SQUARE), images.decode(data, SQUARE))
 
 
 def test_weights_of_colours_are_adapted_to_other_bands_as_timm_does(tmp_path):

@@ -93,6 +93,15 @@ def depth_of(image: Image.Image) -> Depth:
     )
 
 
+def is_shallow(image: Image.Image) -> bool:
+    """Whether an opened TIFF has unsigned samples of up to 8 bits, which need no levels."""
+    from PIL.TiffImagePlugin import TiffImageFile  # which has opened it, so it is loaded
+
+    assert isinstance(image, TiffImageFile)
+    tags = image.tag_v2
+    return max(tags.get(Tag.BitsPerSample, (1,))) <= 8 and SIGNED not in tags.get(Tag.SampleFormat, ())
+
+
 def _raw(image: Image.Image) -> tuple[str, str]:
     """Pillow's names of the decoder of an image that is not loaded yet, and of the samples in the file."""
     for decoder, _, _, arguments in getattr(image, "tile", ())[:1]:

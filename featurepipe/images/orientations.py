@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import ExifTags, Image
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ def upright(image: Image.Image) -> Image.Image:
     image.load()
     orientation = orientation_of(image)
     return image if orientation is None else image.transpose(UPRIGHT[orientation][0])
+
+
+def upright_array(array: np.ndarray, orientation: int | None) -> np.ndarray:
+    """Samples (h, w, B) as they are stored, turned upright."""
+    if orientation not in UPRIGHT:
+        return array
+    _, transposed, flipped = UPRIGHT[orientation]
+    array = array.swapaxes(0, 1) if transposed else array
+    return np.flip(array, tuple(axis - 1 for axis in flipped))  # of (C, h, w) the axes are one further
 
 
 def upright_tensor(tensor: torch.Tensor, orientation: int | None) -> torch.Tensor:

@@ -13,6 +13,8 @@ from featurepipe.errors import ImageError
 from featurepipe.images.frames import MAX_PIXELS, Picture
 from featurepipe.images.pictures import from_array
 
+BLOCK = 2**20  # samples that are scaled at once, in several copies of 8 bytes each
+
 
 class Wanted(Protocol):
     """What of `featurepipe.images.ImageTransform` decides how such files are read."""
@@ -39,6 +41,13 @@ def check_pixels(*shape: int) -> None:
         raise ImageError(f"too large: {'×'.join(map(str, shape))} samples, of more than {MAX_PIXELS}")
 
 
+def check_colours(wanted: Wanted) -> None:
+    """Refuse a file that has no bands for a network that takes several; ImageError says so."""
+    channels = wanted.input_size[0]
+    if channels not in (1, 3) and wanted.bands is not None:
+        raise ImageError(f"the backbone takes {channels} bands, and only a TIFF has them")
+
+
 def scaled(array: np.ndarray, levels: tuple[float, float] | None) -> np.ndarray:
     """Samples as uint8: the first level is black, the second is white, and what is not a number is black.
 
@@ -47,6 +56,7 @@ def scaled(array: np.ndarray, levels: tuple[float, float] | None) -> np.ndarray:
     array : ndarray of any number type
         Samples of 8 bits stay as they are.
     levels : tuple of float or None
+        Black and white; the first may be the greater one.
 
     Raises
     ------
@@ -64,7 +74,14 @@ def scaled(array: np.ndarray, levels: tuple[float, float] | None) -> np.ndarray:
         raise ImageError(f"samples of type {array.dtype} are not read")
     if levels is None:
         raise ImageError(f"its {array.dtype} samples have no defined black and white; say them with --levels LOW HIGH")
-    low, high = levels
+    found = np.empty(array.shape, np.uint8)
+    rows = max(1, BLOCK * len(array) // max(1, array.size))
+    for start in range(0, len(array), rows):
+        found[start : start + rows] = _scaled(array[start : start + rows], *levels)
+    return found
+
+
+def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
     shares = (np.nan_to_num(array.astype(np.float64), nan=low) - low) / (high - low)
     return np.floor(np.clip(shares, 0, 1) * 255 + 0.5).astype(np.uint8)
 

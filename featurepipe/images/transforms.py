@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from PIL import Image
 
-from featurepipe.errors import BackboneError, ImageError
+from featurepipe.errors import BackboneError
 from featurepipe.images.augmentations import augment
 from featurepipe.images.boxes import cut
 from featurepipe.images.decoders import DECODERS
@@ -19,6 +19,7 @@ from featurepipe.images.frames import Frame, Picture, to_image
 from featurepipe.images.limits import turn
 from featurepipe.images.orientations import orientation_of, upright
 from featurepipe.images.pictures import check_kind, convert, from_array, opened, simplify
+from featurepipe.images.samples import check_colours
 from featurepipe.images.switches import unswayed
 from featurepipe.vocabulary.names import CROP_MODES
 
@@ -295,8 +296,7 @@ def decode(data: Encoded, transform: ImageTransform | Views, part: str | None = 
     if other is not None:
         whole, rest = other.read(data, first, part)
         return _cropped(cut(whole, rest), transform.members)
-    if channels not in (1, 3) and first.bands is not None:
-        raise ImageError(f"the backbone takes {channels} bands, and only a TIFF has them")
+    check_colours(first)
     with opened(data) as image:
         check_kind(image, data)
         if part is None:  # a box may need every pixel
