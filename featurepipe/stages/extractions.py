@@ -172,7 +172,8 @@ def _survey(
     """What is known of the files, and whether the store may describe them.
 
     New files are left unread, to be read just ahead of embedding, unless all digests have to be known before: for other
-    workers than this process, or to know whether a store of other samples may describe these.
+    workers than this process, or to know whether a store of other samples may describe these. They are read into the
+    store's journal, unless the latter is not known yet.
     """
     known = () if compute.rehash else store.known(manifest.source, listener.note)
     with listener.progress("checking files", len(manifest)) as advance:
@@ -180,7 +181,7 @@ def _survey(
         belongs = force or describes(store, survey.source, survey.rows)
         waits = isinstance(settings.crew, extraction.Streaming) and has_room(store.path, extractor, len(manifest))
         if survey.unread.any() and not (belongs and waits):
-            survey.read_all(advance)
+            survey.read_all(advance, Journal(store.path, survey.source) if belongs else None)
             belongs = belongs or describes(store, survey.source, survey.rows)
     check_root(store, survey.source, belongs, listener)
     return survey

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ from featurepipe.digests import sha256_bytes
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample, Samples
 from featurepipe.sources import NO_STAMP, Content, Source, Stamp
+from featurepipe.stores.journals import Journal
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.rows import Rows
 
@@ -126,11 +127,20 @@ class Survey:
                 progress(count)
                 yield found
 
-    def read_all(self, progress: Callable[[int], object] = lambda n: None) -> None:
-        """Settle all rows, and keep nothing."""
-        with closing(self.read(np.flatnonzero(self.unread), progress=progress)) as pieces:
-            for _ in pieces:
-                pass
+    def read_all(self, progress: Callable[[int], object] = lambda n: None, journal: Journal | None = None) -> None:
+        """Settle all rows, and keep nothing; digests go into a journal as they become known, if there is one."""
+        pieces = self.read(np.flatnonzero(self.unread), progress=progress)
+        with closing(pieces), journal if journal is not None else nullcontext():
+            for found in pieces:
+                if journal is not None:
+                    self.record(found, journal)
+
+    def record(self, found: Iterable[Settled], journal: Journal) -> None:
+        """Put the digests of these rows into a journal, as far as they were read now and have a stamp."""
+        for one in found:
+            if one.stamp.size >= 0:
+                sample = self._rows.samples[one.row]
+                journal.add(sample.id, sample.place, one.content, one.stamp)
 
     def _recognise(self, known: Iterable[Known], progress: Callable[[int], object]) -> None:
         """Settle the files that are known and look as they did, and those that are gone."""
