@@ -27,6 +27,8 @@ WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
 PATIENCE = 16  # files in a row that did not come, after which each is tried once
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
 DENIED = frozenset({401, 403, 407})
+MISSING = frozenset({404, 410})
+NUMBERS = {FileNotFoundError: errno.ENOENT, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR}
 PIECE = 2**20
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -114,7 +116,7 @@ def stamp_of(url: str) -> Stamp | None:
             return _stamp_of_info(fs.info(path))
         try:
             with _urlopen(url, "HEAD") as reply:
-                return _stamp_of_headers(reply.headers)
+                return None if _is_page(url, reply) else _stamp_of_headers(reply.headers)
         except urllib.error.HTTPError as error:
             if error.code in (403, 405, 501):  # signed URLs are often for reading alone
                 return None
@@ -159,12 +161,16 @@ def _opened(url: str, use: Callable[[Answer], Found]) -> Found:
     with _urlopen(url, "GET") as reply:
         pieces = iter(lambda: reply.read(PIECE), b"")
         first = next(pieces, b"")
-        kind = reply.headers.get_content_type()
-        if kind == "text/html" and first.lstrip()[:1] == b"<" and not url.endswith((".html", ".htm")):
+        if _is_page(url, reply) and first.lstrip()[:1] == b"<":
             moved = f", to which it leads: {reply.url}" if reply.url != url else ""
-            raise FileNotFoundError(errno.ENOENT, f"it is a web page, not a file{moved}", url)
+            raise OSError(errno.EPROTO, f"it is a web page, not a file{moved}", url)  # often one for logging in
         size = int(reply.headers.get("Content-Length") or 0)
         return use(Answer(size, _stamp_of_headers(reply.headers), _chained(first, pieces)))
+
+
+def _is_page(url: str, reply: Any) -> bool:
+    """Whether the answer says that it is a web page, of a URL that is none."""
+    return reply.headers.get_content_type() == "text/html" and not url.endswith((".html", ".htm"))
 
 
 def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
@@ -211,14 +217,18 @@ def _reason(error: Exception) -> tuple[str, bool | None]:
         return f"no answer within {SECONDS:g} seconds", False
     if isinstance(error, PermissionError):
         return f"access is denied ({error}): the credentials are missing, wrong or expired", True
-    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL, errno.ENOSPC):
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL, errno.ENOSPC, errno.EPROTO):
         return error.strerror or str(error), True
     why = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
     return why or type(error).__name__, isinstance(error, LASTING)
 
 
 def _errno(error: Exception) -> int:
-    return getattr(error, "errno", None) or errno.EIO
+    """What an error says, also where it has no number: whether a file is gone is known by it."""
+    if isinstance(error, urllib.error.HTTPError):
+        return errno.ENOENT if error.code in MISSING else errno.EACCES if error.code in DENIED else errno.EIO
+    kinds = (number for kind, number in NUMBERS.items() if isinstance(error, kind))
+    return getattr(error, "errno", None) or next(kinds, errno.EIO)
 
 
 def _stamp_of_headers(headers: Any) -> Stamp | None:

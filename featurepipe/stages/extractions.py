@@ -336,7 +336,7 @@ def fill(
     started = time.perf_counter()
     entries = [store.entry(member) for member in extractor.members]
     todo = plan(rows, source, *entries)
-    listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
+    listener.note(said or first_line(extractor, len(rows), int(Rows.of(rows).readable.sum()) - todo.samples))
     check_room(store.path, extractor, len(todo), listener)
     sink = _sink(extractor, entries, todo.held, settings, rows_per_shard)
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)

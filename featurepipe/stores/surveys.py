@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -27,12 +28,26 @@ FILES_PER_TASK = 64  # one future for each file would cost more than looking at 
 ROOM = 4  # contents of the largest size that is kept, which may wait between two threads
 TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
+NOTHING = bytes(32)  # the digest of what cannot be read
+GONE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EFBIG,
+    errno.ENODATA,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # what says that a place does not hold its content any more; all else may be over next time
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 class Settled(NamedTuple):
-    """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it."""
+    """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it.
+
+    A content of no bytes says that the file is as it was known before, if it was; one of zeros that there is none.
+    """
 
     row: int
     content: bytes
@@ -48,6 +63,9 @@ class Survey:
     which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
     stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
     a file server's clock is further behind, such a change can go unseen.
+
+    A file that is known and cannot be read now keeps its row, and is `unreadable` as well, unless it is gone or is seen
+    to have changed: credentials expire, and servers and disks fail, for a while.
 
     Parameters
     ----------
@@ -65,7 +83,7 @@ class Survey:
     unread : ndarray of bool, shape (n,)
         The rows that are not settled yet.
     unreadable : dict
-        Sample id → reason.
+        Sample id → reason; also of rows that are as they were known before.
     seconds : float
         Spent on reading, summed over threads.
     """
@@ -149,7 +167,10 @@ class Survey:
         with ThreadPoolExecutor(self._workers) as pool:
             pieces = _pieces(tasks, FILES_PER_TASK)
             for found in _in_order(pool, partial(_recognised, self.source), pieces, lambda: 4 * self._workers):
-                progress(self._settle(found))
+                progress(self._settle([one for one in found if one.reason or one.stamp != NO_STAMP]))
+                for one in found:
+                    if self.unread[one.row]:  # nobody can tell whether it is as it was, until it is read
+                        self._rows.contents[one.row] = np.frombuffer(one.content, np.uint8)
         progress(sum(map(self._follow, self._firsts)))
 
     def _tasks(self, rows: np.ndarray, reader: _Reader) -> Iterator[list[tuple[int, str | None]]]:
@@ -165,8 +186,9 @@ class Survey:
         if not found:
             return 0
         numbers, contents, stamps, reasons, _ = map(list, zip(*found, strict=True))
+        contents = [new or self._rows.contents[row].tobytes() for row, new in zip(numbers, contents, strict=True)]
         self._rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
-        self._rows.readable[numbers] = [not reason for reason in reasons]
+        self._rows.readable[numbers] = [content != NOTHING for content in contents]
         self._rows.stamps[numbers] = stamps
         self.unread[numbers] = False
         samples = self._rows.samples
@@ -180,9 +202,9 @@ class Survey:
             return 0
         for column in (self._rows.contents, self._rows.readable, self._rows.stamps, self.unread):
             column[row] = column[first]
-        if not self._rows.readable[row]:
-            samples = self._rows.samples
-            self.unreadable[samples[row].id] = self.unreadable[samples[first].id]
+        samples = self._rows.samples
+        if (reason := self.unreadable.get(samples[first].id)) is not None:
+            self.unreadable[samples[row].id] = reason
         return 1
 
 
@@ -341,18 +363,24 @@ def _in_order(
 
 
 def _recognised(source: Source, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
-    """Of each task whose file still looks as it is known, or cannot be looked at, what is true of it."""
+    """Of each task whose file has not changed, as far as can be told, what is true of it; see `_compared`."""
     found = (_compared(source, *task) for task in tasks)
     return [one for one in found if one is not None]
 
 
 def _compared(source: Source, row: int, place: str, known: Known) -> Settled | None:
+    """What is known of a file, without a stamp where that cannot be compared; None if the file has changed."""
     try:
-        return Settled(row, known.digest, known.stamp) if source.stamp(place) == known.stamp else None
+        stamp = None if known.stamp == NO_STAMP else source.stamp(place)
     except OSError as error:
-        return _unreadable(row, error)
+        found = _unreadable(row, error)
+        return found if found.content else found._replace(content=known.digest, stamp=known.stamp)
+    if stamp is None:
+        return Settled(row, known.digest, NO_STAMP)
+    return Settled(row, known.digest, known.stamp) if stamp == known.stamp else None
 
 
 def _unreadable(row: int, error: OSError) -> Settled:
     check_scarce(error)
-    return Settled(row, bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}")
+    content = NOTHING if error.errno in GONE else b""
+    return Settled(row, content, NO_STAMP, f"cannot be read: {error.strerror or error}")

@@ -1,0 +1,109 @@
+"""Surveys: what is known of files stays true as long as nobody knows better."""
+
+import errno
+
+import pytest
+
+from featurepipe.manifests import Manifest, Sample
+from featurepipe.sources import NO_STAMP, Source, Stamp
+from featurepipe.stores import Store, Survey
+
+OLD = Stamp(5, 10**18, 0, 7)
+
+
+class Server(Source):
+    """Files of which it says what a test wants it to say, and whose readings are counted."""
+
+    kind, root = "server", "there"
+
+    def __init__(self, names):
+        self.contents = {name: name.encode() for name in names}
+        self.stamps = dict.fromkeys(names, OLD)
+        self.asked = []
+
+    def stamp(self, place):
+        return self._given(self.stamps, place)
+
+    def read(self, place):
+        self.asked.append(place)
+        return self._given(self.contents, place)
+
+    def _given(self, held, place):
+        if isinstance(held[place], OSError):
+            raise held[place]
+        return held[place]
+
+
+@pytest.fixture
+def server():
+    return Server(["a", "b", "c"])
+
+
+def check(store, source, names=None):
+    """Digests of a store's manifest after a check, and what could not be read."""
+    source.asked.clear()
+    samples = tuple(Sample(name, name, None, None) for name in names or sorted(source.contents))
+    survey = Survey(Manifest(source, samples), 2, known=store.known(source))
+    survey.read_all()
+    store.write_rows(source, survey.rows)
+    return [row.digest for row in store.rows()], survey.unreadable
+
+
+def test_what_cannot_be_looked_at_for_a_while_keeps_its_row_and_is_named(tmp_path, server):
+    store = Store.create(tmp_path / "s")
+    before, unreadable = check(store, server)
+    assert (unreadable, len(set(before))) == ({}, 3)
+    server.stamps["a"] = PermissionError(errno.EACCES, "HTTP 401 Unauthorized")
+    server.stamps["b"] = OSError(errno.EIO, "Input/output error")
+    found, unreadable = check(store, server)
+    assert found == before
+    assert unreadable == {"a": "cannot be read: HTTP 401 Unauthorized", "b": "cannot be read: Input/output error"}
+    server.stamps.update(a=OLD, b=OLD)
+    assert check(store, server) == (before, {})
+    assert server.asked == []  # nothing is read again
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EINVAL])
+def test_what_is_gone_loses_its_row(tmp_path, server, number):
+    store = Store.create(tmp_path / "s")
+    before, _ = check(store, server)
+    server.stamps["b"] = OSError(number, "it is gone")
+    assert check(store, server) == ([before[0], "", before[2]], {"b": "cannot be read: it is gone"})
+
+
+def test_what_says_nothing_of_its_state_keeps_its_row_until_it_can_be_read(tmp_path, server):
+    store = Store.create(tmp_path / "s")
+    server.stamps["c"] = None
+    before, _ = check(store, server)
+    server.stamps["a"] = None  # as a signed URL's, which may not be asked for
+    denied = PermissionError(errno.EACCES, "HTTP 403 Forbidden")
+    server.contents.update(a=denied, c=denied)
+    found, unreadable = check(store, server)
+    assert (found, sorted(unreadable), sorted(server.asked)) == (before, ["a", "c"], ["a", "c"])
+    assert store.rows().stamps[:, 0].tolist() == [NO_STAMP.size, OLD.size, NO_STAMP.size]
+    server.contents.update(a=b"other", c=b"c")
+    found, unreadable = check(store, server)
+    assert (found[0] != before[0], found[1:], unreadable) == (True, before[1:], {})
+
+
+def test_what_has_changed_and_cannot_be_read_is_not_what_it_was(tmp_path, server):
+    store = Store.create(tmp_path / "s")
+    before, _ = check(store, server)
+    server.stamps["b"] = OLD._replace(mtime_ns=10**18 + 1)
+    server.contents["b"] = OSError(errno.EIO, "Input/output error")
+    assert check(store, server)[0] == [before[0], "", before[2]]
+
+
+def test_parts_of_a_file_that_cannot_be_looked_at_are_named_and_stay(tmp_path, server):
+    store = Store.create(tmp_path / "s")
+    samples = [Sample(f"a#{n}", "a", None, None, None, f"{n},0,9,9") for n in range(3)]
+
+    def look():
+        survey = Survey(Manifest(server, samples), 2, known=store.known(server))
+        survey.read_all()
+        store.write_rows(server, survey.rows)
+        return [row.digest for row in store.rows()], sorted(survey.unreadable)
+
+    before, _ = look()
+    server.stamps["a"] = OSError(errno.EIO, "Input/output error")
+    assert look() == (before, ["a#0", "a#1", "a#2"])
