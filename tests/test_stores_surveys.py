@@ -1,12 +1,15 @@
 """Surveys: what is known of files stays true as long as nobody knows better."""
 
 import errno
+import threading
 
 import pytest
+from doubles import Eventful
 
+from featurepipe.digests import sha256_bytes
 from featurepipe.manifests import Manifest, Sample
 from featurepipe.sources import NO_STAMP, Source, Stamp
-from featurepipe.stores import Store, Survey
+from featurepipe.stores import Known, Store, Survey, digest_rows
 
 OLD = Stamp(5, 10**18, 0, 7)
 
@@ -107,3 +110,51 @@ def test_parts_of_a_file_that_cannot_be_looked_at_are_named_and_stay(tmp_path, s
     before, _ = look()
     server.stamps["a"] = OSError(errno.EIO, "Input/output error")
     assert look() == (before, ["a#0", "a#1", "a#2"])
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_interrupt_waits_for_no_more_than_the_file_that_each_thread_is_at(known):
+    class Waiting(Server):
+        came = threading.Event()
+
+        def stamp(self, place):
+            self.asked.append(place)
+            if place >= "064":
+                self.came.set()
+                stopped.wait(60)
+            return super().stamp(place)
+
+    def interrupt(count):
+        assert source.came.wait(60)
+        raise KeyboardInterrupt
+
+    names = [f"{n:03}" for n in range(200)]
+    source, stopped = Waiting(names), threading.Event()
+    manifest = Manifest(source, tuple(Sample(name, name, None, None) for name in names))
+
+    class Heard(Survey):
+        def stop(self):
+            super().stop()
+            stopped.set()
+
+    records = [Known(name, name, bytes(31) + b"1", OLD) for name in names] if known else []
+
+    def check():
+        Heard(manifest, 1, interrupt if known else lambda n: None, known=records).read_all(interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        check()
+    assert set(source.asked) == set(names[:65])
+
+
+def test_a_file_and_its_parts_are_read_once_in_any_order(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    samples = [Sample("1", "a", None, None, None, "0,0,4,4"), Sample("2", "a", None, None)]
+    samples += [Sample("3", "a", None, None, None, "4,4,8,8"), Sample("4", "gone", None, None)]
+    for some in (samples, [samples[1]._replace(id="0"), *samples[:1], *samples[2:]]):
+        source = Eventful(str(tmp_path))
+        rows, unreadable = digest_rows(Manifest(source, some), 2)
+        assert (source.digested, list(unreadable)) == (["a"], ["4"])
+        whole = next(row for row in rows if row.sample.part is None)
+        assert whole.digest == sha256_bytes(b"abc")
+        assert len({row.digest for row in rows}) == 4

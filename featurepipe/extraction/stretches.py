@@ -95,6 +95,7 @@ class Stretches:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stopped.set()
+        self._survey.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
         with closing(self._pieces), closing(self._new):  # nobody is in them any more
             self._journal.__exit__(kind, error, trace)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -106,6 +106,7 @@ class Survey:
         self.unread = np.ones(len(samples), bool)
         self.unreadable: dict[str, str] = {}
         self.seconds = 0.0
+        self._stopped = threading.Event()
         self._firsts = _first_parts(samples)
         self._recognise(known, progress)
 
@@ -133,9 +134,10 @@ class Survey:
         list of Settled
             Of rows that had been settled before, the `row` alone is right.
         """
-        reader = _Reader(self.source, most, self._workers)
+        self._stopped = threading.Event()  # of this reading
+        reader = _Reader(self.source, most, self._workers, self._stopped)
         tasks = self._tasks(rows, reader)
-        with ThreadPoolExecutor(self._workers, "reading") as pool:
+        with ThreadPoolExecutor(self._workers, "reading") as pool, self._stopping():
             for found, seconds in _in_order(pool, reader, tasks, lambda: reader.ahead):
                 self.seconds += seconds
                 reader.hand_over(found)
@@ -144,6 +146,19 @@ class Survey:
                     count += self._follow(one.row)
                 progress(count)
                 yield found
+
+    def stop(self) -> None:
+        """Let all threads end, each with the file that it is at; the rows that are left stay unread."""
+        self._stopped.set()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Within, an error or an interrupt stops the threads: nobody waits for the rest of a task of theirs."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
 
     def read_all(self, progress: Callable[[int], object] = lambda n: None, journal: Journal | None = None) -> None:
         """Settle all rows, and keep nothing; digests go into a journal as they become known, if there is one."""
@@ -164,9 +179,9 @@ class Survey:
         """Settle the files that are known and look as they did, and those that are gone."""
         beside = enumerate(_beside(self._rows.samples, known))
         tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
-        with ThreadPoolExecutor(self._workers) as pool:
-            pieces = _pieces(tasks, FILES_PER_TASK)
-            for found in _in_order(pool, partial(_recognised, self.source), pieces, lambda: 4 * self._workers):
+        with ThreadPoolExecutor(self._workers) as pool, self._stopping():
+            pieces, look = _pieces(tasks, FILES_PER_TASK), partial(_recognised, self.source, self._stopped)
+            for found in _in_order(pool, look, pieces, lambda: 4 * self._workers):
                 progress(self._settle([one for one in found if one.reason or one.stamp != NO_STAMP]))
                 for one in found:
                     if self.unread[one.row]:  # nobody can tell whether it is as it was, until it is read
@@ -196,7 +211,7 @@ class Survey:
         return len(found)
 
     def _follow(self, row: int) -> int:
-        """Settle a part of a file whose first part is settled; says how many that were."""
+        """Settle a row of a file whose first row is settled; says how many that were."""
         first = self._firsts.get(row)
         if first is None or self.unread[first] or not self.unread[row]:
             return 0
@@ -219,8 +234,8 @@ class _Reader:
         Files that the next task should have.
     """
 
-    def __init__(self, source: Source, most: int, workers: int) -> None:
-        self._source, self._most, self._workers = source, most, workers
+    def __init__(self, source: Source, most: int, workers: int, stopped: threading.Event) -> None:
+        self._source, self._most, self._workers, self._stopped = source, most, workers, stopped
         self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
         self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
         self._each = most  # bytes of a file, about: after large ones it is slow to expect small ones
@@ -240,8 +255,12 @@ class _Reader:
     def __call__(self, task: Sequence[tuple[int, str | None]]) -> tuple[list[Settled], float]:
         """What is at these places, and how long that took; of rows without one nothing."""
         started = time.perf_counter()
-        found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
-        if self._most:
+        found = [
+            Settled(row, b"", NO_STAMP) if place is None else self._read(row, place)
+            for row, place in task
+            if not self._stopped.is_set()
+        ]
+        if self._most and found:
             self._each = max(self._each // 2, *(len(one.data or b"") for one in found))
             self.pace = max(1, min(FILES_PER_TASK, min(TASK_BYTES, self._room // 8) // max(1, self._each)))
         return found, time.perf_counter() - started
@@ -319,11 +338,11 @@ def digest_rows(
 
 
 def _first_parts(samples: Samples) -> dict[int, int]:
-    """Each row that is a part of a file, except the first one of that file: row → first row."""
+    """Each row of a file that another row before it is of, too, where there are parts: row → first row."""
     if not samples.parts.any:
         return {}
     firsts: dict[str, int] = {}
-    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples) if one.part is not None)
+    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples))
     return {row: first for row, first in rows if row != first}
 
 
@@ -362,9 +381,9 @@ def _in_order(
             future.cancel()
 
 
-def _recognised(source: Source, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
+def _recognised(source: Source, stopped: threading.Event, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
     """Of each task whose file has not changed, as far as can be told, what is true of it; see `_compared`."""
-    found = (_compared(source, *task) for task in tasks)
+    found = (_compared(source, *task) for task in tasks if not stopped.is_set())
     return [one for one in found if one is not None]
 
 
