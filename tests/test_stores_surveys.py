@@ -42,11 +42,12 @@ def server():
     return Server(["a", "b", "c"])
 
 
-def check(store, source, names=None):
+def check(store, source, *, rehash=False):
     """Digests of a store's manifest after a check, and what could not be read."""
     source.asked.clear()
-    samples = tuple(Sample(name, name, None, None) for name in names or sorted(source.contents))
-    survey = Survey(Manifest(source, samples), 2, known=store.known(source))
+    samples = tuple(Sample(name, name, None, None) for name in sorted(source.contents))
+    known = (one._replace(stamp=NO_STAMP) if rehash else one for one in store.known(source))
+    survey = Survey(Manifest(source, samples), 2, known=known)
     survey.read_all()
     store.write_rows(source, survey.rows)
     return [row.digest for row in store.rows()], survey.unreadable
@@ -64,6 +65,15 @@ def test_what_cannot_be_looked_at_for_a_while_keeps_its_row_and_is_named(tmp_pat
     server.stamps.update(a=OLD, b=OLD)
     assert check(store, server) == (before, {})
     assert server.asked == []  # nothing is read again
+
+
+def test_where_all_is_read_again_what_cannot_be_keeps_its_row(tmp_path, server):
+    store = Store.create(tmp_path / "s")
+    before, _ = check(store, server)
+    server.contents.update(a=b"other", b=PermissionError(errno.EACCES, "HTTP 401 Unauthorized"))
+    found, unreadable = check(store, server, rehash=True)
+    assert (found[0] != before[0], found[1:], list(unreadable)) == (True, before[1:], ["b"])
+    assert sorted(server.asked) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EINVAL])

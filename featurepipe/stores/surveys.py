@@ -35,7 +35,6 @@ GONE = (
     errno.EISDIR,
     errno.EINVAL,
     errno.EFBIG,
-    errno.ENODATA,
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )  # what says that a place does not hold its content any more; all else may be over next time
