@@ -43,7 +43,7 @@ class Job:
     device : str
     sink : Writer or Writers
     trial : Share
-        Of a single sample, which the driver can read.
+        A single sample, which the driver can read.
     left : int
         Samples that it is likely to be given.
     options : mapping
