@@ -127,6 +127,19 @@ def test_an_item_that_fails_is_rejected_by_name(tmp_path):
     assert "it is missing (None)" in result["rejects"]["0000003"]
 
 
+def test_an_item_with_other_pixels_each_time_it_is_asked_is_rejected(tmp_path):
+    class Restless(Pairs):
+        times = 0
+
+        def __getitem__(self, index):
+            self.times += 1
+            return (picture(self.times) if index else picture(0)), index % 2
+
+    result = extract(Restless(range(3)), tmp_path / "st", backbone="pixels")
+    assert (result["computed"], result["rejected"]) == (1, 2)
+    assert "gives other pixels each time it is asked" in result["rejects"]["0000001"]
+
+
 def test_what_is_no_data_set_and_labels_that_are_none(tmp_path):
     assert not any(map(is_dataset, ["photos", tmp_path, b"x", {"a": 1}, Manifest(Files(), []), 3]))
     with pytest.raises(ManifestError, match="Pairs holds 0 samples"):

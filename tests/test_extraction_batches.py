@@ -47,7 +47,8 @@ def test_every_file_gives_its_own_pixels_in_planned_order(planned):
 
 def test_images_in_memory_give_the_pixels_of_their_files(planned):
     plan = planned(3)
-    held = [Pending(p.digest, InMemory({"": planned.picture(n)}), "") for n, p in enumerate(plan)]
+    sources = [InMemory({"": planned.picture(n)}) for n in range(3)]
+    held = [Pending(source.digest(""), source, "") for source in sources]
     np.testing.assert_array_equal(read_batch(held, SQUASHED).inputs, read_batch(plan, SQUASHED).inputs)
 
 

@@ -312,7 +312,8 @@ class Ear(Listener):
         notes.append(text)
 
 
-plan = [Pending(str(n), InMemory({"": rng.integers(0, 256, (128, 128, 3), np.uint8)}), "") for n in range(300)]
+sources = [InMemory({"": rng.integers(0, 256, (128, 128, 3), np.uint8)}) for _ in range(300)]
+plan = [Pending(source.digest(""), source, "") for source in sources]
 wanted, found, notes = Memory(), Memory(), []
 fill(plan, net, wanted, batch_size=4, workers=1, compile="off")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

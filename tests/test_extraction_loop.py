@@ -143,9 +143,11 @@ def test_embeddings_do_not_depend_on_the_lanes_by_a_bit(planned, net):
 def test_images_in_memory_and_on_disk_give_the_same_vectors(planned, net):
     plan, disk, memory = planned(5), Memory(), Memory()
     fill(plan, net, disk, batch_size=5)
-    held = [Pending(p.digest, InMemory({"": planned.picture(i)}), "") for i, p in enumerate(plan)]
+    sources = [InMemory({"": planned.picture(i)}) for i in range(5)]
+    held = [Pending(source.digest(""), source, "") for source in sources]
     fill(held, net, memory, batch_size=5)
-    assert all(np.array_equal(disk.vectors[p.digest], memory.vectors[p.digest]) for p in plan)
+    pairs = zip(plan, held, strict=True)
+    assert all(np.array_equal(disk.vectors[one.digest], memory.vectors[other.digest]) for one, other in pairs)
 
 
 # -- the bad ones

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -212,17 +213,42 @@ def test_entries_that_hold_contents_of_changed_files_compute_nothing(folder, tmp
     assert Counter(manifest.source.read_at.values()) == {1: 33, 2: 2}
 
 
+class Planned:
+    """A crew that takes a plan only."""
+
+    def fill(self, plan, extractor, sink, settings, listener):
+        return Settings().crew.fill(plan, extractor, sink, settings, listener)
+
+
 def test_other_workers_plan_from_all_digests(folder, tmp_path, monkeypatch):
-    class Planned:
-        """A crew that takes a plan only."""
-
-        def fill(self, plan, extractor, sink, settings, listener):
-            return Settings().crew.fill(plan, extractor, sink, settings, listener)
-
     monkeypatch.setattr(extractions.extraction, "named_crew", lambda *_: Planned())
     manifest = counted(folder)
     assert counts(extract(manifest, tmp_path / "s")) == (30, 3, 2)
     assert set(manifest.source.read_at.values()) == {1, 2}
+
+
+def test_what_was_read_for_other_workers_is_not_read_again_after_a_stop(folder, tmp_path, monkeypatch):
+    class Stopping(Listener):
+        """Ctrl-C after the third piece of the check."""
+
+        @contextmanager
+        def progress(self, label, total):
+            self.done = 0
+            yield self.advance
+
+        def advance(self, count):
+            self.done += count
+            if self.done >= 24:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(extractions.extraction, "named_crew", lambda *_: Planned())
+    monkeypatch.setattr(surveys, "FILES_PER_TASK", 8)
+    with pytest.raises(KeyboardInterrupt):
+        extract(folder, tmp_path / "s", listener=Stopping())
+    manifest = counted(folder)
+    assert counts(extract(manifest, tmp_path / "s")) == (30, 3, 2)
+    assert sum(manifest.source.read_at.values()) == 35 - 16 + 32  # digests that were not known, and contents to embed
+    assert not list((tmp_path / "s").glob("*.journal"))
 
 
 def test_an_error_of_the_readers_keeps_what_is_finished(folder, tmp_path):
@@ -360,7 +386,7 @@ def test_no_more_contents_wait_than_there_is_room_for(tmp_path):
     assert len(kept) == 24
     assert all(kept)  # because no more were asked for than fit
     survey = Survey(manifests.read(root), 8)
-    reader = surveys._Reader(survey.source, 1000, 8)
+    reader = surveys._Reader(survey.source, 1000, 8, threading.Event())
     places = list(enumerate(one.place for one in survey.rows.samples))
     found, _ = reader(places)  # nobody takes them
     assert sum(len(one.data) for one in found if one.data is not None) == surveys.ROOM * 1000

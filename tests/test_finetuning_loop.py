@@ -243,13 +243,13 @@ def gradients_of(network, recipe, targets=None, count=8, images=None):
 
 
 def batch(network, recipe, count=8, images=None):
-    from featurepipe.digests import sha256_bytes
     from featurepipe.stores import Pending
 
     rng = np.random.default_rng(5)
 
     pixels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    pending = [Pending(sha256_bytes(one.tobytes()), InMemory({"": one}), "") for one in pixels]
+    sources = [InMemory({"": one}) for one in pixels]
+    pending = [Pending(source.digest(""), source, "") for source in sources]
     samples = Examples(pending, (np.arange(count) % 5 % 3).astype(np.int64))
     batches = PixelBatches(samples, network.backbone.transform, replace(recipe, batch_size=count), "cpu", 1)
     return next(iter(batches.epoch(1))), samples

@@ -1,9 +1,11 @@
 """Files at URLs: the same samples as files, bounded patience, and errors that say why."""
 
+import os
 import pickle
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 from packing import files_of, to_tar, to_zip
@@ -32,11 +34,18 @@ class Handler(BaseHTTPRequestHandler):
         if name == "slow.jpg":
             self.server.stopped.wait(5)
             return None
+        if name == "trickle.jpg":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            while not self.server.stopped.wait(0.02):
+                self.wfile.write(b"x")
+            return None
         if name.startswith("late/"):
             name = name.removeprefix("late/")
             if sum(path == self.path for _, path in self.server.asked) < 3:
                 return self.answer(503)
-        path = self.server.root / name
+        path = self.server.root / unquote(name)
         if not path.is_file():
             return self.answer(404)
         cut = 10 if self.headers.get("cut") else None
@@ -117,7 +126,7 @@ def test_what_cannot_be_had_is_rejected_by_name_and_the_run_goes_on(web, photos,
     assert len([path for _, path in web.asked if path == "/slow.jpg"]) == 4
 
 
-def test_after_many_failures_in_a_row_a_file_is_tried_once(monkeypatch):
+def test_a_server_that_gives_nothing_is_not_asked_for_all_of_its_files(monkeypatch):
     monkeypatch.setattr(urls, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(urls, "PATIENT", urls._Patience())
     asked = []
@@ -126,10 +135,57 @@ def test_after_many_failures_in_a_row_a_file_is_tried_once(monkeypatch):
         asked.append(1)
         raise ConnectionResetError("gone away")
 
-    for _ in range(urls.PATIENCE + 2):
+    for n in range(urls.PATIENCE):
+        with pytest.raises(OSError, match="gone away, after 3 tries"):
+            urls.tried(f"x://me:secret@y/{n}", fail)
+    for n in range(3):
+        with pytest.raises(OSError, match=r"x://y gave none of 16 files in a row, .*; run the same command again"):
+            urls.tried(f"x://me:secret@y/a/{n}", fail)
+    assert len(asked) == 3 * urls.PATIENCE
+    assert urls.tried("x://z/0", lambda: "another server") == "another server"
+
+
+def test_a_server_that_is_back_after_a_rest_is_asked_for_all_of_its_files(monkeypatch):
+    monkeypatch.setattr(urls, "WAITS", (0.0,))
+    monkeypatch.setattr(urls, "PATIENT", urls._Patience(rest=0.0))
+    asked = []
+
+    def fail():
+        asked.append(1)
+        raise ConnectionResetError("gone away")
+
+    for n in range(urls.PATIENCE + 2):
         with pytest.raises(OSError, match="gone away"):
-            urls.tried("x://y", fail)
-    assert len(asked) == 3 * urls.PATIENCE + 2
+            urls.tried(f"x://y/{n}", fail)
+    assert len(asked) == 2 * urls.PATIENCE + 2  # who only looks whether it is back does so once
+    assert urls.tried("x://y/0", lambda: "back") == "back"
+    with pytest.raises(OSError, match="gone away, after 2 tries"):
+        urls.tried("x://y/1", fail)
+
+
+def test_an_answer_that_trickles_has_an_end(web, monkeypatch):
+    monkeypatch.setattr(urls, "WAITS", ())
+    with pytest.raises(OSError, match=r"it comes too slowly: \d+ bytes in \d+ seconds"):
+        urls.fetch(f"{web.url}/trickle.jpg")
+
+
+def test_urls_may_have_spaces_and_any_letters(web):
+    (web.root / "größe a%20b.png").write_bytes(b"large")
+    assert urls.fetch(f"{web.url}/größe a%2520b.png")[0] == b"large"
+    assert urls.stamp_of(f"{web.url}/gr%C3%B6%C3%9Fe%20a%2520b.png") is not None
+    assert urls.quoted("https://bücher.example/a?k=%2F&s=x+y#ü") == "https://xn--bcher-kva.example/a?k=%2F&s=x+y#%C3%BC"
+    with pytest.raises(OSError, match="too long") as caught:
+        urls.fetch(f"http://{'ü' * 70}.example/")
+    assert "tries" not in str(caught.value)  # which would change nothing
+
+
+def test_a_pipe_behind_a_url_of_this_machine_is_not_waited_for(tmp_path):
+    pytest.importorskip("fsspec")
+    os.mkfifo(tmp_path / "p.jpg")
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] it is a pipe, not a file"):
+        urls.fetch(f"file://{tmp_path}/p.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    assert urls.fetch(f"file://{tmp_path}/a.jpg")[0] == b"abc"
 
 
 def test_an_answer_that_is_cut_is_asked_for_again(web, tmp_path, monkeypatch):

@@ -5,10 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from doubles import Eventful
 
 from featurepipe.errors import OutputError
+from featurepipe.manifests import Manifest, Sample
 from featurepipe.sources import Files, Stamp
-from featurepipe.stores import Journal, Seen, Store
+from featurepipe.stores import Journal, Seen, Store, Survey, journals
 from featurepipe.stores.journals import JOURNAL, ROWS
 
 
@@ -82,3 +84,32 @@ def test_what_was_seen_is_found_again_whatever_the_order():
         start += size
     assert seen.has(drawn).tolist() == [n < start for n in range(3000)]
     assert len(seen._runs) <= np.log2(start)
+
+
+def test_a_check_of_all_files_leaves_what_it_has_read_when_it_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "ROWS", 16)
+    (tmp_path / "data").mkdir()
+    for n in range(200):
+        path = tmp_path / "data" / f"{n:03}"
+        path.write_bytes(b"content %d" % n)
+        os.utime(path, (10**9, 10**9))
+    source = Eventful(str(tmp_path / "data"))
+    manifest = Manifest(source, tuple(Sample(f"{n:03}", f"{n:03}", None, None) for n in range(200)))
+    store, counts = Store.create(tmp_path / "s"), []
+
+    def die(count):
+        counts.append(count)
+        if len(counts) == 4:  # after two pieces; nobody writes what is in memory
+            monkeypatch.setattr(Journal, "write", lambda self: None)
+            raise SystemExit
+
+    survey = Survey(manifest, 1)
+    with pytest.raises(SystemExit):
+        survey.read_all(die, Journal(store.path, source))
+    known = list(store.known(source))
+    assert 64 <= len(known) < 200
+    monkeypatch.undo()
+    source.digested.clear()
+    Survey(manifest, 1, known=known).read_all(journal=Journal(store.path, source))
+    assert sorted(source.digested) == [f"{n:03}" for n in range(len(known), 200)]
+    assert len(list(store.known(source))) == 200

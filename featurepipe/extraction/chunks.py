@@ -14,6 +14,7 @@ from typing import Any, overload
 
 from featurepipe.digests import sha256_bytes
 from featurepipe.extraction.loop import Part
+from featurepipe.extraction.opened import OPENED
 from featurepipe.manifests.samples import Rare, Texts
 from featurepipe.sources import Source
 from featurepipe.stores import Pending, Writer, Writers
@@ -60,6 +61,10 @@ class Share(Sequence[Pending]):
             places[code].add(self._places[number])
         sources = [source.share(some) for source, some in zip(self._sources, places, strict=True)]
         return {**self.__dict__, "_sources": sources}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was sent; of a source that this process has open, that one."""
+        self.__dict__.update(state, _sources=[OPENED.one(source) for source in state["_sources"]])
 
     @property
     def digests(self) -> list[str]:

@@ -16,13 +16,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from featurepipe.backbones import Embedder
-from featurepipe.errors import OutputError
 from featurepipe.extraction.engines import first_batch
 from featurepipe.extraction.loop import Part
 from featurepipe.sources import Kept
@@ -96,10 +95,10 @@ class Stretches:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stopped.set()
+        self._survey.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        told = suppress(OutputError) if error is not None else nullcontext()  # it would hide why all this ends
-        with closing(self._pieces), closing(self._new), told:  # nobody is in them any more
-            self._journal.write()
+        with closing(self._pieces), closing(self._new):  # nobody is in them any more
+            self._journal.__exit__(kind, error, trace)
 
     def take(self, *, wait: bool) -> Part | None:
         """See `featurepipe.extraction.loop.Parts`."""
@@ -164,10 +163,7 @@ class Stretches:
                 return
             rows = self._survey.rows
             numbers = np.array([one.row for one in piece])
-            for one in piece:
-                if one.stamp.size >= 0:
-                    sample = rows.samples[one.row]
-                    self._journal.add(sample.id, sample.place, one.content, one.stamp)
+            self._survey.record(piece, self._journal)
             values = keys(rows.digests_at(numbers))
             lacked = self._lacked(values, rows.readable[numbers])
             tried = self._holdings.tried(values)

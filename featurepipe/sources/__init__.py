@@ -14,7 +14,7 @@ from featurepipe.sources.containers import Columns, Container, Item, Listing, Op
 from featurepipe.sources.files import Files
 from featurepipe.sources.hubs import Hubs, open_hubs
 from featurepipe.sources.kept import Kept
-from featurepipe.sources.memory import InMemory
+from featurepipe.sources.memory import InMemory, sha256_content
 from featurepipe.sources.objects import Objects
 from featurepipe.sources.parquets import Parquets, open_parquets
 from featurepipe.sources.remotes import Remotes, open_remotes
@@ -70,5 +70,6 @@ __all__ = [
     "is_url",
     "lasting_root",
     "open_container",
+    "sha256_content",
     "title",
 ]

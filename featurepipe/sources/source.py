@@ -62,7 +62,7 @@ class Source(Protocol):
         return None
 
     def digest(self, place: str) -> str:
-        """Hexadecimal sha256 of a content."""
+        """Hexadecimal sha256 of a content; of an array, what `featurepipe.sources.sha256_content` gives."""
         data = self.read(place)
         assert isinstance(data, bytes)  # a source of arrays says what their digest is
         return sha256_bytes(data)

@@ -9,9 +9,11 @@ import email.utils
 import errno
 import http.client
 import os
+import re
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -24,12 +26,18 @@ from featurepipe.sources.source import Stamp
 
 SECONDS = 30.0  # without an answer
 WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
-PATIENCE = 16  # files in a row that did not come, after which each is tried once
+LEAST = 1024  # bytes per second that an answer has to give, or it counts as none
+PATIENCE = 16  # files of a server in a row that did not come, after which it is not asked for the others
+REST = 30.0  # seconds after which such a server is asked for one of them, to see whether it is back
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
 DENIED = frozenset({401, 403, 407})
+MISSING = frozenset({404, 410})
+NUMBERS = {FileNotFoundError: errno.ENOENT, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR}
 PIECE = 2**20
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+LOCAL = ("file://", "local://")  # of files of this machine, which may be anything
+PLAIN = "".join(map(chr, range(0x21, 0x7F)))  # the characters that a URL may have as they are
 AGENT = {"User-Agent": "featurepipe"}
 Found = TypeVar("Found")
 
@@ -42,19 +50,38 @@ class Answer(NamedTuple):
     pieces: Iterator[bytes]
 
 
+class _Slow(TimeoutError):
+    """An answer that comes, but would take for ever."""
+
+
 class _Patience:
-    """How many files in a row did not come; shared by threads."""
+    """How many files in a row did not come from each server, and when it may be asked again; shared by threads."""
 
-    def __init__(self) -> None:
-        self._lock, self._lost = threading.Lock(), 0
+    def __init__(self, rest: float = REST) -> None:
+        self._rest, self._lock, self._lost = rest, threading.Lock(), dict[str, tuple[int, float]]()
 
-    def note(self, *, came: bool) -> None:
+    def check(self, url: str) -> None:
+        """Raise OSError where a server is not asked for its other files; after a rest one of them may ask."""
+        server, now = _server(url), time.monotonic()
         with self._lock:
-            self._lost = 0 if came else self._lost + 1
+            lost, again = self._lost.get(server, (0, 0.0))
+            if lost < PATIENCE:
+                return
+            if now >= again:
+                self._lost[server] = lost, now + self._rest
+                return
+        why = f"{server} gave none of {PATIENCE} files in a row, so it is not asked for this one"
+        raise OSError(errno.EHOSTUNREACH, f"{why}; run the same command again when it answers", url)
 
-    @property
-    def waits(self) -> tuple[float, ...]:
-        return WAITS if self._lost < PATIENCE else ()
+    def note(self, url: str, *, came: bool) -> None:
+        with self._lock:
+            lost, _ = self._lost.pop(_server(url), (0, 0.0))
+            if not came:
+                self._lost[_server(url)] = lost + 1, time.monotonic() + self._rest
+
+    def is_lost(self, url: str) -> bool:
+        """Whether nobody expects an answer."""
+        return self._lost.get(_server(url), (0, 0.0))[0] >= PATIENCE
 
 
 PATIENT = _Patience()
@@ -114,7 +141,7 @@ def stamp_of(url: str) -> Stamp | None:
             return _stamp_of_info(fs.info(path))
         try:
             with _urlopen(url, "HEAD") as reply:
-                return _stamp_of_headers(reply.headers)
+                return None if _is_page(url, reply) else _stamp_of_headers(reply.headers)
         except urllib.error.HTTPError as error:
             if error.code in (403, 405, 501):  # signed URLs are often for reading alone
                 return None
@@ -153,18 +180,32 @@ def _opened(url: str, use: Callable[[Answer], Found]) -> Found:
     if not is_web(url):
         fs, path = filesystem(url)
         info = fs.info(path)
-        with fs.open(path, "rb") as file:
-            pieces = iter(lambda: file.read(PIECE), b"")
-            return use(Answer(int(info.get("size") or 0), _stamp_of_info(info), pieces))
+        with inputs.opened(path) if url.lower().startswith(LOCAL) else fs.open(path, "rb") as file:
+            return use(Answer(int(info.get("size") or 0), _stamp_of_info(info), _paced(file.read)))
     with _urlopen(url, "GET") as reply:
-        pieces = iter(lambda: reply.read(PIECE), b"")
+        pieces = _paced(reply.read1)  # which gives what is there
         first = next(pieces, b"")
-        kind = reply.headers.get_content_type()
-        if kind == "text/html" and first.lstrip()[:1] == b"<" and not url.endswith((".html", ".htm")):
+        if _is_page(url, reply) and first.lstrip()[:1] == b"<":
             moved = f", to which it leads: {reply.url}" if reply.url != url else ""
-            raise FileNotFoundError(errno.ENOENT, f"it is a web page, not a file{moved}", url)
+            raise OSError(errno.EPROTO, f"it is a web page, not a file{moved}", url)  # often one for logging in
         size = int(reply.headers.get("Content-Length") or 0)
         return use(Answer(size, _stamp_of_headers(reply.headers), _chained(first, pieces)))
+
+
+def _paced(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """What there is, piece by piece; `_Slow` where it comes so slowly that it would have no end."""
+    begun, length = time.monotonic(), 0
+    while piece := read(PIECE):
+        yield piece
+        length += len(piece)
+        seconds = time.monotonic() - begun
+        if seconds > SECONDS + length / LEAST:
+            raise _Slow(f"it comes too slowly: {length:,} bytes in {seconds:.0f} seconds")
+
+
+def _is_page(url: str, reply: Any) -> bool:
+    """Whether the answer says that it is a web page, of a URL that is none."""
+    return reply.headers.get_content_type() == "text/html" and not url.endswith((".html", ".htm"))
 
 
 def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
@@ -173,28 +214,55 @@ def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _urlopen(url: str, method: str) -> Any:
-    return urllib.request.urlopen(urllib.request.Request(url, headers=AGENT, method=method), timeout=SECONDS)
+    request = urllib.request.Request(quoted(url), headers=AGENT, method=method)
+    return urllib.request.urlopen(request, timeout=SECONDS)
+
+
+def quoted(url: str) -> str:
+    """A URL as servers take it; what it has of other characters, such as spaces, is escaped, and nothing else changes.
+
+    Examples
+    --------
+    >>> quoted("https://example.org/a b/größe.jpg?key=a%20b")
+    'https://example.org/a%20b/gr%C3%B6%C3%9Fe.jpg?key=a%20b'
+    """
+    scheme, host, rest = _split(url)
+    host = host if host.isascii() else host.encode("idna").decode()
+    return f"{scheme}://{host}{urllib.parse.quote(rest, safe=PLAIN, errors='surrogateescape')}"
 
 
 def tried(url: str, ask: Callable[[], Found]) -> Found:
     """What a function gives, after some tries; an OSError that says why it does not."""
-    waits = PATIENT.waits
-    for number in range(len(waits) + 1):
+    PATIENT.check(url)
+    for number in range(len(WAITS) + 1):
         try:
             found = ask()
         except Exception as error:  # of urllib, of fsspec, of what that uses: nothing says which there may be
             why, lasting = _reason(error)
             if lasting is None:
                 raise
-            if lasting or number == len(waits):
-                PATIENT.note(came=lasting)  # who says no is there
+            if lasting or number == len(WAITS) or PATIENT.is_lost(url):
+                PATIENT.note(url, came=lasting)  # who says no is there
                 tries = f", after {number + 1} tries" if number else ""
                 raise OSError(_errno(error), f"{why}{tries}", url) from error
-            time.sleep(waits[number])
+            time.sleep(WAITS[number])
         else:
-            PATIENT.note(came=True)
+            PATIENT.note(url, came=True)
             return found
     raise AssertionError  # the last try returns or raises
+
+
+def _server(url: str) -> str:
+    """A URL's scheme and host, without a name and a password."""
+    scheme, host, _ = _split(url)
+    return f"{scheme}://{host.rpartition('@')[2]}"
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Scheme, host and the rest."""
+    scheme, _, rest = url.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    return scheme, host, rest[len(host) :]
 
 
 def _reason(error: Exception) -> tuple[str, bool | None]:
@@ -208,17 +276,23 @@ def _reason(error: Exception) -> tuple[str, bool | None]:
     if isinstance(error, urllib.error.URLError):
         error = error.reason if isinstance(error.reason, Exception) else error
     if isinstance(error, TimeoutError):
-        return f"no answer within {SECONDS:g} seconds", False
+        return str(error) if isinstance(error, _Slow) else f"no answer within {SECONDS:g} seconds", False
+    if isinstance(error, ValueError | http.client.InvalidURL):  # of the URL itself, or of what is no certificate
+        return " ".join(str(error).split()) or type(error).__name__, True
     if isinstance(error, PermissionError):
         return f"access is denied ({error}): the credentials are missing, wrong or expired", True
-    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL, errno.ENOSPC):
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL, errno.ENOSPC, errno.EPROTO):
         return error.strerror or str(error), True
     why = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
     return why or type(error).__name__, isinstance(error, LASTING)
 
 
 def _errno(error: Exception) -> int:
-    return getattr(error, "errno", None) or errno.EIO
+    """What an error says, also where it has no number: whether a file is gone is known by it."""
+    if isinstance(error, urllib.error.HTTPError):
+        return errno.ENOENT if error.code in MISSING else errno.EACCES if error.code in DENIED else errno.EIO
+    kinds = (number for kind, number in NUMBERS.items() if isinstance(error, kind))
+    return getattr(error, "errno", None) or next(kinds, errno.EIO)
 
 
 def _stamp_of_headers(headers: Any) -> Stamp | None:

@@ -23,7 +23,7 @@ from featurepipe.manifests import Manifest
 from featurepipe.media import plural
 from featurepipe.results import presented
 from featurepipe.signatures import spread
-from featurepipe.sources import Source, title
+from featurepipe.sources import NO_STAMP, Source, title
 from featurepipe.stages import clips
 from featurepipe.stages.descriptions import check_root, describes
 from featurepipe.stores import (
@@ -172,15 +172,18 @@ def _survey(
     """What is known of the files, and whether the store may describe them.
 
     New files are left unread, to be read just ahead of embedding, unless all digests have to be known before: for other
-    workers than this process, or to know whether a store of other samples may describe these.
+    workers than this process, or to know whether a store of other samples may describe these. They are read into the
+    store's journal, unless the latter is not known yet.
     """
-    known = () if compute.rehash else store.known(manifest.source, listener.note)
+    known = store.known(manifest.source, SILENT.note if compute.rehash else listener.note)
+    if compute.rehash:  # all are read, and those that cannot be read now stay what they are
+        known = (one._replace(stamp=NO_STAMP) for one in known)
     with listener.progress("checking files", len(manifest)) as advance:
         survey = Survey(manifest, compute.workers or extraction.default_workers(), advance, known)
         belongs = force or describes(store, survey.source, survey.rows)
         waits = isinstance(settings.crew, extraction.Streaming) and has_room(store.path, extractor, len(manifest))
         if survey.unread.any() and not (belongs and waits):
-            survey.read_all(advance)
+            survey.read_all(advance, Journal(store.path, survey.source) if belongs else None)
             belongs = belongs or describes(store, survey.source, survey.rows)
     check_root(store, survey.source, belongs, listener)
     return survey
@@ -335,7 +338,7 @@ def fill(
     started = time.perf_counter()
     entries = [store.entry(member) for member in extractor.members]
     todo = plan(rows, source, *entries)
-    listener.note(said or first_line(extractor, len(rows), len(rows) - len(unreadable) - todo.samples))
+    listener.note(said or first_line(extractor, len(rows), int(Rows.of(rows).readable.sum()) - todo.samples))
     check_room(store.path, extractor, len(todo), listener)
     sink = _sink(extractor, entries, todo.held, settings, rows_per_shard)
     outcome = extraction.fill(todo, extractor, sink, settings, listener=listener)

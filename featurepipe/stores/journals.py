@@ -9,10 +9,12 @@ from __future__ import annotations
 import heapq
 import io
 import json
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from featurepipe.stores.manifest import MOST, Known
 
 JOURNAL = "manifest.csv.journal"  # begins as the manifest does: earlier versions take it for a store's own, too
 ROWS = 1024  # of a line
+SECONDS = 30.0  # after which a line is written, however short it is: some files take seconds each
 LONGEST = 2**26  # bytes of a line
 SEAL = 16  # hexadecimal digits of a line's sha256, in front of it
 LINE = {"source": jsons.TEXT, "root": jsons.TEXT, "rows": [[jsons.ANYTHING]]}
@@ -32,6 +35,8 @@ LINE = {"source": jsons.TEXT, "root": jsons.TEXT, "rows": [[jsons.ANYTHING]]}
 
 class Journal:
     """The digests of files of one source, in a file that only grows, until a manifest has them.
+
+    As a context it is written when that is left.
 
     Each line is the beginning of the sha256 of the JSON behind it, which has the source's kind and root, and rows of
     id, place, digest and stamp, sorted by id. A line that is torn or damaged does not fit its sha256, and is ignored.
@@ -46,11 +51,19 @@ class Journal:
         self._path = store / JOURNAL
         self._of = {"source": source.kind, "root": lasting_root(source)}
         self._rows: list[tuple[Any, ...]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with suppress(OutputError) if error is not None else nullcontext():  # it would hide why all this ends
+            self.write()
 
     def add(self, id_: str, place: str, content: bytes, stamp: Stamp) -> None:
         """Take a file's digest, whose stamp can be trusted; in ascending order of ids."""
         self._rows.append((id_, place, content.hex(), *stamp))
-        if len(self._rows) >= ROWS:
+        if len(self._rows) >= ROWS or time.monotonic() - self._written > SECONDS:
             self.write()
 
     def write(self) -> None:
@@ -64,7 +77,7 @@ class Journal:
         if not self._rows:
             return
         text = json.dumps({**self._of, "rows": self._rows}, separators=(",", ":")).encode()
-        self._rows = []
+        self._rows, self._written = [], time.monotonic()
         try:
             append(self._path, b"\n%s %s\n" % (_seal(text), text))  # what is torn before it is a line of its own
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from featurepipe import inputs
 from featurepipe.errors import StoreError
 from featurepipe.manifests import SPLITS, Sample
-from featurepipe.sources import Stamp
+from featurepipe.sources import NO_STAMP, Stamp
 from featurepipe.stores.headers import HEADER
 from featurepipe.stores.rows import BLOCK, Rows
 
@@ -35,7 +35,7 @@ WRONG = (ValueError, IndexError, TypeError, OverflowError, csv.Error)  # what a 
 
 
 class Known(NamedTuple):
-    """What the manifest says of a file whose stamp can be trusted; the file's digest as bytes."""
+    """What the manifest says of a file; its digest as bytes, and `NO_STAMP` where no stamp could be trusted."""
 
     id: str
     place: str
@@ -90,7 +90,7 @@ def read(path: Path, fits: Callable[[str], bool], *, is_earlier: bool = False, i
 
 
 def known(path: Path, digest: str | None) -> Iterator[Known]:
-    """The rows whose stamps can be trusted, in the manifest's order, and none of them held.
+    """The rows that could be read, in the manifest's order, and none of them held; before 1.2 those with stamps.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def known(path: Path, digest: str | None) -> Iterator[Known]:
         try:
             for id_, file, _, _, sha, *stamp, _, _ in _cells(hashed, "utf-8", digest is None):
                 content, known_by = bytes.fromhex(sha), _stamp(stamp)
-                if known_by is not None and len(content) == 32:
-                    yield Known(id_, file, content, known_by)
+                if len(content) == 32 and (known_by is not None or digest is not None):
+                    yield Known(id_, file, content, known_by or NO_STAMP)
         except WRONG:
             if digest is None:
                 return

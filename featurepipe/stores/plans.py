@@ -8,10 +8,16 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from featurepipe import shards
-from featurepipe.digests import sha256_bytes, sha256_part
-from featurepipe.sources import Content, Source
+from featurepipe.digests import sha256_part
+from featurepipe.sources import Content, Source, sha256_content
 from featurepipe.stores.entries import Entry
 from featurepipe.stores.rows import BLOCK, Row, Rows, are_among, keys
+
+CHANGED = "its content has just changed; run again"
+RESTLESS = (
+    "it gives other pixels each time it is asked; leave out its random transforms, so that the vector is that of the "
+    "pixels it is known by"
+)
 
 
 class Pending(NamedTuple):
@@ -46,10 +52,9 @@ class Pending(NamedTuple):
             It cannot be read, or is not what it was when the digest was taken.
         """
         data = self.source.read(self.place)
-        if isinstance(data, bytes):  # an array in memory is not expected to change
-            digest = sha256_bytes(data)
-            if self.digest != (digest if self.part is None else sha256_part(bytes.fromhex(digest), self.part)):
-                raise OSError("its content has just changed; run again")  # its vector would have the old one's key
+        digest = sha256_content(data)
+        if self.digest != (digest if self.part is None else sha256_part(bytes.fromhex(digest), self.part)):
+            raise OSError(CHANGED if isinstance(data, bytes) else RESTLESS)  # its vector would have the old one's key
         return data
 
 

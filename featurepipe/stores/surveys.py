@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,6 +20,7 @@ from featurepipe.digests import sha256_bytes
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample, Samples
 from featurepipe.sources import NO_STAMP, Content, Source, Stamp
+from featurepipe.stores.journals import Journal
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.rows import Rows
 
@@ -26,12 +28,25 @@ FILES_PER_TASK = 64  # one future for each file would cost more than looking at 
 ROOM = 4  # contents of the largest size that is kept, which may wait between two threads
 TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
+NOTHING = bytes(32)  # the digest of what cannot be read
+GONE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # what says that a place does not hold its content any more; all else may be over next time
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 class Settled(NamedTuple):
-    """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it."""
+    """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it.
+
+    A content of no bytes says that the file is as it was known before, if it was; one of zeros that there is none.
+    """
 
     row: int
     content: bytes
@@ -47,6 +62,9 @@ class Survey:
     which git compares too. A file that was modified less than two seconds before it was read, or while it was, gets no
     stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
     a file server's clock is further behind, such a change can go unseen.
+
+    A file that is known and cannot be read now keeps its row, and is `unreadable` as well, unless it is gone or is seen
+    to have changed: credentials expire, and servers and disks fail, for a while.
 
     Parameters
     ----------
@@ -64,7 +82,7 @@ class Survey:
     unread : ndarray of bool, shape (n,)
         The rows that are not settled yet.
     unreadable : dict
-        Sample id → reason.
+        Sample id → reason; also of rows that are as they were known before.
     seconds : float
         Spent on reading, summed over threads.
     """
@@ -87,6 +105,7 @@ class Survey:
         self.unread = np.ones(len(samples), bool)
         self.unreadable: dict[str, str] = {}
         self.seconds = 0.0
+        self._stopped = threading.Event()
         self._firsts = _first_parts(samples)
         self._recognise(known, progress)
 
@@ -114,9 +133,10 @@ class Survey:
         list of Settled
             Of rows that had been settled before, the `row` alone is right.
         """
-        reader = _Reader(self.source, most, self._workers)
+        self._stopped = threading.Event()  # of this reading
+        reader = _Reader(self.source, most, self._workers, self._stopped)
         tasks = self._tasks(rows, reader)
-        with ThreadPoolExecutor(self._workers, "reading") as pool:
+        with ThreadPoolExecutor(self._workers, "reading") as pool, self._stopping():
             for found, seconds in _in_order(pool, reader, tasks, lambda: reader.ahead):
                 self.seconds += seconds
                 reader.hand_over(found)
@@ -126,20 +146,45 @@ class Survey:
                 progress(count)
                 yield found
 
-    def read_all(self, progress: Callable[[int], object] = lambda n: None) -> None:
-        """Settle all rows, and keep nothing."""
-        with closing(self.read(np.flatnonzero(self.unread), progress=progress)) as pieces:
-            for _ in pieces:
-                pass
+    def stop(self) -> None:
+        """Let all threads end, each with the file that it is at; the rows that are left stay unread."""
+        self._stopped.set()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Within, an error or an interrupt stops the threads: nobody waits for the rest of a task of theirs."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
+    def read_all(self, progress: Callable[[int], object] = lambda n: None, journal: Journal | None = None) -> None:
+        """Settle all rows, and keep nothing; digests go into a journal as they become known, if there is one."""
+        pieces = self.read(np.flatnonzero(self.unread), progress=progress)
+        with closing(pieces), journal if journal is not None else nullcontext():
+            for found in pieces:
+                if journal is not None:
+                    self.record(found, journal)
+
+    def record(self, found: Iterable[Settled], journal: Journal) -> None:
+        """Put the digests of these rows into a journal, as far as they were read now and have a stamp."""
+        for one in found:
+            if one.stamp.size >= 0:
+                sample = self._rows.samples[one.row]
+                journal.add(sample.id, sample.place, one.content, one.stamp)
 
     def _recognise(self, known: Iterable[Known], progress: Callable[[int], object]) -> None:
         """Settle the files that are known and look as they did, and those that are gone."""
         beside = enumerate(_beside(self._rows.samples, known))
         tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
-        with ThreadPoolExecutor(self._workers) as pool:
-            pieces = _pieces(tasks, FILES_PER_TASK)
-            for found in _in_order(pool, partial(_recognised, self.source), pieces, lambda: 4 * self._workers):
-                progress(self._settle(found))
+        with ThreadPoolExecutor(self._workers) as pool, self._stopping():
+            pieces, look = _pieces(tasks, FILES_PER_TASK), partial(_recognised, self.source, self._stopped)
+            for found in _in_order(pool, look, pieces, lambda: 4 * self._workers):
+                progress(self._settle([one for one in found if one.reason or one.stamp != NO_STAMP]))
+                for one in found:
+                    if self.unread[one.row]:  # nobody can tell whether it is as it was, until it is read
+                        self._rows.contents[one.row] = np.frombuffer(one.content, np.uint8)
         progress(sum(map(self._follow, self._firsts)))
 
     def _tasks(self, rows: np.ndarray, reader: _Reader) -> Iterator[list[tuple[int, str | None]]]:
@@ -155,8 +200,9 @@ class Survey:
         if not found:
             return 0
         numbers, contents, stamps, reasons, _ = map(list, zip(*found, strict=True))
+        contents = [new or self._rows.contents[row].tobytes() for row, new in zip(numbers, contents, strict=True)]
         self._rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
-        self._rows.readable[numbers] = [not reason for reason in reasons]
+        self._rows.readable[numbers] = [content != NOTHING for content in contents]
         self._rows.stamps[numbers] = stamps
         self.unread[numbers] = False
         samples = self._rows.samples
@@ -164,15 +210,15 @@ class Survey:
         return len(found)
 
     def _follow(self, row: int) -> int:
-        """Settle a part of a file whose first part is settled; says how many that were."""
+        """Settle a row of a file whose first row is settled; says how many that were."""
         first = self._firsts.get(row)
         if first is None or self.unread[first] or not self.unread[row]:
             return 0
         for column in (self._rows.contents, self._rows.readable, self._rows.stamps, self.unread):
             column[row] = column[first]
-        if not self._rows.readable[row]:
-            samples = self._rows.samples
-            self.unreadable[samples[row].id] = self.unreadable[samples[first].id]
+        samples = self._rows.samples
+        if (reason := self.unreadable.get(samples[first].id)) is not None:
+            self.unreadable[samples[row].id] = reason
         return 1
 
 
@@ -187,8 +233,8 @@ class _Reader:
         Files that the next task should have.
     """
 
-    def __init__(self, source: Source, most: int, workers: int) -> None:
-        self._source, self._most, self._workers = source, most, workers
+    def __init__(self, source: Source, most: int, workers: int, stopped: threading.Event) -> None:
+        self._source, self._most, self._workers, self._stopped = source, most, workers, stopped
         self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
         self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
         self._each = most  # bytes of a file, about: after large ones it is slow to expect small ones
@@ -208,8 +254,12 @@ class _Reader:
     def __call__(self, task: Sequence[tuple[int, str | None]]) -> tuple[list[Settled], float]:
         """What is at these places, and how long that took; of rows without one nothing."""
         started = time.perf_counter()
-        found = [Settled(row, b"", NO_STAMP) if place is None else self._read(row, place) for row, place in task]
-        if self._most:
+        found = [
+            Settled(row, b"", NO_STAMP) if place is None else self._read(row, place)
+            for row, place in task
+            if not self._stopped.is_set()
+        ]
+        if self._most and found:
             self._each = max(self._each // 2, *(len(one.data or b"") for one in found))
             self.pace = max(1, min(FILES_PER_TASK, min(TASK_BYTES, self._room // 8) // max(1, self._each)))
         return found, time.perf_counter() - started
@@ -287,11 +337,11 @@ def digest_rows(
 
 
 def _first_parts(samples: Samples) -> dict[int, int]:
-    """Each row that is a part of a file, except the first one of that file: row → first row."""
+    """Each row of a file that another row before it is of, too, where there are parts: row → first row."""
     if not samples.parts.any:
         return {}
     firsts: dict[str, int] = {}
-    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples) if one.part is not None)
+    rows = ((row, firsts.setdefault(one.place, row)) for row, one in enumerate(samples))
     return {row: first for row, first in rows if row != first}
 
 
@@ -330,19 +380,25 @@ def _in_order(
             future.cancel()
 
 
-def _recognised(source: Source, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
-    """Of each task whose file still looks as it is known, or cannot be looked at, what is true of it."""
-    found = (_compared(source, *task) for task in tasks)
+def _recognised(source: Source, stopped: threading.Event, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
+    """Of each task whose file has not changed, as far as can be told, what is true of it; see `_compared`."""
+    found = (_compared(source, *task) for task in tasks if not stopped.is_set())
     return [one for one in found if one is not None]
 
 
 def _compared(source: Source, row: int, place: str, known: Known) -> Settled | None:
+    """What is known of a file, without a stamp where that cannot be compared; None if the file has changed."""
     try:
-        return Settled(row, known.digest, known.stamp) if source.stamp(place) == known.stamp else None
+        stamp = None if known.stamp == NO_STAMP else source.stamp(place)
     except OSError as error:
-        return _unreadable(row, error)
+        found = _unreadable(row, error)
+        return found if found.content else found._replace(content=known.digest, stamp=known.stamp)
+    if stamp is None:
+        return Settled(row, known.digest, NO_STAMP)
+    return Settled(row, known.digest, known.stamp) if stamp == known.stamp else None
 
 
 def _unreadable(row: int, error: OSError) -> Settled:
     check_scarce(error)
-    return Settled(row, bytes(32), NO_STAMP, f"cannot be read: {error.strerror or error}")
+    content = NOTHING if error.errno in GONE else b""
+    return Settled(row, content, NO_STAMP, f"cannot be read: {error.strerror or error}")

@@ -17,11 +17,11 @@ from typing import Any
 import featurepipe
 from featurepipe import backbones
 from featurepipe.errors import BackboneError, StoreError
-from featurepipe.extraction.chunks import Chunk, Inbox
+from featurepipe.extraction.chunks import Chunk, Inbox, Share
 from featurepipe.extraction.loop import Part, fill_parts
 from featurepipe.extraction.outcomes import Outcome
 from featurepipe.listeners import Listener
-from featurepipe.stores import Pending, Writer, Writers, locks
+from featurepipe.stores import Writer, Writers, locks
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Job:
         What makes the backbone again.
     device : str
     sink : Writer or Writers
-    trial : Pending
-        A sample that the driver can read.
+    trial : Share
+        A single sample, which the driver can read.
     left : int
         Samples that it is likely to be given.
     options : mapping
@@ -58,7 +58,7 @@ class Job:
     source: Mapping[str, Any]
     device: str
     sink: Writer | Writers
-    trial: Pending
+    trial: Share
     left: int
     options: Mapping[str, Any]
 
@@ -116,11 +116,12 @@ class Worker(Listener):
         with suppress(OSError):  # where all paths are whole ones, it need not be there
             os.chdir(job.folder)
         self._lock = locks.join(job.store, job.name)
+        trial = job.trial[0]
         try:
-            job.trial.size  # noqa: B018
+            trial.size  # noqa: B018
         except OSError as error:
             raise StoreError(
-                f"{here} cannot read {job.trial.place} ({error}); keep the samples in a folder that all machines share"
+                f"{here} cannot read {trial.place} ({error}); keep the samples in a folder that all machines share"
             ) from error
         made = backbones.recreate(job.spec, job.source, device=job.device, trust=True)  # the driver has made the same
         inbox = Inbox(self._receive, job.sink, job.left, self._check, self._tell(job.sink), tagged=True)

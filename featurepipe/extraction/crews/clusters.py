@@ -23,7 +23,7 @@ from typing import Any, cast
 import featurepipe
 from featurepipe.backbones import Embedder, Extractor
 from featurepipe.errors import BackboneError, DependencyMissing, FeaturepipeError, StoreError
-from featurepipe.extraction.chunks import POLL, Chunk, Chunks
+from featurepipe.extraction.chunks import POLL, Chunk, Chunks, Share
 from featurepipe.extraction.crews.actors import Job, Report, Worker
 from featurepipe.extraction.crews.crew import Lanes, Settings
 from featurepipe.extraction.loop import Sink
@@ -242,7 +242,7 @@ class _Team:
             extractor.source,
             "cpu",
             self._sink.share(),
-            _alone(_readable(plan)),
+            Share([_readable(plan)]),
             len(plan),
             {"batch_size": self._settings.batch_size, "compile": self._settings.compile},
         )
@@ -423,11 +423,6 @@ def _readable(plan: Sequence[Pending]) -> Pending:
             pending.size  # noqa: B018
             return pending
     return plan[0]
-
-
-def _alone(pending: Pending) -> Pending:
-    """A sample whose source holds no other contents, for another process."""
-    return pending._replace(source=pending.source.share([pending.place]))
 
 
 def _cause(error: Any, member: Member) -> Exception:
