@@ -99,6 +99,16 @@ class Gradients:
             for parameter in parameters:
                 parameter.grad = None
             self._halve()
+        unreached = self._share(parameters, weight)
+        if weight:
+            self._spare(unreached)
+            self._pull()
+        return loss, weight
+
+    def _share(self, parameters: list[torch.nn.Parameter], weight: float) -> list[torch.nn.Parameter]:
+        """Make the gradients of all processes' sums those of the mean; which parameters have none in any process."""
+        import torch
+
         reached = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         gradients: list[torch.Tensor] = []
         for parameter in parameters:  # one that has no part in the output, or a process without a share of the batch
@@ -107,10 +117,7 @@ class Gradients:
         self._peers.add([reached, *gradients])
         for gradient in gradients:
             gradient /= weight or 1.0  # no image could be read
-        if weight:
-            self._spare([one for one, some in zip(parameters, reached.tolist(), strict=True) if not some])
-            self._pull()
-        return loss, weight
+        return [one for one, some in zip(parameters, reached.tolist(), strict=True) if not some]
 
     def _spare(self, parameters: list[torch.nn.Parameter]) -> None:
         """Leave parameters without gradient that have no part in the output: an optimizer would let them decay."""
