@@ -167,10 +167,11 @@ def _room(shape: tuple[int, ...], folder: Path, limit: int | None, listener: Lis
         most = int(SHARE * free)
     if most is None or size <= most:
         return np.zeros(shape, np.uint8)
+    made = scratch(folder, shape, "uint8", "decoded images")
     listener.note(
         f"note: {size_text(size)} of decoded images do not fit into {size_text(most)} of memory; they lie in {folder}"
     )
-    return scratch(folder, shape, "uint8", "decoded images")
+    return made
 
 
 def check_enough(count: int, lost: Mapping[str, str], what: str) -> None:

@@ -67,7 +67,7 @@ class Pupil(Trainee):
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         return (
             f"note: the objective {self.pretext.how.objective} does not train {', '.join(list(found)[:SHOWN])}{more} "
-            f"({share:.2g} % of {self.body.name}): they stay as they were at the start; contrastive trains all"
+            f"({share:.1f} % of the network): they stay as they were at the start; contrastive trains all"
         )
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
