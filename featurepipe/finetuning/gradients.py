@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,7 +159,7 @@ class Gradients:
                 starts.pop()  # three at once, which may be too many: then memory runs out
             else:
                 starts[-1] -= 1
-        return [slice(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
+        return [slice(start, end) for start, end in pairwise([*starts, count])]
 
     def _sum_up(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
         """Fill in the gradients of the sum of a batch's losses; that sum, and the sum of the images' weights."""
