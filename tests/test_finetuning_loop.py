@@ -958,6 +958,47 @@ def test_a_loss_that_compares_rows_is_the_same_in_pieces(tuning):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("count", "accumulate", "norms", "wanted"),
+    [
+        (10, 4, "train", [3, 3, 2, 2]),
+        (10, 4, "eval", [3, 3, 3, 1]),
+        (9, 5, "train", [2, 2, 2, 3]),
+        (10, 3, "train", [4, 4, 2]),
+    ],
+)
+def test_no_piece_is_a_single_image_where_batch_norms_need_two(tuning, count, accumulate, norms, wanted):
+    recipe = Recipe(**{**QUICK, "accumulate": accumulate, "batch_norm": norms, "batch_size": count})
+    network, _ = tuning(batch_norm=norms)
+    seen, forward = [], network.trained
+    network.trained = lambda pixels: seen.append(len(pixels)) or forward(pixels)
+    loop.Gradients(network, Classes(), recipe, Peers(), Ear()).fill(batch(network, recipe, count)[0], [0])
+    assert seen == wanted
+
+
+def test_a_batch_norm_and_a_single_image_are_said_in_a_line(tuning):
+    network, _ = tuning(batch_norm="train")
+    recipe = Recipe(**{**QUICK, "batch_norm": "train"})
+    gradients = loop.Gradients(network, Classes(), recipe, Peers(), Ear())
+    with pytest.raises(FinetuningError, match=r"batch norms cannot learn from a single image, .* another batch size"):
+        gradients.fill(batch(network, recipe, 1)[0], [0])
+    step, seen = batch(network, recipe, 7)[0], limit(network, 1)
+    with pytest.raises(OutOfMemory, match="out of memory with two images in training, and batch norms cannot"):
+        gradients.fill(step, [0])
+    assert seen == [7, 4, 2, 1]
+
+
+def test_batch_norms_follow_coupled_pieces_once(tuning):
+    found = []
+    for objective in Classes(), Coupled():
+        network, _ = tuning(batch_norm="train")
+        recipe = Recipe(**{**QUICK, "batch_norm": "train", "accumulate": 2})
+        loop.Gradients(network, objective, recipe, Peers(), Ear()).fill(batch(network, recipe)[0], [0])
+        found.append({name: value for name, value in network.changing() if "running" in name})
+    assert_same_state(*found, tolerance=1e-6)
+    assert found[0]
+
+
 # -- what is heard ------------------------------------------------------------------------------------------------
 
 

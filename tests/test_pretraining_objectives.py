@@ -2,17 +2,22 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from ears import Ear
 
 from featurepipe.errors import PretrainingError
-from featurepipe.pretraining import OBJECTIVES, Pictures, Pupil
+from featurepipe.finetuning import Peers, Step
+from featurepipe.finetuning.gradients import Gradients
+from featurepipe.pretraining import OBJECTIVES, Body, Pictures, Pupil
 from featurepipe.pretraining.augmentations import Views
 from featurepipe.pretraining.colors import BinTable, gamut, lab_of
 from featurepipe.pretraining.objectives.autoencoder import PatchDecoder, is_maskable, masked_error
 from featurepipe.pretraining.objectives.contrastive import nt_xent
+from featurepipe.pretraining.objectives.distillation import standardise
 from featurepipe.pretraining.objectives.sound import in_bits, standardised
 from featurepipe.pretraining.objectives.vicreg import vicreg
 from featurepipe.pretraining.pairs import Sounds
@@ -153,7 +158,7 @@ def test_rare_colours_count_more_and_one_on_average():
     table = BinTable()
     ab = torch.zeros(100, 2, 1, 1)
     ab[0] = torch.tensor([60.0, 50.0]).view(2, 1, 1)
-    weights = table.weights(ab)
+    weights = table.weights(table.counts(ab))
     grey, rare = (int(table.spread(one[None])[0][0, 0, 0, 0]) for one in (ab[1], ab[0]))
     assert weights[rare] > 3 * weights[grey]
     assert weights[grey] < 1
@@ -168,6 +173,13 @@ def test_colorization_sees_grey_and_is_asked_for_colour(pictures):
     assert wanted.abs().max() > 1
 
 
+def test_colours_are_counted_piece_by_piece(pictures):
+    pretext = OBJECTIVES["colorize"](PretrainOptions(objective="colorize"), (32, 32), pictures)  # 24 pictures
+    ab = lab_of(pictures.take(pictures.learned, "cpu").float() / 255)[:, 1:]
+    torch.testing.assert_close(pretext.weights, pretext.bins.weights(pretext.bins.counts(ab)))
+    assert pretext.weights.std() > 0
+
+
 def test_colorization_learns_nothing_from_grey_and_says_so(pictures):
     grey = pictures.pixels[:, :, :1].expand(-1, -1, 3, -1, -1)
     with pytest.raises(PretrainingError, match=r"all \d+ images looked at are grey.*choose another objective"):
@@ -180,7 +192,7 @@ def test_colorization_learns_nothing_from_grey_and_says_so(pictures):
 def test_a_masked_autoencoder_is_judged_by_hidden_patches_alone(pictures, small):
     pretext = OBJECTIVES["autoencoder"](PretrainOptions(objective="autoencoder"), (32, 32), pictures)
     pupil = Pupil(small("test_vit"), pretext, recipe_of(PretrainOptions(), "cpu", 1))
-    assert is_maskable(pupil.body.module)
+    assert is_maskable(pupil.body)
     assert isinstance(pupil.head, PatchDecoder)
     clean = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     patches = pupil.head.split(clean)
@@ -193,7 +205,38 @@ def test_a_masked_autoencoder_is_judged_by_hidden_patches_alone(pictures, small)
     kept = round(0.25 * patches.shape[1])
     assert seen == [kept + pupil.body.module.num_prefix_tokens]
     assert error.shape == (2,)
-    assert not is_maskable(small().module)
+    assert not is_maskable(Body(small()))
+
+
+def test_a_hybrid_transformer_is_denoised(pictures, small):
+    how = PretrainOptions(objective="autoencoder")
+    pretext = OBJECTIVES["autoencoder"](how, (32, 32), pictures)
+    pupil = Pupil(small("vit_tiny_r_s16_p8_224", img_size=32), pretext, recipe_of(how, "cpu", 1))
+    assert not is_maskable(pupil.body)  # it cuts patches of what a convolutional network gives
+    inputs, _ = pretext.prepare(pictures, np.arange(4), torch.Generator().manual_seed(0), 1)
+    assert pupil.logits(inputs).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "contrastive"])
+def test_what_no_gradient_reaches_is_told_and_does_not_decay(name, pictures, small):
+    how = PretrainOptions(objective=name, batch_size=COUNT)
+    recipe, pretext = recipe_of(how, "cpu", 1), OBJECTIVES[name](how, (32, 32), pictures)
+    pupil, notes = Pupil(small("mobilenetv3_small_050"), pretext, recipe), []
+    gradients = Gradients(pupil, pretext, recipe, Peers(), Ear(notes.append))
+    optimizer = torch.optim.AdamW(pupil.groups(recipe), lr=0.1)
+    before = pupil.copy()
+    for step in range(2):
+        inputs, targets = pretext.prepare(pictures, pictures.learned, torch.Generator().manual_seed(0), step)
+        gradients.fill(Step(inputs, targets), [0, 1, step])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    still = {key for key, value in pupil.changing() if torch.equal(value, before[key])}
+    if name == "contrastive":  # its loss is that of embeddings, to which every layer adds
+        assert (notes, still) == ([], set())
+    else:
+        assert still == {"body.conv_head.weight", "body.conv_head.bias"}
+        names = "note: the objective autoencoder does not train conv_head.weight, conv_head.bias ("
+        assert [note.startswith(names) for note in notes] == [True]
 
 
 @pytest.mark.parametrize("mask", [0.001, 0.999])
@@ -203,11 +246,27 @@ def test_a_mask_leaves_something_to_see_and_something_to_guess(mask, pictures, s
     assert masked_error(pupil.body, pupil.head, torch.rand(2, 3, 32, 32), mask).isfinite().all()
 
 
+def test_what_a_teacher_said_is_standardised_in_place_over_what_is_learned_from():
+    rng, rows = np.random.default_rng(0), np.arange(0, 40, 2)
+    wanted = rng.normal(3, 2, (40, 2, 131)).astype(np.float32)
+    wanted[:, :, 7] = 5  # which says nothing
+    own = wanted[rows]
+    whole = (wanted - own.mean((0, 1))) / np.maximum(own.std((0, 1)), 1e-6)
+    standardise(wanted, rows)
+    np.testing.assert_array_equal(wanted, whole)
+    assert np.abs(wanted[rows].mean((0, 1))).max() < 1e-5
+
+
 def test_sounds_are_drawn_anew_in_each_epoch_and_from_their_picture():
     sounds = Sounds(np.zeros((6, 502), np.float32), np.array([0, 3, 6]), np.arange(6))
     drawn = np.array([sounds.drawn(np.array([0, 1]), [0, epoch]) for epoch in range(40)])
     assert set(drawn[:, 0]) == {0, 1, 2}
     assert set(drawn[:, 1]) == {3, 4, 5}
+
+
+def test_sounds_of_some_pictures_keep_their_places_among_all():
+    sounds = Sounds(np.zeros((3, 502), np.float32), np.array([0, 2, 3]), np.array([0, 2, 1])).among(np.array([1, 4]), 6)
+    assert [sounds.numbers[one:end].tolist() for one, end in pairwise(sounds.starts)] == [[], [0, 2], [], [], [1], []]
 
 
 def test_bits_are_signs_and_all_equal_sounds_are_refused(pictures):
@@ -246,6 +305,14 @@ def test_a_mirror_is_exact_and_comes_half_of_the_time(pictures):
     turned = (found - plain.flip(3)).abs().amax((1, 2, 3)) < 1e-4
     assert (turned | ((found - plain).abs().amax((1, 2, 3)) < 1e-4)).all()
     assert 0.35 < turned.float().mean() < 0.65
+
+
+def test_a_crop_keeps_the_least_share_also_where_it_is_cut_to_the_picture():
+    steps = torch.arange(0, 256, 8, dtype=torch.uint8)  # (32,)
+    pixels = torch.stack([steps.expand(32, 32), steps[:, None].expand(32, 32), torch.zeros(32, 32)]).byte()[None]
+    found = Views((32, 32), 0.99)(pixels.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    seen = (found.amax((2, 3)) - found.amin((2, 3)))[:, :2] / (248 / 255)  # (200, 2) shares of the sides
+    assert seen.prod(1).min() > 0.96
 
 
 def test_some_views_are_grey(pictures):

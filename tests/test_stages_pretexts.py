@@ -328,6 +328,22 @@ def remembering(loss, seen):
     return made
 
 
+def test_boxes_without_a_label_are_left_out_of_classes_and_the_others_of_their_photo_stay(run, tmp_path):
+    rng, rows = np.random.default_rng(0), [["path", "part", "label"]]
+    for n in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / f"{n}.png")
+        boxes = ("0,0,20,40", "20,0,40,40", "0,0,40,20")
+        rows += [[f"{n}.png", box, label] for box, label in zip(boxes, ("x", "", "y"), strict=True)]
+        rows += [[f"{n}.png", "0,20,40,40", ""]]
+    with open(tmp_path / "boxes.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    notes = []
+    how = {"objective": "supervised", "every": 0, "batch_size": 4, "epochs": 1}
+    result = run(tmp_path / "boxes.csv", listener=Ear(notes.append), **how)
+    assert result["card"]["data"]["images"] == 12
+    assert any("12 images have no label and are not learned from" in note for note in notes)
+
+
 def test_images_without_labels_are_learned_from_without_probes(run, photos):
     data = photos(classes=("one",), per_class=9)
     result = run(data / "one", every=1)
@@ -507,6 +523,19 @@ def talking(seed, *, sound=True):
             container.mux(track.encode(block))
             container.mux(track.encode())
     return buffer.getvalue()
+
+
+def test_sounds_of_held_back_pictures_decide_nothing(run, pairs):
+    """They are not even listened to."""
+    rows = [row + (["val"] if n > 8 else ["train"]) for n, row in enumerate(csv.reader(pairs.read_text().splitlines()))]
+    rows[0][-1] = "split"
+    pairs.write_text("".join(",".join(row) + "\n" for row in rows))
+    for n in range(8, 12):
+        (pairs.parent / f"{n}.wav").unlink()
+    notes = []
+    result = run(pairs, objective="sound", codes=3, epochs=1, batch_size=4, listener=Ear(notes.append))
+    assert result["card"]["data"]["images"] == 7
+    assert any("1 of 8 sounds have no usable sound" in note for note in notes)
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featurepipe.backbones import is_out_of_memory
-from featurepipe.errors import OutOfMemory
+from featurepipe.errors import FinetuningError, OutOfMemory
 from featurepipe.finetuning.batches import Step
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
@@ -17,6 +18,8 @@ from featurepipe.listeners import Listener
 
 if TYPE_CHECKING:
     import torch
+
+ONE_VALUE = "Expected more than 1 value per channel when training"  # what PyTorch's batch norms say
 
 
 class Gradients:
@@ -45,6 +48,8 @@ class Gradients:
         self._peers, self._listener = peers, listener
         self.piece = -(-recipe.batch_size // (recipe.accumulate * peers.world))
         self._start = network.copy() if recipe.l2_sp else {}
+        self._follows = recipe.batch_norm == "train"
+        self._ran_out = self._told = False
 
     def fill(self, step: Step, seed: list[int]) -> tuple[float, float]:
         """Give what trains the gradients of a batch's mean loss.
@@ -64,7 +69,9 @@ class Gradients:
         Raises
         ------
         OutOfMemory
-            There is not enough for a single image.
+            There is not enough for a single image, or for the two that batch norms need.
+        FinetuningError
+            Batch norms follow the batches, and one holds a single image.
         KeyboardInterrupt
             In all of several processes, once one of them has heard it.
         """
@@ -79,6 +86,10 @@ class Gradients:
                 if not is_out_of_memory(error):
                     raise
                 loss, weight, failed = 0.0, 0.0, 1
+            except ValueError as error:
+                if ONE_VALUE not in str(error):
+                    raise
+                raise self._lonely() from error
             totals = torch.tensor([loss, weight, failed, self._peers.interrupts.came], dtype=torch.float64)
             self._peers.add([totals])  # if one of the processes has no memory, all of them cut their batches
             loss, weight, failed, interrupted = totals.tolist()
@@ -89,16 +100,45 @@ class Gradients:
             for parameter in parameters:
                 parameter.grad = None
             self._halve()
+        unreached = self._share(parameters, weight)
+        if weight:
+            self._spare(unreached)
+            self._pull()
+        return loss, weight
+
+    def _share(self, parameters: list[torch.nn.Parameter], weight: float) -> list[torch.nn.Parameter]:
+        """Make the gradients of all processes' sums those of the mean; which parameters have none in any process."""
+        import torch
+
+        reached = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         gradients: list[torch.Tensor] = []
         for parameter in parameters:  # one that has no part in the output, or a process without a share of the batch
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             gradients.append(parameter.grad)
-        self._peers.add(gradients)
+        self._peers.add([reached, *gradients])
         for gradient in gradients:
             gradient /= weight or 1.0  # no image could be read
-        if weight:
-            self._pull()
-        return loss, weight
+        return [one for one, some in zip(parameters, reached.tolist(), strict=True) if not some]
+
+    def _spare(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Leave parameters without gradient that have no part in the output: an optimizer would let them decay."""
+        for parameter in parameters:
+            parameter.grad = None
+        if not self._told and (told := self._network.tell_unreached(parameters)):
+            self._listener.note(told)
+        self._told = True
+
+    def _lonely(self) -> FinetuningError | OutOfMemory:
+        """Why a batch norm has raised an error of a single image."""
+        if self._ran_out:
+            return OutOfMemory(
+                f"out of memory with two images in training, and batch norms cannot learn from one; try "
+                f"{self._network.relief}, or another device"
+            )
+        return FinetuningError(
+            "batch norms cannot learn from a single image, and a batch or a piece of one holds only one; use another "
+            "batch size, a smaller accumulate, or a network without batch norms"
+        )
 
     def _halve(self) -> None:
         if self.piece == 1:
@@ -106,9 +146,20 @@ class Gradients:
                 f"out of memory with a single image in training; try checkpointing, {self._network.relief}, or another "
                 "device"
             )
-        self.piece //= 2
+        least = 2 if self._follows and self.piece > 2 else 1
+        self.piece, self._ran_out = max(self.piece // 2, least), True
         images = "single images" if self.piece == 1 else f"pieces of {self.piece} images"
         self._listener.note(f"memory ran out: each batch is now computed in {images}")
+
+    def _pieces(self, count: int) -> list[slice]:
+        """How a batch of some images is cut; the last piece gets a second image where batch norms need one."""
+        starts = list(range(0, count, self.piece))
+        if self._follows and self.piece > 1 and len(starts) > 1 and count - starts[-1] == 1:
+            if self.piece == 2:
+                starts.pop()  # three at once, which may be too many: then memory runs out
+            else:
+                starts[-1] -= 1
+        return [slice(start, end) for start, end in pairwise([*starts, count])]
 
     def _sum_up(self, step: Step, rng: np.random.Generator) -> tuple[float, float]:
         """Fill in the gradients of the sum of a batch's losses; that sum, and the sum of the images' weights."""
@@ -122,8 +173,7 @@ class Gradients:
         if getattr(self._objective, "couples", False) and len(step) > self.piece:
             return self._sum_up_coupled(step, rng)
         total, weight = torch.zeros((), device=step.targets.device), 0.0
-        for start in range(0, len(step), self.piece):
-            some = slice(start, start + self.piece)
+        for some in self._pieces(len(step)):
             logits = self._network.logits(tuple(one[some] for one in inputs))  # (B, K)
             loss, some_weight = self._objective.loss(logits, step.targets[some])
             if share < 1:
@@ -140,11 +190,11 @@ class Gradients:
 
         All outputs are computed first, without a graph. The gradient of the loss by each of them then flows back piece
         by piece: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". Only batch
-        norms see pieces instead of the batch.
+        norms see pieces instead of the batch; what they keep follows each piece once, and not in both passes.
         """
         import torch
 
-        pieces = [slice(start, start + self.piece) for start in range(0, len(step), self.piece)]
+        pieces = self._pieces(len(step))
         seeds = rng.integers(2**62, size=len(pieces)).tolist()
 
         def outputs(some: slice, seed: int) -> torch.Tensor:
@@ -152,7 +202,12 @@ class Gradients:
             return self._network.logits(tuple(one[some] for one in step.inputs))
 
         with torch.no_grad():
+            norms = [
+                (one, one.clone()) for _, one in self._network.changing() if not isinstance(one, torch.nn.Parameter)
+            ]
             whole = torch.cat([outputs(*pair) for pair in zip(pieces, seeds, strict=True)])  # (B, …)
+            for kept, before in norms:
+                kept.copy_(before)
         whole.requires_grad_()
         loss, weight = self._objective.loss(whole, step.targets)
         loss.backward()

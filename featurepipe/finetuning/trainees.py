@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +54,10 @@ class Trainee(ABC):
 
     def set_trained(self, head_alone: bool) -> None:  # noqa: B027  # all of it trains, where nothing else is said
         """Let gradients reach the head alone, or all that trains."""
+
+    def tell_unreached(self, parameters: Sequence[torch.nn.Parameter]) -> str:
+        """What to say of parameters that no gradient has reached in the first step; nothing where nobody need hear."""
+        return ""
 
     def objective(self, recipe: Recipe, train: Any) -> Objective:
         """What it is trained for where nobody says so, given the training data."""

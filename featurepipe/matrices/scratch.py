@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 from collections import Counter
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -21,6 +23,7 @@ LEAST = 4  # such arrays of the rows that are selected on, at the least, whateve
 
 
 SMALL = 2**26  # bytes that can always be had
+ZEROS = bytes(2**20)  # written at a time where a file system cannot promise space
 
 
 def check_scores(samples: FeatureMatrix, *room: int | None, most: int = sys.maxsize) -> None:
@@ -58,12 +61,47 @@ def read(entry: Entry | JointEntry, samples: FeatureMatrix, X: np.ndarray | None
     return matrix
 
 
-def scratch(folder: Path, shape: tuple[int, ...], dtype: str = "float32") -> np.memmap:
-    """An array in a file without a name; its space is free again when the array is."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # or a disk that another fills meanwhile kills this process
-            try:
-                os.posix_fallocate(file.fileno(), 0, prod(shape) * np.dtype(dtype).itemsize)
-            except OSError as error:
-                raise StoreError(f"no room for features in {folder}: {error.strerror or error}") from error
-        return np.memmap(file, dtype, "w+", shape=shape)
+def scratch(folder: Path, shape: tuple[int, ...], dtype: str = "float32", what: str = "features") -> np.memmap:
+    """An array in a file without a name; its space is free again when the array is.
+
+    All of the space is taken at once: a disk that is full later would kill the process that writes there.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the file lies; it is made if it is missing.
+    shape : tuple of int
+    dtype : str
+    what : str
+        What the array holds, in words, for an error.
+
+    Raises
+    ------
+    StoreError
+        There is no room, or nobody may write there.
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _take(file, size)
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise StoreError(
+            f"no room for {what} in {folder}: they take {size_text(size)} ({error.strerror or error}); make room, and "
+            "run the same command again"
+        ) from error
+
+
+def _take(file: IO[bytes], size: int) -> None:
+    """Take space on the disk for a file that is empty; OSError where there is not enough."""
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot do it
+                raise
+    for start in range(0, size, len(ZEROS)):
+        file.write(ZEROS[: size - start])
+    file.flush()

@@ -73,7 +73,8 @@ class Views:
         area, ratio = drawn(self.least, 1), drawn(-math.log(RATIO), math.log(RATIO)).exp()
         if self.least == 1:
             ratio = torch.ones_like(ratio)
-        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        # where one side is cut to the picture's, the other one alone has to keep the least share
+        width, height = (side.sqrt().clamp(self.least, 1) for side in (area * ratio, area / ratio))
         theta = torch.zeros(count, 2, 3, device=pixels.device)  # places in the view → places in the picture
         theta[:, 0, 0], theta[:, 1, 1] = width, height
         theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * drawn(-1, 1), (1 - height) * drawn(-1, 1)

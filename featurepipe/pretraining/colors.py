@@ -99,12 +99,14 @@ class BinTable:
         least, order = squared.topk(NEAREST, largest=False)
         return near.gather(-1, order), (-least / (2 * DEVIATION**2)).softmax(-1)
 
-    def weights(self, ab: Tensor) -> Tensor:
-        """How much each bin counts, (Q,), given colours (n, 2, h, w) that say how common they are; 1 on average."""
-        numbers = self.spread(ab)[0][..., 0].flatten()
-        counts = torch.bincount(numbers, minlength=len(self)).double()
+    def counts(self, ab: Tensor) -> Tensor:
+        """How many of the colours (n, 2, h, w) are nearest to each bin, int64 (Q,)."""
+        return torch.bincount(self.spread(ab)[0][..., 0].flatten(), minlength=len(self))
+
+    def weights(self, counts: Tensor) -> Tensor:
+        """How much each bin counts, (Q,), given how common it is, (Q,); 1 on average."""
         smooth = (-torch.cdist(self.middles, self.middles).double().square() / (2 * DEVIATION**2)).exp()
         smooth = smooth / smooth.sum(1, keepdim=True)
-        common = counts @ smooth / counts.sum()  # (Q,)
+        common = counts.double() @ smooth / counts.sum()  # (Q,)
         rare = 1 / ((1 - UNIFORM) * common + UNIFORM / len(self))
         return (rare / (rare * common).sum()).float()

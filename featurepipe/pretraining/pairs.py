@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,12 @@ class Sounds:
     starts: np.ndarray
     numbers: np.ndarray
     digests: Sequence[str] = ()
+
+    def among(self, rows: np.ndarray, count: int) -> Sounds:
+        """The same for all of `count` pictures, of which these are `rows`, in ascending order; others have no sound."""
+        counts = np.zeros(count, np.int64)
+        counts[rows] = np.diff(self.starts)
+        return replace(self, starts=np.concatenate([[0], np.cumsum(counts)]))
 
     def drawn(self, rows: np.ndarray, seed: Sequence[int]) -> np.ndarray:
         """One sound of each of some pictures, int64 (B,); the seed decides which."""

@@ -18,6 +18,7 @@ from featurepipe.files import size_text
 from featurepipe.images import ImageTransform
 from featurepipe.images.pictures import opened
 from featurepipe.listeners import Listener
+from featurepipe.matrices.scratch import scratch
 from featurepipe.media import Transform
 from featurepipe.memory import available
 from featurepipe.stores import Pending
@@ -26,7 +27,6 @@ PIECE = 64  # pictures that a thread decodes at a stretch
 LOOKED_AT = 64  # pictures whose sizes say how large the others are
 ROOM = 1.25  # sides of what is held, by those of the network's input: for crops to have some detail
 SHARE = 0.5  # of the memory that there is, for pictures
-PIXELS = "pixels.npy"
 
 
 def none() -> np.ndarray:
@@ -135,6 +135,11 @@ def decode(
         Rows of pictures that cannot be read are black.
     lost : dict
         Digest → reason.
+
+    Raises
+    ------
+    StoreError
+        Neither memory nor the disk has room for them.
     """
     *_, channels, height, width = transform.shape
     room = _room((len(pending), views, channels, height // views, width), folder, limit, listener)
@@ -162,11 +167,11 @@ def _room(shape: tuple[int, ...], folder: Path, limit: int | None, listener: Lis
         most = int(SHARE * free)
     if most is None or size <= most:
         return np.zeros(shape, np.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
+    made = scratch(folder, shape, "uint8", "decoded images")
     listener.note(
         f"note: {size_text(size)} of decoded images do not fit into {size_text(most)} of memory; they lie in {folder}"
     )
-    return np.lib.format.open_memmap(folder / PIXELS, "w+", np.uint8, shape)
+    return made
 
 
 def check_enough(count: int, lost: Mapping[str, str], what: str) -> None:

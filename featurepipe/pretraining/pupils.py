@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ from featurepipe.backbones import Backbone
 from featurepipe.finetuning import Recipe, Trainee
 from featurepipe.pretraining.bodies import Body
 from featurepipe.pretraining.objectives.pretext import Pretext
+
+SHOWN = 4  # names of parameters in a note
 
 
 class Pupil(Trainee):
@@ -54,6 +56,19 @@ class Pupil(Trainee):
         decayed = [one for one in both if one.ndim > 1]
         groups = [(decayed, recipe.decay), (plain, 0.0)]
         return [{"params": some, "weight_decay": decay, "lr_scale": 1.0} for some, decay in groups]
+
+    def tell_unreached(self, parameters: Sequence[nn.Parameter]) -> str:
+        """See `Trainee.tell_unreached`: what the file will hold as it was at the start."""
+        those = {id(one) for one in parameters}
+        found = {name: one.numel() for name, one in self.body.module.named_parameters() if id(one) in those}
+        if not found:
+            return ""
+        share = 100 * sum(found.values()) / sum(one.numel() for one in self.body.module.parameters())
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return (
+            f"note: the objective {self.pretext.how.objective} does not train {', '.join(list(found)[:SHOWN])}{more} "
+            f"({share:.1f} % of the network): they stay as they were at the start; contrastive trains all"
+        )
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The objective's outputs, float32 (B, …)."""

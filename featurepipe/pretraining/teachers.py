@@ -43,6 +43,7 @@ def check_teacher(teacher: Extractor) -> Backbone:
 
 def teach(
     pending: Sequence[Pending],
+    rows: np.ndarray,
     teacher: Backbone,
     folder: Path,
     augment: str,
@@ -56,7 +57,9 @@ def teach(
     Parameters
     ----------
     pending : sequence of Pending
-        Contents, each once.
+        n contents, each once.
+    rows : ndarray of int64
+        Those that the teacher is asked about; of others there are zeros.
     teacher : Backbone
     folder : Path
         Where the store is.
@@ -72,29 +75,36 @@ def teach(
     PretrainingError
         The teacher cannot embed one of them.
     """
-    store = Store.create(folder)
-    made = []
-    with store.lock():
-        for number, view in enumerate(views_of(teacher.transform, augment, seed, count)):
-            shown = replace(teacher, transform=view, spec=plain({**teacher.spec, "transform": asdict(view)}))
-            made.append(_embed(pending, shown, store, f"teacher, view {number + 1} of {count}", workers, listener))
-    return np.stack(made, axis=1)
+    store = Store.create(folder, wait=True)
+    asked = [pending[row] for row in rows]
+    digests = [one.digest for one in asked]
+    made = np.zeros((len(pending), count, teacher.width), np.float32)
+    for number, view in enumerate(views_of(teacher.transform, augment, seed, count)):
+        shown = replace(teacher, transform=view, spec=plain({**teacher.spec, "transform": asdict(view)}))
+        if _missing(asked, shown, store):
+            with store.lock(wait=True):  # several processes of one run may come at once; the first one computes
+                _embed(asked, shown, store, f"teacher, view {number + 1} of {count}", workers, listener)
+        made[rows, number] = Places(store.entry(shown), shown.width).read(digests)
+    return made
+
+
+def _missing(pending: Sequence[Pending], shown: Backbone, store: Store) -> list[Pending]:
+    """What the store does not hold of one view."""
+    held = store.entry(shown).places()
+    return [one for one in pending if one.digest not in held]
 
 
 def _embed(
     pending: Sequence[Pending], shown: Backbone, store: Store, label: str, workers: int | None, listener: Listener
-) -> np.ndarray:
-    """The embeddings (n, D) of one view."""
-    digests = [one.digest for one in pending]
-    entry = store.entry(shown)
-    held = entry.places()
-    if todo := [one for one in pending if one.digest not in held]:
-        writer = Writer(entry, extraction.provenance(shown, None), extraction.ROWS_PER_SHARD)
-        outcome = extraction.fill(todo, shown, writer, Settings(workers=workers), label=label, listener=listener)
-        if outcome.rejects:
-            raise PretrainingError(
-                f"the teacher cannot embed {len(outcome.rejects)} images, the first: "
-                f"{next(iter(outcome.rejects.values()))}; remove them, or choose another teacher"
-            )
-        entry = store.entry(shown)
-    return Places(entry, shown.width).read(digests)
+) -> None:
+    """Embed what the store lacks of one view; this process holds its lock."""
+    todo = _missing(pending, shown, store)  # another process may have embedded it meanwhile
+    if not todo:
+        return
+    writer = Writer(store.entry(shown), extraction.provenance(shown, None), extraction.ROWS_PER_SHARD)
+    outcome = extraction.fill(todo, shown, writer, Settings(workers=workers), label=label, listener=listener)
+    if outcome.rejects:
+        raise PretrainingError(
+            f"the teacher cannot embed {len(outcome.rejects)} images, the first: "
+            f"{next(iter(outcome.rejects.values()))}; remove them, or choose another teacher"
+        )

@@ -14,7 +14,6 @@ each, to the power 0.3 as a cochlea compresses, is sampled at 400 Hz. Of these e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -133,30 +132,28 @@ def texture(signal: np.ndarray) -> np.ndarray:
 
 
 def _envelopes(signal: np.ndarray) -> np.ndarray:
-    """Compressed envelopes of all bands at 400 Hz, (32, m)."""
+    """Compressed envelopes of all bands at 400 Hz, (32, m); band by band, as one of 30 seconds takes 8 MB and more."""
     count = len(signal)
-    spectrum = np.fft.fft(signal)
-    frequencies = np.fft.fftfreq(count, 1 / RATE)
-    gains = _gains(count)  # (32, n // 2 + 1)
-    found = np.zeros((BANDS, count), complex)
-    found[:, : gains.shape[1]] = 2 * gains * spectrum[: gains.shape[1]]  # of the analytic signal no negative frequency
-    found[:, frequencies == 0] /= 2
-    envelopes = np.abs(np.fft.ifft(found, axis=1)) ** COMPRESSION  # (32, n)
-    step = RATE // ENVELOPE_RATE
-    whole = envelopes[:, : count // step * step]
-    return whole.reshape(BANDS, -1, step).mean(axis=2)
-
-
-@lru_cache(8)
-def _gains(count: int) -> np.ndarray:
-    """Gains of the band filters at the frequencies of a transform of that length: half cosines on the ERB scale that
-    overlap by half, so that their squares sum to 1 between the outermost middles; (32, n // 2 + 1).
-    """
+    spectrum = np.fft.fft(signal)[: count // 2 + 1]
+    spectrum[1:] *= 2  # of the analytic signal, which has no negative frequency
     scale = _erb(np.fft.rfftfreq(count, 1 / RATE))
     edges = np.linspace(_erb(LOWEST), _erb(HIGHEST), BANDS + 2)  # each band from one to the next but one
-    middles, reach = edges[1:-1], edges[1] - edges[0]
-    away = (scale[None] - middles[:, None]) / reach
-    return np.where(np.abs(away) < 1, np.cos(np.pi / 2 * away), 0.0)
+    reach = edges[1] - edges[0]
+    return np.stack([_envelope(spectrum, (scale - middle) / reach, count) for middle in edges[1:-1]])
+
+
+def _envelope(spectrum: np.ndarray, away: np.ndarray, count: int) -> np.ndarray:
+    """The envelope of one band, (m,), of a signal of `count` samples.
+
+    Gains are half cosines on the ERB scale that overlap by half, so that their squares sum to 1 between the outermost
+    middles; `away` is how far a frequency is from the band's middle, (n // 2 + 1,), in units of its reach.
+    """
+    inside = np.abs(away) < 1
+    found = np.zeros(count, complex)
+    found[: len(away)][inside] = np.cos(np.pi / 2 * away[inside]) * spectrum[inside]
+    envelope = np.abs(np.fft.ifft(found)) ** COMPRESSION  # (n,)
+    step = RATE // ENVELOPE_RATE
+    return envelope[: count // step * step].reshape(-1, step).mean(axis=1)
 
 
 def _erb(hertz: Any) -> Any:

@@ -43,7 +43,7 @@ class Autoencoder(Pretext):
 
     def make_head(self, body: Body) -> nn.Module:
         """A decoder."""
-        if is_maskable(body.module):
+        if is_maskable(body):
             return PatchDecoder(body)
         return make_decoder(body, 3, self._restored)
 
@@ -72,11 +72,18 @@ class Autoencoder(Pretext):
         return outputs.sum(), float(len(targets))
 
 
-def is_maskable(module: Any) -> bool:
-    """Whether a network is one of timm's plain vision transformers, which can be shown some of their patches."""
+def is_maskable(body: Body) -> bool:
+    """Whether a network is one of timm's plain vision transformers, which can be shown some of their patches.
+
+    Others cut no patches of pixels: a hybrid one has a convolutional network below, whose output it cuts.
+    """
     from timm.models import VisionTransformer
 
-    return isinstance(module, VisionTransformer) and hasattr(module.patch_embed, "grid_size")
+    if not isinstance(body.module, VisionTransformer) or not hasattr(body.module.patch_embed, "grid_size"):
+        return False
+    embed = body.module.patch_embed
+    covered = [patch * places for patch, places in zip(embed.patch_size, embed.grid_size, strict=True)]
+    return covered == list(body.size)
 
 
 class PatchDecoder(nn.Module):

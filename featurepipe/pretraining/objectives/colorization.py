@@ -18,6 +18,7 @@ from featurepipe.vocabulary import PretrainOptions
 
 COARSER = 4  # times, the colours that are guessed than the picture
 COUNTED = 2048  # pictures that say how common colours are
+PIECE = 16  # of them, whose colours are counted at once
 GREY = 2.0  # of ab, to either side: what JPEG makes of grey is within
 
 
@@ -36,16 +37,22 @@ class Colorize(Pretext):
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)
         self.coarse = (max(1, size[0] // COARSER), max(1, size[1] // COARSER))
-        rows = np.random.default_rng(how.seed).permutation(pictures.learned)[:COUNTED]
-        pixels = pictures.take(np.sort(rows), "cpu").float() / 255
-        ab = lab_of(pixels)[:, 1:]
-        if ab.abs().max() < GREY:
+        rows = np.sort(np.random.default_rng(how.seed).permutation(pictures.learned)[:COUNTED])
+        self.bins = BinTable()
+        counts, strongest = torch.zeros(len(self.bins), dtype=torch.int64), 0.0
+        for start in range(
+            0, len(rows), PIECE
+        ):  # of all pictures at once, the distances to bins take tens of gigabytes
+            pixels = pictures.take(rows[start : start + PIECE], "cpu").float() / 255
+            ab = lab_of(pixels)[:, 1:]  # (b, 2, h, w)
+            counts += self.bins.counts(ab)
+            strongest = max(strongest, ab.abs().max().item())
+        if strongest < GREY:
             raise PretrainingError(
-                f"all {len(ab)} images looked at are grey, and the objective colorize learns from colours; choose "
+                f"all {len(rows)} images looked at are grey, and the objective colorize learns from colours; choose "
                 "another objective, such as autoencoder"
             )
-        self.bins = BinTable()
-        self.weights = self.bins.weights(ab)
+        self.weights = self.bins.weights(counts)
 
     def make_head(self, body: Body) -> nn.Module:
         """A decoder of colours."""

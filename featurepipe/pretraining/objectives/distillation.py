@@ -25,6 +25,7 @@ from featurepipe.stores import Pending
 from featurepipe.vocabulary import PretrainOptions
 
 STORE = "teacher.store"
+TOGETHER = 64  # numbers of an embedding that are standardised at once
 SMALLEST = 1e-6  # deviation of a number that the teacher never changes
 
 
@@ -32,7 +33,7 @@ class Distill(Pretext):
     """Matches a linear projection of the embedding with a teacher's, whose numbers are standardised.
 
     The teacher has embedded all views once (`featurepipe.pretraining.teachers`). Which view of a picture an epoch shows
-    is drawn from the seed.
+    is drawn from the seed. What the teacher said is standardised in place, as a second copy may not fit into memory.
 
     References
     ----------
@@ -45,9 +46,8 @@ class Distill(Pretext):
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)
         wanted = np.asarray(extra, np.float32)  # (n, K, D)
-        own = wanted[pictures.learned]
-        middle, spread = own.mean((0, 1)), np.maximum(own.std((0, 1)), SMALLEST)
-        self.wanted = torch.from_numpy((wanted - middle) / spread)
+        standardise(wanted, pictures.learned)
+        self.wanted = torch.from_numpy(wanted)
 
     @classmethod
     def check(cls, how: PretrainOptions, manifest: Manifest) -> None:
@@ -74,11 +74,8 @@ class Distill(Pretext):
         options: dict[str, Any] = {"weights": how.teacher_weights, "device": how.device}
         options["transform"] = {"input_size": size}
         teacher = check_teacher(backbones.create(how.teacher, **options))
-        some = [pending[row] for row in learned]
-        told = teach(some, teacher, need.folder / STORE, how.augment, how.seed, how.views, need.workers, need.listener)
-        wanted = np.zeros((len(pending), *told.shape[1:]), np.float32)
-        wanted[learned] = told
-        return wanted, learned
+        asked = pending, learned, teacher, need.folder / STORE
+        return teach(*asked, how.augment, how.seed, how.views, need.workers, need.listener), learned
 
     def make_head(self, body: Body) -> nn.Module:
         """A linear layer."""
@@ -101,3 +98,14 @@ class Distill(Pretext):
         if self.how.distance == "cosine":
             return (1 - F.cosine_similarity(outputs, targets)).sum(), float(len(targets))
         return (outputs - targets).square().mean(1).sum(), float(len(targets))
+
+
+def standardise(wanted: np.ndarray, rows: np.ndarray) -> None:
+    """Bring each of the D numbers of float32 (n, K, D) to mean 0 and deviation 1 over some rows, in place."""
+    count = wanted.shape[2]
+    for numbers in np.array_split(np.arange(count), max(1, count // TOGETHER)):
+        some = wanted[:, :, numbers[0] : numbers[-1] + 1]
+        own = some[rows]  # a copy
+        middle, spread = own.mean((0, 1)), np.maximum(own.std((0, 1)), SMALLEST)
+        some -= middle
+        some /= spread

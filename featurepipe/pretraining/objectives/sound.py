@@ -62,14 +62,15 @@ class Sound(Pretext):
 
     @classmethod
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
-        """The sounds of videos, or those that the table names."""
+        """The sounds of videos, or those that the table names; nothing is made of those of pictures held back."""
+        some = [pending[row] for row in learned]
         if need.manifest.medium == VIDEO:
-            sounds, has = heard(pending, need.workers, need.listener)
+            sounds, has = heard(some, need.workers, need.listener)
         else:
-            places = [one.place for one in pending]
+            places = [one.place for one in some]
             table = of_table(need.table, need.path_column)
             sounds, has = paired(places, table, need.manifest.root, need.workers, need.listener)
-        return sounds, learned[has[learned]]
+        return sounds.among(learned, len(pending)), learned[has]
 
     def sources(self) -> dict[str, str]:
         """The sounds, and which pictures they belong to."""

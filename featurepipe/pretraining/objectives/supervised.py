@@ -45,8 +45,8 @@ class Supervised(Pretext):
     @classmethod
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
         """Nothing; what has no label is not learned from."""
-        labels = {one.place: one.label for one in need.manifest.samples}
-        kept = np.array([labels[pending[row].place] is not None for row in learned], bool)
+        labels = {(one.place, one.part): one.label for one in need.manifest.samples}  # boxes of a photo have their own
+        kept = np.array([labels[pending[row].place, pending[row].part] is not None for row in learned], bool)
         if not kept.all():
             need.listener.note(f"note: {(~kept).sum()} images have no label and are not learned from")
         return None, learned[kept]
