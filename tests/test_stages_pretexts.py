@@ -310,7 +310,7 @@ def test_no_group_is_learned_from_and_measured(photos, tmp_path):
     manifest = manifests.read(table, group_column="patient")
     network = backbones.create("test_resnet", random_weights=True, transform={"input_size": (3, 32, 32)})
     how = PretrainOptions(objective="contrastive", every=1)
-    given = (table, "path"), network, (tmp_path, tmp_path)
+    given = (table, "path"), network, tmp_path
     found = gather(OBJECTIVES["contrastive"], how, manifest, *given, limit=None, workers=1, listener=SILENT).pictures
     group = {sample.id: sample.group for sample in manifest.samples}
     rows, _ = digest_rows(manifest, 1)

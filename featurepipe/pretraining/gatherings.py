@@ -48,7 +48,7 @@ def gather(
     manifest: Manifest,
     table: tuple[Path, str],
     backbone: Backbone,
-    folders: tuple[Path, Path],
+    folder: Path,
     *,
     limit: int | None,
     workers: int | None,
@@ -65,8 +65,8 @@ def gather(
         What it was read from, and its column of files, if it is a table.
     backbone : Backbone
         That is trained.
-    folders : tuple of Path
-        For what serves again, such as a teacher's store; and for what does not fit into memory.
+    folder : Path
+        For what serves again, such as a teacher's store, and for what does not fit into memory.
     limit : int or None
         Bytes of memory for pictures.
     workers : int, optional
@@ -82,9 +82,9 @@ def gather(
     rows, left_out = _readable(manifest, workers, listener)
     check_enough(len(rows), left_out, "images")
     pending = [Pending.of(row, manifest.source) for row in rows]
-    need = Need(how, manifest, *table, backbone, folders[0], workers, listener)
+    need = Need(how, manifest, *table, backbone, folder, workers, listener)
     transform, views = kind.transform(need, held_transform(pending, backbone.transform, listener))
-    pixels, lost = decode(pending, transform, views, folders[1], limit=limit, workers=workers, listener=listener)
+    pixels, lost = decode(pending, transform, views, folder, limit=limit, workers=workers, listener=listener)
     usable = np.array([one.digest not in lost for one in pending])
     left_out |= {row.sample.id: lost[row.digest] for row in rows if row.digest in lost}
     if left_out:

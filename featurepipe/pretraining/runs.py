@@ -11,7 +11,6 @@ from typing import Any
 from featurepipe.errors import PretrainingError
 from featurepipe.files import write_text
 from featurepipe.finetuning import checkpoints
-from featurepipe.pretraining.pictures import PIXELS
 
 CHECKPOINT, RECORD = "checkpoint.pt", "run.json"
 AGAIN = "start again with --force and without --resume"
@@ -37,10 +36,6 @@ class Run:
     def begun(self) -> bool:
         """Whether there is something to resume."""
         return self.checkpoint.is_file()
-
-    def scratch(self, rank: int, world: int) -> Path:
-        """A folder for the pixels of one of several processes."""
-        return self.folder if world == 1 else self.folder / f"process-{rank}"
 
     def told(self) -> dict[str, Any]:
         """The record of the run that has begun: its options, and what `tell` got; empty if there is none.
@@ -105,8 +100,5 @@ class Run:
         """Remove what a finished run does not need; a teacher's store stays, and serves again."""
         self.forget()
         (self.folder / RECORD).unlink(missing_ok=True)
-        for path in (self.folder / PIXELS, *self.folder.glob(f"process-*/{PIXELS}")):
-            path.unlink(missing_ok=True)
-        for folder in (*self.folder.glob("process-*"), self.folder):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()

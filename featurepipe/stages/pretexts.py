@@ -230,11 +230,10 @@ def _gathered(
     from featurepipe.pretraining import OBJECTIVES, gather
 
     kind = OBJECTIVES[run.how.objective]
-    folders = run.kept.folder, run.kept.scratch(run.peers.rank, run.peers.world)
     options: dict[str, Any] = {"limit": limit, "workers": workers, "listener": run.listener}
     if run.peers.rank:
         run.peers.share(None)
-    made = gather(kind, run.how, manifest, data, network, folders, **options)
+    made = gather(kind, run.how, manifest, data, network, run.kept.folder, **options)
     if not run.peers.rank:
         run.peers.share(None)
     return made
