@@ -119,9 +119,110 @@ def test_labels_of_a_json_may_have_another_name(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.json", b'{"species": 3, "split": "test"}')])
     (one,) = manifests.read(path, label_column="species").samples
     assert (one.label, one.split) == ("3", "test")
-    path = write_tar(tmp_path / "t.tar", [("0.png", b"x"), ("0.json", b'{"label": ')])
-    with pytest.raises(ManifestError, match=r"t\.tar: 0\.json cannot be read: .*correct the archive"):
-        manifests.read(path)
+
+
+def described(path, **how):
+    """Name inside → label, split and group; and what was said."""
+    manifest = manifests.read(path, **how)
+    return {one.id: (one.label, one.split, one.group) for one in manifest.samples}, manifest.left_out.lines()
+
+
+def test_names_with_dots_keep_their_own_labels(tmp_path):
+    uids = [f"1.2.840.{n}" for n in range(4)]
+    labels = [b'{"label": "cat", "group": "p%d"}' % n for n in range(4)]
+    files = [(f"{uid}.png", b"x") for uid in uids[:3]] + [
+        (f"{uid}.json", label) for uid, label in zip(uids, labels, strict=True) if uid != uids[1]
+    ]
+    found, said = described(write_tar(tmp_path / "u.tar", sorted(files)))
+    assert [one[0] for one in found.values()] == ["cat", None, "cat"]
+    assert [one[2] for one in found.values()] == ["p0", None, "p2"]
+    assert any("1 file of labels not used, as it is not clear of which sample: first" in line for line in said)
+    assert any("u.tar: 1.2.840.3.json; give each the name of its sample" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("names", "labelled", "unclear"),
+    [
+        (["1.left.jpg", "1.right.jpg", "1.cls"], {"1.left.jpg", "1.right.jpg"}, False),
+        (["1.jpg", "1.seg.png", "1.cls"], {"1.jpg", "1.seg.png"}, False),
+        (["1.jpg", "1.txt", "1.target.cls"], {"1.jpg"}, False),
+        (["1.input.jpg", "1.target.cls"], {"1.input.jpg"}, False),
+        (["1.a.jpg", "1.b.jpg", "1.c.cls"], set(), True),
+        (["1.a.jpg", "1.a.cls", "1.b.cls"], {"1.a.jpg"}, True),
+        (["1.jpg", "1.x.cls", "1.y.cls"], set(), True),
+        (["._1.jpg", "1.jpg", "._1.cls", "1.cls"], {"1.jpg"}, False),
+    ],
+)
+def test_which_samples_a_file_of_labels_is_of(tmp_path, names, labelled, unclear):
+    found, said = described(write_tar(tmp_path / "s.tar", [(name, name.encode()) for name in names]))
+    assert {name for name, one in found.items() if one[0] is not None} == labelled
+    assert any("not used, as it is not clear of which sample" in line for line in said) == unclear
+
+
+def test_several_images_of_a_key_are_one_group_and_several_files_of_one_image_are_not(tmp_path):
+    for number in range(2):
+        files = [(f"7.{name}", b"a") for name in ("jpg", "seg.png", "cls")]
+        write_tar(tmp_path / f"s-{number}.tar", [*files, ("8.jpg", b"x"), ("8.txt", b"words"), ("8.cls", b"b")])
+    found, said = described(tmp_path / "s-*.tar")
+    assert [one[2] for one in found.values()] == ["s-0.tar/7", "s-0.tar/7", None, "s-1.tar/7", "s-1.tar/7", None]
+    assert any("2 keys have several files, first" in line and "7.jpg, 7.seg.png; each file" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("1.json", b'{"label": ', "Expecting value"),
+        ("1.json", b'{"label": {"x": 1}}', "holds an object"),
+        ("1.json", b'{"label": "bee", "x": "' + b"y" * 2**20 + b'"}', "larger than 1 MiB"),
+        ("1.json", b"\xff\xfe\xfd", "decode"),
+        ("1.cls", b"caf\xe9", "holds bytes that are not UTF-8 text"),
+    ],
+)
+def test_a_broken_file_of_labels_gives_none_and_the_others_count(tmp_path, name, data, why):
+    files = [("0.png", b"x"), ("0.json", b'{"label": "ant"}'), ("1.png", b"y"), (name, data)]
+    found, said = described(write_tar(tmp_path / "s.tar", files))
+    assert [one[0] for one in found.values()] == ["ant", None]
+    (line,) = [line for line in said if "1 file of labels cannot be used, first" in line]
+    assert f"s.tar: {name} (" in line
+    assert why in line
+    assert "without a label: 1.png" in said
+
+
+def test_a_label_that_is_cut_off_is_none(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [(f"{n}.{end}", b"golden retriever") for n in "01" for end in ("png", "cls")])
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"golden") + 6])
+    found, said = described(path)
+    assert [one[0] for one in found.values()] == ["golden retriever", None]
+    assert any("1.cls (cut off); correct the archive" in line for line in said)
+
+
+def test_splits_of_a_json_are_those_of_tables(tmp_path):
+    files = [(f"{n}.png", b"x") for n in range(3)] + [
+        (f"{n}.json", b'{"label": "a", "split": "%b"}' % split) for n, split in enumerate([b"validation", b"Test", b""])
+    ]
+    found, _ = described(write_tar(tmp_path / "s.tar", sorted(files)))
+    assert [one[1] for one in found.values()] == ["val", "test", None]
+    write_tar(tmp_path / "t.tar", [("0.png", b"x"), ("0.json", b'{"label": "a", "split": "dusk"}')])
+    with pytest.raises(ManifestError, match=r"t\.tar: 0\.png has unknown split 'dusk'; use train, val or test"):
+        manifests.read(tmp_path / "t.tar")
+
+
+def test_keys_that_no_sample_has_are_refused(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.json", b'{"label": "a", "patient": "p"}')])
+    assert described(path, group_column="patient")[0] == {"0.png": ("a", None, "p")}
+    with pytest.raises(ManifestError, match=r"no sample has the key 'patinet' .*\(keys there: label, patient\)"):
+        manifests.read(path, group_column="patinet")
+    path = write_tar(tmp_path / "t.tar", [("a/0.png", b"x")])
+    with pytest.raises(ManifestError, match=r"has no \.json files .*; leave out --label-column"):
+        manifests.read(path, label_column="species")
+
+
+def test_a_label_that_says_nothing_is_counted(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.cls", b"NA"), ("1.png", b"y"), ("1.cls", b"ant\n")])
+    found, said = described(path)
+    assert [one[0] for one in found.values()] == [None, "ant"]
+    assert any("read as no label: 'NA' in 1 row" in line for line in said)
 
 
 def test_splits_are_folders_around_the_archives(tmp_path):

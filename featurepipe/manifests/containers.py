@@ -40,7 +40,7 @@ def read_container(container: Container, columns: Columns, medium: str | None = 
         medium = medium or listing.medium or IMAGE
     if not samples:
         raise ManifestError(f"{container.root} holds no {MEDIA[medium].plural}")
-    left_out.remarks, left_out.columns = listing.remarks, listing.columns
+    left_out.remarks, left_out.columns, left_out.missing = listing.remarks, listing.columns, listing.missing
     samples = _sorted(samples, left_out)
     _name_unlabelled(samples, left_out)
     return samples, left_out, medium
@@ -58,7 +58,7 @@ def _wanted(container: Container, items: Iterable[Item], left_out: LeftOut, medi
         if fitting is None:
             left_out.files[suffix] += 1
         else:
-            found[fitting].append(_named(item))
+            found[fitting].append(_named(container, item))
     for number, samples in enumerate(found):
         if samples:
             for others in found[number + 1 :]:
@@ -70,8 +70,14 @@ def _wanted(container: Container, items: Iterable[Item], left_out: LeftOut, medi
     raise ManifestError("; ".join(said))
 
 
-def _named(item: Item) -> Sample:
-    return Sample(item.name, item.place, item.label, item.split, item.group)
+def _named(container: Container, item: Item) -> Sample:
+    """A sample that is called what its item is called inside, with the split that it says."""
+    split = split_named(item.split or "")
+    if (item.split or "").strip() and split is None:
+        raise ManifestError(
+            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
+        )
+    return Sample(item.name, item.place, item.label, split, item.group)
 
 
 def _hidden(name: str, left_out: LeftOut) -> bool:
@@ -106,12 +112,8 @@ def _laid_out(container: Container, items: Samples, what: str) -> Samples:
 
 def _with_split(container: Container, item: Item) -> Sample:
     """A sample with the split that its container, or the name of the file that it is in, says."""
-    split = split_named(item.split or "")
-    if item.split and split is None:
-        raise ManifestError(
-            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
-        )
-    return _named(item)._replace(split=split or _split_above(item.place, item.place.rpartition("/")[2]))
+    sample = _named(container, item)
+    return sample._replace(split=sample.split or _split_above(item.place, item.place.rpartition("/")[2]))
 
 
 def _split_above(place: str, inside: str) -> str | None:

@@ -6,7 +6,6 @@ import bz2
 import errno
 import gzip
 import io
-import json
 import lzma
 import os
 import tarfile
@@ -17,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -26,9 +26,9 @@ from featurepipe.files import FULL
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.roots import is_url
+from featurepipe.sources.sidecars import Member, Sidecars, bundled
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.urls import base_name
-from featurepipe.tables.cells import cell_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 BLOCK = 512  # bytes, of which archives consist
 KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
 PIECE = 2**20
-SIDECAR = 2**20  # bytes of the largest file of labels that is read
-LABELS = (".cls", ".json")  # of a webdataset: a label as text, and an object with the key 'label'
 OPENERS: dict[str, Callable[[str], Any]] = {
     ".tar.gz": gzip.open,
     ".tgz": gzip.open,
@@ -49,14 +47,6 @@ OPENERS: dict[str, Callable[[str], Any]] = {
 BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what the end of a cut stream raises
 
 
-class Member(NamedTuple):
-    """A file in an archive: where its content begins, and how many bytes it has."""
-
-    name: str
-    offset: int
-    size: int
-
-
 @dataclass(frozen=True)
 class Tars(Archives):
     """The regular files of tar archives.
@@ -66,7 +56,8 @@ class Tars(Archives):
     a temporary file, once in each process that reads it.
 
     Where files of one name differ in their suffix (``0001.jpg 0001.cls 0001.json``), they are one sample of a
-    webdataset: ``.cls`` is its label, and ``.json`` an object that may have ``label``, ``split`` and ``group``.
+    webdataset: ``.cls`` is its label, and ``.json`` an object that may have ``label``, ``split`` and ``group``. See
+    `featurepipe.sources.sidecars`.
 
     Attributes
     ----------
@@ -104,13 +95,15 @@ class Tars(Archives):
         return made
 
     def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
-        index = _Index()
+        index, sidecars = _Index(), Sidecars(columns, listing.missing)
         for number, path in enumerate(self.paths):
-            for samples, sidecars in _grouped(self._members(path, number, index, listing.remarks)):
-                known = self._known(path, sidecars, columns)
-                for member in samples:
-                    yield Item(self.place(path, member.name), member.name, **known)
+            above, read = self.place(path, ""), partial(self._content, path)
+            for bundle in bundled(self._members(path, number, index, listing.remarks)):
+                for member, known in sidecars.describe(bundle, path, above, read):
+                    yield Item(above + member.name, member.name, **known)
         self._held.index = index.closed()
+        sidecars.check(self.root)
+        listing.remarks += sidecars.remarks()
 
     def _members(self, path: str, number: int, index: _Index, remarks: list[str]) -> Iterator[Member]:
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
@@ -136,17 +129,9 @@ class Tars(Archives):
     def _file(self, path: str) -> Any:
         return self._held.file(path, lambda: self._plain(path, []))
 
-    def _known(self, path: str, sidecars: list[Member], columns: Columns) -> dict[str, str | None]:
-        """What the files next to a sample say of it."""
-        known: dict[str, str | None] = {}
-        for member in sidecars:
-            data = _read(self._file(path), member.offset, min(member.size, SIDECAR))
-            text = data.decode("utf-8", "replace").strip()
-            if member.name.lower().endswith(".json"):
-                known |= _of_json(text, f"{path}: {member.name}", columns)
-            elif text:
-                known.setdefault("label", text)
-        return known
+    def _content(self, path: str, member: Member) -> bytes:
+        """The bytes of a member; fewer where the archive is cut off."""
+        return _read(self._file(path), member.offset, member.size)
 
     def _find(self, place: str) -> tuple[str, int, int]:
         """An archive, and where in it a file is."""
@@ -282,38 +267,6 @@ def _plain(name: str) -> str:
     while name.startswith("./"):
         name = name[2:]
     return name
-
-
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
-    """Neighbours of one key: samples, and the files that label them, if there are both."""
-    key, samples, sidecars = None, list[Member](), list[Member]()
-    for member in members:
-        folder, slash, base = member.name.rpartition("/")
-        its = folder + slash + base.partition(".")[0]
-        if its != key:
-            yield from _settled(samples, sidecars)
-            key, samples, sidecars = its, [], []
-        (sidecars if member.name.lower().endswith(LABELS) else samples).append(member)
-    yield from _settled(samples, sidecars)
-
-
-def _settled(samples: list[Member], sidecars: list[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
-    if samples:
-        yield samples, sidecars
-    elif sidecars:  # of nothing: files like any other
-        yield sidecars, []
-
-
-def _of_json(text: str, where: str, columns: Columns) -> dict[str, str | None]:
-    """What a sample's JSON says of it; a ManifestError where it cannot be read."""
-    try:
-        found = json.loads(text) if text else {}
-        wanted = {"label": columns.label or "label", "split": "split", "group": columns.group or "group"}
-        if not isinstance(found, dict):
-            return {}
-        return {role: cell_text(found[key]) for role, key in wanted.items() if found.get(key) is not None}
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where} cannot be read: {error}; correct the archive") from error
 
 
 class _Index:
