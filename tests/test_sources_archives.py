@@ -1,11 +1,15 @@
 """Archives: the same samples, vectors and digests as of plain files, and what is wrong with some of them."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import pickle
 import tarfile
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -272,7 +276,7 @@ def test_hard_links_and_doubles_and_rubbish(tmp_path):
     assert [manifest.source.read(one.place) for one in manifest.samples] == [b"new", b"new"]
     assert (manifest.left_out.rubbish, manifest.left_out.hidden) == ({"__MACOSX": 1}, 1)
     said = manifest.left_out.lines()
-    assert any("b/2.png is a link to gone, which is not in it" in line for line in said)
+    assert any("left out 1 link to what is no file in it, first b/2.png → gone" in line for line in said)
     assert any("1 names occur more than once" in line for line in said)
 
 
@@ -310,6 +314,118 @@ def test_archives_that_are_not_there(tmp_path):
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(ManifestError, match="it is a pipe"):
         manifests.read(tmp_path / "pipe.tar")
+
+
+def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_path):
+    path = tmp_path / "p.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
+        for name, kind, target, headers in [
+            ("./a/0.png", tarfile.REGTYPE, "", {}),
+            ("./b/1.png", tarfile.SYMTYPE, "../a/0.png", {}),
+            ("./b/2.png", tarfile.SYMTYPE, "/elsewhere.png", {}),
+            ("./b/3.png", tarfile.REGTYPE, "", {"GNU.sparse.map": "0,3", "GNU.sparse.size": "3"}),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.pax_headers = kind, target, headers
+            info.size = 3 if kind == tarfile.REGTYPE else 0
+            packed.addfile(info, io.BytesIO(b"abc"))
+    path.write_bytes(2 * path.read_bytes())
+    found, said = described(path)
+    assert list(found) == ["a/0.png", "b/1.png"]
+    assert Tars(str(path)).read("b/1.png") == b"abc"
+    assert any("left out 1 link to what is no file in it, first b/2.png → /elsewhere.png" in line for line in said)
+    assert any("left out 1 sparse file, first b/3.png" in line for line in said)
+    assert any("goes on behind its end, as if tars had been joined by cat" in line for line in said)
+
+
+def test_names_in_zips_that_are_written_twice_or_on_windows(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as packed:
+        packed.writestr("a/0.png", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            packed.writestr("a/0.png", b"new")
+    found, said = described(tmp_path / "d.zip")
+    assert list(found) == ["a/0.png"]
+    assert Zips(str(tmp_path / "d.zip")).read("a/0.png") == b"new"
+    assert any("1 names occur more than once; the last file of each name counts" in line for line in said)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as packed:
+        for name in ("cats\\", "cats\\1.png", "dogs\\1.png"):
+            packed.writestr(zipfile.ZipInfo(name), name.encode())
+    assert {id_: one[0] for id_, one in described(tmp_path / "w.zip")[0].items()} == {
+        "cats/1.png": "cats",
+        "dogs/1.png": "dogs",
+    }
+    assert Zips(str(tmp_path / "w.zip")).read("dogs/1.png") == b"dogs\\1.png"
+    assert Zips(str(tmp_path / "w.zip")).read("dogs\\1.png") == b"dogs\\1.png"  # as stores have it
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tar.gz"])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_an_archive_that_is_replaced_while_it_is_used_gives_nothing(photos, tmp_path, name, is_read):
+    path = PACKERS[name](photos(), tmp_path / name)
+    manifest = manifests.read(path)
+    place = manifest.samples[0].place
+    if is_read:
+        manifest.source.read(place)
+    PACKERS[name](photos(seed=1, name="others"), tmp_path / f"new-{name}").replace(path)
+    for ask in (manifest.source.stamp, manifest.source.read):
+        with pytest.raises(OSError, match="the archive has just changed; run again"):
+            ask(place)
+    assert manifests.read(path).source.read(place) == (tmp_path / "others" / place).read_bytes()
+
+
+def test_one_archive_that_breaks_takes_no_other_with_it(photos, tmp_path):
+    for label in ("ant", "bee"):
+        to_tar(photos((label,), name=label), tmp_path / f"{label}.tar")
+        to_zip(tmp_path / label, tmp_path / f"{label}.zip")
+    for kind, ending in ((Tars, "tar"), (Zips, "zip")):
+        (tmp_path / f"bee.{ending}").write_bytes(b"nothing" * 99)
+        source = kind(f"{tmp_path}/{{ant,bee}}.{ending}")
+        assert source.read(f"ant.{ending}/ant/0.jpg") == (tmp_path / "ant" / "ant" / "0.jpg").read_bytes()
+        with pytest.raises(OSError, match=f"cannot be read as a {ending} archive"):
+            source.read(f"bee.{ending}/bee/0.jpg")
+
+
+def test_a_link_may_lead_to_a_file_without_a_suffix(photos, tmp_path):
+    packed = PACKERS["p.tar.gz"](photos(), tmp_path / "p.tar.gz")
+    packed.rename(tmp_path / "0123")
+    packed.symlink_to("0123")
+    extract(packed, tmp_path / "st", backbone="pixels")
+    source = Store.open(tmp_path / "st").source
+    assert source.root == str(tmp_path / "0123")
+    assert source.read("ant/0.jpg") == (tmp_path / "photos" / "ant" / "0.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [("gz", gzip.compress), ("bz2", partial(bz2.compress, compresslevel=1)), ("xz", partial(lzma.compress, preset=0))],
+)
+def test_a_damaged_compressed_tar_gives_what_lies_before(tmp_path, ending, compress):
+    noise = np.random.default_rng(0).bytes(10_000)
+    plain = write_tar(tmp_path / "p.tar", [(f"a/{n:02}.png", noise[n:] + noise[:n]) for n in range(30)])
+    data = bytearray(compress(b"".join([plain.read_bytes(), np.random.default_rng(1).bytes(300_000)])))
+    at = len(data) // 3
+    data[at : at + 50] = bytes(50)
+    (tmp_path / f"p.tar.{ending}").write_bytes(data)
+    found, said = described(tmp_path / f"p.tar.{ending}")
+    assert 0 < len(found) <= 30
+    assert any("is damaged or cut off (" in line for line in said)
+
+
+def test_a_zip_with_broken_lzma_or_names(tmp_path):
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("a/0.png", np.random.default_rng(0).bytes(999))
+    data = bytearray(path.read_bytes())
+    for at in range(80, 400):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="the archive cannot be read there"):
+        Zips(str(path)).read("a/0.png")
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a/ä.png", b"x")
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xe4\xff"))
+    with pytest.raises(ManifestError, match=r"p\.zip cannot be read as a zip archive: .*copy it again"):
+        manifests.read(path)
 
 
 def test_a_zip_whose_bytes_are_wrong_or_locked_rejects_files_by_name(tmp_path):
@@ -356,7 +472,7 @@ def test_reading_a_tar_costs_its_bytes_and_a_block_for_each_file(tmp_path, monke
     monkeypatch.setattr("featurepipe.inputs.Patient", Counting)
     monkeypatch.setattr("featurepipe.sources.tars._Open", Counting)
     manifest = manifests.read(tmp_path / "p.tar")
-    assert sum(counted) < 20 * 600 + 2000
+    assert sum(counted) < 20 * 600 + 2000 + tarfile.RECORDSIZE  # which is behind the end, at least
     for one in manifest.samples:
         assert len(manifest.source.read(one.place)) == 50_000
     assert sum(counted) <= 1.02 * (tmp_path / "p.tar").stat().st_size

@@ -36,12 +36,16 @@ def read_container(container: Container, columns: Columns, medium: str | None = 
         medium = medium or medium_of(items.ids, container.root)
         samples = _laid_out(container, items, MEDIA[medium].plural)
     else:
-        samples = Samples(_with_split(container, item) for item in listing.items)
+        samples = _in_order(_with_split(container, item) for item in listing.items)
+        double = _double(samples)
+        if double is not None and listing.numbered is not None:
+            samples = _in_order(_with_split(container, item) for item in listing.numbered())
+            listing.remarks.append(f"ids occur more than once, first {double!r}, so each row is called by its number")
         medium = medium or listing.medium or IMAGE
     if not samples:
         raise ManifestError(f"{container.root} holds no {MEDIA[medium].plural}")
     left_out.remarks, left_out.columns, left_out.missing = listing.remarks, listing.columns, listing.missing
-    samples = _sorted(samples, left_out)
+    samples = _once(_in_order(samples), left_out)
     _name_unlabelled(samples, left_out)
     return samples, left_out, medium
 
@@ -138,17 +142,27 @@ def _wrapper(names: Iterable[str]) -> str:
         wrapper += f"{tops.pop()}/"
 
 
-def _sorted(samples: Samples, left_out: LeftOut) -> Samples:
-    """Samples by id, each once."""
-    if any(id_ >= following for id_, following in pairwise(samples.ids)):
-        order = sorted(range(len(samples)), key=samples.ids.__getitem__)
-        samples = Samples(samples[i] for i in order)
-    doubles = sum(id_ == following for id_, following in pairwise(samples.ids))
-    if doubles:
-        left_out.remarks.append(f"{doubles:,} names occur more than once; the last file of each name counts")
-        last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
-        samples = Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
-    return samples
+def _in_order(samples: Iterable[Sample]) -> Samples:
+    """Samples by id."""
+    found = samples if isinstance(samples, Samples) else Samples(samples)
+    if all(id_ <= following for id_, following in pairwise(found.ids)):
+        return found
+    order = sorted(range(len(found)), key=found.ids.__getitem__)
+    return Samples(found[i] for i in order)
+
+
+def _double(samples: Samples) -> str | None:
+    """The first id that two of sorted samples have."""
+    return next((id_ for id_, following in pairwise(samples.ids) if id_ == following), None)
+
+
+def _once(samples: Samples, left_out: LeftOut) -> Samples:
+    """Sorted samples, each once."""
+    if _double(samples) is None:
+        return samples
+    last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
+    left_out.remarks.append(f"{last.count(False):,} names occur more than once; the last file of each name counts")
+    return Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
 
 
 def _name_unlabelled(samples: Samples, left_out: LeftOut) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias
 
-from featurepipe.digests import sha256_bytes
+from featurepipe.digests import sha256_bytes, sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,12 @@ class Stamp(NamedTuple):
         """Of the file itself, where its path leads over links."""
         inode = status.st_ino & (2**63 - 1)  # so that it fits a signed column, whatever the file system counts in
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
+
+    @classmethod
+    def joined(cls, stamps: Sequence[Stamp]) -> Stamp:
+        """Of several files that have a content together, of which nobody knows how long it is."""
+        inode = int(sha256_json([list(one) for one in stamps])[:15], 16)
+        return cls(0, max(one.mtime_ns for one in stamps), max(one.ctime_ns for one in stamps), inode)
 
 
 NO_STAMP = Stamp(-1, 0, 0, 0)  # of a content of which nothing could be trusted
