@@ -456,6 +456,22 @@ def test_several_zips(photos, tmp_path):
     assert Zips(manifest.source.root).read("bee.zip/bee/1.jpg") == (tmp_path / "bee" / "bee" / "1.jpg").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ({"part-1": ["cat", "dog"], "part-2": ["cat", "dog"]}, ["cat", "dog", "cat", "dog"]),
+        ({"n01": ["images"], "n02": ["images"]}, ["n01", "n02"]),
+        ({"ant": ["left", "right"], "bee": ["left", "right"]}, ["ant", "ant", "bee", "bee"]),
+    ],
+)
+def test_folders_that_only_count_archives_are_no_classes(tmp_path, names, labels):
+    for number, (top, folders) in enumerate(names.items()):
+        write_tar(tmp_path / f"{number}.tar", [(f"{top}/{folder}/0.png", b"x") for folder in folders])
+    found, said = described(f"{tmp_path}/*.tar")
+    assert [one[0] for one in found.values()] == labels
+    assert any("such as part-1/, which is no class" in line for line in said) == ("cat" in labels)
+
+
 def test_reading_a_tar_costs_its_bytes_and_a_block_for_each_file(tmp_path, monkeypatch):
     write_tar(tmp_path / "p.tar", [(f"a/{n}.png", bytes([n]) * 50_000) for n in range(20)])
     counted = []

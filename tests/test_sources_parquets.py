@@ -147,6 +147,13 @@ def test_numbers_of_classes_that_have_no_name(photos, tmp_path):
                 manifests.read(path)
 
 
+def test_labels_that_say_nothing_are_counted(tmp_path):
+    path = write(tmp_path / "p.parquet", pyarrow.table({"image": [b"x", b"y", b"z"], "label": ["NA", "ant", "NA"]}))
+    manifest = manifests.read(path)
+    assert [one.label for one in manifest.samples] == [None, "ant", None]
+    assert manifest.left_out.missing == {"NA": 2}
+
+
 def test_tables_of_paths_stay_tables(photos, tmp_path):
     root = photos()
     made = pyarrow.table({"path": [str(root / "ant" / "0.jpg")], "thumbnail": [b"x"]})

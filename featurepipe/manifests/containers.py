@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from featurepipe.errors import ManifestError
 from featurepipe.manifests.folders import Layout, known_suffixes, medium_of
 from featurepipe.manifests.leftovers import RUBBISH, LeftOut, shortened
-from featurepipe.manifests.samples import Sample, Samples
+from featurepipe.manifests.samples import Sample, Samples, Texts
 from featurepipe.manifests.splits import split_named
 from featurepipe.media import IMAGE, MEDIA
 from featurepipe.sources import Columns, Container, Item
@@ -34,7 +35,7 @@ def read_container(container: Container, columns: Columns, medium: str | None = 
     if listing.is_tree:
         items = _wanted(container, listing.items, left_out, medium)
         medium = medium or medium_of(items.ids, container.root)
-        samples = _laid_out(container, items, MEDIA[medium].plural)
+        samples = _laid_out(container, items, MEDIA[medium].plural, listing.remarks)
     else:
         samples = _in_order(_with_split(container, item) for item in listing.items)
         double = _double(samples)
@@ -96,15 +97,18 @@ def _hidden(name: str, left_out: LeftOut) -> bool:
     return False
 
 
-def _laid_out(container: Container, items: Samples, what: str) -> Samples:
+def _laid_out(container: Container, items: Samples, what: str, remarks: list[str]) -> Samples:
     """Items with the labels and splits that they have, or that their folders say."""
-    wrapper = _wrapper(items.ids)
-    layout = None
-    if not any(item.label is not None for item in items):
-        layout = Layout.of(container.root, (name[len(wrapper) :] for name in items.ids), what)
+    names, layout = items.ids, None
+    is_labelled = any(item.label is not None for item in items)
+    if not is_labelled:
+        names = _unwrapped(items, remarks)
+    wrapper = len(_wrapper(names))
+    if not is_labelled:
+        layout = Layout.of(container.root, (name[wrapper:] for name in names), what)
     samples = Samples()
-    for item in items:
-        name = item.id[len(wrapper) :]
+    for item, inside in zip(items, names, strict=True):
+        name = inside[wrapper:]
         label, split = layout.of_name(name) if layout else (item.label, split_named(name.partition("/")[0]))
         above = _split_above(item.place, item.id) if item.place != item.id else None  # of several archives
         id_ = name if item.place == item.id else item.place
@@ -112,6 +116,31 @@ def _laid_out(container: Container, items: Samples, what: str) -> Samples:
     if layout is not None:
         layout.check(samples)
     return samples
+
+
+def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
+    """Names without a folder that each of several archives has around all of its files, and which only counts them.
+
+    These are folders that differ in their numbers alone (``part-1/``, ``part-2/``) and hold the same folders.
+    """
+    tops, inner, is_deep = dict[str, set[str]](), dict[str, set[str]](), True
+    for item in items:
+        archive, parts = item.place.removesuffix(item.id), item.id.split("/", 2)
+        tops.setdefault(archive, set()).add(parts[0])
+        inner.setdefault(archive, set()).add(parts[1] if len(parts) > 2 else "")
+        is_deep &= len(parts) > 2
+        if not is_deep or len(tops[archive]) > 1:
+            return items.ids
+    named = {top for its in tops.values() for top in its}
+    folders = Counter(folder for its in inner.values() for folder in its)
+    alike = len({re.sub(r"\d+", "", top) for top in named}) == 1 and not any(map(split_named, named))
+    if len(named) < 2 or not alike or len(folders) < 2 or max(folders.values()) < 2:
+        return items.ids
+    remarks.append(f"each archive has a folder of its own around its files, such as {min(named)}/, which is no class")
+    names = Texts()
+    for name in items.ids:
+        names.append(name.partition("/")[2])
+    return names
 
 
 def _with_split(container: Container, item: Item) -> Sample:

@@ -78,6 +78,7 @@ class Hubs(Container):
         return made
 
     def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
+        listing.missing.clear()
         several = len(self._opened()) > 1
         for name, part in self._opened().items():
             where, schema = f"{self.root} ({name})", part.features.arrow_schema
@@ -87,7 +88,7 @@ class Hubs(Container):
             listing.columns = [one for one in schema.names if one not in (column, *roles.values())]
             chosen = part.select_columns([*roles.values()]) if roles else part
             batches = (chosen[i : i + BATCH] for i in range(0, len(part), BATCH)) if roles else iter([None])
-            for row, said in items_of(where, schema, roles, batches, len(part)):
+            for row, said in items_of(where, schema, roles, batches, len(part), listing.missing):
                 id_ = said.pop("id", None) or (f"{name}/" if several else "") + f"{row:0{DIGITS}}"
                 yield Item(f"{name}/{cell(column, row)}", id_, **said)
         listing.remarks = remarks(listing.columns, [role for role in roles if role != "id"])

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,6 +95,7 @@ class Parquets(Archives):
         return made
 
     def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
+        listing.missing.clear()
         for path in self.paths:
             self.stamp_of(path, 0)
             with Opened(path) as opened:
@@ -104,7 +105,7 @@ class Parquets(Archives):
                 used = [column, *(roles.values())]
                 listing.columns = [name for name in opened.schema.names if name not in used]
                 batches = opened.batches([*roles.values()])
-                for row, said in items_of(path, opened.schema, roles, batches, opened.rows):
+                for row, said in items_of(path, opened.schema, roles, batches, opened.rows, listing.missing):
                     id_ = said.pop("id", None) or self.place(path, f"{row:0{DIGITS}}")
                     yield Item(self.place(path, cell(column, row)), id_, **said)
         listing.remarks = remarks(listing.columns, [role for role in roles if role != "id"])
@@ -244,7 +245,7 @@ def medium_of(schema: Any, column: str) -> str:
 
 
 def items_of(
-    where: str, schema: Any, roles: dict[str, str], batches: Iterable[Any], count: int
+    where: str, schema: Any, roles: dict[str, str], batches: Iterable[Any], count: int, missing: Counter[str]
 ) -> Iterator[tuple[int, dict[str, str | None]]]:
     """The number of each row, and what it says in its roles; a ManifestError names a row that says no text.
 
@@ -259,6 +260,8 @@ def items_of(
         The columns of these roles; a single None where there are no roles.
     count : int
         How many rows there are in all.
+    missing : Counter
+        Takes texts that mean no label.
     """
     row, features = 0, _features(schema)
     about = {role: features.get(name, {}) for role, name in roles.items()}
@@ -266,7 +269,12 @@ def items_of(
         cells = {role: batch[name].to_pylist() for role, name in roles.items()}
         for i in range(len(next(iter(cells.values()))) if cells else count):
             row += 1
-            yield row, {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
+            said = {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
+            label = said.get("label")
+            if label in MISSING:
+                missing[label] += 1
+                said["label"] = None
+            yield row, said
 
 
 def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]) -> str | None:
@@ -278,7 +286,7 @@ def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]
         text = cell_text(value)
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: row {row}: {role} {error}") from error
-    return None if text is None or (role == "label" and text.strip() in MISSING) else text.strip() or None
+    return None if text is None else text.strip() or None
 
 
 def _class(names: list[Any], value: object) -> object:

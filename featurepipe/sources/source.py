@@ -57,11 +57,14 @@ class Source(Protocol):
         What all places are in, such as a folder: text from which ``SOURCES[kind]`` makes the source again.
     placed : bool
         Whether the root may be a place of the file system, rather than just a name.
+    numbered : bool
+        Whether places are mere numbers, and the root just a kind: equal ones do not mean that it is the same data set.
     """
 
     kind: ClassVar[str]
     root: str
     placed: ClassVar[bool] = True
+    numbered: ClassVar[bool] = False
 
     def stamp(self, place: str) -> Stamp | None:
         """What an unchanged content is known by, found out without reading it; None where nothing tells."""
