@@ -154,6 +154,7 @@ def test_names_with_dots_keep_their_own_labels(tmp_path):
         (["1.a.jpg", "1.b.jpg", "1.c.cls"], set(), True),
         (["1.a.jpg", "1.a.cls", "1.b.cls"], {"1.a.jpg"}, True),
         (["1.jpg", "1.x.cls", "1.y.cls"], set(), True),
+        (["1.2.jpg", "1.2.jpg.cls", "1.3.jpg"], {"1.2.jpg"}, False),
         (["._1.jpg", "1.jpg", "._1.cls", "1.cls"], {"1.jpg"}, False),
     ],
 )
@@ -277,7 +278,7 @@ def test_hard_links_and_doubles_and_rubbish(tmp_path):
     assert (manifest.left_out.rubbish, manifest.left_out.hidden) == ({"__MACOSX": 1}, 1)
     said = manifest.left_out.lines()
     assert any("left out 1 link to what is no file in it, first b/2.png → gone" in line for line in said)
-    assert any("1 names occur more than once" in line for line in said)
+    assert any("1 name occurs more than once" in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_names_in_zips_that_are_written_twice_or_on_windows(tmp_path):
     found, said = described(tmp_path / "d.zip")
     assert list(found) == ["a/0.png"]
     assert Zips(str(tmp_path / "d.zip")).read("a/0.png") == b"new"
-    assert any("1 names occur more than once; the last file of each name counts" in line for line in said)
+    assert any("1 name occurs more than once; the last file of each name counts" in line for line in said)
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as packed:
         for name in ("cats\\", "cats\\1.png", "dogs\\1.png"):
             packed.writestr(zipfile.ZipInfo(name), name.encode())

@@ -190,7 +190,10 @@ def _once(samples: Samples, left_out: LeftOut) -> Samples:
     if _double(samples) is None:
         return samples
     last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
-    left_out.remarks.append(f"{last.count(False):,} names occur more than once; the last file of each name counts")
+    doubles = last.count(False)
+    left_out.remarks.append(
+        f"{doubles:,} name{' occurs' if doubles == 1 else 's occur'} more than once; the last file of each name counts"
+    )
     return Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
 
 

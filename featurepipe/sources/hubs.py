@@ -107,8 +107,7 @@ class Hubs(Container):
             if not self._parts:
                 parts = _load(self.root)
                 for name, part in parts.items():  # now, as what is open stays what it is when the files are replaced
-                    files = [Stamp.of(os.stat(one["filename"])) for one in part.cache_files]
-                    self._stamps[name] = Stamp.joined(files) if files else None
+                    self._stamps[name] = _stamp_of([one["filename"] for one in part.cache_files])
                 self._parts.update(parts)
             return self._parts
 
@@ -118,6 +117,14 @@ class Hubs(Container):
         if column in part.column_names and (name, column) not in self._gaps:
             self._gaps[name, column] = has_gaps(part.data.column(column))
         return self._gaps.get((name, column), False)
+
+
+def _stamp_of(files: list[str]) -> Stamp | None:
+    """What unchanged files are known by, together; None where there are none, or not any more."""
+    try:
+        return Stamp.joined([Stamp.of(os.stat(file)) for file in files]) if files else None
+    except OSError:
+        return None
 
 
 def _parsed(place: str) -> tuple[str, str, int]:

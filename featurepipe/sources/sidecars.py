@@ -87,17 +87,22 @@ class Sidecars:
         read : callable
             Gives the content of a member, or less of it where the archive is cut off.
         """
+        if not bundle.sidecars:
+            yield from ((member, {}) for member in bundle.samples)
+            return
         own, common, stray = _assigned(bundle)
         for member in stray:
             self._stray.add(f"{path}: {member.name}")
         shared = self._said(common, path, read)
-        names = {member.name for member in bundle.samples} if common else set()
-        if len(names) > 1 and max(count_media(map(_suffix, names)).values(), default=0) > 1:
-            self._shared.add(f"{path}: {', '.join(sorted(names)[:2])}")
+        if common and len(bundle.samples) > 1 and _has_several(bundle):
+            self._shared.add(f"{path}: {', '.join(sorted(member.name for member in bundle.samples)[:2])}")
             shared.setdefault("group", above + bundle.key)
+        if not own:
+            yield from ((member, shared) for member in bundle.samples)
+            return
         own_said = {stem: self._said(members, path, read) for stem, members in own.items()}
         for member in bundle.samples:
-            yield member, shared | own_said.get(_stem(member.name), {})
+            yield member, shared | own_said.get(_stem(member.name), {}) | own_said.get(member.name, {})
 
     def check(self, root: str) -> None:
         """Raise a ManifestError if users named a key that no sample has."""
@@ -201,12 +206,13 @@ def _assigned(bundle: Bundle) -> tuple[dict[str, list[Member]], list[Member], li
     that, or all samples are of one stem, and there is one sidecar of each kind, and none of one stem alone.
     """
     stems = {_stem(member.name) for member in bundle.samples}
+    names = {member.name for member in bundle.samples}
     own, common, stray = dict[str, list[Member]](), list[Member](), list[Member]()
     for member in bundle.sidecars:
         stem = _stem(member.name)
         if stem == bundle.key:
             common.append(member)
-        elif stem in stems:
+        elif stem in stems or stem in names:  # 1.jpg.json is of 1.jpg
             own.setdefault(stem, []).append(member)
         else:
             stray.append(member)
@@ -214,6 +220,12 @@ def _assigned(bundle: Bundle) -> tuple[dict[str, list[Member]], list[Member], li
     if stray and is_one and len({_suffix(member.name) for member in bundle.sidecars}) == len(bundle.sidecars):
         common, stray = common + stray, []
     return own, common, stray
+
+
+def _has_several(bundle: Bundle) -> bool:
+    """Whether a key has several files of one medium, each of which is a sample."""
+    suffixes = [_suffix(name) for name in {member.name for member in bundle.samples}]
+    return max(count_media(suffixes).values(), default=0) > 1
 
 
 def _stem(name: str) -> str:
