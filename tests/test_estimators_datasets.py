@@ -82,6 +82,37 @@ def test_files_that_a_data_set_lists_are_the_samples(photos, tmp_path):
     assert [one.id for one in of_dataset(part).samples] == ["ant/0.jpg", "bee/2.png"]
 
 
+def test_a_part_of_a_part_has_the_names_of_classes():
+    parts = [Pairs([(picture(0), 1), (picture(1), 0)])]
+    for _ in range(3):
+        parts.append(Part(parts[-1]))
+    assert [one.label for one in of_dataset(parts[-1]).samples] == ["bee", "ant"]
+
+
+class Part:
+    """As torch's ``Subset``."""
+
+    def __init__(self, dataset):
+        self.dataset, self.indices = dataset, [0, 1]
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+def test_another_data_set_of_the_same_class_does_not_take_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Pairs").mkdir()  # which has nothing to do with it
+    first, other = ([(picture(n), n % 2) for n in range(start, start + 3)] for start in (0, 10))
+    extract(Pairs(first), "st", backbone="pixels")
+    with pytest.raises(StoreError, match="describes other samples of Pairs, none of which is among these"):
+        extract(Pairs(other), "st", backbone="pixels")
+    assert len(Store.open("st").rows()) == 3
+    assert extract(Pairs(first + other), "st", backbone="pixels")["computed"] == 3
+
+
 @pytest.mark.slow
 def test_torchvisions_folder_of_images(photos, tmp_path):
     datasets = pytest.importorskip("torchvision.datasets")

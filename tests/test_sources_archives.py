@@ -1,11 +1,15 @@
 """Archives: the same samples, vectors and digests as of plain files, and what is wrong with some of them."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import pickle
 import tarfile
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -119,9 +123,111 @@ def test_labels_of_a_json_may_have_another_name(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.json", b'{"species": 3, "split": "test"}')])
     (one,) = manifests.read(path, label_column="species").samples
     assert (one.label, one.split) == ("3", "test")
-    path = write_tar(tmp_path / "t.tar", [("0.png", b"x"), ("0.json", b'{"label": ')])
-    with pytest.raises(ManifestError, match=r"t\.tar: 0\.json cannot be read: .*correct the archive"):
-        manifests.read(path)
+
+
+def described(path, **how):
+    """Name inside → label, split and group; and what was said."""
+    manifest = manifests.read(path, **how)
+    return {one.id: (one.label, one.split, one.group) for one in manifest.samples}, manifest.left_out.lines()
+
+
+def test_names_with_dots_keep_their_own_labels(tmp_path):
+    uids = [f"1.2.840.{n}" for n in range(4)]
+    labels = [b'{"label": "cat", "group": "p%d"}' % n for n in range(4)]
+    files = [(f"{uid}.png", b"x") for uid in uids[:3]] + [
+        (f"{uid}.json", label) for uid, label in zip(uids, labels, strict=True) if uid != uids[1]
+    ]
+    found, said = described(write_tar(tmp_path / "u.tar", sorted(files)))
+    assert [one[0] for one in found.values()] == ["cat", None, "cat"]
+    assert [one[2] for one in found.values()] == ["p0", None, "p2"]
+    assert any("1 file of labels not used, as it is not clear of which sample: first" in line for line in said)
+    assert any("u.tar: 1.2.840.3.json; give each the name of its sample" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("names", "labelled", "unclear"),
+    [
+        (["1.left.jpg", "1.right.jpg", "1.cls"], {"1.left.jpg", "1.right.jpg"}, False),
+        (["1.jpg", "1.seg.png", "1.cls"], {"1.jpg", "1.seg.png"}, False),
+        (["1.jpg", "1.txt", "1.target.cls"], {"1.jpg"}, False),
+        (["1.input.jpg", "1.target.cls"], {"1.input.jpg"}, False),
+        (["1.a.jpg", "1.b.jpg", "1.c.cls"], set(), True),
+        (["1.a.jpg", "1.a.cls", "1.b.cls"], {"1.a.jpg"}, True),
+        (["1.jpg", "1.x.cls", "1.y.cls"], set(), True),
+        (["1.2.jpg", "1.2.jpg.cls", "1.3.jpg"], {"1.2.jpg"}, False),
+        (["._1.jpg", "1.jpg", "._1.cls", "1.cls"], {"1.jpg"}, False),
+    ],
+)
+def test_which_samples_a_file_of_labels_is_of(tmp_path, names, labelled, unclear):
+    found, said = described(write_tar(tmp_path / "s.tar", [(name, name.encode()) for name in names]))
+    assert {name for name, one in found.items() if one[0] is not None} == labelled
+    assert any("not used, as it is not clear of which sample" in line for line in said) == unclear
+
+
+def test_several_images_of_a_key_are_one_group_and_several_files_of_one_image_are_not(tmp_path):
+    for number in range(2):
+        files = [(f"7.{name}", b"a") for name in ("jpg", "seg.png", "cls")]
+        write_tar(tmp_path / f"s-{number}.tar", [*files, ("8.jpg", b"x"), ("8.txt", b"words"), ("8.cls", b"b")])
+    found, said = described(tmp_path / "s-*.tar")
+    assert [one[2] for one in found.values()] == ["s-0.tar/7", "s-0.tar/7", None, "s-1.tar/7", "s-1.tar/7", None]
+    assert any("2 keys have several files, first" in line and "7.jpg, 7.seg.png; each file" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("1.json", b'{"label": ', "Expecting value"),
+        ("1.json", b'{"label": {"x": 1}}', "holds an object"),
+        ("1.json", b'{"label": "bee", "x": "' + b"y" * 2**20 + b'"}', "larger than 1 MiB"),
+        ("1.json", b"\xff\xfe\xfd", "decode"),
+        ("1.cls", b"caf\xe9", "holds bytes that are not UTF-8 text"),
+    ],
+)
+def test_a_broken_file_of_labels_gives_none_and_the_others_count(tmp_path, name, data, why):
+    files = [("0.png", b"x"), ("0.json", b'{"label": "ant"}'), ("1.png", b"y"), (name, data)]
+    found, said = described(write_tar(tmp_path / "s.tar", files))
+    assert [one[0] for one in found.values()] == ["ant", None]
+    (line,) = [line for line in said if "1 file of labels cannot be used, first" in line]
+    assert f"s.tar: {name} (" in line
+    assert why in line
+    assert "without a label: 1.png" in said
+
+
+def test_a_label_that_is_cut_off_is_none(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [(f"{n}.{end}", b"golden retriever") for n in "01" for end in ("png", "cls")])
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"golden") + 6])
+    found, said = described(path)
+    assert [one[0] for one in found.values()] == ["golden retriever", None]
+    assert any("1.cls (cut off); correct the archive" in line for line in said)
+
+
+def test_splits_of_a_json_are_those_of_tables(tmp_path):
+    files = [(f"{n}.png", b"x") for n in range(3)] + [
+        (f"{n}.json", b'{"label": "a", "split": "%b"}' % split) for n, split in enumerate([b"validation", b"Test", b""])
+    ]
+    found, _ = described(write_tar(tmp_path / "s.tar", sorted(files)))
+    assert [one[1] for one in found.values()] == ["val", "test", None]
+    write_tar(tmp_path / "t.tar", [("0.png", b"x"), ("0.json", b'{"label": "a", "split": "dusk"}')])
+    with pytest.raises(ManifestError, match=r"t\.tar: 0\.png has unknown split 'dusk'; use train, val or test"):
+        manifests.read(tmp_path / "t.tar")
+
+
+def test_keys_that_no_sample_has_are_refused(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.json", b'{"label": "a", "patient": "p"}')])
+    assert described(path, group_column="patient")[0] == {"0.png": ("a", None, "p")}
+    with pytest.raises(ManifestError, match=r"no sample has the key 'patinet' .*\(keys there: label, patient\)"):
+        manifests.read(path, group_column="patinet")
+    path = write_tar(tmp_path / "t.tar", [("a/0.png", b"x")])
+    with pytest.raises(ManifestError, match=r"has no \.json files .*; leave out --label-column"):
+        manifests.read(path, label_column="species")
+
+
+def test_a_label_that_says_nothing_is_counted(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.cls", b"NA"), ("1.png", b"y"), ("1.cls", b"ant\n")])
+    found, said = described(path)
+    assert [one[0] for one in found.values()] == [None, "ant"]
+    assert any("read as no label: 'NA' in 1 row" in line for line in said)
 
 
 def test_splits_are_folders_around_the_archives(tmp_path):
@@ -171,8 +277,8 @@ def test_hard_links_and_doubles_and_rubbish(tmp_path):
     assert [manifest.source.read(one.place) for one in manifest.samples] == [b"new", b"new"]
     assert (manifest.left_out.rubbish, manifest.left_out.hidden) == ({"__MACOSX": 1}, 1)
     said = manifest.left_out.lines()
-    assert any("b/2.png is a link to gone, which is not in it" in line for line in said)
-    assert any("1 names occur more than once" in line for line in said)
+    assert any("left out 1 link to what is no file in it, first b/2.png → gone" in line for line in said)
+    assert any("1 name occurs more than once" in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +317,118 @@ def test_archives_that_are_not_there(tmp_path):
         manifests.read(tmp_path / "pipe.tar")
 
 
+def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_path):
+    path = tmp_path / "p.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
+        for name, kind, target, headers in [
+            ("./a/0.png", tarfile.REGTYPE, "", {}),
+            ("./b/1.png", tarfile.SYMTYPE, "../a/0.png", {}),
+            ("./b/2.png", tarfile.SYMTYPE, "/elsewhere.png", {}),
+            ("./b/3.png", tarfile.REGTYPE, "", {"GNU.sparse.map": "0,3", "GNU.sparse.size": "3"}),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.pax_headers = kind, target, headers
+            info.size = 3 if kind == tarfile.REGTYPE else 0
+            packed.addfile(info, io.BytesIO(b"abc"))
+    path.write_bytes(2 * path.read_bytes())
+    found, said = described(path)
+    assert list(found) == ["a/0.png", "b/1.png"]
+    assert Tars(str(path)).read("b/1.png") == b"abc"
+    assert any("left out 1 link to what is no file in it, first b/2.png → /elsewhere.png" in line for line in said)
+    assert any("left out 1 sparse file, first b/3.png" in line for line in said)
+    assert any("goes on behind its end, as if tars had been joined by cat" in line for line in said)
+
+
+def test_names_in_zips_that_are_written_twice_or_on_windows(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as packed:
+        packed.writestr("a/0.png", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            packed.writestr("a/0.png", b"new")
+    found, said = described(tmp_path / "d.zip")
+    assert list(found) == ["a/0.png"]
+    assert Zips(str(tmp_path / "d.zip")).read("a/0.png") == b"new"
+    assert any("1 name occurs more than once; the last file of each name counts" in line for line in said)
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as packed:
+        for name in ("cats\\", "cats\\1.png", "dogs\\1.png"):
+            packed.writestr(zipfile.ZipInfo(name), name.encode())
+    assert {id_: one[0] for id_, one in described(tmp_path / "w.zip")[0].items()} == {
+        "cats/1.png": "cats",
+        "dogs/1.png": "dogs",
+    }
+    assert Zips(str(tmp_path / "w.zip")).read("dogs/1.png") == b"dogs\\1.png"
+    assert Zips(str(tmp_path / "w.zip")).read("dogs\\1.png") == b"dogs\\1.png"  # as stores have it
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tar.gz"])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_an_archive_that_is_replaced_while_it_is_used_gives_nothing(photos, tmp_path, name, is_read):
+    path = PACKERS[name](photos(), tmp_path / name)
+    manifest = manifests.read(path)
+    place = manifest.samples[0].place
+    if is_read:
+        manifest.source.read(place)
+    PACKERS[name](photos(seed=1, name="others"), tmp_path / f"new-{name}").replace(path)
+    for ask in (manifest.source.stamp, manifest.source.read):
+        with pytest.raises(OSError, match="the archive has just changed; run again"):
+            ask(place)
+    assert manifests.read(path).source.read(place) == (tmp_path / "others" / place).read_bytes()
+
+
+def test_one_archive_that_breaks_takes_no_other_with_it(photos, tmp_path):
+    for label in ("ant", "bee"):
+        to_tar(photos((label,), name=label), tmp_path / f"{label}.tar")
+        to_zip(tmp_path / label, tmp_path / f"{label}.zip")
+    for kind, ending in ((Tars, "tar"), (Zips, "zip")):
+        (tmp_path / f"bee.{ending}").write_bytes(b"nothing" * 99)
+        source = kind(f"{tmp_path}/{{ant,bee}}.{ending}")
+        assert source.read(f"ant.{ending}/ant/0.jpg") == (tmp_path / "ant" / "ant" / "0.jpg").read_bytes()
+        with pytest.raises(OSError, match=f"cannot be read as a {ending} archive"):
+            source.read(f"bee.{ending}/bee/0.jpg")
+
+
+def test_a_link_may_lead_to_a_file_without_a_suffix(photos, tmp_path):
+    packed = PACKERS["p.tar.gz"](photos(), tmp_path / "p.tar.gz")
+    packed.rename(tmp_path / "0123")
+    packed.symlink_to("0123")
+    extract(packed, tmp_path / "st", backbone="pixels")
+    source = Store.open(tmp_path / "st").source
+    assert source.root == str(tmp_path / "0123")
+    assert source.read("ant/0.jpg") == (tmp_path / "photos" / "ant" / "0.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [("gz", gzip.compress), ("bz2", partial(bz2.compress, compresslevel=1)), ("xz", partial(lzma.compress, preset=0))],
+)
+def test_a_damaged_compressed_tar_gives_what_lies_before(tmp_path, ending, compress):
+    noise = np.random.default_rng(0).bytes(10_000)
+    plain = write_tar(tmp_path / "p.tar", [(f"a/{n:02}.png", noise[n:] + noise[:n]) for n in range(30)])
+    data = bytearray(compress(b"".join([plain.read_bytes(), np.random.default_rng(1).bytes(300_000)])))
+    at = len(data) // 3
+    data[at : at + 50] = bytes(50)
+    (tmp_path / f"p.tar.{ending}").write_bytes(data)
+    found, said = described(tmp_path / f"p.tar.{ending}")
+    assert 0 < len(found) <= 30
+    assert any("is damaged or cut off (" in line for line in said)
+
+
+def test_a_zip_with_broken_lzma_or_names(tmp_path):
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("a/0.png", np.random.default_rng(0).bytes(999))
+    data = bytearray(path.read_bytes())
+    for at in range(80, 400):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="the archive cannot be read there"):
+        Zips(str(path)).read("a/0.png")
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a/ä.png", b"x")
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xe4\xff"))
+    with pytest.raises(ManifestError, match=r"p\.zip cannot be read as a zip archive: .*copy it again"):
+        manifests.read(path)
+
+
 def test_a_zip_whose_bytes_are_wrong_or_locked_rejects_files_by_name(tmp_path):
     path = tmp_path / "p.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -239,6 +457,22 @@ def test_several_zips(photos, tmp_path):
     assert Zips(manifest.source.root).read("bee.zip/bee/1.jpg") == (tmp_path / "bee" / "bee" / "1.jpg").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ({"part-1": ["cat", "dog"], "part-2": ["cat", "dog"]}, ["cat", "dog", "cat", "dog"]),
+        ({"n01": ["images"], "n02": ["images"]}, ["n01", "n02"]),
+        ({"ant": ["left", "right"], "bee": ["left", "right"]}, ["ant", "ant", "bee", "bee"]),
+    ],
+)
+def test_folders_that_only_count_archives_are_no_classes(tmp_path, names, labels):
+    for number, (top, folders) in enumerate(names.items()):
+        write_tar(tmp_path / f"{number}.tar", [(f"{top}/{folder}/0.png", b"x") for folder in folders])
+    found, said = described(f"{tmp_path}/*.tar")
+    assert [one[0] for one in found.values()] == labels
+    assert any("such as part-1/, which is no class" in line for line in said) == ("cat" in labels)
+
+
 def test_reading_a_tar_costs_its_bytes_and_a_block_for_each_file(tmp_path, monkeypatch):
     write_tar(tmp_path / "p.tar", [(f"a/{n}.png", bytes([n]) * 50_000) for n in range(20)])
     counted = []
@@ -255,7 +489,7 @@ def test_reading_a_tar_costs_its_bytes_and_a_block_for_each_file(tmp_path, monke
     monkeypatch.setattr("featurepipe.inputs.Patient", Counting)
     monkeypatch.setattr("featurepipe.sources.tars._Open", Counting)
     manifest = manifests.read(tmp_path / "p.tar")
-    assert sum(counted) < 20 * 600 + 2000
+    assert sum(counted) < 20 * 600 + 2000 + tarfile.RECORDSIZE  # which is behind the end, at least
     for one in manifest.samples:
         assert len(manifest.source.read(one.place)) == 50_000
     assert sum(counted) <= 1.02 * (tmp_path / "p.tar").stat().st_size

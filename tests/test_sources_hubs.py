@@ -65,6 +65,30 @@ def test_a_single_data_set_that_was_shuffled_has_no_splits(library, photos, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_ids_that_are_not_unique_and_files_that_change_behind_their_links(library, photos, tmp_path, monkeypatch):
+    root = photos(splits=("train", "test"))
+    features = library.Features({"id": library.Value("int64"), "image": library.Image()})
+
+    def linked(split):
+        def rows():
+            for number, path in enumerate(sorted((root / split).rglob("*.*"))):
+                yield {"id": number, "image": {"bytes": None, "path": str(path)}}
+
+        return library.Dataset.from_generator(rows, features=features, cache_dir=str(tmp_path / "cache" / split))
+
+    data = library.DatasetDict({split: linked(split) for split in ("train", "test")})
+    monkeypatch.setattr(library, "load_dataset", lambda name, split: data)
+    manifest = manifests.read("hf:me/birds")
+    assert [one.id for one in manifest.samples][::6] == ["test/0000001", "train/0000001"]
+    assert any("ids occur more than once, first '0'" in line for line in manifest.left_out.lines())
+    before = [manifest.source.stamp(one.place) for one in manifest.samples]
+    (root / "test" / "ant" / "0.jpg").write_bytes(b"other")
+    after = [manifest.source.stamp(one.place) for one in manifest.samples]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True] + 11 * [False]
+    assert manifest.source.read(manifest.samples[0].place) == b"other"
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_name_that_cannot_be_loaded_says_what_to_do(library, monkeypatch):
     with pytest.raises(ManifestError, match=r"^hf:nobody/nothing:train cannot be loaded: .*save_to_disk\(FOLDER\)"):
         manifests.read("hf:nobody/nothing:train")

@@ -12,6 +12,7 @@ from featurepipe import manifests
 from featurepipe.errors import ManifestError
 from featurepipe.sources import SOURCES, Parquets, open_container
 from featurepipe.sources import parquets as module
+from featurepipe.sources.row_groups import Opened
 from featurepipe.stages import extract
 from featurepipe.stores import Store
 
@@ -146,6 +147,13 @@ def test_numbers_of_classes_that_have_no_name(photos, tmp_path):
                 manifests.read(path)
 
 
+def test_labels_that_say_nothing_are_counted(tmp_path):
+    path = write(tmp_path / "p.parquet", pyarrow.table({"image": [b"x", b"y", b"z"], "label": ["NA", "ant", "NA"]}))
+    manifest = manifests.read(path)
+    assert [one.label for one in manifest.samples] == [None, "ant", None]
+    assert manifest.left_out.missing == {"NA": 2}
+
+
 def test_tables_of_paths_stay_tables(photos, tmp_path):
     root = photos()
     made = pyarrow.table({"path": [str(root / "ant" / "0.jpg")], "thumbnail": [b"x"]})
@@ -166,10 +174,8 @@ def test_each_row_group_is_read_once_if_rows_are_read_in_order(photos, tmp_path,
     files = files_of(photos(per_class=6))
     path = write(tmp_path / "p.parquet", table(files), row_group_size=4)
     source, read = Parquets(str(path)), []
-    real = module._Opened.group
-    monkeypatch.setattr(
-        module._Opened, "group", lambda self, number, column: read.append(number) or real(self, number, column)
-    )
+    real = Opened.group
+    monkeypatch.setattr(Opened, "group", lambda self, number, column: read.append(number) or real(self, number, column))
     monkeypatch.setattr(module, "CACHED", 1)
     for row, data in enumerate(files.values(), 1):
         assert source.read(f"image[{row}]") == data
@@ -177,3 +183,78 @@ def test_each_row_group_is_read_once_if_rows_are_read_in_order(photos, tmp_path,
     for place, message in [("image[99]", "no row 99"), ("image", "names no cell"), ("nix[1]", "row 1 cannot be read")]:
         with pytest.raises(OSError, match=message):
             source.read(place)
+
+
+def test_ids_that_are_not_unique_lose_no_row(photos, tmp_path):
+    files = files_of(photos(splits=("train", "test")))
+    for split in ("train", "test"):
+        made = table({name: data for name, data in files.items() if name.startswith(split)})
+        write(tmp_path / "set" / f"{split}-0.parquet", made.append_column("id", pyarrow.array(range(6))))
+    manifest = manifests.read(tmp_path / "set")
+    assert [one.split for one in manifest.samples] == ["test"] * 6 + ["train"] * 6
+    assert manifest.samples[0].id == "test-0.parquet/0000001"
+    said = manifest.left_out.lines()
+    assert "ids occur more than once, first '0', so each row is called by its number" in said
+    assert "left out: the column id" in said
+    (one, *_) = manifests.read(tmp_path / "set" / "test-0.parquet").samples
+    assert one.id == "0"
+
+
+def test_a_linked_file_that_changes_has_another_stamp(photos, tmp_path):
+    root = photos()
+    cells = [{"bytes": None, "path": "photos/ant/0.jpg"}, {"bytes": b"x", "path": "photos/ant/1.jpg"}]
+    made = pyarrow.table({"image": cells, "label": ["a", "b"]})
+    for suffix in (".parquet", ".arrow"):
+        source = manifests.read(write(tmp_path / f"p{suffix}", made)).source
+        before = [source.stamp(f"image[{row}]") for row in (1, 2)]
+        assert before[0] != before[1]
+        (root / "ant" / "0.jpg").write_bytes(f"other {suffix}".encode())
+        (root / "ant" / "1.jpg").write_bytes(b"other")
+        after = [source.stamp(f"image[{row}]") for row in (1, 2)]
+        assert (after[0] != before[0], after[1]) == (True, before[1])
+        assert source.read("image[1]") == f"other {suffix}".encode()
+
+
+def test_rows_are_not_looked_at_for_their_stamps(photos, tmp_path, monkeypatch):
+    path = write(tmp_path / "p.parquet", table(files_of(photos())))
+    monkeypatch.setattr(Opened, "group", None)
+    assert Parquets(str(path)).stamp("image[6]").size == 0
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_file_that_is_replaced_or_breaks_gives_nothing(photos, tmp_path, suffix):
+    files = files_of(photos())
+    path = write(tmp_path / f"p{suffix}", table(files))
+    source = manifests.read(path).source
+    source.read("image[1]")
+    write(tmp_path / f"new{suffix}", table(dict(reversed(files.items())))).replace(path)
+    for ask in (source.stamp, source.read):
+        with pytest.raises(OSError, match="the archive has just changed; run again"):
+            ask("image[1]")
+    path.write_bytes(b"broken")
+    with pytest.raises(OSError, match="cannot be read as"):
+        Parquets(str(path)).read("image[1]")
+
+
+def test_names_of_columns_may_have_slashes(photos, tmp_path):
+    made = pyarrow.table({"image/encoded": list(files_of(photos()).values()), "label": list("aabbcc")})
+    write(tmp_path / "set" / "0.parquet", made)
+    manifest = manifests.read(tmp_path / "set")
+    assert manifest.source.read(manifest.samples[5].place) == made["image/encoded"][5].as_py()
+
+
+def test_tables_about_the_images_of_a_folder_are_left_out(photos, tmp_path):
+    root = photos(splits=("train", "test"))
+    for split in ("train", "test"):
+        write(root / split / "metadata.parquet", pyarrow.table({"file_name": ["ant/0.jpg"], "age": [1]}))
+    manifest = manifests.read(root)
+    assert (len(manifest), manifest.source.kind) == (12, "files")
+    assert "left out: 2 .parquet files" in manifest.left_out.lines()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+def test_a_link_may_lead_to_a_file_without_a_suffix(photos, tmp_path, suffix):
+    files = files_of(photos())
+    path = write(tmp_path / f"p{suffix}", table(files))
+    path.rename(tmp_path / "0123")
+    assert Parquets(str(tmp_path / "0123")).read("image[1]") == next(iter(files.values()))

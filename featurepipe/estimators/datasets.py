@@ -113,13 +113,25 @@ def _labels(data: Any, name: str) -> Iterator[str | None]:
 def _label(data: Any, target: Any, number: int) -> str | None:
     if hasattr(target, "tolist"):  # of NumPy and torch
         target = target.tolist()
-    names = getattr(data, "classes", None) or getattr(getattr(data, "dataset", None), "classes", None)
+    names = _names(data)
     if isinstance(names, list | tuple) and isinstance(target, int) and not isinstance(target, bool):
         target = names[target] if 0 <= target < len(names) else target
     try:
         return cell_text(target)
     except ValueError as error:
         raise ManifestError(f"item {number} of {type(data).__name__}: the label {error}") from error
+
+
+def _names(data: Any) -> Any:
+    """The names of classes that a data set has, or the one that it is a part of, at any depth; None where none has."""
+    seen = list[int]()
+    while data is not None and id(data) not in seen:
+        seen.append(id(data))
+        names = getattr(data, "classes", None)
+        if names:
+            return names
+        data = getattr(data, "dataset", None)
+    return None
 
 
 def _parts(item: Any) -> tuple[Any, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from featurepipe.errors import ManifestError
 from featurepipe.manifests.folders import Layout, known_suffixes, medium_of
 from featurepipe.manifests.leftovers import RUBBISH, LeftOut, shortened
-from featurepipe.manifests.samples import Sample, Samples
+from featurepipe.manifests.samples import Sample, Samples, Texts
 from featurepipe.manifests.splits import split_named
 from featurepipe.media import IMAGE, MEDIA
 from featurepipe.sources import Columns, Container, Item
@@ -34,14 +35,18 @@ def read_container(container: Container, columns: Columns, medium: str | None = 
     if listing.is_tree:
         items = _wanted(container, listing.items, left_out, medium)
         medium = medium or medium_of(items.ids, container.root)
-        samples = _laid_out(container, items, MEDIA[medium].plural)
+        samples = _laid_out(container, items, MEDIA[medium].plural, listing.remarks)
     else:
-        samples = Samples(_with_split(container, item) for item in listing.items)
+        samples = _in_order(_with_split(container, item) for item in listing.items)
+        double = _double(samples)
+        if double is not None and listing.numbered is not None:
+            samples = _in_order(_with_split(container, item) for item in listing.numbered())
+            listing.remarks.append(f"ids occur more than once, first {double!r}, so each row is called by its number")
         medium = medium or listing.medium or IMAGE
     if not samples:
         raise ManifestError(f"{container.root} holds no {MEDIA[medium].plural}")
-    left_out.remarks, left_out.columns = listing.remarks, listing.columns
-    samples = _sorted(samples, left_out)
+    left_out.remarks, left_out.columns, left_out.missing = listing.remarks, listing.columns, listing.missing
+    samples = _once(_in_order(samples), left_out)
     _name_unlabelled(samples, left_out)
     return samples, left_out, medium
 
@@ -58,7 +63,7 @@ def _wanted(container: Container, items: Iterable[Item], left_out: LeftOut, medi
         if fitting is None:
             left_out.files[suffix] += 1
         else:
-            found[fitting].append(_named(item))
+            found[fitting].append(_named(container, item))
     for number, samples in enumerate(found):
         if samples:
             for others in found[number + 1 :]:
@@ -70,8 +75,14 @@ def _wanted(container: Container, items: Iterable[Item], left_out: LeftOut, medi
     raise ManifestError("; ".join(said))
 
 
-def _named(item: Item) -> Sample:
-    return Sample(item.name, item.place, item.label, item.split, item.group)
+def _named(container: Container, item: Item) -> Sample:
+    """A sample that is called what its item is called inside, with the split that it says."""
+    split = split_named(item.split or "")
+    if (item.split or "").strip() and split is None:
+        raise ManifestError(
+            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
+        )
+    return Sample(item.name, item.place, item.label, split, item.group)
 
 
 def _hidden(name: str, left_out: LeftOut) -> bool:
@@ -86,15 +97,18 @@ def _hidden(name: str, left_out: LeftOut) -> bool:
     return False
 
 
-def _laid_out(container: Container, items: Samples, what: str) -> Samples:
+def _laid_out(container: Container, items: Samples, what: str, remarks: list[str]) -> Samples:
     """Items with the labels and splits that they have, or that their folders say."""
-    wrapper = _wrapper(items.ids)
-    layout = None
-    if not any(item.label is not None for item in items):
-        layout = Layout.of(container.root, (name[len(wrapper) :] for name in items.ids), what)
+    names, layout = items.ids, None
+    is_labelled = any(item.label is not None for item in items)
+    if not is_labelled:
+        names = _unwrapped(items, remarks)
+    wrapper = len(_wrapper(names))
+    if not is_labelled:
+        layout = Layout.of(container.root, (name[wrapper:] for name in names), what)
     samples = Samples()
-    for item in items:
-        name = item.id[len(wrapper) :]
+    for item, inside in zip(items, names, strict=True):
+        name = inside[wrapper:]
         label, split = layout.of_name(name) if layout else (item.label, split_named(name.partition("/")[0]))
         above = _split_above(item.place, item.id) if item.place != item.id else None  # of several archives
         id_ = name if item.place == item.id else item.place
@@ -104,14 +118,35 @@ def _laid_out(container: Container, items: Samples, what: str) -> Samples:
     return samples
 
 
+def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
+    """Names without a folder that each of several archives has around all of its files, and which only counts them.
+
+    These are folders that differ in their numbers alone (``part-1/``, ``part-2/``) and hold the same folders.
+    """
+    tops, inner, is_deep = dict[str, set[str]](), dict[str, set[str]](), True
+    for item in items:
+        archive, parts = item.place.removesuffix(item.id), item.id.split("/", 2)
+        tops.setdefault(archive, set()).add(parts[0])
+        inner.setdefault(archive, set()).add(parts[1] if len(parts) > 2 else "")
+        is_deep &= len(parts) > 2
+        if not is_deep or len(tops[archive]) > 1:
+            return items.ids
+    named = {top for its in tops.values() for top in its}
+    folders = Counter(folder for its in inner.values() for folder in its)
+    alike = len({re.sub(r"\d+", "", top) for top in named}) == 1 and not any(map(split_named, named))
+    if len(named) < 2 or not alike or len(folders) < 2 or max(folders.values()) < 2:
+        return items.ids
+    remarks.append(f"each archive has a folder of its own around its files, such as {min(named)}/, which is no class")
+    names = Texts()
+    for name in items.ids:
+        names.append(name.partition("/")[2])
+    return names
+
+
 def _with_split(container: Container, item: Item) -> Sample:
     """A sample with the split that its container, or the name of the file that it is in, says."""
-    split = split_named(item.split or "")
-    if item.split and split is None:
-        raise ManifestError(
-            f"{container.root}: {item.name} has unknown split {item.split!r}; use train, val or test, or leave it empty"
-        )
-    return _named(item)._replace(split=split or _split_above(item.place, item.place.rpartition("/")[2]))
+    sample = _named(container, item)
+    return sample._replace(split=sample.split or _split_above(item.place, item.place.rpartition("/")[2]))
 
 
 def _split_above(place: str, inside: str) -> str | None:
@@ -136,17 +171,30 @@ def _wrapper(names: Iterable[str]) -> str:
         wrapper += f"{tops.pop()}/"
 
 
-def _sorted(samples: Samples, left_out: LeftOut) -> Samples:
-    """Samples by id, each once."""
-    if any(id_ >= following for id_, following in pairwise(samples.ids)):
-        order = sorted(range(len(samples)), key=samples.ids.__getitem__)
-        samples = Samples(samples[i] for i in order)
-    doubles = sum(id_ == following for id_, following in pairwise(samples.ids))
-    if doubles:
-        left_out.remarks.append(f"{doubles:,} names occur more than once; the last file of each name counts")
-        last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
-        samples = Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
-    return samples
+def _in_order(samples: Iterable[Sample]) -> Samples:
+    """Samples by id."""
+    found = samples if isinstance(samples, Samples) else Samples(samples)
+    if all(id_ <= following for id_, following in pairwise(found.ids)):
+        return found
+    order = sorted(range(len(found)), key=found.ids.__getitem__)
+    return Samples(found[i] for i in order)
+
+
+def _double(samples: Samples) -> str | None:
+    """The first id that two of sorted samples have."""
+    return next((id_ for id_, following in pairwise(samples.ids) if id_ == following), None)
+
+
+def _once(samples: Samples, left_out: LeftOut) -> Samples:
+    """Sorted samples, each once."""
+    if _double(samples) is None:
+        return samples
+    last = [id_ != following for id_, following in pairwise(samples.ids)] + [True]
+    doubles = last.count(False)
+    left_out.remarks.append(
+        f"{doubles:,} name{' occurs' if doubles == 1 else 's occur'} more than once; the last file of each name counts"
+    )
+    return Samples(one for one, is_last in zip(samples, last, strict=True) if is_last)
 
 
 def _name_unlabelled(samples: Samples, left_out: LeftOut) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,6 +63,7 @@ class Archives(Container):
             copy = tempfile.NamedTemporaryFile(suffix=urls.base_name(path))  # noqa: SIM115  # it is kept
             weakref.finalize(self, copy.close)
             try:
+                self.stamp_of(path, 0)  # before: the bytes may be newer than their stamp, and never older
                 urls.download(path, copy)
                 copy.flush()
             except OSError as error:
@@ -70,20 +73,64 @@ class Archives(Container):
 
     def place(self, path: str, name: str) -> str:
         """The place of a file in an archive."""
-        return name if self.base is None else f"{os.path.relpath(path, self.base).replace(os.sep, '/')}/{name}"
+        return self._prefixes[path] + name
+
+    def parted(self, place: str) -> tuple[str, str]:
+        """The archive of a place, and what the file is called in there; FileNotFoundError where there is none."""
+        if self.base is None:
+            return self.root, place
+        slash = place.find("/")
+        while slash >= 0:
+            path = self._archives.get(place[: slash + 1])
+            if path is not None:
+                return path, place[slash + 1 :]
+            slash = place.find("/", slash + 1)
+        raise FileNotFoundError(errno.ENOENT, "its archive is not there any more", place)
+
+    @cached_property
+    def _prefixes(self) -> dict[str, str]:
+        """Archive → what the places in it begin with."""
+        if self.base is None:
+            return {self.root: ""}
+        return {path: f"{os.path.relpath(path, self.base).replace(os.sep, '/')}/" for path in self.paths}
+
+    @cached_property
+    def _archives(self) -> dict[str, str]:
+        return {prefix: path for path, prefix in self._prefixes.items()}
 
     def stamp_of(self, path: str, size: int) -> Stamp | None:
-        """What an unchanged file of an archive is known by: the archive itself has not changed."""
-        if not is_url(path):
-            return Stamp.of(inputs.status(path))._replace(size=size)
-        if path not in self._stamps:
-            self._stamps[path] = urls.stamp_of(path)
-        found = self._stamps[path]
-        return None if found is None else found._replace(size=size)
+        """What an unchanged file of an archive is known by: the archive itself has not changed.
+
+        It is asked for before an archive is opened, and again after each file that was read.
+
+        Raises
+        ------
+        OSError
+            The archive has changed since it was asked for first: what is known of it, and what is open, are old.
+        """
+        if is_url(path):
+            if path not in self._stamps:
+                self._stamps[path] = urls.stamp_of(path)
+            found = self._stamps[path]
+            return None if found is None else found._replace(size=size)
+        now = Stamp.of(inputs.status(path))
+        first = self._stamps.setdefault(path, now) or now
+        if first[:3] != now[:3]:  # some file systems number their files anew all the time
+            raise OSError(errno.EAGAIN, "the archive has just changed; run again", path)
+        return now._replace(size=size)
 
     @cached_property
     def _stamps(self) -> dict[str, Stamp | None]:
         return {}
+
+
+@contextmanager
+def as_os_error(place: str) -> Iterator[None]:
+    """Errors that concern a whole archive as those of the place that is read, which is rejected; the run goes on."""
+    try:
+        yield
+    except ManifestError as error:
+        raise OSError(errno.EIO, str(error), place) from error
 
 
 def root_of(data: object, suffixes: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -55,6 +56,10 @@ class Listing:
         What users should know.
     columns : list of str
         Columns that are not used.
+    numbered : callable, optional
+        Gives the items again, called by their numbers, for the case that several have the same name.
+    missing : Counter
+        Text that means no label (``NA``) → how often.
     """
 
     items: Iterator[Item]
@@ -62,6 +67,8 @@ class Listing:
     medium: str | None = None
     remarks: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    numbered: Callable[[], Iterator[Item]] | None = None
+    missing: Counter[str] = field(default_factory=Counter)
 
 
 class Container(Source):

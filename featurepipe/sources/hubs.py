@@ -10,10 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from featurepipe import inputs
-from featurepipe.digests import sha256_json
 from featurepipe.errors import DependencyMissing, ManifestError
 from featurepipe.sources.containers import Columns, Container, Item, Listing
-from featurepipe.sources.parquets import BATCH, DIGITS, image_column, items_of, medium_of, roles_of
+from featurepipe.sources.parquets import (
+    DIGITS,
+    content_of,
+    image_column,
+    items_of,
+    medium_of,
+    roles_of,
+)
+from featurepipe.sources.row_groups import BATCH, has_gaps
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks
@@ -39,55 +46,52 @@ class Hubs(Container):
     kind: ClassVar[str] = "hf"
     _parts: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _stamps: dict[str, Stamp | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _gaps: dict[tuple[str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.root,)
 
     def stamp(self, place: str) -> Stamp | None:
-        """See `Source.stamp`: that of the files in which the library keeps the data set."""
-        name = place.partition("/")[0]
-        part = self._part(name)
-        if name not in self._stamps:
-            self._stamps[name] = _stamp_of([one["filename"] for one in part.cache_files])
-        return self._stamps[name]
+        """See `Source.stamp`: that of the library's files, joined with that of a file which the cell names."""
+        name, column, row = _parsed(place)
+        part, found = self._part(name), self._stamps[name]
+        if found is None or not self._may_link(name, column):
+            return found
+        _, linked = content_of(_cell(part, place, column, row))
+        return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(linked))])
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty, or names a file that is not there."""
-        name, _, inside = place.partition("/")
-        column, bracket, number = inside.rpartition("[")
-        if not bracket or not number.removesuffix("]").isdecimal():
-            raise OSError(errno.EINVAL, "it names no cell, such as train/image[17]", place)
-        row, part = int(number.removesuffix("]")), self._part(name)
-        if column not in part.column_names or not 0 < row <= len(part):
-            raise OSError(errno.ENOENT, f"it has no row {row} any more, or no column {column!r}", place)
-        found = part[row - 1][column][0].as_py()
-        data, linked = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
-        if data is None and linked:
+        name, column, row = _parsed(place)
+        data, linked = content_of(_cell(self._part(name), place, column, row))
+        if linked is not None:
             return inputs.content(linked, inputs.IMAGE_BYTES)
-        if not isinstance(data, bytes):
+        if data is None:
             raise OSError(errno.ENODATA, f"row {row} has no bytes in the column {column!r}", place)
         return data
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
         made = Listing(iter(()))
-        made.items = self._items(made, columns)
+        made.items, made.numbered = self._items(made, columns), lambda: self._items(made, columns, is_numbered=True)
         return made
 
-    def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
+    def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
+        listing.missing.clear()
         several = len(self._opened()) > 1
         for name, part in self._opened().items():
             where, schema = f"{self.root} ({name})", part.features.arrow_schema
-            column, roles = image_column(where, schema, columns.path), roles_of(where, schema, columns)
+            column = image_column(where, schema, columns.path)
+            roles = roles_of(where, schema, columns, is_numbered=is_numbered)
             listing.medium = medium_of(schema, column)
             listing.columns = [one for one in schema.names if one not in (column, *roles.values())]
             chosen = part.select_columns([*roles.values()]) if roles else part
             batches = (chosen[i : i + BATCH] for i in range(0, len(part), BATCH)) if roles else iter([None])
-            for row, said in items_of(where, schema, roles, batches, len(part)):
+            for row, said in items_of(where, schema, roles, batches, len(part), listing.missing):
                 id_ = said.pop("id", None) or (f"{name}/" if several else "") + f"{row:0{DIGITS}}"
                 yield Item(f"{name}/{cell(column, row)}", id_, **said)
-        listing.remarks += remarks(listing.columns, [role for role in roles if role != "id"])
+        listing.remarks = remarks(listing.columns, [role for role in roles if role != "id"])
 
     def _part(self, name: str) -> Any:
         try:
@@ -101,8 +105,42 @@ class Hubs(Container):
         """Its splits, whose rows are given as Arrow: encoded images stay so."""
         with self._opening:
             if not self._parts:
-                self._parts.update(_load(self.root))
+                parts = _load(self.root)
+                for name, part in parts.items():  # now, as what is open stays what it is when the files are replaced
+                    self._stamps[name] = _stamp_of([one["filename"] for one in part.cache_files])
+                self._parts.update(parts)
             return self._parts
+
+    def _may_link(self, name: str, column: str) -> bool:
+        """Whether there are cells without bytes in a column, which may name files instead."""
+        part = self._part(name)
+        if column in part.column_names and (name, column) not in self._gaps:
+            self._gaps[name, column] = has_gaps(part.data.column(column))
+        return self._gaps.get((name, column), False)
+
+
+def _stamp_of(files: list[str]) -> Stamp | None:
+    """What unchanged files are known by, together; None where there are none, or not any more."""
+    try:
+        return Stamp.joined([Stamp.of(os.stat(file)) for file in files]) if files else None
+    except OSError:
+        return None
+
+
+def _parsed(place: str) -> tuple[str, str, int]:
+    """Split, column and row of a place."""
+    name, _, inside = place.partition("/")
+    column, bracket, number = inside.rpartition("[")
+    if not bracket or not number.removesuffix("]").isdecimal():
+        raise OSError(errno.EINVAL, "it names no cell, such as train/image[17]", place)
+    return name, column, int(number.removesuffix("]"))
+
+
+def _cell(part: Any, place: str, column: str, row: int) -> Any:
+    """What is in a cell."""
+    if column not in part.column_names or not 0 < row <= len(part):
+        raise OSError(errno.ENOENT, f"it has no row {row} any more, or no column {column!r}", place)
+    return part[row - 1][column][0].as_py()
 
 
 def _load(root: str) -> dict[str, Any]:
@@ -131,15 +169,6 @@ def _load(root: str) -> dict[str, Any]:
         raise ManifestError(f"{root} cannot be loaded: {why}{ADVICE if root.startswith(PREFIX) else ''}") from error
     parts = found if isinstance(found, dict) else {"all": found}
     return {str(key): part.with_format("arrow") for key, part in parts.items()}
-
-
-def _stamp_of(files: list[str]) -> Stamp | None:
-    """What unchanged files are known by, together; None where there are none."""
-    found = [Stamp.of(os.stat(file)) for file in files]
-    if not found:
-        return None
-    inode = int(sha256_json([list(one) for one in found])[:15], 16)
-    return Stamp(0, max(one.mtime_ns for one in found), max(one.ctime_ns for one in found), inode)
 
 
 def open_hubs(data: object) -> Hubs | None:

@@ -34,6 +34,8 @@ class Objects(Source):
     content: Callable[[Any], Content]
     root: str = "object"
     kind: ClassVar[str] = "object"
+    placed: ClassVar[bool] = False
+    numbered: ClassVar[bool] = True
     _asking: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import threading
-from collections import OrderedDict
+from bisect import bisect_left
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +17,18 @@ from typing import Any, ClassVar
 
 from featurepipe import inputs
 from featurepipe.errors import DependencyMissing, ManifestError
-from featurepipe.sources.archives import Archives, root_of
+from featurepipe.sources.archives import Archives, as_os_error, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.roots import is_url
+from featurepipe.sources.row_groups import ARROW, Opened
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks, require_pyarrow
 from featurepipe.tables.cells import MISSING, cell_text
 from featurepipe.tables.columns import match_columns
-from featurepipe.tables.formats import UNREADABLE
 
-PARQUET, ARROW = (".parquet",), (".arrow", ".feather")
+PARQUET = (".parquet",)
 CACHED = 2**30  # bytes of row groups that are kept: a row cannot be read without its group
-BATCH = 4096  # rows whose labels are read at a time
 DIGITS = 7  # of a row's number, so that rows keep their order
 MEDIA_OF = {"Image": "image", "Audio": "sound", "Video": "video"}  # Hugging Face's types of columns
 DATA = ("data", "train", "test", "validation", "val")  # folders in which Parquet files of one data set lie
@@ -51,6 +52,7 @@ class Parquets(Archives):
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
     _bounds: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _gaps: dict[tuple[str, str], list[bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,71 +69,89 @@ class Parquets(Archives):
         return self.root if os.path.isdir(self.root) else super().base
 
     def stamp(self, place: str) -> Stamp | None:
-        """See `Source.stamp`: the file's; how long a cell is is not known before."""
-        return self.stamp_of(self._parsed(place)[0], 0)
+        """See `Source.stamp`: the file's, joined with that of a file which the cell names; the length is not known."""
+        path, column, row = self._parsed(place)
+        found = self.stamp_of(path, 0)
+        if found is None or not self._may_link(path, column, row):
+            return found
+        _, linked = content_of(self._value(path, column, row))
+        return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(_beside(path, linked)))])
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty."""
         path, column, row = self._parsed(place)
-        found = self._value(path, column, row)
-        data, linked = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
-        if data is None and linked:
-            return inputs.content(os.path.join(os.path.dirname(path), linked), inputs.IMAGE_BYTES)
-        if not isinstance(data, bytes):
+        data, linked = content_of(self._value(path, column, row))
+        self.stamp_of(path, 0)
+        if linked is not None:
+            return inputs.content(_beside(path, linked), inputs.IMAGE_BYTES)
+        if data is None:
             raise OSError(errno.ENODATA, f"row {row} has no bytes in the column {column!r}", place)
         return data
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
         made = Listing(iter(()))
-        made.items = self._items(made, columns)
+        made.items, made.numbered = self._items(made, columns), lambda: self._items(made, columns, is_numbered=True)
         return made
 
-    def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
+    def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
+        listing.missing.clear()
         for path in self.paths:
-            with _Opened(path) as opened:
+            self.stamp_of(path, 0)
+            with Opened(path) as opened:
                 column = image_column(path, opened.schema, columns.path)
                 listing.medium = medium_of(opened.schema, column)
-                roles = roles_of(path, opened.schema, columns)
+                roles = roles_of(path, opened.schema, columns, is_numbered=is_numbered)
                 used = [column, *(roles.values())]
                 listing.columns = [name for name in opened.schema.names if name not in used]
                 batches = opened.batches([*roles.values()])
-                for row, said in items_of(path, opened.schema, roles, batches, opened.rows):
+                for row, said in items_of(path, opened.schema, roles, batches, opened.rows, listing.missing):
                     id_ = said.pop("id", None) or self.place(path, f"{row:0{DIGITS}}")
                     yield Item(self.place(path, cell(column, row)), id_, **said)
-        listing.remarks += remarks(listing.columns, [role for role in roles if role != "id"])
+        listing.remarks = remarks(listing.columns, [role for role in roles if role != "id"])
 
     def _parsed(self, place: str) -> tuple[str, str, int]:
         """File, column and row of a place."""
-        inside, bracket, number = place.rpartition("[")
-        file, _, column = inside.rpartition("/")
+        path, inside = self.parted(place)
+        column, bracket, number = inside.rpartition("[")
         if not bracket or not number.removesuffix("]").isdecimal():
             raise OSError(errno.EINVAL, "it names no cell, such as image[17]", place)
-        path = self.root if self.base is None else os.path.join(self.base, file)
-        return path, inside if self.base is None else column, int(number.removesuffix("]"))
+        return path, column, int(number.removesuffix("]"))
 
     def _value(self, path: str, column: str, row: int) -> Any:
         """What is in a cell."""
-        pyarrow = require_pyarrow()
-        try:
-            with self._opening:
-                if path not in self._bounds:
-                    with _Opened(path) as opened:
-                        self._bounds[path] = opened.bounds
-                group = next((n for n, end in enumerate(self._bounds[path]) if row <= end), None)
-                if group is None or row < 1:
-                    raise OSError(errno.ENOENT, f"it has no row {row} any more", path)
-                held = self._group(path, column, group)
+        with _row_errors(path, row), self._opening:
+            group = self._group_of(path, row)
+            held = self._group(path, column, group)
             start = self._bounds[path][group - 1] if group else 0
+        with _row_errors(path, row):
             return held[row - 1 - start].as_py()
-        except (pyarrow.ArrowException, KeyError) as error:
-            raise OSError(errno.EIO, f"row {row} cannot be read: {error}", path) from error
+
+    def _may_link(self, path: str, column: str, row: int) -> bool:
+        """Whether there are cells without bytes in the row group of a row, which may name files instead."""
+        with _row_errors(path, row), self._opening:
+            group = self._group_of(path, row)
+            if (path, column) not in self._gaps:
+                with Opened(path) as opened:
+                    self._gaps[path, column] = opened.gaps(column)
+            return self._gaps[path, column][group]
+
+    def _group_of(self, path: str, row: int) -> int:
+        """The number of the group of a row; the caller holds the lock."""
+        if path not in self._bounds:
+            self.stamp_of(path, 0)
+            with Opened(path) as opened:
+                self._bounds[path] = opened.bounds
+        bounds = self._bounds[path]
+        if not 0 < row <= (bounds or [0])[-1]:
+            raise OSError(errno.ENOENT, f"it has no row {row} any more", path)
+        return bisect_left(bounds, row)
 
     def _group(self, path: str, column: str, number: int) -> Any:
         """The column of a row group, kept as long as there is room; the caller holds the lock."""
         key = path, column, number
         if key not in self._groups:
-            with _Opened(path) as opened:
+            with Opened(path) as opened:
                 self._groups[key] = opened.group(number, column)
             while sum(one.nbytes for one in self._groups.values()) > CACHED and len(self._groups) > 1:
                 self._groups.popitem(last=False)
@@ -139,66 +159,28 @@ class Parquets(Archives):
         return self._groups[key]
 
 
-class _Opened:
-    """A Parquet or Arrow file: its schema, and its rows in groups."""
-
-    def __init__(self, path: str) -> None:
-        self._arrow, pyarrow = path.lower().endswith(ARROW), require_pyarrow()
-        try:
-            if self._arrow:
-                self._file: Any = pyarrow.memory_map(path)
-                self._table = _arrow_table(pyarrow, self._file)
-                self.schema = self._table.schema
-            else:
-                self._file = pyarrow.parquet.ParquetFile(path)
-                self.schema = self._file.schema_arrow
-            self.names = list(self.schema.names)
-        except (pyarrow.ArrowException, OSError, *UNREADABLE) as error:
-            kind = "Arrow" if self._arrow else "Parquet"
-            raise ManifestError(f"{path} cannot be read as {kind}: {error}; copy it again") from error
-
-    def __enter__(self) -> _Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return int(self._table.num_rows if self._arrow else self._file.metadata.num_rows)
-
-    @property
-    def bounds(self) -> list[int]:
-        """How many rows there are up to the end of each group."""
-        if self._arrow:
-            return [self._table.num_rows]
-        bounds = [0]
-        for number in range(self._file.metadata.num_row_groups):
-            bounds.append(bounds[-1] + self._file.metadata.row_group(number).num_rows)
-        return bounds[1:]
-
-    def group(self, number: int, column: str) -> Any:
-        """A column of a group."""
-        return self._table[column] if self._arrow else self._file.read_row_group(number, columns=[column])[column]
-
-    def batches(self, columns: list[str]) -> Iterator[Any]:
-        """The rows of some columns, in order; once, if there are no columns."""
-        if not columns:
-            return iter([None])
-        if self._arrow:
-            return iter(self._table.select(columns).to_batches(BATCH))
-        batches: Iterator[Any] = self._file.iter_batches(BATCH, columns=columns)
-        return batches
-
-
-def _arrow_table(pyarrow: Any, file: Any) -> Any:
-    """All of an Arrow file, of either format; its content stays on disk until it is asked for."""
+@contextmanager
+def _row_errors(path: str, row: int) -> Iterator[None]:
+    """Errors of pyarrow as those of the row that is read."""
+    pyarrow = require_pyarrow()
     try:
-        return pyarrow.ipc.open_file(file).read_all()
-    except pyarrow.ArrowInvalid:
-        file.seek(0)
-        return pyarrow.ipc.open_stream(file).read_all()
+        with as_os_error(path):
+            yield
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise OSError(errno.EIO, f"row {row} cannot be read: {error}", path) from error
+
+
+def content_of(cell: object) -> tuple[bytes | None, str | None]:
+    """What a cell has: the bytes of a file, or else the path of one, or neither."""
+    data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if data is None:
+        return None, path or None
+    return (data if isinstance(data, bytes) else None), None
+
+
+def _beside(path: str, linked: str) -> str:
+    """The file that a cell names, from the folder of the cell's own file."""
+    return os.path.join(os.path.dirname(path), linked)
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -242,13 +224,18 @@ def image_column(path: str, schema: Any, wanted: str | None) -> str:
     return found[0]
 
 
-def roles_of(path: str, schema: Any, columns: Columns) -> dict[str, str]:
-    """Id, label, split and group → the column that has it; a ManifestError where one that was named is not there."""
+def roles_of(path: str, schema: Any, columns: Columns, *, is_numbered: bool = False) -> dict[str, str]:
+    """Id, label, split and group → the column that has it; a ManifestError where one that was named is not there.
+
+    If rows are numbered, no column has their ids.
+    """
     names = {"id": "id", "label": columns.label or "label", "split": "split", "group": columns.group or "group"}
     found = match_columns(Path(path), schema.names, names.values())
     for given in (columns.label, columns.group):
         if given is not None and given not in found:
             raise ManifestError(f"{path} has no column {given!r} (its columns: {', '.join(schema.names)})")
+    if is_numbered:
+        del names["id"]
     return {role: schema.names[found[name]] for role, name in names.items() if name in found}
 
 
@@ -258,7 +245,7 @@ def medium_of(schema: Any, column: str) -> str:
 
 
 def items_of(
-    where: str, schema: Any, roles: dict[str, str], batches: Iterable[Any], count: int
+    where: str, schema: Any, roles: dict[str, str], batches: Iterable[Any], count: int, missing: Counter[str]
 ) -> Iterator[tuple[int, dict[str, str | None]]]:
     """The number of each row, and what it says in its roles; a ManifestError names a row that says no text.
 
@@ -273,6 +260,8 @@ def items_of(
         The columns of these roles; a single None where there are no roles.
     count : int
         How many rows there are in all.
+    missing : Counter
+        Takes texts that mean no label.
     """
     row, features = 0, _features(schema)
     about = {role: features.get(name, {}) for role, name in roles.items()}
@@ -280,7 +269,12 @@ def items_of(
         cells = {role: batch[name].to_pylist() for role, name in roles.items()}
         for i in range(len(next(iter(cells.values()))) if cells else count):
             row += 1
-            yield row, {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
+            said = {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
+            label = said.get("label")
+            if label in MISSING:
+                missing[label] += 1
+                said["label"] = None
+            yield row, said
 
 
 def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]) -> str | None:
@@ -292,7 +286,7 @@ def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]
         text = cell_text(value)
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: row {row}: {role} {error}") from error
-    return None if text is None or (role == "label" and text.strip() in MISSING) else text.strip() or None
+    return None if text is None else text.strip() or None
 
 
 def _class(names: list[Any], value: object) -> object:
@@ -335,15 +329,20 @@ def open_parquets(data: object) -> Parquets | None:
         root, paths = found, Parquets(found).paths
     if not paths:
         return None
-    is_arrow = paths[0].lower().endswith(ARROW)
+    is_arrow, is_folder = paths[0].lower().endswith(ARROW), os.path.isdir(root)
     try:
-        with _Opened(paths[0]) as opened:
-            holds = is_arrow or len(paths) > 1 or bool(_image_columns(opened.schema))
+        holds = is_arrow or (len(paths) > 1 and not is_folder) or any(map(_has_images, paths))
     except (DependencyMissing, ManifestError):
         if is_arrow:
             raise
         return None  # what reads tables says what is wrong
     return Parquets(root) if holds else None
+
+
+def _has_images(path: str) -> bool:
+    """Whether a file has a column of images; a folder of image files may hold tables of what is known of them."""
+    with Opened(path) as opened:
+        return bool(_image_columns(opened.schema))
 
 
 def _is_gone(data: object) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias
 
-from featurepipe.digests import sha256_bytes
+from featurepipe.digests import sha256_bytes, sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,12 @@ class Stamp(NamedTuple):
         inode = status.st_ino & (2**63 - 1)  # so that it fits a signed column, whatever the file system counts in
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
 
+    @classmethod
+    def joined(cls, stamps: Sequence[Stamp]) -> Stamp:
+        """Of several files that have a content together, of which nobody knows how long it is."""
+        inode = int(sha256_json([list(one) for one in stamps])[:15], 16)
+        return cls(0, max(one.mtime_ns for one in stamps), max(one.ctime_ns for one in stamps), inode)
+
 
 NO_STAMP = Stamp(-1, 0, 0, 0)  # of a content of which nothing could be trusted
 
@@ -51,11 +57,14 @@ class Source(Protocol):
         What all places are in, such as a folder: text from which ``SOURCES[kind]`` makes the source again.
     placed : bool
         Whether the root may be a place of the file system, rather than just a name.
+    numbered : bool
+        Whether places are mere numbers, and the root just a kind: equal ones do not mean that it is the same data set.
     """
 
     kind: ClassVar[str]
     root: str
     placed: ClassVar[bool] = True
+    numbered: ClassVar[bool] = False
 
     def stamp(self, place: str) -> Stamp | None:
         """What an unchanged content is known by, found out without reading it; None where nothing tells."""

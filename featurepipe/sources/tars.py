@@ -6,9 +6,9 @@ import bz2
 import errno
 import gzip
 import io
-import json
 import lzma
 import os
+import re
 import tarfile
 import tempfile
 import threading
@@ -17,6 +17,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -25,10 +26,8 @@ from featurepipe.errors import ManifestError
 from featurepipe.files import FULL
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
-from featurepipe.sources.roots import is_url
+from featurepipe.sources.sidecars import Member, Sidecars, bundled
 from featurepipe.sources.source import Stamp
-from featurepipe.sources.urls import base_name
-from featurepipe.tables.cells import cell_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,25 +35,13 @@ if TYPE_CHECKING:
 BLOCK = 512  # bytes, of which archives consist
 KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
 PIECE = 2**20
-SIDECAR = 2**20  # bytes of the largest file of labels that is read
-LABELS = (".cls", ".json")  # of a webdataset: a label as text, and an object with the key 'label'
-OPENERS: dict[str, Callable[[str], Any]] = {
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tbz2": bz2.open,
-    ".tar.xz": lzma.open,
-    ".txz": lzma.open,
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MAGIC: dict[Callable[[str], Any], re.Pattern[bytes]] = {  # how compressed files begin
+    gzip.open: re.compile(rb"\x1f\x8b\x08"),
+    bz2.open: re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    lzma.open: re.compile(rb"\xfd7zXZ\0"),
 }
-BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what the end of a cut stream raises
-
-
-class Member(NamedTuple):
-    """A file in an archive: where its content begins, and how many bytes it has."""
-
-    name: str
-    offset: int
-    size: int
+BROKEN = (EOFError, zlib.error, lzma.LZMAError)  # what the end of a cut stream raises; and OSError without a number
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,8 @@ class Tars(Archives):
     a temporary file, once in each process that reads it.
 
     Where files of one name differ in their suffix (``0001.jpg 0001.cls 0001.json``), they are one sample of a
-    webdataset: ``.cls`` is its label, and ``.json`` an object that may have ``label``, ``split`` and ``group``.
+    webdataset: ``.cls`` is its label, and ``.json`` an object that may have ``label``, ``split`` and ``group``. See
+    `featurepipe.sources.sidecars`.
 
     Attributes
     ----------
@@ -91,6 +79,7 @@ class Tars(Archives):
         if size > inputs.IMAGE_BYTES:
             raise OSError(errno.EFBIG, "it is larger than 1 GiB, the most that is read of such a file", place)
         data = _read(self._file(path), offset, size)
+        self.stamp_of(path, 0)
         if len(data) < size:
             raise OSError(errno.EIO, "the archive is cut off within this file", place)
         return data
@@ -104,30 +93,35 @@ class Tars(Archives):
         return made
 
     def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
-        index = _Index()
+        index, sidecars = _Index(), Sidecars(columns, listing.missing)
         for number, path in enumerate(self.paths):
-            for samples, sidecars in _grouped(self._members(path, number, index, listing.remarks)):
-                known = self._known(path, sidecars, columns)
-                for member in samples:
-                    yield Item(self.place(path, member.name), member.name, **known)
+            above, read = self.place(path, ""), partial(self._content, path)
+            for bundle in bundled(self._members(path, number, index, listing.remarks)):
+                for member, known in sidecars.describe(bundle, path, above, read):
+                    yield Item(above + member.name, member.name, **known)
         self._held.index = index.closed()
+        sidecars.check(self.root)
+        listing.remarks += sidecars.remarks()
 
     def _members(self, path: str, number: int, index: _Index, remarks: list[str]) -> Iterator[Member]:
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
+        self.stamp_of(path, 0)
         plain = self._plain(path, remarks)
         links: list[tuple[str, str]] = []
         with inputs.opened(plain) as file:
             for found in _scan(file, path, links, remarks):
                 index.add(self.place(path, found.name), number, found.offset, found.size)
                 yield found
-        there = index.closed() if links else None
+        there, lost = index.closed() if links else None, []
         for name, target in links:
             found_at = there and there.find(self.place(path, target))
             if not found_at:
-                remarks.append(f"{path}: {name} is a link to {target}, which is not in it")
+                lost.append(f"{name} → {target}")
                 continue
             index.add(self.place(path, name), *found_at)
             yield Member(name, *found_at[1:])
+        if lost:
+            remarks.append(f"{path}: left out {_count(lost, 'link')} to what is no file in it, first {lost[0]}")
 
     def _plain(self, path: str, remarks: list[str]) -> str:
         """A plain tar of this machine."""
@@ -136,31 +130,31 @@ class Tars(Archives):
     def _file(self, path: str) -> Any:
         return self._held.file(path, lambda: self._plain(path, []))
 
-    def _known(self, path: str, sidecars: list[Member], columns: Columns) -> dict[str, str | None]:
-        """What the files next to a sample say of it."""
-        known: dict[str, str | None] = {}
-        for member in sidecars:
-            data = _read(self._file(path), member.offset, min(member.size, SIDECAR))
-            text = data.decode("utf-8", "replace").strip()
-            if member.name.lower().endswith(".json"):
-                known |= _of_json(text, f"{path}: {member.name}", columns)
-            elif text:
-                known.setdefault("label", text)
-        return known
+    def _content(self, path: str, member: Member) -> bytes:
+        """The bytes of a member; fewer where the archive is cut off."""
+        return _read(self._file(path), member.offset, member.size)
 
     def _find(self, place: str) -> tuple[str, int, int]:
         """An archive, and where in it a file is."""
         with self._held.opening:
             if self._held.index is None:
-                index = _Index()
-                for number, path in enumerate(self.paths):
-                    for _ in self._members(path, number, index, []):
-                        pass
-                self._held.index = index.closed()
+                self._held.index = self._indexed().closed()
         found = self._held.index.find(place)
         if found is None:
-            raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
+            why = self._held.unreadable.get(self.parted(place)[0], "it is not in the archive any more")
+            raise FileNotFoundError(errno.ENOENT, why, place)
         return self.paths[found[0]], *found[1:]
+
+    def _indexed(self) -> _Index:
+        """Where all files are, as far as the archives can be read: the files of others need not suffer."""
+        index = _Index()
+        for number, path in enumerate(self.paths):
+            try:
+                for _ in self._members(path, number, index, []):
+                    pass
+            except (ManifestError, OSError) as error:
+                self._held.unreadable[path] = getattr(error, "strerror", None) or str(error)
+        return index
 
 
 def open_tars(data: object) -> Tars | None:
@@ -173,7 +167,7 @@ def open_tars(data: object) -> Tars | None:
     """
     if str(data).lower().endswith((".tar.zst", ".tar.lz4")):
         raise ManifestError(f"{data} is compressed in a way that is not read; unpack it to a plain .tar")
-    root = root_of(data, (".tar", *OPENERS))
+    root = root_of(data, SUFFIXES)
     return None if root is None else Tars(root)
 
 
@@ -182,13 +176,14 @@ class _Held:
 
     def __init__(self) -> None:
         self.index: _Closed | None = None
+        self.unreadable: dict[str, str] = {}  # archive → why
         self.opening = threading.Lock()
         self._unpacked: dict[str, Any] = {}
         self._files = threading.local()  # a thread mostly stays in one archive
 
     def unpacked(self, path: str, here: str, remarks: list[str]) -> str:
         """A plain tar: the file itself, or an unpacked copy of it that goes with this process."""
-        opener = next((opener for ending, opener in OPENERS.items() if _ends(path, ending)), None)
+        opener = _opener(here)
         if opener is None:
             return here
         if path not in self._unpacked:
@@ -209,8 +204,11 @@ class _Held:
         return held["file"]
 
 
-def _ends(path: str, ending: str) -> bool:
-    return (base_name(path) if is_url(path) else path).lower().endswith(ending)
+def _opener(path: str) -> Callable[[str], Any] | None:
+    """What unpacks a file, by its first bytes: a link may lead to one without a suffix; None for a plain tar."""
+    with inputs.opened(path) as file:
+        first = file.read(16)
+    return next((opener for opener, magic in MAGIC.items() if magic.match(first)), None)
 
 
 class _Open(io.FileIO):
@@ -227,9 +225,11 @@ def _unpack(path: str, here: str, opener: Callable[[str], Any], remarks: list[st
         with opener(here) as packed:
             while piece := packed.read1(PIECE):  # `read` would lose what comes before a cut
                 copy.write(piece)
-    except BROKEN as error:
-        remarks.append(f"{path} is damaged or cut off ({error}); what lies before that is used")
-    except OSError as error:
+    except (*BROKEN, OSError) as error:
+        if not isinstance(error, OSError) or error.errno is None:
+            remarks.append(f"{path} is damaged or cut off ({error}); what lies before that is used")
+            copy.flush()
+            return copy
         room = "there is no room for it" if error.errno in FULL else error.strerror or str(error)
         raise ManifestError(
             f"{path} cannot be unpacked into {os.path.dirname(copy.name)}: {room}; unpack it to a plain .tar, or name "
@@ -256,7 +256,7 @@ def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]
         tar = tarfile.TarFile(fileobj=file)
     except tarfile.TarError as error:
         raise ManifestError(f"{path} cannot be read as a tar archive: {error}") from error
-    why = None
+    why, sparse = None, list[str]()
     while why is None:
         try:
             found = tar.next()
@@ -268,52 +268,39 @@ def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]
         tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
         if found.islnk():
             links.append((_plain(found.name), _plain(found.linkname)))
-        elif found.isreg() and not found.issparse():
+        elif found.issym():
+            links.append((_plain(found.name), os.path.normpath(os.path.join(_above(found.name), found.linkname))))
+        elif found.issparse():
+            sparse.append(_plain(found.name))
+        elif found.isreg():
             yield Member(_plain(found.name), found.offset_data, found.size)
             if found.offset_data + found.size > length:
                 why = f"within {_plain(found.name)}"
-    ends = _read(file, tar.offset, BLOCK)
-    if why is not None or ends != bytes(BLOCK):
+    ends = _read(file, tar.offset, BLOCK + tarfile.RECORDSIZE)
+    if why is not None or ends[:BLOCK] != bytes(BLOCK):
         about = f" ({why})" if why else ""
         remarks.append(f"{path} is cut off or damaged{about}; what lies before that is used, and the rest is missing")
+    elif any(ends):
+        remarks.append(
+            f"{path} goes on behind its end, as if tars had been joined by cat; what follows is left out; give the "
+            "tars one by one, or join them with tar --concatenate"
+        )
+    if sparse:
+        remarks.append(f"{path}: left out {_count(sparse, 'sparse file')}, first {sparse[0]}; pack without --sparse")
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names):,} {what}{'s' * (len(names) != 1)}"
+
+
+def _above(name: str) -> str:
+    return os.path.dirname(_plain(name))
 
 
 def _plain(name: str) -> str:
     while name.startswith("./"):
         name = name[2:]
     return name
-
-
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
-    """Neighbours of one key: samples, and the files that label them, if there are both."""
-    key, samples, sidecars = None, list[Member](), list[Member]()
-    for member in members:
-        folder, slash, base = member.name.rpartition("/")
-        its = folder + slash + base.partition(".")[0]
-        if its != key:
-            yield from _settled(samples, sidecars)
-            key, samples, sidecars = its, [], []
-        (sidecars if member.name.lower().endswith(LABELS) else samples).append(member)
-    yield from _settled(samples, sidecars)
-
-
-def _settled(samples: list[Member], sidecars: list[Member]) -> Iterator[tuple[list[Member], list[Member]]]:
-    if samples:
-        yield samples, sidecars
-    elif sidecars:  # of nothing: files like any other
-        yield sidecars, []
-
-
-def _of_json(text: str, where: str, columns: Columns) -> dict[str, str | None]:
-    """What a sample's JSON says of it; a ManifestError where it cannot be read."""
-    try:
-        found = json.loads(text) if text else {}
-        wanted = {"label": columns.label or "label", "split": "split", "group": columns.group or "group"}
-        if not isinstance(found, dict):
-            return {}
-        return {role: cell_text(found[key]) for role, key in wanted.items() if found.get(key) is not None}
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where} cannot be read: {error}; correct the archive") from error
 
 
 class _Index:

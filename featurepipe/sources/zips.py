@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import lzma
+import struct
 import threading
 import zipfile
 import zlib
@@ -13,7 +15,7 @@ from typing import Any, ClassVar
 
 from featurepipe import inputs
 from featurepipe.errors import ManifestError
-from featurepipe.sources.archives import Archives, root_of
+from featurepipe.sources.archives import Archives, as_os_error, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.source import Stamp
 
@@ -21,10 +23,14 @@ OPEN = 16  # archives at once
 BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
     EOFError,
-    RuntimeError,
-    NotImplementedError,
-)  # the latter two: passwords, kinds
+    OverflowError,
+    UnicodeDecodeError,  # of names
+    RuntimeError,  # passwords
+    NotImplementedError,  # kinds of compression
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,11 @@ class Zips(Archives):
         if found.file_size > inputs.IMAGE_BYTES:
             raise OSError(errno.EFBIG, "it is larger than 1 GiB, the most that is read of such a file", place)
         try:
-            return self._archive(path).read(found)
+            data = self._archive(path).read(found)
         except BROKEN as error:
             raise OSError(errno.EIO, f"the archive cannot be read there ({error})", place) from error
+        self.stamp_of(path, 0)
+        return data
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
@@ -68,13 +76,15 @@ class Zips(Archives):
     def _items(self) -> Iterator[Item]:
         for path in self.paths:
             try:
-                names = self._archive(path).NameToInfo
+                files = self._archive(path).infolist()
             except BROKEN as error:
                 raise ManifestError(
                     f"{path} cannot be read as a zip archive: {error}; its list of files is at its end; copy it again"
                 ) from error
-            for name, found in names.items():
-                if not found.is_dir():
+            is_foreign = not any("/" in found.filename for found in files)
+            for found in files:
+                name = found.filename.replace("\\", "/") if is_foreign else found.filename  # as some of Windows write
+                if not name.endswith("/"):
                     yield Item(self.place(path, name), name)
 
     def _archive(self, path: str) -> zipfile.ZipFile:
@@ -82,26 +92,25 @@ class Zips(Archives):
         with self._opening:
             found = self._open.get(path)
             if found is None:
-                found = self._open[path] = zipfile.ZipFile(self.local(path))
+                here = self.local(path)
+                self.stamp_of(path, 0)
+                found = self._open[path] = zipfile.ZipFile(here)
                 while len(self._open) > OPEN:
                     self._open.popitem(last=False)  # closed when no thread reads it any more
             self._open.move_to_end(path)
             return found
 
     def _find(self, place: str) -> tuple[str, zipfile.ZipInfo]:
-        for path in self.paths if self.base is None else self._containing(place):
-            name = place if self.base is None else place.removeprefix(self.place(path, ""))
-            try:
-                return path, self._archive(path).getinfo(name)
-            except KeyError:
-                continue
-            except BROKEN as error:
-                raise OSError(errno.EIO, f"it cannot be read as a zip archive ({error})", path) from error
-        raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
-
-    def _containing(self, place: str) -> list[str]:
-        """Archives that a place may be in: those whose path it begins with."""
-        return [path for path in self.paths if place.startswith(self.place(path, ""))]
+        path, name = self.parted(place)
+        try:
+            with as_os_error(place):
+                known = self._archive(path).NameToInfo
+        except BROKEN as error:
+            raise OSError(errno.EIO, f"it cannot be read as a zip archive ({error})", path) from error
+        found = known.get(name) or known.get(name.replace("/", "\\"))
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
+        return path, found
 
 
 def open_zips(data: object) -> Zips | None:

@@ -41,8 +41,8 @@ def describes(store: Store, source: Source, rows: Rows) -> bool:
     """Whether rows are of the data set that a store describes, or it describes none that is still there.
 
     A data set that was moved, copied or that had files added is the same one: some of its contents are. In the same
-    folder it also is if some paths are: the images behind them may all have been made again. More digests may turn a
-    False into True, and never the other way round.
+    folder it also is if some paths are: the images behind them may all have been made again. Mere numbers are no paths.
+    More digests may turn a False into True, and never the other way round.
     """
     before, now = store.recorded_root, Path(lasting_root(source))
     if before == now:
@@ -64,6 +64,8 @@ def _continues(store: Store, source: Source, rows: Rows) -> bool:
     contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
     if np.isin(contents, rows.keys).any() or _shares(store, rows):  # mostly the former, without reading all
         return True
+    if source.numbered:
+        return False
     places = {sample.place for sample in rows.samples}
     before = [sample.place for sample in store.rows(checked=False).samples]  # which `_shares` has read as well
     return not places.isdisjoint(before) or not any(_is_there(source, place) for place in before)
