@@ -69,7 +69,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-weights", type=Path)
     parser.add_argument("--teacher-size", type=int)
     parser.add_argument("--views", type=int, default=2)
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON: more keywords of featurepipe.pretrain")
+    parser.add_argument(
+        "--options",
+        type=json.loads,
+        default={},
+        help="JSON: more keywords of featurepipe.pretrain, which every objective asked for must use",
+    )
     parser.add_argument("--labels", help="labels of each class, such as 1,5,10,25,100")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", action="store_true", help="only print what is there")

@@ -38,11 +38,15 @@ def test_what_is_saved_is_loaded(saved):
     assert tensors["optimizer"] == TENSORS["optimizer"]
 
 
-def test_of_another_run_or_of_none_there_is_nothing_to_say(saved, tmp_path):
+def test_another_run_is_told_of_or_refused_and_none_is_nothing_to_say(saved, tmp_path):
     notes = []
+    assert checkpoints.load(tmp_path / "none.pt", "this run", notes.append, strict=True) is None
+    assert notes == []
     assert checkpoints.load(saved, "another run", notes.append) is None
-    assert checkpoints.load(tmp_path / "none.pt", "this run", notes.append) is None
-    assert (notes, saved.is_file()) == ([], True)
+    assert "belongs to a run with other data, options or precision" in notes[0]
+    with pytest.raises(FinetuningError, match="give the options of that run, or remove the file"):
+        checkpoints.load(saved, "another run", notes.append, strict=True)
+    assert (len(notes), saved.is_file()) == (1, True)
 
 
 def test_every_changed_bit_and_every_zeroed_block_is_noticed(saved):

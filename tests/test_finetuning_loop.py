@@ -654,8 +654,8 @@ def test_if_another_process_has_no_memory_this_one_cuts_its_batch_too(tuning):
 
         def add(self, tensors):
             for tensor in tensors:
-                if tensor.dtype == torch.float64 and tensor.shape == (4,):
-                    tensor += tensor if made.piece == 1 else torch.tensor([0.0, 0.0, 1.0, 0.0])
+                if tensor.dtype == torch.float64 and tensor.shape == (5,):
+                    tensor += tensor if made.piece == 1 else torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
                 else:
                     tensor *= 2
 
@@ -682,9 +682,9 @@ def test_if_another_process_cannot_go_on_this_one_leaves_too(tuning, at):
 
         def add(self, tensors):
             for tensor in tensors:
-                if tensor.dtype == torch.float64 and tensor.shape == (4,):
+                if tensor.dtype == torch.float64 and tensor.shape == (5,):
                     Other.steps += 1
-                    tensor += torch.tensor([0.0, 0.0, 0.0, float(at == "step" and Other.steps == 3)])
+                    tensor += torch.tensor([0.0, 0.0, 0.0, 0.0, float(at == "step" and Other.steps == 3)])
 
         def gather(self, value):
             Other.validations += 1
@@ -882,8 +882,11 @@ def test_a_run_that_ended_early_ends_there_again(tuning, tmp_path):
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tuning, tmp_path, other):
     path, notes = tmp_path / "c.pt", []
     tuning()[1](checkpoint=path)
+    with pytest.raises(FinetuningError, match="belongs to a run with other data, options or precision"):
+        tuning(**other)[1](checkpoint=path, strict=True)
     tuning(**other)[1](checkpoint=path, listener=Ear(notes.append))
-    assert notes[0].startswith("before tuning")
+    assert "belongs to a run with other data, options or precision" in notes[0]
+    assert notes[1].startswith("before tuning")
 
 
 @pytest.mark.slow
@@ -891,7 +894,7 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tuning, tmp_path):
     path, notes = tmp_path / "c.pt", []
     tuning()[1](checkpoint=path, identity={"data": "a"})
     tuning()[1](checkpoint=path, identity={"data": "b"}, listener=Ear(notes.append))
-    assert notes[0].startswith("before tuning")
+    assert notes[1].startswith("before tuning")
     notes.clear()
     tuning()[1](checkpoint=path, identity={"data": "b"}, listener=Ear(notes.append))
     assert notes[0].startswith("continuing")

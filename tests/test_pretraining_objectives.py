@@ -17,7 +17,7 @@ from featurepipe.pretraining.augmentations import Views
 from featurepipe.pretraining.colors import BinTable, gamut, lab_of
 from featurepipe.pretraining.objectives.autoencoder import PatchDecoder, is_maskable, masked_error
 from featurepipe.pretraining.objectives.contrastive import nt_xent
-from featurepipe.pretraining.objectives.distillation import standardise
+from featurepipe.pretraining.objectives.distillation import Taught, standardise
 from featurepipe.pretraining.objectives.sound import in_bits, standardised
 from featurepipe.pretraining.objectives.vicreg import vicreg
 from featurepipe.pretraining.pairs import Sounds
@@ -49,7 +49,8 @@ def extra(name, pictures):
         textures = rng.normal(0, 0.1, (3, 502)).astype(np.float32) + np.eye(3, 502, dtype=np.float32)
         return Sounds(textures, np.arange(COUNT + 1), pictures.classes)
     if name == "distill":
-        return rng.normal(size=(3, 1, 8))[pictures.classes] + rng.normal(0, 0.1, (COUNT, 2, 8))
+        wanted = rng.normal(size=(3, 1, 8))[pictures.classes] + rng.normal(0, 0.1, (COUNT, 2, 8))
+        return Taught(wanted, "a fingerprint")
     return None
 
 

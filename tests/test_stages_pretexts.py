@@ -411,7 +411,7 @@ def test_a_teacher_runs_once_and_its_views_are_those_of_the_pupil(run, photos, t
     (tmp_path / "one.pretraining" / "teacher.store").rename(tmp_path / "two.pretraining" / "teacher.store")
     assert losses(run(data, "two", **how)) == losses(first)
     assert made == [12, 12]
-    pictures, wanted = seen[0]
+    pictures, (wanted, _) = seen[0]
     assert pictures.pixels.shape == (12, 3, 3, 32, 32)
     assert wanted.shape[:2] == (12, 2)
     assert not np.allclose(wanted[:, 0], wanted[:, 1])

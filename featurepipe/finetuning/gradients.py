@@ -79,6 +79,7 @@ class Gradients:
 
         parameters = self._network.parameters()
         while True:
+            lonely = 0
             torch.manual_seed(int(np.random.default_rng([*seed, self._peers.rank]).integers(2**62)))
             try:
                 (loss, weight), failed = self._sum_up(step, np.random.default_rng(seed)), 0
@@ -89,10 +90,12 @@ class Gradients:
             except ValueError as error:
                 if ONE_VALUE not in str(error):
                     raise
-                raise self._lonely() from error
-            totals = torch.tensor([loss, weight, failed, self._peers.interrupts.came], dtype=torch.float64)
+                loss, weight, failed, lonely = 0.0, 0.0, 0, 1
+            totals = torch.tensor([loss, weight, failed, lonely, self._peers.interrupts.came], dtype=torch.float64)
             self._peers.add([totals])  # if one of the processes has no memory, all of them cut their batches
-            loss, weight, failed, interrupted = totals.tolist()
+            loss, weight, failed, lonely, interrupted = totals.tolist()
+            if lonely:  # in one of the processes; all of them end
+                raise self._lonely()
             if interrupted:
                 raise KeyboardInterrupt
             if not failed:
@@ -130,7 +133,7 @@ class Gradients:
 
     def _lonely(self) -> FinetuningError | OutOfMemory:
         """Why a batch norm has raised an error of a single image."""
-        if self._ran_out:
+        if self._ran_out and self.piece == 1:
             return OutOfMemory(
                 f"out of memory with two images in training, and batch norms cannot learn from one; try "
                 f"{self._network.relief}, or another device"

@@ -220,7 +220,7 @@ class _Tuning:
         """A run at its start, or where its checkpoint says; and the optimizer's state there."""
         found = None
         if self.checkpoint is not None:  # the other processes may not see the first one's files
-            found = self.peers.share(None if self.peers.rank else self._held())
+            found = self.peers.first(self._held)
         if found is None:
             first = {"epoch": 0, "train_loss": None, "lr": None, **self._figures(0)}
             if told := self.objective.tell(first):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from featurepipe.errors import FeaturepipeError
 from featurepipe.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -66,6 +67,20 @@ class Peers:
         box = [value]
         torch.distributed.broadcast_object_list(box)
         return box[0]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes, in every process; if it fails, all of them raise its error."""
+        made: Any = None
+        error: FeaturepipeError | None = None
+        if not self.rank:
+            try:
+                made = make()
+            except FeaturepipeError as problem:
+                error = problem
+        made, error = self.share((made, error))
+        if error is not None:
+            raise error
+        return made
 
 
 @contextmanager

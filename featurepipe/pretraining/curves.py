@@ -8,6 +8,7 @@ from typing import Any
 
 from featurepipe import __version__
 from featurepipe.files import atomic
+from featurepipe.pretraining.files import is_figures
 
 MAKER = "featurepipe"
 
@@ -35,9 +36,15 @@ def draw(result: Mapping[str, Any], path: Path) -> str | None:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is such a picture: it says so in its first bytes."""
+    """Whether a file is such a picture: it says so in its first bytes, or is of before that was said.
+
+    The latter is drawn by matplotlib, and has the figures of a pretraining next to it.
+    """
     try:
         with open(path, "rb") as file:
-            return f"Software\0{MAKER} ".encode() in file.read(1024)
+            start = file.read(1024)
     except OSError:
         return False
+    if f"Software\0{MAKER} ".encode() in start:
+        return True
+    return b"Software\0Matplotlib " in start and is_figures(path.with_suffix(".json"))

@@ -91,6 +91,7 @@ def gather(
         reason = next(iter(left_out.values()))
         listener.note(f"note: {len(left_out)} images cannot be read and are left out; the first: {reason}")
     pictures = _divided(rows, pixels, usable, how)
+    check_enough(len(pictures.learned), left_out, "images")
     extra, learned = kind.extras(need, pending, pictures.learned)
     pictures = replace(pictures, learned=learned)
     check_enough(len(learned), left_out, "images")
@@ -137,7 +138,7 @@ def _divided(rows: Sequence[Row], pixels: object, usable: np.ndarray, how: Pretr
     return _held_back(rows, pictures, np.flatnonzero(usable & is_val & (classes >= 0)), how.seed)
 
 
-def _some(rows: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _some(rows: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, set[str]]:
     """Rows to measure probes on, in whole units, and these units; what is more than enough is learned from after all.
 
     Parameters
@@ -149,18 +150,18 @@ def _some(rows: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> tupl
     """
     sizes = Counter(units.tolist())
     if len(rows) <= MEASURED:
-        return rows, list(sizes)
+        return rows, set(sizes)
     if len(sizes) == len(rows):
         chosen = np.sort(rng.permutation(len(rows))[:MEASURED])
-        return rows[chosen], units[chosen].tolist()
-    held: list[str] = []
+        return rows[chosen], set(units[chosen].tolist())
+    held: set[str] = set()
     count = 0
     for unit in rng.permutation(sorted(sizes)).tolist():
         if count >= MEASURED:
             break
-        held.append(unit)
+        held.add(unit)
         count += sizes[unit]
-    return rows[np.isin(units, held)], held
+    return rows[[unit in held for unit in units]], held
 
 
 def _held_back(rows: Sequence[Row], pictures: Pictures, val: np.ndarray, seed: int) -> Pictures:
@@ -174,7 +175,7 @@ def _held_back(rows: Sequence[Row], pictures: Pictures, val: np.ndarray, seed: i
         labels = [pictures.names[pictures.classes[i]] for i in learned[has_label]]
         out = np.array(manifests.hold_out(labels, of_unit[has_label].tolist(), seed=seed))
         measured, held = _some(learned[has_label][out], of_unit[has_label][out], rng)
-        learned = learned[~np.isin(of_unit, held)]
+        learned = learned[[unit not in held for unit in of_unit]]
     measured = np.sort(rng.permutation(measured)[:MEASURED])
     labelled = learned[pictures.classes[learned] >= 0]
     fitted = np.sort(rng.permutation(labelled)[:FITTED])

@@ -56,9 +56,15 @@ def check(how: PretrainOptions) -> None:
             raise PretrainingError(f"{name} is {getattr(how, name)}; it must be {says}")
 
 
+def precision_of(how: PretrainOptions, device: str) -> str:
+    """The number format of training: on a GPU bf16, and fp32 elsewhere, where nothing else is asked for."""
+    if how.precision != "auto":
+        return how.precision
+    return "bf16" if device.startswith("cuda") else "fp32"
+
+
 def recipe_of(how: PretrainOptions, device: str, epochs: int | None = None) -> Recipe:
     """What the training loop goes by."""
-    is_gpu = device.startswith("cuda")
     own = ("batch_size", "lr", "optimizer", "weight_decay", "warmup", "ema", "accumulate", "seed")
     made = Recipe(
         **{name: getattr(how, name) for name in own},
@@ -67,7 +73,7 @@ def recipe_of(how: PretrainOptions, device: str, epochs: int | None = None) -> R
         layer_decay=1.0,
         batch_norm="train",
         augment=how.augment,
-        precision=("bf16" if is_gpu else "fp32") if how.precision == "auto" else how.precision,
+        precision=precision_of(how, device),
         refit=False,
     )
     made.check()

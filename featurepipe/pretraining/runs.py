@@ -85,9 +85,10 @@ class Run:
         sources : mapping of str
             What it learns from, in words, to a digest.
         """
-        before = self.told().get("sources", {})
-        for name, digest in sources.items():
-            if before and before.get(name) != digest:
+        told = self.told()
+        before = told.get("sources", {})
+        for name, digest in sources.items() if told else ():
+            if before.get(name) != digest:
                 raise PretrainingError(
                     f"{self.folder} holds a run with other {name} than these; restore them to resume it, or {AGAIN}"
                 )

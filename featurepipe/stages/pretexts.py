@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurepipe import backbones, finetuning, reports
 from featurepipe.backbones import Backbone
+from featurepipe.backbones.makers.assembly import resolve_device
 from featurepipe.digests import sha256_file, sha256_json
 from featurepipe.errors import BackboneError, OutputError, PretrainingError
 from featurepipe.files import check_output, write_text
@@ -51,8 +52,8 @@ def pretrain(
     """Pretrain a network by an objective, and write it as a backbone file that every command takes with ``-b``.
 
     The file is a plain checkpoint of timm, without a classifier, with a card in its metadata. Images of ``test`` are
-    not used at all. If images have labels, those of ``val`` are not learned from: probes are measured on them. Where
-    there is no ``val``, up to a fifth of the images is held back for that.
+    only read so that exact copies of them are left out. If images have labels, those of ``val`` are not learned from:
+    probes are measured on them. Where there is no ``val``, up to a fifth of the images is held back for that.
 
     Parameters
     ----------
@@ -101,9 +102,10 @@ def pretrain(
     _check_outputs(path, data, how, force=force)
     with finetuning.joined(how.device) as (peers, device):
         listener = SILENT if peers.rank else listener
-        run = _Run(replace(how, device=device), path, runs.Run(path.with_suffix(".pretraining")), peers, listener)
-        if not peers.rank:
-            run.check_earlier(force=force)
+        device = resolve_device(device)
+        how = replace(how, device=device, precision=plans.precision_of(how, device))
+        run = _Run(how, path, runs.Run(path.with_suffix(".pretraining")), peers, listener)
+        peers.first(lambda: run.check_earlier(force=force))
         manifest = clips.read(data, _clipped(table, data, how), listener, own=OBJECTIVES[how.objective].columns)
         network = _network(run.how)
         source = Path(data), table.path_column or "path"
@@ -111,9 +113,11 @@ def pretrain(
         outcome, plan, pupil = _train(run, gathered, network)
         if peers.rank:
             return {"stopped": outcome.stopped}
-        if not outcome.finished and not outcome.best_epoch:
-            raise _nothing_learned(run, outcome)
-        result = _write(run, gathered, network, pupil, outcome, plan, Path(data), time.perf_counter() - started)
+        result = None
+        if outcome.finished or outcome.best_epoch:
+            result = _write(run, gathered, network, pupil, outcome, plan, Path(data), time.perf_counter() - started)
+    if result is None:  # out here, where no other process waits
+        raise _nothing_learned(run, outcome)
     if outcome.error is not None:
         raise type(outcome.error)(f"{outcome.error}; {path} holds the best epoch so far")
     return result
@@ -185,9 +189,10 @@ def _check_outputs(path: Path, data: str | Path, how: PretrainOptions, *, force:
 def _nothing_learned(run: _Run, outcome: Course) -> BaseException:
     """What to raise where training ended before its first epoch: an untrained network replaces no file."""
     if outcome.error is not None:
-        return type(outcome.error)(f"{outcome.error}; no epoch was finished, so {run.path} was not written")
-    again = "add --resume to continue" if run.kept.begun else "run the same command again"
-    run.listener.note(f"note: no epoch was finished, so {run.path} was not written; {again}")
+        why, _, _ = str(outcome.error).partition("; epoch 0 is kept")
+        return type(outcome.error)(f"{why}; no epoch was finished, so {run.path} was not written")
+    if run.kept.begun:
+        run.listener.note(f"note: {run.kept.checkpoint} keeps the training so far; add --resume to continue")
     return KeyboardInterrupt()
 
 
@@ -251,7 +256,7 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
     def batches(length: int) -> ViewBatches:
         return ViewBatches(pictures, pretext, recipe, network.device, length, run.peers)
 
-    earlier = run.peers.share(None if run.peers.rank else run.begin(sources))
+    earlier = run.peers.first(lambda: run.begin(sources))
     if "plan" in earlier:
         plan = Plan(**earlier["plan"])
     elif how.minutes is None:
@@ -261,7 +266,7 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
         plan = plans.timed(how, pupil, batches(length), images, recipe, run.peers)
     recipe = plans.recipe_of(how, network.device, plan.epochs)
     decided = {"options": run.options(), "plan": asdict(plan), "sources": sources}
-    if not run.peers.rank:
+    if not earlier and not run.peers.rank:
         run.kept.tell({**decided, "processes": run.peers.world})
     run.listener.note(
         f"{how.objective}: {network.name} on {network.device}, {images:,} images, {plan.epochs} "
@@ -286,9 +291,8 @@ def _train(run: _Run, gathered: Gathered, network: Backbone) -> tuple[Course, Pl
 
 def _sources(how: PretrainOptions, gathered: Gathered) -> dict[str, str]:
     """What a run learns from, in words, to a digest of its content."""
-    named = {"weights": how.weights, "teacher": how.teacher, "teacher weights": how.teacher_weights}
-    read = {name: sha256_file(file) for name, file in named.items() if file is not None and Path(file).is_file()}
-    return {"images": _digest(gathered), **gathered.pretext.sources(), **read}
+    start = {} if how.weights is None else {"weights": sha256_file(how.weights)}
+    return {"images": _digest(gathered), **gathered.pretext.sources(), **start}
 
 
 def _digest(gathered: Gathered) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,13 @@ TOGETHER = 64  # numbers of an embedding that are standardised at once
 SMALLEST = 1e-6  # deviation of a number that the teacher never changes
 
 
+class Taught(NamedTuple):
+    """What a teacher said: embeddings, float32 (n, K, D), and its fingerprint."""
+
+    wanted: np.ndarray
+    teacher: str
+
+
 class Distill(Pretext):
     """Matches a linear projection of the embedding with a teacher's, whose numbers are standardised.
 
@@ -45,7 +52,8 @@ class Distill(Pretext):
 
     def __init__(self, how: PretrainOptions, size: tuple[int, int], pictures: Pictures, extra: Any = None) -> None:
         super().__init__(how, size, pictures)
-        wanted = np.asarray(extra, np.float32)  # (n, K, D)
+        assert isinstance(extra, Taught)
+        self._teacher, wanted = extra.teacher, np.asarray(extra.wanted, np.float32)  # (n, K, D)
         standardise(wanted, pictures.learned)
         self.wanted = torch.from_numpy(wanted)
 
@@ -68,14 +76,19 @@ class Distill(Pretext):
 
     @classmethod
     def extras(cls, need: Need, pending: Sequence[Pending], learned: np.ndarray) -> tuple[Any, np.ndarray]:
-        """The teacher's embeddings of all views of what is learned from, float32 (n, K, D)."""
+        """The teacher's embeddings of all views of what is learned from."""
         how = need.how
         size = None if how.teacher_size is None else (3, how.teacher_size, how.teacher_size)
         options: dict[str, Any] = {"weights": how.teacher_weights, "device": how.device}
         options["transform"] = {"input_size": size}
         teacher = check_teacher(backbones.create(how.teacher, **options))
         asked = pending, learned, teacher, need.folder / STORE
-        return teach(*asked, how.augment, how.seed, how.views, need.workers, need.listener), learned
+        wanted = teach(*asked, how.augment, how.seed, how.views, need.workers, need.listener)
+        return Taught(wanted, teacher.fingerprint), learned
+
+    def sources(self) -> dict[str, str]:
+        """The teacher, with its weights."""
+        return {"teacher": self._teacher}
 
     def make_head(self, body: Body) -> nn.Module:
         """A linear layer."""
