@@ -463,6 +463,8 @@ def test_several_zips(photos, tmp_path):
         ({"part-1": ["cat", "dog"], "part-2": ["cat", "dog"]}, ["cat", "dog", "cat", "dog"]),
         ({"n01": ["images"], "n02": ["images"]}, ["n01", "n02"]),
         ({"ant": ["left", "right"], "bee": ["left", "right"]}, ["ant", "ant", "bee", "bee"]),
+        ({"class0": ["left", "right"], "class1": ["left", "right"]}, ["class0", "class0", "class1", "class1"]),
+        ({"0": ["train", "test"], "1": ["train", "test"]}, ["0", "0", "1", "1"]),
     ],
 )
 def test_folders_that_only_count_archives_are_no_classes(tmp_path, names, labels):
