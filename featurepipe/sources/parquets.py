@@ -90,9 +90,16 @@ class Parquets(Archives):
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
+        self.forget()
         made = Listing(iter(()))
         made.items, made.numbered = self._items(made, columns), lambda: self._items(made, columns, is_numbered=True)
         return made
+
+    def forget(self) -> None:
+        """See `Archives.forget`."""
+        super().forget()
+        for known in (self._groups, self._bounds, self._gaps):
+            known.clear()
 
     def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
         listing.missing.clear()
