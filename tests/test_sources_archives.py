@@ -4,6 +4,7 @@ import bz2
 import errno
 import gzip
 import io
+import json
 import lzma
 import os
 import pickle
@@ -222,6 +223,14 @@ def test_keys_that_no_sample_has_are_refused(tmp_path):
     path = write_tar(tmp_path / "t.tar", [("a/0.png", b"x")])
     with pytest.raises(ManifestError, match=r"has no \.json files .*; leave out --label-column"):
         manifests.read(path, label_column="species")
+
+
+@pytest.mark.parametrize("label", ["", "NA"])
+def test_what_a_json_leaves_open_the_other_file_says(tmp_path, label):
+    said = json.dumps({"label": label, "group": ""}).encode()
+    names = [("0.l.png", b"x"), ("0.r.png", b"y"), ("0.cls", b"3"), ("0.json", said)]
+    found, _ = described(write_tar(tmp_path / "s.tar", names))
+    assert list(found.values()) == [("3", None, "0")] * 2
 
 
 def test_a_label_that_says_nothing_is_counted(tmp_path):
