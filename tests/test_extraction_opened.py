@@ -61,6 +61,20 @@ def test_the_sources_that_were_used_last_are_kept(tmp_path):
     assert held.one(Tars(sources[0].root)) == Tars(sources[0].root)
 
 
+def test_a_source_that_was_seen_to_have_changed_is_opened_again(archive, tmp_path):
+    held, pattern = Opened(), str(tmp_path / "*.tar.gz")  # of which nobody sees what it looks like
+    first = held.one(Tars(pattern))
+    assert first.read("words.tar.gz/00.txt") == b"word 0"
+    assert held.one(Tars(pattern)) is first
+    archive.chmod(0o600)
+    assert held.one(Tars(pattern)) is first
+    write_tar(archive, [("00.txt", b"other")], mode="w:gz")
+    os.utime(archive, (1, 1))
+    with pytest.raises(OSError, match="has just changed"):
+        first.read("words.tar.gz/00.txt")
+    assert held.one(Tars(pattern)).read("words.tar.gz/00.txt") == b"other"
+
+
 def test_what_only_its_contents_make_is_never_another_ones():
     held = Opened()
     one, other = InMemory({"a": b"1"}), InMemory({"a": b"2"})

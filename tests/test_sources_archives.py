@@ -1,8 +1,10 @@
 """Archives: the same samples, vectors and digests as of plain files, and what is wrong with some of them."""
 
 import bz2
+import errno
 import gzip
 import io
+import json
 import lzma
 import os
 import pickle
@@ -16,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 from packing import files_of, to_tar, to_zip, write_tar
 
-from featurepipe import cli, manifests
+from featurepipe import cli, inputs, manifests
 from featurepipe.errors import ManifestError, OutputError
 from featurepipe.listeners import Listener
 from featurepipe.matrices import load
-from featurepipe.sources import SOURCES, Tars, Zips
+from featurepipe.sources import SOURCES, Columns, Tars, Zips
 from featurepipe.stages import audit, extract, predict, probe, verify
 from featurepipe.stores import Store
 
@@ -223,6 +225,14 @@ def test_keys_that_no_sample_has_are_refused(tmp_path):
         manifests.read(path, label_column="species")
 
 
+@pytest.mark.parametrize("label", ["", "NA"])
+def test_what_a_json_leaves_open_the_other_file_says(tmp_path, label):
+    said = json.dumps({"label": label, "group": ""}).encode()
+    names = [("0.l.png", b"x"), ("0.r.png", b"y"), ("0.cls", b"3"), ("0.json", said)]
+    found, _ = described(write_tar(tmp_path / "s.tar", names))
+    assert list(found.values()) == [("3", None, "0")] * 2
+
+
 def test_a_label_that_says_nothing_is_counted(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("0.png", b"x"), ("0.cls", b"NA"), ("1.png", b"y"), ("1.cls", b"ant\n")])
     found, said = described(path)
@@ -322,7 +332,9 @@ def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
         for name, kind, target, headers in [
             ("./a/0.png", tarfile.REGTYPE, "", {}),
-            ("./b/1.png", tarfile.SYMTYPE, "../a/0.png", {}),
+            ("./blobs/0123", tarfile.REGTYPE, "", {}),
+            ("./b/1.png", tarfile.SYMTYPE, "../blobs/0123", {}),
+            ("./latest.png", tarfile.SYMTYPE, "a/0.png", {}),
             ("./b/2.png", tarfile.SYMTYPE, "/elsewhere.png", {}),
             ("./b/3.png", tarfile.REGTYPE, "", {"GNU.sparse.map": "0,3", "GNU.sparse.size": "3"}),
         ]:
@@ -335,6 +347,9 @@ def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_
     assert list(found) == ["a/0.png", "b/1.png"]
     assert Tars(str(path)).read("b/1.png") == b"abc"
     assert any("left out 1 link to what is no file in it, first b/2.png → /elsewhere.png" in line for line in said)
+    assert any(
+        "left out 1 symbolic link to what is in it under its own name, first latest.png" in line for line in said
+    )
     assert any("left out 1 sparse file, first b/3.png" in line for line in said)
     assert any("goes on behind its end, as if tars had been joined by cat" in line for line in said)
 
@@ -374,6 +389,23 @@ def test_an_archive_that_is_replaced_while_it_is_used_gives_nothing(photos, tmp_
     assert manifests.read(path).source.read(place) == (tmp_path / "others" / place).read_bytes()
 
 
+@pytest.mark.parametrize("kind", [Tars, Zips])
+def test_another_mode_or_link_is_no_change_and_a_new_listing_starts_anew(photos, tmp_path, kind):
+    pack, path = {Tars: to_tar, Zips: to_zip}[kind], tmp_path / f"p.{kind.kind}"
+    pack(photos(), path)
+    source, there = kind(str(path)), tmp_path / "photos" / "ant" / "0.jpg"
+    assert source.read("ant/0.jpg") == there.read_bytes()
+    path.chmod(0o600)
+    (tmp_path / "link").hardlink_to(path)
+    assert (source.read("ant/0.jpg"), source.outdated) == (there.read_bytes(), False)
+    pack(photos(seed=1, name="others"), tmp_path / "new").replace(path)
+    with pytest.raises(OSError, match="the archive has just changed"):
+        source.read("ant/0.jpg")
+    assert source.outdated
+    assert any(item.name == "ant/0.jpg" for item in source.list_items(Columns()).items)
+    assert source.read("ant/0.jpg") == (tmp_path / "others" / "ant" / "0.jpg").read_bytes()
+
+
 def test_one_archive_that_breaks_takes_no_other_with_it(photos, tmp_path):
     for label in ("ant", "bee"):
         to_tar(photos((label,), name=label), tmp_path / f"{label}.tar")
@@ -384,6 +416,28 @@ def test_one_archive_that_breaks_takes_no_other_with_it(photos, tmp_path):
         assert source.read(f"ant.{ending}/ant/0.jpg") == (tmp_path / "ant" / "ant" / "0.jpg").read_bytes()
         with pytest.raises(OSError, match=f"cannot be read as a {ending} archive"):
             source.read(f"bee.{ending}/bee/0.jpg")
+
+
+def test_an_archive_that_cannot_be_read_for_a_while_says_why_and_comes_back(tmp_path, monkeypatch):
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", [("1.jpg", name.encode())])
+    source, status = Tars(f"{tmp_path}/*.tar"), inputs.status
+
+    def failing(path, most=None):
+        if str(path).endswith("b.tar"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return status(path, most)
+
+    monkeypatch.setattr("featurepipe.sources.tars.PATIENCE", 0)
+    monkeypatch.setattr(inputs, "status", failing)
+    assert source.read("a.tar/1.jpg") == b"a"
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        source.read("b.tar/1.jpg")
+    assert caught.value.errno == errno.EIO
+    monkeypatch.setattr(inputs, "status", status)
+    assert (source.read("b.tar/1.jpg"), source.read("a.tar/1.jpg")) == (b"b", b"a")
+    with pytest.raises(FileNotFoundError, match="not in the archive any more"):
+        source.read("b.tar/2.jpg")
 
 
 def test_a_link_may_lead_to_a_file_without_a_suffix(photos, tmp_path):
@@ -463,6 +517,8 @@ def test_several_zips(photos, tmp_path):
         ({"part-1": ["cat", "dog"], "part-2": ["cat", "dog"]}, ["cat", "dog", "cat", "dog"]),
         ({"n01": ["images"], "n02": ["images"]}, ["n01", "n02"]),
         ({"ant": ["left", "right"], "bee": ["left", "right"]}, ["ant", "ant", "bee", "bee"]),
+        ({"class0": ["left", "right"], "class1": ["left", "right"]}, ["class0", "class0", "class1", "class1"]),
+        ({"0": ["train", "test"], "1": ["train", "test"]}, ["0", "0", "1", "1"]),
     ],
 )
 def test_folders_that_only_count_archives_are_no_classes(tmp_path, names, labels):

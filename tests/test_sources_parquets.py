@@ -12,7 +12,7 @@ from featurepipe import manifests
 from featurepipe.errors import ManifestError
 from featurepipe.sources import SOURCES, Parquets, open_container
 from featurepipe.sources import parquets as module
-from featurepipe.sources.row_groups import Opened
+from featurepipe.sources.row_groups import RowFile
 from featurepipe.stages import extract
 from featurepipe.stores import Store
 
@@ -174,8 +174,10 @@ def test_each_row_group_is_read_once_if_rows_are_read_in_order(photos, tmp_path,
     files = files_of(photos(per_class=6))
     path = write(tmp_path / "p.parquet", table(files), row_group_size=4)
     source, read = Parquets(str(path)), []
-    real = Opened.group
-    monkeypatch.setattr(Opened, "group", lambda self, number, column: read.append(number) or real(self, number, column))
+    real = RowFile.group
+    monkeypatch.setattr(
+        RowFile, "group", lambda self, number, column: read.append(number) or real(self, number, column)
+    )
     monkeypatch.setattr(module, "CACHED", 1)
     for row, data in enumerate(files.values(), 1):
         assert source.read(f"image[{row}]") == data
@@ -215,10 +217,20 @@ def test_a_linked_file_that_changes_has_another_stamp(photos, tmp_path):
         assert source.read("image[1]") == f"other {suffix}".encode()
 
 
-def test_rows_are_not_looked_at_for_their_stamps(photos, tmp_path, monkeypatch):
-    path = write(tmp_path / "p.parquet", table(files_of(photos())))
-    monkeypatch.setattr(Opened, "group", None)
-    assert Parquets(str(path)).stamp("image[6]").size == 0
+@pytest.mark.parametrize("how", [{}, {"write_statistics": False}])
+@pytest.mark.parametrize("empty", [[], [4]])
+def test_bytes_are_not_read_for_stamps(photos, tmp_path, monkeypatch, how, empty):
+    files = enumerate(files_of(photos()).items(), 1)
+    cells = [{"bytes": None if row in empty else data, "path": name} for row, (name, data) in files]
+    path = write(tmp_path / "p.parquet", pyarrow.table({"image": cells}), row_group_size=3, **how)
+    source, group = Parquets(str(path)), RowFile.group
+    plain = source.stamp_of(str(path), 0)
+    monkeypatch.setattr(RowFile, "group", None)
+    assert [source.stamp(f"image[{row}]") for row in range(1, 7)] == [plain] * 6
+    monkeypatch.setattr(RowFile, "group", group)
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "bee" / "0.jpg").write_bytes(b"in row 4")
+    assert [row for row in range(1, 7) if source.stamp(f"image[{row}]") != plain] == empty
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])

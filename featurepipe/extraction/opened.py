@@ -16,7 +16,7 @@ class Opened:
 
     What is sent to a process is the name of a source. The process has to make its index, unpack it or download it
     before the first content can be read. Of a source that is here already, none of that is done again. One whose
-    archive looks different now is another one, and takes the place of the one before.
+    archive looks different now, or was seen to have changed, is another one, and takes the place of the one before.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Opened:
         key, now = (source.kind, source.root), _looks(source.root)
         with self._lock:
             before, held = self._held.pop(key, (now, source))
-            held = held if before == now else source
+            held = held if _alike(before, now) and not held.outdated else source
             self._held[key] = now, held
             while len(self._held) > self._most:
                 self._held.popitem(last=False)
@@ -53,6 +53,10 @@ class Opened:
 
 
 OPENED = Opened()  # of this process
+
+
+def _alike(before: Stamp | None, now: Stamp | None) -> bool:
+    return before is now if before is None or now is None else now.resembles(before)
 
 
 def _looks(root: str) -> Stamp | None:

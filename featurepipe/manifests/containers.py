@@ -17,6 +17,7 @@ from featurepipe.media import IMAGE, MEDIA
 from featurepipe.sources import Columns, Container, Item
 
 NAMED = 3  # samples without a label
+COUNTED = re.compile(r"(part|shard|chunk|batch|archive|volume|vol)[-_ ]?\d+", re.IGNORECASE)  # no class is called that
 
 
 def read_container(container: Container, columns: Columns, medium: str | None = None) -> tuple[Samples, LeftOut, str]:
@@ -121,7 +122,7 @@ def _laid_out(container: Container, items: Samples, what: str, remarks: list[str
 def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
     """Names without a folder that each of several archives has around all of its files, and which only counts them.
 
-    These are folders that differ in their numbers alone (``part-1/``, ``part-2/``) and hold the same folders.
+    These are folders whose names say so (``part-1/``, ``part-2/``) and which hold the same folders, that are no splits.
     """
     tops, inner, is_deep = dict[str, set[str]](), dict[str, set[str]](), True
     for item in items:
@@ -133,8 +134,9 @@ def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
             return items.ids
     named = {top for its in tops.values() for top in its}
     folders = Counter(folder for its in inner.values() for folder in its)
-    alike = len({re.sub(r"\d+", "", top) for top in named}) == 1 and not any(map(split_named, named))
-    if len(named) < 2 or not alike or len(folders) < 2 or max(folders.values()) < 2:
+    if len(named) < 2 or not all(map(COUNTED.fullmatch, named)) or any(map(split_named, folders)):
+        return items.ids
+    if len(folders) < 2 or max(folders.values()) < 2:
         return items.ids
     remarks.append(f"each archive has a folder of its own around its files, such as {min(named)}/, which is no class")
     names = Texts()

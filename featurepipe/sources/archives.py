@@ -19,6 +19,8 @@ from featurepipe.sources.containers import Container
 from featurepipe.sources.roots import base_of, expand, is_url
 from featurepipe.sources.source import Stamp
 
+CHANGED = "the archive has just changed; run again, and in Python read its manifest again"
+
 
 @dataclass(frozen=True)
 class Archives(Container):
@@ -106,7 +108,8 @@ class Archives(Container):
         Raises
         ------
         OSError
-            The archive has changed since it was asked for first: what is known of it, and what is open, are old.
+            The archive has changed since it was asked for first: what is known of it, and what is open, are old. A new
+            mode or another hard link is no change.
         """
         if is_url(path):
             if path not in self._stamps:
@@ -115,13 +118,30 @@ class Archives(Container):
             return None if found is None else found._replace(size=size)
         now = Stamp.of(inputs.status(path))
         first = self._stamps.setdefault(path, now) or now
-        if first[:3] != now[:3]:  # some file systems number their files anew all the time
-            raise OSError(errno.EAGAIN, "the archive has just changed; run again", path)
+        if not now.resembles(first):
+            self._changed.add(path)
+            raise OSError(errno.EAGAIN, CHANGED, path)
         return now._replace(size=size)
+
+    @property
+    def outdated(self) -> bool:
+        """See `Source.outdated`."""
+        return bool(self._changed)
 
     @cached_property
     def _stamps(self) -> dict[str, Stamp | None]:
         return {}
+
+    @cached_property
+    def _changed(self) -> set[str]:
+        return set()
+
+    def forget(self) -> None:
+        """Start anew, as before a listing: archives are looked for, looked at, downloaded and opened once more."""
+        for copy in self._copies.values():
+            copy.close()
+        for name in ("paths", "base", "_copies", "_prefixes", "_archives", "_stamps", "_changed"):
+            self.__dict__.pop(name, None)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from featurepipe.sources.parquets import (
     medium_of,
     roles_of,
 )
-from featurepipe.sources.row_groups import BATCH, has_gaps
+from featurepipe.sources.row_groups import BATCH, has_gaps, links_of
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks
@@ -58,13 +58,13 @@ class Hubs(Container):
         part, found = self._part(name), self._stamps[name]
         if found is None or not self._may_link(name, column):
             return found
-        _, linked = content_of(_cell(part, place, column, row))
+        linked = links_of(_column(part, place, column, row))[0].as_py() or None
         return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(linked))])
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty, or names a file that is not there."""
         name, column, row = _parsed(place)
-        data, linked = content_of(_cell(self._part(name), place, column, row))
+        data, linked = content_of(_column(self._part(name), place, column, row)[0].as_py())
         if linked is not None:
             return inputs.content(linked, inputs.IMAGE_BYTES)
         if data is None:
@@ -136,11 +136,11 @@ def _parsed(place: str) -> tuple[str, str, int]:
     return name, column, int(number.removesuffix("]"))
 
 
-def _cell(part: Any, place: str, column: str, row: int) -> Any:
-    """What is in a cell."""
+def _column(part: Any, place: str, column: str, row: int) -> Any:
+    """A column of a single row (1,), as it lies on disk."""
     if column not in part.column_names or not 0 < row <= len(part):
         raise OSError(errno.ENOENT, f"it has no row {row} any more, or no column {column!r}", place)
-    return part[row - 1][column][0].as_py()
+    return part[row - 1][column]
 
 
 def _load(root: str) -> dict[str, Any]:

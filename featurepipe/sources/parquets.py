@@ -20,7 +20,7 @@ from featurepipe.errors import DependencyMissing, ManifestError
 from featurepipe.sources.archives import Archives, as_os_error, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.roots import is_url
-from featurepipe.sources.row_groups import ARROW, Opened
+from featurepipe.sources.row_groups import ARROW, RowFile
 from featurepipe.sources.source import Stamp
 from featurepipe.sources.tables import cell
 from featurepipe.tables import remarks, require_pyarrow
@@ -29,6 +29,7 @@ from featurepipe.tables.columns import match_columns
 
 PARQUET = (".parquet",)
 CACHED = 2**30  # bytes of row groups that are kept: a row cannot be read without its group
+LINKED = 4  # row groups of which the paths in their cells are kept
 DIGITS = 7  # of a row's number, so that rows keep their order
 MEDIA_OF = {"Image": "image", "Audio": "sound", "Video": "video"}  # Hugging Face's types of columns
 DATA = ("data", "train", "test", "validation", "val")  # folders in which Parquet files of one data set lie
@@ -51,6 +52,9 @@ class Parquets(Archives):
     _groups: OrderedDict[tuple[str, str, int], Any] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
+    _links: OrderedDict[tuple[str, str, int], Any] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
     _bounds: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _gaps: dict[tuple[str, str], list[bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
@@ -69,13 +73,21 @@ class Parquets(Archives):
         return self.root if os.path.isdir(self.root) else super().base
 
     def stamp(self, place: str) -> Stamp | None:
-        """See `Source.stamp`: the file's, joined with that of a file which the cell names; the length is not known."""
+        """See `Source.stamp`: the file's, joined with that of a file which the cell names; the length is not known.
+
+        Bytes are only read where there is a file of that name: mostly, a name is all that is left of it.
+        """
         path, column, row = self._parsed(place)
         found = self.stamp_of(path, 0)
-        if found is None or not self._may_link(path, column, row):
+        linked = self._link(path, column, row)
+        if found is None or linked is None:
             return found
-        _, linked = content_of(self._value(path, column, row))
-        return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(_beside(path, linked)))])
+        try:
+            other = Stamp.of(inputs.status(_beside(path, linked)))
+        except (OSError, ValueError):  # which reading the cell raises, too, if it is a link
+            return found
+        data, _ = content_of(self._value(path, column, row))
+        return Stamp.joined([found, other]) if data is None else found
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty."""
@@ -90,15 +102,22 @@ class Parquets(Archives):
 
     def list_items(self, columns: Columns) -> Listing:
         """See `Container.list_items`."""
+        self.forget()
         made = Listing(iter(()))
         made.items, made.numbered = self._items(made, columns), lambda: self._items(made, columns, is_numbered=True)
         return made
+
+    def forget(self) -> None:
+        """See `Archives.forget`."""
+        super().forget()
+        for known in (self._groups, self._links, self._bounds, self._gaps):
+            known.clear()
 
     def _items(self, listing: Listing, columns: Columns, *, is_numbered: bool = False) -> Iterator[Item]:
         listing.missing.clear()
         for path in self.paths:
             self.stamp_of(path, 0)
-            with Opened(path) as opened:
+            with RowFile(path) as opened:
                 column = image_column(path, opened.schema, columns.path)
                 listing.medium = medium_of(opened.schema, column)
                 roles = roles_of(path, opened.schema, columns, is_numbered=is_numbered)
@@ -121,26 +140,38 @@ class Parquets(Archives):
     def _value(self, path: str, column: str, row: int) -> Any:
         """What is in a cell."""
         with _row_errors(path, row), self._opening:
-            group = self._group_of(path, row)
-            held = self._group(path, column, group)
-            start = self._bounds[path][group - 1] if group else 0
+            number = self._group_of(path, row)
+            held = self._group(path, column, number)
+            start = self._start(path, number)
         with _row_errors(path, row):
             return held[row - 1 - start].as_py()
 
-    def _may_link(self, path: str, column: str, row: int) -> bool:
-        """Whether there are cells without bytes in the row group of a row, which may name files instead."""
+    def _link(self, path: str, column: str, row: int) -> str | None:
+        """The file that a cell may name instead of having bytes, which are not read."""
         with _row_errors(path, row), self._opening:
-            group = self._group_of(path, row)
+            number = self._group_of(path, row)
             if (path, column) not in self._gaps:
-                with Opened(path) as opened:
+                with RowFile(path) as opened:
                     self._gaps[path, column] = opened.gaps(column)
-            return self._gaps[path, column][group]
+            if not self._gaps[path, column][number]:
+                return None
+            if (path, column, number) not in self._links:
+                with RowFile(path) as opened:
+                    self._links[path, column, number] = opened.links(number, column)
+                while len(self._links) > LINKED:
+                    self._links.popitem(last=False)
+            link = self._links[path, column, number][row - 1 - self._start(path, number)].as_py()
+            return link or None
+
+    def _start(self, path: str, number: int) -> int:
+        """How many rows there are before a group."""
+        return self._bounds[path][number - 1] if number else 0
 
     def _group_of(self, path: str, row: int) -> int:
         """The number of the group of a row; the caller holds the lock."""
         if path not in self._bounds:
             self.stamp_of(path, 0)
-            with Opened(path) as opened:
+            with RowFile(path) as opened:
                 self._bounds[path] = opened.bounds
         bounds = self._bounds[path]
         if not 0 < row <= (bounds or [0])[-1]:
@@ -151,7 +182,7 @@ class Parquets(Archives):
         """The column of a row group, kept as long as there is room; the caller holds the lock."""
         key = path, column, number
         if key not in self._groups:
-            with Opened(path) as opened:
+            with RowFile(path) as opened:
                 self._groups[key] = opened.group(number, column)
             while sum(one.nbytes for one in self._groups.values()) > CACHED and len(self._groups) > 1:
                 self._groups.popitem(last=False)
@@ -341,7 +372,7 @@ def open_parquets(data: object) -> Parquets | None:
 
 def _has_images(path: str) -> bool:
     """Whether a file has a column of images; a folder of image files may hold tables of what is known of them."""
-    with Opened(path) as opened:
+    with RowFile(path) as opened:
         return bool(_image_columns(opened.schema))
 
 

@@ -14,7 +14,7 @@ ARROW = (".arrow", ".feather")
 BATCH = 4096  # rows whose labels are read at a time
 
 
-class Opened:
+class RowFile:
     """A Parquet or Arrow file: its schema, and its rows in groups.
 
     Parameters
@@ -47,7 +47,7 @@ class Opened:
             kind = "Arrow" if self._arrow else "Parquet"
             raise ManifestError(f"{path} cannot be read as {kind}: {error}; copy it again") from error
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,8 +72,16 @@ class Opened:
         """A column of a group."""
         return self._table[column] if self._arrow else self._file.read_row_group(number, columns=[column])[column]
 
+    def links(self, number: int, column: str) -> Any:
+        """See `links_of`, of a column of a group; of a Parquet file without reading bytes."""
+        if self._arrow:
+            return links_of(self._table[column])
+        return links_of(self._file.read_row_group(number, columns=[f"{column}.path"])[column])
+
     def gaps(self, column: str) -> list[bool]:
         """Of each group, whether there are cells that have no bytes and may have a path; True where nothing tells."""
+        if not _has_paths(self.schema.field(column).type):
+            return [False] * len(self.bounds)
         if self._arrow:
             return [has_gaps(self._table[column])]
         found = []
@@ -94,9 +102,29 @@ class Opened:
         return batches
 
 
+def links_of(column: Any) -> Any:
+    """The paths in cells of ``{bytes, path}`` that have no bytes, or whose bytes were not read; nulls for the others.
+
+    Bytes are not copied.
+    """
+    import pyarrow.compute
+
+    paths = pyarrow.compute.struct_field(column, "path")
+    if column.type.get_field_index("bytes") < 0:
+        return paths
+    there = pyarrow.compute.is_valid(pyarrow.compute.struct_field(column, "bytes"))
+    return pyarrow.compute.if_else(there, None, paths)
+
+
+def _has_paths(kind: Any) -> bool:
+    types = require_pyarrow().types
+    at = kind.get_field_index("path") if types.is_struct(kind) else -1
+    return at >= 0 and bool(types.is_string(kind.field(at).type) or types.is_large_string(kind.field(at).type))
+
+
 def has_gaps(column: Any) -> bool:
     """Whether some cells of ``{bytes, path}`` have no bytes."""
-    at = column.type.get_field_index("bytes") if require_pyarrow().types.is_struct(column.type) else -1
+    at = column.type.get_field_index("bytes") if _has_paths(column.type) else -1
     return at >= 0 and any(chunk.field(at).null_count for chunk in column.chunks)
 
 

@@ -96,7 +96,7 @@ class Sidecars:
         shared = self._said(common, path, read)
         if common and len(bundle.samples) > 1 and _has_several(bundle):
             self._shared.add(f"{path}: {', '.join(sorted(member.name for member in bundle.samples)[:2])}")
-            shared.setdefault("group", above + bundle.key)
+            shared["group"] = shared.get("group") or above + bundle.key
         if not own:
             yield from ((member, shared) for member in bundle.samples)
             return
@@ -137,7 +137,7 @@ class Sidecars:
         known: Known = {}
         for member in sorted(sidecars, key=lambda one: _suffix(one.name)):  # .cls before .json
             try:
-                known |= self._read(member, read)
+                known |= {role: text for role, text in self._read(member, read).items() if text is not None}
             except (ValueError, RecursionError, OSError) as error:
                 self._broken.add(f"{path}: {member.name} ({error})")
         return known

@@ -33,6 +33,14 @@ class Stamp(NamedTuple):
         inode = status.st_ino & (2**63 - 1)  # so that it fits a signed column, whatever the file system counts in
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)
 
+    def resembles(self, other: Stamp) -> bool:
+        """Whether size and modification time are the same.
+
+        For what is open, that is enough. A new mode or another link changes the change time and no byte, and some file
+        systems number their files anew all the time.
+        """
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
     @classmethod
     def joined(cls, stamps: Sequence[Stamp]) -> Stamp:
         """Of several files that have a content together, of which nobody knows how long it is."""
@@ -59,12 +67,18 @@ class Source(Protocol):
         Whether the root may be a place of the file system, rather than just a name.
     numbered : bool
         Whether places are mere numbers, and the root just a kind: equal ones do not mean that it is the same data set.
+    outdated : bool
+        Whether it was seen that what is open is not what is there any more: who wants to read on makes it again.
     """
 
     kind: ClassVar[str]
     root: str
     placed: ClassVar[bool] = True
     numbered: ClassVar[bool] = False
+
+    @property
+    def outdated(self) -> bool:  # noqa: D102
+        return False
 
     def stamp(self, place: str) -> Stamp | None:
         """What an unchanged content is known by, found out without reading it; None where nothing tells."""

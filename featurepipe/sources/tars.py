@@ -12,10 +12,11 @@ import re
 import tarfile
 import tempfile
 import threading
+import time
 import weakref
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from featurepipe import inputs
 from featurepipe.errors import ManifestError
 from featurepipe.files import FULL
+from featurepipe.media import MEDIA
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.sidecars import Member, Sidecars, bundled
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 BLOCK = 512  # bytes, of which archives consist
 KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
 PIECE = 2**20
+PATIENCE = 10  # times as long as it took to fail, an archive is left alone before it is read again
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAGIC: dict[Callable[[str], Any], re.Pattern[bytes]] = {  # how compressed files begin
     gzip.open: re.compile(rb"\x1f\x8b\x08"),
@@ -88,9 +91,15 @@ class Tars(Archives):
         """See `Container.list_items`."""
         if columns.path is not None:
             raise ManifestError(f"{self.root} has no column of paths; leave out --path-column")
+        self.forget()
         made = Listing(iter(()), is_tree=True)
         made.items = self._items(made, columns)
         return made
+
+    def forget(self) -> None:
+        """See `Archives.forget`."""
+        super().forget()
+        object.__setattr__(self, "_held", _Held())  # other threads may still have files open that were in it
 
     def _items(self, listing: Listing, columns: Columns) -> Iterator[Item]:
         index, sidecars = _Index(), Sidecars(columns, listing.missing)
@@ -107,21 +116,25 @@ class Tars(Archives):
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
         self.stamp_of(path, 0)
         plain = self._plain(path, remarks)
-        links: list[tuple[str, str]] = []
+        links, start = list[_Link](), len(index)
         with inputs.opened(plain) as file:
             for found in _scan(file, path, links, remarks):
                 index.add(self.place(path, found.name), number, found.offset, found.size)
                 yield found
-        there, lost = index.closed() if links else None, []
-        for name, target in links:
+        there = index.closed(start) if links else None
+        lost, double = list[str](), list[str]()
+        for name, target, is_soft in links:
             found_at = there and there.find(self.place(path, target))
-            if not found_at:
-                lost.append(f"{name} → {target}")
+            if not found_at or (is_soft and _is_sample(target)):
+                (double if found_at else lost).append(f"{name} → {target}")
                 continue
             index.add(self.place(path, name), *found_at)
             yield Member(name, *found_at[1:])
         if lost:
             remarks.append(f"{path}: left out {_count(lost, 'link')} to what is no file in it, first {lost[0]}")
+        if double:
+            listed = _count(double, "symbolic link")
+            remarks.append(f"{path}: left out {listed} to what is in it under its own name, first {double[0]}")
 
     def _plain(self, path: str, remarks: list[str]) -> str:
         """A plain tar of this machine."""
@@ -138,23 +151,38 @@ class Tars(Archives):
         """An archive, and where in it a file is."""
         with self._held.opening:
             if self._held.index is None:
-                self._held.index = self._indexed().closed()
-        found = self._held.index.find(place)
-        if found is None:
-            why = self._held.unreadable.get(self.parted(place)[0], "it is not in the archive any more")
-            raise FileNotFoundError(errno.ENOENT, why, place)
+                self._held.index = self._indexed(range(len(self.paths)))
+        found = self._held.index.find(place) or self._find_late(place)
         return self.paths[found[0]], *found[1:]
 
-    def _indexed(self) -> _Index:
+    def _find_late(self, place: str) -> tuple[int, int, int]:
+        """Where a file is in an archive that could not be read before; disks and servers fail for a while."""
+        path, held = self.parted(place)[0], self._held
+        with held.opening:
+            lost = held.unreadable.get(path)
+            if lost is not None and held.index is not None and time.monotonic() >= lost.until:
+                held.index = held.index.joined(self._indexed([self.paths.index(path)]))
+            lost, found = held.unreadable.get(path), held.index and held.index.find(place)
+        if found:
+            return found
+        if lost is not None:
+            raise OSError(lost.kind, lost.why, place)
+        raise FileNotFoundError(errno.ENOENT, "it is not in the archive any more", place)
+
+    def _indexed(self, numbers: Iterable[int]) -> _Closed:
         """Where all files are, as far as the archives can be read: the files of others need not suffer."""
-        index = _Index()
-        for number, path in enumerate(self.paths):
+        index, unreadable = _Index(), self._held.unreadable
+        for number in numbers:
+            path, start = self.paths[number], time.monotonic()
+            unreadable.pop(path, None)
             try:
                 for _ in self._members(path, number, index, []):
                     pass
             except (ManifestError, OSError) as error:
-                self._held.unreadable[path] = getattr(error, "strerror", None) or str(error)
-        return index
+                now = time.monotonic()
+                kind, why = getattr(error, "errno", None), getattr(error, "strerror", None)
+                unreadable[path] = _Lost(kind or errno.EIO, why or str(error), now + PATIENCE * (now - start))
+        return index.closed()
 
 
 def open_tars(data: object) -> Tars | None:
@@ -171,12 +199,28 @@ def open_tars(data: object) -> Tars | None:
     return None if root is None else Tars(root)
 
 
+class _Link(NamedTuple):
+    """A link in an archive: its name, the name of what it leads to, and whether it is a symbolic one."""
+
+    name: str
+    target: str
+    is_soft: bool = False
+
+
+class _Lost(NamedTuple):
+    """Why an archive cannot be read, and until when nobody tries again."""
+
+    kind: int
+    why: str
+    until: float
+
+
 class _Held:
     """What a process has of archives: the index, open files and unpacked copies."""
 
     def __init__(self) -> None:
         self.index: _Closed | None = None
-        self.unreadable: dict[str, str] = {}  # archive → why
+        self.unreadable: dict[str, _Lost] = {}  # archive → why
         self.opening = threading.Lock()
         self._unpacked: dict[str, Any] = {}
         self._files = threading.local()  # a thread mostly stays in one archive
@@ -249,8 +293,8 @@ def _read(file: Any, offset: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]) -> Iterator[Member]:
-    """The files of a plain archive; hard links are noted. What ends it too early becomes a remark."""
+def _scan(file: Any, path: str, links: list[_Link], remarks: list[str]) -> Iterator[Member]:
+    """The files of a plain archive; links are noted. What ends it too early becomes a remark."""
     length = os.fstat(file.fileno()).st_size
     try:
         tar = tarfile.TarFile(fileobj=file)
@@ -267,9 +311,10 @@ def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]
             break
         tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
         if found.islnk():
-            links.append((_plain(found.name), _plain(found.linkname)))
+            links.append(_Link(_plain(found.name), _plain(found.linkname)))
         elif found.issym():
-            links.append((_plain(found.name), os.path.normpath(os.path.join(_above(found.name), found.linkname))))
+            target = os.path.normpath(os.path.join(_above(found.name), found.linkname))
+            links.append(_Link(_plain(found.name), target, is_soft=True))
         elif found.issparse():
             sparse.append(_plain(found.name))
         elif found.isreg():
@@ -287,6 +332,12 @@ def _scan(file: Any, path: str, links: list[tuple[str, str]], remarks: list[str]
         )
     if sparse:
         remarks.append(f"{path}: left out {_count(sparse, 'sparse file')}, first {sparse[0]}; pack without --sparse")
+
+
+def _is_sample(name: str) -> bool:
+    """Whether a file is one that is listed by itself: not one in a hidden folder, or without a suffix of a medium."""
+    suffix, is_hidden = os.path.splitext(name)[1].lower(), any(part.startswith(".") for part in name.split("/"))
+    return not is_hidden and any(suffix in one.suffixes | one.also for one in MEDIA.values())
 
 
 def _count(names: list[str], what: str) -> str:
@@ -314,16 +365,15 @@ class _Index:
         self._keys += _key(place)
         self._rows.extend((number, offset, size))
 
-    def closed(self) -> _Closed:
-        """The same, to be looked up in."""
+    def __len__(self) -> int:
+        return len(self._rows) // 3
+
+    def closed(self, start: int = 0) -> _Closed:
+        """The same, to be looked up in; without what was put in before the one of this number."""
         import numpy as np
 
-        keys = np.frombuffer(bytes(self._keys), f"S{KEY}")
-        rows = np.array(self._rows, np.int64).reshape(-1, 3)
-        order = np.argsort(keys, kind="stable")
-        keys, rows = keys[order], rows[order]
-        last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
-        return _Closed(keys[last], rows[last])
+        keys = np.frombuffer(bytes(memoryview(self._keys)[KEY * start :]), f"S{KEY}")
+        return _Closed.of(keys, np.array(self._rows[3 * start :], np.int64).reshape(-1, 3))
 
 
 class _Closed(NamedTuple):
@@ -331,6 +381,22 @@ class _Closed(NamedTuple):
 
     keys: np.ndarray
     rows: np.ndarray
+
+    @classmethod
+    def of(cls, keys: np.ndarray, rows: np.ndarray) -> _Closed:
+        """From these in any order; the last of each hash counts."""
+        import numpy as np
+
+        order = np.argsort(keys, kind="stable")
+        keys, rows = keys[order], rows[order]
+        last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
+        return cls(keys[last], rows[last])
+
+    def joined(self, other: _Closed) -> _Closed:
+        """With what another one has."""
+        import numpy as np
+
+        return self.of(np.concatenate([self.keys, other.keys]), np.concatenate([self.rows, other.rows]))
 
     def find(self, place: str) -> tuple[int, int, int] | None:
         """The number of an archive, the offset and the size; None where the place is not there."""

@@ -71,7 +71,13 @@ class Zips(Archives):
         """See `Container.list_items`."""
         if columns != Columns():
             raise ManifestError(f"{self.root} has no columns; leave out --path-column, --label-column and --group")
+        self.forget()
         return Listing(self._items(), is_tree=True)
+
+    def forget(self) -> None:
+        """See `Archives.forget`."""
+        super().forget()
+        self._open.clear()
 
     def _items(self) -> Iterator[Item]:
         for path in self.paths:
