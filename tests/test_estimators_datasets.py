@@ -113,6 +113,30 @@ def test_another_data_set_of_the_same_class_does_not_take_the_store(tmp_path, mo
     assert extract(Pairs(first + other), "st", backbone="pixels")["computed"] == 3
 
 
+def test_another_data_set_of_the_same_class_does_not_take_the_store_where_no_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, other = ([(picture(n), n % 2) for n in range(start, start + 3)] for start in (0, 10))
+    extract(Pairs(first), "st", backbone="pixels")
+    for rehash in (False, True):
+        with pytest.raises(StoreError, match="describes other samples of Pairs, none of which is among these"):
+            extract(Pairs(other), "st", backbone="pixels", rehash=rehash)
+
+
+@pytest.mark.parametrize("rehash", [False, True])
+def test_an_item_that_fails_is_not_what_had_its_number_before(tmp_path, rehash):
+    class Broken(Pairs):
+        def __getitem__(self, index):
+            if index == 0:
+                raise ValueError("broken")
+            return super().__getitem__(index)
+
+    items = [(picture(n), n % 2) for n in range(4)]
+    extract(Pairs(items), tmp_path / "st", backbone="pixels")
+    result = extract(Broken([items[3], *items[1:3], items[0]]), tmp_path / "st", backbone="pixels", rehash=rehash)
+    assert (result["computed"], result["reused"], list(result["rejects"])) == (0, 3, ["0000000"])
+    assert [row.digest == "" for row in Store.open(tmp_path / "st").rows()] == [True, False, False, False]
+
+
 @pytest.mark.slow
 def test_torchvisions_folder_of_images(photos, tmp_path):
     datasets = pytest.importorskip("torchvision.datasets")

@@ -386,7 +386,7 @@ def test_no_more_contents_wait_than_there_is_room_for(tmp_path):
     assert len(kept) == 24
     assert all(kept)  # because no more were asked for than fit
     survey = Survey(manifests.read(root), 8)
-    reader = surveys._Reader(survey.source, 1000, 8, threading.Event())
+    reader = surveys._Reader(survey.source, 1000, 8, threading.Event(), surveys._Before(24))
     places = list(enumerate(one.place for one in survey.rows.samples))
     found, _ = reader(places)  # nobody takes them
     assert sum(len(one.data) for one in found if one.data is not None) == surveys.ROOM * 1000

@@ -5,6 +5,7 @@ import pickle
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
 from urllib.parse import unquote
 
 import pytest
@@ -13,6 +14,7 @@ from packing import files_of, to_tar, to_zip
 from featurepipe import manifests
 from featurepipe.errors import DependencyMissing, ManifestError
 from featurepipe.sources import SOURCES, Remotes, urls
+from featurepipe.sources.patience import Patience, heard
 from featurepipe.stages import extract, predict, probe
 from featurepipe.stores import Store
 
@@ -71,7 +73,7 @@ def web(tmp_path, monkeypatch):
     """A server of the folder ``web``; it waits for nothing long."""
     monkeypatch.setattr(urls, "WAITS", (0.01, 0.01, 0.01))
     monkeypatch.setattr(urls, "SECONDS", 0.2)
-    monkeypatch.setattr(urls, "PATIENT", urls._Patience())
+    monkeypatch.setattr(urls, "PATIENT", Patience())
     (tmp_path / "web").mkdir()
     with serving(tmp_path / "web") as server:
         yield server
@@ -126,41 +128,87 @@ def test_what_cannot_be_had_is_rejected_by_name_and_the_run_goes_on(web, photos,
     assert len([path for _, path in web.asked if path == "/slow.jpg"]) == 4
 
 
-def test_a_server_that_gives_nothing_is_not_asked_for_all_of_its_files(monkeypatch):
+class Clock:
+    """Time that passes only while somebody waits."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += seconds
+        return False
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
     monkeypatch.setattr(urls, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(urls, "PATIENT", urls._Patience())
-    asked = []
+    monkeypatch.setattr(urls, "PATIENT", Patience(clock=made, wait=made.wait))
+    return made
 
-    def fail():
-        asked.append(1)
-        raise ConnectionResetError("gone away")
 
-    for n in range(urls.PATIENCE):
-        with pytest.raises(OSError, match="gone away, after 3 tries"):
-            urls.tried(f"x://me:secret@y/{n}", fail)
-    for n in range(3):
-        with pytest.raises(OSError, match=r"x://y gave none of 16 files in a row, .*; run the same command again"):
-            urls.tried(f"x://me:secret@y/a/{n}", fail)
-    assert len(asked) == 3 * urls.PATIENCE
+class Failing:
+    """What a server does that answers with an error until `back`, and how often it was asked."""
+
+    def __init__(self, clock, error, back=float("inf")):
+        self.clock, self.error, self.back, self.asked = clock, error, back, 0
+
+    def __call__(self):
+        self.asked += 1
+        if self.clock.now < self.back:
+            raise self.error
+        return b"x"
+
+
+def losses(ask, count, place="x://me:secret@y"):
+    """The reasons of all of these files that do not come."""
+    found = []
+    for n in range(count):
+        try:
+            urls.tried(f"{place}/{n}", ask)
+        except OSError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize(("back", "lost", "seconds"), [(5, 16, 30), (45, 17, 60)])
+def test_a_server_that_is_gone_for_a_while_is_waited_for(clock, back, lost, seconds):
+    failing = Failing(clock, ConnectionResetError("gone away"), back)
+    assert len(losses(failing, 500)) == lost  # one of them to see whether it is back
+    assert clock.now == pytest.approx(seconds)
+    assert losses(Failing(clock, ConnectionResetError("gone away")), 1) == [
+        "[Errno 5] gone away, after 3 tries: 'x://me:secret@y/0'"
+    ]
+
+
+def test_a_server_that_stays_away_is_not_asked_for_all_of_its_files(clock):
+    failing = Failing(clock, ConnectionResetError("gone away"))
+    found = losses(failing, 500)
+    assert (len(found), clock.now, failing.asked) == (500, pytest.approx(60), 3 * 16 + 2)
+    assert "x://y gave none of 16 files in a row" in found[-1]
+    assert "run the same command again" in found[-1]
     assert urls.tried("x://z/0", lambda: "another server") == "another server"
-
-
-def test_a_server_that_is_back_after_a_rest_is_asked_for_all_of_its_files(monkeypatch):
-    monkeypatch.setattr(urls, "WAITS", (0.0,))
-    monkeypatch.setattr(urls, "PATIENT", urls._Patience(rest=0.0))
-    asked = []
-
-    def fail():
-        asked.append(1)
-        raise ConnectionResetError("gone away")
-
-    for n in range(urls.PATIENCE + 2):
-        with pytest.raises(OSError, match="gone away"):
-            urls.tried(f"x://y/{n}", fail)
-    assert len(asked) == 2 * urls.PATIENCE + 2  # who only looks whether it is back does so once
+    clock.now += 31
     assert urls.tried("x://y/0", lambda: "back") == "back"
-    with pytest.raises(OSError, match="gone away, after 2 tries"):
-        urls.tried("x://y/1", fail)
+    assert losses(lambda: b"x", 9) == []
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_busy_server_is_asked_for_each_of_its_files(clock, code):
+    busy = Failing(clock, HTTPError("http://y", code, "Busy", {}, None))
+    assert len(losses(busy, 40, "http://y")) == 40
+    assert (busy.asked, clock.now) == (3 * 40, 0.0)
+
+
+def test_whoever_waits_for_a_server_hears_that_it_should_end(clock, monkeypatch):
+    monkeypatch.setattr(urls, "PATIENT", Patience(rest=3600))
+    losses(Failing(clock, ConnectionResetError("gone away")), 16)
+    stopped = threading.Event()
+    stopped.set()
+    with heard(stopped), pytest.raises(OSError, match="gave none of 16 files in a row"):
+        urls.tried("x://y/0", lambda: "back")
 
 
 def test_an_answer_that_trickles_has_an_end(web, monkeypatch):

@@ -10,7 +10,6 @@ import errno
 import http.client
 import os
 import re
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -22,17 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from featurepipe import inputs
 from featurepipe.errors import DependencyMissing
+from featurepipe.sources.patience import Patience, pause
 from featurepipe.sources.source import Stamp
 
 SECONDS = 30.0  # without an answer
 WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
 LEAST = 1024  # bytes per second that an answer has to give, or it counts as none
-PATIENCE = 16  # files of a server in a row that did not come, after which it is not asked for the others
-REST = 30.0  # seconds after which such a server is asked for one of them, to see whether it is back
+BUSY = frozenset({429, 503})  # answers of a server that is there, and asks for patience
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
 DENIED = frozenset({401, 403, 407})
 MISSING = frozenset({404, 410})
-NUMBERS = {FileNotFoundError: errno.ENOENT, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR}
 PIECE = 2**20
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -54,37 +52,14 @@ class _Slow(TimeoutError):
     """An answer that comes, but would take for ever."""
 
 
-class _Patience:
-    """How many files in a row did not come from each server, and when it may be asked again; shared by threads."""
-
-    def __init__(self, rest: float = REST) -> None:
-        self._rest, self._lock, self._lost = rest, threading.Lock(), dict[str, tuple[int, float]]()
-
-    def check(self, url: str) -> None:
-        """Raise OSError where a server is not asked for its other files; after a rest one of them may ask."""
-        server, now = _server(url), time.monotonic()
-        with self._lock:
-            lost, again = self._lost.get(server, (0, 0.0))
-            if lost < PATIENCE:
-                return
-            if now >= again:
-                self._lost[server] = lost, now + self._rest
-                return
-        why = f"{server} gave none of {PATIENCE} files in a row, so it is not asked for this one"
-        raise OSError(errno.EHOSTUNREACH, f"{why}; run the same command again when it answers", url)
-
-    def note(self, url: str, *, came: bool) -> None:
-        with self._lock:
-            lost, _ = self._lost.pop(_server(url), (0, 0.0))
-            if not came:
-                self._lost[_server(url)] = lost + 1, time.monotonic() + self._rest
-
-    def is_lost(self, url: str) -> bool:
-        """Whether nobody expects an answer."""
-        return self._lost.get(_server(url), (0, 0.0))[0] >= PATIENCE
-
-
-PATIENT = _Patience()
+NUMBERS = {
+    FileNotFoundError: errno.ENOENT,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+    http.client.IncompleteRead: errno.EPROTO,  # whoever answers can be asked
+    _Slow: errno.EPROTO,
+}
+PATIENT = Patience()
 
 
 def is_web(url: str) -> bool:
@@ -233,7 +208,8 @@ def quoted(url: str) -> str:
 
 def tried(url: str, ask: Callable[[], Found]) -> Found:
     """What a function gives, after some tries; an OSError that says why it does not."""
-    PATIENT.check(url)
+    server = _server(url)
+    is_probe = PATIENT.check(server, url)
     for number in range(len(WAITS) + 1):
         try:
             found = ask()
@@ -241,15 +217,20 @@ def tried(url: str, ask: Callable[[], Found]) -> Found:
             why, lasting = _reason(error)
             if lasting is None:
                 raise
-            if lasting or number == len(WAITS) or PATIENT.is_lost(url):
-                PATIENT.note(url, came=lasting)  # who says no is there
+            is_there = lasting or _is_busy(error)  # who says no is there
+            is_last = number == len(WAITS) or (not is_there and (is_probe or PATIENT.is_given_up(server)))
+            if lasting or is_last or pause(WAITS[number]):
+                PATIENT.note(server, came=is_there, is_probe=is_probe)
                 tries = f", after {number + 1} tries" if number else ""
                 raise OSError(_errno(error), f"{why}{tries}", url) from error
-            time.sleep(WAITS[number])
         else:
-            PATIENT.note(url, came=True)
+            PATIENT.note(server, came=True)
             return found
     raise AssertionError  # the last try returns or raises
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, urllib.error.HTTPError) and error.code in BUSY
 
 
 def _server(url: str) -> str:
@@ -292,7 +273,8 @@ def _errno(error: Exception) -> int:
     if isinstance(error, urllib.error.HTTPError):
         return errno.ENOENT if error.code in MISSING else errno.EACCES if error.code in DENIED else errno.EIO
     kinds = (number for kind, number in NUMBERS.items() if isinstance(error, kind))
-    return getattr(error, "errno", None) or next(kinds, errno.EIO)
+    number = getattr(error, "errno", None) or 0
+    return number if number > 0 else next(kinds, errno.EIO)  # those of names that are not found are below 0
 
 
 def _stamp_of_headers(headers: Any) -> Stamp | None:

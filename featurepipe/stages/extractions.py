@@ -23,7 +23,7 @@ from featurepipe.manifests import Manifest
 from featurepipe.media import plural
 from featurepipe.results import presented
 from featurepipe.signatures import spread
-from featurepipe.sources import NO_STAMP, Source, title
+from featurepipe.sources import Source, title
 from featurepipe.stages import clips
 from featurepipe.stages.descriptions import check_root, describes
 from featurepipe.stores import (
@@ -176,10 +176,9 @@ def _survey(
     store's journal, unless the latter is not known yet.
     """
     known = store.known(manifest.source, SILENT.note if compute.rehash else listener.note)
-    if compute.rehash:  # all are read, and those that cannot be read now stay what they are
-        known = (one._replace(stamp=NO_STAMP) for one in known)
     with listener.progress("checking files", len(manifest)) as advance:
-        survey = Survey(manifest, compute.workers or extraction.default_workers(), advance, known)
+        workers = compute.workers or extraction.default_workers()
+        survey = Survey(manifest, workers, advance, known, rehash=compute.rehash)
         belongs = force or describes(store, survey.source, survey.rows)
         waits = isinstance(settings.crew, extraction.Streaming) and has_room(store.path, extractor, len(manifest))
         if survey.unread.any() and not (belongs and waits):

@@ -19,7 +19,8 @@ import numpy as np
 from featurepipe.digests import sha256_bytes
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample, Samples
-from featurepipe.sources import NO_STAMP, Content, Source, Stamp
+from featurepipe.sources import NO_STAMP, Content, Files, Remotes, Source, Stamp
+from featurepipe.sources.patience import heard
 from featurepipe.stores.journals import Journal
 from featurepipe.stores.manifest import Known
 from featurepipe.stores.rows import Rows
@@ -29,15 +30,20 @@ ROOM = 4  # contents of the largest size that is kept, which may wait between tw
 TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 NOTHING = bytes(32)  # the digest of what cannot be read
-GONE = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EINVAL,
-    errno.EFBIG,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)  # what says that a place does not hold its content any more; all else may be over next time
+STANDING = (Files, Remotes)  # a place is a file by itself: what is wrong elsewhere says nothing of its content
+UNASKED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+)  # what says that nobody can ask for a file now; all else says that it is not what it was, or may not be
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -45,7 +51,7 @@ Made = TypeVar("Made")
 class Settled(NamedTuple):
     """A row whose file was dealt with: its digest, its stamp, why it cannot be read, and what was kept of it.
 
-    A content of no bytes says that the file is as it was known before, if it was; one of zeros that there is none.
+    A content of zeros says that there is none. What `is_open` is still to be read, and this if nobody can ask for it.
     """
 
     row: int
@@ -53,6 +59,7 @@ class Settled(NamedTuple):
     stamp: Stamp
     reason: str = ""
     data: bytes | None = None
+    is_open: bool = False
 
 
 class Survey:
@@ -63,8 +70,9 @@ class Survey:
     stamp: a change in the same tick of the clock would not show, so that it is read again next time, as git does. Where
     a file server's clock is further behind, such a change can go unseen.
 
-    A file that is known and cannot be read now keeps its row, and is `unreadable` as well, unless it is gone or is seen
-    to have changed: credentials expire, and servers and disks fail, for a while.
+    A file on its own that is known with a stamp also keeps its digest while nobody can ask for it, and is `unreadable`
+    as well: credentials expire, and servers and disks fail, for a while. What has no stamp, is seen to have changed,
+    or lies in an archive or an object, whose members may have moved, never keeps a digest that was not checked.
 
     Parameters
     ----------
@@ -75,6 +83,8 @@ class Survey:
         Called with the number of rows that have just been settled.
     known : iterable of Known
         Sorted by id, as the manifest is; from `featurepipe.stores.Store.known`.
+    rehash : bool
+        Read all files, also those that look as they did.
 
     Attributes
     ----------
@@ -93,9 +103,11 @@ class Survey:
         workers: int,
         progress: Callable[[int], object] = lambda n: None,
         known: Iterable[Known] = (),
+        *,
+        rehash: bool = False,
     ) -> None:
         samples = Samples.of(manifest.samples)
-        self.source, self._workers = manifest.source, workers
+        self.source, self._workers, self._rehash = manifest.source, workers, rehash
         self._rows = Rows(
             samples,
             contents=np.zeros((len(samples), 32), np.uint8),
@@ -107,6 +119,7 @@ class Survey:
         self.seconds = 0.0
         self._stopped = threading.Event()
         self._firsts = _first_parts(samples)
+        self._before = _Before(len(samples))
         self._recognise(known, progress)
 
     @property
@@ -134,7 +147,7 @@ class Survey:
             Of rows that had been settled before, the `row` alone is right.
         """
         self._stopped = threading.Event()  # of this reading
-        reader = _Reader(self.source, most, self._workers, self._stopped)
+        reader = _Reader(self.source, most, self._workers, self._stopped, self._before)
         tasks = self._tasks(rows, reader)
         with ThreadPoolExecutor(self._workers, "reading") as pool, self._stopping():
             for found, seconds in _in_order(pool, reader, tasks, lambda: reader.ahead):
@@ -170,7 +183,7 @@ class Survey:
     def record(self, found: Iterable[Settled], journal: Journal) -> None:
         """Put the digests of these rows into a journal, as far as they were read now and have a stamp."""
         for one in found:
-            if one.stamp.size >= 0:
+            if one.stamp.size >= 0 and not one.reason:
                 sample = self._rows.samples[one.row]
                 journal.add(sample.id, sample.place, one.content, one.stamp)
 
@@ -179,12 +192,12 @@ class Survey:
         beside = enumerate(_beside(self._rows.samples, known))
         tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
         with ThreadPoolExecutor(self._workers) as pool, self._stopping():
-            pieces, look = _pieces(tasks, FILES_PER_TASK), partial(_recognised, self.source, self._stopped)
-            for found in _in_order(pool, look, pieces, lambda: 4 * self._workers):
-                progress(self._settle([one for one in found if one.reason or one.stamp != NO_STAMP]))
+            look = partial(_recognised, self.source, self._stopped, self._rehash)
+            for found in _in_order(pool, look, _pieces(tasks, FILES_PER_TASK), lambda: 4 * self._workers):
+                progress(self._settle([one for one in found if not one.is_open]))
                 for one in found:
-                    if self.unread[one.row]:  # nobody can tell whether it is as it was, until it is read
-                        self._rows.contents[one.row] = np.frombuffer(one.content, np.uint8)
+                    if one.is_open:
+                        self._before.add(one)
         progress(sum(map(self._follow, self._firsts)))
 
     def _tasks(self, rows: np.ndarray, reader: _Reader) -> Iterator[list[tuple[int, str | None]]]:
@@ -199,8 +212,7 @@ class Survey:
     def _settle(self, found: Sequence[Settled]) -> int:
         if not found:
             return 0
-        numbers, contents, stamps, reasons, _ = map(list, zip(*found, strict=True))
-        contents = [new or self._rows.contents[row].tobytes() for row, new in zip(numbers, contents, strict=True)]
+        numbers, contents, stamps, reasons, *_ = map(list, zip(*found, strict=True))
         self._rows.contents[numbers] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32)
         self._rows.readable[numbers] = [content != NOTHING for content in contents]
         self._rows.stamps[numbers] = stamps
@@ -222,6 +234,21 @@ class Survey:
         return 1
 
 
+class _Before:
+    """What rows were, and are still if nobody can ask for their files; memory is taken for these rows alone."""
+
+    def __init__(self, count: int) -> None:
+        self._contents, self._stamps = np.zeros((count, 32), np.uint8), np.zeros((count, len(NO_STAMP)), np.int64)
+
+    def add(self, one: Settled) -> None:
+        self._contents[one.row], self._stamps[one.row] = np.frombuffer(one.content, np.uint8), one.stamp
+
+    def restore(self, lost: Settled, seen: Stamp | None) -> Settled:
+        """A row that cannot be read as it was before, if it was known and nothing that was seen says otherwise."""
+        content, stamp = self._contents[lost.row].tobytes(), Stamp(*self._stamps[lost.row].tolist())
+        return lost if content == NOTHING or seen not in (None, stamp) else lost._replace(content=content, stamp=stamp)
+
+
 class _Reader:
     """Reads files for their digests, and keeps those of up to `most` bytes; arrays are not kept, as nothing reads them.
 
@@ -233,8 +260,9 @@ class _Reader:
         Files that the next task should have.
     """
 
-    def __init__(self, source: Source, most: int, workers: int, stopped: threading.Event) -> None:
-        self._source, self._most, self._workers, self._stopped = source, most, workers, stopped
+    def __init__(self, source: Source, most: int, workers: int, stopped: threading.Event, before: _Before) -> None:
+        self._source, self._most, self._workers = source, most, workers
+        self._stopped, self._before = stopped, before
         self._room, self._held, self._lock = ROOM * most, 0, threading.Lock()
         self.pace = 1 if most else FILES_PER_TASK  # until it is known how large they are
         self._each = most  # bytes of a file, about: after large ones it is slow to expect small ones
@@ -254,18 +282,22 @@ class _Reader:
     def __call__(self, task: Sequence[tuple[int, str | None]]) -> tuple[list[Settled], float]:
         """What is at these places, and how long that took; of rows without one nothing."""
         started = time.perf_counter()
-        found = [
-            Settled(row, b"", NO_STAMP) if place is None else self._read(row, place)
-            for row, place in task
-            if not self._stopped.is_set()
-        ]
+        found = list[Settled]()
+        with heard(self._stopped):
+            for row, place in task:
+                if self._stopped.is_set():
+                    break
+                one = Settled(row, b"", NO_STAMP) if place is None else self._read(row, place)
+                if one.reason and self._stopped.is_set():  # nobody waited long enough to know
+                    break
+                found.append(one)
         if self._most and found:
             self._each = max(self._each // 2, *(len(one.data or b"") for one in found))
             self.pace = max(1, min(FILES_PER_TASK, min(TASK_BYTES, self._room // 8) // max(1, self._each)))
         return found, time.perf_counter() - started
 
     def _read(self, row: int, place: str) -> Settled:
-        data = None
+        data, stamp, digest = None, None, ""
         try:
             now = time.time_ns()
             stamp = self._source.stamp(place)
@@ -275,7 +307,8 @@ class _Reader:
                 stamp = NO_STAMP
         except OSError as error:
             self._free(data)
-            return _unreadable(row, error)
+            lost = _unreadable(row, error)
+            return self._before.restore(lost, stamp) if error.errno in UNASKED and not digest else lost
         if data is not None and len(data) > self._most:  # whose size nobody knew
             self._free(data)
             data = None
@@ -380,25 +413,30 @@ def _in_order(
             future.cancel()
 
 
-def _recognised(source: Source, stopped: threading.Event, tasks: Sequence[tuple[int, str, Known]]) -> list[Settled]:
+def _recognised(
+    source: Source, stopped: threading.Event, rehash: bool, tasks: Sequence[tuple[int, str, Known]]
+) -> list[Settled]:
     """Of each task whose file has not changed, as far as can be told, what is true of it; see `_compared`."""
-    found = (_compared(source, *task) for task in tasks if not stopped.is_set())
-    return [one for one in found if one is not None]
+    with heard(stopped):
+        found = (_compared(source, rehash, *task) for task in tasks if not stopped.is_set())
+        return [one for one in found if one is not None]
 
 
-def _compared(source: Source, row: int, place: str, known: Known) -> Settled | None:
-    """What is known of a file, without a stamp where that cannot be compared; None if the file has changed."""
+def _compared(source: Source, rehash: bool, row: int, place: str, known: Known) -> Settled | None:
+    """What is known of a file, open where that is still to be compared; None if it is to be read as a new one."""
+    if known.stamp == NO_STAMP:
+        return None
+    before, stands = Settled(row, known.digest, known.stamp), isinstance(source, STANDING)
     try:
-        stamp = None if known.stamp == NO_STAMP else source.stamp(place)
+        stamp = None if rehash else source.stamp(place)
     except OSError as error:
-        found = _unreadable(row, error)
-        return found if found.content else found._replace(content=known.digest, stamp=known.stamp)
+        lost = _unreadable(row, error)
+        return before._replace(reason=lost.reason) if stands and error.errno in UNASKED else lost
     if stamp is None:
-        return Settled(row, known.digest, NO_STAMP)
-    return Settled(row, known.digest, known.stamp) if stamp == known.stamp else None
+        return before._replace(is_open=True) if stands else None
+    return before if stamp == known.stamp else None
 
 
 def _unreadable(row: int, error: OSError) -> Settled:
     check_scarce(error)
-    content = NOTHING if error.errno in GONE else b""
-    return Settled(row, content, NO_STAMP, f"cannot be read: {error.strerror or error}")
+    return Settled(row, NOTHING, NO_STAMP, f"cannot be read: {error.strerror or error}")
