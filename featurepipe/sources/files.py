@@ -28,6 +28,7 @@ class Files(Source):
 
     root: str = "."
     kind: ClassVar[str] = "files"
+    alone: ClassVar[bool] = True
 
     def stamp(self, place: str) -> Stamp:
         """See `Source.stamp`; OSError if it is not a regular file, or too large to be read."""

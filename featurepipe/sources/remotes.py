@@ -35,6 +35,7 @@ class Remotes(Container):
 
     root: str = "."
     kind: ClassVar[str] = "remote"
+    alone: ClassVar[bool] = True
     _stamps: OrderedDict[str, Stamp | None] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 

@@ -67,6 +67,8 @@ class Source(Protocol):
         Whether the root may be a place of the file system, rather than just a name.
     numbered : bool
         Whether places are mere numbers, and the root just a kind: equal ones do not mean that it is the same data set.
+    alone : bool
+        Whether each place is a file of its own: what happens to other places says nothing of its content.
     outdated : bool
         Whether it was seen that what is open is not what is there any more: who wants to read on makes it again.
     """
@@ -75,6 +77,7 @@ class Source(Protocol):
     root: str
     placed: ClassVar[bool] = True
     numbered: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     @property
     def outdated(self) -> bool:  # noqa: D102

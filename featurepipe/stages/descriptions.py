@@ -62,9 +62,8 @@ def _continues(store: Store, source: Source, rows: Rows) -> bool:
     """Whether a store's manifest lists contents or paths that are among `rows`, or none whose file is still there."""
     some = [known.digest for known in islice(store.known(source), FEW)]
     contents = keys(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32))
-    if np.isin(contents, rows.keys[rows.readable]).any() or _shares(
-        store, rows
-    ):  # mostly the former, without reading all
+    is_known = np.isin(contents, rows.keys[rows.readable]).any()
+    if is_known or _shares(store, rows):  # mostly the former, without reading all
         return True
     if source.numbered:
         return False

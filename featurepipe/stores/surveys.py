@@ -19,7 +19,7 @@ import numpy as np
 from featurepipe.digests import sha256_bytes
 from featurepipe.files import check_scarce
 from featurepipe.manifests import Manifest, Sample, Samples
-from featurepipe.sources import NO_STAMP, Content, Files, Remotes, Source, Stamp
+from featurepipe.sources import NO_STAMP, Content, Source, Stamp
 from featurepipe.sources.patience import heard
 from featurepipe.stores.journals import Journal
 from featurepipe.stores.manifest import Known
@@ -30,7 +30,6 @@ ROOM = 4  # contents of the largest size that is kept, which may wait between tw
 TASK_BYTES = 2**20  # of contents that are kept, in one task: the tasks that wait hold little
 RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 NOTHING = bytes(32)  # the digest of what cannot be read
-STANDING = (Files, Remotes)  # a place is a file by itself: what is wrong elsewhere says nothing of its content
 UNASKED = (
     errno.EACCES,
     errno.EPERM,
@@ -426,14 +425,14 @@ def _compared(source: Source, rehash: bool, row: int, place: str, known: Known) 
     """What is known of a file, open where that is still to be compared; None if it is to be read as a new one."""
     if known.stamp == NO_STAMP:
         return None
-    before, stands = Settled(row, known.digest, known.stamp), isinstance(source, STANDING)
+    before = Settled(row, known.digest, known.stamp)
     try:
         stamp = None if rehash else source.stamp(place)
     except OSError as error:
         lost = _unreadable(row, error)
-        return before._replace(reason=lost.reason) if stands and error.errno in UNASKED else lost
+        return before._replace(reason=lost.reason) if source.alone and error.errno in UNASKED else lost
     if stamp is None:
-        return before._replace(is_open=True) if stands else None
+        return before._replace(is_open=True) if source.alone else None
     return before if stamp == known.stamp else None
 
 
