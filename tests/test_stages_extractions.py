@@ -970,9 +970,9 @@ def test_the_result_says_where_the_time_went(data, tmp_path):
 
 
 def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monkeypatch):
-    def slow(*arguments):
+    def slow(*arguments, **options):
         time.sleep(1)
-        return Survey(*arguments)
+        return Survey(*arguments, **options)
 
     monkeypatch.setattr(extractions, "Survey", slow)
     result = stages.extract(data, tmp_path / "s", backbone=PIXELS, batch_size=1, workers=1)
