@@ -334,7 +334,7 @@ def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_
             ("./a/0.png", tarfile.REGTYPE, "", {}),
             ("./blobs/0123", tarfile.REGTYPE, "", {}),
             ("./b/1.png", tarfile.SYMTYPE, "../blobs/0123", {}),
-            ("./latest.png", tarfile.SYMTYPE, "a/0.png", {}),
+            ("./a/latest.png", tarfile.SYMTYPE, "0.png", {}),
             ("./b/2.png", tarfile.SYMTYPE, "/elsewhere.png", {}),
             ("./b/3.png", tarfile.REGTYPE, "", {"GNU.sparse.map": "0,3", "GNU.sparse.size": "3"}),
         ]:
@@ -344,12 +344,9 @@ def test_links_are_followed_and_sparse_files_and_a_second_archive_are_named(tmp_
             packed.addfile(info, io.BytesIO(b"abc"))
     path.write_bytes(2 * path.read_bytes())
     found, said = described(path)
-    assert list(found) == ["a/0.png", "b/1.png"]
-    assert Tars(str(path)).read("b/1.png") == b"abc"
+    assert list(found) == ["a/0.png", "a/latest.png", "b/1.png"]  # as in the folder that was packed
+    assert Tars(str(path)).read("b/1.png") == Tars(str(path)).read("a/latest.png") == b"abc"
     assert any("left out 1 link to what is no file in it, first b/2.png → /elsewhere.png" in line for line in said)
-    assert any(
-        "left out 1 symbolic link to what is in it under its own name, first latest.png" in line for line in said
-    )
     assert any("left out 1 sparse file, first b/3.png" in line for line in said)
     assert any("goes on behind its end, as if tars had been joined by cat" in line for line in said)
 

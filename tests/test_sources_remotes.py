@@ -196,10 +196,10 @@ def test_a_server_that_stays_away_is_not_asked_for_all_of_its_files(clock):
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_a_busy_server_is_asked_for_each_of_its_files(clock, code):
+def test_a_busy_server_gets_all_tries_for_a_file_and_is_not_asked_for_ever(clock, code):
     busy = Failing(clock, HTTPError("http://y", code, "Busy", {}, None))
-    assert len(losses(busy, 40, "http://y")) == 40
-    assert (busy.asked, clock.now) == (3 * 40, 0.0)
+    assert len(losses(busy, 500, "http://y")) == 500
+    assert (busy.asked, clock.now) == (3 * 18, pytest.approx(60))
 
 
 def test_whoever_waits_for_a_server_hears_that_it_should_end(clock, monkeypatch):

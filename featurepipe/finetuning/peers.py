@@ -71,11 +71,11 @@ class Peers:
     def first(self, make: Callable[[], Any]) -> Any:
         """What the first process makes, in every process; if it fails, all of them raise its error."""
         made: Any = None
-        error: FeaturepipeError | None = None
+        error: FeaturepipeError | OSError | None = None
         if not self.rank:
             try:
                 made = make()
-            except FeaturepipeError as problem:
+            except (FeaturepipeError, OSError) as problem:
                 error = problem
         made, error = self.share((made, error))
         if error is not None:

@@ -109,7 +109,7 @@ def links_of(column: Any) -> Any:
     """
     import pyarrow.compute
 
-    paths = pyarrow.compute.struct_field(column, "path")
+    paths = pyarrow.compute.struct_field(column, "path").cast(pyarrow.string())  # it may be a view, or a dictionary
     if column.type.get_field_index("bytes") < 0:
         return paths
     there = pyarrow.compute.is_valid(pyarrow.compute.struct_field(column, "bytes"))
@@ -119,7 +119,11 @@ def links_of(column: Any) -> Any:
 def _has_paths(kind: Any) -> bool:
     types = require_pyarrow().types
     at = kind.get_field_index("path") if types.is_struct(kind) else -1
-    return at >= 0 and bool(types.is_string(kind.field(at).type) or types.is_large_string(kind.field(at).type))
+    if at < 0:
+        return False
+    path = kind.field(at).type
+    path = path.value_type if types.is_dictionary(path) else path
+    return any(fits(path) for fits in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 def has_gaps(column: Any) -> bool:

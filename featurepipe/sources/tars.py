@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from featurepipe import inputs
 from featurepipe.errors import ManifestError
 from featurepipe.files import FULL
-from featurepipe.media import MEDIA
 from featurepipe.sources.archives import Archives, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.sidecars import Member, Sidecars, bundled
@@ -122,19 +121,16 @@ class Tars(Archives):
                 index.add(self.place(path, found.name), number, found.offset, found.size)
                 yield found
         there = index.closed(start) if links else None
-        lost, double = list[str](), list[str]()
-        for name, target, is_soft in links:
+        lost: list[str] = []
+        for name, target in links:
             found_at = there and there.find(self.place(path, target))
-            if not found_at or (is_soft and _is_sample(target)):
-                (double if found_at else lost).append(f"{name} → {target}")
+            if not found_at:
+                lost.append(f"{name} → {target}")
                 continue
             index.add(self.place(path, name), *found_at)
             yield Member(name, *found_at[1:])
         if lost:
             remarks.append(f"{path}: left out {_count(lost, 'link')} to what is no file in it, first {lost[0]}")
-        if double:
-            listed = _count(double, "symbolic link")
-            remarks.append(f"{path}: left out {listed} to what is in it under its own name, first {double[0]}")
 
     def _plain(self, path: str, remarks: list[str]) -> str:
         """A plain tar of this machine."""
@@ -200,11 +196,10 @@ def open_tars(data: object) -> Tars | None:
 
 
 class _Link(NamedTuple):
-    """A link in an archive: its name, the name of what it leads to, and whether it is a symbolic one."""
+    """A link in an archive: its name, and the name of what it leads to."""
 
     name: str
     target: str
-    is_soft: bool = False
 
 
 class _Lost(NamedTuple):
@@ -314,7 +309,7 @@ def _scan(file: Any, path: str, links: list[_Link], remarks: list[str]) -> Itera
             links.append(_Link(_plain(found.name), _plain(found.linkname)))
         elif found.issym():
             target = os.path.normpath(os.path.join(_above(found.name), found.linkname))
-            links.append(_Link(_plain(found.name), target, is_soft=True))
+            links.append(_Link(_plain(found.name), target))
         elif found.issparse():
             sparse.append(_plain(found.name))
         elif found.isreg():
@@ -332,12 +327,6 @@ def _scan(file: Any, path: str, links: list[_Link], remarks: list[str]) -> Itera
         )
     if sparse:
         remarks.append(f"{path}: left out {_count(sparse, 'sparse file')}, first {sparse[0]}; pack without --sparse")
-
-
-def _is_sample(name: str) -> bool:
-    """Whether a file is one that is listed by itself: not one in a hidden folder, or without a suffix of a medium."""
-    suffix, is_hidden = os.path.splitext(name)[1].lower(), any(part.startswith(".") for part in name.split("/"))
-    return not is_hidden and any(suffix in one.suffixes | one.also for one in MEDIA.values())
 
 
 def _count(names: list[str], what: str) -> str:

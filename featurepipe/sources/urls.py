@@ -56,8 +56,8 @@ NUMBERS = {
     FileNotFoundError: errno.ENOENT,
     IsADirectoryError: errno.EISDIR,
     NotADirectoryError: errno.ENOTDIR,
-    http.client.IncompleteRead: errno.EPROTO,  # whoever answers can be asked
-    _Slow: errno.EPROTO,
+    http.client.IncompleteRead: errno.ETIMEDOUT,
+    _Slow: errno.ETIMEDOUT,
 }
 PATIENT = Patience()
 
@@ -217,10 +217,11 @@ def tried(url: str, ask: Callable[[], Found]) -> Found:
             why, lasting = _reason(error)
             if lasting is None:
                 raise
-            is_there = lasting or _is_busy(error)  # who says no is there
-            is_last = number == len(WAITS) or (not is_there and (is_probe or PATIENT.is_given_up(server)))
+            is_last = number == len(WAITS) or (
+                not _is_busy(error) and (is_probe or PATIENT.is_given_up(server))  # a busy server is there, for a while
+            )
             if lasting or is_last or pause(WAITS[number]):
-                PATIENT.note(server, came=is_there, is_probe=is_probe)
+                PATIENT.note(server, came=lasting, is_probe=is_probe)  # who says no is there
                 tries = f", after {number + 1} tries" if number else ""
                 raise OSError(_errno(error), f"{why}{tries}", url) from error
         else:

@@ -42,6 +42,14 @@ UNASKED = (
     errno.ECONNABORTED,
     errno.ECONNREFUSED,
     errno.ECONNRESET,
+    errno.ENETRESET,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO,
+    errno.ESHUTDOWN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EBUSY,
 )  # what says that nobody can ask for a file now; all else says that it is not what it was, or may not be
 Item = TypeVar("Item")
 Made = TypeVar("Made")
