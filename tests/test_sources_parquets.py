@@ -202,10 +202,16 @@ def test_ids_that_are_not_unique_lose_no_row(photos, tmp_path):
     assert one.id == "0"
 
 
-def test_a_linked_file_that_changes_has_another_stamp(photos, tmp_path):
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
+def test_a_linked_file_that_changes_has_another_stamp(photos, tmp_path, kind):
     root = photos()
+    text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if kind == "dictionary" else getattr(pyarrow, kind)()
     cells = [{"bytes": None, "path": "photos/ant/0.jpg"}, {"bytes": b"x", "path": "photos/ant/1.jpg"}]
-    made = pyarrow.table({"image": cells, "label": ["a", "b"]})
+    paths = pyarrow.array([cell["path"] for cell in cells], pyarrow.string()).cast(text)
+    data = pyarrow.array([cell["bytes"] for cell in cells], pyarrow.binary())
+    made = pyarrow.table(
+        {"image": pyarrow.StructArray.from_arrays([data, paths], ["bytes", "path"]), "label": ["a", "b"]}
+    )
     for suffix in (".parquet", ".arrow"):
         source = manifests.read(write(tmp_path / f"p{suffix}", made)).source
         before = [source.stamp(f"image[{row}]") for row in (1, 2)]

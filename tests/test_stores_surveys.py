@@ -78,6 +78,14 @@ def test_what_cannot_be_looked_at_for_a_while_keeps_its_row_and_is_named(tmp_pat
     assert server.asked == []  # nothing is read again
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])
+def test_a_share_that_is_lost_for_a_while_costs_no_row(tmp_path, server, number):
+    store = Store.create(tmp_path / "s")
+    before, _ = check(store, server)
+    server.stamps["b"] = OSError(number, "gone for now")
+    assert check(store, server) == (before, {"b": "cannot be read: gone for now"})
+
+
 def test_where_all_is_read_again_what_cannot_be_keeps_its_row(tmp_path, server):
     store = Store.create(tmp_path / "s")
     before, _ = check(store, server)

@@ -45,7 +45,7 @@ UNASKED = (
     errno.ENETRESET,
     errno.ENOTCONN,
     errno.ESTALE,
-    errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO,
+    getattr(errno, "EREMOTEIO", errno.EIO),  # of Linux alone
     errno.ESHUTDOWN,
     errno.ENODEV,
     errno.ENXIO,
