@@ -974,6 +974,7 @@ def test_speed_and_limit_count_the_pass_that_reads_the_disk(data, tmp_path, monk
         time.sleep(1)
         return Survey(*arguments, **options)
 
+    stages.extract(data, tmp_path / "first", backbone=PIXELS, **SMALL)  # loads torchvision, which takes seconds
     monkeypatch.setattr(extractions, "Survey", slow)
     result = stages.extract(data, tmp_path / "s", backbone=PIXELS, batch_size=1, workers=1)
     assert result["stages"]["check"] >= 1

@@ -34,16 +34,11 @@ def read_folder(root: Path, medium: str | None = None) -> tuple[Samples, LeftOut
     else:
         looked_for = MEDIA.values() if medium is None else [MEDIA[medium]]
         *most, last = [known.plural for known in looked_for]
-        suffixes = sorted(frozenset().union(*(known.suffixes for known in looked_for)))
-        raise ManifestError(
-            "; ".join(
-                [
-                    f"no {' or '.join(filter(None, [', '.join(most), last]))} under {root}; name the folder that holds "
-                    f"them (looked for {' '.join(suffixes)})",
-                    *left_out.lines()[:2],
-                ]
-            )
-        )
+        said = f"no {' or '.join(filter(None, [', '.join(most), last]))} under {root}; name the folder that holds them"
+        if others := left_out.lines()[:2]:
+            suffixes = sorted(frozenset().union(*(known.suffixes for known in looked_for)))
+            said += f" (looked for {' '.join(suffixes)})"
+        raise ManifestError("; ".join([said, *others]))
     medium = medium or medium_of(ids, root)
     layout = Layout.of(root, ids, MEDIA[medium].plural)
     samples = Samples(Sample(id_, id_, *layout.of_name(id_)) for id_ in ids)

@@ -22,12 +22,15 @@ class Medium:
     aside : bool
         Such files also lie next to those of other media, as a README does: by themselves they are taken only where
         there are no others.
+    task : str, optional
+        What the Hugging Face hub calls its classification; none, if the hub has no word for it.
     """
 
     name: str
     suffixes: frozenset[str]
     also: frozenset[str] = frozenset()
     aside: bool = False
+    task: str | None = None
 
     @property
     def plural(self) -> str:
@@ -58,14 +61,21 @@ MEDIA = {
             _suffixes(
                 "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pbm jp2 avif tga ico heic heif hif dcm dicom"
             ),
+            task="image-classification",
         ),
         Medium(
             "sound",
             _suffixes("wav flac ogg mp3 m4a opus"),
             _suffixes("mp4 mkv webm mov avi m4v mpeg mpg aac aiff aif wma"),
+            task="audio-classification",
         ),
-        Medium("text", _suffixes("txt"), aside=True),
-        Medium("video", _suffixes("mp4 mkv avi webm mov m4v mpeg mpg"), _suffixes("gif")),
+        Medium("text", _suffixes("txt"), aside=True, task="text-classification"),
+        Medium(
+            "video",
+            _suffixes("mp4 mkv avi webm mov m4v mpeg mpg"),
+            _suffixes("gif"),
+            task="video-classification",
+        ),
     )
 }
 IMAGE = "image"  # what files of unknown suffix are taken for

@@ -9,16 +9,11 @@ from typing import Any
 
 from featurepipe import models
 from featurepipe.cards import ClassFigures, Figures
+from featurepipe.media import MEDIA
 from featurepipe.reports.markup import interval_text, method, percent
 from featurepipe.reports.sections import local, medium_of, verdict
 
 MARK = "<!-- written by featurepipe -->"  # what has it may be written again
-PIPELINES = {
-    "image": "image-classification",
-    "sound": "audio-classification",
-    "text": "text-classification",
-    "video": "video-classification",
-}  # the hub's words for media
 FOLDS = "folds"  # instead of a split
 LISTED = 50  # classes
 SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$:@]|(?<=www)\.)")  # markup, and what makes a link of an address
@@ -79,7 +74,8 @@ def _metadata(model: models.Model, repository: str) -> str:
     """The YAML by which the hub lists the model."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = PIPELINES.get(medium_of(model))
+    medium = MEDIA.get(medium_of(model))
+    task = None if medium is None else medium.task
     said: dict[str, Any] = {"library_name": "featurepipe", "tags": ["featurepipe", "transfer-learning", model.kind]}
     said |= {} if task is None else {"pipeline_tag": task}
     if model.card.evaluated_on is not None and task is not None:
