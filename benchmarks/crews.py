@@ -62,7 +62,6 @@ def cluster() -> Iterator[str]:
     """A Ray cluster of two nodes with one core each, and its address."""
     from ray.cluster_utils import Cluster
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         made.add_node(num_cpus=1)
@@ -103,6 +102,7 @@ def extract(tables: Sequence[Path], out: Path, options: argparse.Namespace, *mor
 def main() -> None:
     """Play the rounds, print the table."""
     options = parse()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for nodes and plain processes, before any of them starts
     options.out.mkdir(parents=True, exist_ok=True)
     tables = write_tables(options.folder, options.out, options.images)
     images = len(tables["all"].read_text(encoding="utf-8").splitlines()) - 1
