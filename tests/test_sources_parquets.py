@@ -239,6 +239,34 @@ def test_bytes_are_not_read_for_stamps(photos, tmp_path, monkeypatch, how, empty
     assert [row for row in range(1, 7) if source.stamp(f"image[{row}]") != plain] == empty
 
 
+def test_text_that_is_damaged_is_one_row(photos, tmp_path):
+    (good, *_) = files_of(photos()).values()
+    names = pyarrow.array([b"a\0.png", b"gr\xfc\xdfe.png", b"gr\xfc\xdfe.png"]).view(pyarrow.string())
+    contents = pyarrow.array([None, None, good], pyarrow.binary())
+    cells = pyarrow.StructArray.from_arrays([contents, names], ["bytes", "path"])
+    path = write(tmp_path / "p.parquet", pyarrow.table({"image": cells}))
+    result = extract(path, tmp_path / "st", backbone="pixels")
+    assert (list(result["rejects"]), result["computed"]) == (["0000001", "0000002"], 1)
+    assert all("cannot be read" in why for why in result["rejects"].values())
+    label = pyarrow.array([b"gr\xfc\xdfe"] * 3).view(pyarrow.string())
+    path = write(tmp_path / "l.parquet", pyarrow.table({"image": [good] * 3, "label": label}))
+    with pytest.raises(ManifestError, match=r"rows 1 to 3 have text that is not UTF-8 .*; write the file again"):
+        manifests.read(path)
+
+
+def test_paths_in_cells_are_read_once_in_any_order(photos, tmp_path, monkeypatch):
+    files, read = [*files_of(photos(per_class=6)).values()], []
+    cells = [{"bytes": None if n == 0 else data, "path": f"{n}.jpg"} for n, data in enumerate(files)]
+    path = write(tmp_path / "p.parquet", pyarrow.table({"image": cells}), row_group_size=1, write_statistics=False)
+    source, links = Parquets(str(path)), RowFile.links
+    monkeypatch.setattr(
+        RowFile, "links", lambda self, number, column: read.append(number) or links(self, number, column)
+    )
+    for row in [*range(12, 0, -1), *range(1, 13)]:
+        source.stamp(f"image[{row}]")
+    assert sorted(read) == list(range(12))
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_a_file_that_is_replaced_or_breaks_gives_nothing(photos, tmp_path, suffix):
     files = files_of(photos())

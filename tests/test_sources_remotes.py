@@ -202,6 +202,23 @@ def test_a_busy_server_gets_all_tries_for_a_file_and_is_not_asked_for_ever(clock
     assert (busy.asked, clock.now) == (3 * 18, pytest.approx(60))
 
 
+def test_a_server_that_knows_its_files_and_gives_none_is_not_asked_for_all(clock):
+    failing = Failing(clock, HTTPError("http://y", 500, "Broken", {}, None))
+    for n in range(500):
+        urls.tried(f"http://y/{n}", lambda: "its size", "HEAD")
+        assert losses(failing, 1, "http://y")
+    assert failing.asked == 3 * 16 + 2
+
+
+def test_a_run_that_begins_later_waits_for_the_first_answer(clock):
+    losses(Failing(clock, ConnectionResetError("gone away")), 500)
+    clock.now += 3600
+    assert urls.PATIENT.check("x://y", "GET", "x://y/0")  # asks
+    assert not urls.PATIENT.is_given_up("x://y", "GET")  # so the others wait
+    urls.PATIENT.note("x://y", "GET", came=True)
+    assert losses(lambda: b"x", 9) == []
+
+
 def test_whoever_waits_for_a_server_hears_that_it_should_end(clock, monkeypatch):
     monkeypatch.setattr(urls, "PATIENT", Patience(rest=3600))
     losses(Failing(clock, ConnectionResetError("gone away")), 16)
@@ -302,6 +319,14 @@ def test_a_scheme_without_its_package_says_which(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(DependencyMissing, match="s3:// needs s3fs: pip install s3fs"):
         manifests.read("s3://bucket/photos")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Last-Modified": "Mon, 01 Jan 1601 00:00:00 GMT"}, {"ETag": "a", "Content-Length": "99999999999999999999"}],
+)
+def test_what_no_file_can_be_gives_no_stamp(headers):
+    assert urls._stamp_of_headers(headers) is None
 
 
 def test_a_server_that_says_nothing_of_versions_gives_no_stamp():

@@ -29,8 +29,10 @@ from featurepipe.errors import (
     WeightsUnavailable,
 )
 from featurepipe.listeners import SILENT
-from featurepipe.pretraining import OBJECTIVES, gather, plans
+from featurepipe.pretraining import OBJECTIVES, Pupil, gather, plans
+from featurepipe.pretraining.bodies import Body
 from featurepipe.pretraining.objectives.supervised import Supervised
+from featurepipe.pretraining.runs import Run
 from featurepipe.stages import pretrain
 from featurepipe.stores import digest_rows
 from featurepipe.vocabulary import PretrainOptions
@@ -270,6 +272,56 @@ def test_a_loss_that_is_no_number_ends_it_and_the_best_is_written(run, photos, t
     backbones.create(tmp_path / "b.safetensors")
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_network_that_the_last_step_has_destroyed_is_not_written(run, photos, tmp_path, labelled):
+    data = photos(per_class=4, classes=("ant", "bee") if labelled else ("x",))
+    run(data if labelled else data / "x", epochs=1)
+    before = (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(TrainingDiverged, match=r"not finite.*was not written"):
+        run(data if labelled else data / "x", epochs=1, lr=1e30, warmup=0.0, force=True)
+    assert (tmp_path / "b.safetensors").read_bytes() == before
+
+
+class Blind(Supervised):
+    """Its probes see nothing."""
+
+    def validate(self, outputs, targets):
+        return super().validate(outputs * float("nan"), targets)
+
+
+def test_a_network_that_gives_no_numbers_is_not_trained(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "blind", Blind)
+    with pytest.raises(TrainingDiverged, match=r"before pretraining, what the network gives.*start from other weights"):
+        run(photos(per_class=6), objective="blind")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_probes_need_no_more_memory_than_a_piece_of_a_batch(run, photos, monkeypatch):
+    data, embed, sizes = photos(per_class=12), Body.embed, []
+
+    def scarce(self, pixels):
+        if not self.training and len(pixels) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.extend([] if self.training else [len(pixels)])
+        return embed(self, pixels)
+
+    expected = run(data)["curve"]
+    monkeypatch.setattr(Body, "embed", scarce)
+    monkeypatch.setattr(Pupil, "_at_once", 16)
+    found = run(data)["curve"]
+    assert max(sizes) <= 5
+    assert [row.get("knn") for row in found] == [row.get("knn") for row in expected]
+
+
+def test_one_output_is_one_run(run, photos, tmp_path):
+    data = photos(per_class=4)
+    says = r"another run is training in .*b\.pretraining; wait for it"
+    with Run(tmp_path / "b.pretraining").alone(), pytest.raises(PretrainingError, match=says):
+        run(data)
+    run(data)
+    assert not (tmp_path / "b.pretraining").exists()
+
+
 # -- what is learned from -----------------------------------------------------------------------------------------
 
 
@@ -464,8 +516,15 @@ def test_a_table_pairs_pictures_with_sounds(run, pairs, target):
     notes = []
     result = run(pairs, objective="sound", sound_target=target, codes=3, epochs=1, listener=Ear(notes.append))
     assert result["card"]["data"]["images"] == 11
-    assert any("1 of 12 sounds have no usable sound and are left out" in note for note in notes)
+    assert any("1 of 12 sound files have no usable sound and are left out" in note for note in notes)
     assert np.isfinite(losses(result)).all()
+
+
+def test_copies_of_a_sound_that_cannot_be_used_are_told_of_in_a_line(run, pairs):
+    for n in range(12):
+        (pairs.parent / f"{n}.wav").write_bytes(b"RIFF")
+    with pytest.raises(PretrainingError, match="none of the 12 sound files has a sound that can be used"):
+        run(pairs, objective="sound", codes=3, epochs=1)
 
 
 def test_the_columns_of_pairs_may_have_other_names_and_none_is_said_to_be_left_out(run, pairs):
@@ -535,7 +594,7 @@ def test_sounds_of_held_back_pictures_decide_nothing(run, pairs):
     notes = []
     result = run(pairs, objective="sound", codes=3, epochs=1, batch_size=4, listener=Ear(notes.append))
     assert result["card"]["data"]["images"] == 7
-    assert any("1 of 8 sounds have no usable sound" in note for note in notes)
+    assert any("1 of 8 sound files have no usable sound" in note for note in notes)
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------
@@ -557,6 +616,12 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_is_written(run, p
         (data, {"objective": "supervised", "codes": 4}, r"does not use codes; .* choose --objective sound"),
         (data, {"input_size": (1, 32, 32)}, r"input_size is 3, height and width"),
         (data, {"backbone": "pixels"}, r"pixels takes no|not a network of timm"),
+        (data, {"backbone": str(data / "ant" / "0.jpg")}, r"0\.jpg is a file; name its architecture with -b, and give"),
+        (data, {"objective": "distill", "teacher": "resnet5O"}, r"resnet5O"),
+        (data, {"objective": "distill", "teacher": "test_vit", "distance": "l1"}, r"distance is l1; it must be cosine"),
+        (data, {"objective": "sound", "sound_target": "cluster"}, r"sound_target is cluster; it must be clusters or"),
+        (data, {"seed": -1}, r"seed is -1; it must be 0 or more"),
+        (data, {"accumulate": 9, "batch_size": 8}, r"accumulate"),
     ):
         with pytest.raises(FeaturepipeError, match=says):
             run(where, **how)

@@ -245,6 +245,17 @@ def test_parts_of_a_file_that_cannot_be_looked_at_are_named_and_stay(tmp_path, s
     before, _ = look()
     server.stamps["a"] = OSError(errno.EIO, "Input/output error")
     assert look() == (before, ["a#0", "a#1", "a#2"])
+    samples.insert(0, Sample("a##", "a", None, None, None, "5,0,9,9"))  # a new part, which is the first one now
+    (new, *others), named = look()
+    assert (new != "", others, named) == (True, before, ["a##", "a#0", "a#1", "a#2"])
+
+
+def test_a_time_beyond_all_columns_is_none_that_is_kept(tmp_path, server):
+    server.stamps.update(a=OLD._replace(mtime_ns=2**80), b=OLD._replace(size=2**64))
+    store = Store.create(tmp_path / "s")
+    before, unreadable = check(store, server)
+    assert (unreadable, "" in before) == ({}, False)
+    assert (check(store, server)[0], sorted(server.asked)) == (before, ["a", "b"])
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from featurepipe.backbones.networks import is_out_of_memory
 from featurepipe.errors import BackboneError, SampleError
 from featurepipe.files import check_scarce
 from featurepipe.media import Transform, file_turn, plural
+from featurepipe.sources.patience import is_stopped
 from featurepipe.stores import Pending
 
 
@@ -53,6 +55,8 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
     ------
     MemoryError
         No memory is left for the inputs of the batch.
+    CancelledError
+        Nobody wants them any more.
     """
     room: np.ndarray | None = None  # until the first input says in which order its axes lie in memory
     digests: list[str] = []
@@ -61,6 +65,8 @@ def read_batch(plan: Sequence[Pending], transform: Transform) -> Batch:
     load_seconds, load_cpu, before, before_cpu = 0.0, 0.0, time.perf_counter(), time.thread_time()
     data: Any
     for pending in plan:
+        if is_stopped():
+            raise CancelledError
         try:
             with file_turn(pending.size):
                 started, started_cpu = time.perf_counter(), time.thread_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from featurepipe.extraction.outcomes import Outcome
 from featurepipe.interrupts import Interrupts
 from featurepipe.listeners import SILENT, Listener
 from featurepipe.media import plural
+from featurepipe.sources.patience import listen
 from featurepipe.stores import Pending
 from featurepipe.surroundings import guarded
 
@@ -210,11 +212,12 @@ def fill_parts(
     outcome = Outcome(lanes=engine.lanes, own_device=engine.own_device, infer_threads=engine.infer_threads)
     interrupts = Interrupts()
     expected = parts.left
-    bar = listener.progress("embedding", expected)
-    with bar as advance, interrupts.heard(), _lanes(engine) as (lanes, device):
+    bar, stopped = listener.progress("embedding", expected), threading.Event()
+    with bar as advance, interrupts.heard(), _lanes(engine, stopped) as (lanes, device):
         try:
             _run(parts, engine, lanes, device, sink, outcome, interrupts, advance, listener)
         except BaseException:  # here, as leaving the lanes may take as long as compiling does
+            stopped.set()
             with interrupts.held():  # of somebody who presses twice
                 sink.commit()
                 if engine.compiling:
@@ -259,7 +262,7 @@ def _run(
 
 
 @contextmanager
-def _lanes(engine: Engine) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
+def _lanes(engine: Engine, stopped: threading.Event) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
     """The lanes, and the threads of an accelerator; on leaving, what has not begun is dropped."""
     import torch
 
@@ -269,7 +272,12 @@ def _lanes(engine: Engine) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecu
         if not engine.own_device:
             stack.enter_context(reuse_memory())
         stack.callback(torch.set_num_threads, threads)  # a lane's setting is its own, but new threads inherit the last
-        pools = [ThreadPoolExecutor(engine.lanes, "lane", torch.set_num_threads, (each,))]
+
+        def begin() -> None:
+            torch.set_num_threads(each)
+            listen(stopped)
+
+        pools = [ThreadPoolExecutor(engine.lanes, "lane", begin)]
         if engine.own_device:
             pools.append(ThreadPoolExecutor(engine.infer_threads, "device"))
         for pool in pools:

@@ -222,7 +222,13 @@ class _Tuning:
         if self.checkpoint is not None:  # the other processes may not see the first one's files
             found = self.peers.first(self._held)
         if found is None:
-            first = {"epoch": 0, "train_loss": None, "lr": None, **self._figures(0)}
+            figures = self._figures(0)
+            if not all(map(math.isfinite, figures.values())):
+                raise TrainingDiverged(
+                    f"before {self.network.act}, what the network gives of validation images is not finite; start "
+                    "from other weights"
+                )
+            first = {"epoch": 0, "train_loss": None, "lr": None, **figures}
             if told := self.objective.tell(first):
                 self.listener.note(f"before {self.network.act}: {told}")
             return _Run(
@@ -299,6 +305,8 @@ class _Tuning:
         row = {**told, **figures, "seconds": run.seconds}
         if not all(map(math.isfinite, figures.values())):
             raise TrainingDiverged(self._diverged("the validation loss", run))
+        if not self._is_finite(run):  # the loss was that of the weights before the last step
+            raise TrainingDiverged(self._diverged("a weight", run))
         run.curve.append(row)
         if self.objective.better(run.curve, run.best_epoch):
             best = self._weights(run)
@@ -306,6 +314,11 @@ class _Tuning:
         run.epoch, run.step, run.loss, run.weight, run.seconds, run.rate = run.epoch + 1, 0, 0.0, 0.0, 0.0, 0.0
         self._save(run, optimizer)
         self._tell(run)
+
+    def _is_finite(self, run: _Run) -> bool:
+        """Whether all weights are, of which one may be kept."""
+        kept = self.network.changing() if run.average is None else run.average.items()
+        return all(bool(value.isfinite().all()) for _, value in kept)
 
     def _weights(self, run: _Run) -> dict[str, torch.Tensor]:
         """What tuning has made so far, or its moving average; copied to the CPU."""

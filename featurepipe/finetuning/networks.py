@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurepipe.backbones import Backbone, TimmModule, embedding_forward, is_out_of_memory
-from featurepipe.errors import FinetuningError, OutOfMemory
+from featurepipe.backbones import Backbone, TimmModule, embedding_forward
+from featurepipe.errors import FinetuningError
 from featurepipe.finetuning.depths import trainable
 from featurepipe.finetuning.objectives import Classes, Objective
 from featurepipe.finetuning.recipes import Recipe
@@ -70,7 +70,6 @@ class Network(Trainee):
         trained = training_precision(recipe, own)
         self.trained = self.evaluated if forward or trained == own else embedding_forward(backbone, trained)
         self._exact = own == "fp32"
-        self._at_once = SCORED
         # not initialised, which would draw from the generator that is everybody's
         self.head = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], len(weight), device=backbone.device)
         with torch.no_grad():
@@ -117,22 +116,9 @@ class Network(Trainee):
         OutOfMemory
             There is not enough for a single image.
         """
-        import torch
-
         self.module.eval()
-        while True:
-            try:
-                # not inference mode, whose tensors a later backward pass could not use
-                with torch.no_grad(), _tf32(not self._exact):
-                    pieces = zip(*(one.split(self._at_once) for one in inputs), strict=True)
-                    return torch.cat([self.head(self.evaluated(*some)) for some in pieces])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._at_once == 1:
-                    where = f"{self.backbone.name} ran out of memory on {self.backbone.device}"
-                    raise OutOfMemory(f"{where} for a single image; try another device") from error
-            self._at_once = max(1, min(self._at_once, len(inputs[0])) // 2)
+        with _tf32(not self._exact):
+            return self.in_pieces(lambda *some: self.head(self.evaluated(*some)), inputs, self.backbone.name)
 
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Parameter groups of what trains: layer-wise learning rates as ``lr_scale``, no decay of biases and norms."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from featurepipe.errors import FinetuningError
+from featurepipe.backbones import is_out_of_memory
+from featurepipe.errors import FinetuningError, OutOfMemory
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.recipes import Recipe
 
@@ -31,6 +32,7 @@ class Trainee(ABC):
     device: str
     act: ClassVar[str] = "tuning"
     relief: ClassVar[str] = "a smaller depth to tune"
+    _at_once: int = 64  # rows of a batch that are predicted together, as long as memory allows it
 
     @abstractmethod
     def changing(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -51,6 +53,30 @@ class Trainee(ABC):
     @abstractmethod
     def predict(self, *inputs: torch.Tensor) -> torch.Tensor:
         """What the objective's figures are of, (B, …), of a validation batch, without gradients."""
+
+    def in_pieces(self, infer: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], name: str) -> torch.Tensor:
+        """What a function gives of a batch, in as many pieces as memory asks for.
+
+        Raises
+        ------
+        OutOfMemory
+            There is not enough for a single image.
+        """
+        import torch
+
+        while True:
+            try:
+                # not inference mode, whose tensors a later backward pass could not use
+                with torch.no_grad():
+                    pieces = zip(*(one.split(self._at_once) for one in inputs), strict=True)
+                    return torch.cat([infer(*some) for some in pieces])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._at_once == 1:
+                    where = f"{name} ran out of memory on {self.device}"
+                    raise OutOfMemory(f"{where} for a single image; try another device") from error
+            self._at_once = max(1, min(self._at_once, len(inputs[0])) // 2)
 
     def set_trained(self, head_alone: bool) -> None:  # noqa: B027  # all of it trains, where nothing else is said
         """Let gradients reach the head alone, or all that trains."""

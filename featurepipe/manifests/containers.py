@@ -122,7 +122,7 @@ def _laid_out(container: Container, items: Samples, what: str, remarks: list[str
 def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
     """Names without a folder that each of several archives has around all of its files, and which only counts them.
 
-    These are folders whose names say so (``part-1/``, ``part-2/``) and which hold the same folders, that are no splits.
+    These are folders whose names say so (``part-1/``, ``part-2/``) and which hold the same folders.
     """
     tops, inner, is_deep = dict[str, set[str]](), dict[str, set[str]](), True
     for item in items:
@@ -134,9 +134,7 @@ def _unwrapped(items: Samples, remarks: list[str]) -> Sequence[str]:
             return items.ids
     named = {top for its in tops.values() for top in its}
     folders = Counter(folder for its in inner.values() for folder in its)
-    if len(named) < 2 or not all(map(COUNTED.fullmatch, named)) or any(map(split_named, folders)):
-        return items.ids
-    if len(folders) < 2 or max(folders.values()) < 2:
+    if len(named) < 2 or not all(map(COUNTED.fullmatch, named)) or len(folders) < 2 or max(folders.values()) < 2:
         return items.ids
     remarks.append(f"each archive has a folder of its own around its files, such as {min(named)}/, which is no class")
     names = Texts()

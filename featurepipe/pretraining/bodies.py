@@ -54,12 +54,12 @@ class Body(nn.Module):
             The features are neither a map nor tokens that fill a rectangle.
         """
         found = self.module.forward_features(self.normalise(pixels))
+        if not isinstance(found, Tensor) or found.ndim not in (3, 4):
+            raise PretrainingError(f"{self.name} has no map of features for a decoder; choose another network")
         if found.ndim == 3:  # (B, N, C), with class and register tokens first
             found = found[:, getattr(self.module, "num_prefix_tokens", 0) :]
             rows, columns = self._grid(found.shape[1])
             return found.transpose(1, 2).reshape(len(found), -1, rows, columns)
-        if found.ndim != 4:
-            raise PretrainingError(f"{self.name} has no map of features for a decoder; choose another network")
         is_last = found.shape[-1] == self.module.num_features != found.shape[1]
         return found.permute(0, 3, 1, 2) if is_last else found
 
@@ -68,7 +68,11 @@ class Body(nn.Module):
         grid = getattr(getattr(self.module, "patch_embed", None), "grid_size", None)
         rows, columns = grid or (math.isqrt(tokens),) * 2
         if rows * columns != tokens:
-            raise PretrainingError(f"the {tokens} tokens of {self.name} fill no rectangle; choose another network")
+            fixed = f"; add --backbone-arg img_size={self.size[0]}, or choose another network"
+            raise PretrainingError(
+                f"the {tokens} tokens that {self.name} has of an image of {self.size[0]} × {self.size[1]} pixels do "
+                f"not fill its {rows} × {columns} places{fixed if grid else '; choose another network'}"
+            )
         return rows, columns
 
     def channels(self) -> tuple[int, int, int]:

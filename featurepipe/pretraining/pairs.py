@@ -127,7 +127,8 @@ def paired(
     digests = {row.sample.place: row.digest for row in rows}
     pending = [Pending.of(row, manifest.source) for row in rows if row.digest]
     found, lost = listen(list({one.digest: one for one in pending}.values()), workers, listener)
-    _tell(len(unreadable) + len(lost), len(files), [*unreadable.values(), *lost.values()], "sounds", listener)
+    silent = sum(digests[file] not in found for file in files)  # several may have the same content
+    _tell(silent, len(files), [*unreadable.values(), *lost.values()], "sound files", listener)
     numbers = {digest: number for number, digest in enumerate(found)}
     own = [[numbers[digests[file]] for file in table.get(place, ()) if digests[file] in numbers] for place in places]
     return _sounds(found, own), np.array([bool(some) for some in own])
@@ -154,6 +155,6 @@ def _tell(lost: int, count: int, reasons: Sequence[str], what: str, listener: Li
         return
     if lost == count:
         raise PretrainingError(
-            f"none of the {count} {what} has a sound that can be used (the first: {reasons[0]}); give {what} with sound"
+            f"none of the {count} {what} has a sound that can be used (the first: {reasons[0]}); give others"
         )
     listener.note(f"note: {lost} of {count} {what} have no usable sound and are left out: {reasons[0]}")

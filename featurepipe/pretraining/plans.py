@@ -17,6 +17,7 @@ from featurepipe.finetuning.gradients import Gradients
 from featurepipe.listeners import SILENT
 from featurepipe.pretraining.pupils import Pupil
 from featurepipe.vocabulary import PretrainOptions
+from featurepipe.vocabulary.pretexts import DISTANCES, SOUND_TARGETS
 
 EPOCHS = 20
 TRIED, MOST = 0.03, 20.0  # share of the minutes that the speed is measured for, and the most seconds
@@ -51,6 +52,9 @@ def check(how: PretrainOptions) -> None:
         ("mask", 0 < how.mask < 1, "above 0 and below 1"),
         ("views", how.views >= 1, "at least 1"),
         ("codes", how.codes >= 2, "at least 2"),
+        ("seed", how.seed >= 0, "0 or more"),
+        ("distance", how.distance in DISTANCES, " or ".join(DISTANCES)),
+        ("sound_target", how.sound_target in SOUND_TARGETS, " or ".join(SOUND_TARGETS)),
     ):
         if not fits:
             raise PretrainingError(f"{name} is {getattr(how, name)}; it must be {says}")

@@ -29,6 +29,7 @@ class Pupil(Trainee):
 
     act: ClassVar[str] = "pretraining"
     relief: ClassVar[str] = "a smaller input size"
+    _at_once = 256
 
     def __init__(self, backbone: Backbone, pretext: Pretext, recipe: Recipe) -> None:
         self.device, self.pretext = backbone.device, pretext
@@ -79,10 +80,9 @@ class Pupil(Trainee):
             return self.pretext.outputs(self.body, self.head, inputs).float()
 
     def predict(self, *inputs: Tensor) -> Tensor:
-        """Embeddings, float32 (B, width), of pixels of 0…1 (B, 3, H, W)."""
+        """Embeddings, float32 (B, width), of pixels of 0…1 (B, 3, H, W); see `Trainee.in_pieces`."""
         self.body.eval()
-        with torch.no_grad():
-            return self.body.embed(*inputs).float()
+        return self.in_pieces(lambda *some: self.body.embed(*some).float(), inputs, self.body.name)
 
     def backbone_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The network's own tensors in a state of the loop, under timm's names; all else as it is now."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurepipe.errors import PretrainingError
-from featurepipe.files import write_text
+from featurepipe.errors import OutputError, PretrainingError
+from featurepipe.files import refusal, write_text
 from featurepipe.finetuning import checkpoints
+from featurepipe.stores.locks import NO_LOCKS
 
-CHECKPOINT, RECORD = "checkpoint.pt", "run.json"
+CHECKPOINT, RECORD, LOCK = "checkpoint.pt", "run.json", ".lock"
 AGAIN = "start again with --force and without --resume"
 
 
@@ -36,6 +38,39 @@ class Run:
     def begun(self) -> bool:
         """Whether there is something to resume."""
         return self.checkpoint.is_file()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within, no other run can use the folder; where the file system has no locks, nothing keeps it off.
+
+        Raises
+        ------
+        PretrainingError
+            Another run does.
+        OutputError
+            The folder cannot be made.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = self.folder / LOCK
+        taken: AbstractContextManager[object] = nullcontext()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            taken = FileLock(lock, timeout=0, fallback_to_soft=False).acquire()
+        except Timeout as error:
+            raise PretrainingError(
+                f"another run is training in {self.folder}; wait for it, or give another output with -o"
+            ) from error
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise OutputError(refusal(lock, error)) from error
+        with taken:
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # held elsewhere on Windows, or not empty
+                    lock.unlink(missing_ok=True)
+                    self.folder.rmdir()
 
     def told(self) -> dict[str, Any]:
         """The record of the run that has begun: its options, and what `tell` got; empty if there is none.
@@ -98,8 +133,9 @@ class Run:
         checkpoints.remove(self.checkpoint)
 
     def clear(self) -> None:
-        """Remove what a finished run does not need; a teacher's store stays, and serves again."""
+        """Remove what a finished run does not need; a teacher's store stays, and serves again.
+
+        An empty folder goes with the lock.
+        """
         self.forget()
         (self.folder / RECORD).unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()

@@ -121,7 +121,7 @@ class Archives(Container):
         if not now.resembles(first):
             self._changed.add(path)
             raise OSError(errno.EAGAIN, CHANGED, path)
-        return now._replace(size=size)
+        return first._replace(size=size)  # of what is open: an archive that took its place may look just like it
 
     @property
     def outdated(self) -> bool:

@@ -19,6 +19,7 @@ from featurepipe.sources.parquets import (
     items_of,
     medium_of,
     roles_of,
+    row_errors,
 )
 from featurepipe.sources.row_groups import BATCH, has_gaps, links_of
 from featurepipe.sources.source import Stamp
@@ -58,15 +59,17 @@ class Hubs(Container):
         part, found = self._part(name), self._stamps[name]
         if found is None or not self._may_link(name, column):
             return found
-        linked = links_of(_column(part, place, column, row))[0].as_py() or None
-        return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(linked))])
+        with row_errors(place, row):
+            linked = links_of(_column(part, place, column, row))[0].as_py() or None
+            return found if linked is None else Stamp.joined([found, Stamp.of(inputs.status(linked))])
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty, or names a file that is not there."""
         name, column, row = _parsed(place)
-        data, linked = content_of(_column(self._part(name), place, column, row)[0].as_py())
-        if linked is not None:
-            return inputs.content(linked, inputs.IMAGE_BYTES)
+        with row_errors(place, row):
+            data, linked = content_of(_column(self._part(name), place, column, row)[0])
+            if linked is not None:
+                return inputs.content(linked, inputs.IMAGE_BYTES)
         if data is None:
             raise OSError(errno.ENODATA, f"row {row} has no bytes in the column {column!r}", place)
         return data

@@ -29,7 +29,8 @@ from featurepipe.tables.columns import match_columns
 
 PARQUET = (".parquet",)
 CACHED = 2**30  # bytes of row groups that are kept: a row cannot be read without its group
-LINKED = 4  # row groups of which the paths in their cells are kept
+LINKED = 2**28  # bytes of the paths in cells that are kept
+LINKED_GROUPS = 4096  # row groups of which they are, at most
 DIGITS = 7  # of a row's number, so that rows keep their order
 MEDIA_OF = {"Image": "image", "Audio": "sound", "Video": "video"}  # Hugging Face's types of columns
 DATA = ("data", "train", "test", "validation", "val")  # folders in which Parquet files of one data set lie
@@ -86,16 +87,17 @@ class Parquets(Archives):
             other = Stamp.of(inputs.status(_beside(path, linked)))
         except (OSError, ValueError):  # which reading the cell raises, too, if it is a link
             return found
-        data, _ = content_of(self._value(path, column, row))
+        data, _ = self._cell(path, column, row)
         return Stamp.joined([found, other]) if data is None else found
 
     def read(self, place: str) -> bytes:
         """See `Source.read`; OSError where the cell is empty."""
         path, column, row = self._parsed(place)
-        data, linked = content_of(self._value(path, column, row))
+        data, linked = self._cell(path, column, row)
         self.stamp_of(path, 0)
         if linked is not None:
-            return inputs.content(_beside(path, linked), inputs.IMAGE_BYTES)
+            with row_errors(path, row):
+                return inputs.content(_beside(path, linked), inputs.IMAGE_BYTES)
         if data is None:
             raise OSError(errno.ENODATA, f"row {row} has no bytes in the column {column!r}", place)
         return data
@@ -137,18 +139,18 @@ class Parquets(Archives):
             raise OSError(errno.EINVAL, "it names no cell, such as image[17]", place)
         return path, column, int(number.removesuffix("]"))
 
-    def _value(self, path: str, column: str, row: int) -> Any:
-        """What is in a cell."""
-        with _row_errors(path, row), self._opening:
+    def _cell(self, path: str, column: str, row: int) -> tuple[bytes | None, str | None]:
+        """See `content_of`."""
+        with row_errors(path, row), self._opening:
             number = self._group_of(path, row)
             held = self._group(path, column, number)
             start = self._start(path, number)
-        with _row_errors(path, row):
-            return held[row - 1 - start].as_py()
+        with row_errors(path, row):
+            return content_of(held[row - 1 - start])
 
     def _link(self, path: str, column: str, row: int) -> str | None:
         """The file that a cell may name instead of having bytes, which are not read."""
-        with _row_errors(path, row), self._opening:
+        with row_errors(path, row), self._opening:
             number = self._group_of(path, row)
             if (path, column) not in self._gaps:
                 with RowFile(path) as opened:
@@ -158,10 +160,16 @@ class Parquets(Archives):
             if (path, column, number) not in self._links:
                 with RowFile(path) as opened:
                     self._links[path, column, number] = opened.links(number, column)
-                while len(self._links) > LINKED:
+                while len(self._links) > LINKED_GROUPS or (
+                    sum(one.nbytes for one in self._links.values()) > LINKED and len(self._links) > 1
+                ):
                     self._links.popitem(last=False)
-            link = self._links[path, column, number][row - 1 - self._start(path, number)].as_py()
-            return link or None
+            self._links.move_to_end((path, column, number))
+            link = self._links[path, column, number][row - 1 - self._start(path, number)]
+            try:
+                return link.as_py() or None
+            except UnicodeDecodeError:  # there may be bytes next to it; if not, reading says what is wrong
+                return None
 
     def _start(self, path: str, number: int) -> int:
         """How many rows there are before a group."""
@@ -191,22 +199,28 @@ class Parquets(Archives):
 
 
 @contextmanager
-def _row_errors(path: str, row: int) -> Iterator[None]:
-    """Errors of pyarrow as those of the row that is read."""
+def row_errors(path: str, row: int) -> Iterator[None]:
+    """Errors of pyarrow, and of what a cell says, as those of the row that is read."""
     pyarrow = require_pyarrow()
     try:
         with as_os_error(path):
             yield
-    except (pyarrow.ArrowException, KeyError) as error:
+    except (pyarrow.ArrowException, KeyError, ValueError) as error:  # also of text, which Parquet does not look at
         raise OSError(errno.EIO, f"row {row} cannot be read: {error}", path) from error
 
 
-def content_of(cell: object) -> tuple[bytes | None, str | None]:
-    """What a cell has: the bytes of a file, or else the path of one, or neither."""
-    data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if data is None:
-        return None, path or None
+def content_of(cell: Any) -> tuple[bytes | None, str | None]:
+    """What a cell, a scalar of pyarrow, has: the bytes of a file, or else the path of one, or neither."""
+    if not require_pyarrow().types.is_struct(cell.type):
+        data = cell.as_py()
+    elif (data := _part(cell, "bytes")) is None:  # a path next to bytes is not looked at: it may be damaged
+        return None, _part(cell, "path") or None
     return (data if isinstance(data, bytes) else None), None
+
+
+def _part(cell: Any, name: str) -> Any:
+    """A field of a cell, None where there is none."""
+    return cell[name].as_py() if cell.is_valid and cell.type.get_field_index(name) >= 0 else None
 
 
 def _beside(path: str, linked: str) -> str:
@@ -297,7 +311,7 @@ def items_of(
     row, features = 0, _features(schema)
     about = {role: features.get(name, {}) for role, name in roles.items()}
     for batch in batches:
-        cells = {role: batch[name].to_pylist() for role, name in roles.items()}
+        cells = {role: _cells(where, row, batch[name]) for role, name in roles.items()}
         for i in range(len(next(iter(cells.values()))) if cells else count):
             row += 1
             said = {role: _said(where, row, role, values[i], about[role]) for role, values in cells.items()}
@@ -306,6 +320,16 @@ def items_of(
                 missing[label] += 1
                 said["label"] = None
             yield row, said
+
+
+def _cells(where: str, before: int, column: Any) -> list[Any]:
+    """What is in a column; a ManifestError names the rows among which text is damaged."""
+    try:
+        found: list[Any] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        rows = f"rows {before + 1:,} to {before + len(column):,}"
+        raise ManifestError(f"{where}: {rows} have text that is not UTF-8 ({error}); write the file again") from error
+    return found
 
 
 def _said(path: str, row: int, role: str, value: object, feature: dict[str, Any]) -> str | None:

@@ -27,6 +27,17 @@ def heard(stopped: threading.Event) -> Iterator[None]:
         _HEARD.stopped = before
 
 
+def listen(stopped: threading.Event) -> None:
+    """From now on, the pauses of this thread end when an event is set."""
+    _HEARD.stopped = stopped
+
+
+def is_stopped() -> bool:
+    """Whether somebody wants this thread to end."""
+    stopped: threading.Event | None = getattr(_HEARD, "stopped", None)
+    return stopped is not None and stopped.is_set()
+
+
 def pause(seconds: float) -> bool:
     """Wait; says whether somebody wants this thread to end, which is then at once.
 
@@ -77,10 +88,12 @@ class Patience:
         wait: Callable[[float], bool] = pause,
     ) -> None:
         self._rest, self._clock, self._wait = rest, clock, wait
-        self._lock, self._lost = threading.Lock(), dict[str, _Loss]()
+        self._lock, self._lost = threading.Lock(), dict[tuple[str, str], _Loss]()
 
-    def check(self, server: str, url: str) -> bool:
+    def check(self, server: str, method: str, url: str) -> bool:
         """Return when a server may be asked for a file; says whether that is a probe, to be noted as one.
+
+        A server may well answer one method (``HEAD``) and not another (``GET``), so each is counted by itself.
 
         Raises
         ------
@@ -89,25 +102,27 @@ class Patience:
         """
         while True:
             with self._lock:
-                loss, now = self._lost.get(server, _Loss()), self._clock()
+                loss, now = self._lost.get((server, method), _Loss()), self._clock()
                 if loss.files < FILES:
                     return False
                 if now >= loss.again:
-                    self._lost[server] = loss._replace(again=now + self._rest)
+                    is_new_run = now > loss.again + self._rest  # nobody asked for a while: the others wait anew
+                    probes = 0 if is_new_run else loss.probes
+                    self._lost[server, method] = _Loss(loss.files, now + self._rest, probes)
                     return True
             why = f"{server} gave none of {FILES} files in a row, so it is not asked for this one"
             if loss.probes >= PROBES or self._wait(min(GLANCE, loss.again - now)):
                 raise OSError(errno.EHOSTUNREACH, f"{why}; run the same command again when it answers", url)
 
-    def note(self, server: str, *, came: bool, is_probe: bool = False) -> None:
+    def note(self, server: str, method: str, *, came: bool, is_probe: bool = False) -> None:
         """Say whether a file came, or anything else from which it follows that the server is there."""
         with self._lock:
-            loss = self._lost.pop(server, _Loss())
+            loss = self._lost.pop((server, method), _Loss())
             if not came:
                 files, again = loss.files + 1, self._clock() + self._rest
                 begins = is_probe or files <= FILES  # those who were at it before say nothing new
-                self._lost[server] = _Loss(files, again if begins else loss.again, loss.probes + is_probe)
+                self._lost[server, method] = _Loss(files, again if begins else loss.again, loss.probes + is_probe)
 
-    def is_given_up(self, server: str) -> bool:
+    def is_given_up(self, server: str, method: str) -> bool:
         """Whether nobody expects an answer."""
-        return self._lost.get(server, _Loss()).probes >= PROBES
+        return self._lost.get((server, method), _Loss()).probes >= PROBES

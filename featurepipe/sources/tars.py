@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BLOCK = 512  # bytes, of which archives consist
 KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
 PIECE = 2**20
+RECENT = 2**14  # files at the end of an archive's list that are gone through for each link; the others are sorted
+CHAIN = 40  # links that lead to links, as in Linux
 PATIENCE = 10  # times as long as it took to fail, an archive is left alone before it is read again
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAGIC: dict[Callable[[str], Any], re.Pattern[bytes]] = {  # how compressed files begin
@@ -115,22 +117,41 @@ class Tars(Archives):
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
         self.stamp_of(path, 0)
         plain = self._plain(path, remarks)
-        links, start = list[_Link](), len(index)
+        links, start = dict[str, _Link](), len(index)  # of links, those whose end is not known for sure yet
         with inputs.opened(plain) as file:
-            for found in _scan(file, path, links, remarks):
-                index.add(self.place(path, found.name), number, found.offset, found.size)
-                yield found
-        there = index.closed(start) if links else None
-        lost: list[str] = []
-        for name, target in links:
-            found_at = there and there.find(self.place(path, target))
-            if not found_at:
-                lost.append(f"{name} → {target}")
-                continue
-            index.add(self.place(path, name), *found_at)
-            yield Member(name, *found_at[1:])
+            for found in _scan(file, path, remarks):
+                if isinstance(found, _Link):
+                    there = index.find(self.place(path, found.target), start)
+                    links.pop(found.name, None)
+                    if there is None or not found.is_hard:  # a hard link stays with what was there then
+                        links[found.name] = found._replace(is_given=there is not None)
+                    if there is None:
+                        continue
+                    at = there
+                else:
+                    at = number, found.offset, found.size
+                index.add(self.place(path, found.name), *at)
+                yield Member(found.name, *at[1:])  # in its place, next to its neighbours
+        lost = list[str]()
+        yield from self._late(path, links, index, start, lost)
         if lost:
             remarks.append(f"{path}: left out {_count(lost, 'link')} to what is no file in it, first {lost[0]}")
+
+    def _late(self, path: str, links: dict[str, _Link], index: _Index, start: int, lost: list[str]) -> Iterator[Member]:
+        """What links lead to once the whole archive is known, which is put into an index; others are lost."""
+        there = index.closed(start) if links else None
+        for name, link in links.items():
+            own = there and there.find(self.place(path, name))
+            if own and own[1] > link.offset:  # a file took its name later
+                continue
+            found = there and _followed(links, link.target, lambda target: there.find(self.place(path, target)))
+            if not found:
+                lost.append(f"{name} → {link.target}")
+                continue
+            if found != own:
+                index.add(self.place(path, name), *found)
+            if not link.is_given:
+                yield Member(name, *found[1:])
 
     def _plain(self, path: str, remarks: list[str]) -> str:
         """A plain tar of this machine."""
@@ -196,10 +217,17 @@ def open_tars(data: object) -> Tars | None:
 
 
 class _Link(NamedTuple):
-    """A link in an archive: its name, and the name of what it leads to."""
+    """A link in an archive: its name, where it stands, and the name of what it leads to.
+
+    Who unpacks an archive gives a hard link the file that has the name by then, and a soft one that which has it in
+    the end.
+    """
 
     name: str
+    offset: int
     target: str
+    is_hard: bool
+    is_given: bool = False  # as a file of its own, before the end was known
 
 
 class _Lost(NamedTuple):
@@ -288,8 +316,20 @@ def _read(file: Any, offset: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _scan(file: Any, path: str, links: list[_Link], remarks: list[str]) -> Iterator[Member]:
-    """The files of a plain archive; links are noted. What ends it too early becomes a remark."""
+def _followed(
+    links: dict[str, _Link], target: str, find: Callable[[str], tuple[int, int, int] | None]
+) -> tuple[int, int, int] | None:
+    """The file at the end of a chain of links."""
+    for _ in range(CHAIN):
+        found, link = find(target), links.get(target)
+        if link is None or (found is not None and found[1] > link.offset):
+            return found
+        target = link.target
+    return None
+
+
+def _scan(file: Any, path: str, remarks: list[str]) -> Iterator[Member | _Link]:
+    """The files and links of a plain archive, in order. What ends it too early becomes a remark."""
     length = os.fstat(file.fileno()).st_size
     try:
         tar = tarfile.TarFile(fileobj=file)
@@ -299,17 +339,17 @@ def _scan(file: Any, path: str, links: list[_Link], remarks: list[str]) -> Itera
     while why is None:
         try:
             found = tar.next()
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # of sizes that headers claim
             why = str(error)
             break
         if found is None:
             break
         tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
         if found.islnk():
-            links.append(_Link(_plain(found.name), _plain(found.linkname)))
+            yield _Link(_plain(found.name), found.offset, _plain(found.linkname), is_hard=True)
         elif found.issym():
             target = os.path.normpath(os.path.join(_above(found.name), found.linkname))
-            links.append(_Link(_plain(found.name), target))
+            yield _Link(_plain(found.name), found.offset, target, is_hard=False)
         elif found.issparse():
             sparse.append(_plain(found.name))
         elif found.isreg():
@@ -348,6 +388,7 @@ class _Index:
 
     def __init__(self) -> None:
         self._keys, self._rows = bytearray(), array("q")
+        self._sorted: tuple[int, int, _Closed | None] = (0, 0, None)  # from which number, up to which, and these
 
     def add(self, place: str, number: int, offset: int, size: int) -> None:
         """Put one in; a later one of the same place is the one that counts."""
@@ -356,6 +397,19 @@ class _Index:
 
     def __len__(self) -> int:
         return len(self._rows) // 3
+
+    def find(self, place: str, start: int) -> tuple[int, int, int] | None:
+        """See `_Closed.find`, among those that were put in from this number on; the last of each place."""
+        since, until, closed = self._sorted if self._sorted[0] == start else (start, start, None)
+        if len(self) - until > max(RECENT, (until - since) // 2):
+            until, closed = len(self), self.closed(start)
+        self._sorted = (start, until, closed)
+        at = self._keys.rfind(_key(place), KEY * until)  # hashes do not occur across the border of two others
+        if at < 0:
+            return closed and closed.find(place)
+        row = 3 * (at // KEY)
+        number, offset, size = self._rows[row : row + 3]
+        return number, offset, size
 
     def closed(self, start: int = 0) -> _Closed:
         """The same, to be looked up in; without what was put in before the one of this number."""

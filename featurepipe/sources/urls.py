@@ -122,7 +122,7 @@ def stamp_of(url: str) -> Stamp | None:
                 return None
             raise
 
-    return tried(url, ask)
+    return tried(url, ask, "HEAD")
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -206,10 +206,10 @@ def quoted(url: str) -> str:
     return f"{scheme}://{host}{urllib.parse.quote(rest, safe=PLAIN, errors='surrogateescape')}"
 
 
-def tried(url: str, ask: Callable[[], Found]) -> Found:
+def tried(url: str, ask: Callable[[], Found], method: str = "GET") -> Found:
     """What a function gives, after some tries; an OSError that says why it does not."""
     server = _server(url)
-    is_probe = PATIENT.check(server, url)
+    is_probe = PATIENT.check(server, method, url)
     for number in range(len(WAITS) + 1):
         try:
             found = ask()
@@ -217,15 +217,14 @@ def tried(url: str, ask: Callable[[], Found]) -> Found:
             why, lasting = _reason(error)
             if lasting is None:
                 raise
-            is_last = number == len(WAITS) or (
-                not _is_busy(error) and (is_probe or PATIENT.is_given_up(server))  # a busy server is there, for a while
-            )
+            is_hopeless = is_probe or PATIENT.is_given_up(server, method)
+            is_last = number == len(WAITS) or (is_hopeless and not _is_busy(error))  # who is busy is there, for a while
             if lasting or is_last or pause(WAITS[number]):
-                PATIENT.note(server, came=lasting, is_probe=is_probe)  # who says no is there
+                PATIENT.note(server, method, came=lasting, is_probe=is_probe)  # who says no is there
                 tries = f", after {number + 1} tries" if number else ""
                 raise OSError(_errno(error), f"{why}{tries}", url) from error
         else:
-            PATIENT.note(server, came=True)
+            PATIENT.note(server, method, came=True)
             return found
     raise AssertionError  # the last try returns or raises
 
@@ -303,6 +302,8 @@ def _stamp_of_info(info: dict[str, Any]) -> Stamp | None:
 
 def _stamp(size: int, when: float, tag: object) -> Stamp | None:
     if not when and tag is None:
+        return None
+    if not 0 <= size < 2**63 or not abs(when) < 2**33:  # seconds; no server means that
         return None
     named = int.from_bytes(blake2b(str(tag).encode(), digest_size=8).digest(), "big") >> 1  # fits a signed column
     return Stamp(size, int(when * 1e9), 0, named)

@@ -19,7 +19,8 @@ from featurepipe.sources.archives import Archives, as_os_error, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.source import Stamp
 
-OPEN = 16  # archives at once
+OPEN, MOST = 16, 256  # archives at once: always, and at most
+ENTRIES = 2**18  # files of the archives that are open, above which no more than the first number stay open
 BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -101,10 +102,14 @@ class Zips(Archives):
                 here = self.local(path)
                 self.stamp_of(path, 0)
                 found = self._open[path] = zipfile.ZipFile(here)
-                while len(self._open) > OPEN:
+                while self._has_too_many():
                     self._open.popitem(last=False)  # closed when no thread reads it any more
             self._open.move_to_end(path)
             return found
+
+    def _has_too_many(self) -> bool:
+        count = len(self._open)
+        return count > OPEN and (count > MOST or sum(len(one.filelist) for one in self._open.values()) > ENTRIES)
 
     def _find(self, place: str) -> tuple[str, zipfile.ZipInfo]:
         path, name = self.parted(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ from featurepipe import backbones, finetuning, reports
 from featurepipe.backbones import Backbone
 from featurepipe.backbones.makers.assembly import resolve_device
 from featurepipe.digests import sha256_file, sha256_json
-from featurepipe.errors import BackboneError, OutputError, PretrainingError
+from featurepipe.errors import BackboneError, OutputError, PretrainingError, TrainingDiverged
 from featurepipe.files import check_output, write_text
 from featurepipe.finetuning import Course, Peers
 from featurepipe.listeners import BARS, SILENT, Listener
 from featurepipe.manifests import Manifest
-from featurepipe.memory import parse_size
+from featurepipe.memory import available, parse_size
 from featurepipe.reports.pretexts import pretraining_page
 from featurepipe.results import presented
 from featurepipe.signatures import spread
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from featurepipe.pretraining.runs import Run
 
 CLIP_SECONDS = 4.0  # of videos that are not cut by the caller: about as long as those of Owens et al.
+SHOWN = 8  # pictures that the finished network is tried on
 UNSTATED = "not stated; it depends on the licence of the data"
 LOOSE = ("resume", "licence", "device")  # options that do not decide what is learned
 
@@ -93,6 +95,7 @@ def pretrain(
         Before the first epoch is over; nothing is written. From then on Ctrl-C writes the best epoch, and returns.
     """
     started = time.perf_counter()
+    limit = parse_size(memory)
     # here, as they load torch, which `import featurepipe.stages` does not
     from featurepipe.pretraining import OBJECTIVES, objectives, plans, runs
 
@@ -100,16 +103,18 @@ def pretrain(
     objectives.check(how)
     plans.check(how)
     _check_outputs(path, data, how, force=force)
-    with finetuning.joined(how.device) as (peers, device):
+    with finetuning.joined(how.device) as (peers, device), ExitStack() as alone:
         listener = SILENT if peers.rank else listener
         device = resolve_device(device)
         how = replace(how, device=device, precision=plans.precision_of(how, device))
+        plans.recipe_of(how, device)  # which refuses what no training goes by
         run = _Run(how, path, runs.Run(path.with_suffix(".pretraining")), peers, listener)
+        peers.first(lambda: alone.enter_context(run.kept.alone()))
         peers.first(lambda: run.check_earlier(force=force))
         manifest = clips.read(data, _clipped(table, data, how), listener, own=OBJECTIVES[how.objective].columns)
         network = _network(run.how)
         source = Path(data), table.path_column or "path"
-        gathered = _gathered(run, manifest, source, network, workers, parse_size(memory))
+        gathered = _gathered(run, manifest, source, network, workers, limit)
         outcome, plan, pupil = _train(run, gathered, network)
         if peers.rank:
             return {"stopped": outcome.stopped}
@@ -209,6 +214,10 @@ def _network(how: PretrainOptions) -> Backbone:
     size = () if how.input_size is None else tuple(how.input_size)
     if size and (len(size) != 3 or size[0] != 3 or min(size) < 1):
         raise PretrainingError(f"input_size is 3, height and width, not {' '.join(map(str, size))}; give these")
+    if how.backbone is not None and Path(how.backbone).is_file():
+        raise PretrainingError(
+            f"{how.backbone} is a file; name its architecture with -b, and give the file with --weights"
+        )
     own = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
     fresh = how.weights is None
     made = backbones.create(
@@ -233,11 +242,14 @@ def _gathered(
 ) -> Gathered:
     """What is learned from; of several processes the first one asks the teacher, and the others read its store."""
     from featurepipe.pretraining import OBJECTIVES, gather
+    from featurepipe.pretraining.pictures import SHARE
 
     kind = OBJECTIVES[run.how.objective]
     options: dict[str, Any] = {"limit": limit, "workers": workers, "listener": run.listener}
     if run.peers.rank:
         run.peers.share(None)
+    if limit is None and run.peers.world > 1 and (free := available()) is not None:
+        options["limit"] = int(SHARE * free / run.peers.world)  # each process holds all pictures
     made = gather(kind, run.how, manifest, data, network, run.kept.folder, **options)
     if not run.peers.rank:
         run.peers.share(None)
@@ -317,6 +329,7 @@ def _write(
     from featurepipe.pretraining.curves import draw
 
     state, name = pupil.backbone_state(outcome.state), run.path.stem
+    _check_finite(pupil, gathered, outcome, run.path)
     card = _card(run, gathered, network, outcome, plan, data, seconds)
     header = files.header_of(network, state, name, card)
     try:
@@ -345,6 +358,20 @@ def _write(
     if outcome.finished:
         run.kept.clear()
     return result
+
+
+def _check_finite(pupil: Pupil, gathered: Gathered, outcome: Course, path: Path) -> None:
+    """Refuse to write a network that gives no numbers: its loss was measured before the last step."""
+    from featurepipe.pretraining.augmentations import resized
+
+    pictures = gathered.pictures
+    pupil.load(outcome.state)
+    pixels = resized(pictures.take(pictures.learned[:SHOWN], pupil.device), gathered.pretext.size)
+    if not bool(pupil.predict(pixels).isfinite().all()):
+        raise TrainingDiverged(
+            f"after epoch {outcome.best_epoch} the embeddings are not finite, so {path} was not written; try a lower "
+            "lr with --force, or precision fp32"
+        )
 
 
 def _card(

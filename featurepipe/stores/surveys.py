@@ -196,8 +196,7 @@ class Survey:
 
     def _recognise(self, known: Iterable[Known], progress: Callable[[int], object]) -> None:
         """Settle the files that are known and look as they did, and those that are gone."""
-        beside = enumerate(_beside(self._rows.samples, known))
-        tasks = ((row, place, one) for row, (place, one) in beside if one is not None and row not in self._firsts)
+        tasks = self._known_files(known)
         with ThreadPoolExecutor(self._workers) as pool, self._stopping():
             look = partial(_recognised, self.source, self._stopped, self._rehash)
             for found in _in_order(pool, look, _pieces(tasks, FILES_PER_TASK), lambda: 4 * self._workers):
@@ -206,6 +205,16 @@ class Survey:
                     if one.is_open:
                         self._before.add(one)
         progress(sum(map(self._follow, self._firsts)))
+
+    def _known_files(self, known: Iterable[Known]) -> Iterator[tuple[int, str, Known]]:
+        """The first row of each file of which any row is known, with the place and what is known."""
+        looked_at = set[int]()  # of files in parts
+        for row, (place, one) in enumerate(_beside(self._rows.samples, known)):
+            first = self._firsts.get(row, row)
+            if one is not None and first not in looked_at:
+                yield first, place, one
+                if self._firsts:
+                    looked_at.add(first)
 
     def _tasks(self, rows: np.ndarray, reader: _Reader) -> Iterator[list[tuple[int, str | None]]]:
         """Rows in pieces, each with the place where it is to be read."""
@@ -310,7 +319,8 @@ class _Reader:
             stamp = self._source.stamp(place)
             data = self._contents(place, -1 if stamp is None else stamp.size)
             digest = self._source.digest(place) if data is None else sha256_bytes(data)
-            if stamp is None or stamp.mtime_ns >= now - RACY_NS or self._source.stamp(place) != stamp:
+            is_new = stamp is not None and stamp.mtime_ns >= now - RACY_NS
+            if stamp is None or is_new or not _fits(stamp) or self._source.stamp(place) != stamp:
                 stamp = NO_STAMP
         except OSError as error:
             self._free(data)
@@ -442,6 +452,11 @@ def _compared(source: Source, rehash: bool, row: int, place: str, known: Known) 
     if stamp is None:
         return before._replace(is_open=True) if source.alone else None
     return before if stamp == known.stamp else None
+
+
+def _fits(stamp: Stamp) -> bool:
+    """Whether a column of stamps can hold it: some file systems know times far beyond our own."""
+    return all(-(2**63) <= number < 2**63 for number in stamp)
 
 
 def _unreadable(row: int, error: OSError) -> Settled:

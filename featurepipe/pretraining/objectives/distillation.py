@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurepipe import backbones
+from featurepipe.backbones.makers import maker_of
 from featurepipe.errors import PretrainingError, WeightsUnavailable
 from featurepipe.images import ImageTransform
 from featurepipe.manifests import Manifest
@@ -62,6 +63,7 @@ class Distill(Pretext):
         """It needs a teacher, and the file of weights that is named."""
         if how.teacher is None:
             raise PretrainingError("the objective distill needs a teacher; name one with --teacher")
+        maker_of(how.teacher)  # BackboneError for a name that nobody knows
         if how.teacher_weights is not None and not os.path.isfile(how.teacher_weights):
             raise WeightsUnavailable(
                 f"the teacher's weights file {how.teacher_weights} does not exist; give its place with "
