@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ears import Ear
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from featurepipe.digests import sha256_json
 from featurepipe.errors import FinetuningError, OutOfMemory, TrainingDiverged
@@ -565,6 +565,29 @@ def test_a_validation_loss_that_is_not_finite_ends_it_too(tuned, tinted):
     assert isinstance(outcome.error, TrainingDiverged)
     assert "the validation loss is not finite in epoch 1" in str(outcome.error)
     assert len(outcome.curve) == 1
+
+
+class Unseen(Judging):
+    """Has no figures."""
+
+    def tell(self, row):
+        return ""
+
+
+def test_a_weight_that_is_not_finite_ends_it_where_nothing_is_validated(tuning):
+    _, run = tuning(batch_size=20, epochs=1)
+
+    def destroy(optimizer, *_):
+        optimizer.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    hook = register_optimizer_step_post_hook(destroy)
+    try:
+        outcome = run(objective=Unseen(lambda number: True), every=0)
+    finally:
+        hook.remove()
+    assert isinstance(outcome.error, TrainingDiverged)
+    assert "a weight is not finite in epoch 1" in str(outcome.error)
+    assert (len(outcome.curve), outcome.best_epoch) == (1, 0)
 
 
 def test_later_divergence_keeps_the_epochs_before(tuning):

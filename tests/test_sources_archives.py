@@ -376,6 +376,7 @@ HARD, SOFT = tarfile.LNKTYPE, tarfile.SYMTYPE
         ([("b.png", b"b"), ("a.png", (SOFT, "b.png")), ("b.png", b"new")], b"new"),
         ([("a.png", (SOFT, "z.png")), ("z.png", (SOFT, "b.png")), ("b.png", b"b")], b"b"),
         ([("b.png", b"b"), ("z.png", (SOFT, "b.png")), ("a.png", (HARD, "z.png"))], b"b"),
+        ([("b.png", b"b"), ("z.png", (SOFT, "b.png")), ("a.png", (HARD, "z.png")), ("b.png", b"new")], b"new"),
     ],
 )
 def test_links_give_what_unpacking_gives(tmp_path, files, content):

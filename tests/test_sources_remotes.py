@@ -228,6 +228,15 @@ def test_whoever_waits_for_a_server_hears_that_it_should_end(clock, monkeypatch)
         urls.tried("x://y/0", lambda: "back")
 
 
+def test_whoever_was_told_to_end_says_nothing_of_a_server(clock):
+    stopped = threading.Event()
+    stopped.set()
+    with heard(stopped):
+        losses(Failing(clock, ConnectionResetError("gone away")), 20)
+    assert not urls.PATIENT.check("x://y", "GET", "x://y/0")
+    assert clock.now == 0  # nobody waits for it now
+
+
 def test_an_answer_that_trickles_has_an_end(web, monkeypatch):
     monkeypatch.setattr(urls, "WAITS", ())
     with pytest.raises(OSError, match=r"it comes too slowly: \d+ bytes in \d+ seconds"):

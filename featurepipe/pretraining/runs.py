@@ -15,6 +15,7 @@ from featurepipe.finetuning import checkpoints
 from featurepipe.stores.locks import NO_LOCKS
 
 CHECKPOINT, RECORD, LOCK = "checkpoint.pt", "run.json", ".lock"
+TRIES = 5  # to make a folder and its lock, while a run that ends removes them
 AGAIN = "start again with --force and without --resume"
 
 
@@ -50,27 +51,35 @@ class Run:
         OutputError
             The folder cannot be made.
         """
-        from filelock import FileLock, Timeout
-
-        lock = self.folder / LOCK
-        taken: AbstractContextManager[object] = nullcontext()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            taken = FileLock(lock, timeout=0, fallback_to_soft=False).acquire()
-        except Timeout as error:
-            raise PretrainingError(
-                f"another run is training in {self.folder}; wait for it, or give another output with -o"
-            ) from error
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise OutputError(refusal(lock, error)) from error
-        with taken:
+        with self._locked():
             try:
                 yield
             finally:
                 with suppress(OSError):  # held elsewhere on Windows, or not empty
-                    lock.unlink(missing_ok=True)
+                    (self.folder / LOCK).unlink(missing_ok=True)
                     self.folder.rmdir()
+
+    def _locked(self) -> AbstractContextManager[object]:
+        """The lock of the folder, held; nothing where the file system has none."""
+        from filelock import FileLock, Timeout
+
+        lock = self.folder / LOCK
+        for is_last in (*[False] * TRIES, True):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return FileLock(lock, timeout=0, fallback_to_soft=False).acquire()
+            except Timeout as error:
+                raise PretrainingError(
+                    f"another run is training in {self.folder}; wait for it, or give another output with -o"
+                ) from error
+            except NotImplementedError:
+                break
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    break
+                if is_last or not isinstance(error, FileNotFoundError | FileExistsError):
+                    raise OutputError(refusal(lock, error)) from error  # else a run that ends removed the folder
+        return nullcontext()
 
     def told(self) -> dict[str, Any]:
         """The record of the run that has begun: its options, and what `tell` got; empty if there is none.

@@ -159,13 +159,14 @@ class Parquets(Archives):
                 return None
             if (path, column, number) not in self._links:
                 with RowFile(path) as opened:
-                    self._links[path, column, number] = opened.links(number, column)
+                    made = opened.links(number, column)
+                self._links[path, column, number] = made, made.nbytes  # to ask for it takes as long as some of these
                 while len(self._links) > LINKED_GROUPS or (
-                    sum(one.nbytes for one in self._links.values()) > LINKED and len(self._links) > 1
+                    sum(size for _, size in self._links.values()) > LINKED and len(self._links) > 1
                 ):
                     self._links.popitem(last=False)
             self._links.move_to_end((path, column, number))
-            link = self._links[path, column, number][row - 1 - self._start(path, number)]
+            link = self._links[path, column, number][0][row - 1 - self._start(path, number)]
             try:
                 return link.as_py() or None
             except UnicodeDecodeError:  # there may be bytes next to it; if not, reading says what is wrong

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BLOCK = 512  # bytes, of which archives consist
 KEY = 16  # bytes of a hash that stands for a place: two places of one hash do not occur
 PIECE = 2**20
-RECENT = 2**14  # files at the end of an archive's list that are gone through for each link; the others are sorted
+RECENT = 2**14  # files behind the first link that are kept unsorted, at the least
 CHAIN = 40  # links that lead to links, as in Linux
 PATIENCE = 10  # times as long as it took to fail, an archive is left alone before it is read again
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -117,11 +117,14 @@ class Tars(Archives):
         """The files of an archive, which are put into an index; remarks say what is wrong with it."""
         self.stamp_of(path, 0)
         plain = self._plain(path, remarks)
-        links, start = dict[str, _Link](), len(index)  # of links, those whose end is not known for sure yet
+        links = dict[str, _Link]()  # those whose end is not known for sure yet
+        index.begin()
         with inputs.opened(plain) as file:
             for found in _scan(file, path, remarks):
                 if isinstance(found, _Link):
-                    there = index.find(self.place(path, found.target), start)
+                    if found.is_hard and found.target in links:  # a soft link has another name then
+                        found = found._replace(target=links[found.target].target, is_hard=False)
+                    there = index.find(self.place(path, found.target))
                     links.pop(found.name, None)
                     if there is None or not found.is_hard:  # a hard link stays with what was there then
                         links[found.name] = found._replace(is_given=there is not None)
@@ -133,20 +136,21 @@ class Tars(Archives):
                 index.add(self.place(path, found.name), *at)
                 yield Member(found.name, *at[1:])  # in its place, next to its neighbours
         lost = list[str]()
-        yield from self._late(path, links, index, start, lost)
+        yield from self._late(path, links, index, lost)
         if lost:
             remarks.append(f"{path}: left out {_count(lost, 'link')} to what is no file in it, first {lost[0]}")
 
-    def _late(self, path: str, links: dict[str, _Link], index: _Index, start: int, lost: list[str]) -> Iterator[Member]:
+    def _late(self, path: str, links: dict[str, _Link], index: _Index, lost: list[str]) -> Iterator[Member]:
         """What links lead to once the whole archive is known, which is put into an index; others are lost."""
-        there = index.closed(start) if links else None
+        there = index.closed(index.start) if links else None
         for name, link in links.items():
             own = there and there.find(self.place(path, name))
             if own and own[1] > link.offset:  # a file took its name later
                 continue
             found = there and _followed(links, link.target, lambda target: there.find(self.place(path, target)))
             if not found:
-                lost.append(f"{name} → {link.target}")
+                if not link.is_given:
+                    lost.append(f"{name} → {link.target}")
                 continue
             if found != own:
                 index.add(self.place(path, name), *found)
@@ -388,27 +392,34 @@ class _Index:
 
     def __init__(self) -> None:
         self._keys, self._rows = bytearray(), array("q")
-        self._sorted: tuple[int, int, _Closed | None] = (0, 0, None)  # from which number, up to which, and these
+        self.start = 0  # of the archive that is being gone through
+        self._sorted: _Closed | None = None  # of this archive, where something was looked up in it
+        self._recent: dict[bytes, int] = {}  # hash → number, of those that came since
 
     def add(self, place: str, number: int, offset: int, size: int) -> None:
         """Put one in; a later one of the same place is the one that counts."""
-        self._keys += _key(place)
+        key = _key(place)
+        if self._sorted is not None:
+            self._recent[key] = len(self)
+        self._keys += key
         self._rows.extend((number, offset, size))
+
+    def begin(self) -> None:
+        """Say that an archive begins."""
+        self.start, self._sorted = len(self), None
 
     def __len__(self) -> int:
         return len(self._rows) // 3
 
-    def find(self, place: str, start: int) -> tuple[int, int, int] | None:
-        """See `_Closed.find`, among those that were put in from this number on; the last of each place."""
-        since, until, closed = self._sorted if self._sorted[0] == start else (start, start, None)
-        if len(self) - until > max(RECENT, (until - since) // 2):
-            until, closed = len(self), self.closed(start)
-        self._sorted = (start, until, closed)
-        at = self._keys.rfind(_key(place), KEY * until)  # hashes do not occur across the border of two others
-        if at < 0:
-            return closed and closed.find(place)
-        row = 3 * (at // KEY)
-        number, offset, size = self._rows[row : row + 3]
+    def find(self, place: str) -> tuple[int, int, int] | None:
+        """See `_Closed.find`, in this archive as far as it is known."""
+        if self._sorted is None or len(self._recent) > max(RECENT, len(self._sorted.keys) // 2):
+            self._sorted = self.closed(self.start)
+            self._recent.clear()
+        at = self._recent.get(_key(place))
+        if at is None:
+            return self._sorted.find(place)
+        number, offset, size = self._rows[3 * at : 3 * at + 3]
         return number, offset, size
 
     def closed(self, start: int = 0) -> _Closed:

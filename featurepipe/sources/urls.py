@@ -219,8 +219,10 @@ def tried(url: str, ask: Callable[[], Found], method: str = "GET") -> Found:
                 raise
             is_hopeless = is_probe or PATIENT.is_given_up(server, method)
             is_last = number == len(WAITS) or (is_hopeless and not _is_busy(error))  # who is busy is there, for a while
-            if lasting or is_last or pause(WAITS[number]):
-                PATIENT.note(server, method, came=lasting, is_probe=is_probe)  # who says no is there
+            is_stopped = not (lasting or is_last) and pause(WAITS[number])
+            if lasting or is_last or is_stopped:
+                if not is_stopped:  # who was not asked to the end says nothing of the server
+                    PATIENT.note(server, method, came=lasting, is_probe=is_probe)  # who says no is there
                 tries = f", after {number + 1} tries" if number else ""
                 raise OSError(_errno(error), f"{why}{tries}", url) from error
         else:

@@ -19,7 +19,7 @@ from featurepipe.sources.archives import Archives, as_os_error, root_of
 from featurepipe.sources.containers import Columns, Item, Listing
 from featurepipe.sources.source import Stamp
 
-OPEN, MOST = 16, 256  # archives at once: always, and at most
+OPEN, MOST = 16, 64  # archives at once: always, and at most
 ENTRIES = 2**18  # files of the archives that are open, above which no more than the first number stay open
 BROKEN = (
     zipfile.BadZipFile,

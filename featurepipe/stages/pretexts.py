@@ -116,6 +116,8 @@ def pretrain(
         source = Path(data), table.path_column or "path"
         gathered = _gathered(run, manifest, source, network, workers, limit)
         outcome, plan, pupil = _train(run, gathered, network)
+        if outcome.finished or outcome.best_epoch:
+            peers.first(lambda: _check_finite(pupil, gathered, outcome, path))
         if peers.rank:
             return {"stopped": outcome.stopped}
         result = None
@@ -329,7 +331,6 @@ def _write(
     from featurepipe.pretraining.curves import draw
 
     state, name = pupil.backbone_state(outcome.state), run.path.stem
-    _check_finite(pupil, gathered, outcome, run.path)
     card = _card(run, gathered, network, outcome, plan, data, seconds)
     header = files.header_of(network, state, name, card)
     try:
