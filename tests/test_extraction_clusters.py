@@ -179,8 +179,10 @@ def test_ctrl_c_keeps_what_is_finished_and_a_second_driver_is_refused(cluster, a
     place = tmp_path / "s"
     run = started(cluster, place)
     assert wait_for(lambda: count(place) >= 3, run)
+    run.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has started, which may take long
     second = started(cluster, place)
     said, _ = second.communicate(timeout=900)
+    run.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert f"another process (process {run.pid} on" in said
     run.send_signal(signal.SIGINT)
