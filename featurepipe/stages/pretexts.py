@@ -120,10 +120,15 @@ def pretrain(
             peers.first(lambda: _check_finite(pupil, gathered, outcome, path))
         if peers.rank:
             return {"stopped": outcome.stopped}
-        result = None
-        if outcome.finished or outcome.best_epoch:
-            result = _write(run, gathered, network, pupil, outcome, plan, Path(data), time.perf_counter() - started)
-    if result is None:  # out here, where no other process waits
+        result, failure = None, None
+        try:
+            if outcome.finished or outcome.best_epoch:
+                result = _write(run, gathered, network, pupil, outcome, plan, Path(data), time.perf_counter() - started)
+        except OutputError as error:
+            failure = error
+    if failure is not None:  # out here, where no other process waits
+        raise failure
+    if result is None:
         raise _nothing_learned(run, outcome)
     if outcome.error is not None:
         raise type(outcome.error)(f"{outcome.error}; {path} holds the best epoch so far")
