@@ -619,7 +619,7 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_is_written(run, p
         (data, {"objective": "supervised", "codes": 4}, r"does not use codes; .* choose --objective sound"),
         (data, {"input_size": (1, 32, 32)}, r"input_size is 3, height and width"),
         (data, {"backbone": "pixels"}, r"pixels takes no|not a network of timm"),
-        (data, {"backbone": str(data / "ant" / "0.jpg")}, r"0\.jpg is a file; name its architecture with -b, and give"),
+        (data, {"backbone": "mine.safetensors"}, r"mine\.safetensors is a file; name its architecture with -b, and"),
         (data, {"objective": "distill", "teacher": "resnet5O"}, r"resnet5O"),
         (data, {"objective": "distill", "teacher": "test_vit", "distance": "l1"}, r"distance is l1; it must be cosine"),
         (data, {"objective": "sound", "sound_target": "cluster"}, r"sound_target is cluster; it must be clusters or"),

@@ -19,7 +19,6 @@ from featurepipe.finetuning.trainees import Trainee
 if TYPE_CHECKING:
     import torch
 
-SCORED = 64  # images that are validated at once
 FIRST_RATE = 0.1  # of the head's learning rate, that of the first layer where no layer decay is given
 HALF = 0.5  # any layer decay, from whose powers layers can be counted
 Forward = Callable[..., "torch.Tensor"]  # what a batch holds → float32 (B, D)

@@ -17,10 +17,11 @@ from featurepipe.finetuning.batches import Examples, PixelBatches, Step, in_orde
 from featurepipe.finetuning.depths import AUTO, trainable
 from featurepipe.finetuning.heads import Head, head_estimator
 from featurepipe.finetuning.loop import Batches, Course, Session, tune
-from featurepipe.finetuning.networks import SCORED, Forward, Network
+from featurepipe.finetuning.networks import Forward, Network
 from featurepipe.finetuning.objectives import Objective
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.recipes import Recipe
+from featurepipe.finetuning.trainees import SCORED
 from featurepipe.media import IMAGE, plural
 from featurepipe.signatures import spread
 from featurepipe.surroundings import guarded

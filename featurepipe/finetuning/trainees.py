@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
+SCORED = 64  # rows of a batch that are predicted together, as long as memory allows it
+
+
 class Trainee(ABC):
     """The seam between the loop and a network: `featurepipe.finetuning.Network` is one, those of pretexts are others.
 
@@ -32,7 +35,7 @@ class Trainee(ABC):
     device: str
     act: ClassVar[str] = "tuning"
     relief: ClassVar[str] = "a smaller depth to tune"
-    _at_once: int = 64  # rows of a batch that are predicted together, as long as memory allows it
+    _at_once: int = SCORED
 
     @abstractmethod
     def changing(self) -> Iterator[tuple[str, torch.Tensor]]:

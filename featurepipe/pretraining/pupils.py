@@ -29,7 +29,7 @@ class Pupil(Trainee):
 
     act: ClassVar[str] = "pretraining"
     relief: ClassVar[str] = "a smaller input size"
-    _at_once = 256
+    _at_once = 256  # as many as lie in a batch of the probes
 
     def __init__(self, backbone: Backbone, pretext: Pretext, recipe: Recipe) -> None:
         self.device, self.pretext = backbone.device, pretext

@@ -221,7 +221,7 @@ def _network(how: PretrainOptions) -> Backbone:
     size = () if how.input_size is None else tuple(how.input_size)
     if size and (len(size) != 3 or size[0] != 3 or min(size) < 1):
         raise PretrainingError(f"input_size is 3, height and width, not {' '.join(map(str, size))}; give these")
-    if how.backbone is not None and Path(how.backbone).is_file():
+    if (how.backbone or "").endswith(".safetensors"):
         raise PretrainingError(
             f"{how.backbone} is a file; name its architecture with -b, and give the file with --weights"
         )

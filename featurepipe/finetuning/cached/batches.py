@@ -18,10 +18,11 @@ from featurepipe.finetuning.cached.cuts import split
 from featurepipe.finetuning.claims import claim
 from featurepipe.finetuning.depths import ALL, HEAD, trainable
 from featurepipe.finetuning.loop import Watch
-from featurepipe.finetuning.networks import SCORED, training_precision
+from featurepipe.finetuning.networks import training_precision
 from featurepipe.finetuning.peers import Peers
 from featurepipe.finetuning.promotion import Cache
 from featurepipe.finetuning.recipes import NO_AUGMENTATION, Recipe
+from featurepipe.finetuning.trainees import SCORED
 from featurepipe.images import ImageTransform, View
 from featurepipe.signatures import spread
 from featurepipe.sources import Source
